@@ -1,0 +1,1 @@
+"""SPIRAL: language models that learn to reason by playing zero-sum games against themselves."""

@@ -1,0 +1,6 @@
+"""The games: rules as pure functions on immutable states. Needs the standard library only."""
+
+from spiral.games.base import CHANCE, TERMINAL, Game, IllegalActionError, State, Style
+from spiral.games.registry import game_names, load_game
+
+__all__ = ["CHANCE", "TERMINAL", "Game", "IllegalActionError", "State", "Style", "game_names", "load_game"]

@@ -1,0 +1,133 @@
+"""What a game is: immutable states, actions as strings, chance as explicit nodes.
+
+The shape follows the extensive form used by OpenSpiel (Lanctot et al., 2019, arXiv 1908.09453): a `State` says
+who acts, what is legal and what follows; a `Game` hands out the first state. States never change: `apply`
+returns the next one, so a state can be shared, cached, hashed and sent to another process.
+
+Left out on purpose: simultaneous moves, more than two seats, and any randomness inside a state. Chance is a
+player (`CHANCE`) whose distribution is listed, so that the same code serves play, replay and exact theory.
+
+Seats are 0 and 1. Returns are in the game's own units and sum to zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+CHANCE = -1
+TERMINAL = -4
+
+Style = Literal["full", "compact"]
+
+
+class IllegalActionError(ValueError):
+    """An action that the rules do not allow was applied to a state."""
+
+
+class State(ABC):
+    """One immutable position of a game.
+
+    Subclasses are frozen dataclasses (hashable, picklable); every method is a pure function of the fields.
+    """
+
+    @property
+    @abstractmethod
+    def current_player(self) -> int:
+        """The seat to act (0 or 1), `CHANCE`, or `TERMINAL`."""
+
+    @abstractmethod
+    def legal_actions(self) -> tuple[str, ...]:
+        """Every legal action of the seat to act, in a fixed order; empty at chance and terminal nodes.
+
+        Free-text games list their actions without talk; `is_legal` accepts more than this list.
+        """
+
+    @abstractmethod
+    def apply(self, action: str) -> State:
+        """The state after `action` of the current player or of chance; `IllegalActionError` when not allowed."""
+
+    @abstractmethod
+    def observation(self, seat: int, style: Style = "full") -> str:
+        """What `seat` may know, as text for a player.
+
+        "full" holds the rules, the seat, the whole public history and what is legal now. "compact" is a short
+        form of the same facts for small models.
+        """
+
+    @abstractmethod
+    def information_state(self, seat: int) -> str:
+        """A key equal for two states exactly when `seat` cannot tell them apart (perfect recall)."""
+
+    @abstractmethod
+    def returns(self) -> tuple[float, float]:
+        """What each seat has won, in the game's units; sums to zero. Zeros while the game is not over."""
+
+    def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
+        """`(action, probability)` pairs summing to one at a chance node; empty elsewhere."""
+        return ()
+
+    def is_legal(self, action: str) -> bool:
+        """Whether `apply(action)` is allowed to the seat to act."""
+        return action in self.legal_actions()
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the game is over."""
+        return self.current_player == TERMINAL
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether chance acts next."""
+        return self.current_player == CHANCE
+
+    def refuse(self, action: str) -> IllegalActionError:
+        """The error to raise for an action that is not legal here; says what would be."""
+        if self.is_terminal:
+            return IllegalActionError(f"got action {action!r}, but the game is over")
+        allowed = [name for name, _ in self.chance_outcomes()] if self.is_chance else list(self.legal_actions())
+        shown = ", ".join(allowed[:12]) + (", ..." if len(allowed) > 12 else "")
+        actor = "chance" if self.is_chance else f"seat {self.current_player}"
+        return IllegalActionError(f"got action {action!r} of {actor}; legal here: {shown}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Game(ABC):
+    """A game's rules and parameters. Subclasses are frozen dataclasses whose fields are the parameters."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for `spiral games`."""
+    rules: ClassVar[str]
+    """Where the rules come from."""
+    free_text: ClassVar[bool] = False
+    """Whether `is_legal` accepts more than `legal_actions` lists; such games have no exact theory."""
+    num_players: ClassVar[int] = 2
+
+    @abstractmethod
+    def initial_state(self) -> State:
+        """The first state, often a chance node."""
+
+    @property
+    def enumerable(self) -> bool:
+        """Whether the whole tree is small enough for exact theory (some 100,000 nodes)."""
+        return False
+
+    @property
+    def max_turns(self) -> int:
+        """An upper bound on the number of player actions in one game."""
+        return 1000
+
+    @property
+    def spec(self) -> str:
+        """The name with every parameter that is not at its default, for example "kuhn_poker(hands=5)".
+
+        `load_game(game.spec)` gives an equal game; baselines and metrics are keyed by it.
+        """
+        changed = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return f"{self.name}({','.join(changed)})" if changed else self.name

@@ -1,0 +1,92 @@
+"""Every record that crosses a floor, from a sampled reply to a row of a training batch.
+
+All of them are frozen, keyword-only dataclasses. Arrays are numpy; shapes use T for the tokens of one reply,
+P for the tokens of one prompt, and L for prompt and reply together. Storage is in `spiral.storage`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+
+Outcome = Literal["finished", "illegal_move", "truncated"]
+StopReason = Literal["stop", "length"]
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What a language model sampled in one turn, exactly as sampled."""
+
+    token_ids: IntArray
+    """[T] sampled ids; the stop token included when one was sampled."""
+    logprobs: FloatArray
+    """[T] nats, under the distribution sampled from, temperature and top-p included."""
+    stop_reason: StopReason
+    """"stop": a stop token was sampled; "length": the token budget ran out."""
+    policy_version: int
+    """How many updates the weights had seen."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One decision of one seat."""
+
+    player: int
+    observation: str
+    """The text shown to the player."""
+    reply: str
+    """The player's text; for scripted players the action itself."""
+    action: str | None
+    """The legal action found in the reply, or None when the reply was illegal."""
+    prompt_ids: IntArray | None = None
+    """[P] what the model was given; None for players that are not language models."""
+    generation: Generation | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seat:
+    """Who sat in a seat."""
+
+    policy: str
+    trainable: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One game from the first deal to the result. `actions` and the game replay it exactly."""
+
+    game: str
+    """The game's spec, for example "kuhn_poker(hands=5)"."""
+    seed: int
+    seats: tuple[Seat, Seat]
+    turns: tuple[Turn, ...]
+    actions: tuple[str, ...]
+    """Every action applied, chance and random openings included."""
+    returns: tuple[float, float]
+    """What each seat is paid, illegal-move penalties included."""
+    outcome: Outcome
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One turn as training data: the prompt, the reply and the advantage of the seat that wrote it."""
+
+    token_ids: IntArray
+    """[L] prompt then reply."""
+    action_mask: NDArray[np.bool_]
+    """[L] true for the tokens the policy sampled."""
+    behaviour_logprobs: FloatArray
+    """[L] nats at the sampled tokens, zero elsewhere."""
+    advantage: float
+    game: str
+    player: int
+    policy_version: int
