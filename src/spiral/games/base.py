@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import ClassVar, Literal
 
 CHANCE = -1
@@ -67,6 +68,15 @@ class State(ABC):
     def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
         """`(action, probability)` pairs summing to one at a chance node; empty elsewhere."""
         return ()
+
+    def position_key(self) -> Hashable:
+        """A key equal for positions with the same future, whatever led to them; by default the state itself.
+
+        Two states of one class with equal keys must have the same seat to act, the same actions, and the same
+        returns after every continuation. A game whose states hold their history overrides this so that
+        transpositions share work.
+        """
+        return self
 
     def is_legal(self, action: str) -> bool:
         """Whether `apply(action)` is allowed to the seat to act."""

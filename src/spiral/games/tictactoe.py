@@ -6,6 +6,7 @@ A win pays +1 to the winner and -1 to the other; a full board is a draw. Perfect
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from typing import ClassVar
 
 from spiral.games.base import TERMINAL, Game, State, Style
@@ -87,6 +88,10 @@ class TicTacToeState(State):
     def information_state(self, seat: int) -> str:
         """Everything is public: the moves in order."""
         return "".join(str(cell) for cell in self.moves)
+
+    def position_key(self) -> Hashable:
+        """The cells of each seat, in order: how they came to be taken does not matter."""
+        return (tuple(sorted(self.moves[0::2])), tuple(sorted(self.moves[1::2])))
 
     def observation(self, seat: int, style: Style = "full") -> str:
         """Empty cells show their own number in both styles."""

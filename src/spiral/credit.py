@@ -1,0 +1,135 @@
+"""From returns to advantages: who gets how much credit for a game's result.
+
+Role-conditioned advantage estimation (RAE, arXiv 2506.24119, section 3.3) keeps one baseline b for every game and
+seat, an exponential moving average of the returns seen there:
+
+    A = R - b        with b read before it is updated
+    b <- decay * b + (1 - decay) * R
+
+Every turn of that seat gets the same A. The two seats of a game may have different chances (the first to move in
+tic-tac-toe, the second to act in Kuhn poker); a shared baseline would pay a seat for its chair. Baselines are
+explicit state: they are saved with a checkpoint.
+
+An estimator is a function `(episodes, baselines) -> one (advantage, advantage) per episode`. A recipe names a
+built-in one or any other as "module:function".
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+
+from pydantic import Field
+
+from spiral.config import Section
+from spiral.records import Episode
+
+Advantages = list[tuple[float, float]]
+
+
+class CreditConfig(Section):
+    """How returns become advantages."""
+
+    estimator: str = Field(
+        "rae", description="'rae', 'batch_mean', 'returns', or 'module:function' for an estimator of your own."
+    )
+    decay: float = Field(0.95, ge=0, lt=1, description="Decay of the RAE baselines; 0.95 remembers some 20 games.")
+    drop_zero_advantage: bool = Field(
+        True, description="Leave samples with advantage zero out of the batch; credit/dropped counts them."
+    )
+
+
+class RoleBaselines:
+    """One moving average of returns for every (game, seat), starting at zero."""
+
+    def __init__(self, decay: float = 0.95) -> None:
+        """Raises `ValueError` unless 0 <= decay < 1."""
+        if not 0 <= decay < 1:
+            raise ValueError(f"got decay {decay!r}; expected a number with 0 <= decay < 1")
+        self.decay = decay
+        self._values: dict[tuple[str, int], float] = {}
+
+    def value(self, game: str, seat: int) -> float:
+        """The baseline of `seat` in `game`, in the game's units; 0 before the first game."""
+        return self._values.get((game, seat), 0.0)
+
+    def update(self, game: str, seat: int, value: float) -> None:
+        """Moves the baseline of `seat` in `game` towards one return."""
+        self._values[game, seat] = self.decay * self.value(game, seat) + (1 - self.decay) * value
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain JSON-ready state."""
+        values = [[game, seat, value] for (game, seat), value in sorted(self._values.items())]
+        return {"decay": self.decay, "values": values}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Takes the state of `state_dict`. Raises `ValueError` when it is not one."""
+        try:
+            decay, values = state["decay"], state["values"]
+            loaded = {(str(game), int(seat)): float(value) for game, seat, value in values}  # type: ignore[attr-defined]
+            if not isinstance(decay, float | int) or not 0 <= decay < 1:
+                raise ValueError(f"decay is {decay!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"got {state!r} as the state of the baselines; expected {{'decay': d, 'values': [[game, seat, value]]}}"
+            ) from error
+        self.decay, self._values = float(decay), loaded
+
+
+def role_conditioned_advantages(episodes: Sequence[Episode], baselines: RoleBaselines) -> Advantages:
+    """RAE: `(A of seat 0, A of seat 1)` for every episode, in order; updates the baselines episode by episode."""
+    advantages: Advantages = []
+    for episode in episodes:
+        advantages.append(
+            (
+                episode.returns[0] - baselines.value(episode.game, 0),
+                episode.returns[1] - baselines.value(episode.game, 1),
+            )
+        )
+        for seat, value in enumerate(episode.returns):
+            baselines.update(episode.game, seat, value)
+    return advantages
+
+
+def batch_mean_advantages(episodes: Sequence[Episode], baselines: RoleBaselines) -> Advantages:
+    """The return minus the mean return of the same game and seat in this batch; the baselines follow along."""
+    totals: dict[tuple[str, int], list[float]] = {}
+    for episode in episodes:
+        for seat, value in enumerate(episode.returns):
+            totals.setdefault((episode.game, seat), []).append(value)
+            baselines.update(episode.game, seat, value)
+    mean = {key: sum(values) / len(values) for key, values in totals.items()}
+    return [
+        (episode.returns[0] - mean[episode.game, 0], episode.returns[1] - mean[episode.game, 1]) for episode in episodes
+    ]
+
+
+def plain_returns(episodes: Sequence[Episode], baselines: RoleBaselines) -> Advantages:
+    """No baseline: the advantage is the return. The setting in which the paper sees thinking collapse."""
+    for episode in episodes:
+        for seat, value in enumerate(episode.returns):
+            baselines.update(episode.game, seat, value)
+    return [episode.returns for episode in episodes]
+
+
+Estimator = Callable[[Sequence[Episode], RoleBaselines], Advantages]
+
+ESTIMATORS: dict[str, Estimator] = {
+    "rae": role_conditioned_advantages,
+    "batch_mean": batch_mean_advantages,
+    "returns": plain_returns,
+}
+
+
+def load_estimator(name: str) -> Estimator:
+    """The estimator called `name`: a built-in one or "module:function". Raises `ValueError` when there is none."""
+    if name in ESTIMATORS:
+        return ESTIMATORS[name]
+    module, colon, attribute = name.partition(":")
+    if colon:
+        try:
+            found: Estimator = getattr(importlib.import_module(module), attribute)
+            return found
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"credit.estimator is {name!r}, but it cannot be imported: {error}") from error
+    raise ValueError(f"credit.estimator is {name!r}; expected one of {', '.join(ESTIMATORS)}, or 'module:function'")

@@ -1,0 +1,19 @@
+"""What is measured before and after training."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from spiral.config import Section
+
+
+class EvaluationConfig(Section):
+    """What is measured before training, after it, and in between."""
+
+    games: list[str] = Field([], description="Games played against each opponent.")
+    opponents: list[str] = Field(["random"], description="Scripted opponents: 'random', 'minimax', 'equilibrium'.")
+    episodes: int = Field(400, ge=2, description="Games against each opponent, half of them from each seat.")
+    exploitability: list[str] = Field([], description="Games whose exact exploitability is measured.")
+    every: int = Field(0, ge=0, description="Also measure every so many steps; 0 measures only before and after.")
+    episodes_between: int = Field(100, ge=2, description="Games against each opponent in between.")
+    seed: int = Field(1_000_003, ge=0, description="Seed of the evaluation games, apart from the training's.")

@@ -1,0 +1,61 @@
+"""Writing files so that a crash, a full disk or a kill leaves either the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write(temporary path)` and moves the result to `path`; an earlier `path` stays whole until then."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_directory_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """The same for a directory: `write(temporary directory)` fills it, then it takes the place of `path`."""
+    temporary = path.with_name(f".{path.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write(temporary)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                sync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def point_to(link: Path, target: str) -> None:
+    """Makes `link` a symbolic link to `target`, replacing an earlier one in one step."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or directory is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

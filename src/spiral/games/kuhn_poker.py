@@ -1,0 +1,238 @@
+"""Kuhn poker: three cards, one betting round; one hand, or a match of several hands decided by chips.
+
+The game is Kuhn's (1950, "A simplified two-person poker"). One hand is the form of game theory: returns are the
+chips won, and its value to the first to act is -1/18. `hands=5` is the match of arXiv 2506.24119: chance picks who
+acts first in the first hand, the first to act then alternates, every bet and call moves chips, and after the last
+hand more chips win. A folded card is never shown.
+
+Left out: stacks that run out. Chips are counted as net gains, so nobody goes broke before the last hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+from spiral.games.base import CHANCE, TERMINAL, Game, State, Style
+
+CARDS = "JQK"
+LEGAL: dict[tuple[str, ...], tuple[str, ...]] = {
+    (): ("check", "bet"),
+    ("check",): ("check", "bet"),
+    ("bet",): ("call", "fold"),
+    ("check", "bet"): ("call", "fold"),
+}
+"""What may follow each unfinished line of play in a hand; any other line is a finished hand."""
+SHOWDOWNS = {("check", "check"): 1, ("bet", "call"): 2, ("check", "bet", "call"): 2}
+"""Lines that end by comparing cards, and the chips each side has put in by then."""
+DEALS = {dealt: tuple((card, 1 / (3 - len(dealt))) for card in CARDS if card not in dealt) for dealt in ("", *CARDS)}
+STARTERS = (("seat 0 first", 0.5), ("seat 1 first", 0.5))
+PAST_TENSE = {"check": "checked", "bet": "bet", "call": "called", "fold": "folded"}
+
+RULES = (
+    "The deck holds three cards: J, Q and K. J is the lowest and K the highest. In a hand each player puts 1 chip into"
+    " the pot and is dealt one card that the other player does not see. The player who acts first may check or bet 1"
+    " chip; after a check the other player may check or bet 1 chip. A player who faces a bet may call it by putting in"
+    " 1 chip, or fold. A fold gives the pot to the other player without showing cards. When both check, or a bet is"
+    " called, the cards are shown and the higher one takes the pot."
+)
+
+
+class Hand(NamedTuple):
+    """One hand of a match: who acts first, the card of each seat, what was done."""
+
+    first: int
+    cards: str
+    actions: tuple[str, ...]
+
+    def chips_won(self) -> int:
+        """Net chips that a finished hand brings seat 0."""
+        stake = SHOWDOWNS.get(self.actions)
+        if stake is not None:
+            return stake if CARDS.index(self.cards[0]) > CARDS.index(self.cards[1]) else -stake
+        folder = (self.first + len(self.actions) - 1) % 2
+        return -1 if folder == 0 else 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KuhnPoker(Game):
+    """Kuhn poker over one hand, or a match of several."""
+
+    name: ClassVar[str] = "kuhn_poker"
+    summary: ClassVar[str] = "poker with three cards; one hand for chips, or a match"
+    rules: ClassVar[str] = "Kuhn (1950); the match of several hands after arXiv 2506.24119"
+
+    hands: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses a match without hands."""
+        if self.hands < 1:
+            raise ValueError(f"kuhn_poker got hands={self.hands}; expected 1 or more")
+
+    def initial_state(self) -> KuhnPokerState:
+        """Before the first card; in a match, before it is known who acts first."""
+        return KuhnPokerState(hands=self.hands, starter=0 if self.hands == 1 else None)
+
+    @property
+    def enumerable(self) -> bool:
+        """Each further hand multiplies the tree by thirty: 58 nodes, then some 3,500, then some 100,000."""
+        return self.hands <= 2
+
+    @property
+    def max_turns(self) -> int:
+        """The longest hand is check, bet, and an answer."""
+        return 3 * self.hands
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KuhnPokerState(State):
+    """The hands that are over, and the one being played.
+
+    `cards` holds the dealt cards, seat 0's first. The last hand stays in `cards` and `actions` when it is over.
+    """
+
+    hands: int = 1
+    starter: int | None = 0
+    """The seat that acts first in the first hand; None until chance has picked it."""
+    past: tuple[Hand, ...] = ()
+    cards: str = ""
+    actions: tuple[str, ...] = ()
+
+    @property
+    def current_player(self) -> int:
+        """Chance until both cards are dealt, then the seats in turn."""
+        if self.starter is None or len(self.cards) < 2:
+            return CHANCE
+        if self.actions not in LEGAL:
+            return TERMINAL
+        return (self.starter + len(self.past) + len(self.actions)) % 2
+
+    def legal_actions(self) -> tuple[str, ...]:
+        """Check or bet while nobody has bet, then call or fold."""
+        return LEGAL.get(self.actions, ()) if len(self.cards) == 2 else ()
+
+    def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
+        """Who starts a match, then a card for seat 0, then one for seat 1."""
+        if self.starter is None:
+            return STARTERS
+        return DEALS[self.cards] if len(self.cards) < 2 else ()
+
+    def apply(self, action: str) -> KuhnPokerState:
+        """Picks who starts, deals a card, or plays one; a finished hand makes room for the next."""
+        if self.starter is None:
+            if action not in (STARTERS[0][0], STARTERS[1][0]):
+                raise self.refuse(action)
+            return KuhnPokerState(hands=self.hands, starter=0 if action == STARTERS[0][0] else 1)
+        past, cards, actions = self.past, self.cards, self.actions
+        if len(cards) < 2:
+            if len(action) != 1 or action not in CARDS or action in cards:
+                raise self.refuse(action)
+            cards += action
+        else:
+            if action not in LEGAL.get(actions, ()):
+                raise self.refuse(action)
+            actions = (*actions, action)
+            if actions not in LEGAL and len(past) + 1 < self.hands:
+                past, cards, actions = (*past, Hand(self._first(), cards, actions)), "", ()
+        return KuhnPokerState(hands=self.hands, starter=self.starter, past=past, cards=cards, actions=actions)
+
+    def returns(self) -> tuple[float, float]:
+        """Chips won in a single hand; in a match +1 and -1, or zeros when the chips are equal."""
+        if self.current_player != TERMINAL:
+            return (0.0, 0.0)
+        won = self._chips()
+        if self.hands > 1:
+            won = (won > 0) - (won < 0)
+        return (float(won), float(-won))
+
+    def information_state(self, seat: int) -> str:
+        """The seat's own cards, every action, and the other cards that were shown."""
+        own = self.cards[seat] if len(self.cards) > seat else "-"
+        shown = self.cards[1 - seat] if self.actions in SHOWDOWNS else "-"
+        now = f"{own}{shown}:{','.join(self.actions)}"
+        if self.hands == 1:
+            return now
+        before = (
+            f"{hand.cards[seat]}{hand.cards[1 - seat] if hand.actions in SHOWDOWNS else '-'}:{','.join(hand.actions)}"
+            for hand in self.past
+        )
+        return "/".join((f"first {'-' if self.starter is None else self.starter}", *before, now))
+
+    def observation(self, seat: int, style: Style = "full") -> str:
+        """The compact form keeps the chips of former hands, not how they were won."""
+        if style == "compact":
+            return self._compact(seat)
+        match = f"a match of {self.hands} hands of Kuhn poker" if self.hands > 1 else "one hand of Kuhn poker"
+        lines = [f"You are playing {match}. {RULES}"]
+        if self.hands > 1:
+            lines.append(
+                "The player who acts first alternates from hand to hand. Chips won and lost are carried from hand to"
+                " hand, and after the last hand the player with more chips wins the match; equal chips are a draw."
+            )
+        lines.append(f"You are seat {seat}, your opponent is seat {1 - seat}.")
+        lines.extend(_tell(hand, number, seat) for number, hand in enumerate(self.past, start=1))
+        if self.hands > 1:
+            chips = self._chips(seat)
+            lines.append(f"Your chips won or lost so far: {chips:+d}. Your opponent's: {-chips:+d}.")
+        lines.extend(self._tell_current(seat))
+        return "\n".join(lines)
+
+    def _first(self) -> int:
+        """The seat that acts first in the current hand."""
+        assert self.starter is not None
+        return (self.starter + len(self.past)) % 2
+
+    def _chips(self, seat: int = 0) -> int:
+        """Net chips of a seat over every finished hand."""
+        won = sum(hand.chips_won() for hand in self.past)
+        if self.actions not in LEGAL:
+            won += Hand(self._first(), self.cards, self.actions).chips_won()
+        return won if seat == 0 else -won
+
+    def _compact(self, seat: int) -> str:
+        """Own card and actions; in a match also the hand's number, the chips, and whether the seat acts first."""
+        own = self.cards[seat] if len(self.cards) > seat else "-"
+        hand = f"{own}:{','.join(self.actions)}"
+        if self.hands == 1:
+            return f"kuhn_poker:{hand}"
+        order = "-" if self.starter is None else "first" if self._first() == seat else "second"
+        return f"kuhn_poker:hand {len(self.past) + 1}/{self.hands}:you {self._chips(seat):+d}:{order}:{hand}"
+
+    def _tell_current(self, seat: int) -> list[str]:
+        """The current hand in words."""
+        title = f"This is hand {len(self.past) + 1} of {self.hands}. " if self.hands > 1 else ""
+        if self.starter is None:
+            return [f"{title}It is not known yet who acts first."]
+        order = "You act first" if self._first() == seat else "Your opponent acts first"
+        lines = [f"{title}{order} in this hand."]
+        if len(self.cards) <= seat:
+            return [*lines, "Your card is not dealt yet."]
+        hand = Hand(self._first(), self.cards, self.actions)
+        pot = 2 + sum(action in ("bet", "call") for action in self.actions)
+        lines.append(f"Your card: {self.cards[seat]}. Actions so far: {_line(hand, seat) or 'none'}. Pot: {pot} chips.")
+        if self.actions not in LEGAL:
+            lines.append(f"The hand is over: {_result(hand, seat)}. The game is over.")
+        elif self.current_player == seat:
+            lines.append(f"It is your turn. Your legal actions: {', '.join(self.legal_actions())}.")
+        return lines
+
+
+def _line(hand: Hand, seat: int) -> str:
+    """The actions of a hand as seen from a seat."""
+    return ", ".join(
+        f"{'you' if (hand.first + ply) % 2 == seat else 'your opponent'} {PAST_TENSE[action]}"
+        for ply, action in enumerate(hand.actions)
+    )
+
+
+def _result(hand: Hand, seat: int) -> str:
+    """What a finished hand showed and paid to a seat."""
+    won = hand.chips_won() if seat == 0 else -hand.chips_won()
+    card = hand.cards[1 - seat]
+    shown = f"your opponent showed {card}" if hand.actions in SHOWDOWNS else "your opponent's card was not shown"
+    return f"{shown}, you {'won' if won > 0 else 'lost'} {abs(won)} chip{'s' if abs(won) > 1 else ''}"
+
+
+def _tell(hand: Hand, number: int, seat: int) -> str:
+    """One line for a hand that is over."""
+    return f"Hand {number}: your card was {hand.cards[seat]}; {_line(hand, seat)}; {_result(hand, seat)}."

@@ -1,0 +1,168 @@
+"""Starting or resuming a run: from a recipe to the objects that the training loop needs.
+
+Everything here is wiring. What a step does is in `train.py`; what it leaves on disk is in `run_directory.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from spiral.credit import RoleBaselines
+from spiral.evaluation import Report, measure
+from spiral.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, verify_checkpoint
+from spiral.learner.learner import Learner
+from spiral.measures import Metrics
+from spiral.policies.loading import LanguageModel, load_language_model
+from spiral.policies.transformers import TransformersPolicy
+from spiral.recipe import Recipe, validate_recipe
+from spiral.run_directory import RunDirectory, RunRecorder
+from spiral.selfplay import SelfPlay
+from spiral.text import ChatCodec
+from spiral.train import train
+
+Show = Callable[[int, Metrics], None]
+
+
+@dataclasses.dataclass(kw_only=True)
+class Run:
+    """The parts of a run in one process; sampler and learner share the model."""
+
+    recipe: Recipe
+    directory: RunDirectory
+    language_model: LanguageModel
+    policy: TransformersPolicy
+    learner: Learner
+    baselines: RoleBaselines
+    collector: SelfPlay
+
+    def save(self, step: int) -> None:
+        """Writes the checkpoint of `step`."""
+        save_checkpoint(
+            self.directory.checkpoints,
+            learner=self.learner,
+            tokenizer=self.language_model.tokenizer,
+            prompt=self.recipe.prompt,
+            state={"step": step, "baselines": self.baselines.state_dict()},
+            keep=self.recipe.run.keep_checkpoints,
+        )
+
+    def measure(self, step: int) -> Report:
+        """Evaluates the current policy: fully before the first and after the last step, lightly in between."""
+        config = self.recipe.evaluation
+        full = step in (0, self.recipe.run.steps)
+        return measure(self.policy, config, config.episodes if full else config.episodes_between)
+
+
+def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
+    """Builds a run from its recipe, or from one of its checkpoints. Raises `ValueError` for what does not fit."""
+    model_config = recipe.model
+    if checkpoint is not None:
+        verify_checkpoint(checkpoint)
+        model_config = model_config.model_copy(update={"path": str(checkpoint)})
+    loaded = load_language_model(model_config)
+    codec = ChatCodec(loaded.tokenizer, recipe.prompt)
+    policy = TransformersPolicy(loaded.model, codec, recipe.sampling, compute=recipe.model.compute)
+    learner = Learner(
+        loaded.model,
+        config=recipe.learner,
+        loss_config=recipe.loss,
+        sampling=recipe.sampling,
+        total_steps=recipe.run.steps,
+        seed=recipe.run.seed,
+        compute=recipe.model.compute,
+    )
+    baselines = RoleBaselines(recipe.credit.decay)
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint, learner)
+        baselines.load_state_dict(state["baselines"])
+        policy.version = learner.version
+    return Run(
+        recipe=recipe,
+        directory=RunDirectory(path),
+        language_model=loaded,
+        policy=policy,
+        learner=learner,
+        baselines=baselines,
+        collector=SelfPlay(policy, recipe.selfplay, recipe.run.seed),
+    )
+
+
+def start(recipe: Recipe, path: Path) -> Run:
+    """A new run in an empty directory; measures the untrained policy and keeps its checkpoint as step 0."""
+    directory = RunDirectory(path)
+    directory.refuse_existing()
+    run = assemble(recipe, path)
+    directory.start(recipe.model_dump())
+    directory.save_report(0, run.measure(0))
+    run.save(0)
+    return run
+
+
+def resume(path: Path, steps: int | None = None) -> Run:
+    """The run in `path` at its last checkpoint, with `steps` in place of the recipe's when given.
+
+    Raises `ValueError` when there is no run, no checkpoint, or a damaged one.
+    """
+    recipe = saved_recipe(path)
+    checkpoint = latest_checkpoint(path / "checkpoints")
+    if checkpoint is None:
+        raise ValueError(f"{path} has no checkpoint to resume from; start the run again in another directory")
+    if steps is not None:
+        recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": steps})})
+    run = assemble(recipe, path, checkpoint)
+    run.directory.take_back(run.learner.version)
+    run.directory.write_config(recipe.model_dump())
+    return run
+
+
+def saved_recipe(path: Path) -> Recipe:
+    """The recipe that a run directory was started with."""
+    file = RunDirectory(path).config_file
+    try:
+        return validate_recipe(tomllib.loads(file.read_text()), str(file))
+    except OSError as error:
+        raise ValueError(f"{path} is not a run directory: there is no {file.name} in it") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def execute(run: Run, show: Show) -> None:
+    """Trains to the last step. Ctrl-C finishes the step, writes a checkpoint and raises `RunStopped`."""
+    with _interruptible() as stop_requested:
+        recorder = RunRecorder(
+            run.directory,
+            run.recipe,
+            save=run.save,
+            measure=run.measure,
+            show=show,
+            stop_requested=stop_requested,
+            first_step=run.learner.version + 1,
+        )
+        try:
+            train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, run.learner, recorder)
+        finally:
+            recorder.close()
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop after the step; a second one stops at once."""
+    asked = False
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)

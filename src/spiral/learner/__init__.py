@@ -1,0 +1,1 @@
+"""The learner: from a batch to a gradient and an update."""

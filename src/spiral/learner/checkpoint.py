@@ -1,0 +1,117 @@
+"""Checkpoints: a directory that Hugging Face loads as it is, plus what training needs to go on exactly.
+
+    step-000100/   config.json, model.safetensors, tokenizer files, spiral.json    load with from_pretrained
+                   optimizer.safetensors, reference/, state.json                   the rest of the training state
+                   manifest.json                                                   the hash of every file
+    latest         a symbolic link to the last complete one
+
+There is no generator state to save: every random draw is a function of the seed and the step (`spiral.seeds`).
+A checkpoint appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from spiral.files import point_to, sha256, write_directory_atomically
+from spiral.learner.learner import Learner
+from spiral.policies.loading import save_prompt
+from spiral.text import PromptConfig
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+OPTIMIZER = "optimizer.safetensors"
+REFERENCE = "reference"
+LATEST = "latest"
+
+
+def checkpoint_name(step: int) -> str:
+    """The directory name of a step's checkpoint."""
+    return f"step-{step:06d}"
+
+
+def save_checkpoint(
+    root: Path, *, learner: Learner, tokenizer: Any, prompt: PromptConfig, state: Mapping[str, Any], keep: int = 0
+) -> Path:
+    """Writes the checkpoint of the learner's version under `root` and points `latest` to it.
+
+    `state` is any JSON-ready state (baselines, counters). With `keep` > 0 only the newest `keep` stay.
+    """
+    path = root / checkpoint_name(learner.version)
+
+    def write(directory: Path) -> None:
+        learner.model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        save_prompt(directory, prompt)
+        save_file(learner.optimizer_tensors(), directory / OPTIMIZER)
+        if learner.reference is not None:
+            learner.reference.save_pretrained(directory / REFERENCE)
+        (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2))
+        files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
+        manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
+        (directory / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+    root.mkdir(parents=True, exist_ok=True)
+    write_directory_atomically(path, write)
+    point_to(root / LATEST, path.name)
+    if keep:
+        for old in sorted(root.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+    return path
+
+
+def latest_checkpoint(root: Path) -> Path | None:
+    """The checkpoint that `latest` names, or None before the first."""
+    link = root / LATEST
+    return link.resolve() if link.is_dir() else None
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Raises `ValueError` when a file of the checkpoint is missing or changed; says which checkpoint is still good."""
+    fault = _fault(path)
+    if fault is None:
+        return
+    others = [other.name for other in sorted(path.parent.glob("step-*")) if other != path and _fault(other) is None]
+    mend = f"the last good checkpoint is {others[-1]}; " if others else "no other checkpoint is whole; "
+    advice = f"remove {path.name} and point 'latest' to {others[-1]} to go on" if others else "start a new run"
+    raise ValueError(f"checkpoint {path} is damaged: {fault}; {mend}{advice}")
+
+
+def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
+    """Puts optimizer, reference and version into `learner`, whose model was loaded from `path`; returns the state.
+
+    Raises `ValueError` when the checkpoint is not whole.
+    """
+    verify_checkpoint(path)
+    state: dict[str, Any] = json.loads((path / STATE).read_text())
+    learner.load_optimizer_tensors(load_file(path / OPTIMIZER))
+    if learner.reference is not None:
+        if not (path / REFERENCE).is_dir():
+            raise ValueError(
+                f"checkpoint {path} has no reference model, but loss.kl_coefficient is not 0;"
+                " resume with the settings that the run was started with"
+            )
+        learner.reference.load_state_dict(type(learner.model).from_pretrained(path / REFERENCE).state_dict())
+    learner.version = int(state["version"])
+    return state
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        for name, digest in manifest.items():
+            if sha256(path / name) != digest:
+                return f"{name} does not match its recorded hash"
+    except OSError as error:
+        return f"{Path(error.filename or MANIFEST).name} cannot be read"
+    except (json.JSONDecodeError, SafetensorError, AttributeError, UnicodeDecodeError):
+        return f"{MANIFEST} is not readable"
+    return None

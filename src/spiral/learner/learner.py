@@ -1,0 +1,290 @@
+"""The learner: owns the weights, the reference and the optimizer, and turns a batch into an update.
+
+One `update` passes over the batch `epochs` times in `minibatches` parts; each part is one optimizer step, made of
+as many micro-batches as memory needs. What is minimised is in `loss.py`, how rows are laid out in `layout.py`.
+
+Shapes: K action tokens of a micro-batch, A of the whole batch, D hidden size.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from spiral.batch import Batch
+from spiral.config import Section
+from spiral.learner.layout import Layout, MicroBatch, micro_batches
+from spiral.learner.logprobs import TokenScores, hidden_states, score_tokens
+from spiral.learner.loss import LossConfig, loss
+from spiral.measures import Metrics
+from spiral.policies.loading import compute_precision
+from spiral.policies.sampling import SamplingConfig
+from spiral.seeds import derive_seed
+
+
+class LearnerConfig(Section):
+    """How weights are updated."""
+
+    learning_rate: float = Field(1e-6, gt=0, description="AdamW step size.")
+    final_learning_rate: float = Field(
+        1.0, ge=0, le=1, description="Share of the learning rate left at the last step; linear in between."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises from zero.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean.")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW decay of the gradient's square.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    epochs: int = Field(2, ge=1, description="Passes over each batch.")
+    minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
+    layout: Layout = Field(
+        "padded", description="'padded': one sample a row, sorted by length; 'packed': several a row, masked apart."
+    )
+    tokens_per_microbatch: int = Field(16384, ge=1, description="Tokens in one forward and backward pass.")
+    gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Targets:
+    """Per-token numbers of the whole batch that do not change during the update; each [A] unless said."""
+
+    action_ids: Tensor
+    behaviour_logprobs: Tensor
+    advantages: Tensor
+    old_logprobs: Tensor
+    reference_hidden: Tensor | None
+    """[A, D]"""
+
+
+class Learner:
+    """Owns the trained model. Call `update` with one batch a step; `version` counts the updates."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        config: LearnerConfig,
+        loss_config: LossConfig,
+        sampling: SamplingConfig,
+        total_steps: int,
+        seed: int,
+        compute: str = "float32",
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.loss_config = loss_config
+        self.sampling = sampling
+        self.total_steps = total_steps
+        self.seed = seed
+        self.version = 0
+        self._compute = compute
+        self.reference = frozen_copy(model) if loss_config.kl_coefficient else None
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.optimizer = torch.optim.AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter by name, for whoever samples from the policy."""
+        yield from self.model.named_parameters()
+
+    def learning_rate(self, step: int) -> float:
+        """The step size at `step`, counted from 1: warm-up, then linear to the final share."""
+        config = self.config
+        done = (step - 1) / max(1, self.total_steps - 1)
+        rate = config.learning_rate * (1 - (1 - config.final_learning_rate) * min(1.0, done))
+        return rate * min(1.0, step / config.warmup_steps) if config.warmup_steps else rate
+
+    def update(self, batch: Batch | None) -> Metrics:
+        """One training step on `batch`. Returns metrics of the loss, the gradient and the sampler-learner gap.
+
+        None stands for a step whose samples were all dropped: the version moves on, the weights do not.
+        """
+        step = self.version + 1
+        self._refresh_reference()
+        if batch is None:
+            self.version = step
+            return {"learner/learning_rate": self.learning_rate(step), "learner/skipped_steps": 0.0}
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        totals: Metrics = {}
+        self.model.train(self.config.gradient_checkpointing)
+        targets = self._targets(batch, totals)
+        for epoch in range(self.config.epochs):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "shuffle", step, epoch))
+            order = torch.randperm(batch.num_samples, generator=generator)
+            for part in order.tensor_split(min(self.config.minibatches, batch.num_samples)):
+                self._optimizer_step(batch, part, targets, totals)
+        self.model.eval()
+        self.version = step
+        return _averages(totals, self.learning_rate(step))
+
+    def _refresh_reference(self) -> None:
+        """Copies the policy into the reference when its time has come."""
+        every = self.loss_config.reference_refresh_steps
+        if self.reference is not None and every and self.version and self.version % every == 0:
+            self.reference.load_state_dict(self.model.state_dict())
+
+    def _optimizer_step(self, batch: Batch, part: Tensor, targets: _Targets, totals: Metrics) -> None:
+        """Gradients over all micro-batches of a part, clipped, then one AdamW step; skipped when not finite."""
+        denominator = float(self.sampling.max_new_tokens * len(part))
+        sums: Metrics = {}
+        for rows in self._rows(batch, part):
+            total = self._micro_batch_loss(rows, targets, denominator, sums)
+            total.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+        if math.isfinite(norm):
+            self.optimizer.step()
+            _add(totals, {**sums, "grad_norm": norm, "optimizer_steps": 1.0})
+        else:
+            _add(totals, {"skipped_steps": 1.0})
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _micro_batch_loss(self, rows: MicroBatch, targets: _Targets, denominator: float, sums: Metrics) -> Tensor:
+        """The loss of one micro-batch; adds its sums over tokens to `sums`."""
+        index = rows.action_K
+        scores = self._score(rows, targets)
+        parts = loss(
+            scores,
+            targets.old_logprobs[index],
+            targets.behaviour_logprobs[index],
+            targets.advantages[index],
+            denominator,
+            self.loss_config,
+        )
+        ratio = (scores.logprobs_K - targets.old_logprobs[index]).detach()
+        _add(
+            sums,
+            {
+                "tokens": float(len(index)),
+                "policy_loss": float(parts.policy),
+                "clipped": float(parts.clipped),
+                "entropy": float(scores.entropy_K.detach().sum()),
+                "kl_reference": float(scores.kl_K.detach().sum()),
+                "kl_old": float((ratio.exp() - 1 - ratio).sum()),
+            },
+        )
+        return parts.total
+
+    def _score(self, rows: MicroBatch, targets: _Targets) -> TokenScores:
+        """Log-probabilities, entropy and KL of a micro-batch's action tokens under the current weights."""
+        reference = None
+        if self.reference is not None and targets.reference_hidden is not None:
+            reference = (targets.reference_hidden[rows.action_K], self.reference.get_output_embeddings())
+        with compute_precision(self.model, self._compute):
+            hidden_KD = hidden_states(self.model, rows)
+            head = self.model.get_output_embeddings()
+            action_ids = targets.action_ids[rows.action_K]
+            return score_tokens(hidden_KD, head, action_ids, self.sampling.temperature, reference)
+
+    @torch.no_grad()
+    def _targets(self, batch: Batch, totals: Metrics) -> _Targets:
+        """Scores the batch before the first update: old log-probabilities and the reference's hidden states."""
+        device = self.model.device
+        behaviour = batch.behaviour_logprobs_A.to(device)
+        targets = _Targets(
+            action_ids=batch.action_ids_A.to(device),
+            behaviour_logprobs=behaviour,
+            advantages=batch.advantages_S[batch.action_sample_A].to(device),
+            old_logprobs=behaviour,
+            reference_hidden=None,
+        )
+        everything = torch.arange(batch.num_samples)
+        if self.loss_config.old_logprobs == "learner":
+            old = torch.empty_like(behaviour)
+            for rows in self._rows(batch, everything):
+                old[rows.action_K] = self._score(rows, targets).logprobs_K
+            targets.old_logprobs = old
+            _add(totals, _gap(old, behaviour))
+        if self.reference is not None:
+            collected = self._collect(batch, everything, lambda rows: hidden_states(self.reference, rows))
+            targets.reference_hidden = collected
+        return targets
+
+    def _collect(self, batch: Batch, samples: Tensor, function: Callable[[MicroBatch], Tensor]) -> Tensor:
+        """Runs `function` over micro-batches and puts its rows [K, D] in the order of the action tokens [A, D]."""
+        result: Tensor | None = None
+        for rows in self._rows(batch, samples):
+            with compute_precision(self.model, self._compute):
+                part = function(rows)
+            if result is None:
+                result = part.new_empty((batch.num_action_tokens, part.shape[1]))
+            result[rows.action_K] = part
+        assert result is not None
+        return result
+
+    def _rows(self, batch: Batch, samples: Tensor) -> list[MicroBatch]:
+        """The micro-batches of some samples, on the model's device."""
+        made = micro_batches(batch, samples, self.config.layout, self.config.tokens_per_microbatch)
+        return [rows.to(self.model.device) for rows in made]
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """AdamW's state, named by parameter, for `checkpoint.py`."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return {
+            f"{key}/{names[parameter]}": value
+            for parameter, state in self.optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def load_optimizer_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts back what `optimizer_tensors` gave."""
+        parameters = dict(self.model.named_parameters())
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            parameter = parameters[name]
+            place = value if kind == "step" else value.to(parameter.device)
+            self.optimizer.state[parameter][kind] = place.clone()
+
+
+def frozen_copy(model: Any) -> Any:
+    """A copy that is never trained."""
+    copied = copy.deepcopy(model).eval()
+    return copied.requires_grad_(False)
+
+
+def _add(totals: Metrics, values: Mapping[str, float]) -> None:
+    for key, value in values.items():
+        totals[key] = totals.get(key, 0.0) + value
+
+
+def _gap(learner: Tensor, sampler: Tensor) -> Metrics:
+    """How far the sampler's log-probabilities are from the learner's, over all action tokens.
+
+    K3 estimates KL(sampler || learner) as r - 1 - log r with r = learner / sampler (Schulman, 2020).
+    """
+    log_ratio = learner - sampler
+    return {
+        "gap_mean": float(log_ratio.abs().mean()),
+        "gap_k3": float((log_ratio.exp() - 1 - log_ratio).mean()),
+        "gap_over_0.1": float((log_ratio.abs() > 0.1).float().mean()),
+    }
+
+
+def _averages(totals: Metrics, learning_rate: float) -> Metrics:
+    """Metrics by name: means over tokens or optimizer steps."""
+    tokens = totals.get("tokens", 0.0) or math.nan
+    steps = totals.get("optimizer_steps", 0.0) or math.nan
+    metrics = {
+        "loss/policy": totals.get("policy_loss", 0.0) / steps,
+        "loss/entropy": totals.get("entropy", 0.0) / tokens,
+        "loss/kl_reference": totals.get("kl_reference", 0.0) / tokens,
+        "loss/kl_old": totals.get("kl_old", 0.0) / tokens,
+        "loss/clip_fraction": totals.get("clipped", 0.0) / tokens,
+        "learner/grad_norm": totals.get("grad_norm", 0.0) / steps,
+        "learner/learning_rate": learning_rate,
+        "learner/skipped_steps": totals.get("skipped_steps", 0.0),
+    }
+    metrics.update({f"sampler/{key}": value for key, value in totals.items() if key.startswith("gap_")})
+    return metrics

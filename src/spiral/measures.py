@@ -1,0 +1,61 @@
+"""What is measured of a step's episodes: results and illegal moves per game and seat, lengths, speed.
+
+Each seat is watched on its own: a seat that always loses has a baseline that follows, no advantage, and learns
+nothing while the averages still look well. `thinking` metrics tell thinking collapse from learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from spiral.records import Episode, Turn
+
+Metrics = dict[str, float]
+Item = TypeVar("Item", Episode, Turn)
+
+
+def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> Metrics:
+    """Metrics of one step under flat `group/name` keys; `times` holds the seconds of each phase."""
+    turns = [turn for episode in episodes for turn in episode.turns]
+    lengths = [len(turn.generation.token_ids) for turn in turns if turn.generation is not None]
+    seconds = sum(times.values())
+    metrics: Metrics = {
+        "rollout/games": float(len(episodes)),
+        "rollout/turns": float(len(turns)),
+        "rollout/turns_per_game": len(turns) / max(1, len(episodes)),
+        "rollout/response_tokens": float(sum(lengths)),
+        "rollout/response_length": sum(lengths) / max(1, len(lengths)),
+        "rollout/response_length_max": float(max(lengths, default=0)),
+        "rollout/cut_off": _share(turns, lambda turn: turn.generation is not None and turn.generation.stop_reason == "length"),
+        "rollout/illegal": _share(turns, lambda turn: turn.action is None),
+        "rollout/unboxed": _share(turns, lambda turn: turn.generation is not None and "\\boxed{" not in turn.reply),
+        "rollout/truncated_games": _share(episodes, lambda episode: episode.outcome == "truncated"),
+    }  # fmt: skip
+    for game in sorted({episode.game for episode in episodes}):
+        metrics.update(_game_metrics(game, [episode for episode in episodes if episode.game == game]))
+    metrics.update(times)
+    metrics["time/step_s"] = seconds
+    metrics["time/games_per_s"] = len(episodes) / max(seconds, 1e-9)
+    metrics["time/turns_per_s"] = len(turns) / max(seconds, 1e-9)
+    metrics["time/tokens_per_s"] = sum(lengths) / max(times.get("time/collect_s", 0.0), 1e-9)
+    return metrics
+
+
+def _game_metrics(game: str, episodes: Sequence[Episode]) -> Metrics:
+    """Return, wins, illegal moves and response length of each seat of one game."""
+    metrics: Metrics = {f"{game}/turns": sum(len(episode.turns) for episode in episodes) / len(episodes)}
+    for seat in (0, 1):
+        turns = [turn for episode in episodes for turn in episode.turns if turn.player == seat]
+        lengths = [len(turn.generation.token_ids) for turn in turns if turn.generation is not None]
+        metrics[f"{game}/return_seat_{seat}"] = sum(episode.returns[seat] for episode in episodes) / len(episodes)
+        metrics[f"{game}/win_seat_{seat}"] = sum(e.returns[seat] > 0 for e in episodes) / len(episodes)
+        metrics[f"{game}/illegal_seat_{seat}"] = _share(turns, lambda turn: turn.action is None)
+        metrics[f"{game}/response_length_seat_{seat}"] = sum(lengths) / max(1, len(lengths))
+    metrics[f"{game}/draw"] = _share(episodes, lambda episode: episode.returns[0] == episode.returns[1])
+    return metrics
+
+
+def _share(items: Sequence[Item], test: Callable[[Item], bool]) -> float:
+    """The share of items for which `test` holds; 0 of none."""
+    return sum(1 for item in items if test(item)) / max(1, len(items))

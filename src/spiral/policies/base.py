@@ -1,0 +1,82 @@
+"""What can sit in a seat. A policy takes turns in with `submit` and hands replies out with `poll`.
+
+The two are apart so that one loop can keep many games in flight: an engine works on everything it has been given
+and returns whatever is done, so no game waits for another game's turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from spiral.games import State
+from spiral.records import Generation, IntArray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TurnRequest:
+    """One decision to make. `seed` names the turn's own random stream; `key` comes back with the reply."""
+
+    key: int
+    state: State
+    seat: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TurnReply:
+    """The decision made; fields as in `records.Turn`."""
+
+    key: int
+    observation: str
+    reply: str
+    action: str | None
+    prompt_ids: IntArray | None = None
+    generation: Generation | None = None
+
+
+class Policy(Protocol):
+    """Anything that can play."""
+
+    @property
+    def name(self) -> str:
+        """How the policy is called in records and tables."""
+        ...
+
+    def submit(self, requests: Sequence[TurnRequest]) -> None:
+        """Takes on turns; returns at once."""
+        ...
+
+    def poll(self) -> list[TurnReply]:
+        """Works until at least one submitted turn is done and returns all that are; empty when none is pending."""
+        ...
+
+
+class ScriptedPolicy(ABC):
+    """A policy that decides from the state itself, with no model; subclasses write `choose`."""
+
+    name: str
+
+    def __init__(self) -> None:
+        self._pending: list[TurnRequest] = []
+
+    @abstractmethod
+    def choose(self, state: State, seat: int, rng: random.Random) -> str:
+        """A legal action for `seat` in `state`."""
+
+    def submit(self, requests: Sequence[TurnRequest]) -> None:
+        """Takes on turns."""
+        self._pending.extend(requests)
+
+    def poll(self) -> list[TurnReply]:
+        """Decides every pending turn."""
+        pending, self._pending = self._pending, []
+        return [self._reply(request) for request in pending]
+
+    def _reply(self, request: TurnRequest) -> TurnReply:
+        action = self.choose(request.state, request.seat, random.Random(request.seed))
+        observation = request.state.observation(request.seat)
+        return TurnReply(key=request.key, observation=observation, reply=action, action=action)

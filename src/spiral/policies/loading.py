@@ -1,0 +1,111 @@
+"""From a model's name to weights, tokenizer and the prompt it was trained with.
+
+A name is `nano` (built in), a run directory (its last checkpoint), a checkpoint directory, or a Hugging Face name or
+path. A checkpoint carries `spiral.json`, which says how the model is prompted; other models get the default prompt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+
+from spiral.config import Section
+from spiral.text import PromptConfig
+
+PROMPT_FILE = "spiral.json"
+NANO_DIRECTORY = Path(__file__).parent / "nano"
+
+
+class ModelConfig(Section):
+    """Which model, where it runs, and in what precision."""
+
+    path: str = Field("nano", description="'nano', a run or checkpoint directory, or a Hugging Face name or path.")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")
+    compute: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of the forward and backward pass; weights are always kept in float32."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """A model with its tokenizer, and the prompt it was trained with when it says so."""
+
+    model: Any
+    tokenizer: Any
+    prompt: PromptConfig | None
+
+
+def model_directory(name: str) -> str:
+    """The directory or hub name behind a MODEL. Raises `ValueError` for a run directory without a checkpoint."""
+    if name == "nano":
+        return str(NANO_DIRECTORY)
+    path = Path(name)
+    if (path / "checkpoints").is_dir():
+        latest = path / "checkpoints" / "latest"
+        if not (latest / "config.json").is_file():
+            raise ValueError(f"run directory {name!r} holds no checkpoint yet; expected {latest}")
+        return str(latest.resolve())
+    return name
+
+
+def load_language_model(config: ModelConfig) -> LanguageModel:
+    """Loads weights in float32. Raises `ValueError` when the model cannot be found or read."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    directory = model_directory(config.path)
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
+    except Exception as error:  # transformers raises many kinds for a missing, partial or damaged model
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"cannot load model {config.path!r}: {reason} Expected 'nano', a run or checkpoint directory,"
+            " or a Hugging Face name or path"
+        ) from error
+    device = _device(config.device)
+    return LanguageModel(model=model.to(device).eval(), tokenizer=tokenizer, prompt=_saved_prompt(directory))
+
+
+def save_prompt(directory: Path, prompt: PromptConfig) -> None:
+    """Writes beside a model how it is prompted."""
+    (directory / PROMPT_FILE).write_text(json.dumps({"prompt": prompt.model_dump()}, indent=2) + "\n")
+
+
+def compute_precision(model: Any, compute: str) -> contextlib.AbstractContextManager[Any]:
+    """The context in which every forward pass runs: bfloat16 autocast, or nothing for float32."""
+    if compute == "bfloat16":
+        return torch.autocast(model.device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _device(name: str) -> torch.device:
+    """The device asked for, or the best there is."""
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"model.device is {name!r}, which this machine does not have: {reason}") from error
+    return device
+
+
+def _saved_prompt(directory: str) -> PromptConfig | None:
+    """What `save_prompt` wrote, if anything."""
+    file = Path(directory) / PROMPT_FILE
+    if not file.is_file():
+        return None
+    try:
+        return PromptConfig.model_validate(json.loads(file.read_text())["prompt"])
+    except (KeyError, TypeError, json.JSONDecodeError, ValidationError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__}); expected {{'prompt': {{...}}}}") from error

@@ -1,0 +1,54 @@
+"""From logits to a token and its exact log-probability.
+
+The distribution sampled from is temperature first, then top-p (the smallest set of tokens, most likely first,
+whose mass reaches p; Holtzman et al., 2020, arXiv 1904.09751), then renormalised. The log-probability returned is
+under that distribution. A token is drawn by inverting the cumulative distribution at a given uniform number, so
+the same number and the same logits always give the same token.
+
+Shapes: N rows, V tokens in the vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from spiral.config import Section
+
+
+class SamplingConfig(Section):
+    """How replies are sampled. Nothing else, such as a model's `generation_config.json`, has a say."""
+
+    temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 takes the most likely token.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Keep the most likely tokens whose mass reaches this share.")
+    max_new_tokens: int = Field(256, ge=1, description="Response budget in tokens; a longer reply is cut off.")
+
+
+def sample_tokens(logits_NV: Tensor, uniforms_N: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """Draws one token a row: ids [N] and log-probabilities [N] in nats, float32.
+
+    `uniforms_N` are numbers in [0, 1). At temperature 0 the most likely token has log-probability 0.
+    """
+    if config.temperature == 0:
+        tokens_N = logits_NV.argmax(dim=-1)
+        return tokens_N, torch.zeros_like(tokens_N, dtype=torch.float32)
+    logprobs_NV = torch.log_softmax(logits_NV.float() / config.temperature, dim=-1)
+    if config.top_p < 1:
+        logprobs_NV = _keep_top_p(logprobs_NV, config.top_p)
+    cumulative_NV = logprobs_NV.double().exp().cumsum(dim=-1)
+    # Scaling by the last entry keeps the draw inside the support whatever the sum rounds to.
+    thresholds_N1 = uniforms_N.to(cumulative_NV)[:, None] * cumulative_NV[:, -1:]
+    tokens_N = torch.searchsorted(cumulative_NV, thresholds_N1, right=True).squeeze(-1)
+    tokens_N = tokens_N.clamp(max=logits_NV.shape[-1] - 1)
+    return tokens_N, logprobs_NV.gather(-1, tokens_N[:, None]).squeeze(-1)
+
+
+def _keep_top_p(logprobs_NV: Tensor, top_p: float) -> Tensor:
+    """Log-probabilities renormalised over the nucleus, minus infinity outside it."""
+    ordered_NV, order_NV = logprobs_NV.sort(dim=-1, descending=True, stable=True)
+    probabilities_NV = ordered_NV.exp()
+    before_NV = probabilities_NV.cumsum(dim=-1) - probabilities_NV
+    ordered_NV = ordered_NV.masked_fill(before_NV >= top_p, -torch.inf)
+    kept_NV = torch.empty_like(ordered_NV).scatter_(-1, order_NV, ordered_NV)
+    return torch.log_softmax(kept_NV, dim=-1)

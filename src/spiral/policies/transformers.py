@@ -1,0 +1,215 @@
+"""A Hugging Face causal language model as a policy: continuous batching in plain PyTorch.
+
+Each `poll` admits the waiting prompts, then decodes one token for every reply in flight until at least one reply
+is done. Replies join and leave the batch at any step (`SlotCache`). Every reply has its own random stream, so
+what it says does not depend on what else is in the batch.
+
+The model is shared with the learner when both live in one process: an update is then visible at once, and only
+the version number has to be told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spiral.policies.base import TurnReply, TurnRequest
+from spiral.policies.loading import compute_precision
+from spiral.policies.sampling import SamplingConfig, sample_tokens
+from spiral.policies.slot_cache import GRAIN, SlotCache, round_up
+from spiral.records import Generation, IntArray, StopReason
+from spiral.seeds import token_uniforms
+from spiral.text import ChatCodec, parse_action
+
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Row:
+    """One reply in flight."""
+
+    request: TurnRequest
+    observation: str
+    prompt_ids: IntArray
+    budget: int
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        """Where the last sampled token stands in the sequence."""
+        return len(self.prompt_ids) + len(self.token_ids) - 1
+
+
+class TransformersPolicy:
+    """Plays with a causal language model; holds at most `max_rows` replies in flight."""
+
+    def __init__(
+        self,
+        model: Any,
+        codec: ChatCodec,
+        sampling: SamplingConfig,
+        *,
+        name: str = "policy",
+        compute: str = "float32",
+        max_rows: int = 1024,
+    ) -> None:
+        """Raises `ValueError` for models with sliding-window or recurrent layers."""
+        layer_types = set(getattr(model.config, "layer_types", None) or ())
+        if not layer_types <= {"full_attention"}:
+            raise ValueError(
+                f"the transformers engine needs full attention in every layer; this model has {sorted(layer_types)}"
+            )
+        self.name = name
+        self.model = model
+        self.codec = codec
+        self.sampling = sampling
+        self.version = 0
+        self.compute = compute
+        self._max_rows = max_rows
+        self._context = int(model.config.max_position_embeddings)
+        self._stop_ids = stop_token_ids(codec.tokenizer)
+        self._waiting: deque[_Row] = deque()
+        self._active: list[_Row] = []
+        self._done: list[TurnReply] = []
+        self._cache = SlotCache()
+
+    def submit(self, requests: Sequence[TurnRequest]) -> None:
+        """Turns every request into a prompt; a prompt that fills the whole context gets an empty reply."""
+        for request in requests:
+            observation = request.state.observation(request.seat, self.codec.config.observation)
+            prompt_ids = self.codec.encode(observation)
+            budget = min(self.sampling.max_new_tokens, self._context - len(prompt_ids))
+            row = _Row(request=request, observation=observation, prompt_ids=prompt_ids, budget=budget)
+            if budget > 0:
+                self._waiting.append(row)
+            else:
+                self._finish(row, "length")
+
+    @torch.no_grad()
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Takes new weights by parameter name; tensors that are the model's own are not copied."""
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in weights:
+            if parameters[name].data_ptr() != tensor.data_ptr():
+                parameters[name].copy_(tensor)
+        self.version = version
+
+    @torch.no_grad()
+    def poll(self) -> list[TurnReply]:
+        """Decodes until a reply is done; returns all that are."""
+        while not self._done and (self._waiting or self._active):
+            self._admit()
+            if self._active:
+                self._decode()
+        done, self._done = self._done, []
+        return done
+
+    def _admit(self) -> None:
+        """Prefills waiting prompts, equal padded lengths together, and samples their first tokens."""
+        count = min(len(self._waiting), self._max_rows - len(self._active))
+        groups: dict[int, list[_Row]] = {}
+        for _ in range(count):
+            row = self._waiting.popleft()
+            groups.setdefault(_padded_length(len(row.prompt_ids)), []).append(row)
+        for length, rows in groups.items():
+            token_ids = np.zeros((len(rows), length), dtype=np.int64)
+            for index, row in enumerate(rows):
+                token_ids[index, : len(row.prompt_ids)] = row.prompt_ids
+            ids_NP = torch.from_numpy(token_ids).to(self.model.device)
+            last_N = torch.tensor([len(row.prompt_ids) - 1 for row in rows], device=ids_NP.device)
+            self._cache.begin_prefill(len(rows), self.model.config.num_hidden_layers)
+            hidden_NPD = self._forward(input_ids=ids_NP)
+            self._active.extend(rows)
+            self._sample(rows, hidden_NPD[torch.arange(len(rows), device=last_N.device), last_N])
+        if groups:
+            self._retire()
+
+    def _decode(self) -> None:
+        """One more token for every active row."""
+        device = self.model.device
+        rows = self._active
+        last_N = torch.tensor([row.token_ids[-1] for row in rows], device=device)
+        positions_N = torch.tensor([row.position for row in rows], device=device)
+        self._cache.begin_decode(positions_N)
+        reach = round_up(int(positions_N.max()) + 1)
+        mask_N11K = (torch.arange(reach, device=device) <= positions_N[:, None])[:, None, None, :]
+        hidden_N1D = self._forward(
+            input_ids=last_N[:, None], position_ids=positions_N[:, None], attention_mask=mask_N11K
+        )
+        self._sample(rows, hidden_N1D[:, -1])
+        self._retire()
+
+    def _forward(self, **inputs: Tensor) -> Tensor:
+        """The last hidden states; logits are computed only where a token is sampled."""
+        with compute_precision(self.model, self.compute):
+            output = self.model.base_model(**inputs, past_key_values=self._cache, use_cache=True)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _sample(self, rows: list[_Row], hidden_ND: Tensor) -> None:
+        """Draws each row's next token from its own stream."""
+        with compute_precision(self.model, self.compute):
+            logits_NV = self.model.get_output_embeddings()(hidden_ND)
+        seeds = np.array([row.request.seed for row in rows], dtype=np.uint64)
+        counters = np.array([len(row.token_ids) for row in rows], dtype=np.uint64)
+        uniforms_N = torch.from_numpy(token_uniforms(seeds, counters)).to(logits_NV.device)
+        tokens_N, logprobs_N = sample_tokens(logits_NV, uniforms_N, self.sampling)
+        for row, token, logprob in zip(rows, tokens_N.tolist(), logprobs_N.tolist(), strict=True):
+            row.token_ids.append(token)
+            row.logprobs.append(logprob)
+
+    def _retire(self) -> None:
+        """Takes finished rows out of the batch."""
+        kept: list[int] = []
+        for index, row in enumerate(self._active):
+            if row.token_ids[-1] in self._stop_ids:
+                self._finish(row, "stop")
+            elif len(row.token_ids) >= row.budget:
+                self._finish(row, "length")
+            else:
+                kept.append(index)
+        if len(kept) < len(self._active):
+            self._active = [self._active[index] for index in kept]
+            self._cache.keep(torch.tensor(kept, dtype=torch.long, device=self.model.device))
+
+    def _finish(self, row: _Row, stop_reason: StopReason) -> None:
+        """Reads the action out of a finished reply."""
+        token_ids = np.asarray(row.token_ids, dtype=np.int64)
+        text = self.codec.decode(token_ids)
+        generation = Generation(
+            token_ids=token_ids,
+            logprobs=np.asarray(row.logprobs, dtype=np.float32),
+            stop_reason=stop_reason,
+            policy_version=self.version,
+        )
+        self._done.append(
+            TurnReply(
+                key=row.request.key,
+                observation=row.observation,
+                reply=text,
+                action=parse_action(text, row.request.state),
+                prompt_ids=row.prompt_ids,
+                generation=generation,
+            )
+        )
+
+
+def stop_token_ids(tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a reply: the tokenizer's end of sequence and the usual ends of a chat turn it knows."""
+    known = tokenizer.get_vocab()
+    ends = {known[token] for token in TURN_ENDS if token in known}
+    if tokenizer.eos_token_id is not None:
+        ends.add(int(tokenizer.eos_token_id))
+    return frozenset(ends)
+
+
+def _padded_length(length: int) -> int:
+    """Short prompts are grouped by exact length, long ones by the next multiple of the cache's grain."""
+    return length if length <= 2 * GRAIN else round_up(length)

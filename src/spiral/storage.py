@@ -1,0 +1,124 @@
+"""Episodes as Parquet: one row a turn, readable with pyarrow, pandas, DuckDB or `datasets`.
+
+Columns that belong to the whole game repeat in each of its rows. The file's metadata carries the schema version.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spiral.files import write_atomically
+from spiral.records import SCHEMA_VERSION, Episode, Generation, Seat, Turn
+
+VERSION_KEY = b"spiral_schema_version"
+
+SCHEMA = pa.schema(
+    [
+        ("episode", pa.int32()),
+        ("turn", pa.int32()),
+        ("game", pa.string()),
+        ("seed", pa.int64()),
+        ("policies", pa.list_(pa.string())),
+        ("trainable", pa.list_(pa.bool_())),
+        ("actions", pa.list_(pa.string())),
+        ("returns", pa.list_(pa.float64())),
+        ("outcome", pa.string()),
+        ("player", pa.int8()),
+        ("observation", pa.string()),
+        ("reply", pa.string()),
+        ("action", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("stop_reason", pa.string()),
+        ("policy_version", pa.int32()),
+    ],
+    metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
+)
+
+
+def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
+    """Writes episodes to one Parquet file, atomically."""
+    rows = [_row(number, episode, index, turn) for number, episode in enumerate(episodes)
+            for index, turn in enumerate(episode.turns)]  # fmt: skip
+    columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
+    table = pa.table(columns, schema=SCHEMA)
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def read_episodes(path: Path) -> list[Episode]:
+    """The episodes of a file. Raises `ValueError` when it cannot be read or is of another schema version."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"cannot read episodes from {path}: {str(error).splitlines()[0]}") from error
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise ValueError(f"{path} has schema version {version}; this version of spiral reads {SCHEMA_VERSION}")
+    grouped = itertools.groupby(table.to_pylist(), key=lambda row: row["episode"])
+    return [_episode(list(rows)) for _, rows in grouped]
+
+
+def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any]:
+    generation = turn.generation
+    return {
+        "episode": number,
+        "turn": index,
+        "game": episode.game,
+        "seed": episode.seed,
+        "policies": [seat.policy for seat in episode.seats],
+        "trainable": [seat.trainable for seat in episode.seats],
+        "actions": list(episode.actions),
+        "returns": list(episode.returns),
+        "outcome": episode.outcome,
+        "player": turn.player,
+        "observation": turn.observation,
+        "reply": turn.reply,
+        "action": turn.action,
+        "prompt_ids": turn.prompt_ids,
+        "token_ids": generation.token_ids if generation else None,
+        "logprobs": generation.logprobs if generation else None,
+        "stop_reason": generation.stop_reason if generation else None,
+        "policy_version": generation.policy_version if generation else None,
+    }
+
+
+def _episode(rows: list[dict[str, Any]]) -> Episode:
+    first = rows[0]
+    seats = [Seat(policy=p, trainable=t) for p, t in zip(first["policies"], first["trainable"], strict=True)]
+    return Episode(
+        game=first["game"],
+        seed=first["seed"],
+        seats=(seats[0], seats[1]),
+        turns=tuple(_turn(row) for row in rows),
+        actions=tuple(first["actions"]),
+        returns=(first["returns"][0], first["returns"][1]),
+        outcome=first["outcome"],
+    )
+
+
+def _turn(row: dict[str, Any]) -> Turn:
+    generation = None
+    if row["token_ids"] is not None:
+        generation = Generation(
+            token_ids=np.asarray(row["token_ids"], dtype=np.int64),
+            logprobs=np.asarray(row["logprobs"], dtype=np.float32),
+            stop_reason=row["stop_reason"],
+            policy_version=row["policy_version"],
+        )
+    prompt_ids = None if row["prompt_ids"] is None else np.asarray(row["prompt_ids"], dtype=np.int64)
+    return Turn(
+        player=row["player"],
+        observation=row["observation"],
+        reply=row["reply"],
+        action=row["action"],
+        prompt_ids=prompt_ids,
+        generation=generation,
+    )

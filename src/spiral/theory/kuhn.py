@@ -1,0 +1,36 @@
+"""The equilibria of Kuhn poker in closed form (Kuhn, 1950).
+
+The first to act has a family of equilibrium strategies, one for each `alpha` from 0 to 1/3; the second to act has
+one. Each member wins -1/18 chips for the first to act against best play. In a match the policy plays every hand by
+itself: that is an equilibrium in chips, not in matches won.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from spiral.games import State
+from spiral.games.kuhn_poker import KuhnPokerState
+from spiral.theory.policy import TabularPolicy
+
+
+def kuhn_equilibrium(alpha: float = 1 / 3) -> TabularPolicy:
+    """The equilibrium in which the first to act bets J with probability `alpha`, and K three times as often."""
+    if not 0.0 <= alpha <= 1 / 3:
+        raise ValueError(f"got alpha={alpha!r}; expected a number from 0 to 1/3")
+    return functools.partial(_play, alpha)
+
+
+def _play(alpha: float, state: State, seat: int) -> dict[str, float]:
+    """The equilibrium's row for what `seat` knows; a module-level function, so that the policy can be pickled."""
+    if not isinstance(state, KuhnPokerState) or state.current_player != seat:
+        raise ValueError(f"got {state!r} for seat {seat}; expected a state of kuhn_poker in which that seat acts")
+    # The probability of putting a chip in (bet or call) with each card, by the actions of the hand so far.
+    chip_in = {
+        (): {"J": alpha, "Q": 0.0, "K": min(1.0, 3 * alpha)},
+        ("check",): {"J": 1 / 3, "Q": 0.0, "K": 1.0},
+        ("bet",): {"J": 0.0, "Q": 1 / 3, "K": 1.0},
+        ("check", "bet"): {"J": 0.0, "Q": alpha + 1 / 3, "K": 1.0},
+    }
+    probability = chip_in[state.actions][state.cards[seat]]
+    return {action: probability if action in ("bet", "call") else 1 - probability for action in state.legal_actions()}

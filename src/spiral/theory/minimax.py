@@ -1,0 +1,95 @@
+"""Perfect play in games where nothing is hidden and nothing is random: minimax over positions.
+
+Values are kept by `State.position_key`, so transpositions are searched once (tic-tac-toe: 5,478 positions instead
+of 549,946 histories). The search keeps its own stack; long games do not meet Python's recursion limit.
+
+Left out: pruning and depth limits. Every value is exact and every optimal action is known, or the search is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from spiral.games import State
+
+MAX_POSITIONS = 200_000
+"""Some seconds of search."""
+
+
+class Minimax:
+    """The values of one game's positions found so far; keep one when asking about many states.
+
+    `max_positions` bounds the positions that one question may visit.
+    """
+
+    def __init__(self, *, max_positions: int = MAX_POSITIONS) -> None:
+        self.max_positions = max_positions
+        self._values: dict[Hashable, float] = {}
+
+    def value(self, state: State) -> float:
+        """What seat 0 gets from `state` on under perfect play by both.
+
+        Raises `ValueError` when chance moves, the seats know different things, or there are too many positions.
+        """
+        key = state.position_key()
+        if key not in self._values:
+            self._search(state)
+        return self._values[key]
+
+    def optimal_actions(self, state: State) -> tuple[str, ...]:
+        """Every action that keeps the value of `state`, in the order of `legal_actions`."""
+        if state.is_terminal:
+            raise ValueError("got a finished game; expected a state in which a seat has to act")
+        best = self.value(state)
+        return tuple(action for action in state.legal_actions() if self.value(state.apply(action)) == best)
+
+    def _search(self, root: State) -> None:
+        """Fills the table for `root` and all that follows it, deepest first."""
+        visited = 0
+        children: dict[Hashable, list[Hashable]] = {}
+        stack = [root]
+        while stack:
+            state = stack[-1]
+            key = state.position_key()
+            if key in self._values:
+                stack.pop()
+            elif key in children:
+                values = [self._values[child] for child in children.pop(key)]
+                self._values[key] = max(values) if state.current_player == 0 else min(values)
+                stack.pop()
+            elif state.is_terminal:
+                self._values[key] = state.returns()[0]
+                stack.pop()
+            else:
+                visited += 1
+                if visited > self.max_positions:
+                    raise ValueError(
+                        f"more than {self.max_positions:,} positions follow the one asked about; ask about a later"
+                        " one, load the game with smaller parameters, or raise max_positions"
+                    )
+                following = _following(state)
+                children[key] = list(following)
+                stack.extend(child for child_key, child in following.items() if child_key not in self._values)
+
+
+def minimax_value(state: State, *, max_positions: int = MAX_POSITIONS) -> float:
+    """What seat 0 gets from `state` on under perfect play by both; for games of perfect information without chance."""
+    return Minimax(max_positions=max_positions).value(state)
+
+
+def minimax_actions(state: State, *, max_positions: int = MAX_POSITIONS) -> tuple[str, ...]:
+    """Every optimal action of the seat to act in `state`."""
+    return Minimax(max_positions=max_positions).optimal_actions(state)
+
+
+def _following(state: State) -> dict[Hashable, State]:
+    """The positions one move on."""
+    if state.is_chance:
+        raise ValueError("minimax needs a game without chance; use best_response or solve_cfr for this one")
+    if state.information_state(0) != state.information_state(1):
+        raise ValueError(
+            f"the seats know different things at {state!r}; minimax needs a game in which nothing is hidden (both"
+            " have the same information_state), use best_response or solve_cfr for this one"
+        )
+    after = (state.apply(action) for action in state.legal_actions())
+    return {child.position_key(): child for child in after}

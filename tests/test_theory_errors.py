@@ -1,0 +1,173 @@
+"""What exact theory refuses: unfit policies, unfit games, and a game whose text says too little."""
+
+import dataclasses
+import re
+from typing import ClassVar
+
+import pytest
+
+from spiral.games import TERMINAL, Game, IllegalActionError, State, load_game
+from spiral.theory import (
+    best_response,
+    expected_returns,
+    exploitability,
+    information_states,
+    nash_conv,
+    policy_from_table,
+    tree_size,
+    uniform_policy,
+)
+
+KUHN = load_game("kuhn_poker")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pennies(Game):
+    """Seat 0 hides a coin, seat 1 guesses it and wins when right; then seat 0 waves. `fault` breaks one rule."""
+
+    name: ClassVar[str] = "pennies"
+    summary: ClassVar[str] = "matching pennies"
+    rules: ClassVar[str] = "the common rules"
+    fault: str = ""
+    small: bool = True
+
+    def initial_state(self):
+        return PenniesState(fault=self.fault)
+
+    @property
+    def enumerable(self):
+        return self.small
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PenniesState(State):
+    fault: str
+    moves: tuple[str, ...] = ()
+
+    @property
+    def current_player(self):
+        return TERMINAL if len(self.moves) == 3 else len(self.moves) % 2
+
+    def legal_actions(self):
+        if len(self.moves) == 1 and self.fault == "actions" and self.moves[0] == "tails":
+            return ("heads",)
+        return () if self.is_terminal else ("wave",) if len(self.moves) == 2 else ("heads", "tails")
+
+    def apply(self, action):
+        if not self.is_legal(action):
+            raise IllegalActionError(action)
+        return dataclasses.replace(self, moves=(*self.moves, action))
+
+    def returns(self):
+        if not self.is_terminal:
+            return (0.0, 0.0)
+        right = self.moves[0] == self.moves[1]
+        if self.fault == "sum":
+            return (1.0, 1.0)
+        return (-1.0, 1.0) if right else (1.0, -1.0)
+
+    def information_state(self, seat):
+        if seat == 1:
+            return f"moves {len(self.moves)}"
+        return f"moves {len(self.moves)}" if self.fault == "memory" else ",".join(self.moves)
+
+    def observation(self, seat, style="full"):
+        return self.information_state(seat)
+
+
+class Talk(Pennies):
+    name: ClassVar[str] = "talk"
+    free_text: ClassVar[bool] = True
+
+
+def heads(state, seat):
+    return {state.legal_actions()[0]: 1.0}
+
+
+def test_a_hidden_coin_is_hidden():
+    game = Pennies()
+    assert tree_size(game) == 1 + 2 + 4 + 4
+    assert nash_conv(game, uniform_policy) == 0.0
+    assert best_response(game, heads, 1).value == 1.0
+    assert best_response(game, heads, 0).actions == {
+        "": "tails",
+        "heads,heads": "wave",
+        "tails,heads": "wave",
+        "heads,tails": "wave",
+        "tails,tails": "wave",
+    }
+
+
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [
+        (Talk(), "talk takes free text.*spiral evaluate"),
+        (Pennies(small=False), "too large for exact theory; load the game with smaller parameters"),
+        (load_game("connect_four"), "tree of connect_four is too large"),
+        (load_game("kuhn_poker", hands=5), r"kuhn_poker\(hands=5\) is too large.*hands=1"),
+        (Pennies(fault="actions"), "'moves 1' of seat 1.*different legal actions"),
+        (Pennies(fault="sum"), "returns .* expected a sum of zero"),
+        (Pennies(fault="memory"), "'moves 2' of seat 0 .* forgets"),
+    ],
+    ids=lambda value: getattr(value, "spec", None),
+)
+def test_unfit_games(game, message):
+    for ask in (information_states, tree_size, lambda game: exploitability(game, uniform_policy)):
+        with pytest.raises(ValueError, match=message):
+            ask(game)
+
+
+@pytest.mark.parametrize("game", [KUHN, load_game("leduc_poker"), Pennies()], ids=lambda game: game.name)
+def test_merging_positions_needs_perfect_information(game):
+    with pytest.raises(ValueError, match=r"hides something from seat .*merge_positions is for games of perfect info"):
+        nash_conv(game, uniform_policy, merge_positions=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"check": 0.5, "fold": 0.5}, "gave illegal actions {'fold': 0.5} at {where}; legal there: check, bet"),
+        ({"check": 1.5, "bet": -0.5}, "at {where}; expected finite probabilities of at least zero"),
+        ({"check": float("nan"), "bet": 1.0}, "at {where}; expected finite probabilities of at least zero"),
+        ({"check": 0.5, "bet": 0.4}, "at {where}, which sums to 0.9; expected a sum of 1"),
+        ({}, "at {where}, which sums to 0; expected a sum of 1"),
+        ("check", "gave 'check' at {where}; expected a mapping from action to probability"),
+    ],
+)
+def test_unfit_policies(row, message):
+    state, seat = information_states(KUHN)[0]
+    where = f"information state {state.information_state(seat)!r} of seat 0"
+
+    def policy(asked, seat):
+        return row if asked == state else uniform_policy(asked, seat)
+
+    for ask in (
+        lambda: nash_conv(KUHN, policy),
+        lambda: expected_returns(KUHN, [policy, policy]),
+        lambda: best_response(KUHN, policy, 1),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message.replace("{where}", where))):
+            ask()
+
+
+def test_single_precision_and_explicit_zeros_are_accepted():
+    def policy(state, seat):
+        return {**{a: p * (1 + 4e-7) for a, p in uniform_policy(state, seat).items()}, "resign": 0.0}
+
+    assert nash_conv(KUHN, policy) == pytest.approx(11 / 12, abs=1e-12)
+
+
+def test_tables_must_be_complete():
+    table = {state.information_state(seat): uniform_policy(state, seat) for state, seat in information_states(KUHN)}
+    assert nash_conv(KUHN, policy_from_table(table)) == pytest.approx(11 / 12, abs=1e-12)
+    missing = next(iter(table))
+    del table[missing]
+    with pytest.raises(ValueError, match=re.escape(f"the policy has no row for {missing!r}; it has 11")):
+        nash_conv(KUHN, policy_from_table(table))
+
+
+def test_wrong_seats_are_refused():
+    with pytest.raises(ValueError, match="got seat 2; expected 0 or 1"):
+        best_response(KUHN, uniform_policy, 2)
+    with pytest.raises(ValueError, match="got 1 policies; expected one for each of the 2 seats"):
+        expected_returns(KUHN, [uniform_policy])

@@ -1,0 +1,55 @@
+"""CFR+ converges, and what it returns is an ordinary policy."""
+
+import pickle
+
+import pytest
+
+from spiral.games import load_game
+from spiral.theory import best_response, expected_returns, exploitability, information_states, solve_cfr
+
+KUHN = load_game("kuhn_poker")
+LEDUC = load_game("leduc_poker")
+
+
+def test_kuhn_converges_to_an_equilibrium():
+    policy = solve_cfr(KUHN, 500)
+    assert exploitability(KUHN, policy) < 1e-3
+    assert expected_returns(KUHN, [policy, policy])[0] == pytest.approx(-1 / 18, abs=1e-3)
+    # No member of the family bets first with Q, and the second to act bluffs with J one time in three.
+    by_play = {(state.cards[seat], state.actions): policy(state, seat) for state, seat in information_states(KUHN)}
+    assert by_play["Q", ()]["bet"] < 0.01
+    assert by_play["J", ("check",)]["bet"] == pytest.approx(1 / 3, abs=0.03)
+    assert by_play["K", ("bet",)]["call"] > 0.999
+    assert by_play["K", ()]["bet"] == pytest.approx(3 * by_play["J", ()]["bet"], abs=0.05)
+
+
+def test_leduc_converges_to_its_value():
+    policy = solve_cfr(LEDUC, 200)
+    assert exploitability(LEDUC, policy) < 0.02
+    # The game's value to seat 0 is about -0.0856 chips.
+    assert -best_response(LEDUC, policy, 1).value <= -0.0856 <= best_response(LEDUC, policy, 0).value
+    assert expected_returns(LEDUC, [policy, policy])[0] == pytest.approx(-0.0856, abs=2e-3)
+
+
+def test_more_iterations_are_better():
+    few, many = (exploitability(LEDUC, solve_cfr(LEDUC, iterations)) for iterations in (10, 100))
+    assert many < few / 5
+
+
+def test_a_match_of_two_hands_is_fair_to_both_seats():
+    # Chance picks who acts first, so the value is zero.
+    match = load_game("kuhn_poker", hands=2)
+    policy = solve_cfr(match, 100)
+    assert exploitability(match, policy) < 1e-3
+    assert expected_returns(match, [policy, policy])[0] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_the_same_call_gives_the_same_policy_and_it_can_be_pickled():
+    policy = solve_cfr(KUHN, 20)
+    assert policy == solve_cfr(KUHN, 20)
+    assert pickle.loads(pickle.dumps(policy)) == policy
+
+
+def test_no_iterations_are_refused():
+    with pytest.raises(ValueError, match="got 0 iterations; expected 1 or more"):
+        solve_cfr(KUHN, 0)
