@@ -68,7 +68,7 @@ def test_lines_agree_with_a_plain_grid_over_random_games() -> None:
 
 
 def test_a_full_board_is_a_draw() -> None:
-    columns = "0" * 6 + "1" * 6 + "2" * 5 + "32" + "3" * 5 + "4" * 6 + "5" * 6 + "6" * 6
+    columns = "330254564223355224331121550404466660106011"
     state = play(columns)
     assert len(columns) == 42
     assert state.is_terminal

@@ -113,7 +113,8 @@ def test_the_pot_goes_to_the_winner_of_each_hand(seed: int) -> None:
     rest = iter(actions[1:])
     hands = 0
     for card_0, card_1 in zip(rest, rest, strict=False):
-        paid, line, seat = [1, 1], [], first
+        paid, seat = [1, 1], first
+        line: list[str] = []
         while line[-2:] not in (["check", "check"], ["bet", "call"], ["bet", "fold"]):
             line.append(next(rest))
             paid[seat] += line[-1] in ("bet", "call")

@@ -130,6 +130,6 @@ def load_estimator(name: str) -> Estimator:
         try:
             found: Estimator = getattr(importlib.import_module(module), attribute)
             return found
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"credit.estimator is {name!r}, but it cannot be imported: {error}") from error
     raise ValueError(f"credit.estimator is {name!r}; expected one of {', '.join(ESTIMATORS)}, or 'module:function'")

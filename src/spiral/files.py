@@ -38,6 +38,14 @@ def write_directory_atomically(path: Path, write: Callable[[Path], object]) -> N
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Removes what killed writers left half done in `directory` itself; those below it are left alone."""
+    for path in directory.glob(".*.[0-9]*.tmp"):
+        path.unlink()
+    for path in directory.glob(".*.writing"):
+        shutil.rmtree(path)
+
+
 def point_to(link: Path, target: str) -> None:
     """Makes `link` a symbolic link to `target`, replacing an earlier one in one step."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")

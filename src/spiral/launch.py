@@ -93,12 +93,16 @@ def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
     )
 
 
-def start(recipe: Recipe, path: Path) -> Run:
-    """A new run in an empty directory; measures the untrained policy and keeps its checkpoint as step 0."""
+def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) -> Run:
+    """A new run in an empty directory; measures the untrained policy and keeps its checkpoint as step 0.
+
+    `ready()` is called when all that can be wrong with the recipe is behind us, before the first measurement.
+    """
     directory = RunDirectory(path)
     directory.refuse_existing()
     run = assemble(recipe, path)
     directory.start(recipe.model_dump())
+    ready()
     directory.save_report(0, run.measure(0))
     run.save(0)
     return run
@@ -112,7 +116,10 @@ def resume(path: Path, steps: int | None = None) -> Run:
     recipe = saved_recipe(path)
     checkpoint = latest_checkpoint(path / "checkpoints")
     if checkpoint is None:
-        raise ValueError(f"{path} has no checkpoint to resume from; start the run again in another directory")
+        raise ValueError(_no_checkpoint(path))
+    done = int(checkpoint.name.removeprefix("step-"))
+    if steps is not None and steps < done:
+        raise ValueError(f"got --steps {steps}, but the run in {path} has done {done} already; expected {done} or more")
     if steps is not None:
         recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": steps})})
     run = assemble(recipe, path, checkpoint)
@@ -121,15 +128,24 @@ def resume(path: Path, steps: int | None = None) -> Run:
     return run
 
 
+def _no_checkpoint(path: Path) -> str:
+    """What to do where `latest` names no checkpoint."""
+    others = sorted((path / "checkpoints").glob("step-*"))
+    if others:
+        return f"{path}/checkpoints/latest names no checkpoint; to go on, make it a link to {others[-1].name}"
+    return f"{path} has no checkpoint to resume from; start the run again in another directory"
+
+
 def saved_recipe(path: Path) -> Recipe:
     """The recipe that a run directory was started with."""
     file = RunDirectory(path).config_file
     try:
-        return validate_recipe(tomllib.loads(file.read_text()), str(file))
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} is not a run directory: there is no {file.name} in it") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
+    return validate_recipe(values, str(file))
 
 
 def execute(run: Run, show: Show) -> None:

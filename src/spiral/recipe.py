@@ -22,13 +22,15 @@ from spiral.evaluation import EvaluationConfig
 from spiral.games import load_game
 from spiral.learner.learner import LearnerConfig
 from spiral.learner.loss import LossConfig
-from spiral.policies import SamplingConfig
+from spiral.policies import SCRIPTED_NAMES, SamplingConfig
 from spiral.policies.loading import ModelConfig
+from spiral.recipes import DIRECTORY, recipe_files
 from spiral.rollout import SelfPlayConfig
 from spiral.text import PromptConfig
 from spiral.train import RunConfig
 
-RECIPES = Path(__file__).parent / "recipes"
+SHOWN = 80
+"""Characters of a wrong value that an error repeats."""
 
 
 class Recipe(Section):
@@ -48,55 +50,101 @@ class Recipe(Section):
     )
 
 
-def recipe_names() -> tuple[str, ...]:
-    """The built-in recipes."""
-    return tuple(sorted(file.stem for file in RECIPES.glob("*.toml")))
-
-
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe called `name`, or in the TOML file `name`, with `section.key=value` overrides applied in order.
 
     Raises `ValueError` with one line that names the fault and how to mend it.
     """
-    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
-    if not path.is_file():
-        known = recipe_names()
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no recipe {name!r}.{hint} Known: {', '.join(known)}; or give a .toml file")
+    path = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
     try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(_no_recipe(name)) from error
+    except OSError as error:
+        raise ValueError(f"cannot read the recipe {name}: {error.strerror}; expected a TOML file") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not valid TOML: {error}") from error
+    return validate_recipe(with_overrides(values, overrides), name)
+
+
+def _no_recipe(name: str) -> str:
+    """What there is instead."""
+    known = [file.stem for file in recipe_files()]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"there is no recipe {name!r}{hint} Known: {', '.join(known)}; or give a .toml file"
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A recipe's values with every `section.key=value` in its place; a value is TOML, or else plain text."""
+    changed = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     for override in overrides:
-        _override(values, override)
-    return validate_recipe(values, str(path))
+        _set(changed, override)
+    return changed
 
 
 def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
-    """Checks every key, and that the games and the estimator exist. Raises `ValueError` with one line."""
+    """Checks every key, and everything by name that can be checked before a model is loaded.
+
+    Raises `ValueError` with one line.
+    """
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{source}: {'; '.join(_fault(item) for item in error.errors())}") from error
-    if sum(recipe.selfplay.games.values()) <= 0 or min(recipe.selfplay.games.values()) < 0:
-        raise ValueError(f"{source}: selfplay.games got weights {recipe.selfplay.games}; expected some above zero")
-    for game in [*recipe.selfplay.games, *recipe.evaluation.games, *recipe.evaluation.exploitability]:
+    weights = recipe.selfplay.games
+    if sum(weights.values()) <= 0 or min(weights.values()) < 0:
+        raise ValueError(f"{source}: selfplay.games got weights {weights}; expected some above zero and none below")
+    for game in [*weights, *recipe.evaluation.games]:
         load_game(game)
-    load_estimator(recipe.credit.estimator)
+    _check_evaluation(recipe.evaluation, source)
+    _check_estimator(recipe.credit.estimator, source)
     return recipe
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    """Sets one `section.key=value`; the value is read as TOML, and as plain text when it is none."""
+def _check_estimator(name: str, source: str) -> None:
+    """An estimator of one's own is any module's function, and importing a module can fail in any way."""
+    try:
+        found: object = load_estimator(name)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{source}: credit.estimator is {name!r}, but importing it fails: {error!r}") from error
+    if not callable(found):
+        raise ValueError(f"{source}: credit.estimator is {name!r}; expected a function, found {type(found).__name__}")
+
+
+def _check_evaluation(config: EvaluationConfig, source: str) -> None:
+    """What would otherwise stop a run at its first measurement."""
+    for name in config.opponents:
+        if name not in SCRIPTED_NAMES:
+            raise ValueError(
+                f"{source}: evaluation.opponents has {name!r}; expected scripted policies: {', '.join(SCRIPTED_NAMES)}"
+            )
+    for key in ("episodes", "episodes_between"):
+        if getattr(config, key) % 2:
+            raise ValueError(
+                f"{source}: evaluation.{key} is {getattr(config, key)}; expected an even number, half for each seat"
+            )
+    for spec in config.exploitability:
+        game = load_game(spec)
+        if game.free_text or not game.enumerable:
+            raise ValueError(
+                f"{source}: evaluation.exploitability has {spec!r}, which exact theory does not cover;"
+                " expected games that `spiral games` marks so, such as 'kuhn_poker'"
+            )
+
+
+def _set(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     section, dot, field = key.strip().partition(".")
     if not equals or not dot or not field:
         raise ValueError(f"got --set {override!r}; expected section.key=value, such as learner.epochs=2")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        value = text
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        parsed = {}
+    value = parsed["value"] if list(parsed) == ["value"] else text
     table = values.setdefault(section, {})
     if not isinstance(table, dict):
         raise ValueError(f"got --set {override!r}; {section!r} is not a section")
@@ -114,4 +162,6 @@ def _fault(item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"unknown key {where!r}; {hint}"
-    return f"{where}: got {item['input']!r}; {item['msg'][0].lower()}{item['msg'][1:]}"
+    got = repr(item["input"])
+    got = got if len(got) <= SHOWN else got[:SHOWN] + "..."
+    return f"{where}: got {got}; {item['msg'][0].lower()}{item['msg'][1:]}"

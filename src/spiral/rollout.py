@@ -34,8 +34,8 @@ class SelfPlayConfig(Section):
     episodes_per_step: int = Field(128, ge=1, description="Games played before each update.")
     in_flight: int = Field(256, ge=1, description="Games under way at once.")
     max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")
-    opening_plies: int = Field(
-        0, ge=0, description="Half of the games open with up to this many random legal moves that nobody is paid for."
+    opening_plies: dict[str, int] = Field(
+        {}, description="Game to plies: half of its games open with up to so many random moves, paid to nobody."
     )
     reward: Literal["returns", "sign"] = Field(
         "returns", description="Pay the game's own returns, or only their sign. Illegal moves cost 1.5 either way."
@@ -139,11 +139,12 @@ class _Table:
         if self.match.opening_plies == 0 or rng.random() < 0.5:
             return state
         for _ in range(rng.randint(1, self.match.opening_plies)):
-            action = rng.choice(state.legal_actions())
-            following = state.apply(action)
+            played = len(self.actions)
+            following = self._deal(self._apply(state, rng.choice(state.legal_actions())))
             if following.is_terminal:
+                del self.actions[played:]
                 break
-            state = self._deal(self._apply(state, action))
+            state = following
         return state
 
 

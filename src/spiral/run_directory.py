@@ -14,14 +14,15 @@ On resume everything after the checkpoint is taken back, so that the files look 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from spiral.evaluation import Report
-from spiral.files import write_atomically
+from spiral.evaluation import Report, read_report
+from spiral.files import remove_unfinished, sync, write_atomically
 from spiral.measures import Metrics
 from spiral.recipe import Recipe
 from spiral.records import Episode
@@ -58,13 +59,18 @@ class RunDirectory:
         write_atomically(self.config_file, lambda temporary: temporary.write_text(text))
 
     def take_back(self, step: int) -> None:
-        """Removes metrics and episodes of steps after `step`."""
+        """Removes everything that belongs to steps after `step`, and what a kill left half written."""
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         text = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomically(self.metrics_file, lambda temporary: temporary.write_text(text))
         for file in (*self.episodes.glob("step-*.parquet"), *self.evaluation.glob("step-*.json")):
             if int(file.stem.removeprefix("step-")) > step:
                 file.unlink()
+        for checkpoint in self.checkpoints.glob("step-*"):
+            if int(checkpoint.name.removeprefix("step-")) > step:
+                shutil.rmtree(checkpoint)
+        for directory in (self.path, self.episodes, self.evaluation, self.checkpoints):
+            remove_unfinished(directory)
 
     def append_metrics(self, step: int, metrics: Metrics) -> None:
         """Adds a step's line to `metrics.jsonl`."""
@@ -126,6 +132,8 @@ class RunRecorder:
             self._board.add_scalar(key, value, step)
         self._directory.append_metrics(step, metrics)
         if step % config.checkpoint_every == 0 or last or stopping:
+            self._board.flush()
+            sync(self._directory.metrics_file)
             self._save(step)
         self._show(step, metrics)
         if stopping:
@@ -156,3 +164,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def read_reports(path: Path) -> list[tuple[int, Report]]:
+    """What a run measured, as `(step, report)` in the order of the steps."""
+    files = sorted((path / "evaluation").glob("step-*.json"))
+    return [(int(file.stem.removeprefix("step-")), read_report(file)) for file in files]

@@ -49,7 +49,7 @@ class SelfPlay:
                 policies=(self.policy, self.policy),
                 trainable=(True, True),
                 max_turns=config.max_turns,
-                opening_plies=config.opening_plies,
+                opening_plies=config.opening_plies.get(spec, 0),
                 reward=config.reward,
             )
             for spec, count in counts.items()

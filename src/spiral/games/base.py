@@ -107,6 +107,7 @@ class Game(ABC):
     """A game's rules and parameters. Subclasses are frozen dataclasses whose fields are the parameters."""
 
     name: ClassVar[str]
+    """What `load_game` knows it by: its registered name or, for a game that sets none, "module:Class"."""
     summary: ClassVar[str]
     """One line for `spiral games`."""
     rules: ClassVar[str]
@@ -114,6 +115,12 @@ class Game(ABC):
     free_text: ClassVar[bool] = False
     """Whether `is_legal` accepts more than `legal_actions` lists; such games have no exact theory."""
     num_players: ClassVar[int] = 2
+
+    def __init_subclass__(cls) -> None:
+        """A game that is not registered goes by the place it can be imported from."""
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
 
     @abstractmethod
     def initial_state(self) -> State:

@@ -96,16 +96,23 @@ def _check_rules(game: Game) -> Node:
         )
     if not (isinstance(game.max_turns, int) and game.max_turns > 0):
         root.fail("max_turns", f"gave {game.max_turns!r}", "a positive whole number", "bound the players' actions")
-    if game.name in game_names():
-        try:
-            loaded = load_game(game.spec)
-        except ValueError as error:
-            root.fail("load_game(game.spec)", f"raised {error}", "an equal game", "give every parameter a default")
-        if loaded != game:
-            root.fail(
-                f"load_game({game.spec!r})",
-                f"gave {loaded!r}",
-                f"{game!r}",
-                "make the game a frozen dataclass whose fields are its parameters, under a name of its own",
-            )
+    if game.name in game_names() or (":" in game.name and "<locals>" not in game.name):
+        _check_spec(root)
     return root
+
+
+def _check_spec(root: Node) -> None:
+    """The game can be found again by its spec, in another process too."""
+    game = root.game
+    try:
+        loaded = load_game(game.spec)
+    except ValueError as error:
+        mend = "define the class at the top of a module, and give every parameter a default"
+        root.fail("load_game(game.spec)", f"raised {error}", "an equal game", mend)
+    if loaded != game:
+        root.fail(
+            f"load_game({game.spec!r})",
+            f"gave {loaded!r}",
+            f"{game!r}",
+            "make the game a frozen dataclass whose fields are its parameters, under a name of its own",
+        )

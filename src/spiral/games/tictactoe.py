@@ -97,7 +97,7 @@ class TicTacToeState(State):
         """Empty cells show their own number in both styles."""
         cells = [str(cell) if held is None else MARKS[held] for cell, held in enumerate(self._board())]
         if style == "compact":
-            return f"tictactoe:{MARKS[seat]}:{''.join(cells)}"
+            return f"tictactoe:{MARKS[seat]}:" + "".join(f"{''.join(cells[row : row + 3])}|" for row in (0, 3, 6))
         rows = "\n---+---+---\n".join(" " + " | ".join(cells[row : row + 3]) for row in (0, 3, 6))
         played = ", ".join(f"{MARKS[ply % 2]} took {cell}" for ply, cell in enumerate(self.moves))
         lines = [

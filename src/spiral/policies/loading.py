@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from spiral.config import Section
+from spiral.policies.hub import hub_model
 from spiral.text import PromptConfig
 
 PROMPT_FILE = "spiral.json"
@@ -42,7 +43,10 @@ class LanguageModel:
 
 
 def model_directory(name: str) -> str:
-    """The directory or hub name behind a MODEL. Raises `ValueError` for a run directory without a checkpoint."""
+    """The directory or hub name behind a MODEL.
+
+    Raises `ValueError` for a run directory without a checkpoint and for a model that is nowhere to be found.
+    """
     if name == "nano":
         return str(NANO_DIRECTORY)
     path = Path(name)
@@ -51,7 +55,7 @@ def model_directory(name: str) -> str:
         if not (latest / "config.json").is_file():
             raise ValueError(f"run directory {name!r} holds no checkpoint yet; expected {latest}")
         return str(latest.resolve())
-    return name
+    return name if path.exists() else hub_model(name)
 
 
 def load_language_model(config: ModelConfig) -> LanguageModel:

@@ -2,8 +2,8 @@
 
 Rows 0..n-1 are in use. A prefill writes new rows after the last; a decode step writes one token a row, each at
 its own position; rows that are done are taken out and the rest moved together. Rows are padded on the right only,
-and lengths are rounded up to `GRAIN`, so that a row's arithmetic, and with it every bit of its result, does not
-depend on which other rows share the batch.
+and lengths are rounded up to `GRAIN`, so that the attention of a row, to the last bit, does not depend on which other
+rows share the batch.
 
 Left out: sliding windows and recurrent layers; `TransformersPolicy` refuses such models.
 """
@@ -63,7 +63,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def _reserve(self, rows: int, length: int) -> None:
         """Grows the storage, doubling, and keeps what is in it."""
-        old_rows, heads, old_length, size = self.keys.shape
+        old_rows, heads, old_length, _ = self.keys.shape
         if rows <= old_rows and length <= old_length:
             return
         new_rows = max(rows, old_rows if rows <= old_rows else 2 * old_rows)

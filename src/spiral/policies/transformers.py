@@ -2,7 +2,8 @@
 
 Each `poll` admits the waiting prompts, then decodes one token for every reply in flight until at least one reply
 is done. Replies join and leave the batch at any step (`SlotCache`). Every reply has its own random stream, so
-what it says does not depend on what else is in the batch.
+what it says does not depend on what else is in the batch: bit for bit on one CPU thread, and up to the rounding of
+matrix products elsewhere.
 
 The model is shared with the learner when both live in one process: an update is then visible at once, and only
 the version number has to be told.
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from spiral.policies.base import TurnReply, TurnRequest
 from spiral.policies.loading import compute_precision
@@ -26,6 +28,9 @@ from spiral.policies.slot_cache import GRAIN, SlotCache, round_up
 from spiral.records import Generation, IntArray, StopReason
 from spiral.seeds import token_uniforms
 from spiral.text import ChatCodec, parse_action
+
+LEAST_ROWS = 4
+"""A matrix product of fewer rows is summed in another order on CPUs; smaller batches are filled up to this."""
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
 
@@ -135,8 +140,9 @@ class TransformersPolicy:
         """One more token for every active row."""
         device = self.model.device
         rows = self._active
-        last_N = torch.tensor([row.token_ids[-1] for row in rows], device=device)
-        positions_N = torch.tensor([row.position for row in rows], device=device)
+        filler = [0] * (LEAST_ROWS - len(rows))
+        last_N = torch.tensor([row.token_ids[-1] for row in rows] + filler, device=device)
+        positions_N = torch.tensor([row.position for row in rows] + filler, device=device)
         self._cache.begin_decode(positions_N)
         reach = round_up(int(positions_N.max()) + 1)
         mask_N11K = (torch.arange(reach, device=device) <= positions_N[:, None])[:, None, None, :]
@@ -154,9 +160,10 @@ class TransformersPolicy:
         return hidden
 
     def _sample(self, rows: list[_Row], hidden_ND: Tensor) -> None:
-        """Draws each row's next token from its own stream."""
+        """Draws each row's next token from its own stream; hidden states beyond the rows are filler."""
+        hidden_ND = pad(hidden_ND, (0, 0, 0, max(0, LEAST_ROWS - len(hidden_ND))))
         with compute_precision(self.model, self.compute):
-            logits_NV = self.model.get_output_embeddings()(hidden_ND)
+            logits_NV = self.model.get_output_embeddings()(hidden_ND)[: len(rows)]
         seeds = np.array([row.request.seed for row in rows], dtype=np.uint64)
         counters = np.array([len(row.token_ids) for row in rows], dtype=np.uint64)
         uniforms_N = torch.from_numpy(token_uniforms(seeds, counters)).to(logits_NV.device)
@@ -212,4 +219,4 @@ def stop_token_ids(tokenizer: Any) -> frozenset[int]:
 
 def _padded_length(length: int) -> int:
     """Short prompts are grouped by exact length, long ones by the next multiple of the cache's grain."""
-    return length if length <= 2 * GRAIN else round_up(length)
+    return max(LEAST_ROWS, length) if length <= 2 * GRAIN else round_up(length)

@@ -29,7 +29,7 @@ from spiral.records import Sample
 from spiral.text import ChatCodec, PromptConfig
 
 SEED = 0
-STEPS = 2500
+STEPS = 2000
 TURNS_PER_STEP = 512
 PEAK_LEARNING_RATE = 4e-3
 THINKING_SHARE = 0.25

@@ -6,6 +6,7 @@ that a position of tic-tac-toe is ten tokens and a reply is two. Longer words wi
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -29,6 +30,7 @@ MOST_HELD = 24
 def words() -> list[str]:
     """Every word with a token of its own, in a fixed order."""
     boards = [f"{game}:{mark}:" for game in ("tictactoe", "connect_four") for mark in "XO"]
+    rows = ["".join(cells) + "|" for row in (0, 3, 6) for cells in product(*(f"{row + i}XO" for i in range(3)))]
     cards = [f"{game}:{card}:" for game in ("kuhn_poker", "leduc_poker") for card in "JQK"]
     poker = ["check", "bet", "call", "fold", "raise"]
     matches = ["kuhn_poker:hand ", ":you ", ":first:", ":second:"]
@@ -41,20 +43,8 @@ def words() -> list[str]:
     ]
     short = [str(cell) for cell in range(9)] + poker + ["accept", "deny", "pass"]
     boxed = ["\\boxed{", *(f"\\boxed{{{action}}}" for action in short)]
-    return [
-        THINK_MARK,
-        THINK_OPEN,
-        THINK_CLOSE,
-        MAYBE,
-        *boards,
-        *cards,
-        *poker,
-        *matches,
-        *trade,
-        *held,
-        *offers,
-        *boxed,
-    ]
+    thought = [THINK_MARK, THINK_OPEN, THINK_CLOSE, MAYBE]
+    return [*thought, *boards, *rows, *cards, *poker, *matches, *trade, *held, *offers, *boxed]
 
 
 def build_tokenizer() -> Any:

@@ -1,0 +1,38 @@
+# `make train` and `make test` need nothing but Python 3.11 to 3.13 on the path.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: train test test-all lint format clean
+
+train: $(READY)  ## train the built-in model on two CPU cores and show that it learned
+	$(BIN)/spiral train nano $(ARGS)
+
+test: $(READY)  ## lint, types, import layers and the fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+test-all: $(READY)  ## the slow tests too
+	$(BIN)/pytest -m "slow or not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)
+
+# torch is pinned to a build that installs for CPUs with plain pip; the published range in pyproject.toml is wide.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)

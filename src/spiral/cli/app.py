@@ -1,0 +1,84 @@
+"""Putting the commands together, and what becomes of their errors.
+
+Exit status: 0 done; 1 failed at work (a full disk, not enough memory); 2 wrong use or wrong input; 130 stopped by
+Ctrl-C. Everything but 0 comes with exactly one line on standard error. `SPIRAL_DEBUG=1` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from spiral.cli import listing, measuring, playing, training
+from spiral.cli.faults import INTERRUPTED, explain
+
+QUIET = {
+    "HF_HUB_VERBOSITY": "critical",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "critical",
+}
+"""What packages read when they are imported; a value that is set already stays."""
+
+app = typer.Typer(add_completion=False, help="Train language models to reason by self-play on zero-sum games.")
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"spiral {version('spiral-selfplay')}")
+        raise typer.Exit
+
+
+app.command("train", cls=training.TrainCommand)(training.train)
+app.command("evaluate")(measuring.evaluate)
+app.command("exploitability")(measuring.exploitability)
+app.command("play")(playing.play)
+app.command("games")(listing.games)
+app.command("recipes")(listing.recipes)
+app.command("models")(listing.models)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns the exit status; never raises for what a user can cause."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    debug = bool(os.environ.get("SPIRAL_DEBUG"))
+    with contextlib.nullcontext() if debug else _packages_silenced():
+        try:
+            status: int = typer.main.get_command(app).main(given, prog_name="spiral", standalone_mode=False) or 0
+            if status != INTERRUPTED:
+                return status
+            message = "interrupted"
+        except (Exception, KeyboardInterrupt) as error:
+            if debug:
+                traceback.print_exception(error)
+            status, message = explain(error)
+    print(f"spiral: {message}", file=sys.stderr)
+    return status
+
+
+@contextlib.contextmanager
+def _packages_silenced() -> Iterator[None]:
+    """Nothing but our own words on standard error; entered before the packages are imported."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    previous = threading.excepthook
+    # TensorBoard writes in a thread of its own; its errors come back to us with the next write.
+    threading.excepthook = lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        threading.excepthook = previous

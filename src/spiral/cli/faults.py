@@ -1,0 +1,54 @@
+"""From an exception to an exit status and one line that says what to do."""
+
+from __future__ import annotations
+
+import typer
+
+FAILED = 1
+MISUSED = 2
+INTERRUPTED = 130
+
+
+class Stopped(Exception):  # noqa: N818 (it carries an exit status, and may be a success cut short)
+    """The command ended early; the message is complete as it is."""
+
+    def __init__(self, message: str, status: int = FAILED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit status and the line for whatever a command raised."""
+    status, message = _misused(error) or _ended(error)
+    return status, " ".join(message.split())
+
+
+def _misused(error: BaseException) -> tuple[int, str] | None:
+    """A command line that cannot be read, or a value that makes no sense; None for anything else."""
+    usage = getattr(error, "format_message", None)  # typer's usage errors, whose class differs between its versions
+    if usage is not None:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "spiral"
+        return MISUSED, f"{usage().rstrip('.')}; see `{command} --help`"
+    return (MISUSED, str(error)) if isinstance(error, ValueError) else None
+
+
+def _ended(error: BaseException) -> tuple[int, str]:
+    """Work that was under way and could not go on."""
+    if isinstance(error, Stopped):
+        return error.status, str(error)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return FAILED, (
+            "out of memory; lower learner.tokens_per_microbatch, selfplay.in_flight or sampling.max_new_tokens"
+        )
+    if isinstance(error, OSError):
+        return FAILED, describe_os_error(error)
+    return FAILED, f"{type(error).__name__}: {error} (a fault in spiral; SPIRAL_DEBUG=1 shows where)"
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the system said, and of which file."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason

@@ -1,0 +1,30 @@
+"""Options that several commands share: how a MODEL is prompted and sampled, and where it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="'nano', a run or checkpoint directory, a Hugging Face name or path, random, minimax or equilibrium.",
+    ),
+]
+Game = Annotated[str, typer.Option(help="Such as tictactoe or 'kuhn_poker(hands=5)'; see `spiral games`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same games.")]
+
+_HOW = "How MODEL plays (left out: as it was trained)"
+Template = Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="chat, qwen3, r1 or llama.")]
+Observation = Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="full or compact.")]
+Thinking = Annotated[
+    bool | None, typer.Option("--thinking/--no-thinking", rich_help_panel=_HOW, help="Ask for reasoning first or not.")
+]
+Temperature = Annotated[float | None, typer.Option(rich_help_panel=_HOW, help="0 takes the most likely token.")]
+TopP = Annotated[float | None, typer.Option(rich_help_panel=_HOW, help="Share of the probability kept.")]
+MaxNewTokens = Annotated[int | None, typer.Option(rich_help_panel=_HOW, help="Response budget in tokens.")]
+Device = Annotated[str, typer.Option(rich_help_panel=_HOW, help="auto, cpu, cuda, cuda:1 or mps.")]
+Compute = Annotated[str, typer.Option(rich_help_panel=_HOW, help="float32 or bfloat16.")]

@@ -1,0 +1,61 @@
+"""`spiral play`: a person against a model, in the terminal."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+import typer
+
+from spiral.cli import options as opt
+from spiral.games import load_game
+from spiral.seeds import derive_seed
+
+GOODBYE = "Goodbye."
+
+
+def play(
+    model: opt.Model,
+    game: opt.Game,
+    seat: Annotated[
+        int | None, typer.Option(min=0, max=1, help="Where you sit; left out: seat 0, then the other in turn.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="For the same deals again; left out: new ones.")] = None,
+    template: opt.Template = None,
+    observation: opt.Observation = None,
+    thinking: opt.Thinking = None,
+    temperature: opt.Temperature = None,
+    top_p: opt.TopP = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+    device: opt.Device = "auto",
+    compute: opt.Compute = "float32",
+) -> None:
+    """Play against MODEL. A mistyped move is asked about again; Ctrl-C or Ctrl-D ends."""
+    rules = load_game(game)
+    from spiral.play import play_game  # loads torch
+    from spiral.seating import SeatOptions, seat_policy
+
+    options = SeatOptions(
+        template=template,
+        observation=observation,
+        thinking=thinking,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        device=device,
+        compute=compute,
+    )
+    opponent = seat_policy(model, rules, options)
+    first_seed = secrets.randbelow(2**31) if seed is None else seed
+    print(f"You play {rules.spec} against {opponent.name}, seed {first_seed}. Ctrl-C ends.")
+    number = 0
+    try:
+        while True:
+            yours = number % 2 if seat is None else seat
+            play_game(rules, opponent, yours, derive_seed(first_seed, "play", number), input, print)
+            number += 1
+            if input("\nAnother game? [y/N] ").strip().lower() not in {"y", "yes"}:
+                break
+    except (EOFError, KeyboardInterrupt):
+        print()
+    print(GOODBYE)

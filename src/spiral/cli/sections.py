@@ -1,0 +1,65 @@
+"""The configuration as `spiral train --help` shows it: one compact table for each section of a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from rich.table import Table
+from rich.text import Text
+
+from spiral.config import Section
+from spiral.recipe import Recipe
+
+
+def sections() -> dict[str, type[Section]]:
+    """The sections of a recipe by name."""
+    return {
+        name: field.annotation
+        for name, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def section_tables() -> Iterator[tuple[Text, Table]]:
+    """A heading and a table of field, type, default and description for every section."""
+    for name, section in sections().items():
+        table = Table.grid(padding=(0, 1, 0, 0))
+        for column in ("cyan", "dim", ""):
+            table.add_column(style=column, no_wrap=True)
+        table.add_column()
+        for field, info in section.model_fields.items():
+            table.add_row(field, type_name(info), Text(_toml(info.default)), Text(description(info)))
+        yield Text(f"[{name}]  {Recipe.model_fields[name].description}", style="bold"), table
+
+
+def type_name(info: FieldInfo) -> str:
+    """One short word for what a field takes."""
+    origin = get_origin(info.annotation)
+    if origin is Literal:
+        return "choice"
+    if origin is not None:
+        return {list: "list", dict: "table"}[origin]
+    return str(getattr(info.annotation, "__name__", info.annotation))
+
+
+def description(info: FieldInfo) -> str:
+    """The field's description, with the choices that it does not name itself."""
+    text = info.description or ""
+    choices = [str(choice) for choice in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
+    if all(f"'{choice}'" in text for choice in choices):
+        return text
+    return f"{' | '.join(choices)}. {text}"
+
+
+def _toml(default: Any) -> str:
+    """A default as it is written in a recipe, strings without their quotes."""
+    if isinstance(default, str):
+        return default
+    if isinstance(default, dict) and default:
+        return "{ " + ", ".join(f"{key} = {value}" for key, value in default.items()) + " }"
+    if isinstance(default, list | dict):
+        return json.dumps(default)
+    return str(default).lower() if isinstance(default, bool) else str(default)

@@ -1,0 +1,224 @@
+"""`spiral train`: from a recipe to a trained model, or on from where a run stopped."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
+
+if TYPE_CHECKING:
+    from spiral.launch import Run
+    from spiral.recipe import Recipe
+
+
+class TrainCommand(TyperCommand):
+    """The usual help, and after it every setting of a recipe."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Prints the options, then one table for each configuration section."""
+        from spiral.cli.sections import section_tables  # loads torch
+
+        super().format_help(ctx, formatter)
+        console = Console(highlight=False)
+        console.print("Settings of a recipe, for a TOML file or --set section.key=value:")
+        for heading, table in section_tables():
+            console.print()
+            console.print(heading)
+            console.print(table)
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A built-in recipe (`spiral recipes`) or a .toml file.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run goes; runs/RECIPE-SEED if left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps, in place of run.steps.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="In place of run.seed.")] = None,
+    model: Annotated[str | None, typer.Option(help="In place of model.path.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and do nothing else.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
+    ] = None,
+) -> None:
+    """Train a model by self-play, measure it before and after, and show what it has learned.
+
+    The run directory keeps everything. Ctrl-C finishes the step under way, writes a checkpoint and says how to go on.
+    """
+    overrides = list(settings or [])
+    for key, value in (("run.steps", steps), ("run.seed", seed), ("model.path", model)):
+        if value is not None:
+            overrides.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    if resume:
+        if dry_run:
+            raise ValueError("got --resume and --dry-run; expected one of them")
+        _resume(recipe, overrides, run_dir, steps)
+        return
+    if recipe is None:
+        raise ValueError("which recipe? give a name that `spiral recipes` lists, or a .toml file")
+    loaded = _load(recipe, overrides)
+    if dry_run:
+        _print_recipe(loaded)
+    else:
+        _start(loaded, run_dir or default_run_dir(recipe, loaded))
+
+
+def default_run_dir(name: str, recipe: Recipe) -> Path:
+    """runs/RECIPE-SEED."""
+    return Path("runs") / f"{Path(name).stem if name.endswith('.toml') else name}-{recipe.run.seed}"
+
+
+def differences(saved: Recipe, given: Recipe) -> dict[str, str]:
+    """The settings, run length apart, in which two recipes differ: `section.key` and what to say about it."""
+    found = {}
+    mine, other = saved.model_dump(exclude={"summary"}), given.model_dump(exclude={"summary"})
+    for section, values in mine.items():
+        for key, value in values.items():
+            name = f"{section}.{key}"
+            if other[section][key] != value and name != "run.steps":
+                found[name] = f"{name} is {value!r} in the run and {other[section][key]!r} here"
+    return found
+
+
+def _load(name: str, overrides: list[str]) -> Recipe:
+    from spiral.recipe import load_recipe  # loads torch
+
+    return load_recipe(name, overrides)
+
+
+def _print_recipe(recipe: Recipe) -> None:
+    """Valid TOML; the size of the model is a comment."""
+    import tomli_w
+
+    print(f"# {recipe.model.path}: {_size(recipe.model.path)}")
+    print(tomli_w.dumps(recipe.model_dump()), end="")
+
+
+def _size(model: str) -> str:
+    """The parameter count. A hub model that cannot be asked for now is no reason to refuse the recipe."""
+    from spiral.seating import count_parameters  # loads torch
+
+    try:
+        return f"{count_parameters(model):,} parameters"
+    except ValueError as error:
+        if model.count("/") != 1 or model.startswith(("/", ".")) or Path(model).exists():
+            raise
+        return f"parameters not known: {error}"
+
+
+def _start(recipe: Recipe, path: Path) -> None:
+    """A new run."""
+    from spiral.launch import start  # loads torch
+    from spiral.run_directory import RunDirectory
+    from spiral.seating import check_model
+
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--run-dir {path} is a file; expected a directory, new or empty")
+    RunDirectory(path).refuse_existing()
+    check_model(recipe.model.path)
+
+    def ready() -> None:
+        _announce(path)
+        _tell(f"measuring {recipe.model.path} before training")
+
+    with _stops_explained(path):
+        _execute(start(recipe, path, ready))
+
+
+def _resume(name: str | None, overrides: list[str], run_dir: Path | None, steps: int | None) -> None:
+    """On from the last checkpoint; only the number of steps may change."""
+    from spiral.launch import resume, saved_recipe  # loads torch
+    from spiral.recipe import validate_recipe, with_overrides
+
+    if run_dir is None:
+        if name is None:
+            raise ValueError("which run? add --run-dir DIR, or give the recipe that the run was started from")
+        run_dir = default_run_dir(name, _load(name, overrides))
+    saved = saved_recipe(run_dir)
+    given = (
+        _load(name, overrides) if name else validate_recipe(with_overrides(saved.model_dump(), overrides), str(run_dir))
+    )
+    if given.summary != saved.summary:
+        raise ValueError(f"the run in {run_dir} was not started from {name}, but from a recipe {saved.summary!r}")
+    changed = differences(saved, given)
+    asked = [changed[key] for key in changed if key in {override.partition("=")[0].strip() for override in overrides}]
+    if asked:
+        raise ValueError(f"with --resume only --steps may change: {'; '.join(asked)}")
+    with _stops_explained(run_dir):
+        run = resume(run_dir, steps)
+        _announce(run_dir)
+        if changed:
+            _tell(f"going on with the run's own settings, not those of {name}: {'; '.join(changed.values())}")
+        _execute(run)
+
+
+def _execute(run: Run) -> None:
+    """Trains to the end and shows what came of it."""
+    from spiral.cli.finish import show_results  # loads matplotlib
+    from spiral.display import Pace, make_display
+    from spiral.launch import execute
+    from spiral.run_directory import read_reports
+
+    recipe, path = run.recipe, run.directory.path
+    pace = Pace(run.learner.version + 1, recipe.run.steps, recipe.selfplay.episodes_per_step)
+    reports = read_reports(path)
+    with make_display(f"spiral train  {recipe.model.path}  {path}", pace, reports[-1][1].metrics()) as display:
+        execute(run, display.show)
+    show_results(run)
+
+
+@contextmanager
+def _stops_explained(path: Path) -> Iterator[None]:
+    """However a run ends early: one line on what is kept and how to go on."""
+    from safetensors import SafetensorError
+
+    from spiral.run_directory import RunStopped
+
+    try:
+        yield
+    except RunStopped as stop:
+        message = f"stopped after step {stop.step}, with a checkpoint; to go on: {resume_command(path)}"
+        raise Stopped(message, INTERRUPTED) from stop
+    except KeyboardInterrupt as error:
+        raise Stopped(f"interrupted at once; {_how_to_go_on(path)}", INTERRUPTED) from error
+    except (OSError, SafetensorError) as error:
+        reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
+        raise Stopped(f"cannot write to {path}: {reason}; {_how_to_go_on(path)}", FAILED) from error
+
+
+def resume_command(path: Path) -> str:
+    """The command line that goes on with a run."""
+    return f"spiral train --resume --run-dir {shlex.quote(str(path))}"
+
+
+def _how_to_go_on(path: Path) -> str:
+    """Says which checkpoint is the last good one."""
+    from spiral.learner.checkpoint import latest_checkpoint  # loads torch
+
+    if not path.exists():
+        return "choose another --run-dir"
+    checkpoint = latest_checkpoint(path / "checkpoints")
+    if checkpoint is None:
+        return f"there is no checkpoint yet; remove {path} and start again"
+    return f"the last good checkpoint is {checkpoint.name}; to go on: {resume_command(path)}"
+
+
+def _announce(path: Path) -> None:
+    """Where everything goes, and what to press."""
+    _tell(f"run directory: {path}")
+    _tell("Ctrl-C stops after the step under way and writes a checkpoint; a second one stops at once")
+
+
+def _tell(line: str) -> None:
+    """Progress goes to standard error."""
+    print(line, file=sys.stderr)

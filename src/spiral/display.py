@@ -1,0 +1,239 @@
+"""What a user sees while a run is under way: a live table in a terminal, a plain line now and then elsewhere.
+
+Everything goes to standard error. Nothing here has a say in the run.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from spiral.measures import Metrics
+
+SECONDS_BETWEEN_LINES = 5.0
+PLAIN_WIDTH = 120
+LEARNING = (
+    ("gradient norm", "learner/grad_norm", "{:.2f}"),
+    ("KL to reference", "loss/kl_reference", "{:.3f}"),
+    ("entropy", "loss/entropy", "{:.3f}"),
+    ("clipped", "loss/clip_fraction", "{:.1%}"),
+)
+"""What is shown of the update: caption, metric, format."""
+
+
+class Display(Protocol):
+    """Follows a run; a context, so that the terminal is left in order."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, step: int, metrics: Metrics) -> None:
+        """Takes the numbers of a finished step."""
+        ...
+
+
+class Pace:
+    """How far a run is that goes from `first_step` to `steps`, and how many seconds it took."""
+
+    def __init__(
+        self, first_step: int, steps: int, games_per_step: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.steps = steps
+        self.games_per_step = games_per_step
+        self._first_step = first_step
+        self._clock = clock
+        self._start = clock()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    def remaining(self, step: int) -> float:
+        """Seconds to go if every step takes as long as those so far."""
+        done = step - self._first_step + 1
+        return self.elapsed / max(1, done) * (self.steps - step)
+
+
+def make_display(title: str, pace: Pace, evaluated: Metrics) -> Display:
+    """The display that fits standard error; `evaluated` are the figures measured last."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        return LiveDisplay(console, title, pace, evaluated)
+    return PlainDisplay(sys.stderr.write, pace)
+
+
+class PlainDisplay:
+    """One line every few seconds and at the last step."""
+
+    def __init__(self, write: Callable[[str], object], pace: Pace) -> None:
+        self._write = write
+        self._pace = pace
+        self._next = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def show(self, step: int, metrics: Metrics) -> None:
+        """Writes a line when it is time, and whenever something was measured."""
+        measured = evaluation_figures(metrics)
+        if step < self._pace.steps and self._pace.elapsed < self._next and not measured:
+            return
+        self._next = self._pace.elapsed + SECONDS_BETWEEN_LINES
+        self._write(plain_line(step, metrics, self._pace) + "\n")
+        if measured:
+            self._write(f"measured after step {step}: {'; '.join(measured)}\n")
+
+
+class LiveDisplay:
+    """A table that is redrawn in place, once a second and after every step."""
+
+    def __init__(self, console: Console, title: str, pace: Pace, evaluated: Metrics) -> None:
+        self._title = title
+        self._pace = pace
+        self._evaluated = evaluated
+        self._last: tuple[int, Metrics] | None = None
+        self._live = Live(get_renderable=self.render, console=console, refresh_per_second=1)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def show(self, step: int, metrics: Metrics) -> None:
+        """Draws the step."""
+        if evaluation_figures(metrics):
+            self._evaluated = metrics
+        self._last = (step, metrics)
+        self._live.refresh()
+
+    def render(self) -> RenderableType:
+        """The whole picture."""
+        if self._last is None:
+            return Text(f"{self._title}: the first step is under way ({duration(self._pace.elapsed)})")
+        step, metrics = self._last
+        parts: list[RenderableType] = [
+            Text(self._title, style="bold"),
+            ProgressBar(total=self._pace.steps, completed=step, width=60),
+            Text(_progress(step, metrics, self._pace)),
+            seat_table(metrics),
+            Text("  ".join(learning_figures(metrics))),
+        ]
+        measured = evaluation_figures(self._evaluated)
+        if measured:
+            parts.append(Text("last measured:\n  " + "\n  ".join(measured)))
+        parts.append(Text("Ctrl-C stops after the step under way, with a checkpoint.", style="dim"))
+        return Group(*parts)
+
+
+def trained_games(metrics: Metrics) -> list[str]:
+    """The games whose results are among the metrics."""
+    return [key.removesuffix("/return_seat_0") for key in metrics if key.endswith("/return_seat_0")]
+
+
+def seat_table(metrics: Metrics) -> Table:
+    """Results of the step for each game and seat."""
+    table = plain_table("game", "seat", "return", "wins", "draws", "illegal", "reply tokens", numbers_from=2)
+    for game in trained_games(metrics):
+        for seat in (0, 1):
+            table.add_row(
+                game if seat == 0 else "",
+                str(seat),
+                f"{metrics[f'{game}/return_seat_{seat}']:+.2f}",
+                f"{metrics[f'{game}/win_seat_{seat}']:.0%}",
+                f"{metrics[f'{game}/draw']:.0%}",
+                f"{metrics[f'{game}/illegal_seat_{seat}']:.1%}",
+                f"{metrics[f'{game}/response_length_seat_{seat}']:.0f}",
+            )
+    return table
+
+
+def learning_figures(metrics: Metrics) -> list[str]:
+    """What is known of the update; a step without samples has no loss."""
+    return [f"{caption} {form.format(metrics[key])}" for caption, key, form in LEARNING if key in metrics]
+
+
+def evaluation_figures(metrics: Metrics) -> list[str]:
+    """One text for each opponent and each game's exploitability, from the `evaluation/` metrics."""
+    figures = []
+    for key, value in metrics.items():
+        name, _, figure = key.removeprefix("evaluation/").rpartition(": ")
+        if not key.startswith("evaluation/"):
+            continue
+        if figure == "win":
+            rest = [metrics[f"evaluation/{name}: {rate}"] for rate in ("draw", "loss", "illegal")]
+            figures.append(f"{name}: win {value:.0%} draw {rest[0]:.0%} loss {rest[1]:.0%} illegal {rest[2]:.0%}")
+        elif figure == "exploitability":
+            figures.append(f"{name}: exploitability {value:.4f}")
+    return figures
+
+
+def plain_line(step: int, metrics: Metrics, pace: Pace) -> str:
+    """A step on one line."""
+    parts = [_progress(step, metrics, pace)]
+    for game in trained_games(metrics):
+        seats = [
+            f"seat {seat} return {metrics[f'{game}/return_seat_{seat}']:+.2f}"
+            f" wins {metrics[f'{game}/win_seat_{seat}']:.0%}"
+            f" illegal {metrics[f'{game}/illegal_seat_{seat}']:.0%}"
+            f" tokens {metrics[f'{game}/response_length_seat_{seat}']:.0f}"
+            for seat in (0, 1)
+        ]
+        parts.append(f"{game}: {', '.join(seats)}")
+    return "  ".join([*parts, *learning_figures(metrics)])
+
+
+def _progress(step: int, metrics: Metrics, pace: Pace) -> str:
+    """Where the run stands and how fast it goes."""
+    parts = [
+        f"step {step}/{pace.steps}",
+        f"{duration(pace.elapsed)} elapsed, {duration(pace.remaining(step))} left",
+        f"{step * pace.games_per_step:,} games",
+        f"{metrics['time/turns_per_s']:,.0f} turns/s",
+        f"{metrics['time/tokens_per_s']:,.0f} tokens/s",
+    ]
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds, with hours when there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def plain_table(*headers: str, numbers_from: int | None = None) -> Table:
+    """A table without frame lines; columns from `numbers_from` on are aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for place, header in enumerate(headers):
+        right = numbers_from is not None and place >= numbers_from
+        table.add_column(header, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def wide_console() -> Console:
+    """Standard output; wide enough for a table where there is no terminal to ask for its width."""
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=PLAIN_WIDTH)

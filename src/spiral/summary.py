@@ -1,0 +1,158 @@
+"""What a finished run amounts to: a table before against after, warnings, and one of its games told in words.
+
+All of it is read from the run directory, except the game, which is played anew by the trained policy.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from spiral.display import plain_table, trained_games
+from spiral.evaluation import Report
+from spiral.games import State, load_game
+from spiral.policies import Policy
+from spiral.records import Episode
+from spiral.rollout import Match, play
+
+RATES = ("win", "draw", "loss", "not_lost")
+ILLEGAL_LIMIT = 0.5
+LOSS_LIMIT = -0.95
+SPREAD_LIMIT = 0.05
+
+
+def arena_table(before: Report, after: Report) -> Table:
+    """Every game and opponent in two lines: shares of games with their 95% intervals."""
+    table = plain_table("game", "against", "", "win", "draw", "loss", "win or draw", "illegal", numbers_from=3)
+    earlier = {(row["game"], row["opponent"]): row for row in before.arena}
+    for row in after.arena:
+        key = (row["game"], row["opponent"])
+        names = list(key)
+        for caption, result in (("before", earlier.get(key)), ("after", row)):
+            if result is not None:
+                rates = [rate_text(result, rate) for rate in RATES]
+                table.add_row(*names, caption, *rates, f"{result['illegal']:.1%}")
+                names = ["", ""]
+    return table
+
+
+def exploitability_table(before: Report, after: Report) -> Table:
+    """Exploitability of every game measured."""
+    table = plain_table("game", "exploitability before", "after", "illegal before", "after ", "method", numbers_from=1)
+    earlier = {row["game"]: row for row in before.exploitability}
+    for row in after.exploitability:
+        first = earlier.get(row["game"], {})
+        table.add_row(
+            row["game"],
+            _number(first, "exploitability", "{:.4f}"),
+            _number(row, "exploitability", "{:.4f}"),
+            _number(first, "illegal_mass", "{:.1%}"),
+            _number(row, "illegal_mass", "{:.1%}"),
+            row["method"],
+        )
+    return table
+
+
+def rate_text(result: Mapping[str, Any], rate: str) -> str:
+    """A share with its interval, in percent: `61% (56 to 66)`."""
+    value, low, high = result[rate], result[f"{rate}_low"], result[f"{rate}_high"]
+    return f"{value:.0%} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def collapsed_seats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning for every seat that stopped learning, judged by the last tenth of the steps.
+
+    Either more than half of its moves are illegal, or it loses practically every game: a mean return of -0.95 or
+    less (a lost game costs at least 1) that hardly changes from step to step, which leaves nothing to learn from.
+    """
+    tail = rows[-max(1, len(rows) // 10) :]
+    if not tail:
+        return []
+    warnings = []
+    for game in trained_games(dict(tail[-1])):
+        for seat in (0, 1):
+            illegal = statistics.fmean(row[f"{game}/illegal_seat_{seat}"] for row in tail)
+            returns = [row[f"{game}/return_seat_{seat}"] for row in tail]
+            mean = statistics.fmean(returns)
+            if illegal > ILLEGAL_LIMIT:
+                warnings.append(f"seat {seat} of {game} collapsed: {illegal:.0%} of its moves are illegal")
+            elif mean <= LOSS_LIMIT and statistics.pstdev(returns) < SPREAD_LIMIT:
+                warnings.append(
+                    f"seat {seat} of {game} collapsed: it always loses (mean return {mean:+.2f}) and learns nothing"
+                )
+    return warnings
+
+
+def sample_game(policy: Policy, spec: str, seed: int) -> Episode:
+    """One game of the policy against itself."""
+    (episode,) = play([Match(game=load_game(spec), seed=seed, policies=(policy, policy), max_turns=100)])
+    return episode
+
+
+def game_text(episode: Episode) -> str:
+    """A game for people to read: before each turn what its seat sees anew, then the reply, at the end the result."""
+    state = _dealt(load_game(episode.game).initial_state(), actions := list(episode.actions))
+    parts = [f"One game of {episode.game}, seed {episode.seed}:"]
+    seen: dict[int, str] = {}
+    for turn in episode.turns:
+        observation = state.observation(turn.player)
+        parts.append(_news(seen.get(turn.player, seen.get(1 - turn.player, "")), observation))
+        parts.append(told_reply(f"seat {turn.player}", turn.reply, turn.action))
+        seen[turn.player] = observation
+        if turn.action is not None:
+            state = _dealt(state.apply(actions.pop(0)), actions)
+    if episode.outcome == "finished":
+        parts.append(_news(seen.get(0, ""), state.observation(0)))
+    parts.append(result_line(episode, ("seat 0", "seat 1")))
+    return "\n\n".join(part for part in parts if part)
+
+
+def told_reply(who: str, reply: str, action: str | None) -> str:
+    """What was said, unless it is just the move, and the move."""
+    said = reply.strip()
+    lines = [] if said == action else [f"{who} replies: {said or '(nothing)'}"]
+    lines.append(f"{who} plays: {action}" if action is not None else f"{who} forfeits: no legal action in the reply")
+    return "\n".join(lines)
+
+
+def final_position(episode: Episode, seat: int) -> str:
+    """What `seat` sees when the game is over."""
+    state: State = load_game(episode.game).initial_state()
+    for action in episode.actions:
+        state = state.apply(action)
+    return state.observation(seat)
+
+
+def result_line(episode: Episode, names: tuple[str, str]) -> str:
+    """Who won, and what each seat is paid."""
+    first, second = episode.returns
+    paid = f"returns {first:+g} and {second:+g}"
+    if episode.outcome == "truncated":
+        return f"Result: cut off at the turn limit, a draw ({paid})."
+    if first == second:
+        return f"Result: a draw ({paid})."
+    winner = names[0 if first > second else 1]
+    return f"Result: {winner} won{' by forfeit' if episode.outcome == 'illegal_move' else ''} ({paid})."
+
+
+def _dealt(state: State, actions: list[str]) -> State:
+    """Takes chance's actions from the front of `actions`."""
+    while state.is_chance:
+        state = state.apply(actions.pop(0))
+    return state
+
+
+def _news(before: str, now: str) -> str:
+    """The observation without the lines it begins with as an earlier one did (the rules, the seat)."""
+    old, new = before.splitlines(), now.splitlines()
+    same = 0
+    while same < min(len(old), len(new)) and old[same] == new[same]:
+        same += 1
+    return "\n".join(new[same:])
+
+
+def _number(row: Mapping[str, Any], key: str, form: str) -> str:
+    return form.format(row[key]) if key in row else ""

@@ -1,0 +1,56 @@
+"""Episodes and samples written down by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spiral.records import Episode, Generation, Sample, Seat, Turn
+
+
+def new_turn(player, prompt=(1, 2), tokens=(3, 4), logprobs=None, *, action="0", version=0, stop_reason="stop"):
+    """A model's turn; without log-probabilities each is -1."""
+    logprobs = [-1.0] * len(tokens) if logprobs is None else logprobs
+    generation = Generation(
+        token_ids=np.array(tokens, dtype=np.int64),
+        logprobs=np.array(logprobs, dtype=np.float32),
+        stop_reason=stop_reason,
+        policy_version=version,
+    )
+    prompt_ids = np.array(prompt, dtype=np.int64)
+    return Turn(
+        player=player, observation="o", reply="r", action=action, prompt_ids=prompt_ids, generation=generation
+    )
+
+
+def new_episode(returns, turns=(), *, game="tictactoe", seed=0, trainable=(True, True), outcome="finished"):
+    """A game between two seats of one policy."""
+    return Episode(
+        game=game,
+        seed=seed,
+        seats=(Seat(policy="a", trainable=trainable[0]), Seat(policy="b", trainable=trainable[1])),
+        turns=tuple(turns),
+        actions=tuple(turn.action for turn in turns if turn.action is not None),
+        returns=returns,
+        outcome=outcome,
+    )
+
+
+def random_samples(count, vocabulary, seed=0, *, longest=30):
+    """Samples of mixed lengths with random tokens, log-probabilities and advantages."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _ in range(count):
+        prompt, reply = int(rng.integers(1, longest)), int(rng.integers(1, longest))
+        mask = np.arange(prompt + reply) >= prompt
+        samples.append(
+            Sample(
+                token_ids=rng.integers(0, vocabulary, prompt + reply),
+                action_mask=mask,
+                behaviour_logprobs=np.where(mask, rng.normal(-5, 1, prompt + reply), 0).astype(np.float32),
+                advantage=float(rng.normal()),
+                game="tictactoe",
+                player=int(rng.integers(2)),
+                policy_version=0,
+            )
+        )
+    return samples

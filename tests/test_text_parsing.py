@@ -1,0 +1,135 @@
+"""From replies to actions: what is forgiven, what is not, and every legal action survives the way through text."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from turns import GAMES, random_states
+
+from spiral.games import load_game
+from spiral.recipes.nano_model import random_turns
+from spiral.text import last_boxed, parse_action
+
+TICTACTOE = load_game("tictactoe").initial_state()
+KUHN = load_game("kuhn_poker").initial_state().apply("J").apply("Q")
+STATES = random_states(60, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "content"),
+    [
+        (r"\boxed{4}", "4"),
+        (r"I think \boxed{3}, no, \boxed{4}.", "4"),
+        (r"\boxed{a{b}c{}}", "a{b}c{}"),
+        (r"\boxed{\text{bet}} done", r"\text{bet}"),
+        (r"\boxed{\boxed{4}}", "4"),
+        (r"\boxed{}", ""),
+        ("\\boxed{\n4 }", "\n4 "),
+        (r"\boxed{4", None),
+        (r"\boxed{3} and then \boxed{4", None),
+        (r"\boxed{{4}", None),
+        (r"\boxed 4", None),
+        (r"\Boxed{4}", None),
+        ("boxed{4}", None),
+        ("4", None),
+        ("", None),
+    ],
+)
+def test_the_last_box_with_balanced_braces(reply, content):
+    assert last_boxed(reply) == content
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        r"\boxed{bet}",
+        r"\boxed{BET}",
+        "\\boxed{  bet\n}",
+        r"\boxed{[bet]}",
+        r"\boxed{[ Bet ]}",
+        r"\boxed{\text{bet}}",
+        r"\boxed{\textbf{[bet]}}",
+        r"\boxed{\mathrm {bet}}",
+        r"\boxed{check}, no: \boxed{bet}",
+        r"\boxed{\boxed{bet}}",
+        r"\boxed{bet} and nothing else }{",
+    ],
+)
+def test_what_is_forgiven(reply):
+    assert parse_action(reply, KUHN) == "bet"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "bet",
+        r"\boxed{}",
+        r"\boxed{bet",
+        r"\boxed{bet} \boxed{",
+        r"\boxed{bet} \boxed{raise}",
+        r"\boxed{bet or check}",
+        r"\boxed{bet, check}",
+        r"\boxed{[[bet]]}",
+        r"\boxed{bet!}",
+        r"\boxed{b e t}",
+        r"\boxed{call}",
+        r"\boxed{J}",
+        r"\boxed{\frac{bet}{1}}",
+    ],
+)
+def test_what_is_not(reply):
+    assert parse_action(reply, KUHN) is None
+
+
+def test_a_cell_is_its_own_number_only():
+    after = TICTACTOE.apply("4")
+    assert parse_action(r"\boxed{4}", TICTACTOE) == "4"
+    assert parse_action(r"\boxed{4}", after) is None
+    assert parse_action(r"\boxed{04}", after) is None
+    assert parse_action(r"\boxed{5.0}", after) is None
+    assert parse_action(r"\boxed{9}", after) is None
+
+
+def test_nobody_acts_at_chance_and_after_the_end():
+    dealing = load_game("kuhn_poker").initial_state()
+    over = KUHN.apply("bet").apply("fold")
+    assert dealing.is_chance
+    assert over.is_terminal
+    assert parse_action(r"\boxed{J}", dealing) is None
+    assert parse_action(r"\boxed{check}", over) is None
+
+
+def test_a_negotiator_may_talk_inside_the_box():
+    state = next(s for s in random_states(50, seed=2, games=("simple_negotiation",)) if "pass" in s.legal_actions())
+    said = parse_action(r"\boxed{Your   gold is fine. [Pass]}", state)
+    assert said == "Your gold is fine. [Pass]"
+    assert state.apply(said).log[-1].token == "pass"
+    assert parse_action(r"\boxed{[pass]}", state) == "pass"
+    assert parse_action(r"\boxed{[pass] [pass]}", state) is None
+
+
+@pytest.mark.parametrize("spec", GAMES)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_every_legal_action_survives(spec, seed):
+    for state in random_turns(load_game(spec), random.Random(seed)):
+        for action in state.legal_actions():
+            assert parse_action(f"Some thought.\n\\boxed{{{action}}}", state) == action
+            assert parse_action(f"\\boxed{{\\text{{ [{action.upper()}] }}}}.", state) == action
+
+
+PIECES = st.sampled_from(["\\boxed{", "\\text{", "}", "{", "[", "]", "offer:", "3 wood -> 2 gold", "bet", "4", " "])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    reply=st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join)),
+    state=st.sampled_from(STATES),
+)
+def test_any_text_gives_a_legal_action_or_none(reply, state):
+    for text in (reply, f"\\boxed{{{reply}}}"):
+        action = parse_action(text, state)
+        assert action is None or state.is_legal(action)
+        if action is not None:
+            assert state.apply(action) != state

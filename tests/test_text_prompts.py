@@ -1,0 +1,123 @@
+"""What a model is asked, to the letter, and how prompts and replies become token ids and text again."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from turns import random_states
+
+import spiral.text.chat
+from spiral.games import load_game
+from spiral.recipes.nano_tokenizer import END, REPLY, build_tokenizer
+from spiral.text import ChatCodec, PromptConfig
+from spiral.text.prompts import messages, plain_text, question
+
+TOKENIZER = build_tokenizer()
+OBSERVATION = "Your card: J."
+ASKED = (
+    "Your card: J.\n\n"
+    "Reason step by step, then write your action, exactly one of those allowed, inside \\boxed{}."
+)  # fmt: skip
+TEXTS = {
+    "qwen3": f"<|im_start|>user\n{ASKED}<|im_end|>\n<|im_start|>assistant\n",
+    "r1": (
+        "A conversation between User and Assistant. The User asks a question, and the Assistant solves it. The"
+        " Assistant first thinks about the reasoning process in the mind and then provides the User with the answer."
+        f"\nUser: {ASKED}\nAssistant: <think>"
+    ),
+    "llama": (
+        f"<|start_header_id|>user<|end_header_id|>\n\n{ASKED}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("template", TEXTS)
+def test_the_text_of_every_template(template):
+    assert plain_text(OBSERVATION, PromptConfig(template=template)) == TEXTS[template]
+
+
+def test_the_chat_template_gets_one_message():
+    config = PromptConfig()
+    assert messages(OBSERVATION, config) == [{"role": "user", "content": ASKED}]
+    with pytest.raises(ValueError, match="no plain text"):
+        plain_text(OBSERVATION, config)
+
+
+def test_the_four_styles_of_question():
+    def asked(observation, thinking):
+        return question("X", PromptConfig(observation=observation, thinking=thinking))
+
+    assert asked("compact", thinking=False) == "X"
+    assert asked("compact", thinking=True) == "X\nthink"
+    assert asked("full", thinking=True).startswith("X\n\nReason step by step")
+    assert asked("full", thinking=False) == (
+        "X\n\nAnswer at once, without explaining: write your action, exactly one of those allowed, inside \\boxed{}."
+    )
+
+
+def test_the_chat_template_is_the_tokenizers_own():
+    codec = ChatCodec(TOKENIZER, PromptConfig())
+    rendered = TOKENIZER.apply_chat_template(messages(OBSERVATION, codec.config), add_generation_prompt=True)
+    assert codec.encode(OBSERVATION).tolist() == list(rendered["input_ids"])
+    assert TOKENIZER.decode(codec.encode(OBSERVATION)) == ASKED + REPLY
+
+
+def test_plain_templates_are_the_tokenizers_plain_text():
+    for template, text in TEXTS.items():
+        ids = ChatCodec(TOKENIZER, PromptConfig(template=template)).encode(OBSERVATION)
+        assert ids.dtype == np.int64
+        assert ids.tolist() == TOKENIZER.encode(text)
+
+
+def test_a_tokenizer_without_chat_template_is_refused():
+    bare = build_tokenizer()
+    bare.chat_template = None
+    with pytest.raises(ValueError, match="no chat template.*'qwen3', 'r1' or 'llama'"):
+        ChatCodec(bare, PromptConfig())
+    assert len(ChatCodec(bare, PromptConfig(template="qwen3")).encode("X")) > 1
+
+
+def test_caches_change_nothing(monkeypatch):
+    monkeypatch.setattr(spiral.text.chat, "CACHE_SIZE", 3)
+    codec = ChatCodec(TOKENIZER, PromptConfig(observation="compact"))
+    texts = [f"kuhn_poker:{card}:{actions}" for card in "JQK" for actions in ("", "bet", "check", "check,bet")]
+    first = {text: codec.encode(text).tolist() for text in texts}
+    for text in (*texts, *reversed(texts), texts[0], texts[0]):
+        ids = codec.encode(text)
+        assert ids.tolist() == first[text] == ChatCodec(TOKENIZER, codec.config).encode(text).tolist()
+        assert codec.decode(ids) == codec.decode(ids.copy()) == text + "\nthink"
+    assert len(codec._prompts) == len(codec._texts) == 3
+    with pytest.raises(ValueError, match="read-only"):
+        codec.encode(texts[0])[0] = 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text())
+def test_any_text_survives_the_nano_tokenizer(text):
+    codec = ChatCodec(TOKENIZER, PromptConfig())
+    ids = np.asarray(TOKENIZER.encode(text, add_special_tokens=False), dtype=np.int64)
+    assert codec.decode(ids) == text
+    ended = np.append(ids, TOKENIZER.convert_tokens_to_ids(END))
+    assert codec.decode(ended) == text
+
+
+def test_nano_prompts_are_short():
+    codec = ChatCodec(TOKENIZER, PromptConfig(observation="compact", thinking=False))
+
+    def longest(game):
+        states = random_states(40, seed=3, games=(game,))
+        return max(len(codec.encode(state.observation(state.current_player, "compact"))) for state in states)
+
+    start = codec.encode(load_game("tictactoe").initial_state().observation(0, "compact"))
+    assert len(start) == longest("tictactoe") == 5  # the seat, three rows, and where the reply begins
+    assert longest("kuhn_poker") <= 5
+    assert longest("kuhn_poker(hands=5)") <= 16
+    assert longest("leduc_poker") <= 24
+    assert longest("connect_four") <= 50
+    assert longest("simple_negotiation") <= 24
+
+
+def test_nano_replies_are_short():
+    for action in ("4", "bet", "fold", "accept"):
+        assert len(TOKENIZER.encode(f"\\boxed{{{action}}}", add_special_tokens=False)) == 1

@@ -1,0 +1,34 @@
+"""States of all games, and the turns that are asked of policies in them."""
+
+from __future__ import annotations
+
+import random
+
+from spiral.games import load_game
+from spiral.policies import TurnRequest
+from spiral.recipes.nano_model import random_turns
+
+GAMES = ("tictactoe", "kuhn_poker", "kuhn_poker(hands=5)", "leduc_poker", "connect_four", "simple_negotiation")
+
+
+def random_states(count, seed=0, games=GAMES):
+    """States of all games in which a seat decides, from random play."""
+    rng = random.Random(seed)
+    return [rng.choice(random_turns(load_game(rng.choice(games)), rng)) for _ in range(count)]
+
+
+def requests_for(states, seed=0):
+    """One request a state, keyed by its place."""
+    return [
+        TurnRequest(key=key, state=state, seat=state.current_player, seed=1000 * seed + key)
+        for key, state in enumerate(states)
+    ]
+
+
+def replies_of(policy, requests):
+    """Every reply by key; the policy is polled until all are there."""
+    policy.submit(requests)
+    replies = {}
+    while len(replies) < len(requests):
+        replies |= {reply.key: reply for reply in policy.poll()}
+    return replies
