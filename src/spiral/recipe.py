@@ -95,6 +95,12 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     weights = recipe.selfplay.games
     if sum(weights.values()) <= 0 or min(weights.values()) < 0:
         raise ValueError(f"{source}: selfplay.games got weights {weights}; expected some above zero and none below")
+    for game, plies in recipe.selfplay.opening_plies.items():
+        if game not in weights or plies < 0:
+            raise ValueError(
+                f"{source}: selfplay.opening_plies got {game} = {plies}; expected games of selfplay.games,"
+                f" which are {', '.join(weights)}, and numbers of at least 0"
+            )
     for game in [*weights, *recipe.evaluation.games]:
         load_game(game)
     _check_evaluation(recipe.evaluation, source)

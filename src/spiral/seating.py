@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from spiral.config import Section
 from spiral.games import Game, State
-from spiral.learner.checkpoint import STATE, verify_checkpoint
+from spiral.learner.checkpoint import MANIFEST, STATE, verify_checkpoint
 from spiral.policies import SCRIPTED_NAMES, Policy, SamplingConfig, scripted_policy
 from spiral.policies.loading import LanguageModel, ModelConfig, load_language_model, model_directory
 from spiral.policies.transformers import TransformersPolicy
@@ -83,7 +83,7 @@ def check_model(name: str) -> None:
         raise ValueError(f"{error}. A model is {KINDS}") from error
     if directory.exists() and not (directory / "config.json").is_file():
         raise ValueError(f"{name!r} holds no model: there is no {directory / 'config.json'}. A model is {KINDS}")
-    if (directory / STATE).is_file():
+    if any((directory / name).is_file() for name in (MANIFEST, STATE)):
         verify_checkpoint(directory)
 
 

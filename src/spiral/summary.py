@@ -74,8 +74,9 @@ def collapsed_seats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     warnings = []
     for game in trained_games(dict(tail[-1])):
         for seat in (0, 1):
-            illegal = statistics.fmean(row[f"{game}/illegal_seat_{seat}"] for row in tail)
-            returns = [row[f"{game}/return_seat_{seat}"] for row in tail]
+            played = [row for row in tail if f"{game}/return_seat_{seat}" in row]
+            illegal = statistics.fmean(row[f"{game}/illegal_seat_{seat}"] for row in played)
+            returns = [row[f"{game}/return_seat_{seat}"] for row in played]
             mean = statistics.fmean(returns)
             if illegal > ILLEGAL_LIMIT:
                 warnings.append(f"seat {seat} of {game} collapsed: {illegal:.0%} of its moves are illegal")

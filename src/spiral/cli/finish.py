@@ -8,7 +8,6 @@ from rich.console import Console
 
 from spiral.curves import draw_learning_curve
 from spiral.display import wide_console
-from spiral.games import load_game
 from spiral.launch import Run
 from spiral.run_directory import read_metrics, read_reports
 from spiral.seeds import derive_seed
@@ -31,7 +30,7 @@ def show_results(run: Run) -> None:
     console.print(game_text(episode), soft_wrap=True)
     curve = draw_learning_curve(path)
     console.print(f"\nRun directory: {path}\nLearning curves: {curve}\n\nNext:", soft_wrap=True)
-    for command in next_commands(str(path), shown):
+    for command in next_commands(str(path), shown, run.recipe.evaluation.exploitability):
         console.print(f"  {command}", soft_wrap=True)
 
 
@@ -48,12 +47,11 @@ def _print_tables(console: Console, run: Run) -> None:
         console.print(exploitability_table(before, after))
 
 
-def next_commands(run: str, game: str) -> list[str]:
+def next_commands(run: str, game: str, exact: list[str]) -> list[str]:
     """What to try with the trained model."""
     where = shlex.quote(run)
     opponent = "minimax" if game == FAVOURITE else "random"
-    commands = [f"spiral play {where} --game {game}", f"spiral evaluate {where} --game {game} --opponent {opponent}"]
-    loaded = load_game(game)
-    if loaded.enumerable and not loaded.free_text:
-        commands.append(f"spiral exploitability {where} --game {game}")
+    spec = shlex.quote(game)
+    commands = [f"spiral play {where} --game {spec}", f"spiral evaluate {where} --game {spec} --opponent {opponent}"]
+    commands += [f"spiral exploitability {where} --game {spec}" for spec in map(shlex.quote, exact[:1])]
     return [*commands, f"tensorboard --logdir {where}"]

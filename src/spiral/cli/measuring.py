@@ -99,7 +99,8 @@ def _print_rates(result: dict[str, Any]) -> None:
     from spiral.summary import rate_text  # loads torch
 
     console = wide_console()
-    console.print(f"{result['policy']} against {result['opponent']}: {result['episodes']} games of {result['game']}")
+    heading = f"{result['policy']} against {result['opponent']}: {result['episodes']} games of {result['game']}"
+    console.print(heading, soft_wrap=True)
     table = plain_table("", "share of games (95% interval)")
     for rate, caption in (("win", "win"), ("draw", "draw"), ("loss", "loss"), ("not_lost", "win or draw")):
         table.add_row(caption, rate_text(result, rate))

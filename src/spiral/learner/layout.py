@@ -110,6 +110,9 @@ def _build(batch: Batch, rows: list[list[int]], inputs: list[int]) -> MicroBatch
         out[target] = content
         return out.view(len(rows), width)
 
+    # Padding counts on, since positions that start again would pass for another packed sample.
+    positions = torch.arange(width).repeat(len(rows))
+    positions[target] = offsets
     prompts = batch.prompt_lengths_S[flat]
     actions = batch.lengths_S[flat] - prompts
     first_action_S = torch.cumsum(batch.lengths_S - batch.prompt_lengths_S, 0) - (
@@ -118,7 +121,7 @@ def _build(batch: Batch, rows: list[list[int]], inputs: list[int]) -> MicroBatch
     steps = _ramp(actions)
     return MicroBatch(
         token_ids_RW=rows_filled(0, batch.token_ids_L[source]),
-        position_ids_RW=rows_filled(0, offsets),
+        position_ids_RW=positions.view(len(rows), width),
         segment_ids_RW=rows_filled(-1, flat.repeat_interleave(lengths)),
         predict_K=(begins + prompts - 1).repeat_interleave(actions) + steps,
         action_K=first_action_S[flat].repeat_interleave(actions) + steps,

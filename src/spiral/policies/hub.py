@@ -12,7 +12,7 @@ import re
 import socket
 from urllib.parse import urlsplit
 
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 TIMEOUT_SECONDS = 5.0
 
 

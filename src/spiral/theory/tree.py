@@ -12,7 +12,6 @@ Left out: games that do not fit in memory, and imperfect recall.
 Legend: N nodes, E edges, I information states, A the actions of all information states one after another ("slots").
 """
 
-
 from __future__ import annotations
 
 import dataclasses

@@ -1,0 +1,102 @@
+"""What there is: games, recipes, models; and that asking for it is quick."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from commands import refused, spiral
+from spiral.games import game_names, load_game
+from spiral.recipes import recipe_files
+
+
+def test_games_as_json():
+    result = spiral("games", "--json")
+    rows = {row["name"]: row for row in result.json["games"]}
+    assert result.status == 0
+    assert list(rows) == list(game_names())
+    for name, row in rows.items():
+        game = load_game(name)
+        assert (row["seats"], row["summary"], row["rules"]) == (2, game.summary, game.rules)
+    assert {name for name, row in rows.items() if row["exact_theory"]} >= {"tictactoe", "kuhn_poker", "leduc_poker"}
+    assert not rows["connect_four"]["exact_theory"]
+    assert not rows["simple_negotiation"]["exact_theory"]
+    assert rows["simple_negotiation"]["free_text"]
+    assert rows["kuhn_poker"]["parameters"] == {"hands": 1}
+
+
+def test_recipes_as_json():
+    rows = spiral("recipes", "--json").json["recipes"]
+    assert [row["name"] for row in rows] == [file.stem for file in recipe_files()]
+    (nano,) = [row for row in rows if row["name"] == "nano"]
+    assert nano["model"] == "nano"
+    assert "tictactoe" in nano["games"]
+    assert nano["steps"] > 0
+    assert all(row["summary"] for row in rows)
+
+
+def test_models_as_json():
+    (row,) = spiral("models", "--json").json["models"]
+    assert row["name"] == "nano"
+    assert 50_000 < row["parameters"] < 1_000_000
+    assert row["bytes"] > 2 * row["parameters"]
+
+
+@pytest.mark.parametrize(("command", "word"), [("games", "kuhn_poker"), ("recipes", "nano"), ("models", "nano")])
+def test_tables_for_people(command, word):
+    result = spiral(command)
+    assert (result.status, result.err) == (0, "")
+    assert word in result.out
+
+
+def test_listing_does_not_load_torch():
+    code = "import sys; from spiral.cli import main; main(['games']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tictactoe" in done.stdout
+
+
+def test_module_and_exit_status():
+    done = subprocess.run([sys.executable, "-m", "spiral", "nonsense"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "spiral: No such command 'nonsense'; see `spiral --help`\n"
+
+
+def test_version_and_help():
+    assert spiral("--version").out.startswith("spiral 0.")
+    assert spiral().out == spiral("--help").out
+    for command in ("train", "evaluate", "exploitability", "play", "games", "recipes", "models"):
+        assert command in spiral("--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gamse"], "Did you mean 'games'"),
+        (["games", "--jsn"], "--json"),
+        (["evaluate", "nano"], "Missing option '--game'"),
+        (["evaluate", "random", "--game", "tictactoe"], "Missing option '--opponent'"),
+        (["evaluate", "random", "--game", "tictactoe", "--opponent", "random", "--episodes", "x"], "--episodes"),
+        (["evaluate", "random", "--game", "tictactoe", "--opponent", "random", "--episodes", "7"], "even number"),
+        (["evaluate", "random", "--game", "chess", "--opponent", "random"], "there is no game 'chess'"),
+        (["train"], "which recipe?"),
+        (["train", "nano", "--steps", "0"], "--steps"),
+        (["train", "--resume"], "which run?"),
+        (["train", "nano", "--resume", "--dry-run"], "expected one of them"),
+        (["train", "nanno"], "did you mean 'nano'?"),
+        (["train", "no/such/file.toml"], "there is no recipe"),
+        (["play", "random", "--game", "tictactoe", "--seat", "2"], "--seat"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments, words):
+    assert words in refused(*arguments)
+
+
+def test_debugging_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("SPIRAL_DEBUG", "1")
+    result = spiral("train", "nono")
+    assert result.status == 2
+    assert "Traceback (most recent call last)" in result.err
+    assert result.err.splitlines()[-1].startswith("spiral: there is no recipe 'nono'")

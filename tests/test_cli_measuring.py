@@ -1,0 +1,181 @@
+"""`spiral evaluate` and `spiral exploitability`, and what a MODEL can be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from commands import refused, spiral
+from spiral.games import load_game
+from spiral.policies.loading import NANO_DIRECTORY
+from spiral.seating import DEFAULTS, SeatOptions, language_policy, seat_policy
+
+RATES = ("win", "draw", "loss")
+
+
+def evaluate(model, game, opponent, *more):
+    """The JSON of `spiral evaluate`, which is all that it prints."""
+    result = spiral("evaluate", model, "--game", game, "--opponent", opponent, "--json", *more)
+    assert (result.status, result.err) == (0, "")
+    return result.json
+
+
+def exploitability(model, game, *more):
+    result = spiral("exploitability", model, "--game", game, "--json", *more)
+    assert (result.status, result.err) == (0, "")
+    return result.json
+
+
+@pytest.fixture
+def bare_model(tmp_path):
+    """The built-in model without a chat template and without a word on how it is prompted."""
+    path = shutil.copytree(NANO_DIRECTORY, tmp_path / "bare")
+    (path / "spiral.json").unlink()
+    (path / "chat_template.jinja").unlink()
+    return path
+
+
+@pytest.fixture
+def run_directory(tmp_path):
+    """A run directory as training leaves it, with sampling of its own."""
+    path = tmp_path / "run"
+    shutil.copytree(NANO_DIRECTORY, path / "checkpoints" / "step-000007")
+    (path / "checkpoints" / "latest").symlink_to("step-000007")
+    (path / "config.toml").write_text("[sampling]\ntemperature = 0.5\nmax_new_tokens = 9\n")
+    return path
+
+
+def test_fields_of_evaluate():
+    result = evaluate("random", "tictactoe", "minimax", "--episodes", "60")
+    assert result["episodes"] == 60
+    assert (result["policy"], result["opponent"], result["game"], result["seed"]) == (
+        "random",
+        "minimax",
+        "tictactoe",
+        0,
+    )
+    assert sum(result[rate] for rate in RATES) == pytest.approx(1)
+    for rate in RATES:
+        assert 0 <= result[f"{rate}_low"] <= result[rate] <= result[f"{rate}_high"] <= 1
+    assert result["win"] == 0
+    assert result["loss"] > 0.7
+    assert (result["illegal"], result["opponent_illegal"]) == (0, 0)
+
+
+def test_the_same_seed_gives_the_same_games():
+    first = evaluate("random", "kuhn_poker", "equilibrium", "--episodes", "100", "--seed", "3")
+    assert evaluate("random", "kuhn_poker", "equilibrium", "--episodes", "100", "--seed", "3") == first
+    assert evaluate("random", "kuhn_poker", "equilibrium", "--episodes", "100", "--seed", "4") != first
+
+
+def test_a_language_model_on_either_side():
+    """The built-in model plays about as well as chance, and nearly always legally."""
+    result = evaluate("nano", "tictactoe", "random", "--episodes", "60")
+    turned = evaluate("random", "tictactoe", "nano", "--episodes", "60")
+    assert result["policy"] == turned["opponent"] == "nano"
+    assert 0.2 < result["win"] < 0.8
+    assert result["illegal"] < 0.2
+    assert result["opponent_illegal"] == turned["illegal"] == 0
+
+
+def test_what_people_see():
+    result = spiral("evaluate", "minimax", "--game", "tictactoe", "--opponent", "minimax", "--episodes", "10")
+    assert result.status == 0
+    assert "minimax against minimax: 10 games of tictactoe" in result.out
+    assert "100% (72 to 100)" in result.out
+    assert "exploitability   0.458333" in spiral("exploitability", "random", "--game", "kuhn_poker").out
+
+
+@pytest.mark.parametrize(
+    ("model", "game", "value"),
+    [
+        ("random", "kuhn_poker", 11 / 24),
+        ("equilibrium", "kuhn_poker", 0),
+        pytest.param("minimax", "tictactoe", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_known_exploitabilities(model, game, value):
+    result = exploitability(model, game)
+    assert result["exploitability"] == pytest.approx(value, abs=1e-9)
+    assert result["nash_conv"] == pytest.approx(2 * value, abs=1e-9)
+    assert (result["method"], result["illegal_mass"], result["game"]) == ("exact", 0, game)
+
+
+def test_a_language_model_is_scored_or_sampled():
+    scored = exploitability("nano", "kuhn_poker")
+    assert scored["method"] == "scored"
+    assert 0 < scored["exploitability"] < 1
+    assert "exploitability_low" not in scored
+    sampled = exploitability("nano", "kuhn_poker", "--thinking", "--samples", "10", "--max-new-tokens", "40")
+    assert (sampled["method"], sampled["samples"]) == ("sampled", 10)
+    assert sampled["exploitability_low"] <= sampled["exploitability"] <= sampled["exploitability_high"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["exploitability", "random", "--game", "connect_four"], "too large for exact theory"),
+        (["exploitability", "random", "--game", "simple_negotiation"], "free text"),
+        (["exploitability", "equilibrium", "--game", "leduc_poker"], "known for 'kuhn_poker'"),
+        (["exploitability", "minimax", "--game", "kuhn_poker"], "minimax needs a game in which nothing is hidden"),
+        (["exploitability", "random", "--game", "kuhn_poker", "--samples", "0"], "--samples"),
+        (["evaluate", "minimax", "--game", "kuhn_poker", "--opponent", "random"], "minimax needs a game"),
+        (["evaluate", "equilibrium", "--game", "tictactoe", "--opponent", "random"], "known for 'kuhn_poker'"),
+        (
+            ["evaluate", "nano", "--game", "tictactoe", "--opponent", "random", "--temperature", "-1"],
+            "temperature: got",
+        ),
+        (["evaluate", "nano", "--game", "tictactoe", "--opponent", "random", "--top-p", "0"], "top-p: got 0"),
+        (["evaluate", "nano", "--game", "tictactoe", "--opponent", "random", "--template", "x"], "template: got 'x'"),
+        (["evaluate", "nano", "--game", "tictactoe", "--opponent", "random", "--device", "abacus"], "'abacus'"),
+        (["evaluate", "nano", "--game", "tictactoe", "--opponent", "random", "--compute", "int8"], "compute: got"),
+    ],
+)
+def test_wrong_input(arguments, words):
+    assert words in refused(*arguments)
+
+
+def test_a_run_brings_its_prompt_and_its_sampling(run_directory):
+    for name in (str(run_directory), str(run_directory / "checkpoints" / "step-000007")):
+        policy = language_policy(name, DEFAULTS)
+        assert policy.name == name
+        assert (policy.sampling.temperature, policy.sampling.max_new_tokens, policy.sampling.top_p) == (0.5, 9, 1.0)
+        assert policy.codec.config.observation == "compact"
+        changed = language_policy(name, SeatOptions(temperature=0.0, observation="full", thinking=True))
+        assert (changed.sampling.temperature, changed.sampling.max_new_tokens) == (0.0, 9)
+        assert (changed.codec.config.observation, changed.codec.config.thinking) == ("full", True)
+
+
+def test_a_run_without_a_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    assert "holds no checkpoint yet" in refused(
+        "evaluate", str(tmp_path), "--game", "tictactoe", "--opponent", "random"
+    )
+
+
+def test_a_run_whose_config_is_damaged(run_directory):
+    (run_directory / "config.toml").write_text("[sampling\n")
+    line = refused("evaluate", str(run_directory), "--game", "tictactoe", "--opponent", "random")
+    assert "config.toml is damaged" in line
+
+
+def test_a_model_that_does_not_say_how_to_prompt_it(bare_model):
+    arguments = ["evaluate", str(bare_model), "--game", "tictactoe", "--opponent", "random", "--episodes", "2"]
+    assert "add --template qwen3, r1 or llama" in refused(*arguments)
+    result = spiral(*arguments, "--template", "qwen3", "--max-new-tokens", "4", "--json")
+    assert (result.status, json.loads(result.out)["episodes"]) == (0, 2)
+
+
+def test_a_model_with_a_damaged_file(bare_model):
+    file = bare_model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    assert "cannot load model" in refused("exploitability", str(bare_model), "--game", "kuhn_poker")
+
+
+def test_scripted_policies_come_before_directories(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("random").mkdir()
+    assert seat_policy("random", load_game("tictactoe")).name == "random"

@@ -1,0 +1,111 @@
+"""A person at the keyboard: typed lines in, a game out."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+
+from commands import spiral
+from spiral.games import load_game
+from spiral.play import play_game, read_action, refusal
+from spiral.policies import scripted_policy
+
+
+def script(*lines):
+    """Reads the lines one after another and then ends the input; keeps what was written."""
+    remaining = list(lines)
+    written = []
+
+    def read(prompt):
+        if not remaining:
+            raise EOFError
+        return remaining.pop(0)
+
+    return read, written.append, written
+
+
+def test_a_whole_game_against_perfect_play():
+    typed = "\n".join(str(cell) for cell in range(9)) + "\n"
+    result = spiral("play", "minimax", "--game", "tictactoe", "--seat", "0", "--seed", "1", stdin=typed * 3)
+    assert (result.status, result.err) == (0, "")
+    assert "You are X, your opponent is O." in result.out
+    assert "minimax plays: " in result.out
+    assert "Result: minimax won (returns -1 and +1)." in result.out
+    assert result.out.rstrip().endswith("Goodbye.")
+
+
+def test_a_slip_is_asked_about_again_and_forfeits_nothing():
+    game = load_game("tictactoe")
+    read, write, written = script("9", "", "centre", "{", " [4] ")
+    with pytest.raises(EOFError):
+        play_game(game, scripted_policy("random", game), 0, 5, read, write)
+    slips = [text for text in written if text.startswith("That is not legal")]
+    assert len(slips) == 4
+    assert slips[0] == "That is not legal: got action '9' of seat 0; legal here: 0, 1, 2, 3, 4, 5, 6, 7, 8"
+    assert "X took 4" in written[-1]
+
+
+def test_the_other_seat():
+    game = load_game("tictactoe")
+    read, write, written = script(*[str(cell) for cell in range(9)] * 5)
+    episode = play_game(game, scripted_policy("random", game), 1, 5, read, write)
+    assert [turn.player for turn in episode.turns][:2] == [0, 1]
+    assert [seat.policy for seat in episode.seats] == ["random", "you"]
+    assert episode.outcome == "finished"
+    assert "You are O, your opponent is X." in written[1]
+    assert written[-1].startswith("Result: ")
+
+
+def test_actions_are_read_as_freely_as_a_models():
+    state = load_game("kuhn_poker").initial_state().apply("J").apply("Q")
+    assert read_action("BET", state) == "bet"
+    assert read_action(" \\boxed{check} ", state) == "check"
+    assert read_action("raise", state) is None
+    assert refusal("raise", state) == "That is not legal: got action 'raise' of seat 0; legal here: check, bet"
+
+
+def test_talk_is_an_action_where_the_game_has_talk():
+    result = spiral(
+        "play", "random", "--game", "simple_negotiation", "--seed", "2", stdin="Good morning! [pass]\n[pass\n"
+    )
+    assert result.status == 0
+    assert "random plays: " in result.out
+    assert 'Turn 1, you: [pass], saying "Good morning! [pass]"' in result.out
+
+
+def test_a_model_says_what_it_replies():
+    result = spiral("play", "nano", "--game", "tictactoe", "--seed", "1", "--temperature", "0", stdin="4\n")
+    assert result.status == 0
+    assert "nano replies: \\boxed{" in result.out
+    assert "nano plays: " in result.out
+
+
+@pytest.mark.parametrize(("option", "seats"), [([], ["0", "1", "0"]), (["--seat", "1"], ["1", "1", "1"])])
+def test_another_game(option, seats, monkeypatch):
+    """Seats change from game to game unless one was asked for."""
+    answers = iter(["y", "Yes", "n"])
+    actions = itertools.cycle(["check", "call"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers if "Another" in prompt else actions))
+    result = spiral("play", "equilibrium", "--game", "kuhn_poker", "--seed", "1", *option)
+    games = result.out.split("Result: ")
+    assert [re.search("You are seat (.)", game).group(1) for game in games[:-1]] == seats
+    assert games[-1].endswith("Goodbye.\n")
+
+
+@pytest.mark.parametrize("stdin", ["", "4\n", "hello\n"])
+def test_the_end_of_the_input_is_a_polite_end(stdin):
+    result = spiral("play", "random", "--game", "tictactoe", stdin=stdin)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.endswith("\nGoodbye.\n")
+
+
+def test_ctrl_c_is_a_polite_end(monkeypatch):
+    def interrupted(prompt):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    result = spiral("play", "random", "--game", "tictactoe")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.endswith("\nGoodbye.\n")
