@@ -46,9 +46,9 @@ class Result:
 def spiral(*arguments: str, stdin: str = "") -> Result:
     """The command line `spiral ARGUMENTS` with `stdin` as what is typed."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        with mock.patch.object(sys, "stdin", io.StringIO(stdin)):
-            status = main(arguments)
+    typed = mock.patch.object(sys, "stdin", io.StringIO(stdin))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), typed:
+        status = main(arguments)
     return Result(status=status, out=out.getvalue(), err=err.getvalue())
 
 

@@ -17,9 +17,7 @@ def new_turn(player, prompt=(1, 2), tokens=(3, 4), logprobs=None, *, action="0",
         policy_version=version,
     )
     prompt_ids = np.array(prompt, dtype=np.int64)
-    return Turn(
-        player=player, observation="o", reply="r", action=action, prompt_ids=prompt_ids, generation=generation
-    )
+    return Turn(player=player, observation="o", reply="r", action=action, prompt_ids=prompt_ids, generation=generation)
 
 
 def new_episode(returns, turns=(), *, game="tictactoe", seed=0, trainable=(True, True), outcome="finished"):

@@ -48,7 +48,12 @@ def test_only_what_a_trainable_seat_sampled_is_trained():
     scripted = Turn(player=0, observation="o", reply="0", action="0")
     empty = new_turn(0, (1, 2), (), stop_reason="length", action=None)
     turns = [new_turn(0), new_turn(1), scripted, empty]
-    for trainable, players in (((True, True), [0, 1]), ((True, False), [0]), ((False, True), [1]), ((False, False), [])):
+    for trainable, players in (
+        ((True, True), [0, 1]),
+        ((True, False), [0]),
+        ((False, True), [1]),
+        ((False, False), []),
+    ):
         episode = new_episode((1.0, -1.0), turns, trainable=trainable)
         samples, dropped = samples_from_episodes([episode], [(1.0, -1.0)], drop_zero_advantage=True)
         assert [one.player for one in samples] == players

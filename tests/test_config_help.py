@@ -40,7 +40,7 @@ def test_every_field_is_described(section, field):
 
 
 def test_help_has_every_field_with_its_default_and_choices(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "260")
     text = spiral("train", "--help").out
     for option in ("--run-dir", "--steps", "--seed", "--model", "--resume", "--dry-run", "--set"):
         assert option in text

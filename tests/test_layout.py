@@ -74,7 +74,7 @@ def test_padded_rows_by_hand():
                 for step in range(lengths[index] - prompts[index])]  # fmt: skip
     assert rows.predict_K.tolist() == predicts
     assert batch.action_sample_A[rows.action_K].tolist() == sorted(
-        batch.action_sample_A.tolist(), key=lambda index: (short, long).index(index)
+        batch.action_sample_A.tolist(), key=(short, long).index
     )
     assert rows.attention_mask() is None
 

@@ -8,9 +8,9 @@ import torch
 
 from made_up import random_samples
 from spiral.batch import make_batch
+from spiral.learner.layout import micro_batches
 from spiral.learner.learner import Learner, LearnerConfig
 from spiral.learner.logprobs import hidden_states, score_tokens
-from spiral.learner.layout import micro_batches
 from spiral.learner.loss import LossConfig
 from spiral.policies import SamplingConfig
 
@@ -127,8 +127,12 @@ def test_a_non_finite_gradient_is_skipped_and_counted(random_model):
     assert not same(before, after)
     assert all(torch.isfinite(weight).all() for weight in after.values())
     batch.advantages_S[:] = math.inf
-    learner.update(batch)
+    metrics = learner.update(batch)
     assert same(after, weights(learner.model))
+    # Of no optimizer step there is no mean; JSON could not hold it either.
+    assert metrics["learner/skipped_steps"] == 4.0
+    assert "loss/policy" not in metrics
+    assert all(math.isfinite(value) for value in metrics.values())
     assert learner.version == 2
 
 

@@ -2,17 +2,16 @@
 
 import random
 from collections import Counter
-from typing import ClassVar
 
 import pytest
-from turns import GAMES
 
+from flip import Flip
 from spiral.games import load_game
-from spiral.games.base import CHANCE, TERMINAL, Game, State
 from spiral.policies import SamplingConfig, ScriptedPolicy, TurnReply, scripted_policy
 from spiral.policies.transformers import TransformersPolicy
 from spiral.rollout import Match, play, play_as_completed
 from spiral.text import ChatCodec, PromptConfig
+from turns import GAMES
 
 KUHN = load_game("kuhn_poker")
 TICTACTOE = load_game("tictactoe")
@@ -197,7 +196,9 @@ def test_truncation_is_a_draw():
 
 
 def test_the_sign_of_the_returns():
-    bold = [Match(game=KUHN, seed=seed, policies=(Replies("bet"), Replies("call")), reward="sign") for seed in range(20)]
+    bold = [
+        Match(game=KUHN, seed=seed, policies=(Replies("bet"), Replies("call")), reward="sign") for seed in range(20)
+    ]
     chips = [Match(game=KUHN, seed=seed, policies=(Replies("bet"), Replies("call"))) for seed in range(20)]
     paid, won = [e.returns for e in play(bold)], [e.returns for e in play(chips)]
     assert set(won) == {(2.0, -2.0), (-2.0, 2.0)}
@@ -247,7 +248,7 @@ def test_openings_come_in_half_of_the_games_and_never_end_one(game):
             decisions += not state.is_chance
             state = state.apply(action)
         openings.append(decisions - len(episode.turns))
-    assert 0 <= min(openings)
+    assert min(openings) >= 0
     assert max(openings) <= 4
     without = openings.count(0)
     # In a single hand of Kuhn poker an opening may be cut to nothing, since it would end the game.
@@ -264,46 +265,6 @@ def test_without_opening_plies_every_decision_is_a_turn():
             decisions += not state.is_chance
             state = state.apply(action)
         assert decisions == len(episode.turns)
-
-
-class Flip(Game):
-    """One call of a coin; chance ends the game."""
-
-    name: ClassVar[str] = "flip"
-    summary: ClassVar[str] = "a coin"
-    rules: ClassVar[str] = "none"
-
-    def initial_state(self):
-        return FlipState(())
-
-
-class FlipState(State):
-    def __init__(self, done):
-        self.done = done
-
-    @property
-    def current_player(self):
-        return (0, CHANCE, TERMINAL)[len(self.done)]
-
-    def legal_actions(self):
-        return ("heads", "tails") if not self.done else ()
-
-    def chance_outcomes(self):
-        return (("heads", 0.5), ("tails", 0.5)) if len(self.done) == 1 else ()
-
-    def apply(self, action):
-        return FlipState((*self.done, action))
-
-    def observation(self, seat, style="full"):
-        return "call it"
-
-    def information_state(self, seat):
-        return str(self.done)
-
-    def returns(self):
-        if len(self.done) < 2:
-            return (0.0, 0.0)
-        return (1.0, -1.0) if self.done[0] == self.done[1] else (-1.0, 1.0)
 
 
 def test_an_opening_does_not_end_a_game_by_chance_either():

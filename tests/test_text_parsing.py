@@ -5,11 +5,11 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from turns import GAMES, random_states
 
 from spiral.games import load_game
 from spiral.recipes.nano_model import random_turns
 from spiral.text import last_boxed, parse_action
+from turns import GAMES, random_states
 
 TICTACTOE = load_game("tictactoe").initial_state()
 KUHN = load_game("kuhn_poker").initial_state().apply("J").apply("Q")

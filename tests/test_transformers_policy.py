@@ -6,7 +6,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from turns import random_states, replies_of, requests_for
 
 from spiral.games import load_game
 from spiral.policies import SamplingConfig, TurnRequest
@@ -16,6 +15,7 @@ from spiral.policies.transformers import TransformersPolicy, stop_token_ids
 from spiral.recipes.nano_tokenizer import END
 from spiral.seeds import token_uniforms
 from spiral.text import ChatCodec, PromptConfig
+from turns import random_states, replies_of, requests_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -192,7 +192,7 @@ def test_the_models_own_tensors_are_taken_as_they_are(random_model, tokenizer):
 def test_models_with_other_layers_are_refused(random_model, tokenizer, layers):
     model = copy.deepcopy(random_model)
     model.config.layer_types = layers
-    with pytest.raises(ValueError, match="full attention in every layer.*_attention"):
+    with pytest.raises(ValueError, match=r"full attention in every layer.*_attention"):
         new_policy(model, tokenizer)
 
 

@@ -5,6 +5,7 @@ Everything goes to standard error. Nothing here has a say in the run.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -236,4 +237,6 @@ def plain_table(*headers: str, numbers_from: int | None = None) -> Table:
 def wide_console() -> Console:
     """Standard output; wide enough for a table where there is no terminal to ask for its width."""
     console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+    if console.is_terminal or os.environ.get("COLUMNS"):
+        return console
+    return Console(highlight=False, markup=False, width=PLAIN_WIDTH)

@@ -22,7 +22,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_directory_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """The same for a directory: `write(temporary directory)` fills it, then it takes the place of `path`."""
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary, before = path.with_name(f".{path.name}.writing"), path.with_name(f".{path.name}.before")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -31,10 +31,14 @@ def write_directory_atomically(path: Path, write: Callable[[Path], object]) -> N
             if file.is_file():
                 sync(file)
         if path.exists():
-            shutil.rmtree(path)
+            shutil.rmtree(before, ignore_errors=True)
+            path.rename(before)
         temporary.rename(path)
         sync(path.parent)
     finally:
+        if before.exists() and not path.exists():
+            before.rename(path)
+        shutil.rmtree(before, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -27,11 +27,11 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
         "rollout/response_tokens": float(sum(lengths)),
         "rollout/response_length": sum(lengths) / max(1, len(lengths)),
         "rollout/response_length_max": float(max(lengths, default=0)),
-        "rollout/cut_off": _share(turns, lambda turn: turn.generation is not None and turn.generation.stop_reason == "length"),
+        "rollout/cut_off": _share(turns, _cut_off),
         "rollout/illegal": _share(turns, lambda turn: turn.action is None),
         "rollout/unboxed": _share(turns, lambda turn: turn.generation is not None and "\\boxed{" not in turn.reply),
         "rollout/truncated_games": _share(episodes, lambda episode: episode.outcome == "truncated"),
-    }  # fmt: skip
+    }
     for game in sorted({episode.game for episode in episodes}):
         metrics.update(_game_metrics(game, [episode for episode in episodes if episode.game == game]))
     metrics.update(times)
@@ -54,6 +54,11 @@ def _game_metrics(game: str, episodes: Sequence[Episode]) -> Metrics:
         metrics[f"{game}/response_length_seat_{seat}"] = sum(lengths) / max(1, len(lengths))
     metrics[f"{game}/draw"] = _share(episodes, lambda episode: episode.returns[0] == episode.returns[1])
     return metrics
+
+
+def _cut_off(turn: Turn) -> bool:
+    """Whether the reply ended because its token budget did."""
+    return turn.generation is not None and turn.generation.stop_reason == "length"
 
 
 def _share(items: Sequence[Item], test: Callable[[Item], bool]) -> float:

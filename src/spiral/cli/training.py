@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperCommand
 
 from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
+from spiral.display import Pace, make_display, wide_console
 
 if TYPE_CHECKING:
     from spiral.launch import Run
@@ -29,7 +29,7 @@ class TrainCommand(TyperCommand):
         from spiral.cli.sections import section_tables  # loads torch
 
         super().format_help(ctx, formatter)
-        console = Console(highlight=False)
+        console = wide_console()
         console.print("Settings of a recipe, for a TOML file or --set section.key=value:")
         for heading, table in section_tables():
             console.print()
@@ -165,7 +165,6 @@ def _resume(name: str | None, overrides: list[str], run_dir: Path | None, steps:
 def _execute(run: Run) -> None:
     """Trains to the end and shows what came of it."""
     from spiral.cli.finish import show_results  # loads matplotlib
-    from spiral.display import Pace, make_display
     from spiral.launch import execute
     from spiral.run_directory import read_reports
 
@@ -191,6 +190,8 @@ def _stops_explained(path: Path) -> Iterator[None]:
         raise Stopped(message, INTERRUPTED) from stop
     except KeyboardInterrupt as error:
         raise Stopped(f"interrupted at once; {_how_to_go_on(path)}", INTERRUPTED) from error
+    except BrokenPipeError:
+        raise  # whoever read our output has gone; the run's files are not at fault
     except (OSError, SafetensorError) as error:
         reason = describe_os_error(error) if isinstance(error, OSError) else str(error)
         raise Stopped(f"cannot write to {path}: {reason}; {_how_to_go_on(path)}", FAILED) from error

@@ -83,7 +83,7 @@ def wilson(successes: int, trials: int) -> Rate:
     spread = Z95**2 / trials
     centre = (share + spread / 2) / (1 + spread)
     half = Z95 * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    return Rate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
+    return Rate(value=share, low=min(share, max(0.0, centre - half)), high=max(share, min(1.0, centre + half)))
 
 
 def _summary(episodes: Sequence[Episode], game: Game, policy: str, opponent: str, seed: int) -> ArenaResult:

@@ -43,15 +43,16 @@ def measure(policy: TransformersPolicy, config: EvaluationConfig, episodes: int)
 
     An opponent that cannot play a game (minimax in poker) is left out for that game.
     """
-    arena, exploitability = [], []
+    arena = []
     for spec in config.games:
         game = load_game(spec)
         for name in config.opponents:
             if can_play(name, spec):
                 opponent = scripted_policy(name, game)
                 arena.append(evaluate(policy, opponent, game, episodes, config.seed).to_json())
-    for spec in config.exploitability:
-        exploitability.append(measure_exploitability(policy, load_game(spec), seed=config.seed).to_json())
+    exploitability = [
+        measure_exploitability(policy, load_game(spec), seed=config.seed).to_json() for spec in config.exploitability
+    ]
     return Report(arena=tuple(arena), exploitability=tuple(exploitability))
 
 

@@ -34,7 +34,7 @@ class LearnerConfig(Section):
 
     learning_rate: float = Field(1e-6, gt=0, description="AdamW step size.")
     final_learning_rate: float = Field(
-        1.0, ge=0, le=1, description="Share of the learning rate left at the last step; linear in between."
+        1.0, ge=0, le=1, description="Share of it left at the last step; linear in between."
     )
     warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises from zero.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean.")
@@ -273,7 +273,7 @@ def _gap(learner: Tensor, sampler: Tensor) -> Metrics:
 
 
 def _averages(totals: Metrics, learning_rate: float) -> Metrics:
-    """Metrics by name: means over tokens or optimizer steps."""
+    """Metrics by name: means over tokens or optimizer steps. What is not finite is left out; JSON cannot hold it."""
     tokens = totals.get("tokens", 0.0) or math.nan
     steps = totals.get("optimizer_steps", 0.0) or math.nan
     metrics = {
@@ -287,4 +287,4 @@ def _averages(totals: Metrics, learning_rate: float) -> Metrics:
         "learner/skipped_steps": totals.get("skipped_steps", 0.0),
     }
     metrics.update({f"sampler/{key}": value for key, value in totals.items() if key.startswith("gap_")})
-    return metrics
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}

@@ -30,18 +30,22 @@ def sample_tokens(logits_NV: Tensor, uniforms_N: Tensor, config: SamplingConfig)
 
     `uniforms_N` are numbers in [0, 1). At temperature 0 the most likely token has log-probability 0.
     """
-    if config.temperature == 0:
-        tokens_N = logits_NV.argmax(dim=-1)
-        return tokens_N, torch.zeros_like(tokens_N, dtype=torch.float32)
-    logprobs_NV = torch.log_softmax(logits_NV.float() / config.temperature, dim=-1)
-    if config.top_p < 1:
-        logprobs_NV = _keep_top_p(logprobs_NV, config.top_p)
+    logprobs_NV = sampling_logprobs(logits_NV, config)
     cumulative_NV = logprobs_NV.double().exp().cumsum(dim=-1)
     # Scaling by the last entry keeps the draw inside the support whatever the sum rounds to.
     thresholds_N1 = uniforms_N.to(cumulative_NV)[:, None] * cumulative_NV[:, -1:]
     tokens_N = torch.searchsorted(cumulative_NV, thresholds_N1, right=True).squeeze(-1)
     tokens_N = tokens_N.clamp(max=logits_NV.shape[-1] - 1)
     return tokens_N, logprobs_NV.gather(-1, tokens_N[:, None]).squeeze(-1)
+
+
+def sampling_logprobs(logits_NV: Tensor, config: SamplingConfig) -> Tensor:
+    """[N, V] the distribution that is sampled from, in nats, float32; minus infinity where nothing is drawn."""
+    if config.temperature == 0:
+        certain_NV = torch.full_like(logits_NV, -torch.inf, dtype=torch.float32)
+        return certain_NV.scatter_(-1, logits_NV.argmax(dim=-1, keepdim=True), 0.0)
+    logprobs_NV = torch.log_softmax(logits_NV.float() / config.temperature, dim=-1)
+    return _keep_top_p(logprobs_NV, config.top_p) if config.top_p < 1 else logprobs_NV
 
 
 def _keep_top_p(logprobs_NV: Tensor, top_p: float) -> Tensor:

@@ -5,6 +5,7 @@ Prompts repeat (a game has few openings), so encoded prompts are kept in a bound
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -28,6 +29,8 @@ class ChatCodec:
             )
         self.tokenizer = tokenizer
         self.config = config
+        special = [re.escape(str(token)) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._special = re.compile("|".join(special) or "(?!)")
         self._prompts: OrderedDict[str, IntArray] = OrderedDict()
         self._texts: OrderedDict[bytes, str] = OrderedDict()
 
@@ -50,7 +53,8 @@ class ChatCodec:
         return cached
 
     def _encode(self, observation: str) -> IntArray:
-        """Special tokens come from the chat template, or from the tokenizer for plain text."""
+        """Special tokens come from the template and the tokenizer only: a player who spells one gets a space."""
+        observation = self._special.sub(" ", observation)
         if self.config.template == "chat":
             text = self.tokenizer.apply_chat_template(
                 messages(observation, self.config), tokenize=False, add_generation_prompt=True

@@ -109,12 +109,12 @@ def build_tree(game: Game, merge_positions: bool = False) -> GameTree:
     if game.free_text:
         raise ValueError(
             f"{game.spec} takes free text, so its actions cannot be listed; exact theory needs a game that lists them."
-            " Measure play in it with `spiral evaluate` or `spiral tournament`"
+            " Measure play in it with `spiral evaluate`"
         )
     if not game.enumerable:
         raise ValueError(
             f"the tree of {game.spec} is too large for exact theory; load the game with smaller parameters"
-            " (for poker, hands=1), or measure play with `spiral evaluate` or `spiral tournament`"
+            " (for poker, hands=1), or measure play with `spiral evaluate`"
         )
     builder = _Builder(game, merge_positions)
     states = [game.initial_state()]
