@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from spiral.evaluation import evaluate, measure_exploitability
 from spiral.evaluation.arena import wilson
@@ -13,6 +14,7 @@ from spiral.games import load_game
 from spiral.policies import SamplingConfig, ScriptedPolicy, TurnReply, TurnRequest, scripted_policy
 from spiral.policies.scoring import reply_logprobs
 from spiral.policies.transformers import TransformersPolicy
+from spiral.recipes.nano_tokenizer import END
 from spiral.text import ChatCodec, PromptConfig
 from spiral.theory import kuhn_equilibrium, uniform_policy
 from turns import replies_of
@@ -177,6 +179,21 @@ def test_scores_equal_the_logprobs_of_sampled_replies(nano):
     scores = reply_logprobs(policy, [r.prompt_ids for r in replies], [r.reply for r in replies])
     assert scores == pytest.approx([float(r.generation.logprobs.sum()) for r in replies], abs=1e-3)
     assert min(scores) < -5
+
+
+@torch.no_grad()
+def test_scores_equal_a_plain_forward_pass(random_model, tokenizer):
+    policy = new_policy(random_model, tokenizer)
+    prompts = [policy.codec.encode(text) for text in ("kuhn_poker:J:", "tictactoe:X:0X2|345|678|", "a longer prompt")]
+    said = ["\\boxed{bet}", "no", "", "\\boxed{offer: 3 wood -> 2 gold}"]
+    pairs = [(prompt, reply) for prompt in prompts for reply in said] * 8
+    expected = []
+    for prompt, reply in pairs[: len(prompts) * len(said)]:
+        ids = torch.tensor([*prompt, *tokenizer.encode(reply + END, add_special_tokens=False)])
+        logprobs = torch.log_softmax(random_model(input_ids=ids[None]).logits[0, :-1], -1)
+        expected.append(float(logprobs.gather(-1, ids[1:, None])[len(prompt) - 1 :].sum()))
+    scores = reply_logprobs(policy, [prompt for prompt, _ in pairs], [reply for _, reply in pairs])
+    assert scores == pytest.approx(expected * 8, abs=1e-4)
 
 
 def test_scored_rows_are_the_frequencies_of_sampled_actions(nano):

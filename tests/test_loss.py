@@ -77,10 +77,10 @@ def test_ppo_at_ratio_one_has_the_policy_gradient():
 
 
 def test_importance_weights_are_truncated_above_only_and_carry_no_gradient():
-    old, behaviour = tensors([-1.0, -1.0, -1.0, -1.0], [-1.0, -1.0 - LN2, -1.0 + LN2, -9.0])
+    old, behaviour = tensors([-1.0, -1.0, -1.0, -1.0], [-1.0, -1.0 - LN2, -1.0 + 3 * LN2, -9.0])
     old.requires_grad_()
     weights = importance_weights(old, behaviour, cap=3.0)
-    assert weights.tolist() == pytest.approx([1.0, 2.0, 0.5, 3.0])
+    assert weights.tolist() == pytest.approx([1.0, 2.0, 0.125, 3.0])
     assert not weights.requires_grad
 
 

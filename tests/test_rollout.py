@@ -85,6 +85,8 @@ def test_scripted_episodes_do_not_depend_on_the_games_in_flight():
     for in_flight in (16, 256):
         assert [facts(episode) for episode in play(random_matches(90), in_flight)] == expected
     assert {episode[-1] for episode in expected} == {"finished"}
+    # Nor on the place among the others.
+    assert [facts(episode) for episode in play(random_matches(90)[::-1])] == expected[::-1]
 
 
 @pytest.mark.usefixtures("one_thread")

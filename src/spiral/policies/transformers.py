@@ -32,6 +32,9 @@ from spiral.text import ChatCodec, parse_action
 LEAST_ROWS = 4
 """A matrix product of fewer rows is summed in another order on CPUs; smaller batches are filled up to this."""
 
+RESCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
+"""Settings of models that change the logits after the output head."""
+
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
 
 
@@ -65,12 +68,8 @@ class TransformersPolicy:
         compute: str = "float32",
         max_rows: int = 1024,
     ) -> None:
-        """Raises `ValueError` for models with sliding-window or recurrent layers."""
-        layer_types = set(getattr(model.config, "layer_types", None) or ())
-        if not layer_types <= {"full_attention"}:
-            raise ValueError(
-                f"the transformers engine needs full attention in every layer; this model has {sorted(layer_types)}"
-            )
+        """Raises `ValueError` for models with sliding-window or recurrent layers, or with rescaled logits."""
+        _check_model(model.config)
         self.name = name
         self.model = model
         self.codec = codec
@@ -205,6 +204,24 @@ class TransformersPolicy:
                 prompt_ids=row.prompt_ids,
                 generation=generation,
             )
+        )
+
+
+def _check_model(config: Any) -> None:
+    """Refuses what would be computed wrongly: attention that is not full, logits that are not the head's output."""
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if not layer_types and window and window < config.max_position_embeddings:
+        layer_types = {"sliding_attention"}
+    if not layer_types <= {"full_attention"}:
+        raise ValueError(
+            f"the transformers engine needs full attention in every layer; this model has {sorted(layer_types)}"
+        )
+    rescaled = [name for name in RESCALED_LOGITS if getattr(config, name, None) not in (None, 1.0)]
+    if rescaled:
+        raise ValueError(
+            "the transformers engine takes the output head's logits as they are;"
+            f" this model changes them afterwards ({', '.join(rescaled)})"
         )
 
 
