@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+RUN ?= runs/nano-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: train test test-all lint format clean
 
 train: $(READY)  ## train the built-in model on two CPU cores and show that it learned
-	$(BIN)/spiral train nano $(ARGS)
+	$(BIN)/spiral train nano --run-dir $(RUN) $(ARGS)
 
 test: $(READY)  ## lint, types, import layers and the fast tests
 	$(BIN)/ruff check .

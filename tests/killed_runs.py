@@ -35,6 +35,7 @@ SETTINGS = (
     "loss.reference_refresh_steps=6",
     "learner.epochs=1",
     "learner.minibatches=2",
+    "learner.learning_rate=2e-3",
     "learner.final_learning_rate=0.2",
     "learner.warmup_steps=3",
     "evaluation.opponents=['random']",

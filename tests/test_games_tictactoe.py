@@ -48,8 +48,8 @@ def test_the_last_cell_can_win() -> None:
 
 def test_texts() -> None:
     state = play("40")
-    assert state.observation(0, "compact") == "tictactoe:X:O123X5678"
-    assert state.observation(1, "compact") == "tictactoe:O:O123X5678"
+    assert state.observation(0, "compact") == "tictactoe:X:O12|3X5|678|"
+    assert state.observation(1, "compact") == "tictactoe:O:O12|3X5|678|"
     assert state.observation(0).endswith("Your legal actions, each the number of a cell: 1, 2, 3, 5, 6, 7, 8.")
     assert "Moves so far: X took 4, O took 0." in state.observation(1)
     assert "It is your turn" not in state.observation(1)
