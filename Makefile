@@ -32,8 +32,9 @@ format: $(READY)
 clean:
 	rm -rf $(VENV)
 
-# torch is pinned to a build that installs for CPUs with plain pip; the published range in pyproject.toml is wide.
+# constraints.txt pins what the project is developed with; the published ranges in pyproject.toml are wide. On Linux,
+# PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" chooses the smaller CPU build of torch.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	touch $(READY)

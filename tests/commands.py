@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from unittest import mock
@@ -44,10 +45,12 @@ class Result:
 
 
 def spiral(*arguments: str, stdin: str = "") -> Result:
-    """The command line `spiral ARGUMENTS` with `stdin` as what is typed."""
+    """The command line `spiral ARGUMENTS` with `stdin` as what is typed, in an environment that is activated."""
     out, err = io.StringIO(), io.StringIO()
     typed = mock.patch.object(sys, "stdin", io.StringIO(stdin))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), typed:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    activated = mock.patch.dict(os.environ, PATH=path)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), typed, activated:
         status = main(arguments)
     return Result(status=status, out=out.getvalue(), err=err.getvalue())
 

@@ -207,7 +207,7 @@ def test_scored_rows_are_the_frequencies_of_sampled_actions(nano):
         seat, draws = state.current_player, 800
         requests = [TurnRequest(key=key, state=state, seat=seat, seed=key) for key in range(draws)]
         said = [reply.reply for reply in replies_of(policy, requests).values()]
-        for action, probability in table[state.information_state(seat)].items():
+        for action, probability in table[seat, state.information_state(seat)].items():
             share = said.count(f"\\boxed{{{action}}}") / draws
             assert share == pytest.approx(probability, abs=4 * (probability * (1 - probability) / draws) ** 0.5 + 1e-3)
 
@@ -240,11 +240,30 @@ def test_sampled_and_scored_agree(nano):
     scored = measure_exploitability(policy, KUHN)
     sampled = _sampled(policy, KUHN, samples=150, seed=0)
     assert sampled.exploitability_low < scored.exploitability < sampled.exploitability_high
-    assert sampled.exploitability_low < sampled.exploitability < sampled.exploitability_high
+    assert sampled.exploitability_low <= sampled.exploitability <= sampled.exploitability_high
     assert sampled.exploitability_high - sampled.exploitability_low < 0.25
     assert sampled.illegal_mass == pytest.approx(scored.illegal_mass, abs=0.02)
     assert (sampled.method, sampled.samples) == ("sampled", 150)
     assert sampled == _sampled(policy, KUHN, samples=150, seed=0)
+
+
+def test_the_sampled_interval_holds_the_truth_for_an_equilibrium():
+    result = _sampled(scripted_policy("equilibrium", KUHN), KUHN, samples=200, seed=0)
+    assert result.exploitability_low == pytest.approx(0.0, abs=2e-3)
+    assert 0 < result.exploitability < result.exploitability_high < 0.1
+
+
+def test_a_model_that_words_its_answers_otherwise_is_sampled(nano):
+    # Asked without its answer style, it puts less than all of its mass on the plain replies.
+    policy = new_policy(nano.model, nano.tokenizer, temperature=3.0)
+    assert scored_table(policy, KUHN)[1] > 0.05
+    assert measure_exploitability(policy, KUHN, samples=10).method == "sampled"
+
+
+def test_too_many_samples_are_refused(nano):
+    policy = new_policy(nano.model, nano.tokenizer, thinking=True)
+    with pytest.raises(ValueError, match=r"12 information states; .* expected --samples of at most 16666"):
+        measure_exploitability(policy, KUHN, samples=20_000)
 
 
 def test_a_thinking_model_is_sampled(nano):

@@ -109,6 +109,9 @@ def test_a_language_model_is_scored_or_sampled():
     assert scored["method"] == "scored"
     assert 0 < scored["exploitability"] < 1
     assert "exploitability_low" not in scored
+    likeliest = exploitability("nano", "kuhn_poker", "--top-p", "1e-6")
+    assert likeliest["exploitability"] == exploitability("nano", "kuhn_poker", "--temperature", "0")["exploitability"]
+    assert likeliest["exploitability"] != scored["exploitability"]
     sampled = exploitability("nano", "kuhn_poker", "--thinking", "--samples", "10", "--max-new-tokens", "40")
     assert (sampled["method"], sampled["samples"]) == ("sampled", 10)
     assert sampled["exploitability_low"] <= sampled["exploitability"] <= sampled["exploitability_high"]
@@ -122,6 +125,7 @@ def test_a_language_model_is_scored_or_sampled():
         (["exploitability", "equilibrium", "--game", "leduc_poker"], "known for 'kuhn_poker'"),
         (["exploitability", "minimax", "--game", "kuhn_poker"], "minimax needs a game in which nothing is hidden"),
         (["exploitability", "random", "--game", "kuhn_poker", "--samples", "0"], "--samples"),
+        (["exploitability", "nano", "--game", "kuhn_poker", "--top-p", "2"], "top-p: got 2"),
         (["evaluate", "minimax", "--game", "kuhn_poker", "--opponent", "random"], "minimax needs a game"),
         (["evaluate", "equilibrium", "--game", "tictactoe", "--opponent", "random"], "known for 'kuhn_poker'"),
         (

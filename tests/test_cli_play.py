@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 
 import pytest
 
-from commands import spiral
+from commands import refused, spiral
 from spiral.games import load_game
 from spiral.play import play_game, read_action, refusal
 from spiral.policies import scripted_policy
+from spiral.policies.loading import NANO_DIRECTORY
 
 
 def script(*lines):
@@ -64,6 +66,46 @@ def test_actions_are_read_as_freely_as_a_models():
     assert read_action(" \\boxed{check} ", state) == "check"
     assert read_action("raise", state) is None
     assert refusal("raise", state) == "That is not legal: got action 'raise' of seat 0; legal here: check, bet"
+
+
+@pytest.fixture
+def run_directory(tmp_path):
+    """A run directory as training leaves it; `games` in its recipe is for the test to set."""
+    path = tmp_path / "run"
+    shutil.copytree(NANO_DIRECTORY, path / "checkpoints" / "step-000007")
+    (path / "checkpoints" / "latest").symlink_to("step-000007")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("games", "played"),
+    [
+        ("{kuhn_poker = 0.5, tictactoe = 0.5}", "tictactoe"),
+        ("{'kuhn_poker(hands=2)' = 0.5, leduc_poker = 0.5}", "kuhn_poker(hands=2)"),
+    ],
+)
+@pytest.mark.parametrize("inside", ["", "checkpoints/latest", "checkpoints/step-000007"])
+def test_a_run_says_which_game(games, played, inside, run_directory):
+    (run_directory / "config.toml").write_text(f"[selfplay]\ngames = {games}\n")
+    result = spiral("play", str(run_directory / inside), "--seed", "3")
+    assert (result.status, result.err) == (0, "")
+    assert f"You play {played} against {run_directory / inside}" in result.out
+    asked = spiral("play", str(run_directory / inside), "--game", "connect_four")
+    assert "You play connect_four against" in asked.out
+
+
+def test_without_a_run_the_game_has_to_be_given(run_directory, monkeypatch):
+    missing = "Missing option '--game'; see `spiral play --help`"
+    for model in ("nano", "random", "nowhere", str(run_directory)):
+        assert refused("play", model) == missing
+    for config in ("", "[selfplay]\n", "selfplay = 3\n", "[selfplay]\ngames = 3\n"):
+        (run_directory / "config.toml").write_text(config)
+        assert refused("play", str(run_directory)) == missing
+    (run_directory / "config.toml").write_text("[selfplay")
+    assert "config.toml is damaged" in refused("play", str(run_directory))
+    (run_directory / "random").mkdir()
+    monkeypatch.chdir(run_directory)
+    assert refused("play", "random") == missing
 
 
 def test_talk_is_an_action_where_the_game_has_talk():

@@ -113,6 +113,38 @@ def test_resume_goes_on_and_shows_the_end(copied):
     assert len(read_metrics(copied)) == 3
 
 
+@pytest.mark.parametrize("steps", ["2", "1"])
+def test_a_run_cut_short_is_measured_where_it_ends(steps, trained, copied):
+    """Its last step got no report of its own, as it was not meant to be the last."""
+    path = copied
+    if steps == "1":
+        shutil.rmtree(path / "checkpoints" / "step-000002")
+        (path / "checkpoints" / "latest").unlink()
+        (path / "checkpoints" / "latest").symlink_to("step-000001")
+    (path / "evaluation" / "step-000002.json").unlink()
+    result = spiral("train", "--resume", "--run-dir", str(path), "--steps", steps)
+    assert (result.status, f"Before training and after step {steps}:" in result.out) == (0, True)
+    reports = dict(read_reports(path))
+    assert list(reports) == [0, int(steps)]
+    assert reports[int(steps)].arena[0]["episodes"] == 4
+    if steps == "2":
+        assert reports[2] == dict(read_reports(trained[0]))[2]
+    kept = (path / "evaluation" / f"step-00000{steps}.json").stat().st_mtime_ns
+    assert spiral("train", "--resume", "--run-dir", str(path)).status == 0
+    assert (path / "evaluation" / f"step-00000{steps}.json").stat().st_mtime_ns == kept
+
+
+def test_a_run_copied_without_its_links_goes_on(trained, tmp_path):
+    path = shutil.copytree(trained[0], tmp_path / "copy")
+    latest = path / "checkpoints" / "latest"
+    assert not latest.is_symlink()
+    arguments = ["train", "--resume", "--run-dir", str(path)]
+    assert "has done 2 already; expected 2 or more" in refused(*arguments, "--steps", "1")
+    assert spiral(*arguments, "--steps", "3").status == 0
+    assert os.readlink(latest) == "step-000003"
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
+
+
 def test_resume_with_the_command_line_of_the_start(copied):
     result = tiny_run(copied, run__steps="3")
     assert "already holds a run" in result.err

@@ -98,6 +98,12 @@ def test_the_readme_runs(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "README.md", "docs/architecture.md"])
+def test_documents_are_complete(document: str) -> None:
+    """A comment in a document marks a place that is still to be filled."""
+    assert "<!--" not in (ROOT / document).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "README.md", "docs/architecture.md"])
 def test_documents_name_what_there_is(document: str) -> None:
     """Commands of the Makefile, and links to and mentions of files of this repository."""
     text = (ROOT / document).read_text(encoding="utf-8")

@@ -276,3 +276,38 @@ def test_an_opening_does_not_end_a_game_by_chance_either():
         assert len(episode.turns) == 1
         assert len(episode.actions) == 2
         assert episode.outcome == "finished"
+
+
+class Idle:
+    """Takes turns and never answers."""
+
+    name = "idle"
+
+    def submit(self, requests):
+        self.taken = len(requests)
+
+    def poll(self):
+        return []
+
+    def cancel(self):
+        self.taken = 0
+
+
+def test_a_policy_that_never_answers_is_an_error_and_not_a_wait():
+    policy = Idle()
+    with pytest.raises(RuntimeError, match=r"1 games wait for a reply, but no policy .idle. has one pending"):
+        play([Match(game=load_game("tictactoe"), seed=0, policies=(policy, policy))])
+    assert policy.taken == 0
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_games_given_up_leave_nothing_behind(nano, thinking):
+    prompt = PromptConfig(observation="compact", thinking=thinking)
+    policy = TransformersPolicy(nano.model, ChatCodec(nano.tokenizer, prompt), SamplingConfig(max_new_tokens=64))
+    matches = [Match(game=load_game("tictactoe"), seed=seed, policies=(policy, policy)) for seed in range(20)]
+    whole = [episode.actions for episode in play(matches)]
+    given_up = play_as_completed(matches)
+    next(given_up)
+    given_up.close()
+    assert policy.poll() == []
+    assert [episode.actions for episode in play(matches)] == whole

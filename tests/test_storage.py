@@ -220,6 +220,15 @@ def test_links_are_replaced_in_one_step(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b", "latest"]
 
 
+def test_a_link_takes_the_place_of_a_copied_directory(tmp_path):
+    for name in ("latest", "a"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "latest" / "file").write_text("old")
+    point_to(tmp_path / "latest", "a")
+    assert (tmp_path / "latest").readlink().name == "a"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "latest"]
+
+
 def test_a_known_hash(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,5 +1,7 @@
 """What a model is asked, to the letter, and how prompts and replies become token ids and text again."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -133,3 +135,11 @@ def test_nano_prompts_are_short():
 def test_nano_replies_are_short():
     for action in ("4", "bet", "fold", "accept"):
         assert len(TOKENIZER.encode(f"\\boxed{{{action}}}", add_special_tokens=False)) == 1
+
+
+def test_templates_that_think_on_request_are_told(tokenizer):
+    told = copy.deepcopy(tokenizer)
+    told.chat_template = "{{ 'on' if enable_thinking else 'off' }}"
+    for thinking, text in ((True, "on"), (False, "off")):
+        codec = ChatCodec(told, PromptConfig(observation="compact", thinking=thinking))
+        assert told.decode(codec.encode("anything")) == text

@@ -2,7 +2,7 @@
 
 A section is a small frozen pydantic model that lives in the file of the thing it configures. Every field has a
 description; `spiral train --help` prints them. Unknown keys and wrong types are errors. What the sections add up
-to is `spiral.recipes.Recipe`.
+to is `spiral.recipe.Recipe`.
 """
 
 from __future__ import annotations

@@ -51,7 +51,12 @@ def remove_unfinished(directory: Path) -> None:
 
 
 def point_to(link: Path, target: str) -> None:
-    """Makes `link` a symbolic link to `target`, replacing an earlier one in one step."""
+    """Makes `link` a symbolic link to `target`, replacing an earlier one in one step.
+
+    A directory in the link's place (a copy made by something that follows links) is removed.
+    """
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)

@@ -15,13 +15,19 @@ from types import FrameType
 
 from spiral.credit import RoleBaselines
 from spiral.evaluation import Report, measure
-from spiral.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, verify_checkpoint
+from spiral.learner.checkpoint import (
+    checkpoint_step,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from spiral.learner.learner import Learner
 from spiral.measures import Metrics
 from spiral.policies.loading import LanguageModel, load_language_model
 from spiral.policies.transformers import TransformersPolicy
 from spiral.recipe import Recipe, validate_recipe
-from spiral.run_directory import RunDirectory, RunRecorder
+from spiral.run_directory import RunDirectory, RunRecorder, read_reports
 from spiral.selfplay import SelfPlay
 from spiral.text import ChatCodec
 from spiral.train import train
@@ -66,6 +72,8 @@ def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
         verify_checkpoint(checkpoint)
         model_config = model_config.model_copy(update={"path": str(checkpoint)})
     loaded = load_language_model(model_config)
+    if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
+        recipe = recipe.model_copy(update={"prompt": loaded.prompt})
     codec = ChatCodec(loaded.tokenizer, recipe.prompt)
     policy = TransformersPolicy(loaded.model, codec, recipe.sampling, compute=recipe.model.compute)
     learner = Learner(
@@ -101,11 +109,28 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
     directory = RunDirectory(path)
     directory.refuse_existing()
     run = assemble(recipe, path)
-    directory.start(recipe.model_dump())
+    check_prompts(run)
+    directory.start(run.recipe.model_dump())
     ready()
     directory.save_report(0, run.measure(0))
     run.save(0)
     return run
+
+
+def check_prompts(run: Run) -> None:
+    """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
+    context = int(run.language_model.model.config.max_position_embeddings)
+    for match in run.collector.matches(1):
+        state = match.game.initial_state()
+        while state.is_chance:
+            state = state.apply(state.chance_outcomes()[0][0])
+        style = run.policy.codec.config.observation
+        length = len(run.policy.codec.encode(state.observation(state.current_player, style)))
+        if length >= context:
+            raise ValueError(
+                f"the first prompt of {match.game.spec} has {length} tokens, and {run.recipe.model.path} takes"
+                f" {context} with the answer; expected a shorter prompt, such as with prompt.observation = 'compact'"
+            )
 
 
 def resume(path: Path, steps: int | None = None) -> Run:
@@ -117,7 +142,7 @@ def resume(path: Path, steps: int | None = None) -> Run:
     checkpoint = latest_checkpoint(path / "checkpoints")
     if checkpoint is None:
         raise ValueError(_no_checkpoint(path))
-    done = int(checkpoint.name.removeprefix("step-"))
+    done = checkpoint_step(checkpoint)
     if steps is not None and steps < done:
         raise ValueError(f"got --steps {steps}, but the run in {path} has done {done} already; expected {done} or more")
     if steps is not None:
@@ -149,7 +174,13 @@ def saved_recipe(path: Path) -> Recipe:
 
 
 def execute(run: Run, show: Show) -> None:
-    """Trains to the last step. Ctrl-C finishes the step, writes a checkpoint and raises `RunStopped`."""
+    """Trains to the last step. Ctrl-C finishes the step, writes a checkpoint and raises `RunStopped`.
+
+    A run shortened to the steps it has done is only measured, so that its last report is of its last step.
+    """
+    done = run.learner.version
+    if done == run.recipe.run.steps and done not in dict(read_reports(run.directory.path)):
+        run.directory.save_report(done, run.measure(done))
     with _interruptible() as stop_requested:
         recorder = RunRecorder(
             run.directory,

@@ -39,6 +39,10 @@ class HumanPolicy:
         pending, self._pending = self._pending, []
         return [self._ask(request) for request in pending]
 
+    def cancel(self) -> None:
+        """Forgets every pending turn."""
+        self._pending.clear()
+
     def _ask(self, request: TurnRequest) -> TurnReply:
         """Asks until the answer is legal."""
         state = request.state
@@ -74,6 +78,10 @@ class Narrated:
         for reply in replies:
             self._write("\n" + told_reply(self.name, reply.reply, reply.action))
         return replies
+
+    def cancel(self) -> None:
+        """Passes it on."""
+        self._policy.cancel()
 
 
 def read_action(line: str, state: State) -> str | None:

@@ -101,11 +101,28 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
                 f"{source}: selfplay.opening_plies got {game} = {plies}; expected games of selfplay.games,"
                 f" which are {', '.join(weights)}, and numbers of at least 0"
             )
+    _check_sampling(recipe, source)
     for game in [*weights, *recipe.evaluation.games]:
         load_game(game)
     _check_evaluation(recipe.evaluation, source)
     _check_estimator(recipe.credit.estimator, source)
     return recipe
+
+
+def _check_sampling(recipe: Recipe, source: str) -> None:
+    """Settings under which the loss would not be what it says."""
+    if recipe.sampling.temperature == 0:
+        raise ValueError(f"{source}: sampling.temperature is 0; training needs a policy that explores, such as 1.0")
+    if recipe.sampling.top_p < 1 and recipe.loss.old_logprobs == "behaviour":
+        raise ValueError(
+            f"{source}: sampling.top_p is {recipe.sampling.top_p} and loss.old_logprobs is 'behaviour'; the learner"
+            " does not cut its distribution, so set loss.old_logprobs to 'learner' or sampling.top_p to 1.0"
+        )
+    if recipe.loss.reference_refresh_steps and not recipe.loss.kl_coefficient:
+        raise ValueError(
+            f"{source}: loss.reference_refresh_steps is {recipe.loss.reference_refresh_steps}, but loss.kl_coefficient"
+            " is 0, so there is no reference; set loss.kl_coefficient, for example to 0.1"
+        )
 
 
 def _check_estimator(name: str, source: str) -> None:

@@ -42,7 +42,7 @@ class Turn:
     player: int
     observation: str
     """The text shown to the player."""
-    reply: str
+    reply: str = ""
     """The player's text; for scripted players the action itself."""
     action: str | None
     """The legal action found in the reply, or None when the reply was illegal."""
@@ -68,7 +68,7 @@ class Episode:
     seed: int
     seats: tuple[Seat, Seat]
     turns: tuple[Turn, ...]
-    actions: tuple[str, ...]
+    actions: tuple[str, ...] = ()
     """Every action applied, chance and random openings included."""
     returns: tuple[float, float]
     """What each seat is paid, illegal-move penalties included."""

@@ -155,10 +155,25 @@ def play(matches: Iterable[Match], in_flight: int = 256) -> list[Episode]:
 
 
 def play_as_completed(matches: Iterable[Match], in_flight: int = 256) -> Iterator[tuple[int, Episode]]:
-    """Plays every match, at most `in_flight` at once; yields `(index of the match, episode)` as games end."""
-    waiting = enumerate(matches)
+    """Plays every match, at most `in_flight` at once; yields `(index of the match, episode)` as games end.
+
+    Whoever stops early, or is stopped by an error, leaves no turn behind in a policy. One policy serves one call at a
+    time.
+    """
     tables: dict[int, _Table] = {}
     policies: dict[int, Policy] = {}
+    try:
+        yield from _play(enumerate(matches), in_flight, tables, policies)
+    finally:
+        if tables:
+            for policy in policies.values():
+                policy.cancel()
+
+
+def _play(
+    waiting: Iterator[tuple[int, Match]], in_flight: int, tables: dict[int, _Table], policies: dict[int, Policy]
+) -> Iterator[tuple[int, Episode]]:
+    """The loop. `tables` holds the games under way and `policies` everyone who has been asked."""
     more = True
     while more or tables:
         asked: dict[int, list[TurnRequest]] = {}
@@ -172,9 +187,11 @@ def play_as_completed(matches: Iterable[Match], in_flight: int = 256) -> Iterato
                 policies[id(policy)] = policy
             _ask(tables[index], index, asked)
         _submit(asked, policies)
+        replied = False
         for policy in list(policies.values()):
             asked = {}
             for reply in policy.poll():
+                replied = True
                 table = tables[reply.key]
                 table.take(reply)
                 if table.over:
@@ -182,6 +199,9 @@ def play_as_completed(matches: Iterable[Match], in_flight: int = 256) -> Iterato
                 else:
                     _ask(table, reply.key, asked)
             _submit(asked, policies)
+        if tables and not replied:
+            names = ", ".join(policy.name for policy in policies.values())
+            raise RuntimeError(f"{len(tables)} games wait for a reply, but no policy ({names}) has one pending")
 
 
 def _ask(table: _Table, key: int, asked: dict[int, list[TurnRequest]]) -> None:

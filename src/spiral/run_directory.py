@@ -30,7 +30,7 @@ from spiral.storage import write_episodes
 
 
 class RunDirectory:
-    """Writes a run's files. Also a `Recorder` for the training loop."""
+    """Writes a run's files, and takes back those of later steps on resume."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

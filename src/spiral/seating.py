@@ -11,7 +11,7 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -114,15 +114,26 @@ def _prompt(name: str, loaded: LanguageModel, options: SeatOptions) -> PromptCon
 
 def _run_sampling(name: str) -> SamplingConfig:
     """The sampling of the run that the model comes from, or the default."""
-    checkpoint = Path(model_directory(name))
+    return _section(SamplingConfig, _run_config(name).get("sampling", {}))
+
+
+def run_games(name: str) -> list[str]:
+    """The games that the run a model comes from was trained on; none when it comes from no run."""
+    selfplay = {} if name in SCRIPTED_NAMES else _run_config(name).get("selfplay", {})
+    games = selfplay.get("games", {}) if isinstance(selfplay, dict) else {}
+    return list(games) if isinstance(games, dict) else []
+
+
+def _run_config(name: str) -> dict[str, Any]:
+    """The `config.toml` of the run that the model comes from; empty when it comes from none."""
+    checkpoint = Path(model_directory(name)).absolute()
     file = checkpoint.parent.parent / "config.toml"
     if checkpoint.parent.name != "checkpoints" or not file.is_file():
-        return SamplingConfig()
+        return {}
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8")).get("sampling", {})
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
-    return _section(SamplingConfig, values)
 
 
 def _with_options(section: Kind, options: SeatOptions, fields: tuple[str, ...]) -> Kind:

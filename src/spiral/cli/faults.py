@@ -41,7 +41,8 @@ def _ended(error: BaseException) -> tuple[int, str]:
         return INTERRUPTED, "interrupted"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return FAILED, (
-            "out of memory; lower learner.tokens_per_microbatch, selfplay.in_flight or sampling.max_new_tokens"
+            "out of memory; lower learner.tokens_per_microbatch, selfplay.in_flight, evaluation.in_flight or"
+            " sampling.max_new_tokens"
         )
     if isinstance(error, OSError):
         return FAILED, describe_os_error(error)

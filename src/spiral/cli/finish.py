@@ -6,15 +6,14 @@ import shlex
 
 from rich.console import Console
 
+from spiral.cli.playing import FAVOURITE, favourite
+from spiral.cli.programs import program
 from spiral.curves import draw_learning_curve
 from spiral.display import wide_console
 from spiral.launch import Run
 from spiral.run_directory import read_metrics, read_reports
 from spiral.seeds import derive_seed
 from spiral.summary import arena_table, collapsed_seats, exploitability_table, game_text, sample_game
-
-FAVOURITE = "tictactoe"
-"""The game shown when it is among those trained: everyone can read its board."""
 
 
 def show_results(run: Run) -> None:
@@ -23,8 +22,7 @@ def show_results(run: Run) -> None:
     _print_tables(console, run)
     for warning in collapsed_seats(read_metrics(path)):
         console.print(f"Warning: {warning}.", style="bold yellow")
-    games = list(run.recipe.selfplay.games)
-    shown = FAVOURITE if FAVOURITE in games else games[0]
+    shown = favourite(list(run.recipe.selfplay.games))
     episode = sample_game(run.policy, shown, derive_seed(run.recipe.run.seed, "game shown at the end"))
     console.print()
     console.print(game_text(episode), soft_wrap=True)
@@ -51,7 +49,10 @@ def next_commands(run: str, game: str, exact: list[str]) -> list[str]:
     """What to try with the trained model."""
     where = shlex.quote(run)
     opponent = "minimax" if game == FAVOURITE else "random"
-    spec = shlex.quote(game)
-    commands = [f"spiral play {where} --game {spec}", f"spiral evaluate {where} --game {spec} --opponent {opponent}"]
-    commands += [f"spiral exploitability {where} --game {spec}" for spec in map(shlex.quote, exact[:1])]
-    return [*commands, f"tensorboard --logdir {where}"]
+    spec, spiral = shlex.quote(game), program("spiral")
+    commands = [
+        f"{spiral} play {where} --game {spec}",
+        f"{spiral} evaluate {where} --game {spec} --opponent {opponent}",
+    ]
+    commands += [f"{spiral} exploitability {where} --game {spec}" for spec in map(shlex.quote, exact[:1])]
+    return [*commands, f"{program('tensorboard')} --logdir {where}"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,11 +14,16 @@ from spiral.games import load_game
 from spiral.seeds import derive_seed
 
 GOODBYE = "Goodbye."
+FAVOURITE = "tictactoe"
+"""The game taken when it is among those trained: everyone can read its board."""
 
 
 def play(
     model: opt.Model,
-    game: opt.Game,
+    game: Annotated[
+        str | None,
+        typer.Option(help="Such as tictactoe; see `spiral games`. Left out: a game that MODEL's run was trained on."),
+    ] = None,
     seat: Annotated[
         int | None, typer.Option(min=0, max=1, help="Where you sit; left out: seat 0, then the other in turn.")
     ] = None,
@@ -31,7 +38,7 @@ def play(
     compute: opt.Compute = "float32",
 ) -> None:
     """Play against MODEL. A mistyped move is asked about again; Ctrl-C or Ctrl-D ends."""
-    rules = load_game(game)
+    rules = load_game(game or trained_game(model))
     from spiral.play import play_game  # loads torch
     from spiral.seating import SeatOptions, seat_policy
 
@@ -59,3 +66,20 @@ def play(
     except (EOFError, KeyboardInterrupt):
         print()
     print(GOODBYE)
+
+
+def trained_game(model: str) -> str:
+    """A game of the run that MODEL comes from. Raises `ValueError` when it comes from none."""
+    games: list[str] = []
+    if Path(model).is_dir():
+        from spiral.seating import run_games  # loads torch
+
+        games = run_games(model)
+    if not games:
+        raise ValueError("Missing option '--game'; see `spiral play --help`")
+    return favourite(games)
+
+
+def favourite(games: Sequence[str]) -> str:
+    """The game to show or to play of those trained."""
+    return FAVOURITE if FAVOURITE in games else games[0]

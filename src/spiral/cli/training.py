@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
+from spiral.cli.programs import program
 from spiral.display import Pace, make_display, wide_console
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _stops_explained(path: Path) -> Iterator[None]:
 
 def resume_command(path: Path) -> str:
     """The command line that goes on with a run."""
-    return f"spiral train --resume --run-dir {shlex.quote(str(path))}"
+    return f"{program('spiral')} train --resume --run-dir {shlex.quote(str(path))}"
 
 
 def _how_to_go_on(path: Path) -> str:

@@ -13,6 +13,7 @@ class EvaluationConfig(Section):
     games: list[str] = Field([], description="Games played against each opponent.")
     opponents: list[str] = Field(["random"], description="Scripted opponents: 'random', 'minimax', 'equilibrium'.")
     episodes: int = Field(400, ge=2, description="Games against each opponent, half of them from each seat.")
+    in_flight: int = Field(256, ge=1, description="Evaluation games under way at once.")
     exploitability: list[str] = Field([], description="Games whose exact exploitability is measured.")
     every: int = Field(0, ge=0, description="Also measure every so many steps; 0 measures only before and after.")
     episodes_between: int = Field(100, ge=2, description="Games against each opponent in between.")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 from spiral.evaluation.arena import evaluate
 from spiral.evaluation.config import EvaluationConfig
 from spiral.evaluation.exploitability import measure_exploitability
-from spiral.games import load_game
+from spiral.games import Game, load_game
 from spiral.policies import scripted_policy
+from spiral.policies.scripted import MinimaxPolicy
 from spiral.policies.transformers import TransformersPolicy
 
 
@@ -47,21 +49,23 @@ def measure(policy: TransformersPolicy, config: EvaluationConfig, episodes: int)
     for spec in config.games:
         game = load_game(spec)
         for name in config.opponents:
-            if can_play(name, spec):
+            if can_play(name, game):
                 opponent = scripted_policy(name, game)
-                arena.append(evaluate(policy, opponent, game, episodes, config.seed).to_json())
+                arena.append(evaluate(policy, opponent, game, episodes, config.seed, config.in_flight).to_json())
     exploitability = [
         measure_exploitability(policy, load_game(spec), seed=config.seed).to_json() for spec in config.exploitability
     ]
     return Report(arena=tuple(arena), exploitability=tuple(exploitability))
 
 
-def can_play(opponent: str, spec: str) -> bool:
-    """Whether a scripted opponent knows a game."""
-    if opponent == "minimax":
-        return spec == "tictactoe"
-    if opponent == "equilibrium":
-        return spec == "kuhn_poker"
+def can_play(opponent: str, game: Game) -> bool:
+    """Whether a scripted opponent knows a game, found out by letting it try."""
+    try:
+        player = scripted_policy(opponent, game)
+        if isinstance(player, MinimaxPolicy):
+            player.choose(game.initial_state(), 0, random.Random(0))
+    except ValueError:
+        return False
     return True
 
 

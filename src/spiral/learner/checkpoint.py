@@ -11,13 +11,13 @@ A checkpoint appears under its name only when it is whole.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from spiral.files import point_to, sha256, write_directory_atomically
@@ -30,6 +30,8 @@ STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 REFERENCE = "reference"
 LATEST = "latest"
+ENTRIES = ("config.json", "model*.safetensors", OPTIMIZER, STATE)
+"""Without one of these, by the names in its manifest, a directory is no checkpoint."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -56,7 +58,7 @@ def save_checkpoint(
         (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2))
         files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
         manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
-        (directory / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        (directory / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
 
     root.mkdir(parents=True, exist_ok=True)
     write_directory_atomically(path, write)
@@ -84,6 +86,12 @@ def verify_checkpoint(path: Path) -> None:
     raise ValueError(f"checkpoint {path} is damaged: {fault}; {mend}{advice}")
 
 
+def checkpoint_step(path: Path) -> int:
+    """How many steps a checkpoint has seen, whatever its directory is called. Raises `ValueError` when damaged."""
+    verify_checkpoint(path)
+    return int(json.loads((path / STATE).read_text())["version"])
+
+
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
     """Puts optimizer, reference and version into `learner`, whose model was loaded from `path`; returns the state.
 
@@ -106,12 +114,23 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
 def _fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        text = (path / MANIFEST).read_bytes().decode("utf-8")
+        manifest = json.loads(text)
+        missing = [entry for entry in ENTRIES if not fnmatch.filter(manifest, entry)]
+        if missing:
+            return f"{MANIFEST} lists no {missing[0]}"
+        if text != _manifest_text(manifest):
+            return f"{MANIFEST} is not as it was written"
         for name, digest in manifest.items():
             if sha256(path / name) != digest:
                 return f"{name} does not match its recorded hash"
     except OSError as error:
         return f"{Path(error.filename or MANIFEST).name} cannot be read"
-    except (json.JSONDecodeError, SafetensorError, AttributeError, UnicodeDecodeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is not readable"
     return None
+
+
+def _manifest_text(manifest: Mapping[str, str]) -> str:
+    """The one way in which a manifest is written. Nothing holds its own hash, so any other form of it is damage."""
+    return json.dumps(manifest, indent=2)

@@ -118,7 +118,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         totals: Metrics = {}
-        self.model.train(self.config.gradient_checkpointing)
+        self._training_mode()
         targets = self._targets(batch, totals)
         for epoch in range(self.config.epochs):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "shuffle", step, epoch))
@@ -128,6 +128,13 @@ class Learner:
         self.model.eval()
         self.version = step
         return _averages(totals, self.learning_rate(step))
+
+    def _training_mode(self) -> None:
+        """Transformers checkpoints activations only in training mode; dropout stays off, the sampler has none."""
+        self.model.train(self.config.gradient_checkpointing)
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.eval()
 
     def _refresh_reference(self) -> None:
         """Copies the policy into the reference when its time has come."""

@@ -29,20 +29,20 @@ class LossConfig(Section):
     """What is minimised."""
 
     kind: Literal["policy_gradient", "ppo"] = Field(
-        "ppo", description="'ppo' clips the ratio, for batches used more than once; 'policy_gradient' does not."
+        "ppo", description="'ppo' clips the ratio; 'policy_gradient' does not."
     )
     clip_low: float = Field(0.2, gt=0, lt=1, description="PPO: the ratio counts down to 1 - clip_low.")
     clip_high: float = Field(0.2, gt=0, description="PPO: the ratio counts up to 1 + clip_high.")
     importance_cap: float = Field(2.0, gt=0, description="Largest weight of a token that the sampler found unlikely.")
     old_logprobs: Literal["behaviour", "learner"] = Field(
         "learner",
-        description="What the ratio divides by: the sampler's own log-probabilities, or the learner's (one more"
-        " forward pass a batch), which is right when sampler and learner differ numerically.",
+        description="Whose log-probabilities the ratio divides by. The learner's cost a forward pass and are"
+        " right when sampler and learner differ.",
     )
     entropy_bonus: float = Field(0.0, ge=0, description="Weight of the entropy, in units of return per nat.")
     kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0 holds none.")
     reference_refresh_steps: int = Field(
-        0, ge=0, description="Copy the policy into the reference every so many steps (NashPG); 0 keeps the start."
+        0, ge=0, description="Steps between copies of the policy into the reference; 0 keeps the start."
     )
 
 

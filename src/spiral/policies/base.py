@@ -54,6 +54,10 @@ class Policy(Protocol):
         """Works until at least one submitted turn is done and returns all that are; empty when none is pending."""
         ...
 
+    def cancel(self) -> None:
+        """Forgets every pending turn; the games they belong to were given up."""
+        ...
+
 
 class ScriptedPolicy(ABC):
     """A policy that decides from the state itself, with no model; subclasses write `choose`."""
@@ -75,6 +79,10 @@ class ScriptedPolicy(ABC):
         """Decides every pending turn."""
         pending, self._pending = self._pending, []
         return [self._reply(request) for request in pending]
+
+    def cancel(self) -> None:
+        """Forgets every pending turn."""
+        self._pending.clear()
 
     def _reply(self, request: TurnRequest) -> TurnReply:
         action = self.choose(request.state, request.seat, random.Random(request.seed))

@@ -27,7 +27,9 @@ class ModelConfig(Section):
     """Which model, where it runs, and in what precision."""
 
     path: str = Field("nano", description="'nano', a run or checkpoint directory, or a Hugging Face name or path.")
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")
+    device: str = Field(
+        "auto", description="'auto' (CUDA where there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps'."
+    )
     compute: Literal["float32", "bfloat16"] = Field(
         "float32", description="Precision of the forward and backward pass; weights are always kept in float32."
     )
@@ -93,8 +95,7 @@ def compute_precision(model: Any, compute: str) -> contextlib.AbstractContextMan
 def _device(name: str) -> torch.device:
     """The device asked for, or the best there is."""
     if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

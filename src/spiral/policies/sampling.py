@@ -31,9 +31,14 @@ def sample_tokens(logits_NV: Tensor, uniforms_N: Tensor, config: SamplingConfig)
     `uniforms_N` are numbers in [0, 1). At temperature 0 the most likely token has log-probability 0.
     """
     logprobs_NV = sampling_logprobs(logits_NV, config)
-    cumulative_NV = logprobs_NV.double().exp().cumsum(dim=-1)
+    # Apple's GPUs have no float64; there a draw is as fine as float32.
+    wide = torch.float32 if logits_NV.device.type == "mps" else torch.float64
+    cumulative_NV = logprobs_NV.to(wide).exp().cumsum(dim=-1)
     # Scaling by the last entry keeps the draw inside the support whatever the sum rounds to.
-    thresholds_N1 = uniforms_N.to(cumulative_NV)[:, None] * cumulative_NV[:, -1:]
+    thresholds_N1 = (
+        uniforms_N.to(wide).clamp(max=1 - 2**-24 if wide == torch.float32 else 1).to(cumulative_NV)[:, None]
+        * cumulative_NV[:, -1:]
+    )
     tokens_N = torch.searchsorted(cumulative_NV, thresholds_N1, right=True).squeeze(-1)
     tokens_N = tokens_N.clamp(max=logits_NV.shape[-1] - 1)
     return tokens_N, logprobs_NV.gather(-1, tokens_N[:, None]).squeeze(-1)

@@ -62,12 +62,12 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.values[: len(rows)] = self.values[rows]
 
     def _reserve(self, rows: int, length: int) -> None:
-        """Grows the storage, doubling, and keeps what is in it."""
+        """Grows the storage in steps, rows by doubling and lengths by a quarter, and keeps what is in it."""
         old_rows, heads, old_length, _ = self.keys.shape
         if rows <= old_rows and length <= old_length:
             return
         new_rows = max(rows, old_rows if rows <= old_rows else 2 * old_rows)
-        new_length = max(round_up(length), old_length if length <= old_length else 2 * old_length)
+        new_length = max(round_up(length), old_length if length <= old_length else round_up(old_length * 5 // 4))
         for name in ("keys", "values"):
             old = getattr(self, name)
             new = old.new_zeros((new_rows, heads, new_length, old.shape[3]))

@@ -115,6 +115,12 @@ class TransformersPolicy:
         done, self._done = self._done, []
         return done
 
+    def cancel(self) -> None:
+        """Forgets every reply waited for or in flight."""
+        self._waiting.clear()
+        self._active, self._done = [], []
+        self._cache = SlotCache()
+
     def _admit(self) -> None:
         """Prefills waiting prompts, equal padded lengths together, and samples their first tokens."""
         count = min(len(self._waiting), self._max_rows - len(self._active))
@@ -165,7 +171,7 @@ class TransformersPolicy:
             logits_NV = self.model.get_output_embeddings()(hidden_ND)[: len(rows)]
         seeds = np.array([row.request.seed for row in rows], dtype=np.uint64)
         counters = np.array([len(row.token_ids) for row in rows], dtype=np.uint64)
-        uniforms_N = torch.from_numpy(token_uniforms(seeds, counters)).to(logits_NV.device)
+        uniforms_N = torch.from_numpy(token_uniforms(seeds, counters))
         tokens_N, logprobs_N = sample_tokens(logits_NV, uniforms_N, self.sampling)
         for row, token, logprob in zip(rows, tokens_N.tolist(), logprobs_N.tolist(), strict=True):
             row.token_ids.append(token)

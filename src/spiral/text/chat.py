@@ -56,8 +56,12 @@ class ChatCodec:
         """Special tokens come from the template and the tokenizer only: a player who spells one gets a space."""
         observation = self._special.sub(" ", observation)
         if self.config.template == "chat":
+            # Templates of models that think or not on request (Qwen3) read `enable_thinking`; others ignore it.
             text = self.tokenizer.apply_chat_template(
-                messages(observation, self.config), tokenize=False, add_generation_prompt=True
+                messages(observation, self.config),
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=self.config.thinking,
             )
             ids = self.tokenizer.encode(text, add_special_tokens=False)
         else:
