@@ -160,6 +160,9 @@ FAULTS = {
 
 def test_the_toy_is_sound_without_a_fault() -> None:
     check_game(Toy())
+    _, end = random_playout(Toy(), seed=0)
+    assert end.is_terminal
+    assert sum(end.returns()) == 0
 
 
 @pytest.mark.parametrize("fault", FAULTS)

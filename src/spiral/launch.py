@@ -20,7 +20,6 @@ from spiral.learner.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
-    verify_checkpoint,
 )
 from spiral.learner.learner import Learner
 from spiral.measures import Metrics
@@ -66,10 +65,12 @@ class Run:
 
 
 def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
-    """Builds a run from its recipe, or from one of its checkpoints. Raises `ValueError` for what does not fit."""
+    """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_step` has found whole.
+
+    Raises `ValueError` for what does not fit.
+    """
     model_config = recipe.model
     if checkpoint is not None:
-        verify_checkpoint(checkpoint)
         model_config = model_config.model_copy(update={"path": str(checkpoint)})
     loaded = load_language_model(model_config)
     if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
