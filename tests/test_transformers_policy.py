@@ -9,9 +9,10 @@ import torch
 
 from spiral.games import load_game
 from spiral.policies import SamplingConfig, TurnRequest
+from spiral.policies.language import stop_token_ids
 from spiral.policies.sampling import sample_tokens
 from spiral.policies.slot_cache import GRAIN
-from spiral.policies.transformers import TransformersPolicy, stop_token_ids
+from spiral.policies.transformers import TransformersPolicy
 from spiral.recipes.nano_tokenizer import END
 from spiral.seeds import token_uniforms
 from spiral.text import ChatCodec, PromptConfig

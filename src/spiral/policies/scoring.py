@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from spiral.policies.language import stop_token_ids
 from spiral.policies.loading import compute_precision
 from spiral.policies.sampling import sampling_logprobs
-from spiral.policies.transformers import TransformersPolicy, stop_token_ids
+from spiral.policies.transformers import TransformersPolicy
 from spiral.records import IntArray
 
 ROWS = 64

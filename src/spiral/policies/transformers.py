@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from spiral.policies.base import TurnReply, TurnRequest
+from spiral.policies.base import TurnReply
+from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
 from spiral.policies.loading import compute_precision
 from spiral.policies.sampling import SamplingConfig, sample_tokens
 from spiral.policies.slot_cache import GRAIN, SlotCache, round_up
-from spiral.records import Generation, IntArray, StopReason
 from spiral.seeds import token_uniforms
-from spiral.text import ChatCodec, parse_action
+from spiral.text import ChatCodec
 
 LEAST_ROWS = 4
 """A matrix product of fewer rows is summed in another order on CPUs; smaller batches are filled up to this."""
@@ -35,27 +35,22 @@ LEAST_ROWS = 4
 RESCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
 """Settings of models that change the logits after the output head."""
 
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
-
 
 @dataclasses.dataclass(kw_only=True)
 class _Row:
     """One reply in flight."""
 
-    request: TurnRequest
-    observation: str
-    prompt_ids: IntArray
-    budget: int
+    turn: OpenTurn
     token_ids: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
 
     @property
     def position(self) -> int:
         """Where the last sampled token stands in the sequence."""
-        return len(self.prompt_ids) + len(self.token_ids) - 1
+        return len(self.turn.prompt_ids) + len(self.token_ids) - 1
 
 
-class TransformersPolicy:
+class TransformersPolicy(LanguagePolicy):
     """Plays with a causal language model; holds at most `max_rows` replies in flight."""
 
     def __init__(
@@ -70,31 +65,18 @@ class TransformersPolicy:
     ) -> None:
         """Raises `ValueError` for models with sliding-window or recurrent layers, or with rescaled logits."""
         _check_model(model.config)
-        self.name = name
+        super().__init__(codec, sampling, name=name, context=int(model.config.max_position_embeddings))
         self.model = model
-        self.codec = codec
-        self.sampling = sampling
-        self.version = 0
         self.compute = compute
         self._max_rows = max_rows
-        self._context = int(model.config.max_position_embeddings)
         self._stop_ids = stop_token_ids(codec.tokenizer)
         self._waiting: deque[_Row] = deque()
         self._active: list[_Row] = []
-        self._done: list[TurnReply] = []
         self._cache = SlotCache()
 
-    def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Turns every request into a prompt; a prompt that fills the whole context gets an empty reply."""
-        for request in requests:
-            observation = request.state.observation(request.seat, self.codec.config.observation)
-            prompt_ids = self.codec.encode(observation)
-            budget = min(self.sampling.max_new_tokens, self._context - len(prompt_ids))
-            row = _Row(request=request, observation=observation, prompt_ids=prompt_ids, budget=budget)
-            if budget > 0:
-                self._waiting.append(row)
-            else:
-                self._finish(row, "length")
+    def _generate(self, turns: Sequence[OpenTurn]) -> None:
+        """Puts turns in the queue."""
+        self._waiting.extend(_Row(turn=turn) for turn in turns)
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -112,8 +94,7 @@ class TransformersPolicy:
             self._admit()
             if self._active:
                 self._decode()
-        done, self._done = self._done, []
-        return done
+        return self._take_done()
 
     def cancel(self) -> None:
         """Forgets every reply waited for or in flight."""
@@ -127,13 +108,13 @@ class TransformersPolicy:
         groups: dict[int, list[_Row]] = {}
         for _ in range(count):
             row = self._waiting.popleft()
-            groups.setdefault(_padded_length(len(row.prompt_ids)), []).append(row)
+            groups.setdefault(_padded_length(len(row.turn.prompt_ids)), []).append(row)
         for length, rows in groups.items():
             token_ids = np.zeros((len(rows), length), dtype=np.int64)
             for index, row in enumerate(rows):
-                token_ids[index, : len(row.prompt_ids)] = row.prompt_ids
+                token_ids[index, : len(row.turn.prompt_ids)] = row.turn.prompt_ids
             ids_NP = torch.from_numpy(token_ids).to(self.model.device)
-            last_N = torch.tensor([len(row.prompt_ids) - 1 for row in rows], device=ids_NP.device)
+            last_N = torch.tensor([len(row.turn.prompt_ids) - 1 for row in rows], device=ids_NP.device)
             self._cache.begin_prefill(len(rows), self.model.config.num_hidden_layers)
             hidden_NPD = self._forward(input_ids=ids_NP)
             self._active.extend(rows)
@@ -169,7 +150,7 @@ class TransformersPolicy:
         hidden_ND = pad(hidden_ND, (0, 0, 0, max(0, LEAST_ROWS - len(hidden_ND))))
         with compute_precision(self.model, self.compute):
             logits_NV = self.model.get_output_embeddings()(hidden_ND)[: len(rows)]
-        seeds = np.array([row.request.seed for row in rows], dtype=np.uint64)
+        seeds = np.array([row.turn.request.seed for row in rows], dtype=np.uint64)
         counters = np.array([len(row.token_ids) for row in rows], dtype=np.uint64)
         uniforms_N = torch.from_numpy(token_uniforms(seeds, counters))
         tokens_N, logprobs_N = sample_tokens(logits_NV, uniforms_N, self.sampling)
@@ -182,35 +163,14 @@ class TransformersPolicy:
         kept: list[int] = []
         for index, row in enumerate(self._active):
             if row.token_ids[-1] in self._stop_ids:
-                self._finish(row, "stop")
-            elif len(row.token_ids) >= row.budget:
-                self._finish(row, "length")
+                self._finish(row.turn, row.token_ids, row.logprobs, "stop")
+            elif len(row.token_ids) >= row.turn.budget:
+                self._finish(row.turn, row.token_ids, row.logprobs, "length")
             else:
                 kept.append(index)
         if len(kept) < len(self._active):
             self._active = [self._active[index] for index in kept]
             self._cache.keep(torch.tensor(kept, dtype=torch.long, device=self.model.device))
-
-    def _finish(self, row: _Row, stop_reason: StopReason) -> None:
-        """Reads the action out of a finished reply."""
-        token_ids = np.asarray(row.token_ids, dtype=np.int64)
-        text = self.codec.decode(token_ids)
-        generation = Generation(
-            token_ids=token_ids,
-            logprobs=np.asarray(row.logprobs, dtype=np.float32),
-            stop_reason=stop_reason,
-            policy_version=self.version,
-        )
-        self._done.append(
-            TurnReply(
-                key=row.request.key,
-                observation=row.observation,
-                reply=text,
-                action=parse_action(text, row.request.state),
-                prompt_ids=row.prompt_ids,
-                generation=generation,
-            )
-        )
 
 
 def _check_model(config: Any) -> None:
@@ -229,15 +189,6 @@ def _check_model(config: Any) -> None:
             "the transformers engine takes the output head's logits as they are;"
             f" this model changes them afterwards ({', '.join(rescaled)})"
         )
-
-
-def stop_token_ids(tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a reply: the tokenizer's end of sequence and the usual ends of a chat turn it knows."""
-    known = tokenizer.get_vocab()
-    ends = {known[token] for token in TURN_ENDS if token in known}
-    if tokenizer.eos_token_id is not None:
-        ends.add(int(tokenizer.eos_token_id))
-    return frozenset(ends)
 
 
 def _padded_length(length: int) -> int:

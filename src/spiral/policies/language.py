@@ -1,0 +1,115 @@
+"""What every language model in a seat has in common, whichever engine runs it.
+
+A request becomes a prompt (`OpenTurn`), an engine turns prompts into token ids and their log-probabilities, and the
+finished reply becomes an action. Token ids go into the record exactly as given and sampled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from spiral.policies.base import TurnReply, TurnRequest
+from spiral.policies.sampling import SamplingConfig
+from spiral.records import Generation, IntArray, StopReason
+from spiral.text import ChatCodec, parse_action
+
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenTurn:
+    """A turn whose prompt is ready and whose reply is not."""
+
+    request: TurnRequest
+    observation: str
+    prompt_ids: IntArray
+    """[P]"""
+    budget: int
+    """Tokens that the reply may have: the response budget, or what the context leaves."""
+
+
+class LanguagePolicy(ABC):
+    """A policy that plays by generating text; subclasses are engines and write `_generate`, `poll`, `cancel`."""
+
+    def __init__(self, codec: ChatCodec, sampling: SamplingConfig, *, name: str, context: int) -> None:
+        """`context` is the most tokens that prompt and reply may have together."""
+        self.codec = codec
+        self.sampling = sampling
+        self.name = name
+        self.version = 0
+        self.context = context
+        self._done: list[TurnReply] = []
+
+    def submit(self, requests: Sequence[TurnRequest]) -> None:
+        """Turns every request into a prompt; a prompt that fills the whole context gets an empty reply."""
+        turns = [self._open(request) for request in requests]
+        for turn in turns:
+            if turn.budget <= 0:
+                self._finish(turn, (), (), "length")
+        self._generate([turn for turn in turns if turn.budget > 0])
+
+    @abstractmethod
+    def _generate(self, turns: Sequence[OpenTurn]) -> None:
+        """Takes on turns, each with a budget of at least one token; returns at once."""
+
+    @abstractmethod
+    def poll(self) -> list[TurnReply]:
+        """Works until at least one submitted turn is done and returns all that are; empty when none is pending."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Forgets every pending turn."""
+
+    @abstractmethod
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Takes new weights by parameter name, in place. No turn may be pending."""
+
+    def _open(self, request: TurnRequest) -> OpenTurn:
+        """Puts the position into words and the words into tokens."""
+        observation = request.state.observation(request.seat, self.codec.config.observation)
+        prompt_ids = self.codec.encode(observation)
+        budget = min(self.sampling.max_new_tokens, self.context - len(prompt_ids))
+        return OpenTurn(request=request, observation=observation, prompt_ids=prompt_ids, budget=budget)
+
+    def _finish(
+        self, turn: OpenTurn, token_ids: Sequence[int], logprobs: Sequence[float], stop_reason: StopReason
+    ) -> None:
+        """Reads the action out of a finished reply and keeps it for `poll`."""
+        ids = np.asarray(token_ids, dtype=np.int64)
+        text = self.codec.decode(ids)
+        generation = Generation(
+            token_ids=ids,
+            logprobs=np.asarray(logprobs, dtype=np.float32),
+            stop_reason=stop_reason,
+            policy_version=self.version,
+        )
+        self._done.append(
+            TurnReply(
+                key=turn.request.key,
+                observation=turn.observation,
+                reply=text,
+                action=parse_action(text, turn.request.state),
+                prompt_ids=turn.prompt_ids,
+                generation=generation,
+            )
+        )
+
+    def _take_done(self) -> list[TurnReply]:
+        """The finished turns, handed out once."""
+        done, self._done = self._done, []
+        return done
+
+
+def stop_token_ids(tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a reply: the tokenizer's end of sequence and the usual ends of a chat turn it knows."""
+    known = tokenizer.get_vocab()
+    ends = {known[token] for token in TURN_ENDS if token in known}
+    if tokenizer.eos_token_id is not None:
+        ends.add(int(tokenizer.eos_token_id))
+    return frozenset(ends)
