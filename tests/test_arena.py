@@ -1,5 +1,6 @@
 """Measuring play: intervals, pairs of games with the same deals, and exploitability by three methods."""
 
+import copy
 import json
 import math
 
@@ -12,6 +13,7 @@ from spiral.evaluation.arena import wilson
 from spiral.evaluation.exploitability import _sampled, scored_table
 from spiral.games import load_game
 from spiral.policies import SamplingConfig, ScriptedPolicy, TurnReply, TurnRequest, scripted_policy
+from spiral.policies.language import LanguagePolicy
 from spiral.policies.scoring import reply_logprobs
 from spiral.policies.transformers import TransformersPolicy
 from spiral.recipes.nano_tokenizer import END
@@ -173,7 +175,7 @@ def test_scores_equal_the_logprobs_of_sampled_replies(nano):
     # Whatever a model said and ended can be scored, and must get the probability it was sampled with.
     policy = new_policy(nano.model, nano.tokenizer, thinking=True, temperature=0.9, top_p=0.95)
     state = TICTACTOE.initial_state()
-    requests = [TurnRequest(key=key, state=state, seat=0, seed=key) for key in range(90)]
+    requests = [TurnRequest(key=key, game=TICTACTOE, state=state, seat=0, seed=key) for key in range(90)]
     replies = [r for r in replies_of(policy, requests).values() if r.generation.stop_reason == "stop"]
     assert len({reply.reply for reply in replies}) > 50
     scores = reply_logprobs(policy, [r.prompt_ids for r in replies], [r.reply for r in replies])
@@ -184,7 +186,9 @@ def test_scores_equal_the_logprobs_of_sampled_replies(nano):
 @torch.no_grad()
 def test_scores_equal_a_plain_forward_pass(random_model, tokenizer):
     policy = new_policy(random_model, tokenizer)
-    prompts = [policy.codec.encode(text) for text in ("kuhn_poker:J:", "tictactoe:X:0X2|345|678|", "a longer prompt")]
+    prompts = [
+        policy.codec.encode(text, KUHN) for text in ("kuhn_poker:J:", "tictactoe:X:0X2|345|678|", "a longer prompt")
+    ]
     said = ["\\boxed{bet}", "no", "", "\\boxed{offer: 3 wood -> 2 gold}"]
     pairs = [(prompt, reply) for prompt in prompts for reply in said] * 8
     expected = []
@@ -205,7 +209,7 @@ def test_scored_rows_are_the_frequencies_of_sampled_actions(nano):
     deal = KUHN.initial_state().apply("Q").apply("K")
     for state in (deal, deal.apply("check"), deal.apply("bet"), deal.apply("check").apply("bet")):
         seat, draws = state.current_player, 800
-        requests = [TurnRequest(key=key, state=state, seat=seat, seed=key) for key in range(draws)]
+        requests = [TurnRequest(key=key, game=KUHN, state=state, seat=seat, seed=key) for key in range(draws)]
         said = [reply.reply for reply in replies_of(policy, requests).values()]
         for action, probability in table[seat, state.information_state(seat)].items():
             share = said.count(f"\\boxed{{{action}}}") / draws
@@ -272,6 +276,44 @@ def test_a_thinking_model_is_sampled(nano):
     assert (result.method, result.samples) == ("sampled", 20)
     assert 0 <= result.exploitability_low <= result.exploitability_high
     assert set(result.to_json()) >= {"exploitability_low", "exploitability_high", "samples"}
+
+
+class Elsewhere(LanguagePolicy):
+    """A language model behind an engine that cannot score; says the same in every state."""
+
+    def __init__(self, codec, words):
+        super().__init__(codec, SamplingConfig(), name="elsewhere", context=512)
+        self.words = codec.tokenizer.encode(words + END, add_special_tokens=False)
+
+    def _generate(self, turns):
+        for turn in turns:
+            self._finish(turn, self.words, [0.0] * len(self.words), "stop")
+
+    def poll(self):
+        return self._take_done()
+
+    def cancel(self):
+        self._done.clear()
+
+    def load_weights(self, weights, version):
+        self.version = version
+
+
+def test_another_engine_is_sampled(tokenizer):
+    codec = ChatCodec(tokenizer, PromptConfig(observation="compact", thinking=False))
+    result = measure_exploitability(Elsewhere(codec, "\\boxed{bet}"), KUHN, samples=4)
+    assert (result.method, result.samples) == ("sampled", 4)
+    # Where one may bet there is no doubt; after a bet there is no legal reply, and uniform play takes its place.
+    assert result.illegal_mass == 0.5
+
+
+def test_a_prompt_that_opens_the_thinking_is_sampled(nano):
+    # A plain reply would be all thoughts there, however surely it is given.
+    opening = copy.deepcopy(nano.tokenizer)
+    opening.chat_template = "{{ messages[0].content }}<|reply|><think>"
+    policy = new_policy(nano.model, opening)
+    result = measure_exploitability(policy, KUHN, samples=3)
+    assert (result.method, result.samples) == ("sampled", 3)
 
 
 def test_a_model_that_is_never_legal_counts_as_uniform_play(random_model, tokenizer):

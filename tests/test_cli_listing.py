@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,15 @@ import pytest
 
 from commands import refused, spiral
 from spiral.games import game_names, load_game
+from spiral.policies.loading import NANO_DIRECTORY
 from spiral.recipes import recipe_files
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """No local models but those that a test puts here."""
+    monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 def test_games_as_json():
@@ -38,10 +47,41 @@ def test_recipes_as_json():
 
 
 def test_models_as_json():
-    (row,) = spiral("models", "--json").json["models"]
+    listed = spiral("models", "--json").json
+    (row,) = listed["models"]
     assert row["name"] == "nano"
-    assert 50_000 < row["parameters"] < 1_000_000
-    assert row["bytes"] > 2 * row["parameters"]
+    assert row["path"] == str(NANO_DIRECTORY)
+    assert row["parameters"] == 140_096
+    assert 4 * row["parameters"] < row["bytes"] < 1_000_000
+    assert listed["fetchable"] == ["smollm2"]
+
+
+def test_local_models_are_listed_after_nano(home):
+    for name in ("smollm2", "mine", "nano"):
+        shutil.copytree(NANO_DIRECTORY, home / "models" / name)
+    (home / "models" / "mine" / "model.safetensors").write_bytes(b"damaged")
+    listed = spiral("models", "--json").json
+    assert [(row["name"], row["parameters"]) for row in listed["models"]] == [
+        ("nano", 140_096),
+        ("mine", None),
+        ("smollm2", 140_096),
+    ]
+    assert listed["models"][0]["path"] == str(NANO_DIRECTORY)
+    assert listed["models"][2]["path"] == str(home / "models" / "smollm2")
+    assert listed["fetchable"] == []
+    assert "not readable" in spiral("models").out
+    assert "not here yet" not in spiral("models").out
+
+
+def test_models_that_can_be_fetched_are_in_the_table():
+    lines = spiral("models").out.splitlines()
+    assert lines[3].split() == ["smollm2", "134,515,008", "272.6", "MB", "not", "here", "yet"]
+    assert lines[4].endswith("spiral models get smollm2")
+
+
+def test_models_explains_itself():
+    assert "get" in spiral("models", "--help").out
+    assert "4-bit" in spiral("models", "get", "--help").out
 
 
 @pytest.mark.parametrize(("command", "word"), [("games", "kuhn_poker"), ("recipes", "nano"), ("models", "nano")])
@@ -88,6 +128,9 @@ def test_version_and_help():
         (["train", "nanno"], "did you mean 'nano'?"),
         (["train", "no/such/file.toml"], "there is no recipe"),
         (["play", "random", "--game", "tictactoe", "--seat", "2"], "--seat"),
+        (["models", "gte"], "Did you mean 'get'"),
+        (["models", "get"], "Missing argument 'NAME'; see `spiral models get --help`"),
+        (["models", "--json", "get", "nano"], "got --json with 'get'"),
     ],
 )
 def test_wrong_use_is_one_line(arguments, words):

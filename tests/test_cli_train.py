@@ -90,7 +90,10 @@ def test_dry_run_prints_the_recipe_and_does_nothing_else(monkeypatch, tmp_path):
     assert (recipe["run"]["steps"], recipe["run"]["seed"], recipe["learner"]["epochs"]) == (9, 5, 4)
     assert recipe["evaluation"]["seed"] == 1_000_003, "defaults are spelled out"
     size = spiral("models", "--json").json["models"][0]["parameters"]
-    assert result.out.splitlines()[0] == f"# nano: {size:,} parameters"
+    lines = result.out.splitlines()
+    assert lines[:2] == [f"# nano: {size:,} parameters", "# Memory of one device, in GiB:"]
+    assert "#   tictactoe: 256 games of about 6.7 turns (at most 9), prompts of about 5 tokens (longest 5)" in lines
+    assert [line for line in lines if " usable: " in line and line.endswith("(this machine) less 5%")]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,6 +103,19 @@ def test_dry_run_of_a_hub_model_that_cannot_be_asked_for(monkeypatch):
     assert result.status == 0
     assert tomllib.loads(result.out)["model"]["path"] == "someone/some-model"
     assert result.out.startswith("# someone/some-model: parameters not known: ")
+
+
+def test_dry_run_refuses_what_cannot_fit():
+    fits = ["train", "nano", "--dry-run", "--set", "selfplay.episodes_per_step=8", "--set", "evaluation.games=[]"]
+    settings = ["--set", "hardware.memory_gib=0.2", "--set", "learner.tokens_per_microbatch=1000000"]
+    assert spiral(*fits).status == 0
+    line = refused("train", "nano", "--dry-run", *settings)
+    assert line.startswith("the plan for nano does not fit: it needs ")
+    assert "hardware.memory_gib is 0.2" in line
+    assert "activations of a micro-batch" in line
+    mended = line.partition("; it fits with ")[2].rpartition(" (")[0].split(" and ")
+    more = [part for setting in mended for part in ("--set", setting.replace(" = ", "="))]
+    assert spiral("train", "nano", "--dry-run", *settings, *more).status == 0
 
 
 def test_resume_goes_on_and_shows_the_end(copied):

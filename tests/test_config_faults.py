@@ -120,7 +120,7 @@ def test_an_estimator_whose_module_is_broken(monkeypatch, tmp_path):
         ("/tmp/no/such/model", "there is no model"),
         ("a b", "there is no model 'a b'"),
         ("nosuch", "the Hugging Face hub cannot be reached"),
-        ("endpoint:gpt", "'nano', a run or checkpoint directory"),
+        ("endpoint:gpt", "a name that `spiral models` lists"),
         ("", "holds no model"),
     ],
 )

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from made_up import random_samples
 from spiral.batch import make_batch
+from spiral.learner.attention import use_segment_attention
 from spiral.learner.layout import micro_batches
 from spiral.learner.learner import Learner, LearnerConfig
-from spiral.learner.logprobs import hidden_states, score_tokens
+from spiral.learner.logprobs import score_tokens
 from spiral.learner.loss import LossConfig, loss
+from spiral.learner.scorer import hidden_states
 from spiral.policies import SamplingConfig
 
 LAYOUTS = ("padded", "packed")
@@ -21,6 +23,14 @@ LAYOUTS = ("padded", "packed")
 
 def small_batch(vocabulary=400, count=14, seed=0):
     return make_batch(random_samples(count, vocabulary, seed))
+
+
+@pytest.fixture(scope="module")
+def random_model(random_model):
+    """As the learner has it: attention can be told where samples begin."""
+    model = copy.deepcopy(random_model)
+    use_segment_attention(model)
+    return model
 
 
 def everything(batch):
@@ -67,7 +77,6 @@ def test_padded_rows_by_hand():
             *batch.token_ids_L[start : start + fed].tolist(),
             *[0] * (width - fed),
         ]
-        assert rows.segment_ids_RW[row].tolist() == [index] * fed + [-1] * (width - fed)
         # Positions that start again would make transformers look for packed samples and build a mask.
         assert rows.position_ids_RW[row].tolist() == list(range(width))
     predicts = [row * width + prompts[index] - 1 + step for row, index in enumerate((short, long))
@@ -76,7 +85,7 @@ def test_padded_rows_by_hand():
     assert batch.action_sample_A[rows.action_K].tolist() == sorted(
         batch.action_sample_A.tolist(), key=(short, long).index
     )
-    assert rows.attention_mask() is None
+    assert rows.segments is None
 
 
 def test_packed_rows_by_hand():
@@ -84,12 +93,9 @@ def test_packed_rows_by_hand():
     (rows,) = micro_batches(batch, everything(batch), "packed", 1000)
     first, second = sorted((0, 1), key=lambda index: -int(batch.lengths_S[index]))
     sizes = [int(batch.lengths_S[index]) - 1 for index in (first, second)]
-    assert rows.segment_ids_RW.tolist() == [[first] * sizes[0] + [second] * sizes[1]]
     assert rows.position_ids_RW.tolist() == [[*range(sizes[0]), *range(sizes[1])]]
-    mask = rows.attention_mask()
-    expected = torch.block_diag(*(torch.ones(size, size).tril() for size in sizes)).bool()
-    assert mask.shape == (1, 1, sum(sizes), sum(sizes))
-    assert mask[0, 0].tolist() == expected.tolist()
+    assert sum(group.n * group.g for group in rows.segments.groups) == len(rows.segments.index_G)
+    assert rows.segments.index_G[rows.segments.place_T].tolist() == list(range(sum(sizes)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -100,12 +106,11 @@ def test_every_action_token_is_predicted_once_from_the_token_before_it(count, se
     batch = make_batch(random_samples(count, 1000, seed, longest=12))
     seen = []
     for rows in micro_batches(batch, everything(batch), layout, max_tokens):
-        tokens, segments = rows.token_ids_RW.flatten(), rows.segment_ids_RW.flatten()
-        positions = rows.position_ids_RW.flatten()
-        assert rows.token_ids_RW.numel() <= max_tokens or len(set(segments.tolist()) - {-1}) == 1
+        tokens, positions = rows.token_ids_RW.flatten(), rows.position_ids_RW.flatten()
+        samples = set(batch.action_sample_A[rows.action_K].tolist())
+        assert rows.token_ids_RW.numel() <= max_tokens or len(samples) == 1
         for predict, action in zip(rows.predict_K.tolist(), rows.action_K.tolist(), strict=True):
             index = int(batch.action_sample_A[action])
-            assert int(segments[predict]) == index
             first = int((batch.action_sample_A == index).nonzero()[0])
             place = int(batch.prompt_lengths_S[index]) + action - first
             assert int(positions[predict]) == place - 1

@@ -5,13 +5,15 @@ import math
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from made_up import random_samples
 from spiral.batch import make_batch
 from spiral.learner.layout import micro_batches
 from spiral.learner.learner import Learner, LearnerConfig
-from spiral.learner.logprobs import hidden_states, score_tokens
+from spiral.learner.logprobs import score_tokens
 from spiral.learner.loss import LossConfig
+from spiral.learner.scorer import hidden_states
 from spiral.policies import SamplingConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -192,8 +194,8 @@ def test_the_ratio_divides_by_the_sampler_or_by_the_learner(random_model):
     assert learner["loss/clip_fraction"] == 0.0
     positive = (batch.advantages_S[batch.action_sample_A] > 0).float().mean()
     assert behaviour["loss/clip_fraction"] == pytest.approx(float(positive))
-    assert "sampler/gap_mean" in learner
-    assert "sampler/gap_mean" not in behaviour
+    assert learner["sampler/gap_mean"] == pytest.approx(1.0, abs=1e-4)
+    assert behaviour["sampler/gap_mean"] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_good_answer_becomes_likelier_and_a_bad_one_rarer(random_model):
@@ -267,3 +269,36 @@ def test_more_parts_than_samples_is_one_sample_a_step(random_model):
     metrics = new_learner(random_model, minibatches=50).update(batch_of(count=3))
     assert metrics["learner/skipped_steps"] == 0.0
     assert math.isfinite(metrics["loss/policy"])
+
+
+def peak_bytes(work):
+    """The most bytes that `work()` holds on the CPU beyond what there was."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held, most = 0, 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def test_chunks_keep_no_logits_for_the_backward_pass(random_model):
+    """Each chunk's logits are computed again when they are needed, and gone before the next chunk's."""
+    head = random_model.get_output_embeddings()
+    vocabulary, width = head.weight.shape
+    chunk = 64 * vocabulary
+
+    def peak(count, **options):
+        """In chunks of float32 logits."""
+        hidden = torch.randn(count, width, requires_grad=True)
+        targets = torch.arange(count) % vocabulary
+
+        def work():
+            scores = score_tokens(hidden, head, targets, 1.0, chunk_elements=chunk, **options)
+            scores.logprobs_K.sum().backward()
+
+        return peak_bytes(work) / (4 * chunk)
+
+    assert peak(64 * 16, entropy_gradient=False) < peak(64 * 2, entropy_gradient=False) + 2.5
+    assert peak(64 * 16, entropy_gradient=True) > 16  # kept for a gradient that nobody asks for

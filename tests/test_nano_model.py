@@ -64,14 +64,38 @@ def test_it_plays_all_five_games_in_both_styles(nano, spec, most_illegal, thinki
 
 def test_it_names_candidates_first_when_asked_to_think(nano):
     policy = policy_of(nano, nano_model.THINKING)
-    state = load_game("tictactoe").initial_state().apply("4")
-    policy.submit([TurnRequest(key=key, state=state, seat=1, seed=key) for key in range(50)])
+    game = load_game("tictactoe")
+    state = game.initial_state().apply("4")
+    policy.submit([TurnRequest(key=key, game=game, state=state, seat=1, seed=key) for key in range(50)])
     replies = []
     while len(replies) < 50:
         replies.extend(policy.poll())
     thoughtful = [reply for reply in replies if reply.reply.startswith("<think>maybe ") and "</think>" in reply.reply]
     assert len(thoughtful) >= 48
+    close = nano.tokenizer.convert_tokens_to_ids("</think>")
+    for reply in thoughtful:
+        generation = reply.generation
+        assert generation.has_thought
+        assert generation.token_ids.tolist().index(close) + 1 == generation.thinking_tokens
+        # What follows is the boxed action and the end of the turn, one token each.
+        assert len(generation.token_ids) - generation.thinking_tokens == 2
     assert sum(f"maybe {reply.action}" in reply.reply for reply in thoughtful) >= 45
+
+
+def test_at_once_it_is_asked_and_answers_without_a_thought(nano):
+    game = load_game("kuhn_poker")
+    state = game.initial_state().apply("J").apply("Q").apply("bet")
+    policy = policy_of(nano, nano_model.DIRECT)
+    policy.submit([TurnRequest(key=key, game=game, state=state, seat=1, seed=key) for key in range(20)])
+    replies = policy.poll()
+    asked = [{"role": "user", "content": "kuhn_poker:Q:bet"}]
+    for reply in replies:
+        assert reply.prompt_ids.tolist() == nano.tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, return_dict=False
+        )
+        assert reply.reply == f"\\boxed{{{reply.action}}}"
+        assert (reply.generation.thinking_tokens, reply.generation.has_thought) == (0, False)
+    assert {reply.action for reply in replies} == {"call", "fold"}
 
 
 def test_the_same_seed_makes_the_same_model():

@@ -70,6 +70,8 @@ TURNS = st.builds(
     action=st.one_of(st.none(), st.text()),
     version=st.integers(0, 2**31 - 1),
     stop_reason=st.sampled_from(["stop", "length"]),
+    thinking_tokens=st.integers(0, 2),
+    has_thought=st.booleans(),
 ) | st.builds(
     Turn, player=st.integers(0, 1), observation=st.text(), reply=st.text(), action=st.one_of(st.none(), st.text())
 )
@@ -114,6 +116,20 @@ def test_the_file_is_plain_parquet(tmp_path):
     assert first["policy_version"] == 2
 
 
+def test_a_file_of_the_former_version_is_read(tmp_path):
+    path = tmp_path / "old.parquet"
+    turns = [new_turn(0, (5, 6), (7, 8), version=2, thinking_tokens=1, has_thought=True), new_turn(1, action=None)]
+    scripted = Turn(player=0, observation="o", action="3")
+    write_episodes(path, [new_episode((1.0, -1.0), [*turns, scripted], seed=11)])
+    table = pq.read_table(path)
+    assert table["thinking_tokens"].to_pylist() == [1, 0, None]
+    assert table["has_thought"].to_pylist() == [True, False, None]
+    old = table.drop_columns(["thinking_tokens", "has_thought"]).replace_schema_metadata({VERSION_KEY: b"1"})
+    pq.write_table(old, path)
+    expected = [new_turn(0, (5, 6), (7, 8), version=2), turns[1], scripted]
+    assert_equal(tuple(read_episodes(path)), (new_episode((1.0, -1.0), expected, seed=11),))
+
+
 def test_no_episodes_are_an_empty_file(tmp_path):
     write_episodes(tmp_path / "none.parquet", [])
     assert read_episodes(tmp_path / "none.parquet") == []
@@ -125,7 +141,7 @@ def test_another_schema_version_is_refused(tmp_path):
     table = pq.read_table(path)
     for metadata, shown in (({VERSION_KEY: b"99"}, "99"), ({}, "none")):
         pq.write_table(table.replace_schema_metadata(metadata), path)
-        with pytest.raises(ValueError, match=f"has schema version {shown}; this version of spiral reads 1"):
+        with pytest.raises(ValueError, match=f"has schema version {shown}; this spiral reads 1 and 2"):
             read_episodes(path)
 
 

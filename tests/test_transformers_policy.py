@@ -13,13 +13,14 @@ from spiral.policies.language import stop_token_ids
 from spiral.policies.sampling import sample_tokens
 from spiral.policies.slot_cache import GRAIN
 from spiral.policies.transformers import TransformersPolicy
-from spiral.recipes.nano_tokenizer import END
+from spiral.recipes.nano_tokenizer import END, REPLY
 from spiral.seeds import token_uniforms
-from spiral.text import ChatCodec, PromptConfig
+from spiral.text import ChatCodec, PromptConfig, worked_example
 from turns import random_states, replies_of, requests_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+TICTACTOE = load_game("tictactoe")
 STATES = random_states(60, seed=4)
 STYLES = {"direct": False, "thinking": True}
 
@@ -140,10 +141,10 @@ def test_stop_reasons_and_budget(random_model, tokenizer):
 
 def test_a_prompt_that_fills_the_context_gets_an_empty_reply(random_model, tokenizer):
     policy = new_policy(random_model, tokenizer, prompt=PromptConfig(observation="full", template="r1"))
-    state = load_game("tictactoe").initial_state()
-    length = len(policy.codec.encode(state.observation(0)))
+    state = TICTACTOE.initial_state()
+    length = len(policy.codec.encode(state.observation(0), TICTACTOE))
     assert length > policy.model.config.max_position_embeddings
-    reply = replies_of(policy, [TurnRequest(key=3, state=state, seat=0, seed=0)])[3]
+    reply = replies_of(policy, [TurnRequest(key=3, game=TICTACTOE, state=state, seat=0, seed=0)])[3]
     assert reply.generation.token_ids.tolist() == []
     assert reply.generation.logprobs.tolist() == []
     assert (reply.generation.stop_reason, reply.reply, reply.action) == ("length", "", None)
@@ -153,11 +154,13 @@ def test_a_prompt_that_fills_the_context_gets_an_empty_reply(random_model, token
 def test_a_long_prompt_leaves_what_is_left_of_the_context(random_model, tokenizer):
     model = copy.deepcopy(random_model)
     policy = new_policy(model, tokenizer)
-    state = load_game("tictactoe").initial_state()
-    length = len(policy.codec.encode(state.observation(0, "compact")))
+    state = TICTACTOE.initial_state()
+    length = len(policy.codec.encode(state.observation(0, "compact"), TICTACTOE))
     model.config.max_position_embeddings = length + 3
     policy = new_policy(model, tokenizer)
-    replies = replies_of(policy, [TurnRequest(key=key, state=state, seat=0, seed=key) for key in range(20)])
+    replies = replies_of(
+        policy, [TurnRequest(key=key, game=TICTACTOE, state=state, seat=0, seed=key) for key in range(20)]
+    )
     assert max(len(reply.generation.token_ids) for reply in replies.values()) == 3
 
 
@@ -225,3 +228,16 @@ def test_the_observation_and_action_are_those_of_the_game(nano):
         assert reply.action in request.state.legal_actions()
         assert reply.reply == f"\\boxed{{{reply.action}}}"
         assert reply.generation.stop_reason == "stop"
+
+
+def test_every_game_is_asked_with_its_own_example(nano):
+    config = PromptConfig(observation="compact", thinking=False, example=True)
+    policy = new_policy(nano.model, nano.tokenizer, budget=8, prompt=config)
+    requests = requests_for(random_states(12, seed=8))
+    replies = replies_of(policy, requests)
+    assert len({request.game for request in requests}) > 3
+    for request in requests:
+        example = worked_example(request.game, config)
+        prompt = nano.tokenizer.decode(replies[request.key].prompt_ids)
+        assert prompt.startswith(f"{example.observation}{REPLY}{example.reply}{END}")
+        assert prompt.endswith(f"{END}{replies[request.key].observation}{REPLY}")

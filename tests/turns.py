@@ -17,10 +17,19 @@ def random_states(count, seed=0, games=GAMES):
     return [rng.choice(random_turns(load_game(rng.choice(games)), rng)) for _ in range(count)]
 
 
+def game_of(state):
+    """The game of `GAMES` that a state of `random_states` is from."""
+    for game in map(load_game, GAMES):
+        first = game.initial_state()
+        if type(first) is type(state) and getattr(first, "hands", 0) == getattr(state, "hands", 0):
+            return game
+    raise AssertionError(f"no game of {state!r}")
+
+
 def requests_for(states, seed=0):
     """One request a state, keyed by its place."""
     return [
-        TurnRequest(key=key, state=state, seat=state.current_player, seed=1000 * seed + key)
+        TurnRequest(key=key, game=game_of(state), state=state, seat=state.current_player, seed=1000 * seed + key)
         for key, state in enumerate(states)
     ]
 

@@ -28,8 +28,15 @@ LEARNING = (
     ("KL to reference", "loss/kl_reference", "{:.3f}"),
     ("entropy", "loss/entropy", "{:.3f}"),
     ("clipped", "loss/clip_fraction", "{:.1%}"),
+    ("sampler-learner gap", "sampler/gap_mean", "{:.4f}"),
 )
 """What is shown of the update: caption, metric, format."""
+
+
+GAP_WARNING = (
+    "sampler and learner give the same tokens different probabilities (sampler/gap_mean is over loss.gap_limit);"
+    " compare engine.kind, model.compute and sampling"
+)
 
 
 class Display(Protocol):
@@ -100,6 +107,8 @@ class PlainDisplay:
             return
         self._next = self._pace.elapsed + SECONDS_BETWEEN_LINES
         self._write(plain_line(step, metrics, self._pace) + "\n")
+        if metrics.get("sampler/gap_warning"):
+            self._write(f"warning: {GAP_WARNING}\n")
         if measured:
             self._write(f"measured after step {step}: {'; '.join(measured)}\n")
 
@@ -142,6 +151,8 @@ class LiveDisplay:
             seat_table(metrics),
             Text("  ".join(learning_figures(metrics))),
         ]
+        if metrics.get("sampler/gap_warning"):
+            parts.append(Text(f"Warning: {GAP_WARNING}", style="bold yellow"))
         measured = evaluation_figures(self._evaluated)
         if measured:
             parts.append(Text("last measured:\n  " + "\n  ".join(measured)))

@@ -5,6 +5,7 @@ Everything here is wiring. What a step does is in `train.py`; what it leaves on 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import signal
 import tomllib
@@ -23,8 +24,10 @@ from spiral.learner.checkpoint import (
 )
 from spiral.learner.learner import Learner
 from spiral.measures import Metrics
-from spiral.policies.loading import LanguageModel, load_language_model
-from spiral.policies.transformers import TransformersPolicy
+from spiral.plan import check_plan, check_runnable
+from spiral.policies.engines import make_policy
+from spiral.policies.language import LanguagePolicy
+from spiral.policies.loading import LanguageModel, load_language_model, model_directory
 from spiral.recipe import Recipe, validate_recipe
 from spiral.run_directory import RunDirectory, RunRecorder, read_reports
 from spiral.selfplay import SelfPlay
@@ -36,12 +39,12 @@ Show = Callable[[int, Metrics], None]
 
 @dataclasses.dataclass(kw_only=True)
 class Run:
-    """The parts of a run in one process; sampler and learner share the model."""
+    """The parts of a run in one process. Sampler and learner share the model where both compute in float32."""
 
     recipe: Recipe
     directory: RunDirectory
     language_model: LanguageModel
-    policy: TransformersPolicy
+    policy: LanguagePolicy
     learner: Learner
     baselines: RoleBaselines
     collector: SelfPlay
@@ -61,7 +64,12 @@ class Run:
         """Evaluates the current policy: fully before the first and after the last step, lightly in between."""
         config = self.recipe.evaluation
         full = step in (0, self.recipe.run.steps)
-        return measure(self.policy, config, config.episodes if full else config.episodes_between)
+        training = self.policy.sampling
+        self.policy.sampling = training.model_copy(update={"temperature": config.temperature, "top_p": config.top_p})
+        try:
+            return measure(self.policy, config, config.episodes if full else config.episodes_between)
+        finally:
+            self.policy.sampling = training
 
 
 def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
@@ -70,27 +78,29 @@ def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
     Raises `ValueError` for what does not fit.
     """
     model_config = recipe.model
-    if checkpoint is not None:
+    if checkpoint is not None and not recipe.lora.rank:
         model_config = model_config.model_copy(update={"path": str(checkpoint)})
     loaded = load_language_model(model_config)
     if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
         recipe = recipe.model_copy(update={"prompt": loaded.prompt})
     codec = ChatCodec(loaded.tokenizer, recipe.prompt)
-    policy = TransformersPolicy(loaded.model, codec, recipe.sampling, compute=recipe.model.compute)
+    directory = model_directory(model_config.path)
+    policy = make_policy(recipe.engine, loaded, directory, codec, recipe.sampling, compute=recipe.model.compute)
     learner = Learner(
-        loaded.model,
+        copy.deepcopy(loaded.model) if recipe.lora.rank else loaded.model,
         config=recipe.learner,
         loss_config=recipe.loss,
         sampling=recipe.sampling,
         total_steps=recipe.run.steps,
         seed=recipe.run.seed,
         compute=recipe.model.compute,
+        lora=recipe.lora,
     )
     baselines = RoleBaselines(recipe.credit.decay)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, learner)
         baselines.load_state_dict(state["baselines"])
-        policy.version = learner.version
+        policy.load_weights(learner.weights(), learner.version)
     return Run(
         recipe=recipe,
         directory=RunDirectory(path),
@@ -109,8 +119,10 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
     """
     directory = RunDirectory(path)
     directory.refuse_existing()
+    check_runnable(recipe)
     run = assemble(recipe, path)
     check_prompts(run)
+    check_plan(run.recipe, run.language_model.model.config, codec=run.policy.codec, this_machine=True)
     directory.start(run.recipe.model_dump())
     ready()
     directory.save_report(0, run.measure(0))
@@ -120,13 +132,13 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
 
 def check_prompts(run: Run) -> None:
     """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
-    context = int(run.language_model.model.config.max_position_embeddings)
+    context = run.policy.context
     for match in run.collector.matches(1):
         state = match.game.initial_state()
         while state.is_chance:
             state = state.apply(state.chance_outcomes()[0][0])
         style = run.policy.codec.config.observation
-        length = len(run.policy.codec.encode(state.observation(state.current_player, style)))
+        length = len(run.policy.codec.encode(state.observation(state.current_player, style), match.game))
         if length >= context:
             raise ValueError(
                 f"the first prompt of {match.game.spec} has {length} tokens, and {run.recipe.model.path} takes"

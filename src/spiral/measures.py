@@ -9,29 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from spiral.records import Episode, Turn
+from spiral.records import Episode, Generation, Turn
 
 Metrics = dict[str, float]
-Item = TypeVar("Item", Episode, Turn)
+Item = TypeVar("Item", Episode, Turn, Generation)
 
 
 def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> Metrics:
     """Metrics of one step under flat `group/name` keys; `times` holds the seconds of each phase."""
     turns = [turn for episode in episodes for turn in episode.turns]
-    lengths = [len(turn.generation.token_ids) for turn in turns if turn.generation is not None]
+    generations = _generations(turns)
+    lengths = [len(generation.token_ids) for generation in generations]
     seconds = sum(times.values())
     metrics: Metrics = {
         "rollout/games": float(len(episodes)),
         "rollout/turns": float(len(turns)),
         "rollout/turns_per_game": len(turns) / max(1, len(episodes)),
         "rollout/response_tokens": float(sum(lengths)),
-        "rollout/response_length": sum(lengths) / max(1, len(lengths)),
+        "rollout/response_length": _mean(lengths),
         "rollout/response_length_max": float(max(lengths, default=0)),
         "rollout/cut_off": _share(turns, _cut_off),
         "rollout/illegal": _share(turns, lambda turn: turn.action is None),
         "rollout/unboxed": _share(turns, lambda turn: turn.generation is not None and "\\boxed{" not in turn.reply),
         "rollout/truncated_games": _share(episodes, lambda episode: episode.outcome == "truncated"),
     }
+    metrics.update(_thinking_metrics(generations))
     for game in sorted({episode.game for episode in episodes}):
         metrics.update(_game_metrics(game, [episode for episode in episodes if episode.game == game]))
     metrics.update(times)
@@ -42,18 +44,39 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
     return metrics
 
 
+def _thinking_metrics(generations: Sequence[Generation]) -> Metrics:
+    """How long is thought and answered, in tokens; thoughts that are empty, and replies that end within them."""
+    return {
+        "thinking/length": _mean([g.thinking_tokens for g in generations]),
+        "thinking/answer_length": _mean([len(g.token_ids) - g.thinking_tokens for g in generations]),
+        "thinking/empty": _share(generations, lambda g: not g.has_thought),
+        "thinking/unclosed": _share(generations, lambda g: 0 < g.thinking_tokens == len(g.token_ids)),
+    }
+
+
 def _game_metrics(game: str, episodes: Sequence[Episode]) -> Metrics:
     """Return, wins, illegal moves and response length of each seat of one game."""
     metrics: Metrics = {f"{game}/turns": sum(len(episode.turns) for episode in episodes) / len(episodes)}
     for seat in (0, 1):
         turns = [turn for episode in episodes for turn in episode.turns if turn.player == seat]
-        lengths = [len(turn.generation.token_ids) for turn in turns if turn.generation is not None]
+        generations = _generations(turns)
         metrics[f"{game}/return_seat_{seat}"] = sum(episode.returns[seat] for episode in episodes) / len(episodes)
         metrics[f"{game}/win_seat_{seat}"] = sum(e.returns[seat] > 0 for e in episodes) / len(episodes)
         metrics[f"{game}/illegal_seat_{seat}"] = _share(turns, lambda turn: turn.action is None)
-        metrics[f"{game}/response_length_seat_{seat}"] = sum(lengths) / max(1, len(lengths))
+        metrics[f"{game}/response_length_seat_{seat}"] = _mean([len(g.token_ids) for g in generations])
+        metrics[f"{game}/thinking_length_seat_{seat}"] = _mean([g.thinking_tokens for g in generations])
     metrics[f"{game}/draw"] = _share(episodes, lambda episode: episode.returns[0] == episode.returns[1])
     return metrics
+
+
+def _generations(turns: Sequence[Turn]) -> list[Generation]:
+    """What language models sampled; other players' turns have nothing of the kind."""
+    return [turn.generation for turn in turns if turn.generation is not None]
+
+
+def _mean(numbers: Sequence[int]) -> float:
+    """0 of none."""
+    return sum(numbers) / max(1, len(numbers))
 
 
 def _cut_off(turn: Turn) -> bool:

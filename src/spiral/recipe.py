@@ -20,9 +20,12 @@ from spiral.config import Section
 from spiral.credit import CreditConfig, load_estimator
 from spiral.evaluation import EvaluationConfig
 from spiral.games import load_game
+from spiral.hardware import HardwareConfig
 from spiral.learner.learner import LearnerConfig
+from spiral.learner.lora import LoraConfig
 from spiral.learner.loss import LossConfig
 from spiral.policies import SCRIPTED_NAMES, SamplingConfig
+from spiral.policies.engines import EngineConfig, resolved
 from spiral.policies.loading import ModelConfig
 from spiral.recipes import DIRECTORY, recipe_files
 from spiral.rollout import SelfPlayConfig
@@ -41,10 +44,13 @@ class Recipe(Section):
     model: ModelConfig = Field(default_factory=ModelConfig, description="The model that is trained.")
     prompt: PromptConfig = Field(default_factory=PromptConfig, description="How games are put to the model.")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How replies are sampled.")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="What generates the replies.")
     selfplay: SelfPlayConfig = Field(default_factory=SelfPlayConfig, description="Which games, and how many.")
     credit: CreditConfig = Field(default_factory=CreditConfig, description="From returns to advantages.")
     loss: LossConfig = Field(default_factory=LossConfig, description="What is minimised.")
     learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How weights are updated.")
+    lora: LoraConfig = Field(default_factory=LoraConfig, description="Low-rank training instead of all parameters.")
+    hardware: HardwareConfig = Field(default_factory=HardwareConfig, description="What the run is planned for.")
     evaluation: EvaluationConfig = Field(
         default_factory=EvaluationConfig, description="What is measured before and after."
     )
@@ -102,11 +108,12 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
                 f" which are {', '.join(weights)}, and numbers of at least 0"
             )
     _check_sampling(recipe, source)
+    _check_hardware(recipe, source)
     for game in [*weights, *recipe.evaluation.games]:
         load_game(game)
     _check_evaluation(recipe.evaluation, source)
     _check_estimator(recipe.credit.estimator, source)
-    return recipe
+    return recipe.model_copy(update={"engine": resolved(recipe.engine)})
 
 
 def _check_sampling(recipe: Recipe, source: str) -> None:
@@ -122,6 +129,15 @@ def _check_sampling(recipe: Recipe, source: str) -> None:
         raise ValueError(
             f"{source}: loss.reference_refresh_steps is {recipe.loss.reference_refresh_steps}, but loss.kl_coefficient"
             " is 0, so there is no reference; set loss.kl_coefficient, for example to 0.1"
+        )
+
+
+def _check_hardware(recipe: Recipe, source: str) -> None:
+    """What the learner cannot do on several devices."""
+    if recipe.hardware.devices > 1 and recipe.model.compute == "float32":
+        raise ValueError(
+            f"{source}: hardware.devices is {recipe.hardware.devices} and model.compute is 'float32'; the learner is"
+            " sharded over devices only in bfloat16, so set model.compute to 'bfloat16' or hardware.devices to 1"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Outcome = Literal["finished", "illegal_move", "truncated"]
 StopReason = Literal["stop", "length"]
@@ -33,6 +33,10 @@ class Generation:
     """"stop": a stop token was sampled; "length": the token budget ran out."""
     policy_version: int
     """How many updates the weights had seen."""
+    thinking_tokens: int = 0
+    """How many of the T tokens come before the answer; all of them where the reply ended before it."""
+    has_thought: bool = False
+    """Whether anything but white space and thinking tags comes before the answer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

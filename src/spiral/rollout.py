@@ -74,7 +74,7 @@ class _Table:
     def request(self, key: int) -> TurnRequest:
         """The decision that the game waits for."""
         seed = derive_seed(self.match.seed, "turn", len(self.turns))
-        return TurnRequest(key=key, state=self.state, seat=self.state.current_player, seed=seed)
+        return TurnRequest(key=key, game=self.match.game, state=self.state, seat=self.state.current_player, seed=seed)
 
     def take(self, reply: TurnReply) -> None:
         """Records a reply and moves on; an illegal one ends the game."""

@@ -1,8 +1,9 @@
 """From a MODEL on the command line to something that can sit in a seat.
 
-A MODEL is `nano`, a run directory (its last checkpoint), a checkpoint directory, a Hugging Face name or path, or a
-scripted policy. A model brings its own prompt when it was trained here (`spiral.json`), and its run's sampling when
-the run's `config.toml` is found around it; whatever is asked for on the command line comes first.
+A MODEL is `nano` or another local model (`spiral models`), a run directory (its last checkpoint), a checkpoint
+directory, a Hugging Face name or path, or a scripted policy. A model brings its own prompt when it was trained here
+(`spiral.json`), and its run's sampling when the run's `config.toml` is found around it; whatever is asked for on the
+command line comes first.
 """
 
 from __future__ import annotations
@@ -13,20 +14,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 
 from spiral.config import Section
 from spiral.games import Game, State
 from spiral.learner.checkpoint import MANIFEST, STATE, verify_checkpoint
 from spiral.policies import SCRIPTED_NAMES, Policy, SamplingConfig, scripted_policy
-from spiral.policies.loading import LanguageModel, ModelConfig, load_language_model, model_directory
+from spiral.policies.hub import HUB_NAME
+from spiral.policies.known_models import known_config
+from spiral.policies.loading import LanguageModel, ModelConfig, cast_parameters, load_language_model, model_directory
+from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
 from spiral.policies.transformers import TransformersPolicy
 from spiral.text import ChatCodec, PromptConfig
 from spiral.theory import Minimax, TabularPolicy, kuhn_equilibrium, uniform_policy
 
 Kind = TypeVar("Kind", bound=Section)
 
-KINDS = f"'nano', a run or checkpoint directory, a Hugging Face name or path, or one of {', '.join(SCRIPTED_NAMES)}"
+KINDS = (
+    f"a name that `spiral models` lists (nano, {', '.join(FETCHABLE)}), a run or checkpoint directory,"
+    f" a Hugging Face name or path, or one of {', '.join(SCRIPTED_NAMES)}"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,15 +78,19 @@ def language_policy(name: str, options: SeatOptions) -> TransformersPolicy:
     check_model(name)
     where = {"path": name, "device": options.device, "compute": options.compute}
     loaded = load_language_model(_section(ModelConfig, where))
+    if options.compute == "bfloat16":
+        cast_parameters(loaded.model, torch.bfloat16)
     codec = ChatCodec(loaded.tokenizer, _prompt(name, loaded, options))
     sampling = _with_options(_run_sampling(name), options, ("temperature", "top_p", "max_new_tokens"))
-    return TransformersPolicy(loaded.model, codec, sampling, name=name, compute=options.compute)
+    return TransformersPolicy(loaded.model, codec, sampling, name=name)
 
 
 def check_model(name: str) -> None:
     """Raises `ValueError` for what cannot be a model, and for a training checkpoint that is damaged."""
     try:
         directory = Path(model_directory(name))
+    except NotFetchedError:
+        raise
     except ValueError as error:
         raise ValueError(f"{error}. A model is {KINDS}") from error
     if directory.exists() and not (directory / "config.json").is_file():
@@ -89,17 +101,71 @@ def check_model(name: str) -> None:
 
 def count_parameters(name: str) -> int:
     """How many parameters a model has, from its configuration alone. Raises `ValueError` when it cannot be read."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    return int(empty_model(model_config(name)).num_parameters())
 
-    check_model(name)
+
+def model_config(name: str) -> Any:
+    """The transformers configuration of a model, for counting and planning; its weights may be far away.
+
+    A copy that is here comes first, then the shape of a known model (`known_models.py`), then the hub: nobody waits
+    for a network to plan a known model. Raises `ValueError` when there is none of them.
+    """
+    from transformers import AutoConfig
+
+    local = local_model(name)
+    known = known_config(name) if local is None else None
+    if known is not None:
+        return known
+    where = name if local is None or _is_here(name) else str(local)
+    check_model(where)
     try:
-        config = AutoConfig.from_pretrained(model_directory(name))
-        with torch.device("meta"):
-            return int(AutoModelForCausalLM.from_config(config).num_parameters())
+        return AutoConfig.from_pretrained(model_directory(where))
     except Exception as error:  # transformers raises many kinds for a missing or damaged configuration
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot read the configuration of model {name!r}: {reason}") from error
+
+
+def empty_model(config: Any) -> Any:
+    """A model without weights, to be counted. Raises `ValueError` for what is not a causal language model."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"cannot build a model of the kind {config.model_type!r}: {reason}") from error
+
+
+def local_model(name: str) -> Path | None:
+    """The directory of a model that is on this machine, found without asking the hub; None when it is not."""
+    if _is_here(name):
+        try:
+            return Path(model_directory(name))
+        except ValueError:
+            return None
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(name, "config.json") if HUB_NAME.fullmatch(name) else None
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def _is_here(name: str) -> bool:
+    """Whether a name stands for something of this machine alone, there or not yet, and never for a hub's model."""
+    return name == "nano" or name in FETCHABLE or local_model_directory(name) is not None or Path(name).exists()
+
+
+def local_tokenizer(name: str) -> Any:
+    """The tokenizer of a model that is on this machine; None when there is none, or none that can be read."""
+    directory = local_model(name)
+    if directory is None:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(directory))
+    except Exception:  # transformers raises many kinds; what asks here can do without, and loading the model says why
+        return None
 
 
 def _prompt(name: str, loaded: LanguageModel, options: SeatOptions) -> PromptConfig:

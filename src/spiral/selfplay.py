@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from spiral.games import load_game
-from spiral.policies.transformers import TransformersPolicy
+from spiral.policies.language import LanguagePolicy
 from spiral.records import Episode
 from spiral.rollout import Match, SelfPlayConfig, play
 from spiral.seeds import derive_seed
@@ -31,7 +31,7 @@ def split_episodes(weights: dict[str, float], total: int) -> dict[str, int]:
 class SelfPlay:
     """Collects episodes of a policy playing itself."""
 
-    def __init__(self, policy: TransformersPolicy, config: SelfPlayConfig, seed: int) -> None:
+    def __init__(self, policy: LanguagePolicy, config: SelfPlayConfig, seed: int) -> None:
         """Raises `ValueError` for a game that does not exist."""
         self.policy = policy
         self.config = config

@@ -1,6 +1,7 @@
 """Episodes as Parquet: one row a turn, readable with pyarrow, pandas, DuckDB or `datasets`.
 
 Columns that belong to the whole game repeat in each of its rows. The file's metadata carries the schema version.
+Files of former versions are read too; what they lack has its default.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from spiral.files import write_atomically
 from spiral.records import SCHEMA_VERSION, Episode, Generation, Seat, Turn
 
 VERSION_KEY = b"spiral_schema_version"
+READ_VERSIONS = ("1", str(SCHEMA_VERSION))
+"""Version 1 told nothing of thinking."""
 
 SCHEMA = pa.schema(
     [
@@ -39,6 +42,8 @@ SCHEMA = pa.schema(
         ("logprobs", pa.list_(pa.float32())),
         ("stop_reason", pa.string()),
         ("policy_version", pa.int32()),
+        ("thinking_tokens", pa.int32()),
+        ("has_thought", pa.bool_()),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
@@ -54,14 +59,14 @@ def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
 
 
 def read_episodes(path: Path) -> list[Episode]:
-    """The episodes of a file. Raises `ValueError` when it cannot be read or is of another schema version."""
+    """The episodes of a file. Raises `ValueError` when it cannot be read or is of an unknown version."""
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"cannot read episodes from {path}: {str(error).splitlines()[0]}") from error
     version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise ValueError(f"{path} has schema version {version}; this version of spiral reads {SCHEMA_VERSION}")
+    if version not in READ_VERSIONS:
+        raise ValueError(f"{path} has schema version {version}; this spiral reads {' and '.join(READ_VERSIONS)}")
     grouped = itertools.groupby(table.to_pylist(), key=lambda row: row["episode"])
     return [_episode(list(rows)) for _, rows in grouped]
 
@@ -87,6 +92,8 @@ def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any
         "logprobs": generation.logprobs if generation else None,
         "stop_reason": generation.stop_reason if generation else None,
         "policy_version": generation.policy_version if generation else None,
+        "thinking_tokens": generation.thinking_tokens if generation else None,
+        "has_thought": generation.has_thought if generation else None,
     }
 
 
@@ -112,6 +119,8 @@ def _turn(row: dict[str, Any]) -> Turn:
             logprobs=np.asarray(row["logprobs"], dtype=np.float32),
             stop_reason=row["stop_reason"],
             policy_version=row["policy_version"],
+            thinking_tokens=row.get("thinking_tokens", 0),
+            has_thought=row.get("has_thought", False),
         )
     prompt_ids = None if row["prompt_ids"] is None else np.asarray(row["prompt_ids"], dtype=np.int64)
     return Turn(

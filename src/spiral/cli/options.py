@@ -10,7 +10,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="'nano', a run or checkpoint directory, a Hugging Face name or path, random, minimax or equilibrium.",
+        help="A name that `spiral models` lists, a run or checkpoint directory, a Hugging Face name or path,"
+        " random, minimax or equilibrium.",
     ),
 ]
 Game = Annotated[str, typer.Option(help="Such as tictactoe or 'kuhn_poker(hands=5)'; see `spiral games`.")]

@@ -47,7 +47,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="In place of run.seed.")] = None,
     model: Annotated[str | None, typer.Option(help="In place of model.path.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and do nothing else.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and what it takes.")] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
     ] = None,
@@ -98,23 +98,30 @@ def _load(name: str, overrides: list[str]) -> Recipe:
 
 
 def _print_recipe(recipe: Recipe) -> None:
-    """Valid TOML; the size of the model is a comment."""
+    """Valid TOML; what the run takes is a comment. Raises `ValueError` for a run that cannot fit its device."""
     import tomli_w
 
-    print(f"# {recipe.model.path}: {_size(recipe.model.path)}")
+    lines = _plan_lines(recipe)
+    print(*(f"# {line}".rstrip() for line in lines), sep="\n")
     print(tomli_w.dumps(recipe.model_dump()), end="")
 
 
-def _size(model: str) -> str:
-    """The parameter count. A hub model that cannot be asked for now is no reason to refuse the recipe."""
-    from spiral.seating import count_parameters  # loads torch
+def _plan_lines(recipe: Recipe) -> list[str]:
+    """The plan. A hub model that cannot be asked for now is no reason to refuse the recipe."""
+    from spiral.plan import check_plan, describe  # loads torch
+    from spiral.seating import local_tokenizer, model_config
+    from spiral.text import ChatCodec
 
+    model = recipe.model.path
     try:
-        return f"{count_parameters(model):,} parameters"
+        config = model_config(model)
     except ValueError as error:
         if model.count("/") != 1 or model.startswith(("/", ".")) or Path(model).exists():
             raise
-        return f"parameters not known: {error}"
+        return [f"{model}: parameters not known: {error}"]
+    tokenizer = local_tokenizer(model)
+    codec = None if tokenizer is None else ChatCodec(tokenizer, recipe.prompt)
+    return describe(check_plan(recipe, config, codec=codec))
 
 
 def _start(recipe: Recipe, path: Path) -> None:

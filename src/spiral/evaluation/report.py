@@ -13,8 +13,8 @@ from spiral.evaluation.config import EvaluationConfig
 from spiral.evaluation.exploitability import measure_exploitability
 from spiral.games import Game, load_game
 from spiral.policies import scripted_policy
+from spiral.policies.language import LanguagePolicy
 from spiral.policies.scripted import MinimaxPolicy
-from spiral.policies.transformers import TransformersPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Report:
         return values
 
 
-def measure(policy: TransformersPolicy, config: EvaluationConfig, episodes: int) -> Report:
+def measure(policy: LanguagePolicy, config: EvaluationConfig, episodes: int) -> Report:
     """Plays `episodes` games of every game against every opponent that can play it, and measures exploitability.
 
     An opponent that cannot play a game (minimax in poker) is left out for that game.

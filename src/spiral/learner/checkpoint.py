@@ -2,6 +2,7 @@
 
     step-000100/   config.json, model.safetensors, tokenizer files, spiral.json    load with from_pretrained
                    optimizer.safetensors, reference/, state.json                   the rest of the training state
+                   adapter.safetensors                                             with LoRA: its layers, apart
                    manifest.json                                                   the hash of every file
     latest         a symbolic link to the last complete one
 
@@ -28,6 +29,7 @@ from spiral.text import PromptConfig
 MANIFEST = "manifest.json"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
+ADAPTER = "adapter.safetensors"
 REFERENCE = "reference"
 LATEST = "latest"
 ENTRIES = ("config.json", "model*.safetensors", OPTIMIZER, STATE)
@@ -49,10 +51,12 @@ def save_checkpoint(
     path = root / checkpoint_name(learner.version)
 
     def write(directory: Path) -> None:
-        learner.model.save_pretrained(directory)
+        learner.model.save_pretrained(directory, state_dict=dict(learner.weights()))
         tokenizer.save_pretrained(directory)
         save_prompt(directory, prompt)
         save_file(learner.optimizer_tensors(), directory / OPTIMIZER)
+        if adapter := learner.adapter_tensors():
+            save_file(adapter, directory / ADAPTER)
         if learner.reference is not None:
             learner.reference.save_pretrained(directory / REFERENCE)
         (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2))
@@ -93,12 +97,15 @@ def checkpoint_step(path: Path) -> int:
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
-    """Puts optimizer, reference and version into `learner`, whose model was loaded from `path`; returns the state.
+    """Puts optimizer, reference and version into `learner`; returns the state.
 
+    The learner's model was loaded from `path`, or with LoRA from where the run began; the layers added are put back.
     Raises `ValueError` when the checkpoint is not whole.
     """
     verify_checkpoint(path)
     state: dict[str, Any] = json.loads((path / STATE).read_text())
+    if (path / ADAPTER).is_file():
+        learner.load_adapter_tensors(load_file(path / ADAPTER))
     learner.load_optimizer_tensors(load_file(path / OPTIMIZER))
     if learner.reference is not None:
         if not (path / REFERENCE).is_dir():
@@ -106,7 +113,7 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
                 f"checkpoint {path} has no reference model, but loss.kl_coefficient is not 0;"
                 " resume with the settings that the run was started with"
             )
-        learner.reference.load_state_dict(type(learner.model).from_pretrained(path / REFERENCE).state_dict())
+        learner.load_reference(type(learner.reference).from_pretrained(path / REFERENCE).named_parameters())
     learner.version = int(state["version"])
     return state
 

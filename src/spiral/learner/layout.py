@@ -1,8 +1,9 @@
 """How the samples of a batch are laid out as rows for a forward pass: padded, or packed.
 
-"padded": one sample a row, samples of similar length together, so that little is wasted. "packed": several samples
-a row, kept apart by an attention mask and by positions that start again at 0. Both give the same log-probabilities.
-The last token of a sample is only ever a target, so it is not fed in.
+"padded": one sample a row, samples of similar length together, so that little is wasted. "packed": samples end to end
+in one row without any padding, kept apart in attention (`attention.py`) and by their positions; samples whose prompts
+begin alike (a chat template, a worked example, the rules of a game) have that beginning in the row once. Both give the
+same log-probabilities. The last token of a sample is only ever a target, so it is not fed in.
 
 Shapes: R rows of width W, K action tokens in the micro-batch, A action tokens in the whole batch.
 """
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from spiral.batch import Batch
+from spiral.learner.attention import Segments, Stretch
+from spiral.learner.prefixes import Family, packed_rows, shared_prefixes
 
 Layout = Literal["padded", "packed"]
 
@@ -27,33 +30,24 @@ class MicroBatch:
 
     token_ids_RW: Tensor
     position_ids_RW: Tensor
-    segment_ids_RW: Tensor
-    """Which sample a token belongs to; -1 for padding."""
     predict_K: Tensor
     """Flat index into the rows: the hidden state there predicts action token `action_K`."""
     action_K: Tensor
     """Index of each action token among the A of the whole batch."""
+    segments: Segments | None
+    """The samples of a packed row; None for padded rows, where plain causal attention is right."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on `device`."""
-        fields = {field.name: getattr(self, field.name).to(device) for field in dataclasses.fields(self)}
-        return MicroBatch(**fields)
-
-    def attention_mask(self) -> Tensor | None:
-        """[R, 1, W, W] true where a query may look; None where plain causal attention is right (padded rows)."""
-        first_R1 = self.segment_ids_RW[:, :1]
-        if ((self.segment_ids_RW == first_R1) | (self.segment_ids_RW < 0)).all():
-            return None
-        width = self.token_ids_RW.shape[1]
-        same_RWW = self.segment_ids_RW[:, :, None] == self.segment_ids_RW[:, None, :]
-        causal_WW = torch.ones(width, width, dtype=torch.bool, device=same_RWW.device).tril()
-        return (same_RWW & causal_WW)[:, None]
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in parts.items()}
+        return MicroBatch(**moved)
 
 
 def micro_batches(batch: Batch, samples: Tensor, layout: Layout, max_tokens: int) -> Iterator[MicroBatch]:
     """The given samples [n] of a batch as micro-batches of at most `max_tokens` tokens (at least one sample each).
 
-    Padded rows are filled in order of length; packed rows are `max_tokens` wide at most and filled first-fit.
+    Padded rows are filled in order of length; a packed row is one micro-batch, filled first-fit.
     """
     inputs = (batch.lengths_S - 1).tolist()
     chosen: list[int] = samples.tolist()
@@ -62,8 +56,8 @@ def micro_batches(batch: Batch, samples: Tensor, layout: Layout, max_tokens: int
         for rows in _padded_groups(chosen, inputs, max_tokens):
             yield _build(batch, [[sample] for sample in rows], inputs)
     else:
-        for row in _packed_rows(chosen, inputs, max_tokens):
-            yield _build(batch, [row], inputs)
+        for row in packed_rows(shared_prefixes(batch, chosen), inputs, max_tokens):
+            yield _build_packed(batch, row, inputs)
 
 
 def _padded_groups(chosen: list[int], inputs: list[int], max_tokens: int) -> Iterator[list[int]]:
@@ -78,21 +72,6 @@ def _padded_groups(chosen: list[int], inputs: list[int], max_tokens: int) -> Ite
         yield group
 
 
-def _packed_rows(chosen: list[int], inputs: list[int], max_tokens: int) -> list[list[int]]:
-    """First-fit decreasing bin packing of samples into rows of at most `max_tokens`."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for sample in sorted(chosen, key=lambda sample: (-inputs[sample], sample)):
-        fits = next((row for row, left in enumerate(room) if left >= inputs[sample]), None)
-        if fits is None:
-            rows.append([sample])
-            room.append(max_tokens - inputs[sample])
-        else:
-            rows[fits].append(sample)
-            room[fits] -= inputs[sample]
-    return rows
-
-
 def _build(batch: Batch, rows: list[list[int]], inputs: list[int]) -> MicroBatch:
     """Places every sample of every row with whole-array operations."""
     flat = torch.tensor([sample for row in rows for sample in row])
@@ -105,12 +84,8 @@ def _build(batch: Batch, rows: list[list[int]], inputs: list[int]) -> MicroBatch
     target = begins.repeat_interleave(lengths) + offsets
     source = batch.starts_S[flat].repeat_interleave(lengths) + offsets
 
-    def rows_filled(value: int, content: Tensor) -> Tensor:
-        out = torch.full((len(rows) * width,), value, dtype=torch.long)
-        out[target] = content
-        return out.view(len(rows), width)
-
-    # Padding counts on, since positions that start again would pass for another packed sample.
+    token_ids = torch.zeros(len(rows) * width, dtype=torch.long)
+    token_ids[target] = batch.token_ids_L[source]
     positions = torch.arange(width).repeat(len(rows))
     positions[target] = offsets
     prompts = batch.prompt_lengths_S[flat]
@@ -120,11 +95,44 @@ def _build(batch: Batch, rows: list[list[int]], inputs: list[int]) -> MicroBatch
     )
     steps = _ramp(actions)
     return MicroBatch(
-        token_ids_RW=rows_filled(0, batch.token_ids_L[source]),
+        token_ids_RW=token_ids.view(len(rows), width),
         position_ids_RW=positions.view(len(rows), width),
-        segment_ids_RW=rows_filled(-1, flat.repeat_interleave(lengths)),
         predict_K=(begins + prompts - 1).repeat_interleave(actions) + steps,
         action_K=first_action_S[flat].repeat_interleave(actions) + steps,
+        segments=None,
+    )
+
+
+def _build_packed(batch: Batch, row: list[Family], inputs: list[int]) -> MicroBatch:
+    """One row: each family's prefix, then the rest of each of its samples."""
+    sources, positions, stretches, predicts, actions = [], [], [], [], []
+    lengths, prompts = batch.lengths_S.tolist(), batch.prompt_lengths_S.tolist()
+    starts = batch.starts_S.tolist()
+    counts = batch.lengths_S - batch.prompt_lengths_S
+    first_action_S = (torch.cumsum(counts, 0) - counts).tolist()
+    filled = 0
+    for family in row:
+        shared, prefix_start = family.shared, filled
+        if shared:
+            sources.append(torch.arange(shared) + starts[family.samples[0]])
+            positions.append(torch.arange(shared))
+            stretches.append(Stretch(shared))
+            filled += shared
+        for sample in family.samples:
+            rest = torch.arange(shared, inputs[sample])
+            steps = torch.arange(lengths[sample] - prompts[sample])
+            sources.append(rest + starts[sample])
+            positions.append(rest)
+            stretches.append(Stretch(len(rest), prefix_start if shared else 0, shared))
+            predicts.append(filled + prompts[sample] - 1 - shared + steps)
+            actions.append(first_action_S[sample] + steps)
+            filled += len(rest)
+    return MicroBatch(
+        token_ids_RW=batch.token_ids_L[torch.cat(sources)][None],
+        position_ids_RW=torch.cat(positions)[None],
+        predict_K=torch.cat(predicts),
+        action_K=torch.cat(actions),
+        segments=Segments(stretches),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,12 +21,18 @@ from torch import Tensor
 from spiral.batch import Batch
 from spiral.config import Section
 from spiral.learner.layout import Layout, MicroBatch, micro_batches
-from spiral.learner.logprobs import TokenScores, hidden_states, score_tokens
+from spiral.learner.logprobs import TokenScores
+from spiral.learner.lora import LoraConfig, add_lora, plain_weights
 from spiral.learner.loss import LossConfig, loss
+from spiral.learner.scorer import Scorer, hidden_states
+from spiral.learner.sharding import like, shard, whole
 from spiral.measures import Metrics
-from spiral.policies.loading import compute_precision
+from spiral.policies.loading import cast_parameters
 from spiral.policies.sampling import SamplingConfig
 from spiral.seeds import derive_seed
+
+GAPS = ("gap_mean", "gap_k3", "gap_over_0.1")
+"""Of the sampler's log-probabilities from the learner's: mean size and K3 in nats, share of tokens over 0.1."""
 
 
 class LearnerConfig(Section):
@@ -44,10 +50,11 @@ class LearnerConfig(Section):
     epochs: int = Field(2, ge=1, description="Passes over each batch.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
     layout: Layout = Field(
-        "padded", description="'padded': one sample a row, sorted by length; 'packed': several a row, masked apart."
+        "padded", description="'padded': one sample a row, sorted by length; 'packed': end to end, attended apart."
     )
     tokens_per_microbatch: int = Field(16384, ge=1, description="Tokens in one forward and backward pass.")
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
+    compile: bool = Field(False, description="Compile the blocks; takes a minute and, on a CPU, a C++ compiler.")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -60,6 +67,8 @@ class _Targets:
     old_logprobs: Tensor
     reference_hidden: Tensor | None
     """[A, D]"""
+    untouched: bool = True
+    """Whether no optimizer step of this update has been taken, so that scores are still those of the old policy."""
 
 
 class Learner:
@@ -75,7 +84,12 @@ class Learner:
         total_steps: int,
         seed: int,
         compute: str = "float32",
+        lora: LoraConfig | None = None,
     ) -> None:
+        """Takes over `model`, whose weights are float32. With `compute` bfloat16 it is sharded (`sharding.py`).
+
+        Raises `ValueError` on a device where that cannot be done.
+        """
         self.model = model
         self.config = config
         self.loss_config = loss_config
@@ -83,8 +97,12 @@ class Learner:
         self.total_steps = total_steps
         self.seed = seed
         self.version = 0
-        self._compute = compute
-        self.reference = frozen_copy(model) if loss_config.kl_coefficient else None
+        self._scorer = Scorer(model, compiled=config.compile)
+        self.reference = frozen_copy(model, compute) if loss_config.kl_coefficient else None
+        if lora is not None and lora.rank:
+            add_lora(model, lora, seed)
+        if compute == "bfloat16":
+            shard(self._scorer, torch.bfloat16)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(
@@ -92,11 +110,23 @@ class Learner:
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
+            fused=compute == "bfloat16",
         )
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter by name, for whoever samples from the policy."""
-        yield from self.model.named_parameters()
+        """Every parameter of the plain model by name, whole and in float32, for whoever samples from the policy."""
+        return plain_weights(self.model)
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """The low-rank layers' weights by name, whole; empty when every parameter is trained."""
+        return {name: whole(weight.detach()) for name, weight in self.model.named_parameters() if ".lora_" in name}
+
+    @torch.no_grad()
+    def load_adapter_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts back what `adapter_tensors` gave."""
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in tensors.items():
+            parameters[name].copy_(like(tensor, parameters[name]))
 
     def learning_rate(self, step: int) -> float:
         """The step size at `step`, counted from 1: warm-up, then linear to the final share."""
@@ -127,7 +157,10 @@ class Learner:
                 self._optimizer_step(batch, part, targets, totals)
         self.model.eval()
         self.version = step
-        return _averages(totals, self.learning_rate(step))
+        metrics = _averages(totals, self.learning_rate(step))
+        if "sampler/gap_mean" in metrics:
+            metrics["sampler/gap_warning"] = float(metrics["sampler/gap_mean"] > self.loss_config.gap_limit)
+        return metrics
 
     def _training_mode(self) -> None:
         """Transformers checkpoints activations only in training mode; dropout stays off, the sampler has none."""
@@ -140,7 +173,15 @@ class Learner:
         """Copies the policy into the reference when its time has come."""
         every = self.loss_config.reference_refresh_steps
         if self.reference is not None and every and self.version and self.version % every == 0:
-            self.reference.load_state_dict(self.model.state_dict())
+            self.load_reference(self.weights())
+
+    @torch.no_grad()
+    def load_reference(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copies weights by parameter name into the reference."""
+        assert self.reference is not None
+        own = dict(self.reference.named_parameters())
+        for name, tensor in weights:
+            own[name].copy_(tensor)
 
     def _optimizer_step(self, batch: Batch, part: Tensor, targets: _Targets, totals: Metrics) -> None:
         """Gradients over all micro-batches of a part, clipped, then one AdamW step; skipped when not finite."""
@@ -150,9 +191,10 @@ class Learner:
             total = self._micro_batch_loss(rows, targets, denominator, sums)
             total.backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)))
         if math.isfinite(norm):
             self.optimizer.step()
+            targets.untouched = False
             _add(totals, {**sums, "grad_norm": norm, "optimizer_steps": 1.0})
         else:
             _add(totals, {"skipped_steps": 1.0})
@@ -162,6 +204,8 @@ class Learner:
         """The loss of one micro-batch; adds its sums over tokens to `sums`."""
         index = rows.action_K
         scores = self._score(rows, targets)
+        if targets.untouched:
+            self._note_old_policy(rows, scores, targets, sums)
         parts = loss(
             scores,
             targets.old_logprobs[index],
@@ -184,47 +228,56 @@ class Learner:
         )
         return parts.total
 
+    def _note_old_policy(self, rows: MicroBatch, scores: TokenScores, targets: _Targets, sums: Metrics) -> None:
+        """While the weights are those that the update began with, scores are the old policy's: no pass of its own."""
+        index, logprobs_K = rows.action_K, scores.logprobs_K.detach()
+        _add(sums, _gap_sums(logprobs_K, targets.behaviour_logprobs[index]))
+        if self.loss_config.old_logprobs == "learner":
+            targets.old_logprobs[index] = logprobs_K
+
     def _score(self, rows: MicroBatch, targets: _Targets) -> TokenScores:
         """Log-probabilities, entropy and KL of a micro-batch's action tokens under the current weights."""
         reference = None
         if self.reference is not None and targets.reference_hidden is not None:
             reference = (targets.reference_hidden[rows.action_K], self.reference.get_output_embeddings())
-        with compute_precision(self.model, self._compute):
-            hidden_KD = hidden_states(self.model, rows)
-            head = self.model.get_output_embeddings()
-            action_ids = targets.action_ids[rows.action_K]
-            return score_tokens(hidden_KD, head, action_ids, self.sampling.temperature, reference)
+        scores: TokenScores = self._scorer(
+            rows,
+            targets.action_ids[rows.action_K],
+            self.sampling.temperature,
+            reference,
+            self.loss_config.entropy_bonus > 0,
+        )
+        return scores
 
     @torch.no_grad()
     def _targets(self, batch: Batch, totals: Metrics) -> _Targets:
-        """Scores the batch before the first update: old log-probabilities and the reference's hidden states."""
+        """What is known before the first optimizer step: old log-probabilities and the reference's hidden states.
+
+        With one minibatch a pass, the first pass sees every token under the old weights and notes them on its way.
+        """
         device = self.model.device
         behaviour = batch.behaviour_logprobs_A.to(device)
         targets = _Targets(
             action_ids=batch.action_ids_A.to(device),
             behaviour_logprobs=behaviour,
             advantages=batch.advantages_S[batch.action_sample_A].to(device),
-            old_logprobs=behaviour,
+            old_logprobs=behaviour.clone(),
             reference_hidden=None,
         )
         everything = torch.arange(batch.num_samples)
-        if self.loss_config.old_logprobs == "learner":
-            old = torch.empty_like(behaviour)
+        if self.loss_config.old_logprobs == "learner" and self.config.minibatches > 1:
             for rows in self._rows(batch, everything):
-                old[rows.action_K] = self._score(rows, targets).logprobs_K
-            targets.old_logprobs = old
-            _add(totals, _gap(old, behaviour))
+                self._note_old_policy(rows, self._score(rows, targets), targets, totals)
+            targets.untouched = False
         if self.reference is not None:
-            collected = self._collect(batch, everything, lambda rows: hidden_states(self.reference, rows))
-            targets.reference_hidden = collected
+            targets.reference_hidden = self._reference_hidden(batch, everything)
         return targets
 
-    def _collect(self, batch: Batch, samples: Tensor, function: Callable[[MicroBatch], Tensor]) -> Tensor:
-        """Runs `function` over micro-batches and puts its rows [K, D] in the order of the action tokens [A, D]."""
+    def _reference_hidden(self, batch: Batch, samples: Tensor) -> Tensor:
+        """[A, D] the reference's hidden states, in the order of the action tokens."""
         result: Tensor | None = None
         for rows in self._rows(batch, samples):
-            with compute_precision(self.model, self._compute):
-                part = function(rows)
+            part = hidden_states(self.reference, rows)
             if result is None:
                 result = part.new_empty((batch.num_action_tokens, part.shape[1]))
             result[rows.action_K] = part
@@ -237,10 +290,10 @@ class Learner:
         return [rows.to(self.model.device) for rows in made]
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """AdamW's state, named by parameter, for `checkpoint.py`."""
+        """AdamW's state, named by parameter and whole, for `checkpoint.py`."""
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         return {
-            f"{key}/{names[parameter]}": value
+            f"{key}/{names[parameter]}": whole(value)
             for parameter, state in self.optimizer.state.items()
             for key, value in state.items()
         }
@@ -251,13 +304,13 @@ class Learner:
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             parameter = parameters[name]
-            place = value if kind == "step" else value.to(parameter.device)
-            self.optimizer.state[parameter][kind] = place.clone()
+            self.optimizer.state[parameter][kind] = value.clone() if kind == "step" else like(value, parameter)
 
 
-def frozen_copy(model: Any) -> Any:
-    """A copy that is never trained."""
+def frozen_copy(model: Any, compute: str) -> Any:
+    """A copy that is never trained, in the precision of the computation."""
     copied = copy.deepcopy(model).eval()
+    cast_parameters(copied, getattr(torch, compute))
     return copied.requires_grad_(False)
 
 
@@ -266,16 +319,17 @@ def _add(totals: Metrics, values: Mapping[str, float]) -> None:
         totals[key] = totals.get(key, 0.0) + value
 
 
-def _gap(learner: Tensor, sampler: Tensor) -> Metrics:
-    """How far the sampler's log-probabilities are from the learner's, over all action tokens.
+def _gap_sums(learner: Tensor, sampler: Tensor) -> Metrics:
+    """How far the sampler's log-probabilities are from the learner's, summed over action tokens.
 
     K3 estimates KL(sampler || learner) as r - 1 - log r with r = learner / sampler (Schulman, 2020).
     """
     log_ratio = learner - sampler
     return {
-        "gap_mean": float(log_ratio.abs().mean()),
-        "gap_k3": float((log_ratio.exp() - 1 - log_ratio).mean()),
-        "gap_over_0.1": float((log_ratio.abs() > 0.1).float().mean()),
+        "gap_tokens": float(len(log_ratio)),
+        "gap_mean": float(log_ratio.abs().sum()),
+        "gap_k3": float((log_ratio.exp() - 1 - log_ratio).sum()),
+        "gap_over_0.1": float((log_ratio.abs() > 0.1).sum()),
     }
 
 
@@ -293,5 +347,6 @@ def _averages(totals: Metrics, learning_rate: float) -> Metrics:
         "learner/learning_rate": learning_rate,
         "learner/skipped_steps": totals.get("skipped_steps", 0.0),
     }
-    metrics.update({f"sampler/{key}": value for key, value in totals.items() if key.startswith("gap_")})
+    scored = totals.get("gap_tokens", 0.0) or math.nan
+    metrics.update({f"sampler/{key}": totals.get(key, 0.0) / scored for key in GAPS})
     return {key: value for key, value in metrics.items() if math.isfinite(value)}

@@ -10,21 +10,17 @@ Shapes: K action tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from spiral.learner.layout import MicroBatch
-
 CHUNK_ELEMENTS = 2**25
 """Logits held at once: 128 MiB in float32."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenScores:
+class TokenScores(NamedTuple):
     """What the policy says of the action tokens; each [K], in nats."""
 
     logprobs_K: Tensor
@@ -33,30 +29,21 @@ class TokenScores:
     """KL(policy || reference), exact over the vocabulary; zeros without a reference."""
 
 
-def hidden_states(model: Any, rows: MicroBatch) -> Tensor:
-    """[K, D] the last hidden states that predict the action tokens of a micro-batch."""
-    output = model.base_model(
-        input_ids=rows.token_ids_RW,
-        position_ids=rows.position_ids_RW,
-        attention_mask=rows.attention_mask(),
-        use_cache=False,
-    )
-    hidden: Tensor = output.last_hidden_state
-    return hidden.flatten(0, 1)[rows.predict_K]
-
-
 def score_tokens(
     hidden_KD: Tensor,
     head: Any,
     targets_K: Tensor,
     temperature: float,
     reference: tuple[Tensor, Any] | None = None,
+    *,
+    entropy_gradient: bool = True,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> TokenScores:
     """Scores `targets_K` under softmax(head(hidden) / temperature).
 
     `reference` is `(hidden states [K, D'], output head)` of the reference model. At temperature 0 the policy's own
-    distribution (temperature 1) is scored, since a greedy one has no gradient.
+    distribution (temperature 1) is scored, since a greedy one has no gradient. A loss without the entropy has to say so
+    with `entropy_gradient`: what is computed again for a gradient that is never asked for would stay in memory.
     """
     temperature = temperature or 1.0
     vocabulary = head.weight.shape[0]
@@ -65,7 +52,7 @@ def score_tokens(
     for start in range(0, len(targets_K), size):
         chunk = slice(start, start + size)
         reference_chunk = None if reference is None else (reference[0][chunk], reference[1])
-        arguments = (hidden_KD[chunk], head, targets_K[chunk], temperature, reference_chunk)
+        arguments = (hidden_KD[chunk], head, targets_K[chunk], temperature, reference_chunk, entropy_gradient)
         if torch.is_grad_enabled() and len(targets_K) > size:
             parts.append(checkpoint(_score_chunk, *arguments, use_reentrant=False))
         else:
@@ -75,15 +62,20 @@ def score_tokens(
 
 
 def _score_chunk(
-    hidden_KD: Tensor, head: Any, targets_K: Tensor, temperature: float, reference: tuple[Tensor, Any] | None
+    hidden_KD: Tensor,
+    head: Any,
+    targets_K: Tensor,
+    temperature: float,
+    reference: tuple[Tensor, Any] | None,
+    entropy_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Everything that needs the logits of one chunk."""
     log_p_KV = torch.log_softmax(head(hidden_KD).float() / temperature, dim=-1)
-    p_KV = log_p_KV.exp()
     logprobs_K = log_p_KV.gather(-1, targets_K[:, None]).squeeze(-1)
-    entropy_K = -(p_KV * log_p_KV).sum(-1)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
+        entropy_K = -(log_p_KV.exp() * log_p_KV).sum(-1)
     if reference is None:
         return logprobs_K, entropy_K, torch.zeros_like(logprobs_K)
     with torch.no_grad():
         log_q_KV = torch.log_softmax(reference[1](reference[0]).float() / temperature, dim=-1)
-    return logprobs_K, entropy_K, (p_KV * (log_p_KV - log_q_KV)).sum(-1)
+    return logprobs_K, entropy_K, (log_p_KV.exp() * (log_p_KV - log_q_KV)).sum(-1)

@@ -39,6 +39,9 @@ class LossConfig(Section):
         description="Whose log-probabilities the ratio divides by. The learner's cost a forward pass and are"
         " right when sampler and learner differ.",
     )
+    gap_limit: float = Field(
+        0.05, gt=0, description="Warn when sampler and learner disagree by more than this, in nats a token on average."
+    )
     entropy_bonus: float = Field(0.0, ge=0, description="Weight of the entropy, in units of return per nat.")
     kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0 holds none.")
     reference_refresh_steps: int = Field(

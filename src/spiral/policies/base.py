@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
-from spiral.games import State
+from spiral.games import Game, State
 from spiral.records import Generation, IntArray
 
 
@@ -21,6 +21,7 @@ class TurnRequest:
     """One decision to make. `seed` names the turn's own random stream; `key` comes back with the reply."""
 
     key: int
+    game: Game
     state: State
     seat: int
     seed: int

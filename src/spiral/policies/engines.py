@@ -2,24 +2,69 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 from typing import Literal
 
+import torch
 from pydantic import Field
 
 from spiral.config import Section
+from spiral.policies.language import LanguagePolicy
+from spiral.policies.loading import LanguageModel, cast_parameters
+from spiral.policies.sampling import SamplingConfig
+from spiral.policies.transformers import TransformersPolicy
+from spiral.text import ChatCodec
 
 
 class EngineConfig(Section):
     """How replies are generated."""
 
-    kind: Literal["transformers", "vllm"] = Field(
-        "transformers", description="'transformers' runs everywhere; 'vllm' is faster and must be installed."
+    kind: Literal["transformers", "vllm", "auto"] = Field(
+        "transformers",
+        description="'transformers' runs everywhere; 'vllm' is faster and must be installed; 'auto': vllm if it is.",
     )
-    max_rows: int = Field(256, ge=1, description="Replies generated at once; further ones wait.")
+    max_rows: int = Field(1024, ge=1, description="Replies generated at once; further ones wait.")
     context: int = Field(0, ge=0, description="Most tokens of prompt and reply together; 0 takes the model's limit.")
     memory_share: float = Field(
         0.4, gt=0, lt=1, description="vLLM: share of the device's memory for its weights and keys and values."
     )
     stall_seconds: float = Field(
         600.0, gt=0, description="A generation step that takes longer ends the run with what it was doing."
+    )
+
+
+def resolved(config: EngineConfig) -> EngineConfig:
+    """The same with 'auto' replaced by the engine that it stands for here."""
+    if config.kind != "auto":
+        return config
+    installed = importlib.util.find_spec("vllm") is not None
+    return config.model_copy(update={"kind": "vllm" if installed else "transformers"})
+
+
+def make_policy(
+    config: EngineConfig,
+    loaded: LanguageModel,
+    directory: str,
+    codec: ChatCodec,
+    sampling: SamplingConfig,
+    *,
+    compute: str,
+    name: str = "policy",
+) -> LanguagePolicy:
+    """The engine asked for, with the weights of `loaded`, which came from `directory`.
+
+    The transformers engine shares the model in float32 and has a copy of its own in bfloat16. Raises `ValueError` when
+    the engine is not installed or cannot run the model.
+    """
+    if config.kind == "vllm":
+        from spiral.policies.vllm import VllmPolicy  # an optional package
+
+        return VllmPolicy(directory, codec, sampling, config=config, compute=compute, name=name)
+    model = loaded.model
+    if compute == "bfloat16":
+        model = copy.deepcopy(model)
+        cast_parameters(model, torch.bfloat16)
+    return TransformersPolicy(
+        model, codec, sampling, name=name, max_rows=config.max_rows, context=config.context or None
     )

@@ -73,7 +73,7 @@ class LanguagePolicy(ABC):
     def _open(self, request: TurnRequest) -> OpenTurn:
         """Puts the position into words and the words into tokens."""
         observation = request.state.observation(request.seat, self.codec.config.observation)
-        prompt_ids = self.codec.encode(observation)
+        prompt_ids = self.codec.encode(observation, request.game)
         budget = min(self.sampling.max_new_tokens, self.context - len(prompt_ids))
         return OpenTurn(request=request, observation=observation, prompt_ids=prompt_ids, budget=budget)
 
@@ -82,19 +82,21 @@ class LanguagePolicy(ABC):
     ) -> None:
         """Reads the action out of a finished reply and keeps it for `poll`."""
         ids = np.asarray(token_ids, dtype=np.int64)
-        text = self.codec.decode(ids)
+        reading = self.codec.read(ids)
         generation = Generation(
             token_ids=ids,
             logprobs=np.asarray(logprobs, dtype=np.float32),
             stop_reason=stop_reason,
             policy_version=self.version,
+            thinking_tokens=reading.thinking_tokens,
+            has_thought=reading.has_thought,
         )
         self._done.append(
             TurnReply(
                 key=turn.request.key,
                 observation=turn.observation,
-                reply=text,
-                action=parse_action(text, turn.request.state),
+                reply=reading.text,
+                action=parse_action(reading.answer, turn.request.state),
                 prompt_ids=turn.prompt_ids,
                 generation=generation,
             )

@@ -1,12 +1,12 @@
 """From a model's name to weights, tokenizer and the prompt it was trained with.
 
-A name is `nano` (built in), a run directory (its last checkpoint), a checkpoint directory, or a Hugging Face name or
-path. A checkpoint carries `spiral.json`, which says how the model is prompted; other models get the default prompt.
+A name is `nano` (built in), a local model such as `smollm2` (`spiral models`), a run directory (its last checkpoint), a
+checkpoint directory, or a Hugging Face name or path. A checkpoint carries `spiral.json`, which says how the model is
+prompted; other models get the default prompt.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from spiral.config import Section
 from spiral.policies.hub import hub_model
+from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
 from spiral.text import PromptConfig
 
 PROMPT_FILE = "spiral.json"
@@ -26,12 +27,14 @@ NANO_DIRECTORY = Path(__file__).parent / "nano"
 class ModelConfig(Section):
     """Which model, where it runs, and in what precision."""
 
-    path: str = Field("nano", description="'nano', a run or checkpoint directory, or a Hugging Face name or path.")
+    path: str = Field(
+        "nano", description="From `spiral models`, a run or checkpoint directory, or a Hugging Face name or path."
+    )
     device: str = Field(
         "auto", description="'auto' (CUDA where there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps'."
     )
     compute: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Precision of the forward and backward pass; weights are always kept in float32."
+        "float32", description="Precision of sampling and of the learner's passes; its weights are kept in float32."
     )
 
 
@@ -47,10 +50,16 @@ class LanguageModel:
 def model_directory(name: str) -> str:
     """The directory or hub name behind a MODEL.
 
-    Raises `ValueError` for a run directory without a checkpoint and for a model that is nowhere to be found.
+    Raises `ValueError` for a run directory without a checkpoint and for a model that is nowhere to be found,
+    `NotFetchedError` for one that `spiral models get` would bring.
     """
     if name == "nano":
         return str(NANO_DIRECTORY)
+    local = local_model_directory(name)
+    if local is not None:
+        return str(local)
+    if name in FETCHABLE:
+        raise NotFetchedError(name)
     path = Path(name)
     if (path / "checkpoints").is_dir():
         latest = path / "checkpoints" / "latest"
@@ -73,8 +82,8 @@ def load_language_model(config: ModelConfig) -> LanguageModel:
     except Exception as error:  # transformers raises many kinds for a missing, partial or damaged model
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"cannot load model {config.path!r}: {reason} Expected 'nano', a run or checkpoint directory,"
-            " or a Hugging Face name or path"
+            f"cannot load model {config.path!r}: {reason} Expected a name that `spiral models` lists, a run or"
+            " checkpoint directory, or a Hugging Face name or path"
         ) from error
     device = _device(config.device)
     return LanguageModel(model=model.to(device).eval(), tokenizer=tokenizer, prompt=_saved_prompt(directory))
@@ -85,11 +94,10 @@ def save_prompt(directory: Path, prompt: PromptConfig) -> None:
     (directory / PROMPT_FILE).write_text(json.dumps({"prompt": prompt.model_dump()}, indent=2) + "\n")
 
 
-def compute_precision(model: Any, compute: str) -> contextlib.AbstractContextManager[Any]:
-    """The context in which every forward pass runs: bfloat16 autocast, or nothing for float32."""
-    if compute == "bfloat16":
-        return torch.autocast(model.device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+def cast_parameters(model: Any, dtype: torch.dtype) -> None:
+    """Casts every parameter in place. Buffers stay: the frequencies of rotary embeddings need float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _device(name: str) -> torch.device:

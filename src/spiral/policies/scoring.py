@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from spiral.policies.language import stop_token_ids
-from spiral.policies.loading import compute_precision
 from spiral.policies.sampling import sampling_logprobs
 from spiral.policies.transformers import TransformersPolicy
 from spiral.records import IntArray
@@ -39,10 +38,9 @@ def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]]) -
     counts = [len(reply) + 1 for _, reply in pairs]
     rows_K = torch.arange(len(pairs)).repeat_interleave(torch.tensor(counts))
     places_K = torch.cat([torch.arange(len(prompt) - 1, len(prompt) + len(reply)) for prompt, reply in pairs])
-    with compute_precision(model, policy.compute):
-        ids_NW = torch.from_numpy(token_ids).to(model.device)
-        hidden_NWD = model.base_model(input_ids=ids_NW, use_cache=False).last_hidden_state
-        logits_KV = model.get_output_embeddings()(hidden_NWD[rows_K, places_K])
+    ids_NW = torch.from_numpy(token_ids).to(model.device)
+    hidden_NWD = model.base_model(input_ids=ids_NW, use_cache=False).last_hidden_state
+    logits_KV = model.get_output_embeddings()(hidden_NWD[rows_K, places_K])
     logprobs_KV = sampling_logprobs(logits_KV, policy.sampling).cpu()
     ends = sorted(stop_token_ids(policy.codec.tokenizer))
     return [

@@ -5,8 +5,8 @@ is done. Replies join and leave the batch at any step (`SlotCache`). Every reply
 what it says does not depend on what else is in the batch: bit for bit on one CPU thread, and up to the rounding of
 matrix products elsewhere.
 
-The model is shared with the learner when both live in one process: an update is then visible at once, and only
-the version number has to be told.
+The model computes in the precision of its own weights. In float32 it is shared with the learner when both live in
+one process: an update is then visible at once, and only the version number has to be told. In bfloat16 it is a copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch.nn.functional import pad
 
 from spiral.policies.base import TurnReply
 from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
-from spiral.policies.loading import compute_precision
 from spiral.policies.sampling import SamplingConfig, sample_tokens
 from spiral.policies.slot_cache import GRAIN, SlotCache, round_up
 from spiral.seeds import token_uniforms
@@ -60,14 +59,17 @@ class TransformersPolicy(LanguagePolicy):
         sampling: SamplingConfig,
         *,
         name: str = "policy",
-        compute: str = "float32",
         max_rows: int = 1024,
+        context: int | None = None,
     ) -> None:
-        """Raises `ValueError` for models with sliding-window or recurrent layers, or with rescaled logits."""
+        """`context` is the most tokens of prompt and reply together; None takes the model's own limit.
+
+        Raises `ValueError` for models with sliding-window or recurrent layers, or with rescaled logits.
+        """
         _check_model(model.config)
-        super().__init__(codec, sampling, name=name, context=int(model.config.max_position_embeddings))
+        limit = int(model.config.max_position_embeddings)
+        super().__init__(codec, sampling, name=name, context=min(context or limit, limit))
         self.model = model
-        self.compute = compute
         self._max_rows = max_rows
         self._stop_ids = stop_token_ids(codec.tokenizer)
         self._waiting: deque[_Row] = deque()
@@ -140,16 +142,14 @@ class TransformersPolicy(LanguagePolicy):
 
     def _forward(self, **inputs: Tensor) -> Tensor:
         """The last hidden states; logits are computed only where a token is sampled."""
-        with compute_precision(self.model, self.compute):
-            output = self.model.base_model(**inputs, past_key_values=self._cache, use_cache=True)
+        output = self.model.base_model(**inputs, past_key_values=self._cache, use_cache=True)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
     def _sample(self, rows: list[_Row], hidden_ND: Tensor) -> None:
         """Draws each row's next token from its own stream; hidden states beyond the rows are filler."""
         hidden_ND = pad(hidden_ND, (0, 0, 0, max(0, LEAST_ROWS - len(hidden_ND))))
-        with compute_precision(self.model, self.compute):
-            logits_NV = self.model.get_output_embeddings()(hidden_ND)[: len(rows)]
+        logits_NV = self.model.get_output_embeddings()(hidden_ND)[: len(rows)]
         seeds = np.array([row.turn.request.seed for row in rows], dtype=np.uint64)
         counters = np.array([len(row.token_ids) for row in rows], dtype=np.uint64)
         uniforms_N = torch.from_numpy(token_uniforms(seeds, counters))

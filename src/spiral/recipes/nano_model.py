@@ -22,7 +22,8 @@ import torch
 from spiral.batch import make_batch
 from spiral.games import Game, State, load_game
 from spiral.learner.layout import micro_batches
-from spiral.learner.logprobs import hidden_states, score_tokens
+from spiral.learner.logprobs import score_tokens
+from spiral.learner.scorer import hidden_states
 from spiral.policies.loading import save_prompt
 from spiral.recipes.nano_tokenizer import END, MAYBE, THINK_CLOSE, THINK_OPEN, build_tokenizer
 from spiral.records import Sample
@@ -101,12 +102,12 @@ def training_samples(codecs: dict[bool, ChatCodec], games: dict[Game, float], rn
             turns.extend(random_turns(game, rng))
         for state in turns[:wanted]:
             thinking = rng.random() < THINKING_SHARE
-            samples.append(_sample(codecs[thinking], state, random_reply(state, thinking, rng)))
+            samples.append(_sample(codecs[thinking], game, state, random_reply(state, thinking, rng)))
     return samples
 
 
-def _sample(codec: ChatCodec, state: State, reply: str) -> Sample:
-    prompt_ids = codec.encode(state.observation(state.current_player, "compact"))
+def _sample(codec: ChatCodec, game: Game, state: State, reply: str) -> Sample:
+    prompt_ids = codec.encode(state.observation(state.current_player, "compact"), game)
     reply_ids = np.asarray(codec.tokenizer.encode(reply + END, add_special_tokens=False), dtype=np.int64)
     length = len(prompt_ids) + len(reply_ids)
     return Sample(

@@ -1,7 +1,18 @@
-"""Text around the games: observation to prompt, prompt to token ids, reply to action."""
+"""Text around the games: observation to prompt to token ids, reply to thinking and answer, answer to action."""
 
 from spiral.text.chat import ChatCodec
+from spiral.text.examples import worked_example
 from spiral.text.parsing import last_boxed, parse_action
-from spiral.text.prompts import PromptConfig
+from spiral.text.prompts import Example, PromptConfig
+from spiral.text.thinking import Thought, split_reply
 
-__all__ = ["ChatCodec", "PromptConfig", "last_boxed", "parse_action"]
+__all__ = [
+    "ChatCodec",
+    "Example",
+    "PromptConfig",
+    "Thought",
+    "last_boxed",
+    "parse_action",
+    "split_reply",
+    "worked_example",
+]

@@ -1,20 +1,41 @@
 """From a prompt to token ids and from sampled ids back to text. The only place that calls a tokenizer.
 
-Prompts repeat (a game has few openings), so encoded prompts are kept in a bounded cache.
+Prompts repeat (a game has few openings) and so do short replies, so both are kept in bounded caches.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from spiral.games import Game
 from spiral.records import IntArray
-from spiral.text.prompts import PromptConfig, messages, plain_text
+from spiral.text.examples import worked_example
+from spiral.text.prompts import Example, PromptConfig, messages, plain_text
+from spiral.text.thinking import CLOSE, OPEN, Thought, count_thinking_tokens, split_reply
 
 CACHE_SIZE = 20_000
+LONGEST_CACHED = 64
+"""Replies of more tokens hardly ever come twice."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a sampled reply says."""
+
+    text: str
+    answer: str
+    """The part of the text that may hold an action."""
+    thinking_tokens: int
+    """How many of the sampled tokens come before the answer."""
+    has_thought: bool
+    """Whether there is more to the thinking than white space."""
 
 
 class ChatCodec:
@@ -29,44 +50,103 @@ class ChatCodec:
             )
         self.tokenizer = tokenizer
         self.config = config
-        special = [re.escape(str(token)) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        self._special = re.compile("|".join(special) or "(?!)")
-        self._prompts: OrderedDict[str, IntArray] = OrderedDict()
-        self._texts: OrderedDict[bytes, str] = OrderedDict()
+        special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = re.compile("|".join(map(re.escape, special.values())) or "(?!)")
+        # Thinking tags belong to the text even where the tokenizer calls them special.
+        self._hidden = {id_ for id_, text in special.items() if text not in (OPEN, CLOSE)}
+        self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
+        self._readings: OrderedDict[bytes, Reading] = OrderedDict()
 
-    def encode(self, observation: str) -> IntArray:
-        """[P] the ids of the whole prompt for one observation, ready for the model to go on."""
-        cached = self._prompts.get(observation)
+    @functools.cached_property
+    def opens_thinking(self) -> bool:
+        """Whether the template's prompts end inside an opened thinking tag, so that replies begin as thoughts."""
+        return self._render("-", None).rstrip().endswith(OPEN)
+
+    @functools.cached_property
+    def _close_id(self) -> int | None:
+        """The id of the closing tag where it is one token."""
+        found: int | None = self.tokenizer.get_vocab().get(CLOSE)
+        return found
+
+    def encode(self, observation: str, game: Game | None = None) -> IntArray:
+        """[P] the ids of the whole prompt for one observation of `game`, ready for the model to go on.
+
+        The game may be left out where the prompt shows no example of it; `ValueError` where it does.
+        """
+        key = (game, observation) if self.config.example else observation
+        cached = self._prompts.get(key)
         if cached is None:
-            cached = self._encode(observation)
+            cached = self._encode(observation, self._example(game))
             cached.flags.writeable = False
-            _remember(self._prompts, observation, cached)
+            _remember(self._prompts, key, cached)
         return cached
 
     def decode(self, token_ids: IntArray) -> str:
-        """The text of a reply, special tokens left out."""
+        """The text of sampled ids [T], special tokens left out."""
+        return self._decode(token_ids.tolist())
+
+    def read(self, token_ids: IntArray) -> Reading:
+        """The text [T] of a reply, split into thinking and answer."""
         key = token_ids.tobytes()
-        cached = self._texts.get(key)
+        cached = self._readings.get(key)
         if cached is None:
-            cached = str(self.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
-            _remember(self._texts, key, cached)
+            cached = self._read(token_ids.tolist())
+            if len(token_ids) <= LONGEST_CACHED:
+                _remember(self._readings, key, cached)
         return cached
 
-    def _encode(self, observation: str) -> IntArray:
-        """Special tokens come from the template and the tokenizer only: a player who spells one gets a space."""
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode([id_ for id_ in token_ids if id_ not in self._hidden]))
+
+    def _read(self, token_ids: list[int]) -> Reading:
+        text = self._decode(token_ids)
+        thought = split_reply(text, self.opens_thinking)
+        return Reading(
+            text=text,
+            answer=thought.answer,
+            thinking_tokens=self._count(token_ids, thought),
+            has_thought=bool(thought.thinking.strip()),
+        )
+
+    def _count(self, token_ids: list[int], thought: Thought) -> int:
+        """Where every closing tag of the text is one token, the last of them is where the thinking ends."""
+        tags = thought.head.count(CLOSE)
+        if thought.closed and tags and self._close_id is not None and token_ids.count(self._close_id) == tags:
+            return len(token_ids) - token_ids[::-1].index(self._close_id)
+        return count_thinking_tokens(token_ids, thought, self._decode)
+
+    def _example(self, game: Game | None) -> Example | None:
+        """The game's example where one is shown."""
+        if not self.config.example:
+            return None
+        if game is None:
+            raise ValueError("prompt.example is true, but encode() got no game; expected the game of the observation")
+        return worked_example(game, self.config)
+
+    def _encode(self, observation: str, example: Example | None) -> IntArray:
+        """Template and example in front; only the plain templates leave the beginning to the tokenizer."""
+        plain = self.config.template != "chat"
+        return np.asarray(
+            self.tokenizer.encode(self._render(observation, example), add_special_tokens=plain), dtype=np.int64
+        )
+
+    def _render(self, observation: str, example: Example | None) -> str:
+        """The prompt's text. Special tokens come from the template only: a player who spells one gets a space."""
         observation = self._special.sub(" ", observation)
-        if self.config.template == "chat":
-            # Templates of models that think or not on request (Qwen3) read `enable_thinking`; others ignore it.
-            text = self.tokenizer.apply_chat_template(
-                messages(observation, self.config),
+        if example is not None:
+            fields = {name: self._special.sub(" ", text) for name, text in dataclasses.asdict(example).items()}
+            example = Example(**fields)
+        if self.config.template != "chat":
+            return plain_text(observation, self.config, example)
+        # Templates of models that think or not on request (Qwen3) read `enable_thinking`; others ignore it.
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages(observation, self.config, example),
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=self.config.thinking,
             )
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
-        else:
-            ids = self.tokenizer.encode(plain_text(observation, self.config), add_special_tokens=True)
-        return np.asarray(ids, dtype=np.int64)
+        )
 
 
 def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:

@@ -1,7 +1,8 @@
-r"""From a reply to an action: the content of the last `\boxed{}`, and then only exact legality decides.
+r"""From a reply to an action: the content of the answer's last `\boxed{}`, and then only exact legality decides.
 
 Forgiven: case, runs of spaces, one pair of square brackets, and LaTeX text commands around the content. Nothing
-else is rescued: an unfinished box, two actions in one box or a move that the rules refuse is an illegal reply.
+else is rescued: an unfinished box, two actions in one box, a box inside thinking tags or a move that the rules refuse
+is an illegal reply.
 """
 
 from __future__ import annotations
@@ -9,27 +10,27 @@ from __future__ import annotations
 import re
 
 from spiral.games import State
+from spiral.text.thinking import BOX, split_reply
 
-_BOX = "\\boxed{"
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|texttt|mathrm|mathbf|mathtt|operatorname)\s*\{([^{}]*)\}")
 
 
 def last_boxed(reply: str) -> str | None:
     r"""The content of the last `\boxed{...}` with balanced braces; None when there is none or it is not closed."""
-    start = reply.rfind(_BOX)
+    start = reply.rfind(BOX)
     if start < 0:
         return None
     depth = 1
-    for index in range(start + len(_BOX), len(reply)):
+    for index in range(start + len(BOX), len(reply)):
         depth += {"{": 1, "}": -1}.get(reply[index], 0)
         if depth == 0:
-            return reply[start + len(_BOX) : index]
+            return reply[start + len(BOX) : index]
     return None
 
 
 def parse_action(reply: str, state: State) -> str | None:
     """The legal action that `reply` gives in `state`, in the game's own spelling, or None when it is illegal."""
-    boxed = last_boxed(reply)
+    boxed = last_boxed(split_reply(reply).answer)
     if boxed is None or state.is_terminal or state.is_chance:
         return None
     content = " ".join(_TEXT_COMMAND.sub(r"\1", boxed).split())

@@ -1,17 +1,20 @@
 r"""From an observation to what the model is asked: chat messages, or plain text for a base model.
 
 A template only frames the observation; the rules, the seat and the history are already in it. The words asked
-for follow the paper (arXiv 2506.24119, appendix A): reason step by step, answer inside `\boxed{}`.
+for follow the paper (arXiv 2506.24119, appendix A): reason step by step, answer inside `\boxed{}`. A worked example
+stands before the question as an earlier exchange in the same frame.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 from pydantic import Field
 
 from spiral.config import Section
 from spiral.games import Style
+from spiral.text.thinking import CLOSE, OPEN
 
 Message = dict[str, str]
 
@@ -24,6 +27,15 @@ R1_SYSTEM = (
     "A conversation between User and Assistant. The User asks a question, and the Assistant solves it. The Assistant"
     " first thinks about the reasoning process in the mind and then provides the User with the answer."
 )
+PLAIN = {
+    "qwen3": ("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n"),
+    "r1": ("User: {}\nAssistant: " + OPEN, "\n"),
+    "llama": (
+        "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>",
+    ),
+}
+"""What stands around a question, and what ends the reply to it."""
 
 
 class PromptConfig(Section):
@@ -36,6 +48,27 @@ class PromptConfig(Section):
         "full", description="'full' states rules, history and legal actions in words; 'compact' is for small models."
     )
     thinking: bool = Field(True, description="Ask for reasoning before the answer (true) or for the answer at once.")
+    example: bool = Field(
+        False, description="Show one worked example, made from the game itself, as an earlier exchange of the chat."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """One exchange: what was seen, what was thought (nothing, where none is asked for), and what was answered."""
+
+    observation: str
+    thought: str
+    answer: str
+
+    @property
+    def reply(self) -> str:
+        """Thought and answer as one text."""
+        return self.joined("\n")
+
+    def joined(self, joint: str) -> str:
+        """Thought and answer with `joint` between them; the answer alone where there is no thought."""
+        return f"{self.thought}{joint}{self.answer}" if self.thought else self.answer
 
 
 def question(observation: str, config: PromptConfig) -> str:
@@ -45,21 +78,25 @@ def question(observation: str, config: PromptConfig) -> str:
     return f"{observation}\n\n{INSTRUCTION[config.thinking]}"
 
 
-def messages(observation: str, config: PromptConfig) -> list[Message]:
+def messages(observation: str, config: PromptConfig, example: Example | None = None) -> list[Message]:
     """The prompt as chat messages, for the tokenizer's own template."""
-    return [{"role": "user", "content": question(observation, config)}]
+    asked = {"role": "user", "content": question(observation, config)}
+    if example is None:
+        return [asked]
+    shown = {"role": "user", "content": question(example.observation, config)}
+    return [shown, {"role": "assistant", "content": example.reply}, asked]
 
 
-def plain_text(observation: str, config: PromptConfig) -> str:
+def plain_text(observation: str, config: PromptConfig, example: Example | None = None) -> str:
     """The prompt as text for a base model. Raises `ValueError` for the template "chat", which has no fixed text."""
-    asked = question(observation, config)
-    if config.template == "qwen3":
-        return f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+    if config.template not in PLAIN:
+        raise ValueError(f"template {config.template!r} has no plain text; use messages() and the tokenizer's template")
+    around, end = PLAIN[config.template]
+    opening, joint = "", "\n"
     if config.template == "r1":
-        return f"{R1_SYSTEM}\nUser: {asked}\nAssistant: <think>"
-    if config.template == "llama":
-        return (
-            f"<|start_header_id|>user<|end_header_id|>\n\n{asked}<|eot_id|>"
-            "<|start_header_id|>assistant<|end_header_id|>\n\n"
-        )
-    raise ValueError(f"template {config.template!r} has no plain text; use messages() and the tokenizer's template")
+        # Its answers always come after thoughts: an answer at once comes after empty ones.
+        opening, joint = f"{R1_SYSTEM}\n", f"{CLOSE}\n"
+        around += "" if config.thinking else f"\n\n{CLOSE}\n"
+    if example is not None:
+        opening += around.format(question(example.observation, config)) + example.joined(joint) + end
+    return opening + around.format(question(observation, config))

@@ -1,0 +1,70 @@
+"""LoRA: train low-rank additions to the linear layers, and leave the model itself as it is.
+
+For every linear layer W the policy computes W + (alpha / rank) B A with A [rank, in], B [out, rank] trained and B zero
+at first (Hu et al., 2021, arXiv 2106.09685). The layers are peft's. Whoever samples, and every checkpoint, gets plain
+weights with the additions in them, so nothing outside the learner knows of LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from spiral.config import Section
+from spiral.learner.sharding import whole
+from spiral.seeds import derive_seed
+
+ADAPTER = "default"
+
+
+class LoraConfig(Section):
+    """Low-rank training instead of all parameters."""
+
+    rank: int = Field(0, ge=0, description="Rank of the additions; 0 trains every parameter of the model.")
+    alpha: float = Field(32.0, gt=0, description="The additions are scaled by alpha / rank.")
+    modules: list[str] = Field(
+        [], description="Names of the linear layers to add to; none named means all but the head."
+    )
+
+
+def add_lora(model: Any, config: LoraConfig, seed: int) -> None:
+    """Adds trainable low-rank layers in place and freezes the rest.
+
+    Raises `ValueError` when peft is missing, or when no layer has one of the names.
+    """
+    try:
+        import peft  # an optional package
+    except ImportError as error:
+        raise ValueError("lora.rank is set, but peft is not installed; pip install 'spiral-selfplay[lora]'") from error
+    settings = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=config.modules or "all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "lora") % 2**63)
+        try:
+            peft.inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
+        except ValueError as error:
+            names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if _is_linear(m)})
+            raise ValueError(f"lora.modules is {config.modules}; this model's linear layers are {names}") from error
+
+
+def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter as the model had it before `add_lora`, by its own name, with the additions in it; whole."""
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        layer_name, _, last = name.rpartition(".base_layer.")
+        weight = whole(parameter.detach())
+        if layer_name and last == "weight":
+            layer = model.get_submodule(layer_name)
+            down, up = (whole(side[ADAPTER].weight.detach()) for side in (layer.lora_A, layer.lora_B))
+            weight = weight + layer.scaling[ADAPTER] * (up @ down)
+        yield (f"{layer_name}.{last}" if layer_name else name), weight
+
+
+def _is_linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear)

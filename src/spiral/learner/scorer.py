@@ -1,0 +1,70 @@
+"""A language model as something that scores replies: one forward pass from rows of tokens to numbers a token.
+
+Everything that needs the model's weights, the output head included, happens inside `forward`, so that a sharded
+model has its weights gathered exactly then, and logits exist for one chunk of action tokens at a time.
+
+Shapes: K action tokens of a micro-batch, D hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiral.learner.attention import use_segment_attention
+from spiral.learner.layout import MicroBatch
+from spiral.learner.logprobs import TokenScores, score_tokens
+
+
+class Scorer(torch.nn.Module):
+    """Wraps a transformers causal language model. Called with a micro-batch, it gives `TokenScores`."""
+
+    def __init__(self, language_model: Any, *, compiled: bool = False) -> None:
+        """`compiled` has torch.compile fuse what each block does around its matrix products, for rows of any length."""
+        super().__init__()
+        use_segment_attention(language_model)
+        self.language_model = language_model
+        if compiled:
+            for block in blocks(language_model):
+                block.forward = torch.compile(block.forward, dynamic=True)
+
+    def forward(
+        self,
+        rows: MicroBatch,
+        action_ids_K: Tensor,
+        temperature: float,
+        reference: tuple[Tensor, Any] | None = None,
+        entropy_gradient: bool = True,
+    ) -> TokenScores:
+        """Scores the micro-batch's action tokens; arguments as in `logprobs.score_tokens`."""
+        hidden_KD = hidden_states(self.language_model, rows)
+        head = self.language_model.get_output_embeddings()
+        return score_tokens(hidden_KD, head, action_ids_K, temperature, reference, entropy_gradient=entropy_gradient)
+
+
+def blocks(language_model: Any) -> list[torch.nn.Module]:
+    """The model's repeated layers, by the names that transformers gives them for sharding."""
+    names = set(language_model._no_split_modules or ())
+    return [module for module in language_model.modules() if type(module).__name__ in names]
+
+
+def hidden_states(language_model: Any, rows: MicroBatch) -> Tensor:
+    """[K, D] the last hidden states that predict the action tokens of a micro-batch.
+
+    Raises `ValueError` for a packed row when the model does not hand its keyword arguments to attention.
+    """
+    output = language_model.base_model(
+        input_ids=rows.token_ids_RW,
+        position_ids=rows.position_ids_RW,
+        use_cache=False,
+        segments=rows.segments,
+    )
+    if rows.segments is not None and rows.segments.uses == 0:
+        raise ValueError(
+            f"learner.layout is 'packed', but {type(language_model).__name__} does not let attention be told where"
+            " samples begin; set learner.layout to 'padded'"
+        )
+    hidden: Tensor = output.last_hidden_state
+    return hidden.flatten(0, 1)[rows.predict_K]

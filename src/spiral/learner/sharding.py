@@ -1,0 +1,67 @@
+"""FSDP2: weights, gradients and optimizer state in float32, sharded over devices; computation in bfloat16.
+
+Every block of the model is a unit of its own: its weights are cast and gathered when it runs. Gradients are reduced
+and added up in float32. With one device there is nothing to share out, and FSDP2 is what keeps the two precisions.
+Source: PyTorch FSDP2, `torch.distributed.fsdp.fully_shard`.
+"""
+
+from __future__ import annotations
+
+import atexit
+
+import torch
+from torch import Tensor
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from spiral.learner.scorer import Scorer, blocks
+
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+
+
+def shard(scorer: Scorer, compute: torch.dtype) -> None:
+    """Shards a scorer's model in place over the default process group, which is made when there is none.
+
+    Raises `ValueError` on devices without FSDP2.
+    """
+    device = scorer.language_model.device
+    if device.type not in BACKENDS:
+        raise ValueError(
+            f"model.compute is bfloat16 on {device.type}, which PyTorch cannot shard on; expected"
+            f" {' or '.join(BACKENDS)}, or set model.compute to 'float32'"
+        )
+    _ensure_process_group(BACKENDS[device.type])
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    several = mesh.size() > 1
+    for block in blocks(scorer.language_model):
+        fully_shard(block, mesh=mesh, mp_policy=precision, reshard_after_forward=several)
+    fully_shard(scorer, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor gathered from all devices; the tensor itself when it is not sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(whole_tensor: Tensor, model: Tensor) -> Tensor:
+    """A whole tensor, copied to the device of `model` and sharded like it."""
+    placed = whole_tensor.to(model.device, copy=True)
+    if not isinstance(model, DTensor):
+        return placed
+    return distribute_tensor(placed, model.device_mesh, model.placements)
+
+
+def _ensure_process_group(backend: str) -> None:
+    """A process of its own, unless it is one of several already."""
+    if not torch.distributed.is_initialized():
+        store = HashStore()
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

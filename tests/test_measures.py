@@ -1,0 +1,47 @@
+"""Metrics of a step's episodes, by hand: how long is thought and answered, by whom, and what tells a collapse."""
+
+import pytest
+
+from made_up import new_episode, new_turn
+from spiral.measures import episode_metrics
+from spiral.records import Turn
+
+
+def turn(player, tokens, thinking, has_thought=True, **fields):
+    return new_turn(player, tokens=range(tokens), thinking_tokens=thinking, has_thought=has_thought, **fields)
+
+
+def test_thinking_by_hand():
+    episodes = [
+        new_episode((1.0, -1.0), [turn(0, 10, 8), turn(1, 2, 0, has_thought=False), turn(0, 6, 3)]),
+        # Cut off inside the thinking; empty tags; a scripted player, who says nothing.
+        new_episode((-1.5, 0.5), [turn(0, 4, 4, stop_reason="length"), turn(1, 8, 2, has_thought=False)]),
+        new_episode((0.0, 0.0), [Turn(player=0, observation="o", action="0"), turn(1, 2, 1)], game="kuhn_poker"),
+    ]
+    metrics = episode_metrics(episodes, {})
+    thinking = {name: value for name, value in metrics.items() if "thinking" in name}
+    assert thinking == {
+        "thinking/length": pytest.approx((8 + 0 + 3 + 4 + 2 + 1) / 6),
+        "thinking/answer_length": pytest.approx((2 + 2 + 3 + 0 + 6 + 1) / 6),
+        "thinking/empty": pytest.approx(2 / 6),
+        "thinking/unclosed": pytest.approx(1 / 6),
+        "tictactoe/thinking_length_seat_0": pytest.approx((8 + 3 + 4) / 3),
+        "tictactoe/thinking_length_seat_1": pytest.approx((0 + 2) / 2),
+        "kuhn_poker/thinking_length_seat_0": 0.0,
+        "kuhn_poker/thinking_length_seat_1": 1.0,
+    }
+    assert metrics["rollout/response_length"] == pytest.approx(32 / 6)
+    assert metrics["tictactoe/response_length_seat_0"] == pytest.approx(20 / 3)
+    parts = metrics["thinking/length"] + metrics["thinking/answer_length"]
+    assert parts == pytest.approx(metrics["rollout/response_length"])
+
+
+def test_a_reply_without_tokens_is_empty_but_not_unclosed():
+    metrics = episode_metrics([new_episode((-1.5, 0.5), [turn(0, 0, 0, has_thought=False)])], {})
+    assert metrics["thinking/empty"] == 1.0
+    assert metrics["thinking/unclosed"] == 0.0
+
+
+def test_without_language_models_there_is_nothing():
+    metrics = episode_metrics([new_episode((1.0, -1.0), [Turn(player=0, observation="o", action="0")])], {})
+    assert {metrics[f"thinking/{name}"] for name in ("length", "answer_length", "empty", "unclosed")} == {0.0}

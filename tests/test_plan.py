@@ -1,0 +1,352 @@
+"""What a run is planned to take: hand-computed items, what autograd really keeps, and refusals that help."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+
+from spiral import hardware
+from spiral.batch import make_batch
+from spiral.hardware import GIB, device_memory_gib
+from spiral.learner.layout import micro_batches
+from spiral.learner.scorer import Scorer
+from spiral.plan import check_plan, check_runnable, describe, make_plan
+from spiral.plan.memory import activation_bytes, block_bytes, model_shape
+from spiral.policies.known_models import known_config
+from spiral.recipe import load_recipe, validate_recipe, with_overrides
+from spiral.records import Sample
+from spiral.seating import model_config
+from spiral.text import ChatCodec
+
+QWEN = "Qwen/Qwen3-0.6B-Base"
+BIG = {
+    "summary": "",
+    "model": {"path": QWEN, "compute": "bfloat16"},
+    "prompt": {"template": "qwen3"},
+    "sampling": {"max_new_tokens": 1000},
+    "engine": {"kind": "vllm", "context": 2048, "memory_share": 0.25},
+    "selfplay": {"games": {"tictactoe": 1.0}, "episodes_per_step": 64},
+    "learner": {"tokens_per_microbatch": 10_000},
+    "hardware": {"memory_gib": 40.0},
+}
+
+
+def recipe_with(*overrides, base=BIG):
+    return validate_recipe(with_overrides(base, overrides), "test")
+
+
+def plan_with(*overrides):
+    return make_plan(recipe_with(*overrides), known_config(QWEN))
+
+
+def gib(plan, name):
+    (item,) = [item for item in plan.items if item.name == name]
+    return item.gib
+
+
+def test_state_of_the_learner_to_the_byte():
+    plan = plan_with()
+    parameters = 596_049_920
+    assert plan.parameters == parameters
+    state = sum(gib(plan, name) for name in ("weights", "AdamW's two moments", "gradients"))
+    assert state * GIB == 16 * parameters
+    halved = plan_with("hardware.devices=2")
+    assert [gib(halved, name) * 2 for name in ("weights", "gradients")] == [
+        gib(plan, n) for n in ("weights", "gradients")
+    ]
+
+
+def test_vllm_fills_its_share_of_a_gpu():
+    plan = plan_with()
+    weights, cache = gib(plan, "vLLM's weights"), gib(plan, "vLLM's keys and values")
+    assert weights * GIB == 2 * 596_049_920
+    assert weights + cache == pytest.approx(0.25 * 40)
+    token = 2 * 28 * 8 * 128 * 2
+    drawing = 3 * 4 * 1024 * 151_936
+    assert plan.cache_tokens == (int(0.25 * 40 * GIB) - GIB - drawing - 2 * 596_049_920) // token
+
+
+def test_vllm_on_a_cpu_has_its_weights_beside_its_share():
+    plan = plan_with("model.device='cpu'")
+    assert gib(plan, "vLLM's keys and values") == pytest.approx(0.25 * 40)
+
+
+def test_the_transformers_engine_by_hand():
+    plan = plan_with("engine.kind='transformers'", "engine.max_rows=8", "prompt.observation='compact'")
+    (game,) = plan.budget.games
+    longest = game.longest_prompt + 1000
+    rounded = -(-longest // 32) * 32
+    assert gib(plan, "the engine's weights") * GIB == 2 * 596_049_920
+    assert gib(plan, "keys and values") * GIB == 1.5 * 8 * rounded * (2 * 28 * 8 * 128 * 2)
+    assert gib(plan_with("engine.kind='transformers'", "model.compute='float32'"), "the engine's weights") == 0
+
+
+def test_what_computes_in_bfloat16_is_gathered_whole_only_on_one_device():
+    shape = model_shape(known_config(QWEN))
+    assert shape.outside_blocks == 151_936 * 1024 + 1024
+    assert shape.largest_block * 28 + shape.outside_blocks == shape.parameters
+    name = "weights and gradients gathered to compute"
+    saved = gib(plan_with(), name) - gib(plan_with("hardware.devices=2"), name)
+    assert saved * GIB == 2 * 26 * shape.largest_block
+
+
+def test_a_reference_and_lora_change_what_they_should():
+    plain, pulled = plan_with(), plan_with("loss.kl_coefficient=0.1")
+    assert gib(pulled, "reference") * GIB == 2 * 596_049_920
+    tokens = plain.budget.most_turns * 1000
+    assert gib(pulled, "the reference's hidden states") * GIB == tokens * 1024 * 2
+    lora = plan_with("lora.rank=8", "lora.modules=['q_proj', 'down_proj']")
+    added = 8 * 28 * (1024 + 2048 + 3072 + 1024)
+    assert gib(lora, "gradients") * GIB == 4 * added
+    assert gib(lora, "weights") == gib(plain, "weights")
+    given = make_plan(recipe_with(), known_config(QWEN), trainable_parameters=1000)
+    assert gib(given, "AdamW's two moments") * GIB == 8000
+
+
+def test_tokens_of_a_step():
+    budget = plan_with("selfplay.games={tictactoe = 1, 'simple_negotiation(turns=4)' = 3}").budget
+    tictactoe, negotiation = budget.games
+    assert (tictactoe.episodes, tictactoe.most_turns) == (16, 9)
+    assert 7 < tictactoe.turns < 8.5, "random games of tic-tac-toe take 7.6 turns on average"
+    assert (negotiation.episodes, negotiation.turns, negotiation.most_turns) == (48, 4.0, 4)
+    assert budget.most_turns == 16 * 9 + 48 * 4
+    assert budget.context_left == 2048 - budget.longest_prompt - 1000
+    assert budget.most_tokens == 144 * (tictactoe.longest_prompt + 1000) + 192 * (negotiation.longest_prompt + 1000)
+    assert budget.turns < budget.most_turns
+    assert budget.tokens < budget.most_tokens
+
+
+def test_turn_limits_openings_and_the_context_bound_the_budget():
+    assert plan_with("selfplay.max_turns=3").budget.turns == 64 * 3
+    opened = plan_with("selfplay.opening_plies={tictactoe = 4}").budget
+    assert opened.turns < plan_with().budget.turns
+    short = plan_with("engine.context=500").budget
+    assert (short.longest_sample, short.context_left < 0) == (500, True)
+
+
+def test_a_tokenizer_at_hand_counts_exactly(nano):
+    recipe = load_recipe("nano")
+    budget = make_plan(recipe, model_config("nano"), codec=ChatCodec(nano.tokenizer, recipe.prompt)).budget
+    tictactoe, _ = budget.games
+    assert (tictactoe.prompt, tictactoe.longest_prompt) == (5.0, 5), "seat, three rows, and the mark of a reply"
+    assert budget.context == 512
+
+
+def test_a_micro_batch_holds_one_sample_at_least_and_the_step_at_most():
+    def tokens(*overrides):
+        (item,) = [item for item in plan_with(*overrides).items if item.name == "activations of a micro-batch"]
+        return int(item.note.split()[0].replace(",", ""))
+
+    assert tokens("learner.tokens_per_microbatch=10") == plan_with().budget.longest_sample
+    assert tokens() == 10_000
+    few = ("selfplay.episodes_per_step=1", "selfplay.max_turns=2")
+    assert tokens(*few) == 2 * plan_with(*few).budget.longest_sample
+
+
+LENGTHS = (120, 115, 110, 100, 60, 30)
+
+
+def kept_by_autograd(model, layout, vocabulary):
+    """Bytes of the distinct storages that the forward pass saves, parameters apart, and its tokens."""
+    rng = np.random.default_rng(0)
+    samples = [
+        Sample(
+            token_ids=rng.integers(0, vocabulary, length),
+            action_mask=np.arange(length) >= length // 4,
+            behaviour_logprobs=np.zeros(length, dtype=np.float32),
+            advantage=1.0,
+            game="",
+            player=0,
+            policy_version=0,
+        )
+        for length in LENGTHS
+    ]
+    batch = make_batch(samples)
+    (rows,) = micro_batches(batch, torch.arange(len(samples)), layout, 10_000)
+    scorer = Scorer(model.train())
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        scorer(rows, batch.action_ids_A[rows.action_K], 1.0)
+    return sum(size for size, _ in kept.values()), rows.token_ids_RW.numel()
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_are_what_autograd_keeps(kind, layout, dtype, checkpointing):
+    config = kind(
+        vocab_size=16,
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        tie_word_embeddings=True,
+    )
+    shape = model_shape(config)
+    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    measured, tokens = kept_by_autograd(model, layout, 16)
+    size = dtype.itemsize
+    estimate = activation_bytes(shape, tokens, size=size, packed=layout == "packed", checkpointing=checkpointing)
+    if checkpointing:  # the forward pass does not keep the one block that the backward pass computes again
+        estimate -= tokens * block_bytes(shape, size, layout == "packed")
+    within = 1.2 if checkpointing else 1.02
+    assert measured / within < estimate < measured * within
+
+
+def test_the_activations_of_nano(nano):
+    shape = model_shape(nano.model.config)
+    assert shape.parameters == sum(parameter.numel() for parameter in nano.model.parameters())
+    model = AutoModelForCausalLM.from_config(nano.model.config)
+    measured, tokens = kept_by_autograd(model, "padded", shape.vocabulary)
+    estimate = activation_bytes(shape, tokens, size=4, packed=False, checkpointing=False)
+    assert measured / 1.5 < estimate < measured * 1.5
+
+
+def refusal(recipe):
+    with pytest.raises(ValueError, match="does not fit: ") as caught:
+        check_plan(recipe, known_config(recipe.model.path))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def apply(recipe, line):
+    """The recipe with what "it fits with ..." says."""
+    said = re.search(r"it fits with (.+) \([\d.]+ GiB\)$", line).group(1)
+    settings = [setting.replace(" = ", "=") for setting in said.split(" and ")]
+    return validate_recipe(with_overrides(recipe.model_dump(), settings), "mended"), settings
+
+
+REFUSED = {
+    "learner.gradient_checkpointing=true": ["hardware.memory_gib=32.0"],
+    "learner.tokens_per_microbatch": ["hardware.memory_gib=24.0", "learner.gradient_checkpointing=true",
+                                      "learner.tokens_per_microbatch=65536"],
+    "engine.max_rows": ["engine.kind='transformers'", "hardware.memory_gib=24.0",
+                        "learner.gradient_checkpointing=true"],
+    "engine.memory_share": ["engine.memory_share=0.5", "hardware.memory_gib=24.0", "engine.context=2048",
+                            "learner.gradient_checkpointing=true", "learner.tokens_per_microbatch=1200"],
+    "hardware.devices": ["hardware.memory_gib=12.0", "learner.gradient_checkpointing=true",
+                         "learner.tokens_per_microbatch=1200", "engine.max_rows=16", "engine.memory_share=0.3"],
+    "sampling.max_new_tokens": ["hardware.devices=64", "hardware.memory_gib=12.0", "engine.context=32768",
+                                "engine.kind='transformers'", "engine.max_rows=1", "sampling.max_new_tokens=32000",
+                                "learner.gradient_checkpointing=true", "learner.tokens_per_microbatch=64"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_a_refusal_names_one_setting_that_makes_it_fit(field):
+    recipe = recipe_with(*REFUSED[field])
+    line = refusal(recipe)
+    mended, settings = apply(recipe, line)
+    assert len(settings) == 1
+    assert settings[0].startswith(field)
+    assert check_plan(mended, known_config(QWEN)).fits
+
+
+def test_a_refusal_names_several_settings_where_one_is_not_enough():
+    recipe = recipe_with("hardware.memory_gib=10.0", "engine.kind='transformers'", "sampling.max_new_tokens=1900")
+    mended, settings = apply(recipe, refusal(recipe))
+    assert len(settings) > 1
+    assert check_plan(mended, known_config(QWEN)).fits
+    for setting in settings:
+        rest = [other for other in settings if other != setting]
+        alone = validate_recipe(with_overrides(recipe.model_dump(), [setting]), "alone")
+        assert rest
+        assert not make_plan(alone, known_config(QWEN)).fits
+
+
+def test_a_refusal_says_what_is_largest_and_when_nothing_helps():
+    line = refusal(recipe_with("hardware.memory_gib=0.5"))
+    assert "and hardware.memory_gib is 0.5, of which 0.5 can be used; the largest items are activations" in line
+    assert line.endswith("no setting makes it fit; expected a smaller model.path or a device with more memory")
+
+
+def test_vllm_must_have_room_for_one_context():
+    recipe = recipe_with("engine.memory_share=0.15", "engine.context=30000", "learner.gradient_checkpointing=true")
+    line = refusal(recipe)
+    assert "engine.memory_share leaves vLLM room for the keys and values of" in line
+    mended, (setting,) = apply(recipe, line)
+    assert setting == "engine.memory_share=0.2"
+    assert make_plan(mended, known_config(QWEN)).cache_fits
+
+
+def test_the_margin_is_kept():
+    transformers = ("engine.kind='transformers'", "engine.max_rows=8")
+    need = plan_with(*transformers).need_gib
+    assert plan_with(*transformers, f"hardware.memory_gib={need / 0.94}").fits
+    assert not plan_with(*transformers, f"hardware.memory_gib={need / 0.96}").fits
+
+
+def test_a_real_run_asks_the_machine_whatever_the_recipe_says(monkeypatch):
+    monkeypatch.setattr("spiral.plan.planning.device_memory_gib", lambda device: {"auto": 3.0}[device])
+    assert plan_with().memory_gib == 40
+    assert plan_with("hardware.memory_gib=0.0").memory_gib == 3
+    with pytest.raises(ValueError, match=r"and this machine has 3\.0, of which 2\.8 can be used"):
+        check_plan(recipe_with(), known_config(QWEN), this_machine=True)
+
+
+def test_memory_of_this_machine(monkeypatch, tmp_path):
+    here = device_memory_gib("cpu")
+    assert 0.1 < here < 100_000
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(hardware, "CGROUP_LIMITS", (str(limit), str(tmp_path / "absent")))
+    limit.write_text("67108864\n")
+    assert device_memory_gib("cpu") == 1 / 16
+    limit.write_text("max\n")
+    assert device_memory_gib("cpu") >= here
+    monkeypatch.delattr("os.sysconf")
+    assert device_memory_gib("cpu") == float("inf")
+
+
+def test_a_recipe_for_several_devices_does_not_start_in_one_process():
+    check_runnable(recipe_with())
+    recipe = recipe_with("hardware.devices=4")
+    check_runnable(recipe, processes=4)
+    with pytest.raises(
+        ValueError, match=r"planned for 4 devices \(hardware.devices\), and this is a run of 1; "
+    ) as caught:
+        check_runnable(recipe)
+    assert "--set hardware.devices=1 --set hardware.memory_gib=0 " in str(caught.value)
+
+
+def test_float32_is_not_sharded():
+    with pytest.raises(ValueError, match=r"hardware\.devices is 2 and model\.compute is 'float32'"):
+        recipe_with("hardware.devices=2", "model.compute='float32'")
+
+
+def test_the_description_adds_up():
+    plan = plan_with("hardware.devices=2")
+    lines = describe(plan)
+    assert lines[:2] == [f"{QWEN}: 596,049,920 parameters", "Memory of each of 2 devices, in GiB:"]
+    numbers = [float(line.split()[0]) for line in lines[2 : 2 + len(plan.items)]]
+    assert numbers == [round(item.gib, 2) for item in plan.items]
+    total = next(line for line in lines if "at most: " in line)
+    assert float(total.split()[0]) == round(plan.need_gib, 2)
+    assert "usable: 40.00 (hardware.memory_gib) less 5%" in "\n".join(lines)
+    assert all(len(line) < 120 for line in lines)
+
+
+def test_a_plan_is_frozen_and_a_dry_run_is_toml_with_comments():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan_with().parameters = 1
+    text = "\n".join(f"# {line}" for line in describe(plan_with()))
+    assert tomllib.loads(text) == {}

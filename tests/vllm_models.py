@@ -1,0 +1,94 @@
+"""What the tests of vLLM share: models that it can run on a CPU, engines, and the log-probabilities to compare with."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from spiral.policies import SamplingConfig
+from spiral.policies.engines import EngineConfig
+from spiral.policies.sampling import sampling_logprobs
+from spiral.policies.vllm import VllmPolicy
+from spiral.text import ChatCodec, PromptConfig
+
+# What vLLM warns of is not ours to mend.
+with_vllm = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; `make test-all` has it"
+    ),
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+def widened(model):
+    """The same function of its input with attention heads of 32 instead of 16, the smallest that vLLM has on a CPU.
+
+    Rotary embeddings turn dimension i with i + half by an angle that falls with i / half, so the old dimensions are
+    every other one of the new ones. The others are zero. Scores are divided by the root of the size of a head.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    old = model.config
+    assert old.head_dim == 16
+    wide = LlamaForCausalLM(LlamaConfig(**(old.to_dict() | {"head_dim": 32}))).eval()
+    rows = torch.cat([torch.arange(head * 32, (head + 1) * 32, 2) for head in range(old.num_attention_heads)])
+    scale = {"q_proj": 2**0.5, "k_proj": 1.0, "v_proj": 1.0}
+    given = model.state_dict()
+    with torch.no_grad():
+        for name, parameter in wide.named_parameters():
+            projection = name.split(".")[-2]
+            if projection in scale:
+                parameter.zero_()[rows] = given[name] * scale[projection]
+            elif projection == "o_proj":
+                parameter.zero_()[:, rows] = given[name]
+            else:
+                parameter.copy_(given[name])
+    return wide
+
+
+def untied(model):
+    """A copy whose output head is a weight of its own, and another one."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    other = LlamaForCausalLM(LlamaConfig(**(model.config.to_dict() | {"tie_word_embeddings": False}))).eval()
+    other.load_state_dict(copy.deepcopy(model.state_dict()))
+    with torch.no_grad():
+        other.lm_head.weight.mul_(0.9)
+    return other
+
+
+def save(model, tokenizer, directory):
+    """A checkpoint as anybody would export it."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+def new_engine(directory, tokenizer, *, compute="float32", prompt=None, budget=40, **engine):
+    """A `VllmPolicy` with room for the small models of tests, asked to think."""
+    codec = ChatCodec(tokenizer, prompt or PromptConfig(observation="compact", thinking=True))
+    config = EngineConfig(kind="vllm", memory_share=0.05, max_rows=64, **engine)
+    return VllmPolicy(str(directory), codec, SamplingConfig(max_new_tokens=budget), config=config, compute=compute)
+
+
+@torch.no_grad()
+def plain_logprobs(model, replies, sampling):
+    """[tokens] of all replies in order: what one forward pass over prompt and reply says, without any cache."""
+    scores = []
+    for reply in replies:
+        prompt, sampled = reply.prompt_ids, torch.from_numpy(reply.generation.token_ids)
+        ids = torch.cat([torch.from_numpy(prompt), sampled])[None]
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        scores.append(sampling_logprobs(logits, sampling).gather(-1, sampled[:, None]).squeeze(-1).numpy())
+    return np.concatenate(scores)
+
+
+def reported_logprobs(replies):
+    """[tokens] of all replies in order: what the engine said when it sampled them."""
+    return np.concatenate([reply.generation.logprobs for reply in replies])
