@@ -1,0 +1,48 @@
+"""SPIRAL's side of the step benchmark: `spiral.launch.assemble` and `spiral.train.train`, as `spiral train` runs them.
+
+What a run leaves on disk (metrics, episodes, checkpoints) is left out; TRL's side writes nothing either.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.sides import Step, parser, recipe_of, step_of, write_report
+from spiral.batch import samples_from_episodes
+from spiral.launch import assemble
+from spiral.measures import Metrics
+from spiral.records import Episode
+from spiral.train import train
+
+
+class StepClock:
+    """A recorder that keeps the time and the size of every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self._start = time.perf_counter()
+
+    def record(self, step: int, metrics: Metrics, episodes: Sequence[Episode]) -> None:
+        """Closes a step; counting its tokens belongs to no step."""
+        seconds = time.perf_counter() - self._start
+        samples, _ = samples_from_episodes(episodes, [(1.0, 1.0)] * len(episodes), drop_zero_advantage=False)
+        self.steps.append(step_of(seconds, metrics["time/collect_s"], len(episodes), samples))
+        self._start = time.perf_counter()
+
+
+def main() -> None:
+    """Runs the steps and writes the report."""
+    arguments = parser("SPIRAL's side of the step benchmark.").parse_args()
+    recipe = recipe_of(arguments)
+    with tempfile.TemporaryDirectory() as directory:
+        run = assemble(recipe, Path(directory) / "run")
+        clock = StepClock()
+        train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, run.learner, clock)
+    write_report(arguments.out, clock.steps, arguments.warmup)
+
+
+if __name__ == "__main__":
+    main()
