@@ -7,11 +7,11 @@ they come. Every row is a whole update (one pass, forward, backward, AdamW) of t
 
 - "one padded block": samples in the order in which they were played, as many as fit into the token budget when each
   takes as much room as the longest of all; what a trainer does that pads a batch to a rectangle.
-- "padded, sorted" and "packed": `learner.layout`.
+- "padded, sorted" and "packed": `learner.layout`. Packed rows hold what prompts have in common once.
 
 Utilisation is useful FLOP a second (no padding, no recomputation) over the best rate of a matrix product of the same
 dtype and number of threads, measured first. FLOP: 6 a weight and token (2 forward, 4 backward), the output head for
-action tokens only, and attention.
+action tokens only, and attention. With packed rows, a token that is in the row once for many samples counts once.
 """
 
 from __future__ import annotations
@@ -85,8 +85,11 @@ def played_batch(loaded: LanguageModel, directory: str, games: int, budget: int)
     return make_batch(samples)
 
 
-def flop(model: Any, batch: Batch) -> float:
-    """What one forward and backward pass over a batch needs, without padding or anything twice."""
+def flop(model: Any, batch: Batch, tokens: int | None = None) -> float:
+    """What one forward and backward pass over a batch needs, without padding or anything twice.
+
+    `tokens` is how many are fed in when some are fed in once for several samples.
+    """
     config = model.config
     head = config.vocab_size * config.hidden_size
     tied = config.tie_word_embeddings
@@ -96,7 +99,13 @@ def flop(model: Any, batch: Batch) -> float:
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     attention = 6.0 * config.num_hidden_layers * width * float((lengths**2).sum())  # causal: half of 12
-    return float(6.0 * (linear * float(lengths.sum()) + head * batch.num_action_tokens) + attention)
+    return float(6.0 * (linear * float(tokens or lengths.sum()) + head * batch.num_action_tokens) + attention)
+
+
+def fed_once(batch: Batch, max_tokens: int) -> int:
+    """Tokens in packed rows, where what prompts have in common stands once."""
+    made = micro_batches(batch, torch.arange(batch.num_samples), "packed", max_tokens)
+    return sum(rows.token_ids_RW.numel() for rows in made)
 
 
 def time_update(kind: str, path: str, batch: Batch, options: argparse.Namespace) -> float:
@@ -123,35 +132,35 @@ def layouts(options: argparse.Namespace) -> None:
     """Tokens a second of every layout."""
     loaded = load_language_model(ModelConfig(path=options.model, device=options.device))
     batch = played_batch(loaded, model_directory(options.model), options.games, options.budget)
-    work, tokens = flop(loaded.model, batch), int(batch.lengths_S.sum())
+    tokens, fewer = int(batch.lengths_S.sum()), fed_once(batch, options.tokens)
+    work = dict.fromkeys(("one padded block", "padded, sorted"), flop(loaded.model, batch))
+    work["packed"] = flop(loaded.model, batch, fewer)
     rate = matmul_rate(torch.bfloat16, torch.get_num_threads(), loaded.model.device.type)
-    kinds = ("one padded block", "padded, sorted", "packed")
-    seconds = {kind: time_update(kind, options.model, batch, options) for kind in kinds}
+    seconds = {kind: time_update(kind, options.model, batch, options) for kind in work}
     rows = [
         {
             "layout": kind,
             "seconds": f"{seconds[kind]:.1f}",
             "tokens/s": f"{tokens / seconds[kind]:.0f}",
             "against one padded block": f"{seconds['one padded block'] / seconds[kind]:.2f}x",
-            "utilisation": f"{work / seconds[kind] / rate:.0%}",
+            "utilisation": f"{work[kind] / seconds[kind] / rate:.0%}",
         }
-        for kind in kinds
+        for kind in work
     ]
     longest = int(batch.lengths_S.max())
     settings = {
         "model": options.model, "dtype": "bfloat16, float32 weights", "threads": torch.get_num_threads(),
-        "samples": batch.num_samples, "tokens": tokens, "action tokens": batch.num_action_tokens,
+        "samples": batch.num_samples, "tokens": tokens, "tokens packed": fewer,
+        "action tokens": batch.num_action_tokens,
         "sample length": f"mean {tokens / batch.num_samples:.0f}, longest {longest}",
         "tokens a micro-batch": options.tokens, "matrix rate": f"{rate / 1e9:.0f} GFLOP/s",
     }  # fmt: skip
     record("learner", command(), settings, rows)
 
 
-def logprob_memory(options: argparse.Namespace) -> None:
-    """Peak memory of scoring action tokens, forward and backward, chunked and with all logits at once."""
-    model = load_language_model(ModelConfig(path=options.model, device=options.device)).model
+def memory_rows(model: Any, count: int) -> list[dict[str, str]]:
+    """Peak memory of scoring `count` action tokens, forward and backward, with all logits at once and in chunks."""
     device, head = model.device, model.get_output_embeddings().to(torch.bfloat16)
-    count = options.logprob_tokens
     targets = torch.randint(head.weight.shape[0], (count,), device=device)
     measured: dict[str, tuple[float, float]] = {}
     for kind, elements in (("all at once", count * head.weight.shape[0]), ("chunked", CHUNK_ELEMENTS)):
@@ -162,17 +171,22 @@ def logprob_memory(options: argparse.Namespace) -> None:
         head.zero_grad(set_to_none=True)
         measured[kind] = (memory.added / GIB, time.seconds)
     whole, _ = measured["all at once"]
-    shown = [
+    return [
         {
-            "log-probabilities": kind,
+            "log-probabilities": f"{count} tokens, {kind}",
             "added memory": f"{gib:.2f} GiB",
-            "share of all at once": f"{gib / whole:.2f}",
+            "share of all at once": f"{gib / max(whole, 1e-9):.2f}",
             "seconds": f"{seconds:.1f}",
         }
         for kind, (gib, seconds) in measured.items()
     ]
-    settings = {"model": options.model, "action tokens": count, "vocabulary": head.weight.shape[0]}
-    record("learner", command(), settings, shown)
+
+
+def logprob_memory(options: argparse.Namespace) -> None:
+    """The memory part."""
+    model = load_language_model(ModelConfig(path=options.model, device=options.device)).model
+    settings = {"model": options.model, "vocabulary": model.config.vocab_size}
+    record("learner", command(), settings, memory_rows(model, options.logprob_tokens))
 
 
 def command() -> str:
