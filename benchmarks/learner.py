@@ -71,8 +71,8 @@ def widened(rows: MicroBatch, width: int) -> MicroBatch:
 
 def played_batch(loaded: LanguageModel, directory: str, games: int, budget: int) -> Batch:
     """One batch of what the model plays against itself; advantages alternate, for only their presence matters."""
-    prompt = loaded.prompt or PromptConfig(example=True)
-    sampling = SamplingConfig(max_new_tokens=budget)
+    prompt = loaded.prompt or PromptConfig(example=True, thinking=False)
+    sampling = SamplingConfig(max_new_tokens=budget, temperature=0.7)
     policy = make_policy(
         EngineConfig(), loaded, directory, ChatCodec(loaded.tokenizer, prompt), sampling, compute="bfloat16"
     )

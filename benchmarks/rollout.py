@@ -6,8 +6,8 @@ Every row plays tic-tac-toe and Kuhn poker with the same model, prompts and samp
 
 - "1 in flight": one game at a time, as a loop does that owns one environment; what the paper's code does per actor.
 - "8", "64", "256 in flight": `spiral.rollout.play`, where no game waits for another's turn.
-- "256 in lock-step": the same games, but all wait until every pending turn has its reply.
-- "256 offline": the turns of the row before it, all given to the engine at once, each with the length it had and
+- "in lock-step": as many games as in the last of these, but all wait until every pending turn has its reply.
+- "offline": the turns of the row before it, all given to the engine at once, each with the length it had and
   without a game between them: what the engine can do at best. It is asked directly, past SPIRAL's policy.
 
 Each row runs after the prefix cache was dropped. Short rows play fewer games, so compare rates, not seconds.
@@ -146,15 +146,17 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--budget", type=int, default=96, help="response tokens")
+    parser.add_argument("--budget", type=int, default=32, help="response tokens")
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 64, 256], help="of each row, from 1")
     parser.add_argument("--games", type=int, nargs="+", default=[4, 16, 64, 256], help="games of each row")
     options = parser.parse_args()
     loaded = load_language_model(ModelConfig(path=options.model, device=options.device))
-    codec = ChatCodec(loaded.tokenizer, loaded.prompt or PromptConfig(example=True))
+    codec = ChatCodec(loaded.tokenizer, loaded.prompt or PromptConfig(example=True, thinking=False))
     policy = make_policy(
         EngineConfig(kind=options.engine, context=1024), loaded, model_directory(options.model), codec,
-        SamplingConfig(max_new_tokens=options.budget), compute="bfloat16",
+        SamplingConfig(max_new_tokens=options.budget, temperature=0.7), compute="bfloat16",
     )  # fmt: skip
+    most = options.in_flight[-1]
     weights = [(name, tensor.detach().clone()) for name, tensor in loaded.model.named_parameters()]
 
     def fresh(version: int) -> None:
@@ -162,7 +164,7 @@ def main() -> None:
 
     played(policy, 4, 4)  # kernels are chosen and memory is taken
     rows: list[Measured] = []
-    for version, (games, in_flight) in enumerate(zip(options.games, (1, 8, 64, 256), strict=True)):
+    for version, (games, in_flight) in enumerate(zip(options.games, options.in_flight, strict=True)):
         fresh(version)
         row, turns = measure(f"{in_flight} in flight", games, partial(played, policy, games, in_flight))
         rows.append(row)
@@ -170,7 +172,7 @@ def main() -> None:
     lock, _ = measure("256 in lock-step", options.games[-1], partial(played, LockStep(policy), options.games[-1], 256))
     fresh(11)
     seconds = (offline_vllm if options.engine == "vllm" else offline_transformers)(policy, turns)
-    offline = dataclasses.replace(rows[-1], label="256 offline", seconds=seconds)
+    offline = dataclasses.replace(rows[-1], label=f"{most} offline", seconds=seconds)
     rows += [lock, offline]
 
     def rate(row: Measured) -> float:
@@ -189,7 +191,7 @@ def main() -> None:
         "model": options.model, "engine": options.engine, "dtype": "bfloat16", "threads": torch.get_num_threads(),
         "response budget": options.budget,
         "prompt tokens": f"mean {sum(len(t.prompt_ids) for t in turns if t.prompt_ids is not None) / len(turns):.0f}",
-        "response tokens": f"mean {rows[3].tokens / rows[3].turns:.1f}",
+        "response tokens": f"mean {offline.tokens / offline.turns:.1f}",
     }  # fmt: skip
     record("rollout", f"python -m benchmarks.rollout {' '.join(sys.argv[1:])}".strip(), settings, table)
 

@@ -19,7 +19,7 @@ from spiral.learner.checkpoint import checkpoint_step, verify_checkpoint
 FILES = {
     "config.json": b'{"model_type": "llama"}',
     "model.safetensors": bytes(range(256)),
-    "optimizer.safetensors": b"\x00" * 64,
+    "training/optimizer.safetensors": b"\x00" * 64,
     "reference/model.safetensors": bytes(range(100)),
     "state.json": b'{"version": 2}',
     "spiral.json": b"{}\n",
@@ -92,7 +92,9 @@ def test_white_space_of_the_manifest_counts_too(new: bytes, checkpoints: Path, t
         verify_checkpoint(path)
 
 
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "missing", ["config.json", "model.safetensors", "training/optimizer.safetensors", "state.json"]
+)
 def test_a_manifest_has_to_list_what_a_checkpoint_needs(missing: str, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "step-000003", {name: FILES[name] for name in FILES if name != missing})
     shown = "model*.safetensors" if missing.startswith("model") else missing

@@ -19,13 +19,13 @@ FILES = (
     "generation_config.json",
     "manifest.json",
     "model.safetensors",
-    "optimizer.safetensors",
     "reference/config.json",
     "reference/model.safetensors",
     "spiral.json",
     "state.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "training/optimizer.safetensors",
 )
 
 

@@ -114,3 +114,17 @@ def test_a_device_without_fsdp_is_refused(random_model, monkeypatch):
     monkeypatch.setattr("spiral.learner.sharding.BACKENDS", {"cuda": "nccl"})
     with pytest.raises(ValueError, match=r"bfloat16 on cpu, which PyTorch cannot shard on; .* set model\.compute to"):
         learner_of(random_model, "bfloat16")
+
+
+@pytest.mark.slow  # a minute of compiling
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_blocks_change_nothing_but_speed(random_model):
+    options = {"loss": {"kl_coefficient": 0.1}, "layout": "packed", "epochs": 2}
+    plain, compiled = (learner_of(random_model, "float32", compile=on, **options) for on in (False, True))
+    for seed in range(2):
+        expected, got = plain.update(batch_of(seed)), compiled.update(batch_of(seed))
+        assert got["loss/kl_reference"] == pytest.approx(expected["loss/kl_reference"], rel=1e-3, abs=1e-6)
+        assert got["learner/grad_norm"] == pytest.approx(expected["learner/grad_norm"], rel=1e-3)
+    assert expected["loss/kl_reference"] > 1e-5  # the reference has stayed where it was
+    similarity = torch.cosine_similarity(moved(plain, random_model), moved(compiled, random_model), dim=0)
+    assert similarity > 0.999

@@ -81,12 +81,26 @@ def test_a_checkpoint_is_a_plain_model_and_goes_on_exactly(random_model, tokeniz
     assert all(torch.equal(weight, other[name]) for name, weight in learner.weights())
 
 
+def test_another_base_than_the_run_began_with_is_refused(random_model, tokenizer, tmp_path):
+    learner = learner_of(random_model)
+    learner.update(batch_of())
+    path = save_checkpoint(
+        tmp_path, learner=learner, tokenizer=tokenizer, prompt=PromptConfig(template="qwen3"), state={"step": 1}
+    )
+    other = copy.deepcopy(random_model)
+    with torch.no_grad():
+        other.model.norm.weight.mul_(1.01)
+    with pytest.raises(ValueError, match=r"the model that this LoRA run began with has changed: 'model\.norm\.weight'"):
+        load_checkpoint(path, learner_of(other))
+
+
 def test_the_first_additions_follow_from_the_seed(random_model):
     one, same, other = (learner_of(random_model, seed=seed).adapter_tensors() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_wrong_layer_name_is_explained(random_model):
-    with pytest.raises(ValueError, match=r"lora\.modules is \['qproj'\]; this model's linear layers are \['down_proj'"):
-        learner_of(random_model, modules=["qproj"])
+@pytest.mark.parametrize("name", ["qproj", "lm_head", "embed_tokens"])
+def test_a_wrong_layer_name_is_explained(random_model, name):
+    with pytest.raises(ValueError, match=r"lora\.modules is .*; the linear layers in this model's blocks are \['down_"):
+        learner_of(random_model, modules=[name])

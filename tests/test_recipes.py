@@ -43,6 +43,7 @@ def test_the_recipes_are_those_that_are_promised():
     assert set(NAMES) >= {
         "nano",
         "nano-strong",
+        "smollm2-cpu",
         "qwen3-0.6b-1gpu",
         "qwen3-1.7b-1gpu",
         "kuhn-qwen3-4b",

@@ -87,7 +87,7 @@ def test_it_may_be_killed_again_at_any_moment(
     assert go_on(path, moment) == KILLED
     assert (path / "checkpoints" / "latest").readlink() == Path(f"step-{checkpoint:06d}")
     assert len(list(path.glob(left_behind))) == 1
-    assert not list(path.glob("checkpoints/.*/optimizer.safetensors"))
+    assert not list(path.glob("checkpoints/.*/training/optimizer.safetensors"))
     assert go_on(path) == 0
     assert_same(path, uninterrupted)
     assert board_steps(path) == list(range(1, 21))
@@ -138,10 +138,10 @@ def test_a_damaged_checkpoint_names_the_last_good_one(finished: Path, uninterrup
     assert_same(finished, uninterrupted)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "training/optimizer.safetensors", "state.json", "manifest.json"])
 def test_a_missing_file_is_damage(name: str, finished: Path) -> None:
     (finished / "checkpoints" / "step-000020" / name).unlink()
-    with pytest.raises(ValueError, match=f"step-000020 is damaged: {name} cannot be read; .*step-000015"):
+    with pytest.raises(ValueError, match=f"step-000020 is damaged: {Path(name).name} cannot be read; .*step-000015"):
         resume(finished)
 
 

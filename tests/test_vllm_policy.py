@@ -356,6 +356,7 @@ def test_a_real_model_has_the_log_probabilities_of_transformers(compute):
     cast_parameters(model, torch.bfloat16)
     rounded = plain_logprobs(model, replies, policy.sampling)
     assert abs(np.mean(said - rounded)) < 2e-2
+    assert np.mean(gap(said, rounded)) < 6e-2  # 0.03 to 0.045 measured: each engine is 0.028 from float32
     # Rounding to bfloat16 moves a token's log-probability by a few hundredths in either engine; vLLM's is no worse.
     assert np.mean(gap(said, exact)) < 1.25 * np.mean(gap(rounded, exact))
     surprise = np.exp(rounded - said) - 1 - (rounded - said)

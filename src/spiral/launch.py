@@ -30,6 +30,7 @@ from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import LanguageModel, load_language_model, model_directory
 from spiral.recipe import Recipe, validate_recipe
 from spiral.run_directory import RunDirectory, RunRecorder, read_reports
+from spiral.seating import model_config
 from spiral.selfplay import SelfPlay
 from spiral.text import ChatCodec
 from spiral.train import train
@@ -77,17 +78,18 @@ def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
 
     Raises `ValueError` for what does not fit.
     """
-    model_config = recipe.model
+    source = recipe.model
     if checkpoint is not None and not recipe.lora.rank:
-        model_config = model_config.model_copy(update={"path": str(checkpoint)})
-    loaded = load_language_model(model_config)
+        source = source.model_copy(update={"path": str(checkpoint)})
+    loaded = load_language_model(source)
     if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
         recipe = recipe.model_copy(update={"prompt": loaded.prompt})
     codec = ChatCodec(loaded.tokenizer, recipe.prompt)
-    directory = model_directory(model_config.path)
+    directory = model_directory(source.path)
     policy = make_policy(recipe.engine, loaded, directory, codec, recipe.sampling, compute=recipe.model.compute)
+    shared = getattr(policy, "model", None) is loaded.model
     learner = Learner(
-        copy.deepcopy(loaded.model) if recipe.lora.rank else loaded.model,
+        copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model,
         config=recipe.learner,
         loss_config=recipe.loss,
         sampling=recipe.sampling,
@@ -120,9 +122,9 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
     directory = RunDirectory(path)
     directory.refuse_existing()
     check_runnable(recipe)
+    check_plan(recipe, model_config(recipe.model.path), this_machine=True)
     run = assemble(recipe, path)
     check_prompts(run)
-    check_plan(run.recipe, run.language_model.model.config, codec=run.policy.codec, this_machine=True)
     directory.start(run.recipe.model_dump())
     ready()
     directory.save_report(0, run.measure(0))

@@ -179,8 +179,11 @@ def _prompt(name: str, loaded: LanguageModel, options: SeatOptions) -> PromptCon
 
 
 def _run_sampling(name: str) -> SamplingConfig:
-    """The sampling of the run that the model comes from, or the default."""
-    return _section(SamplingConfig, _run_config(name).get("sampling", {}))
+    """The sampling with which the run that the model comes from measures itself, or the default."""
+    config = _run_config(name)
+    evaluation = config.get("evaluation", {})
+    measured = {key: evaluation[key] for key in ("temperature", "top_p") if key in evaluation}
+    return _section(SamplingConfig, {**config.get("sampling", {}), **measured})
 
 
 def run_games(name: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Checkpoints: a directory that Hugging Face loads as it is, plus what training needs to go on exactly.
 
     step-000100/   config.json, model.safetensors, tokenizer files, spiral.json    load with from_pretrained
-                   optimizer.safetensors, reference/, state.json                   the rest of the training state
-                   adapter.safetensors                                             with LoRA: its layers, apart
+                   training/optimizer.safetensors, reference/, state.json          the rest of the training state
+                   training/adapter.safetensors                                    with LoRA: its layers, apart
                    manifest.json                                                   the hash of every file
     latest         a symbolic link to the last complete one
 
@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from spiral.files import point_to, sha256, write_directory_atomically
@@ -28,8 +29,9 @@ from spiral.text import PromptConfig
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-OPTIMIZER = "optimizer.safetensors"
-ADAPTER = "adapter.safetensors"
+OPTIMIZER = "training/optimizer.safetensors"
+ADAPTER = "training/adapter.safetensors"
+"""In a directory of their own: vLLM takes every safetensors file beside the model's for a part of it."""
 REFERENCE = "reference"
 LATEST = "latest"
 ENTRIES = ("config.json", "model*.safetensors", OPTIMIZER, STATE)
@@ -54,6 +56,7 @@ def save_checkpoint(
         learner.model.save_pretrained(directory, state_dict=dict(learner.weights()))
         tokenizer.save_pretrained(directory)
         save_prompt(directory, prompt)
+        (directory / OPTIMIZER).parent.mkdir()
         save_file(learner.optimizer_tensors(), directory / OPTIMIZER)
         if adapter := learner.adapter_tensors():
             save_file(adapter, directory / ADAPTER)
@@ -106,6 +109,7 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
     state: dict[str, Any] = json.loads((path / STATE).read_text())
     if (path / ADAPTER).is_file():
         learner.load_adapter_tensors(load_file(path / ADAPTER))
+        _check_base(path, learner)
     learner.load_optimizer_tensors(load_file(path / OPTIMIZER))
     if learner.reference is not None:
         if not (path / REFERENCE).is_dir():
@@ -116,6 +120,18 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
         learner.load_reference(type(learner.reference).from_pretrained(path / REFERENCE).named_parameters())
     learner.version = int(state["version"])
     return state
+
+
+def _check_base(path: Path, learner: Learner) -> None:
+    """With LoRA the checkpoint's model is the one that the run began with and the additions; both have to be there."""
+    weights = dict(learner.weights())
+    for file in path.glob("model*.safetensors"):
+        for name, saved in load_file(file).items():
+            if name in weights and not torch.equal(weights[name].cpu(), saved):
+                raise ValueError(
+                    f"the model that this LoRA run began with has changed: {name!r} is not as in checkpoint {path};"
+                    " expected the model of model.path as it was"
+                )
 
 
 def _fault(path: Path) -> str | None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from spiral.batch import Batch
 from spiral.config import Section
+from spiral.learner.attention import use_segment_attention
 from spiral.learner.layout import Layout, MicroBatch, micro_batches
 from spiral.learner.logprobs import TokenScores
 from spiral.learner.lora import LoraConfig, add_lora, plain_weights
@@ -27,7 +28,7 @@ from spiral.learner.loss import LossConfig, loss
 from spiral.learner.scorer import Scorer, hidden_states
 from spiral.learner.sharding import like, shard, whole
 from spiral.measures import Metrics
-from spiral.policies.loading import cast_parameters
+from spiral.policies.loading import cast_parameters, check_architecture
 from spiral.policies.sampling import SamplingConfig
 from spiral.seeds import derive_seed
 
@@ -97,8 +98,9 @@ class Learner:
         self.total_steps = total_steps
         self.seed = seed
         self.version = 0
-        self._scorer = Scorer(model, compiled=config.compile)
+        check_architecture(model.config, "the learner")
         self.reference = frozen_copy(model, compute) if loss_config.kl_coefficient else None
+        self._scorer = Scorer(model, compiled=config.compile)  # after the copy, which would share compiled blocks
         if lora is not None and lora.rank:
             add_lora(model, lora, seed)
         if compute == "bfloat16":
@@ -168,6 +170,8 @@ class Learner:
         for module in self.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.eval()
+            elif getattr(module, "attention_dropout", 0.0):
+                module.attention_dropout = 0.0
 
     def _refresh_reference(self) -> None:
         """Copies the policy into the reference when its time has come."""
@@ -304,12 +308,17 @@ class Learner:
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             parameter = parameters[name]
-            self.optimizer.state[parameter][kind] = value.clone() if kind == "step" else like(value, parameter)
+            if kind == "step":  # a fused kernel reads it on the parameter's device
+                device = parameter.device if self.optimizer.defaults["fused"] else value.device
+                self.optimizer.state[parameter][kind] = value.to(device, copy=True)
+            else:
+                self.optimizer.state[parameter][kind] = like(value, parameter)
 
 
 def frozen_copy(model: Any, compute: str) -> Any:
     """A copy that is never trained, in the precision of the computation."""
     copied = copy.deepcopy(model).eval()
+    use_segment_attention(copied)
     cast_parameters(copied, getattr(torch, compute))
     return copied.requires_grad_(False)
 

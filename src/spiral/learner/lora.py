@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from spiral.config import Section
+from spiral.learner.scorer import blocks
 from spiral.learner.sharding import whole
 from spiral.seeds import derive_seed
 
@@ -34,22 +35,29 @@ class LoraConfig(Section):
 def add_lora(model: Any, config: LoraConfig, seed: int) -> None:
     """Adds trainable low-rank layers in place and freezes the rest.
 
-    Raises `ValueError` when peft is missing, or when no layer has one of the names.
+    Raises `ValueError` when peft is missing, or for a name that is no linear layer of a block.
     """
     try:
         import peft  # an optional package
     except ImportError as error:
         raise ValueError("lora.rank is set, but peft is not installed; pip install 'spiral-selfplay[lora]'") from error
+    linear = {
+        name.rpartition(".")[2]
+        for block in blocks(model)
+        for name, module in block.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    names = set(config.modules) or linear
+    if not names or not names <= linear:
+        raise ValueError(
+            f"lora.modules is {config.modules}; the linear layers in this model's blocks are {sorted(linear)}"
+        )
     settings = peft.LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, target_modules=config.modules or "all-linear", task_type="CAUSAL_LM"
+        r=config.rank, lora_alpha=config.alpha, target_modules=sorted(names), task_type="CAUSAL_LM"
     )
     with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "lora") % 2**63)
-        try:
-            peft.inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
-        except ValueError as error:
-            names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if _is_linear(m)})
-            raise ValueError(f"lora.modules is {config.modules}; this model's linear layers are {names}") from error
+        torch.manual_seed(derive_seed(seed, "lora"))
+        peft.inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
 
 
 def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -64,7 +72,3 @@ def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
             down, up = (whole(side[ADAPTER].weight.detach()) for side in (layer.lora_A, layer.lora_B))
             weight = weight + layer.scaling[ADAPTER] * (up @ down)
         yield (f"{layer_name}.{last}" if layer_name else name), weight
-
-
-def _is_linear(module: Any) -> bool:
-    return isinstance(module, torch.nn.Linear)

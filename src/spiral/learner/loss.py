@@ -36,8 +36,8 @@ class LossConfig(Section):
     importance_cap: float = Field(2.0, gt=0, description="Largest weight of a token that the sampler found unlikely.")
     old_logprobs: Literal["behaviour", "learner"] = Field(
         "learner",
-        description="Whose log-probabilities the ratio divides by. The learner's cost a forward pass and are"
-        " right when sampler and learner differ.",
+        description="Whose log-probabilities the ratio divides by. The learner's are right when sampler and learner"
+        " differ; with several minibatches they cost a forward pass.",
     )
     gap_limit: float = Field(
         0.05, gt=0, description="Warn when sampler and learner disagree by more than this, in nats a token on average."

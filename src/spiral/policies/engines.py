@@ -30,7 +30,7 @@ class EngineConfig(Section):
         0.4, gt=0, lt=1, description="vLLM: share of the device's memory for its weights and keys and values."
     )
     stall_seconds: float = Field(
-        600.0, gt=0, description="A generation step that takes longer ends the run with what it was doing."
+        600.0, gt=0, description="vLLM: a generation step that takes longer ends the run with what it was doing."
     )
 
 

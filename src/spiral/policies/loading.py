@@ -21,6 +21,10 @@ from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model
 from spiral.text import PromptConfig
 
 PROMPT_FILE = "spiral.json"
+RESCALED = (
+    "logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier", "attn_logit_softcapping",
+)  # fmt: skip
+"""Settings of models that change logits or attention scores after the product."""
 NANO_DIRECTORY = Path(__file__).parent / "nano"
 
 
@@ -98,6 +102,25 @@ def cast_parameters(model: Any, dtype: torch.dtype) -> None:
     """Casts every parameter in place. Buffers stay: the frequencies of rotary embeddings need float32."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def check_architecture(config: Any, who: str) -> None:
+    """Refuses what would be computed wrongly: attention that is not full, scores or logits that are changed afterwards.
+
+    Raises `ValueError` that says `who` cannot.
+    """
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if not layer_types and window and window < config.max_position_embeddings:
+        layer_types = {"sliding_attention"}
+    if not layer_types <= {"full_attention"}:
+        raise ValueError(f"{who} needs full attention in every layer; this model has {sorted(layer_types)}")
+    rescaled = [name for name in RESCALED if getattr(config, name, None) not in (None, 1.0)]
+    if rescaled:
+        raise ValueError(
+            f"{who} takes attention scores and the output head's logits as they are; this model changes them"
+            f" afterwards ({', '.join(rescaled)})"
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 
 from spiral.policies.base import TurnReply
 from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
+from spiral.policies.loading import check_architecture
 from spiral.policies.sampling import SamplingConfig, sample_tokens
 from spiral.policies.slot_cache import GRAIN, SlotCache, round_up
 from spiral.seeds import token_uniforms
@@ -30,9 +31,6 @@ from spiral.text import ChatCodec
 
 LEAST_ROWS = 4
 """A matrix product of fewer rows is summed in another order on CPUs; smaller batches are filled up to this."""
-
-RESCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
-"""Settings of models that change the logits after the output head."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -66,7 +64,7 @@ class TransformersPolicy(LanguagePolicy):
 
         Raises `ValueError` for models with sliding-window or recurrent layers, or with rescaled logits.
         """
-        _check_model(model.config)
+        check_architecture(model.config, "the transformers engine")
         limit = int(model.config.max_position_embeddings)
         super().__init__(codec, sampling, name=name, context=min(context or limit, limit))
         self.model = model
@@ -171,24 +169,6 @@ class TransformersPolicy(LanguagePolicy):
         if len(kept) < len(self._active):
             self._active = [self._active[index] for index in kept]
             self._cache.keep(torch.tensor(kept, dtype=torch.long, device=self.model.device))
-
-
-def _check_model(config: Any) -> None:
-    """Refuses what would be computed wrongly: attention that is not full, logits that are not the head's output."""
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    if not layer_types and window and window < config.max_position_embeddings:
-        layer_types = {"sliding_attention"}
-    if not layer_types <= {"full_attention"}:
-        raise ValueError(
-            f"the transformers engine needs full attention in every layer; this model has {sorted(layer_types)}"
-        )
-    rescaled = [name for name in RESCALED_LOGITS if getattr(config, name, None) not in (None, 1.0)]
-    if rescaled:
-        raise ValueError(
-            "the transformers engine takes the output head's logits as they are;"
-            f" this model changes them afterwards ({', '.join(rescaled)})"
-        )
 
 
 def _padded_length(length: int) -> int:

@@ -20,6 +20,8 @@ from spiral.text.examples import worked_example
 from spiral.text.prompts import Example, PromptConfig, messages, plain_text
 from spiral.text.thinking import CLOSE, OPEN, Thought, count_thinking_tokens, split_reply
 
+DATE = "26 Jul 2024"
+"""For templates that tell the date (Llama 3, whose own default this is): today's would change prompts every day."""
 CACHE_SIZE = 20_000
 LONGEST_CACHED = 64
 """Replies of more tokens hardly ever come twice."""
@@ -145,6 +147,7 @@ class ChatCodec:
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=self.config.thinking,
+                date_string=DATE,
             )
         )
 
