@@ -40,7 +40,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(more, tmp_path):
     whole, parts = steps_of(tmp_path / "whole"), steps_of(tmp_path / "parts")
     assert [row["step"] for row in whole] == [1, 2, 3, 4]
     assert parts == whole
-    assert all(0 < row["sampler/gap_mean"] < 0.05 for row in whole)
+    assert all(row["sampler/gap_mean"] < 0.01 for row in whole)
     weights = [load_file(tmp_path / name / "checkpoints/step-000004/model.safetensors") for name in runs]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
