@@ -77,13 +77,14 @@ def learner_row(options: argparse.Namespace, rate: float, checkpointing: bool, c
         model,
         config=LearnerConfig(
             epochs=1, layout="packed", tokens_per_microbatch=options.tokens,
-            gradient_checkpointing=checkpointing, compile=compiled,
+            gradient_checkpointing=checkpointing,
         ),
         loss_config=LossConfig(),
         sampling=SamplingConfig(max_new_tokens=options.length),
         total_steps=10,
         seed=0,
         compute="bfloat16",
+        compiled=compiled,
     )  # fmt: skip
     learner.update(batch)
     with peak_memory(options.device) as memory, clock() as time:

@@ -18,7 +18,7 @@ from spiral.text import PromptConfig
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def learner_of(model, compute, *, loss=None, **config):
+def learner_of(model, compute, *, loss=None, compiled=False, **config):
     settings = {"learning_rate": 1e-3, "epochs": 1, "tokens_per_microbatch": 150, **config}
     return Learner(
         copy.deepcopy(model),
@@ -28,6 +28,7 @@ def learner_of(model, compute, *, loss=None, **config):
         total_steps=10,
         seed=0,
         compute=compute,
+        compiled=compiled,
     )
 
 
@@ -120,7 +121,7 @@ def test_a_device_without_fsdp_is_refused(random_model, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_blocks_change_nothing_but_speed(random_model):
     options = {"loss": {"kl_coefficient": 0.1}, "layout": "packed", "epochs": 2}
-    plain, compiled = (learner_of(random_model, "float32", compile=on, **options) for on in (False, True))
+    plain, compiled = (learner_of(random_model, "float32", compiled=on, **options) for on in (False, True))
     for seed in range(2):
         expected, got = plain.update(batch_of(seed)), compiled.update(batch_of(seed))
         assert got["loss/kl_reference"] == pytest.approx(expected["loss/kl_reference"], rel=1e-3, abs=1e-6)

@@ -96,6 +96,7 @@ def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
         total_steps=recipe.run.steps,
         seed=recipe.run.seed,
         compute=recipe.model.compute,
+        compiled=recipe.model.compile,
         lora=recipe.lora,
     )
     baselines = RoleBaselines(recipe.credit.decay)

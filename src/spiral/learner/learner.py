@@ -55,7 +55,6 @@ class LearnerConfig(Section):
     )
     tokens_per_microbatch: int = Field(16384, ge=1, description="Tokens in one forward and backward pass.")
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
-    compile: bool = Field(False, description="Compile the blocks; takes a minute and, on a CPU, a C++ compiler.")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -85,6 +84,7 @@ class Learner:
         total_steps: int,
         seed: int,
         compute: str = "float32",
+        compiled: bool = False,
         lora: LoraConfig | None = None,
     ) -> None:
         """Takes over `model`, whose weights are float32. With `compute` bfloat16 it is sharded (`sharding.py`).
@@ -100,7 +100,7 @@ class Learner:
         self.version = 0
         check_architecture(model.config, "the learner")
         self.reference = frozen_copy(model, compute) if loss_config.kl_coefficient else None
-        self._scorer = Scorer(model, compiled=config.compile)  # after the copy, which would share compiled blocks
+        self._scorer = Scorer(model, compiled=compiled)  # after the copy, which would share compiled blocks
         if lora is not None and lora.rank:
             add_lora(model, lora, seed)
         if compute == "bfloat16":

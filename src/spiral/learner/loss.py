@@ -36,11 +36,10 @@ class LossConfig(Section):
     importance_cap: float = Field(2.0, gt=0, description="Largest weight of a token that the sampler found unlikely.")
     old_logprobs: Literal["behaviour", "learner"] = Field(
         "learner",
-        description="Whose log-probabilities the ratio divides by. The learner's are right when sampler and learner"
-        " differ; with several minibatches they cost a forward pass.",
+        description="Whose log-probabilities the ratio divides by; 'learner' allows for a sampler that differs.",
     )
     gap_limit: float = Field(
-        0.05, gt=0, description="Warn when sampler and learner disagree by more than this, in nats a token on average."
+        0.05, gt=0, description="Warn when sampler and learner differ by more nats a token, on average."
     )
     entropy_bonus: float = Field(0.0, ge=0, description="Weight of the entropy, in units of return per nat.")
     kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0 holds none.")

@@ -40,6 +40,9 @@ class ModelConfig(Section):
     compute: Literal["float32", "bfloat16"] = Field(
         "float32", description="Precision of sampling and of the learner's passes; its weights are kept in float32."
     )
+    compile: bool = Field(
+        False, description="Compile the blocks for the learner; takes a minute and, on a CPU, a C++ compiler."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
