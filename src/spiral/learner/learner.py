@@ -27,13 +27,11 @@ from spiral.learner.lora import LoraConfig, add_lora, plain_weights
 from spiral.learner.loss import LossConfig, loss
 from spiral.learner.scorer import Scorer, hidden_states
 from spiral.learner.sharding import like, shard, whole
+from spiral.learner.sums import add, averages, gap_sums
 from spiral.measures import Metrics
 from spiral.policies.loading import cast_parameters, check_architecture
 from spiral.policies.sampling import SamplingConfig
 from spiral.seeds import derive_seed
-
-GAPS = ("gap_mean", "gap_k3", "gap_over_0.1")
-"""Of the sampler's log-probabilities from the learner's: mean size and K3 in nats, share of tokens over 0.1."""
 
 
 class LearnerConfig(Section):
@@ -159,7 +157,7 @@ class Learner:
                 self._optimizer_step(batch, part, targets, totals)
         self.model.eval()
         self.version = step
-        metrics = _averages(totals, self.learning_rate(step))
+        metrics = averages(totals, self.learning_rate(step))
         if "sampler/gap_mean" in metrics:
             metrics["sampler/gap_warning"] = float(metrics["sampler/gap_mean"] > self.loss_config.gap_limit)
         return metrics
@@ -199,9 +197,9 @@ class Learner:
         if math.isfinite(norm):
             self.optimizer.step()
             targets.untouched = False
-            _add(totals, {**sums, "grad_norm": norm, "optimizer_steps": 1.0})
+            add(totals, {**sums, "grad_norm": norm, "optimizer_steps": 1.0})
         else:
-            _add(totals, {"skipped_steps": 1.0})
+            add(totals, {"skipped_steps": 1.0})
         self.optimizer.zero_grad(set_to_none=True)
 
     def _micro_batch_loss(self, rows: MicroBatch, targets: _Targets, denominator: float, sums: Metrics) -> Tensor:
@@ -219,7 +217,7 @@ class Learner:
             self.loss_config,
         )
         ratio = (scores.logprobs_K - targets.old_logprobs[index]).detach()
-        _add(
+        add(
             sums,
             {
                 "tokens": float(len(index)),
@@ -235,7 +233,7 @@ class Learner:
     def _note_old_policy(self, rows: MicroBatch, scores: TokenScores, targets: _Targets, sums: Metrics) -> None:
         """While the weights are those that the update began with, scores are the old policy's: no pass of its own."""
         index, logprobs_K = rows.action_K, scores.logprobs_K.detach()
-        _add(sums, _gap_sums(logprobs_K, targets.behaviour_logprobs[index]))
+        add(sums, gap_sums(logprobs_K, targets.behaviour_logprobs[index]))
         if self.loss_config.old_logprobs == "learner":
             targets.old_logprobs[index] = logprobs_K
 
@@ -321,41 +319,3 @@ def frozen_copy(model: Any, compute: str) -> Any:
     use_segment_attention(copied)
     cast_parameters(copied, getattr(torch, compute))
     return copied.requires_grad_(False)
-
-
-def _add(totals: Metrics, values: Mapping[str, float]) -> None:
-    for key, value in values.items():
-        totals[key] = totals.get(key, 0.0) + value
-
-
-def _gap_sums(learner: Tensor, sampler: Tensor) -> Metrics:
-    """How far the sampler's log-probabilities are from the learner's, summed over action tokens.
-
-    K3 estimates KL(sampler || learner) as r - 1 - log r with r = learner / sampler (Schulman, 2020).
-    """
-    log_ratio = learner - sampler
-    return {
-        "gap_tokens": float(len(log_ratio)),
-        "gap_mean": float(log_ratio.abs().sum()),
-        "gap_k3": float((log_ratio.exp() - 1 - log_ratio).sum()),
-        "gap_over_0.1": float((log_ratio.abs() > 0.1).sum()),
-    }
-
-
-def _averages(totals: Metrics, learning_rate: float) -> Metrics:
-    """Metrics by name: means over tokens or optimizer steps. What is not finite is left out; JSON cannot hold it."""
-    tokens = totals.get("tokens", 0.0) or math.nan
-    steps = totals.get("optimizer_steps", 0.0) or math.nan
-    metrics = {
-        "loss/policy": totals.get("policy_loss", 0.0) / steps,
-        "loss/entropy": totals.get("entropy", 0.0) / tokens,
-        "loss/kl_reference": totals.get("kl_reference", 0.0) / tokens,
-        "loss/kl_old": totals.get("kl_old", 0.0) / tokens,
-        "loss/clip_fraction": totals.get("clipped", 0.0) / tokens,
-        "learner/grad_norm": totals.get("grad_norm", 0.0) / steps,
-        "learner/learning_rate": learning_rate,
-        "learner/skipped_steps": totals.get("skipped_steps", 0.0),
-    }
-    scored = totals.get("gap_tokens", 0.0) or math.nan
-    metrics.update({f"sampler/{key}": totals.get(key, 0.0) / scored for key in GAPS})
-    return {key: value for key, value in metrics.items() if math.isfinite(value)}
