@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import re
@@ -235,3 +236,22 @@ def _cpu_model() -> str:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def work_of_two(seconds: float = 3.0) -> float:
+    """How much two processes that compute at once do, against one alone: near 2 where each has a core to itself."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(_products, [0.1, 0.1], chunksize=1)  # starts both
+        alone = pool.apply(_products, (seconds,))
+        return sum(pool.map(_products, [seconds, seconds], chunksize=1)) / alone
+
+
+def _products(seconds: float) -> int:
+    """Matrix products done in so many seconds on one thread."""
+    torch.set_num_threads(1)
+    left, right = torch.randn(256, 256), torch.randn(256, 256)
+    count, end = 0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        left @ right
+        count += 1
+    return count

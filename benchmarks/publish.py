@@ -11,9 +11,10 @@ machine, as in a run; they do nothing else meanwhile. The ways:
 - "object store, numpy": `spiral.distributed.weights`, the arrays in Ray's shared memory, mapped by every worker.
 - "object store, torch": tensors as they are, which Ray pickles. What one should not do.
 - "broadcast, gloo": `spiral.distributed.weight_sync`, from process to process; with the worker's copy into parameters.
+- "ipc, shared memory": `spiral.distributed.sharing`, every worker reads where the learner has written.
 
-Of several repetitions the fastest counts: the machine is shared. Between GPUs the broadcast is NCCL's, which is not
-measured here.
+Of several repetitions the fastest counts: the machine is shared. Between GPUs the broadcast is NCCL's, and processes
+on one GPU read by CUDA IPC, neither of which is measured here.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from benchmarks.common import clock, record
 from spiral.cluster import ClusterConfig
 from spiral.distributed.broadcast import Meeting
 from spiral.distributed.session import cluster_session, import_ray
+from spiral.distributed.sharing import Lender, Loan, borrowed
 from spiral.distributed.weight_sync import Receiver, Sender
 from spiral.distributed.weights import PackedWeights, pack, unpack
 from spiral.seating import model_config
@@ -71,6 +73,7 @@ class Giver(Process):
     def __init__(self, shapes: Shapes) -> None:
         super().__init__(shapes, 0)
         self.sender = Sender()
+        self.lenders = {dtype: Lender(newest_only=False) for dtype in DTYPES.values()}
         self.version = 0
 
     def packed(self, dtype: torch.dtype) -> PackedWeights:
@@ -93,6 +96,12 @@ class Giver(Process):
         """To the receivers of a meeting."""
         self.sender.keep(version, self.weights.items(), dtype, keep=1)
         return self.sender.send(version, meeting)
+
+    def lend(self, version: int, dtype: torch.dtype, readers: int) -> list[Loan | None]:
+        """To so many who read in this process's memory."""
+        lender = self.lenders[dtype]
+        lender.keep(version, self.weights.items(), dtype, keep=1)
+        return [lender.lend(version) for _ in range(readers)]
 
 
 class Taker(Process):
@@ -122,6 +131,10 @@ class Taker(Process):
         if taken is not None:
             self._copy(taken.tensors())
         return fault
+
+    def borrow(self, loans: list[Loan], number: int) -> None:
+        """In the learner's memory."""
+        self._copy(borrowed(loans[number]))
 
     def _copy(self, weights: Any) -> None:
         for name, weight in weights:
@@ -179,11 +192,20 @@ def by_gloo(stage: Stage, dtype: torch.dtype) -> None:
         raise RuntimeError(f"a broadcast failed: {'; '.join(faults)}")
 
 
+def by_ipc(stage: Stage, dtype: torch.dtype) -> None:
+    """Out of the learner's memory."""
+    ray = import_ray()
+    stage.versions += 1
+    loans = stage.giver.lend.remote(stage.versions, dtype, len(stage.takers))
+    ray.get([taker.borrow.remote(loans, number) for number, taker in enumerate(stage.takers)])
+
+
 WAYS: dict[str, Callable[[Stage, torch.dtype], None]] = {
     BASELINE: by_file,
     "object store, numpy": by_numpy,
     "object store, torch": by_torch,
     "broadcast, gloo": by_gloo,
+    "ipc, shared memory": by_ipc,
 }
 
 

@@ -8,13 +8,16 @@ about it is `docs/scaling.md`. What the tables hold:
 
 - checks: the model beside figures measured here, and beside those that others published.
 - sweep: one row a model and number of workers, all schedules on the same games. A step's games stay the same.
-- ends: the most workers at which a GPU does at least half as much as at best; and which costs, taken away one by one at
-  the next size, would help most.
+- joining: the same with workers that play one chunk after the other, as before, beside workers whose games join.
 - sensitivity: where overlap ends when one assumption is another.
+- ends: the most workers at which a GPU does at least half as much as at best; and how many times as fast the next size
+  would be with one cost taken away.
 - changes: the same cluster with something done differently.
+- patience: async that allows turns to be more updates behind, and weights that change within replies.
 - tails: the same cluster with replies of more or less even length, in games of many turns and of one.
 - growing: as many more games a step as there are workers.
 
+Every schedule has the learner that its games need. "async" allows turns one update behind, "async 4" four.
 Tokens a second are tokens learned from, prompts included.
 """
 
@@ -33,10 +36,15 @@ from benchmarks.scaling_inputs import DEVICES, QWEN3_8B, SHAPES, Shape, Workload
 from benchmarks.scaling_pictures import draw_sweep, draw_tails
 from benchmarks.scaling_tables import (
     LONG_BUDGET,
-    SCHEDULES,
-    all_schedules,
+    PATIENT,
+    PLANS,
+    Points,
+    all_plans,
     change_rows,
     end_row,
+    joining_row,
+    patience_rows,
+    point,
     sensitivity_rows,
     sweep_row,
     tail_rows,
@@ -50,8 +58,11 @@ from spiral.rollout import Match, play
 WORKERS = tuple(2**power for power in range(11))
 GAMES_SURVEYED = 200
 CHANGED_WORKERS = 64
+PATIENT_WORKERS = (16, 64, 256)
 GAMES_A_WORKER = 16
-TAIL_STEPS = 16
+TAIL_STEPS = 8
+ALLOWED = (1, 2, 4)
+"""Updates behind, in the table about patience."""
 
 
 def recipe_workload(recipe: Recipe, games: int, tail: float) -> Workload:
@@ -73,6 +84,11 @@ def recipe_workload(recipe: Recipe, games: int, tail: float) -> Workload:
         tail=tail,
         epochs=recipe.learner.epochs,
     )
+
+
+def _former(points: Points) -> Points:
+    """The same cases with one chunk after the other."""
+    return {plan: point(each.case.as_before(), plan) for plan, each in points.items() if plan != PATIENT}
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -110,24 +126,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record("scaling", " ".join(["python -m benchmarks.scaling", *given]), {"table": table, **about}, found)
 
     keep("checks", [check.row() for check in (*measured_here(), *driver_checks(), *published())])
-    sweep = [all_schedules(case(shape, workers)) for shape in SHAPES for workers in options.workers]
+    sweep = [all_plans(case(shape, workers)) for shape in SHAPES for workers in options.workers]
     keep("sweep", [sweep_row(points) for points in sweep], **settings)
-    sensitivity = list(sensitivity_rows(case(QWEN3_8B, 1), options.workers))
+    every_other = [points for points in sweep if points["sync"].case.workers in options.workers[::2]]
+    former = [_former(points) for points in every_other]
+    keep("joining", [joining_row(*pair) for pair in zip(former, every_other, strict=True)], **settings)
+    sensitivity = list(sensitivity_rows(case(QWEN3_8B, 1), options.workers[2:9] or options.workers))
     keep("sensitivity", sensitivity, **{**settings, "model": QWEN3_8B.name, "schedule": "overlap"})
     of_shape = {shape: [points for points in sweep if points["sync"].case.shape == shape] for shape in SHAPES}
-    ends = [end_row([points[name] for points in of_shape[shape]]) for shape in SHAPES for name in SCHEDULES]
+    ends = [end_row(plan, [points[plan] for points in of_shape[shape]]) for shape in SHAPES for plan in PLANS]
     keep("ends", ends, **settings)
     changes = [row for shape in SHAPES for row in change_rows(case(shape, CHANGED_WORKERS))]
     keep("changes", changes, workers=CHANGED_WORKERS, **settings)
+    patience = [row for workers in PATIENT_WORKERS for row in patience_rows(case(QWEN3_8B, workers), ALLOWED)]
+    keep("patience", patience, **{**settings, "model": QWEN3_8B.name})
     tails = list(tail_rows(dataclasses.replace(case(QWEN3_8B, CHANGED_WORKERS), steps=TAIL_STEPS)))
     keep("tails", tails, **{**settings, "model": QWEN3_8B.name, "workers": CHANGED_WORKERS, "budget": LONG_BUDGET})
     growing = [
         case(QWEN3_8B, workers, dataclasses.replace(workload, games=GAMES_A_WORKER * workers))
-        for workers in options.workers
+        for workers in options.workers[::2]
     ]
     about = {**settings, "games a step": f"{GAMES_A_WORKER} a worker"}
-    keep("growing", [sweep_row(all_schedules(each)) for each in growing], **about)
-    draw_sweep(sweep, options.pictures / "scaling_workers.png")
+    keep("growing", [sweep_row(all_plans(each)) for each in growing], **about)
+    draw_sweep(sweep, former, options.pictures / "scaling_workers.png")
     draw_tails(tails, options.pictures / "scaling_tails.png")
 
 

@@ -24,17 +24,20 @@ from benchmarks.scaling_model import (
     publish_seconds,
     replica_gpus,
 )
-from benchmarks.scaling_play import CHUNKS_PER_WORKER, Played, draw_games, play, play_steps
-from benchmarks.scaling_simulation import Result, Setting, simulate
+from benchmarks.scaling_play import Game, draw_games
+from benchmarks.scaling_simulation import CHUNKS_PER_WORKER, FORMER_CHUNKS, Result, Setting, simulate
+from benchmarks.scaling_worker import Way
 from spiral.cluster import Schedule
 
-COSTS = ("small batches", "long replies", "two chunks", "learning", "publishing", "the driver")
+COSTS = ("small batches", "uneven games", "waiting for weights", "learning", "publishing and the driver")
 MOST_LEARNER_GPUS = 1024
+SHORT = 2
+"""Steps that count in a simulation that only says how long games take."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is simulated but for the schedule. `learner_gpus` 0: as many as keep an update shorter than the games."""
+    """What is simulated. `learner_gpus` 0: as many as keep an update shorter than the games."""
 
     shape: Shape
     device: Device
@@ -44,11 +47,15 @@ class Case:
     """Games that a worker has in flight at most."""
     constants: Constants = dataclasses.field(default_factory=Constants)
     publishing: Publishing = "broadcast"
+    schedule: Schedule = "sync"
+    max_staleness: int = 1
+    way: Way = "joined"
     chunks_per_worker: int = CHUNKS_PER_WORKER
     learner_gpus: int = 0
     full_batches: bool = False
     free_learning: bool = False
-    steps: int = 8
+    steps: int = 4
+    """Those that count."""
     seed: int = 0
 
     @property
@@ -70,27 +77,41 @@ class Case:
         """Seconds of an update on so many GPUs."""
         return learner_seconds(self.shape, self.device, gpus, self.workload, self.constants)
 
-    def balanced(self, share: float = 0.0) -> Case:
-        """With as few learner GPUs as memory and an update within `share` seconds allow; 0: within a step's games."""
-        share = share or self.play_share()
+    def as_before(self) -> Case:
+        """The same with workers that play one chunk after the other."""
+        return dataclasses.replace(self, way="chunks", chunks_per_worker=FORMER_CHUNKS)
+
+    def balanced(self, seconds: float = 0.0) -> Case:
+        """With as few learner GPUs as memory and an update within so many seconds allow; 0: within a step's games."""
+        seconds = seconds or self.play_seconds()
         gpus = least_learner_gpus(self.shape, self.device)
-        while self.learn(gpus) > share and gpus < MOST_LEARNER_GPUS:
+        while self.learn(gpus) > seconds and gpus < MOST_LEARNER_GPUS:
             gpus = more_gpus(gpus)
         return dataclasses.replace(self, learner_gpus=gpus)
 
-    def play_share(self) -> float:
-        """Seconds that a worker plays for a step, on average."""
-        played = played_steps(self)
-        return sum(chunk.seconds for step in played for chunk in step) / len(played) / self.workers
+    def play_seconds(self) -> float:
+        """Seconds of a step whose learner takes no time.
 
-    def setting(self, schedule: Schedule, max_staleness: int = 1) -> Setting:
+        Async begins the games of some steps at once and they end at once, so that only the mean of all tells.
+        """
+        free = dataclasses.replace(self, free_learning=True, learner_gpus=1).setting()
+        draw = functools.partial(drawn, self.workload, self.seed)
+        warm_up = 0 if self.schedule == "async" else 1 + free.steps_ahead
+        return simulate(free, draw, 1 + free.steps_ahead + SHORT, warm_up).step
+
+    def setting(self) -> Setting:
         """What the simulation is told."""
         nodes = math.ceil(self.rollout_gpus / GPUS_A_NODE)
         hand_out, load = publish_seconds(self.shape, nodes, self.learner_gpus, self.constants, self.publishing)
         return Setting(
             workers=self.workers,
-            schedule=schedule,
-            max_staleness=max_staleness,
+            schedule=self.schedule,
+            engine=self.engine(),
+            prompt=self.workload.prompt,
+            max_staleness=self.max_staleness,
+            way=self.way,
+            in_flight=self.rows,
+            chunks_per_worker=self.chunks_per_worker,
             learn=0.0 if self.free_learning else self.learn(self.learner_gpus),
             hand_out=hand_out,
             load=load,
@@ -98,9 +119,11 @@ class Case:
             batching=self.constants.batching_seconds,
         )
 
-    def run(self, schedule: Schedule, max_staleness: int = 1) -> Result:
-        """Simulates it."""
-        return simulate(self.setting(schedule, max_staleness), played_steps(self))
+    def run(self) -> Result:
+        """Simulates it. All games begin at once, and it takes as many steps as are ahead to forget that."""
+        warm_up = 2 * max(1, self.setting().steps_ahead)
+        draw = functools.partial(drawn, self.workload, self.seed)
+        return simulate(self.setting(), draw, warm_up + self.steps, warm_up)
 
     def tokens_per_second(self, result: Result) -> float:
         """Learned from, prompts included."""
@@ -111,45 +134,25 @@ class Case:
         free = dataclasses.replace(self.constants, handling_seconds=0.0, batching_seconds=0.0)
         changes: Mapping[str, Mapping[str, object]] = {
             "small batches": {"full_batches": True},
-            "long replies": {"workload": self.workload.without_tail()},
-            "two chunks": {"chunks_per_worker": 1},
+            "uneven games": {"workload": self.workload.without_tail()},
+            "waiting for weights": {"way": "in reply"},
             "learning": {"free_learning": True},
-            "publishing": {"publishing": "free"},
-            "the driver": {"constants": free},
+            "publishing and the driver": {"publishing": "free", "constants": free},
         }
         return dataclasses.replace(self, **changes[cost])  # type: ignore[arg-type]
 
-    def blame(self, schedule: Schedule) -> list[tuple[str, float]]:
+    def blame(self) -> list[tuple[str, float]]:
         """How many times faster it is without each cost, the largest first; faster games get the learner they need."""
-        now = self.tokens_per_second(self.run(schedule))
+        now = self.tokens_per_second(self.run())
         gains: dict[str, float] = {}
         for cost in COSTS:
             other = self.without(cost)
             other = other if other.free_learning else other.balanced()
-            gains[cost] = other.tokens_per_second(other.run(schedule)) / now
+            gains[cost] = other.tokens_per_second(other.run()) / now
         return sorted(gains.items(), key=lambda item: -item[1])
-
-    def joined_play(self) -> float:
-        """Seconds a worker plays for a step when new games at once take the places of those that end.
-
-        A bound, not a schedule: a worker plays its share of many steps with one share in flight. The drain at the very
-        end is left out by taking the difference between two runs.
-        """
-        share = max(1, self.workload.games // self.workers)
-        games = [game for step in range(1, 13) for game in draw_games(self.workload, self.seed, step)[:share]]
-        made = self.engine()
-        made = dataclasses.replace(made, rows=min(made.rows, share))
-        some, all_ = (play(made, self.workload.prompt, games[:end]) for end in (4 * share, 12 * share))
-        return (all_ - some) / 8 * self.workload.games / (share * self.workers)
 
 
 @functools.lru_cache(maxsize=64)
-def _played(
-    made: Engine, workload: Workload, workers: int, steps: int, seed: int, chunks_per_worker: int
-) -> list[list[Played]]:
-    return play_steps(made, workload, workers, steps, seed, chunks_per_worker)
-
-
-def played_steps(case: Case) -> list[list[Played]]:
-    """The chunks of a case, simulated once."""
-    return _played(case.engine(), case.workload, case.workers, case.steps, case.seed, case.chunks_per_worker)
+def drawn(workload: Workload, seed: int, step: int) -> list[Game]:
+    """The games of a step, drawn once."""
+    return draw_games(workload, seed, step + 1)

@@ -11,23 +11,25 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.common import Row
-from benchmarks.scaling_tables import SCHEDULES, Points
+from benchmarks.scaling_tables import PLANS, Points
 
-STYLES = ("o-", "s-", "^--")
+STYLES = ("o-", "s-", "^--", "d-.")
+FORMER = "overlap"
+"""The plan that is also drawn as it was before games joined."""
 DPI = 80
 
 
-def draw_sweep(sweep: Sequence[Points], file: Path) -> None:
+def draw_sweep(sweep: Sequence[Points], former: Sequence[Points], file: Path) -> None:
     """Tokens a second over workers, one panel a model."""
     names = list(dict.fromkeys(points["sync"].case.shape.name for points in sweep))
     figure, panels = _figure(12, 3.2, len(names))
     for axes, name in zip(panels, names, strict=True):
         mine = [points for points in sweep if points["sync"].case.shape.name == name]
-        for schedule, style in zip(SCHEDULES, STYLES, strict=True):
-            workers = [points[schedule].case.workers for points in mine]
-            thousands = [points[schedule].tokens_per_second / 1000 for points in mine]
-            axes.plot(workers, thousands, style, label=schedule, markersize=4)
-        axes.set(xscale="log", title=name, xlabel="rollout workers", ylim=(0, None))
+        for plan, style in zip(PLANS, STYLES, strict=True):
+            axes.plot(*_line(mine, plan), style, label=plan, markersize=4)
+        before = [points for points in former if points["sync"].case.shape.name == name]
+        axes.plot(*_line(before, FORMER), ":", color="grey", label=f"{FORMER}, before")
+        axes.set(xscale="log", title=name, xlabel="rollout workers", yscale="log")
     panels[0].set_ylabel("thousand tokens/s")
     _save(figure, panels, file)
 
@@ -38,12 +40,18 @@ def draw_tails(rows: Sequence[Row], file: Path) -> None:
     figure, panels = _figure(8, 3.2, len(kinds))
     for axes, kind in zip(panels, kinds, strict=True):
         mine: list[Any] = [row for row in rows if row["turns a game"] == kind]
-        for schedule, style in zip(SCHEDULES, STYLES, strict=True):
-            tails, seconds = [row["tail"] for row in mine], [row[f"{schedule} s/step"] for row in mine]
-            axes.plot(tails, seconds, style, label=schedule, markersize=4)
+        for plan, style in zip(PLANS, STYLES, strict=True):
+            tails, seconds = [row["tail"] for row in mine], [row[f"{plan} s/step"] for row in mine]
+            axes.plot(tails, seconds, style, label=plan, markersize=4)
         axes.set(title=f"{kind} turns a game", xlabel="tail", ylim=(0, None))
     panels[0].set_ylabel("s/step")
     _save(figure, panels, file)
+
+
+def _line(sweep: Sequence[Points], plan: str) -> tuple[list[int], list[float]]:
+    """Workers, and thousands of tokens a second."""
+    points = [each[plan] for each in sweep]
+    return [each.case.workers for each in points], [each.tokens_per_second / 1000 for each in points]
 
 
 def _figure(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:

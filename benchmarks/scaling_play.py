@@ -1,34 +1,22 @@
-"""Games on one rollout worker in simulated time: drawn from a workload, dealt into chunks, decoded in batches.
+"""The games of a workload: drawn, dealt into chunks; and one engine that plays some of them, given at once.
 
-The games of a chunk are in flight together, and the last ones run alone. A chunk is simulated token by token in effect:
-between two replies that end, all rows advance together, one token a pass.
+Between two replies that end, all rows advance together, one token a pass.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from benchmarks.scaling_inputs import Workload
 from benchmarks.scaling_model import Engine
 
-CHUNKS_PER_WORKER = 2
-"""As `spiral.distributed.dealer.CHUNKS_PER_WORKER`."""
-
+T = TypeVar("T")
 Game = tuple[float, ...]
 """Tokens of the reply of every turn."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Played:
-    """A chunk, simulated."""
-
-    games: int
-    turns: int
-    seconds: float
 
 
 def draw_games(workload: Workload, seed: int, step: int) -> list[Game]:
@@ -41,16 +29,17 @@ def draw_games(workload: Workload, seed: int, step: int) -> list[Game]:
     return [tuple(cut[end - count : end]) for end, count in zip(ends, turns.tolist(), strict=True)]
 
 
-def deal(games: Sequence[Game], workers: int, chunks_per_worker: int = CHUNKS_PER_WORKER) -> list[list[Game]]:
+def deal(games: Sequence[T], workers: int, chunks_per_worker: int) -> list[list[T]]:
     """Chunks of every n-th game, as `spiral.distributed.dealer.Dealer` deals them."""
     chunks = min(len(games), chunks_per_worker * workers)
     return [list(games[first::chunks]) for first in range(chunks)]
 
 
 def play(engine: Engine, prompt: float, games: Sequence[Game]) -> float:
-    """Seconds of a chunk. A prompt stops the whole batch; then every row gets one token a pass.
+    """Seconds of some games; one begins whenever there is room.
 
-    `clock` counts passes: a reply of n tokens that begins at pass c ends at pass c + n.
+    A prompt stops the whole batch; then every row gets one token a pass. `clock` counts passes: a reply of n tokens
+    that begins at pass c ends at pass c + n.
     """
     base = [engine.pass_base(rows) for rows in range(min(engine.rows, len(games)) + 1)]
     cache, prompt_seconds = engine.cache_seconds, engine.prompt_seconds
@@ -81,21 +70,3 @@ def play(engine: Engine, prompt: float, games: Sequence[Game]) -> float:
         now += prompt_seconds
         context += prompt
     return now
-
-
-def play_steps(
-    engine: Engine,
-    workload: Workload,
-    workers: int,
-    steps: int,
-    seed: int = 0,
-    chunks_per_worker: int = CHUNKS_PER_WORKER,
-) -> list[list[Played]]:
-    """Every chunk of some steps."""
-    return [
-        [
-            Played(games=len(chunk), turns=sum(map(len, chunk)), seconds=play(engine, workload.prompt, chunk))
-            for chunk in deal(draw_games(workload, seed, step), workers, chunks_per_worker)
-        ]
-        for step in range(1, steps + 1)
-    ]

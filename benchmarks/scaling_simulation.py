@@ -1,8 +1,8 @@
 """A cluster in simulated time: workers, a learner, and a driver that deals, as in `spiral.distributed`.
 
-A worker has two chunks in hand and plays them one after the other. A chunk comes back when all its games are over, and
-the driver handles what comes back one after the other. What a chunk takes depends on its games only
-(`benchmarks.scaling_play`), so schedules are a matter of who waits for whom.
+A worker has chunks in hand and plays their games together (`scaling_worker`). A chunk comes back when its last game is
+over; the driver handles what comes back one after the other, and gives the next chunk to whoever has the fewest games.
+With the way "chunks" a worker has two chunks in hand and plays one after the other, as it did before games joined.
 
 Left out: as in `benchmarks.scaling_model`, and evaluation, checkpoints and lost workers.
 """
@@ -12,14 +12,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from benchmarks.scaling_play import Played
+from benchmarks.scaling_model import Engine
+from benchmarks.scaling_play import Game, deal
+from benchmarks.scaling_worker import Chunk, Table, Way, Worker
 from spiral.cluster import Schedule
 
-DEPTH = 2
-"""Chunks in a worker's hand, as `spiral.distributed.crew.DEPTH`."""
+MOST_CHUNKS = 32
+"""Chunks in a worker's hand at most, as `spiral.distributed.rollout_worker.MOST_CHUNKS`."""
+CHUNKS_PER_WORKER = 8
+"""As `spiral.distributed.dealer.CHUNKS_PER_WORKER`."""
+FORMER_CHUNKS = 2
+"""Chunks that a worker's share was cut into, and chunks in its hand, when it played one after the other."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +35,14 @@ class Setting:
 
     workers: int
     schedule: Schedule
+    engine: Engine
+    prompt: float
+    """Tokens."""
     max_staleness: int = 1
+    way: Way = "joined"
+    in_flight: int = 256
+    """Games that a worker has under way at most; it has a few more in hand."""
+    chunks_per_worker: int = CHUNKS_PER_WORKER
     learn: float
     hand_out: float = 0.0
     load: float = 0.0
@@ -55,6 +69,8 @@ class Result:
     """Share of the workers' time in which they neither play nor load weights."""
     learner_idle: float
     """Share of the time without an update."""
+    in_flight: float
+    """Replies being decoded by a worker, mean over time."""
     staleness: float
     """Updates, mean over turns."""
     staleness_max: int
@@ -62,163 +78,200 @@ class Result:
     """Share of turns too old to learn from."""
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
-class _Chunk:
-    """A chunk on its way. `version` is that of the weights it is played with; None: the newest when it begins."""
-
-    step: int
-    number: int
-    played: Played
-    version: int | None
-
-
 class _Cluster:
     """Workers and the driver's bookkeeping; time goes on when somebody waits."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, games: int) -> None:
+        """`games` is those of a step."""
         self.setting = setting
-        self.version = 0
-        self.busy: list[tuple[float, float]] = []
-        self.done: list[tuple[int, int, _Chunk]] = []
-        """A heap in the order of dealing."""
-        self.done_chunks: Counter[int] = Counter()
+        self.finished: dict[int, list[Table]] = {}
         """By step."""
-        self.done_games = 0
-        self.waiting: deque[_Chunk] = deque()
-        self._hands: list[deque[_Chunk]] = [deque() for _ in range(setting.workers)]
-        self._loaded = [-1] * setting.workers
+        self.done = 0
+        """Games that are in `finished`."""
+        self.waiting: deque[Chunk] = deque()
+        self.workers = [
+            Worker(setting.engine, setting.prompt, way=setting.way, load=setting.load, answer=self._answered)
+            for _ in range(setting.workers)
+        ]
+        chunk_games = -(-games // min(games, setting.chunks_per_worker * setting.workers))
+        self._hand = setting.in_flight + 2 * chunk_games
+        self._places = {worker: place for place, worker in enumerate(self.workers)}
+        self._chunks = [0] * setting.workers
+        self._games = [0] * setting.workers
+        self._spare = [(0, place) for place in range(setting.workers)]
         self._handled = 0.0
-        self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._count = 0
-        self._spare = [(0, worker) for worker in range(setting.workers)]
+        self._events: list[tuple[float, int, Callable[[float], None]]] = []
+        self._turns: list[tuple[float, int]] = []
+        """When something happens in which worker; at most one entry of a worker is true, the others are of before."""
 
     def hand_out(self, now: float) -> None:
         """Waiting chunks to the workers with the least in hand."""
         while self.waiting and self._spare:
-            held, worker = heapq.heappop(self._spare)
-            hand = self._hands[worker]
-            if held != len(hand):
+            held, place = heapq.heappop(self._spare)
+            if held != self._held(place) or not self._has_room(place):
                 continue  # an older note of the same worker
-            hand.append(self.waiting.popleft())
-            if len(hand) == 1:
-                self._begin(worker, now)
-            if len(hand) < DEPTH:
-                heapq.heappush(self._spare, (len(hand), worker))
+            chunk = self.waiting.popleft()
+            self._chunks[place] += 1
+            self._games[place] += len(chunk.tables)
+            worker = self.workers[place]
+            planned = worker.next
+            worker.give(chunk, now)
+            if worker.next != planned:
+                heapq.heappush(self._turns, (worker.next, place))
+            self._note(place)
 
-    def run(self, until: float) -> None:
-        """Everything that happens up to some time."""
-        while self._events and self._events[0][0] <= until:
-            self._next()
+    def tell(self, version: int, now: float) -> None:
+        """Tells every worker of newer weights."""
+        for place, worker in enumerate(self.workers):
+            planned = worker.next
+            worker.tell(version, now)
+            if worker.next != planned:
+                heapq.heappush(self._turns, (worker.next, place))
 
     def wait(self, ready: Callable[[], bool], now: float) -> float:
         """When `ready()` holds first."""
         self.run(now)
         while not ready():
-            now = self._next()
+            now = self._next(math.inf)
         return now
 
-    def _next(self) -> float:
-        time, _, action = heapq.heappop(self._events)
-        action(time)
-        return time
+    def run(self, until: float) -> None:
+        """Everything that happens up to some time."""
+        while self._next(until) <= until:
+            pass
 
-    def _at(self, time: float, action: Callable[[float], None]) -> None:
+    def _next(self, until: float) -> float:
+        """Lets workers play up to the driver's next event up to some time, which then happens; when it did."""
+        turns, workers = self._turns, self.workers
+        while True:
+            event = self._events[0][0] if self._events else math.inf
+            last = min(event, until)
+            if turns and turns[0][0] <= last:
+                time, place = turns[0]
+                worker = workers[place]
+                if worker.next != time:
+                    heapq.heappop(turns)
+                    continue
+                worker.turn()
+                if worker.next < math.inf:
+                    heapq.heapreplace(turns, (worker.next, place))
+                else:
+                    heapq.heappop(turns)
+            elif event <= until:
+                assert event < math.inf, "somebody waits for what never happens"
+                _, _, action = heapq.heappop(self._events)
+                action(event)
+                return event
+            else:
+                return math.inf
+
+    def _answered(self, worker: Worker, chunk: Chunk, now: float) -> None:
+        """A worker gives a chunk back; the driver takes it up when it has handled those before."""
+        self._handled = max(self._handled, now) + self.setting.handling * chunk.turns
         self._count += 1
-        heapq.heappush(self._events, (time, self._count, action))
+        settle: Callable[[float], None] = functools.partial(self._settle, self._places[worker], chunk)
+        heapq.heappush(self._events, (self._handled, self._count, settle))
 
-    def _begin(self, worker: int, now: float) -> None:
-        chunk = self._hands[worker][0]
-        if chunk.version is None:
-            chunk.version = self.version
-        load = self.setting.load if self._loaded[worker] != chunk.version else 0.0
-        self._loaded[worker] = chunk.version
-        end = now + load + chunk.played.seconds
-        self.busy.append((now, end))
-        self._at(end, functools.partial(self._end, worker))
-
-    def _end(self, worker: int, now: float) -> None:
-        """A worker gives a chunk back and goes on with the next one in its hand."""
-        hand = self._hands[worker]
-        chunk = hand.popleft()
-        if hand:
-            self._begin(worker, now)
-        self._handled = max(self._handled, now) + self.setting.handling * chunk.played.turns
-        self._at(self._handled, functools.partial(self._settle, worker, chunk))
-
-    def _settle(self, worker: int, chunk: _Chunk, now: float) -> None:
-        """The driver has looked at it, and at what the worker has left."""
-        heapq.heappush(self.done, (chunk.step, chunk.number, chunk))
-        self.done_chunks[chunk.step] += 1
-        self.done_games += chunk.played.games
-        heapq.heappush(self._spare, (len(self._hands[worker]), worker))
+    def _settle(self, place: int, chunk: Chunk, now: float) -> None:
+        self.finished.setdefault(chunk.step, []).extend(chunk.tables)
+        self.done += len(chunk.tables)
+        self._chunks[place] -= 1
+        self._games[place] -= len(chunk.tables)
+        self._note(place)
         self.hand_out(now)
 
+    def _held(self, place: int) -> int:
+        return self._chunks[place] if self.setting.way == "chunks" else self._games[place]
 
-def simulate(setting: Setting, steps: Sequence[Sequence[Played]], warm_up: int = 2) -> Result:
-    """Runs the training loop of `spiral.train` over these steps; the first ones do not count.
+    def _has_room(self, place: int) -> bool:
+        if self.setting.way == "chunks":
+            return self._chunks[place] < FORMER_CHUNKS
+        return self._games[place] < self._hand and self._chunks[place] < MOST_CHUNKS
+
+    def _note(self, place: int) -> None:
+        """Notes that a worker has room, and how much it has in hand."""
+        if self._has_room(place):
+            heapq.heappush(self._spare, (self._held(place), place))
+
+    def take(self, step: int, games: int) -> list[Table]:
+        """A step's games; with async the first that are there, in the order of dealing."""
+        self.done -= games
+        if self.setting.schedule != "async":
+            return self.finished.pop(step)
+        taken: list[Table] = []
+        for number in sorted(self.finished):
+            tables = sorted(self.finished.pop(number), key=lambda table: table.index)
+            room = games - len(taken)
+            taken += tables[:room]
+            if tables[room:]:
+                self.finished[number] = tables[room:]
+                break
+        return taken
+
+    def ready(self, step: int, games: int) -> bool:
+        """Whether `take` has what it takes."""
+        if self.setting.schedule == "async":
+            return self.done >= games
+        return len(self.finished.get(step, ())) == games
+
+
+def simulate(setting: Setting, draw: Callable[[int], Sequence[Game]], steps: int, warm_up: int = 2) -> Result:
+    """Runs the training loop of `spiral.train` over the games `draw(0)`, `draw(1)`, ...; the first steps do not count.
 
     Raises `ValueError` when there are too few steps.
     """
-    count = len(steps) - setting.steps_ahead
-    if count <= warm_up:
-        raise ValueError(f"{len(steps)} steps were given; expected more than {warm_up + setting.steps_ahead}")
-    cluster = _Cluster(setting)
-    games = sum(chunk.games for chunk in steps[0])
-    now = began = 0.0
+    if steps <= warm_up:
+        raise ValueError(f"{steps} steps were given; expected more than {warm_up}, the first of which do not count")
+    games = len(draw(0))
+    cluster = _Cluster(setting, games)
+    now = began = rows_began = 0.0
     dealt = 0
-    ages: list[tuple[int, int]] = []
-    for step in range(count):
+    ages: Counter[int] = Counter()
+    for step in range(steps):
         if step == warm_up:
-            began = now
+            began, rows_began = now, _row_seconds(cluster)
         for following in range(dealt, step + setting.steps_ahead + 1):
             version = None if setting.schedule == "async" else step
-            cluster.waiting.extend(
-                _Chunk(step=following, number=number, played=played, version=version)
-                for number, played in enumerate(steps[following])
-            )
+            chunks = deal(list(enumerate(draw(following))), setting.workers, setting.chunks_per_worker)
+            cluster.waiting.extend(Chunk(following, number, chunk, version) for number, chunk in enumerate(chunks))
         dealt = step + setting.steps_ahead + 1
         cluster.hand_out(now)
-        taken, now = _collect(cluster, setting, step, games, now, len(steps[step]))
-        turns = sum(chunk.played.turns for chunk in taken)
+        now = cluster.wait(functools.partial(cluster.ready, step, games), now)
+        taken = cluster.take(step, games)
         if step >= warm_up:
-            ages += [(step - (chunk.version or 0), chunk.played.turns) for chunk in taken]
+            ages.update(step - version for table in taken for version in table.versions)
+        turns = sum(len(table.lengths) for table in taken)
         now += setting.batching * turns + setting.learn + setting.hand_out
         cluster.run(now)
-        cluster.version = step + 1
-    return _result(setting, cluster, ages, began, now, count - warm_up)
+        if setting.schedule == "async":
+            cluster.tell(step + 1, now)
+    rows = _row_seconds(cluster) - rows_began
+    return _result(setting, cluster, ages, now, began, rows, steps - warm_up)
 
 
-def _collect(
-    cluster: _Cluster, setting: Setting, step: int, games: int, now: float, chunks: int
-) -> tuple[list[_Chunk], float]:
-    """The chunks of a step's worth of games, and when they are there.
-
-    Chunks hold whole games, so what async takes may be a few games more than a step has.
-    """
-    if setting.schedule == "async":
-        now = cluster.wait(lambda: cluster.done_games >= games, now)
-    else:
-        now = cluster.wait(lambda: cluster.done_chunks[step] == chunks, now)
-    taken: list[_Chunk] = []
-    while sum(chunk.played.games for chunk in taken) < games:
-        taken.append(heapq.heappop(cluster.done)[2])
-    cluster.done_games -= sum(chunk.played.games for chunk in taken)
-    return taken, now
+def _row_seconds(cluster: _Cluster) -> float:
+    return sum(worker.row_seconds for worker in cluster.workers)
 
 
 def _result(
-    setting: Setting, cluster: _Cluster, ages: Sequence[tuple[int, int]], began: float, now: float, steps: int
+    setting: Setting, cluster: _Cluster, ages: Counter[int], now: float, began: float, rows: float, steps: int
 ) -> Result:
     elapsed = now - began
-    busy = sum(max(0.0, min(end, now) - max(begin, began)) for begin, end in cluster.busy)
-    turns = sum(count for _, count in ages)
-    kept = [(age, count) for age, count in ages if age <= setting.max_staleness]
+    busy = [
+        max(0.0, min(end, now) - max(begin, began))
+        for worker in cluster.workers
+        for begin, end in (*worker.busy, *([] if worker.busy_since is None else [(worker.busy_since, now)]))
+    ]
+    turns = ages.total()
+    kept = sum(count for age, count in ages.items() if age <= setting.max_staleness)
     return Result(
         step=elapsed / steps,
-        turns=sum(count for _, count in kept) / steps,
-        rollout_idle=1 - busy / (elapsed * setting.workers),
+        turns=kept / steps,
+        rollout_idle=1 - sum(busy) / (elapsed * setting.workers),
         learner_idle=1 - steps * setting.learn / elapsed,
-        staleness=sum(age * count for age, count in ages) / turns,
-        staleness_max=max(age for age, _ in ages),
-        dropped=1 - sum(count for _, count in kept) / turns,
+        in_flight=rows / (elapsed * setting.workers),
+        staleness=sum(age * count for age, count in ages.items()) / turns,
+        staleness_max=max(ages),
+        dropped=1 - kept / turns,
     )

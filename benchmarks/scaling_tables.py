@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import get_args
 
 from benchmarks.common import Row
 from benchmarks.scaling_cases import Case
@@ -12,21 +11,26 @@ from benchmarks.scaling_inputs import H200, Workload
 from benchmarks.scaling_simulation import Result
 from spiral.cluster import Schedule
 
-SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 WORTHWHILE = 0.5
 """Share of the best tokens a second and GPU below which a schedule has stopped scaling."""
 TAILS = (0.0, 0.5, 1.0, 1.5, 2.0)
 LONG_BUDGET = 32_768
 PATIENCE = 4
-"""Updates that turns may be behind in the column for more patient async."""
+PATIENT = f"async {PATIENCE}"
+PLANS: Mapping[str, tuple[Schedule, int]] = {
+    "sync": ("sync", 1),
+    "overlap": ("overlap", 1),
+    "async": ("async", 1),
+    PATIENT: ("async", PATIENCE),
+}
+"""Schedules and updates that turns may be behind."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """One case under one schedule."""
+    """One case, simulated."""
 
     case: Case
-    schedule: Schedule
     result: Result
 
     @property
@@ -40,34 +44,65 @@ class Point:
         return self.tokens_per_second / (self.case.rollout_gpus + self.case.learner_gpus)
 
 
-Points = Mapping[Schedule, Point]
+Points = Mapping[str, Point]
+"""By plan."""
 
 
-def point(case: Case, schedule: Schedule, max_staleness: int = 1) -> Point:
+def planned(case: Case, plan: str) -> Case:
+    """The case under one of `PLANS`, with the learner that its games need."""
+    schedule, max_staleness = PLANS[plan]
+    return dataclasses.replace(case, schedule=schedule, max_staleness=max_staleness).balanced()
+
+
+def point(case: Case, plan: str) -> Point:
     """Simulates it."""
-    return Point(case=case, schedule=schedule, result=case.run(schedule, max_staleness))
+    chosen = planned(case, plan)
+    return Point(case=chosen, result=chosen.run())
 
 
-def all_schedules(case: Case) -> Points:
-    """The case, with the learner that its games need."""
-    balanced = case.balanced()
-    return {schedule: point(balanced, schedule) for schedule in SCHEDULES}
+def all_plans(case: Case) -> Points:
+    """The case under every plan."""
+    return {plan: point(case, plan) for plan in PLANS}
 
 
 def sweep_row(points: Points) -> Row:
     """One model and number of workers."""
-    case, newest = points["sync"].case, points["async"].result
+    results = [each.result for each in points.values()]
+    some = next(iter(points.values())).case
     return {
-        "model": case.shape.name,
-        "workers": case.workers,
-        "GPUs": _gpus(case),
+        "model": some.shape.name,
+        "workers": some.workers,
+        "GPUs": f"{some.rollout_gpus} + {_learners(points)}",
         **_seconds(points),
         **_tokens(points),
-        "rollout idle": _shares([points[name].result.rollout_idle for name in SCHEDULES]),
-        "learner idle": _shares([points[name].result.learner_idle for name in SCHEDULES]),
-        "async staleness": f"{newest.staleness:.2f}, at most {newest.staleness_max}",
-        "async dropped": f"{newest.dropped:.1%}",
+        "rollout idle": _shares([result.rollout_idle for result in results]),
+        "learner idle": _shares([result.learner_idle for result in results]),
+        "replies in flight": " / ".join(f"{result.in_flight:.1f}" for result in results),
+        "staleness": " / ".join(f"{result.staleness:.2f}" for result in results),
+        "at most": " / ".join(str(result.staleness_max) for result in results),
+        "dropped": " / ".join(f"{result.dropped:.1%}" for result in results),
     }
+
+
+def joining_row(former: Points, points: Points) -> Row:
+    """One chunk after the other, and games that join, in the same cluster."""
+    some = points["sync"].case
+    return {
+        "model": some.shape.name,
+        "workers": some.workers,
+        "GPUs before": f"{some.rollout_gpus} + {_learners(former)}",
+        "GPUs now": f"{some.rollout_gpus} + {_learners(points)}",
+        **{
+            f"{plan}, tokens/s": f"{before.tokens_per_second:,.0f}, {points[plan].tokens_per_second:,.0f}"
+            for plan, before in former.items()
+        },
+        **{f"{plan}, gain": _gain(before, points[plan]) for plan, before in former.items()},
+    }
+
+
+def _gain(before: Point, now: Point) -> str:
+    speed, worth = now.tokens_per_second / before.tokens_per_second, now.per_gpu / before.per_gpu
+    return f"{speed:.2f}x, a GPU {worth:.2f}x"
 
 
 def last_worthwhile(points: Sequence[Point]) -> int:
@@ -79,22 +114,21 @@ def last_worthwhile(points: Sequence[Point]) -> int:
     return last
 
 
-def end_row(points: Sequence[Point]) -> Row:
-    """Where a schedule stops, and what would help most one size further."""
+def end_row(plan: str, points: Sequence[Point]) -> Row:
+    """Where a plan stops, and what would help most one size further."""
     last = last_worthwhile(points)
     end = points[last]
     beyond = points[min(last + 1, len(points) - 1)]
-    blamed = beyond.case.blame(beyond.schedule)[:4]
     return {
         "model": end.case.shape.name,
-        "schedule": end.schedule,
+        "schedule": plan,
         "workers": end.case.workers,
         "GPUs": _gpus(end.case),
         "steps/hour": 3600 / end.result.step,
         "tokens/s": round(end.tokens_per_second),
         "tokens/s a GPU": round(end.per_gpu),
         "of the best": f"{end.per_gpu / max(point.per_gpu for point in points):.0%}",
-        "one size further, without": ", ".join(f"{cost} {gain:.2f}x" for cost, gain in blamed),
+        "one size further, without": ", ".join(f"{cost} {gain:.2f}x" for cost, gain in beyond.case.blame()),
     }
 
 
@@ -102,28 +136,39 @@ def change_rows(case: Case) -> Iterator[Row]:
     """The case as it is and otherwise, each with the learner it needs."""
     changes = {
         "as it is": case,
+        "chunk after chunk, as before": case.as_before(),
         "weights through the object store": dataclasses.replace(case, publishing="store"),
-        "one chunk a worker": dataclasses.replace(case, chunks_per_worker=1),
+        "weights change within replies": dataclasses.replace(case, way="in reply"),
     }
     for name, changed in changes.items():
-        points = all_schedules(changed)
+        plans = [plan for plan, (schedule, _) in PLANS.items() if changed.way != "in reply" or schedule == "async"]
+        points = {plan: point(changed, plan) for plan in plans}
         yield {
             "model": case.shape.name,
             "change": name,
-            "GPUs": _gpus(points["sync"].case),
+            "GPUs": f"{case.rollout_gpus} + {_learners(points)}",
+            **dict.fromkeys((f"{plan} tokens/s" for plan in PLANS), ""),
             **_tokens(points),
         }
-    share = case.joined_play()
-    joined = case.balanced(share)
-    setting = joined.setting("async")
-    bound = max(share + setting.load, setting.learn + setting.hand_out)
-    yield {
-        "model": case.shape.name,
-        "change": "games join those under way (a bound)",
-        "GPUs": _gpus(joined),
-        **dict.fromkeys((f"{name} tokens/s" for name in SCHEDULES), ""),
-        "async tokens/s": round(joined.workload.tokens / bound),
-    }
+
+
+def patience_rows(case: Case, allowed: Sequence[int]) -> Iterator[Row]:
+    """Async with turns that may be more or fewer updates behind."""
+    for max_staleness in allowed:
+        for way in ("joined", "in reply"):
+            chosen = dataclasses.replace(case, schedule="async", max_staleness=max_staleness, way=way).balanced()
+            found = Point(case=chosen, result=chosen.run())
+            yield {
+                "workers": case.workers,
+                "max_staleness": max_staleness,
+                "weights change": {"joined": "between turns", "in reply": "within replies"}[way],
+                "GPUs": _gpus(chosen),
+                "tokens/s": round(found.tokens_per_second),
+                "tokens/s a GPU": round(found.per_gpu),
+                "replies in flight": f"{found.result.in_flight:.1f}",
+                "staleness": f"{found.result.staleness:.2f}, at most {found.result.staleness_max}",
+                "dropped": f"{found.result.dropped:.1%}",
+            }
 
 
 def tail_rows(case: Case) -> Iterator[dict[str, object]]:
@@ -154,7 +199,7 @@ def sensitivity_rows(case: Case, workers: Sequence[int]) -> Iterator[Row]:
         "four times the games": _games(case, workload.games * 4),
     }
     for name, other in others.items():
-        points = [point(dataclasses.replace(other, workers=count).balanced(), "overlap") for count in sorted(workers)]
+        points = [point(dataclasses.replace(other, workers=count), "overlap") for count in sorted(workers)]
         end = points[last_worthwhile(points)]
         yield {
             "assumption": name,
@@ -174,18 +219,21 @@ def _games(case: Case, games: int) -> Case:
 
 
 def _tail_row(case: Case, workload: Workload) -> dict[str, object]:
-    points = all_schedules(dataclasses.replace(case, workload=workload))
-    balanced = points["sync"].case
-    patient = point(balanced, "async", max_staleness=PATIENCE).result
+    points = all_plans(dataclasses.replace(case, workload=workload))
     return {
         "turns a game": f"{workload.mean_turns:.1f}",
         "tail": workload.tail,
-        "GPUs": _gpus(balanced),
+        "GPUs": f"{case.rollout_gpus} + {_learners(points)}",
         **_seconds(points),
-        f"async, {PATIENCE} behind, s/step": round(patient.step),
-        "rollout idle": _shares([points[name].result.rollout_idle for name in SCHEDULES]),
-        f"staleness, {PATIENCE} behind": f"{patient.staleness:.2f}, at most {patient.staleness_max}",
+        "rollout idle": _shares([each.result.rollout_idle for each in points.values()]),
+        "dropped": _shares([each.result.dropped for each in points.values()]),
     }
+
+
+def _learners(points: Points) -> str:
+    """The learner's GPUs under every plan."""
+    gpus = [each.case.learner_gpus for each in points.values()]
+    return str(gpus[0]) if len(set(gpus)) == 1 else " / ".join(map(str, gpus))
 
 
 def _gpus(case: Case) -> str:
@@ -194,11 +242,11 @@ def _gpus(case: Case) -> str:
 
 
 def _seconds(points: Points) -> dict[str, object]:
-    return {f"{name} s/step": round(points[name].result.step) for name in SCHEDULES}
+    return {f"{plan} s/step": round(each.result.step) for plan, each in points.items()}
 
 
 def _tokens(points: Points) -> dict[str, object]:
-    return {f"{name} tokens/s": round(points[name].tokens_per_second) for name in SCHEDULES}
+    return {f"{plan} tokens/s": round(each.tokens_per_second) for plan, each in points.items()}
 
 
 def _shares(shares: Sequence[float]) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from distributed_policies import weights
 from spiral.distributed.broadcast import Group
+from spiral.distributed.control import CONTROL
+from spiral.distributed.sharing import Lender, own_places
 from spiral.distributed.weight_sync import WEIGHTS, Sender
 from spiral.distributed.weights import Source, WeightsHandle
-
-CONTROL = "control"
 
 
 class Keeper:
@@ -55,6 +56,17 @@ class Keeper:
         """Nothing is sent from now on."""
         self.fault = fault
 
+    def lend(self, newest_only=False):
+        """Weights are kept where others can read them, and not broadcast."""
+        self.sender = Lender(newest_only)
+        return own_places()[1]
+
+    def lend_weights(self, version):
+        return self.sender.lend(version)
+
+    def holds_weights(self, number):
+        return self.sender.holds(number)
+
     def abandon(self, generation):
         self.sender.abandon(generation)
 
@@ -85,6 +97,12 @@ def keeper():
     import ray
 
     return ray.remote(num_cpus=0, concurrency_groups={CONTROL: 1, WEIGHTS: 1})(Keeper).remote()
+
+
+def lent(actor, version, place, keep=2, named=None, dtype=None):
+    """The same for weights that are read in the keeper's memory; `place` is what its `lend` gives."""
+    given = handle(actor, version, keep, named, dtype)
+    return dataclasses.replace(given, source=Source(actor=actor, device=None, lenders={place: actor}))
 
 
 def handle(actor, version, keep=2, named=None, dtype=None):

@@ -64,12 +64,18 @@ class Coin:
         self.folder = folder
         self.slow = slow
         self.pending = []
+        self.asleep = False
+
+    def sleep(self):
+        assert not self.pending
+        self.asleep = True
 
     def load_weights(self, weights, version):
         ((_, weight),) = weights
         self.weight, self.version = float(weight), version
 
     def submit(self, requests):
+        self.asleep = False
         self.pending.extend(requests)
 
     def cancel(self):

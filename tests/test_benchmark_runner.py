@@ -6,7 +6,13 @@ import json
 import pytest
 
 from spiral.evaluation.benchmarks.grader import Grader
-from spiral.evaluation.benchmarks.measuring import Benchmark, benchmark_directory, measure_benchmark, read_attempts
+from spiral.evaluation.benchmarks.measuring import (
+    Benchmark,
+    benchmark_directory,
+    load_benchmark,
+    measure_benchmark,
+    read_attempts,
+)
 from spiral.evaluation.benchmarks.problems import Problem, load_problems
 from spiral.evaluation.benchmarks.runner import summarise_attempts
 from spiral.evaluation.benchmarks.tasks import load_task
@@ -95,6 +101,28 @@ def test_no_more_than_asked_are_under_way(tokenizer):
     policy = Recited(tokenizer, says)
     measure(policy, in_flight=3)
     assert policy.most == 3
+
+
+def test_prompts_are_encoded_when_their_turn_comes(tokenizer):
+    policy = Recited(tokenizer, says)
+    encode, polled = policy.codec.encode_question, []
+    policy.codec.encode_question = lambda text: polled.append(len(policy.asked)) or encode(text)
+    measure(policy, in_flight=3)
+    # How many were answered when each was encoded: three at once, then two for every two that were answered.
+    assert polled == [0, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10]
+
+
+def test_a_benchmark_by_name_takes_what_is_asked_for_and_the_task_for_the_rest(tmp_path):
+    data = tmp_path / "sums.jsonl"
+    data.write_text("".join(json.dumps({"question": f"{n}?", "answer": "1", "id": str(n)}) + "\n" for n in range(9)))
+    plain = load_benchmark("math500", data=data)
+    assert (plain.task, len(plain.problems), plain.seed, plain.attempts) == (MATH, 9, 0, 36)
+    asked = load_benchmark("math500", data=data, limit=4, samples=2, temperature=0.0, max_new_tokens=7, seed=5)
+    assert asked.task.sampling == SamplingConfig(temperature=0.0, top_p=0.95, max_new_tokens=7)
+    assert (asked.task.samples, asked.seed, asked.attempts) == (2, 5, 8)
+    assert asked.problems == load_problems(MATH, data, 4, 5)
+    with pytest.raises(ValueError, match=r"^top-p: got 3\.0; Input should be less than or equal to 1$"):
+        load_benchmark("math500", data=tmp_path / "none", top_p=3.0)
 
 
 def test_a_reply_that_is_cut_off(tokenizer):

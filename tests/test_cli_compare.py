@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from commands import refused, spiral
+from spiral.evaluation.results import RESULTS_VARIABLE
 from spiral.policies.loading import NANO_DIRECTORY
 
 
@@ -42,6 +43,9 @@ def test_two_models_on_the_same_games_and_problems(tmp_path):
     ]
     # The same weights under two names: no difference anywhere.
     assert all(row["difference"] == 0 and not row["significant"] for row in rows.values())
+    # That ten pairs of games agree leaves room for 3.841459 / 13.841459; what is exact leaves none.
+    assert rows["kuhn_poker against random: score"]["difference_high"] == pytest.approx(0.277533, abs=1e-6)
+    assert rows["kuhn_poker: exploitability (scored)"]["difference_high"] == 0
     assert [rows[name]["n"] for name in rows] == [10, 10, 12, 3]
     assert rows["kuhn_poker: exploitability (scored)"]["p_value"] is None
     files = Path(result.json["files"])
@@ -72,8 +76,10 @@ def test_a_run_says_what_to_measure(tmp_path):
     (run / "checkpoints" / "latest").symlink_to("step-000007")
     (run / "config.toml").write_text('[evaluation]\ngames = ["tictactoe"]\nopponents = ["minimax"]\n')
     (run / "config.toml").write_text("[sampling]\ntemperature = 0.5\n" + (run / "config.toml").read_text())
-    noted = spiral("compare", "nano", str(run), "--episodes", "4", "--json").json["notes"]
-    assert noted == ["temperature is 1.0 for A and 0.5 for B in games, as each was trained"]
+    noted = spiral("compare", "nano", str(run), "--episodes", "4", "--json").json
+    assert noted["notes"] == ["temperature is 1.0 for A and 0.5 for B in games, as each was trained"]
+    kept = json.loads((Path(noted["files"]) / "result.json").read_text())["result"]
+    assert (kept["notes"], kept["rows"]) == (noted["notes"], noted["rows"])
     assert spiral("compare", "nano", str(run), "--episodes", "4", "--temperature", "1", "--json").json["notes"] == []
     result = spiral("compare", "random", str(run), "--episodes", "4", "--json")
     assert [row["measure"] for row in result.json["rows"]] == [
@@ -133,6 +139,10 @@ def test_games_that_could_not_be_played_are_no_fault_of_ours():
         (["compare", "nano", "nano", "--task", "math500", "--data", "x"], "expected TASK=FILE.jsonl"),
         (["compare", "nano", "nano", "--game", "tictactoe", "--data", "aime24=x"], "which no --task names"),
         (["compare", "random", "random", "--exploitability", "connect_four"], "too large for exact theory"),
+        (
+            ["compare", "random", "nano", "--game", "tictactoe", "--engine", "foo"],
+            "--engine: got 'foo'; expected transformers, vllm or auto",
+        ),
         (["benchmark", "minimax", "--task", "math500"], "plays games only"),
         (["benchmark", "nano", "--task", "math"], "did you mean"),
         (["benchmark", "nano", "--task", "math500", "--data", "none.jsonl"], "cannot read none.jsonl"),
@@ -161,6 +171,17 @@ def test_a_benchmark_prints_and_keeps_its_figures(tmp_path):
     said = spiral(*arguments)
     assert "accuracy (avg@3)" in said.out
     assert "no boxed answer" in said.out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "exploitability", "benchmark", "compare", "tournament"])
+def test_help_names_the_variable_for_results(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert RESULTS_VARIABLE in spiral(command, "--help").out
+
+
+def test_the_readme_names_the_variable_for_results():
+    how_good = (Path(__file__).parent.parent / "README.md").read_text().partition("## How good is it?")[2]
+    assert f"`{RESULTS_VARIABLE}`" in how_good.partition("\n## ")[0]
 
 
 def test_results_go_where_they_are_told(tmp_path, monkeypatch):

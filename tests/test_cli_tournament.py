@@ -92,7 +92,7 @@ def test_the_same_command_gives_the_same_files(tmp_path):
     before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir() if file.is_file()}
     assert tournament(*arguments) == first
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir() if file.is_file()} == before
-    assert set(before) == {"tournament.json", "payoffs.csv", "ratings.csv", "heatmap.png"}
+    assert set(before) == {"tournament.json", "payoffs.csv", "ratings.csv", "heatmap.png", ".lock"}
 
 
 def test_what_people_see():

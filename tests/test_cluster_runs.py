@@ -16,7 +16,7 @@ from commands import spiral as command
 from distributed_session import small_ray
 from spiral.distributed import learning
 from spiral.distributed.faults import LearnerLostError
-from spiral.launch import execute, start
+from spiral.launch import execute, saved_recipe, start
 from spiral.learner.group import GroupError
 from spiral.recipe import load_recipe
 from spiral.run_directory import read_metrics
@@ -296,3 +296,24 @@ def test_a_full_disk_is_no_lost_learner_with_two_ranks(monkeypatch, tmp_path):
     assert "File too large" in last
     assert "; the last good checkpoint is step-000002; " in last
     assert "warning" not in result.err
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_learner_workers(alone, tmp_path):
+    def stop(run, step):
+        if step == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        ran(tmp_path / "run", recipe(4, 1, 2), stop)
+    path = tmp_path / "run"
+    assert saved_recipe(path).hardware.devices == 2
+    one_learner = ["--set", "cluster.learner_workers=1"]
+    assert command("train", "--resume", "--run-dir", str(path), *one_learner).status == 0
+    for row, other in zip(read_metrics(alone), read_metrics(path), strict=True):
+        assert other["loss/policy"] == pytest.approx(row["loss/policy"], abs=1e-5), row["step"]
+    two_learners = ["--steps", "5", "--set", "cluster.learner_workers=2", "--set", "hardware.devices=2"]
+    assert command("train", "--resume", "--run-dir", str(path), *two_learners).status == 0
+    kept = saved_recipe(path)
+    assert (kept.cluster.learner_workers, kept.hardware.devices, kept.run.steps) == (2, 2, 5)
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5]

@@ -59,6 +59,15 @@ def test_illegal_moves_count_for_who_made_them():
     _, illegal = game_rows("g", "o", a, a)
     # Of the first pair one illegal move is the model's, in seat 0, and one the opponent's.
     assert (illegal.a.value, illegal.difference.value, illegal.p_value) == (0.25, 0.0, 1.0)
+    # That two pairs agree says little: 3.841459 / 5.841459.
+    assert illegal.difference.high == -illegal.difference.low == pytest.approx(0.657620, abs=1e-6)
+
+
+def test_agreement_has_an_interval_in_the_tables():
+    row = benchmark_row("t", attempts({f"{n}": 4 for n in range(50)}), attempts({f"{n}": 4 for n in range(50)}))
+    assert to_markdown(corrected([row]), "a", "b").splitlines()[-1] == (
+        "| t: accuracy | 50 | 1.000 [0.929, 1.000] | 1.000 [0.929, 1.000] | +0.000 [-0.071, +0.071] | 1 |"
+    )
 
 
 def test_games_that_were_not_played_are_left_out():

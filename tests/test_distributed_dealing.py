@@ -18,7 +18,7 @@ from spiral.distributed.dealer import Dealer
 from spiral.distributed.staleness import split_stale, turn_ages
 from spiral.distributed.weights import pack, unpack
 from spiral.rollout import play
-from spiral.selfplay import SelfPlay
+from spiral.selfplay import Matchmaker
 
 
 @given(data=st.data(), games=st.integers(1, 9), workers=st.integers(1, 4), in_order=st.booleans())
@@ -53,23 +53,25 @@ def test_whatever_is_lost_every_game_counts_once(data, games, workers, in_order)
 
 
 def test_chunks_have_some_of_every_game_and_lost_ones_go_first():
-    dealer = Dealer(10, 2)
+    dealer = Dealer(18, 1)
     dealer.deal_step(5, None)
-    chunks = [dealer.hand_out() for _ in range(4)]
-    assert [chunk.indices for chunk in chunks] == [(0, 4, 8), (1, 5, 9), (2, 6), (3, 7)]
+    chunks = [dealer.hand_out() for _ in range(8)]
+    assert [chunk.indices for chunk in chunks[:3]] == [(0, 8, 16), (1, 9, 17), (2, 10)]
+    assert [chunk.indices for chunk in chunks[3:]] == [(3, 11), (4, 12), (5, 13), (6, 14), (7, 15)]
+    assert (dealer.chunk_games, dealer.hand_out()) == (3, None)
     dealer.deal_step(6, None)
     dealer.give_back(chunks[2])
     dealer.give_back(chunks[1])
-    assert [dealer.hand_out().number for _ in range(3)] == [1, 2, 4]
+    assert [dealer.hand_out().number for _ in range(3)] == [1, 2, 8]
 
 
 def test_the_first_done_are_taken_in_the_order_of_dealing():
     dealer = Dealer(4, 1)
     for step in (1, 2):
         dealer.deal_step(step, None)
-    first, _second, third, fourth = [dealer.hand_out() for _ in range(4)]
-    for chunk in (fourth, first, third):
-        dealer.finish(chunk, [(chunk.step, index) for index in chunk.indices])
+    chunks = [dealer.hand_out() for _ in range(8)]
+    for number in (7, 2, 0, 4, 5):
+        dealer.finish(chunks[number], [(chunks[number].step, index) for index in chunks[number].indices])
     assert dealer.take_step(1) is None
     assert dealer.take_first() == [(1, 0), (1, 2), (2, 0), (2, 1)]
     assert dealer.take_first() is None
@@ -79,7 +81,7 @@ def played(step=1, version=4, **fields):
     """Matches and their episodes."""
     policy = coin()
     policy.version = version
-    matches = SelfPlay(policy, GAMES.model_copy(update=fields), 3).matches(step)
+    matches = Matchmaker(policy, GAMES.model_copy(update=fields), 3).matches(step)
     return matches, play(matches)
 
 

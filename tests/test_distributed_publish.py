@@ -19,7 +19,7 @@ from spiral.distributed import publishing
 from spiral.distributed.broadcast import Meeting
 from spiral.distributed.faults import LearnerLostError
 from spiral.distributed.rollout import ClusterCollector
-from spiral.distributed.weight_sync import Receiver, Sender, broadcast_device, broadcasts
+from spiral.distributed.weight_sync import Receiver, Sender, broadcast_device, way
 from spiral.distributed.weights import flatten, pack, unpack
 from spiral.run_directory import read_metrics
 
@@ -158,20 +158,16 @@ def test_another_version_than_the_one_expected_is_not_taken(party):
     assert receivers[0].take(3) is receivers[0].take(4) is None
 
 
-def test_auto_broadcasts_between_gpus_only():
-    config = {
-        (gpus, way): ClusterConfig(gpus_per_worker=gpus, publish=way)
-        for gpus in (0, 0.5, 1)
-        for way in ("auto", "object_store", "broadcast")
-    }
-    assert [key for key, value in config.items() if broadcasts(value, 1.0)] == [
-        (0, "broadcast"), (0.5, "broadcast"), (1, "auto"), (1, "broadcast"),
-    ]  # fmt: skip
-    assert [key for key, value in config.items() if broadcasts(value, 0.0)] == [
-        (0, "broadcast"), (0.5, "broadcast"), (1, "broadcast"),
-    ]  # fmt: skip
-    assert broadcast_device(config[1, "auto"], 1.0) == "cuda"
-    assert {broadcast_device(value, 0.0) for value in config.values()} == {"cpu"}
+def test_auto_reads_on_a_shared_gpu_and_broadcasts_between_others():
+    ways = ("object_store", "broadcast", "ipc")
+    auto = {gpus: ClusterConfig(gpus_per_worker=gpus, rollout_workers=2) for gpus in (0, 0.5, 1)}
+    assert [way(config, 1.0) for config in auto.values()] == ["object_store", "ipc", "broadcast"]
+    assert [way(config, 0.5) for config in auto.values()] == ["object_store", "ipc", "object_store"]
+    assert [way(config, 0.0) for config in auto.values()] == ["object_store"] * 3
+    said = [config.model_copy(update={"publish": name}) for config in auto.values() for name in ways]
+    assert [way(config, gpus) for gpus in (0.0, 1.0) for config in said] == list(ways) * 6
+    assert [broadcast_device(config, 1.0) for config in auto.values()] == ["cpu", "cpu", "cuda"]
+    assert {broadcast_device(config, 0.0) for config in auto.values()} == {"cpu"}
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,13 @@ def test_200_random_games_agree_with_openspiel(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", [*(spec for spec in EIGHT if spec != "leduc_poker"), *OTHERS])
 def test_the_contract_is_kept(spec: str) -> None:
-    check_game(load(spec), playouts=2)
+    game = load(spec)
+    check_game(game, playouts=2)
+    actions, last = random_playout(game, seed=2)
+    assert actions
+    assert last.is_terminal
+    assert last.legal_actions() == ()
+    assert sum(last.returns()) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,47 @@ def test_the_transformers_engine_by_hand():
     assert gib(plan_with("engine.kind='transformers'", "model.compute='float32'"), "the engine's weights") == 0
 
 
+def test_an_engine_that_sleeps_and_the_learner_share_the_memory():
+    """The larger of both, beside what the learner holds always."""
+    awake, asleep = plan_with(), plan_with("engine.sleep=true")
+    assert asleep.phase_gib("playing") == pytest.approx(awake.phase_gib("playing"))
+    assert asleep.phase_gib("updating") == pytest.approx(awake.phase_gib("updating") - 0.25 * 40)
+    assert asleep.need_gib == max(asleep.phase_gib("playing"), asleep.phase_gib("updating"))
+    assert asleep.need_gib < awake.need_gib
+    state = gib(asleep, "weights") + gib(asleep, "AdamW's two moments")
+    assert asleep.phase_gib("playing") == pytest.approx(state + 0.25 * 40)
+    tight = ("hardware.memory_gib=32.0", "engine.memory_share=0.3125", "learner.tokens_per_microbatch=8000")
+    assert [plan_with(*tight, f"engine.sleep={sleep}").fits for sleep in ("false", "true")] == [False, True]
+
+
+def test_what_a_sleeping_transformers_engine_keeps():
+    """Its caches go; its weights wait in the memory of the CPU, which frees nothing where that is the device."""
+    names = ("the engine's weights", "keys and values")
+
+    def phases(*overrides):
+        plan = plan_with("engine.kind='transformers'", "engine.sleep=true", *overrides)
+        return [item.phase for name in names for item in plan.items if item.name == name]
+
+    assert phases() == ["playing", "playing"]
+    assert phases("model.device='cpu'") == ["always", "playing"]
+    assert phases("model.compute='float32'", "lora.rank=4") == ["always", "playing"]
+
+
+def test_a_float32_head_is_a_copy_of_its_weights_on_a_cpu():
+    head = 4 * 151_936 * 1024
+    names = {"output head in float32", "vLLM's output head in float32", "the engine's output head in float32"}
+
+    def copies(*overrides):
+        return {item.name: item.gib * GIB for item in plan_with(*overrides).items if item.name in names}
+
+    cpu = ("model.device='cpu'", "model.head='float32'")
+    assert copies(*cpu) == {"output head in float32": head, "vLLM's output head in float32": head}
+    engine = copies(*cpu, "engine.kind='transformers'", "loss.kl_coefficient=0.1")
+    assert engine == {"output head in float32": 2 * head, "the engine's output head in float32": head}
+    assert copies("model.head='float32'") == copies("model.device='cpu'") == {}
+    assert copies(*cpu, "model.compute='float32'") == {}
+
+
 def test_what_computes_in_bfloat16_is_gathered_whole_only_on_one_device():
     shape = model_shape(known_config(QWEN))
     assert shape.outside_blocks == 151_936 * 1024 + 1024

@@ -1,13 +1,15 @@
 """The cost model and the simulated cluster: cases by hand, agreement of the two, and what must be monotone."""
 
 import dataclasses
+from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import common, scaling, scaling_play, scaling_simulation
+from benchmarks import common, scaling, scaling_simulation
 from benchmarks.scaling_cases import COSTS, Case
 from benchmarks.scaling_checks import Check, fitted_engine, measured_here, published
 from benchmarks.scaling_inputs import H100, H200, LLAMA3_70B, QWEN3_4B, QWEN3_8B, SHAPES, SMOLLM2, Workload
@@ -25,12 +27,14 @@ from benchmarks.scaling_model import (
     replica_gpus,
     step_seconds,
 )
-from benchmarks.scaling_play import Played, deal, draw_games, play, play_steps
-from benchmarks.scaling_simulation import Setting, simulate
-from benchmarks.scaling_tables import SCHEDULES, Point, last_worthwhile
-from spiral.cluster import ClusterConfig
-from spiral.distributed.crew import DEPTH
-from spiral.distributed.dealer import CHUNKS_PER_WORKER, Dealer
+from benchmarks.scaling_play import deal, draw_games, play
+from benchmarks.scaling_simulation import FORMER_CHUNKS, Setting, _Cluster, simulate
+from benchmarks.scaling_tables import Point, last_worthwhile
+from benchmarks.scaling_worker import Chunk
+from spiral.cluster import ClusterConfig, Schedule
+from spiral.distributed import dealer, rollout_worker
+from spiral.distributed.crew import Crew, Member
+from spiral.distributed.tasks import Play
 from spiral.plan.memory import model_shape
 from spiral.plan.tokens import survey_games
 from spiral.policies.known_models import known_config
@@ -42,11 +46,26 @@ SLOW = Engine(
     pass_seconds=1.0, weights_seconds=4.0, row_seconds=0.5, cache_seconds=0.001, prompt_seconds=2.0, rows=16
 )  # fmt: skip
 PLAIN = Constants()
+EVERY_SECOND = Engine(
+    pass_seconds=1.0, weights_seconds=0.0, row_seconds=0.0, cache_seconds=0.0, prompt_seconds=0.0, rows=1
+)  # fmt: skip
+"""One game at a time, a token a second."""
+SCHEDULES = get_args(Schedule)
 
 
-def flat(seconds, games=1, turns=1):
-    """A chunk."""
-    return Played(games=games, turns=turns, seconds=seconds)
+def of(engine=EVERY_SECOND, prompt=0.0, **rest):
+    """A cluster; one worker that plays and learns at once unless it is said otherwise."""
+    return Setting(**{"workers": 1, "schedule": "sync", "learn": 0.0, "engine": engine, "prompt": prompt} | rest)
+
+
+def repeated(*steps):
+    """Draws these steps, then the last one again and again."""
+    return lambda step: steps[min(step, len(steps) - 1)]
+
+
+def drawn(workload):
+    """Draws the games of a workload."""
+    return lambda step: draw_games(workload, 0, step + 1)
 
 
 # Shapes and FLOP
@@ -91,7 +110,7 @@ def test_decoding_is_bound_by_memory_until_the_batch_is_large():
     assert made.pass_base(int(ridge) + 2) > made.pass_base(1)
 
 
-def test_a_chunk_by_hand():
+def test_games_by_hand():
     # One game of one turn: the prompt, then ten passes; each reads the 100 tokens of the prompt and half of the ten.
     assert play(SLOW, 100.0, [(10.0,)]) == pytest.approx(2.0 + 10 * 5.0 + 0.001 * 10 * (100 + 5))
     # Two games: both prompts, four passes together, six alone.
@@ -132,13 +151,44 @@ def test_replies_have_the_length_that_was_asked_for():
     assert set(draw_games(even, 3, 1)) == {(100.0, 100.0, 100.0)}
 
 
+# Dealing
+
+
 def test_games_are_dealt_as_the_dealer_does():
     games = draw_games(UNEVEN, 0, 1)
-    dealer = Dealer(len(games), 5)
-    dealer.deal_step(1, None)
-    chunks = [dealer.hand_out() for _ in range(10)]
-    assert deal(games, 5) == [[games[index] for index in chunk.indices] for chunk in chunks if chunk]
-    assert (scaling_simulation.DEPTH, scaling_play.CHUNKS_PER_WORKER) == (DEPTH, CHUNKS_PER_WORKER)
+    real = dealer.Dealer(len(games), 5)
+    real.deal_step(1, None)
+    chunks = [real.hand_out() for _ in range(40)]
+    per_worker = scaling_simulation.CHUNKS_PER_WORKER
+    assert deal(games, 5, per_worker) == [[games[index] for index in each.indices] for each in chunks]
+    assert real.hand_out() is None
+    real_constants = (dealer.CHUNKS_PER_WORKER, rollout_worker.MOST_CHUNKS)
+    assert (per_worker, scaling_simulation.MOST_CHUNKS) == real_constants
+
+
+@pytest.mark.parametrize(("games", "workers", "in_flight"), [(64, 3, 8), (64, 3, 256), (600, 1, 256), (500, 2, 20)])
+def test_chunks_are_handed_out_as_the_crew_does(games, workers, in_flight):
+    real = dealer.Dealer(games, workers)
+    members = [Member(number=number, actor=None, starting=None, since=0.0) for number in range(workers)]
+    for step in (1, 2):
+        real.deal_step(step, None)
+    expected = []
+    while (member := Crew.least_busy(SimpleNamespace(members=members), in_flight + 2 * real.chunk_games)) is not None:
+        if (given := real.hand_out()) is None:
+            break
+        member.hand[given.number] = Play(chunk=given, weights=None, limit=1.0)
+        expected.append(member.number)
+    setting = of(workers=workers, in_flight=in_flight)
+    cluster = _Cluster(setting, games)
+    places, give = [], [each.give for each in cluster.workers]
+    for place, each in enumerate(cluster.workers):
+        each.give = lambda chunk, now, place=place: (places.append(place), give[place](chunk, now))
+    for step in (1, 2):
+        cut = deal(list(enumerate([(1.0,)] * games)), workers, setting.chunks_per_worker)
+        cluster.waiting.extend(Chunk(step, number, games, None) for number, games in enumerate(cut))
+    cluster.hand_out(0.0)
+    assert places == expected
+    assert len(cluster.waiting) == real.waiting
 
 
 # Learning and publishing
@@ -179,42 +229,99 @@ def test_publishing_by_hand():
 
 
 def test_one_worker_and_one_learner():
-    steps = [[flat(6.0), flat(4.0)]] * 8
-    sync = simulate(Setting(workers=1, schedule="sync", learn=5.0), steps)
+    draw = repeated([(6.0,), (4.0,)])
+    sync = simulate(of(learn=5.0), draw, 8)
     assert (sync.step, sync.rollout_idle, sync.learner_idle) == pytest.approx((15.0, 1 / 3, 2 / 3))
-    overlap = simulate(Setting(workers=1, schedule="overlap", learn=5.0), steps)
+    assert sync.in_flight == pytest.approx(2 / 3)
+    overlap = simulate(of(schedule="overlap", learn=5.0), draw, 8)
     assert (overlap.step, overlap.rollout_idle, overlap.learner_idle) == pytest.approx((10.0, 0.0, 0.5))
-    slow = simulate(Setting(workers=1, schedule="overlap", learn=25.0), steps)
+    slow = simulate(of(schedule="overlap", learn=25.0), draw, 8)
     assert (slow.step, slow.rollout_idle, slow.learner_idle) == pytest.approx((25.0, 0.6, 0.0))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_publishing_alone(schedule):
-    found = simulate(Setting(workers=3, schedule=schedule, learn=0.0, hand_out=5.0, load=2.0), [[flat(0.0)] * 6] * 9)
+    found = simulate(of(workers=3, schedule=schedule, hand_out=5.0, load=2.0), repeated([(0.0,)] * 6), 9)
     assert found.step == step_seconds(schedule, 0.0, 0.0, 5.0, 2.0) == (7.0 if schedule == "sync" else 5.0)
 
 
 def test_the_driver_handles_one_turn_after_the_other():
-    setting = Setting(workers=4, schedule="sync", learn=1.0, handling=0.25, batching=0.5)
-    found = simulate(setting, [[flat(10.0, turns=2)] * 4] * 5)
+    setting = of(workers=4, learn=1.0, handling=0.25, batching=0.5)
+    found = simulate(setting, repeated([(5.0, 5.0)] * 4), 5)
     assert found.step == pytest.approx(10.0 + 4 * 2 * 0.25 + 8 * 0.5 + 1.0)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("schedule", "way"), [(s, w) for s in SCHEDULES for w in ("joined", "chunks")])
 @pytest.mark.parametrize(("learn", "load"), [(10.0, 1.0), (5000.0, 1.0), (300.0, 200.0)])
 @pytest.mark.parametrize("workers", [1, 2, 8])
-def test_simulation_and_formula_agree_where_nothing_varies(schedule, learn, load, workers):
-    steps = play_steps(SLOW, EVEN, workers, 9)
-    share = 2 * chunk_seconds(SLOW, EVEN, EVEN.games // workers // 2)
-    setting = Setting(workers=workers, schedule=schedule, learn=learn, hand_out=3.0, load=load)
-    assert simulate(setting, steps).step == pytest.approx(step_seconds(schedule, share, learn, 3.0, load), rel=1e-6)
+def test_simulation_and_formula_agree_where_nothing_varies(schedule, way, learn, load, workers):
+    engine, workload = SLOW, EVEN
+    share = EVEN.games // workers
+    if way == "chunks":
+        seconds = 2 * chunk_seconds(SLOW, EVEN, share // 2)
+    elif schedule == "async":  # one game at a time: swaps wait for nobody
+        engine = dataclasses.replace(SLOW, rows=1)
+        seconds = share * chunk_seconds(SLOW, EVEN, 1)
+    else:  # sixteen at a time
+        seconds = max(1, share // 16) * chunk_seconds(SLOW, EVEN, min(16, share))
+    chunks = {"chunks_per_worker": FORMER_CHUNKS} if way == "chunks" else {}
+    setting = of(
+        engine, EVEN.prompt, workers=workers, schedule=schedule, way=way, learn=learn, hand_out=3.0, load=load, **chunks
+    )  # fmt: skip
+    expected = step_seconds(schedule, seconds, learn, 3.0, load)
+    assert simulate(setting, drawn(workload), 9).step == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("learn", [30.0, 3000.0])
+def test_joining_does_not_matter_to_one_game_at_a_time(schedule, learn):
+    setting = of(dataclasses.replace(SLOW, rows=1), 100.0, schedule=schedule, learn=learn)
+    joined, former = (simulate(dataclasses.replace(setting, way=way), drawn(UNEVEN), 8) for way in ("joined", "chunks"))
+    assert joined.step == pytest.approx(former.step, rel=1e-9)
+    assert joined.rollout_idle == pytest.approx(former.rollout_idle, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["sync", "overlap"])
+def test_joining_does_not_matter_when_a_share_is_one_chunk(schedule):
+    setting = of(SLOW, 100.0, workers=4, schedule=schedule, chunks_per_worker=1, learn=20_000.0, load=5.0)
+    joined, former = (simulate(dataclasses.replace(setting, way=way), drawn(UNEVEN), 8) for way in ("joined", "chunks"))
+    assert dataclasses.asdict(joined) == pytest.approx(dataclasses.asdict(former), rel=1e-9, abs=1e-9)
+
+
+def test_async_with_free_weights_is_one_stream_of_games():
+    """Without seconds for weights or updates, one worker never runs empty, and plays as if all were given at once."""
+    games = draw_games(UNEVEN, 0, 1)
+    setting = of(SLOW, 100.0, schedule="async", way="in reply", max_staleness=2)
+    found = simulate(setting, repeated(games), 14, warm_up=4)
+    some, all_ = (play(SLOW, 100.0, games * count) for count in (4, 14))
+    assert found.step == pytest.approx((all_ - some) / 10, rel=0.02)
+    assert found.rollout_idle == pytest.approx(0.0, abs=1e-9)
+    drained = simulate(dataclasses.replace(setting, way="joined"), repeated(games), 14, warm_up=4)
+    assert found.step < drained.step < 1.5 * found.step
+
+
+def test_joining_helps_and_waiting_for_turns_costs():
+    step = {
+        (schedule, way): simulate(
+            of(SLOW, 100.0, workers=4, schedule=schedule, way=way, learn=10.0, load=5.0,
+               chunks_per_worker=FORMER_CHUNKS if way == "chunks" else 8),
+            repeated(draw_games(UNEVEN, 0, 1)), 10,
+        ).step
+        for schedule in SCHEDULES for way in ("chunks", "joined", "in reply")
+    }  # fmt: skip
+    for schedule in SCHEDULES:
+        assert step[schedule, "joined"] < step[schedule, "chunks"]
+    assert step["async", "in reply"] < step["async", "joined"] < step["overlap", "joined"]
+    assert step["overlap", "in reply"] < step["overlap", "joined"]
+    assert step["sync", "in reply"] == step["sync", "joined"]
 
 
 @pytest.mark.parametrize("workers", [1, 4, 16])
 @pytest.mark.parametrize("learn", [50.0, 1000.0])
 def test_working_at_once_is_never_slower(workers, learn):
-    steps = play_steps(SLOW, UNEVEN, workers, 1) * 10  # the same games, since schedules count different steps
-    step = {s: simulate(Setting(workers=workers, schedule=s, learn=learn, load=5.0), steps).step for s in SCHEDULES}
+    draw = repeated(draw_games(UNEVEN, 0, 1))  # the same games, since schedules have different ones begun at the end
+    setting = of(SLOW, 100.0, workers=workers, learn=learn, load=5.0)
+    step = {s: simulate(dataclasses.replace(setting, schedule=s), draw, 8).step for s in SCHEDULES}
     assert step["overlap"] <= step["sync"]
     assert step["async"] <= step["sync"]
 
@@ -222,90 +329,97 @@ def test_working_at_once_is_never_slower(workers, learn):
 def test_longer_tails_take_longer_and_more_workers_do_not():
     def step(workers, tail):
         workload = dataclasses.replace(UNEVEN, tail=tail, budget=10_000)
-        return simulate(
-            Setting(workers=workers, schedule="sync", learn=10.0), play_steps(SLOW, workload, workers, 8)
-        ).step
+        return simulate(of(SLOW, 100.0, workers=workers, learn=10.0), drawn(workload), 8).step
 
     assert step(8, 0.0) < step(8, 0.7) < step(8, 1.4)
     assert step(1, 0.7) > step(2, 0.7) > step(8, 0.7) > step(32, 0.7)
 
 
 def test_staleness():
-    steps = play_steps(SLOW, UNEVEN, 4, 16)
-    found = {s: simulate(Setting(workers=4, schedule=s, learn=20.0), steps) for s in SCHEDULES}
+    setting = of(SLOW, 100.0, workers=4, learn=20.0)
+    found = {s: simulate(dataclasses.replace(setting, schedule=s), drawn(UNEVEN), 16) for s in SCHEDULES}
     assert (found["sync"].staleness, found["sync"].staleness_max, found["sync"].dropped) == (0.0, 0, 0.0)
     assert (found["overlap"].staleness, found["overlap"].staleness_max) == (1.0, 1)
-    assert found["async"].staleness_max >= 1
-    patient = simulate(Setting(workers=4, schedule="async", max_staleness=4, learn=20.0), steps)
-    assert patient.dropped <= found["async"].dropped
-    assert patient.staleness_max <= 4
+    assert found["async"].staleness_max > 1
+    assert found["async"].dropped > 0
+    patient = simulate(dataclasses.replace(setting, schedule="async", max_staleness=4), drawn(UNEVEN), 16)
+    assert patient.staleness > found["async"].staleness
+    assert patient.in_flight > found["async"].in_flight
+    assert patient.step < found["async"].step
 
 
-def test_a_chunk_that_is_too_old_is_dropped():
-    # The second worker's chunk takes four updates; the first worker's games fill the steps meanwhile.
-    steps = [[flat(1.0), flat(1.0)], [flat(1.0), flat(12.0)], *[[flat(1.0), flat(1.0)]] * 8]
-    found = simulate(Setting(workers=2, schedule="async", max_staleness=2, learn=1.0), steps, warm_up=0)
-    assert found.staleness_max > 2
-    assert found.dropped == pytest.approx(1 / 16)
+def test_turns_that_are_too_old_are_dropped_and_newer_ones_of_the_same_game_are_not():
+    # The second worker's game takes several updates; the first worker's games fill the steps meanwhile.
+    short = [(1.0,), (1.0,)]
+    setting = of(workers=2, schedule="async", max_staleness=2, learn=1.0)
+    for long, turns in (((12.0,), 1), ((10.0, 2.0), 2)):
+        found = simulate(setting, repeated(short, [(1.0,), long], short), 12, warm_up=0)
+        assert found.staleness_max > 2
+        assert found.dropped == pytest.approx(1 / (12 * 2 - 1 + turns))
+        assert found.turns == pytest.approx((12 * 2 - 2 + turns) / 12)
 
 
 def test_steps_ahead_are_those_of_the_cluster():
     for schedule in SCHEDULES:
         config = ClusterConfig(schedule=schedule, max_staleness=3)
-        assert Setting(workers=1, schedule=schedule, max_staleness=3, learn=1.0).steps_ahead == config.steps_ahead
+        assert of(schedule=schedule, max_staleness=3).steps_ahead == config.steps_ahead
 
 
 def test_too_few_steps_are_refused():
     with pytest.raises(ValueError, match="2 steps were given"):
-        simulate(Setting(workers=1, schedule="sync", learn=1.0), [[flat(1.0)]] * 2)
+        simulate(of(), repeated([(1.0,)]), 2)
 
 
 # Cases
 
 
-CASE = Case(shape=QWEN3_8B, device=H100, workers=4, workload=dataclasses.replace(UNEVEN, games=48), steps=6)
+CASE = Case(shape=QWEN3_8B, device=H100, workers=4, workload=dataclasses.replace(UNEVEN, games=48), steps=4)
 
 
 def test_a_case_is_reproducible_and_its_seed_matters():
-    first, again = CASE.balanced().run("sync"), CASE.balanced().run("sync")
+    first, again = CASE.balanced().run(), CASE.balanced().run()
     assert first == again
-    assert dataclasses.replace(CASE, seed=1).balanced().run("sync") != first
+    assert dataclasses.replace(CASE, seed=1).balanced().run() != first
 
 
 def test_the_learner_is_as_small_as_the_games_allow():
     balanced = CASE.balanced()
     assert balanced.learner_gpus >= least_learner_gpus(QWEN3_8B, H100)
-    assert CASE.learn(balanced.learner_gpus) <= CASE.play_share()
-    assert CASE.balanced(share=1e-9).learner_gpus == 1024
+    assert CASE.learn(balanced.learner_gpus) <= CASE.play_seconds()
+    assert CASE.balanced(seconds=1e-9).learner_gpus == 1024
 
 
 def test_larger_models_take_longer():
-    steps = [dataclasses.replace(CASE, shape=shape, learner_gpus=64).run("sync").step for shape in SHAPES]
+    steps = [dataclasses.replace(CASE, shape=shape, learner_gpus=64).run().step for shape in SHAPES]
     assert steps[:2] == sorted(steps[:2])
     assert min(steps[2:]) > max(steps[:2])  # 70B has twice the GPUs of 32B
 
 
 def test_taking_a_cost_away_never_hurts_sync_and_each_is_judged():
-    blamed = CASE.balanced().blame("sync")
+    blamed = CASE.balanced().blame()
     assert {cost for cost, _ in blamed} == set(COSTS)
     assert all(gain > 0.95 for _, gain in blamed)
     assert [gain for _, gain in blamed] == sorted((gain for _, gain in blamed), reverse=True)
 
 
-def test_joining_games_is_a_bound():
-    assert CASE.joined_play() < CASE.play_share()
-    even = dataclasses.replace(CASE, workload=dataclasses.replace(EVEN, games=48), chunks_per_worker=1)
-    assert even.joined_play() == pytest.approx(even.play_share(), rel=1e-6)
+def test_before_games_joined():
+    before = CASE.as_before()
+    assert (before.balanced().setting().way, before.chunks_per_worker) == ("chunks", 2)
+    assert before.balanced().run().step > 1.1 * CASE.balanced().run().step
+
+
+def test_workers_have_as_many_games_under_way_as_fit():
+    setting = dataclasses.replace(CASE, rows=5).balanced().setting()
+    assert (setting.engine.rows, setting.in_flight) == (5, 5)
 
 
 def test_where_scaling_ends_by_hand():
     case = dataclasses.replace(CASE, learner_gpus=0)
-    result = dataclasses.replace(CASE.balanced().run("sync"), step=1.0)
+    result = dataclasses.replace(CASE.balanced().run(), step=1.0)
 
     def at(workers, turns):
         return Point(
             case=dataclasses.replace(case, workers=workers),
-            schedule="sync",
             result=dataclasses.replace(result, turns=turns),
         )
 
@@ -340,12 +454,16 @@ def test_the_games_are_those_of_the_recipe():
     assert (workload.prompt, workload.reply, workload.budget, workload.epochs) == (kind.prompt, 2048, 4096, 2)
 
 
+TABLES = ("checks", "sweep", "joining", "sensitivity", "ends", "changes", "patience", "tails", "growing")
+
+
 def test_the_program_writes_its_tables_and_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
-    scaling.main(["--games", "8", "--workers", "1", "2", "--pictures", str(tmp_path)])
+    smaller = {"CHANGED_WORKERS": 2, "PATIENT_WORKERS": (2,), "ALLOWED": (1, 2), "TAIL_STEPS": 1, "GAMES_A_WORKER": 4}
+    for name, value in smaller.items():
+        monkeypatch.setattr(scaling, name, value)
+    scaling.main(["--games", "4", "--workers", "1", "2", "--pictures", str(tmp_path)])
     text = (tmp_path / "scaling.md").read_text()
-    assert [text.count(f"table {name}") for name in ("checks", "sweep", "ends", "changes", "tails", "growing")] == [
-        1
-    ] * 6
-    assert text.count("| 70B |") == 2 + 3 + 4
+    assert [text.count(f"table {name}") for name in TABLES] == [1] * len(TABLES)
+    assert text.count("| 70B |") == 2 + 1 + 4 + 4
     assert all((tmp_path / f"scaling_{name}.png").stat().st_size > 5000 for name in ("workers", "tails"))

@@ -7,9 +7,8 @@ import pytest
 
 from commands import spiral
 from spiral.evaluation import evaluate
-from spiral.evaluation.report import can_play
 from spiral.games import TERMINAL, Game, State, load_game
-from spiral.policies import check_scripted, is_scripted, scripted_policy, scripted_table
+from spiral.policies import can_play, check_scripted, is_scripted, scripted_policy, scripted_table
 from spiral.theory import expected_returns, exploitability, uniform_policy
 
 TICTACTOE = load_game("tictactoe")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from spiral.evaluation.statistics import (
     Estimate,
     Rate,
+    alike_interval,
     avg_at_k,
     bootstrap,
     bootstrap_weights,
@@ -115,6 +116,66 @@ def test_a_paired_difference_is_the_interval_of_the_differences():
 def test_no_difference():
     result = paired_difference([1, 0, 1], [1, 0, 1])
     assert (result.value, result.low, result.high, result.p_value) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "bound"),
+    # z^2 / (n + z^2) with z^2 = 3.841459: 3.841459 / 5.841459, / 13.841459, / 53.841459, / 403.841459.
+    [(2, 0.657620), (10, 0.277533), (50, 0.071348), (400, 0.009512)],
+)
+def test_pairs_that_all_agree_by_hand(pairs, bound):
+    right = [1.0, 0.0] * (pairs // 2)
+    result = paired_difference(right, right, largest=1)
+    assert (result.value, result.p_value, result.clusters) == (0, 1, pairs)
+    assert (result.low, result.high) == pytest.approx((-bound, bound), abs=1e-6)
+
+
+def test_pairs_that_all_differ_alike_by_hand():
+    # Ten pairs: up to 0.277533 of all may be others. 0.722467 x 1 -+ 0.277533, 0.722467 x 0.5 -+ 0.277533.
+    all_won = paired_difference([1] * 10, [0] * 10, largest=1)
+    assert (all_won.value, all_won.low, all_won.high) == pytest.approx((1, 0.444934, 1), abs=1e-6)
+    assert paired_difference([0] * 10, [1] * 10, largest=1).high == pytest.approx(-0.444934, abs=1e-6)
+    half = paired_difference([0.75] * 10, [0.25] * 10, largest=1)
+    assert (half.value, half.low, half.high) == pytest.approx((0.5, 0.083701, 0.638767), abs=1e-6)
+    # In other units: chips of which two can be won or lost.
+    chips = paired_difference([1.0] * 10, [0.0] * 10, largest=2)
+    assert (chips.low, chips.high) == pytest.approx((2 * 0.083701, 2 * 0.638767), abs=2e-6)
+
+
+def tango(ahead, behind, pairs, difference):
+    """The score statistic of Tango (1998): pairs ahead, pairs behind, and the difference that is tested."""
+    b = -ahead - behind + (2 * pairs - ahead + behind) * difference
+    c = -behind * difference * (1 - difference)
+    restricted = (math.sqrt(b**2 - 8 * pairs * c) - b) / (4 * pairs)
+    variance = pairs * (2 * restricted + difference * (1 - difference))
+    return (ahead - behind - pairs * difference) / math.sqrt(variance)
+
+
+@pytest.mark.parametrize("pairs", [2, 5, 30, 1000])
+def test_the_interval_of_pairs_that_are_alike_is_tangos(pairs):
+    none, all_ahead = alike_interval(0, pairs, 1), alike_interval(1, pairs, 1)
+    assert tango(0, 0, pairs, none.high) == pytest.approx(-1.959964)
+    assert none.low == -none.high
+    assert tango(pairs, 0, pairs, all_ahead.low) == pytest.approx(1.959964)
+
+
+@given(st.integers(2, 10_000), st.floats(-1, 1))
+def test_more_pairs_that_are_alike_say_more(pairs, difference):
+    fewer, more = alike_interval(difference, pairs, 1), alike_interval(difference, 2 * pairs, 1)
+    assert -1 <= fewer.low <= more.low <= difference <= more.high <= fewer.high <= 1
+    assert more.high - more.low < fewer.high - fewer.low
+
+
+def test_only_pairs_that_are_alike_have_that_interval():
+    a, b = [1, 1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0, 0]
+    assert paired_difference(a, b, largest=1) == paired_difference(a, b)
+    # Shares of three samples: the same differences up to rounding.
+    thirds = paired_difference([2 / 3, 1.0, 1 / 3, 1.0], [1 / 3, 2 / 3, 0.0, 2 / 3], largest=1)
+    alike = alike_interval(1 / 3, 4, 1)
+    assert (thirds.low, thirds.high) == pytest.approx((alike.low, alike.high))
+    # Two clusters of fifty agree: two things were seen, not a hundred.
+    names = ["x"] * 50 + ["y"] * 50
+    assert paired_difference([1] * 100, [1] * 100, clusters=names, largest=1).high == alike_interval(0, 2, 1).high
 
 
 def test_clusters_count_once():

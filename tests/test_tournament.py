@@ -290,12 +290,12 @@ def test_short_names(tmp_path):
 
 def test_files(tmp_path):
     players, directory = ("random", "equilibrium"), tmp_path / "out"
-    open_directory(directory)
     bench = Bench(seat_policy)
     ((_, pair, games),) = round_robin(players, [KUHN], bench, 10, seed=0)
-    save_games(directory, players, 0, pair, games)
     result = standings("kuhn_poker", players, [pair], seed=0)
-    values = save_standings(directory, result, players, bench.descriptions, {"faults": {}})
+    with open_directory(directory):
+        save_games(directory, players, 0, pair, games)
+        values = save_standings(directory, result, players, bench.descriptions, {"faults": {}})
     written = json.loads((directory / "tournament.json").read_text())
     assert written == {**written, **values}
     assert written["models"] == [{"name": "random"}, {"name": "equilibrium"}]
@@ -311,17 +311,20 @@ def test_files(tmp_path):
     header, row, _ = (line.split(",") for line in (directory / "ratings.csv").read_text().splitlines())
     assert dict(zip(header, row, strict=True))["elo"] == "0.0"
     assert (directory / "heatmap.png").read_bytes().startswith(b"\x89PNG")
-    open_directory(directory)
-    assert list((directory / "episodes").iterdir()) == []
+    with open_directory(directory):
+        assert list((directory / "episodes").iterdir()) == []
 
 
 def test_directories_that_cannot_be_used(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds a run"):
-        open_directory(tmp_path / "run")
+    with pytest.raises(ValueError, match="holds a run"), open_directory(tmp_path / "run"):
+        pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="choose another place with --out"):
-        open_directory(tmp_path / "file")
+    with pytest.raises(ValueError, match="choose another place with --out"), open_directory(tmp_path / "file"):
+        pass
+    out = tmp_path / "out"
+    with open_directory(out), pytest.raises(ValueError, match="is measuring into"), open_directory(out):
+        pass
 
 
 @pytest.mark.parametrize("count", [2, 12])

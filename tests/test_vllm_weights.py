@@ -17,7 +17,13 @@ pytestmark = with_vllm
 
 REQUESTS = requests_for(random_states(50, seed=4), seed=1)
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=40)
-KINDS = {"tied-bfloat16": (widened, "bfloat16"), "untied-float32": (lambda nano: untied(widened(nano)), "float32")}
+KINDS = {
+    "tied-bfloat16": (widened, "bfloat16", "compute"),
+    "tied-bfloat16-head": (widened, "bfloat16", "float32"),
+    "untied-bfloat16-head": (lambda nano: untied(widened(nano)), "bfloat16", "float32"),
+    "untied-float32": (lambda nano: untied(widened(nano)), "float32", "compute"),
+}
+"""How a model is made, in what it computes, and its head's precision."""
 
 
 def trained(model):
@@ -42,11 +48,12 @@ def spoken(replies):
 @pytest.fixture(scope="module", params=KINDS, ids=list(KINDS))
 def updated(request, nano, tmp_path_factory):
     """The old and the new model, an engine that was given the new one, and what it said before and after."""
-    build, compute = KINDS[request.param]
+    build, compute, head = KINDS[request.param]
     old = build(nano.model)
     new = trained(old)
     exported = save(new, nano.tokenizer, tmp_path_factory.mktemp("new"))
-    policy = new_engine(save(old, nano.tokenizer, tmp_path_factory.mktemp("old")), nano.tokenizer, compute=compute)
+    first = save(old, nano.tokenizer, tmp_path_factory.mktemp("old"))
+    policy = new_engine(first, nano.tokenizer, compute=compute, head=head)
     with contextlib.closing(policy):
         before = ask(policy)
         given = copy.deepcopy(new)
@@ -54,12 +61,13 @@ def updated(request, nano, tmp_path_factory):
         with torch.no_grad():
             for parameter in given.parameters():
                 parameter.zero_()  # what the learner does next must not reach the engine
-        yield {"policy": policy, "new": new, "exported": exported, "compute": compute, "before": before}
+        yield {"policy": policy, "new": new, "exported": exported, "precision": (compute, head), "before": before}
 
 
 def test_an_updated_engine_says_what_a_fresh_one_says(updated, nano):
     after = ask(updated["policy"])
-    with contextlib.closing(new_engine(updated["exported"], nano.tokenizer, compute=updated["compute"])) as fresh:
+    compute, head = updated["precision"]
+    with contextlib.closing(new_engine(updated["exported"], nano.tokenizer, compute=compute, head=head)) as fresh:
         expected = ask(fresh)
         fresh.sampling = GREEDY
         greedy = ask(fresh)
@@ -67,7 +75,7 @@ def test_an_updated_engine_says_what_a_fresh_one_says(updated, nano):
     assert spoken(after) == spoken(expected)
     assert {reply.generation.policy_version for reply in after} == {7}
     assert {reply.generation.policy_version for reply in updated["before"]} == {0}
-    if updated["compute"] == "float32":
+    if compute == "float32":
         assert greedy_tokens_agree(updated["exported"], greedy)
     changed = sum(spoken(after)[key] != said for key, said in spoken(updated["before"]).items())
     assert changed == len(REQUESTS)
@@ -84,7 +92,7 @@ def greedy_tokens_agree(directory, replies):
 def test_an_updated_engine_has_the_log_probabilities_of_the_new_model(updated):
     replies = ask(updated["policy"])
     said, expected = reported_logprobs(replies), plain_logprobs(updated["new"], replies, updated["policy"].sampling)
-    if updated["compute"] == "float32":
+    if updated["precision"][0] == "float32":
         assert said == pytest.approx(expected, abs=1e-4)
     else:
         assert np.mean(np.abs(said - expected)) < 2e-2
@@ -98,7 +106,7 @@ def test_weights_may_change_again_and_again(updated):
     policy.load_weights(doubled.items(), version=8)
     assert spoken(ask(policy)) != said
     policy.load_weights(((name, value.bfloat16()) for name, value in new.named_parameters()), version=9)
-    if updated["compute"] == "bfloat16":
+    if updated["precision"][0] == "bfloat16":
         assert spoken(ask(policy)) == said
     policy.load_weights(new.named_parameters(), version=7)
     assert spoken(ask(policy)) == said

@@ -11,6 +11,7 @@ import torch
 
 from spiral.policies import SamplingConfig
 from spiral.policies.engines import EngineConfig
+from spiral.policies.head import output_head
 from spiral.policies.sampling import sampling_logprobs
 from spiral.policies.vllm import VllmPolicy
 from spiral.text import ChatCodec, PromptConfig
@@ -70,21 +71,23 @@ def save(model, tokenizer, directory):
     return str(directory)
 
 
-def new_engine(directory, tokenizer, *, compute="float32", prompt=None, budget=40, **engine):
+def new_engine(directory, tokenizer, *, compute="float32", head="compute", prompt=None, budget=40, **engine):
     """A `VllmPolicy` with room for the small models of tests, asked to think."""
     codec = ChatCodec(tokenizer, prompt or PromptConfig(observation="compact", thinking=True))
     config = EngineConfig(kind="vllm", memory_share=0.05, max_rows=64, **engine)
-    return VllmPolicy(str(directory), codec, SamplingConfig(max_new_tokens=budget), config=config, compute=compute)
+    sampling = SamplingConfig(max_new_tokens=budget)
+    return VllmPolicy(str(directory), codec, sampling, config=config, compute=compute, head=head)
 
 
 @torch.no_grad()
-def plain_logprobs(model, replies, sampling):
+def plain_logprobs(model, replies, sampling, head="compute"):
     """[tokens] of all replies in order: what one forward pass over prompt and reply says, without any cache."""
     scores = []
     for reply in replies:
         prompt, sampled = reply.prompt_ids, torch.from_numpy(reply.generation.token_ids)
         ids = torch.cat([torch.from_numpy(prompt), sampled])[None]
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1]
+        logits = output_head(model, head)(hidden)
         scores.append(sampling_logprobs(logits, sampling).gather(-1, sampled[:, None]).squeeze(-1).numpy())
     return np.concatenate(scores)
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from spiral.config import Section
 
 Schedule = Literal["sync", "overlap", "async"]
-Publish = Literal["auto", "object_store", "broadcast"]
+Publish = Literal["auto", "object_store", "broadcast", "ipc"]
 
 
 class ClusterConfig(Section):
@@ -27,13 +27,15 @@ class ClusterConfig(Section):
     )
     publish: Publish = Field(
         "auto",
-        description="How weights travel: 'object_store', 'broadcast', or 'auto', which broadcasts between GPUs.",
+        description="How weights travel: 'object_store', 'broadcast', 'ipc' (in the learner's memory), or 'auto'.",
     )
     address: str = Field(
         "local", description="'local' starts a Ray on this machine and ends it; 'auto' or 'host:port' joins one."
     )
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray sets aside for a rollout worker; its threads.")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray sets aside for a rollout worker.")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs of a worker, and its threads.")
+    gpus_per_worker: float = Field(
+        0.0, ge=0, description="GPUs of a rollout worker; less than 1: it shares the GPU of the learner of its number."
+    )
     worker_seconds: float = Field(
         600.0, gt=0, description="A rollout worker that has games and gives none back for so long is replaced."
     )
@@ -54,6 +56,11 @@ class ClusterConfig(Section):
                 " 0; expected at least 1"
             )
         return self
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether rollout workers play on the GPUs of the learner's workers, where there are GPUs."""
+        return self.rollout_workers > 0 and 0 < self.gpus_per_worker < 1
 
     @property
     def steps_ahead(self) -> int:

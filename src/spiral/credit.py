@@ -7,8 +7,9 @@ seat, an exponential moving average of the returns seen there:
     b <- decay * b + (1 - decay) * R
 
 Every turn of that seat gets the same A. The two seats of a game may have different chances (the first to move in
-tic-tac-toe, the second to act in Kuhn poker); a shared baseline would pay a seat for its chair. Baselines are
-explicit state: they are saved with a checkpoint.
+tic-tac-toe, the second to act in Kuhn poker); a shared baseline would pay a seat for its chair. So it is with games
+against somebody else, where one seat learns: they have baselines of their own for every opponent, under
+`Episode.matchup`, and the other seat has none. Baselines are explicit state: they are saved with a checkpoint.
 
 An estimator is a function `(episodes, baselines) -> one (advantage, advantage) per episode`. A recipe names a
 built-in one or any other as "module:function". A game that was not played has no return to learn from: its
@@ -41,7 +42,7 @@ class CreditConfig(Section):
 
 
 class RoleBaselines:
-    """One moving average of returns for every (game, seat), starting at zero."""
+    """One moving average of returns for every (game, seat), starting at zero; `game` is an `Episode.matchup`."""
 
     def __init__(self, decay: float = 0.95) -> None:
         """Raises `ValueError` unless 0 <= decay < 1."""
@@ -81,17 +82,9 @@ def role_conditioned_advantages(episodes: Sequence[Episode], baselines: RoleBase
     """RAE: `(A of seat 0, A of seat 1)` for every episode, in order; updates the baselines episode by episode."""
     advantages: Advantages = []
     for episode in episodes:
-        if not _has_result(episode):
-            advantages.append((0.0, 0.0))
-            continue
-        advantages.append(
-            (
-                episode.returns[0] - baselines.value(episode.game, 0),
-                episode.returns[1] - baselines.value(episode.game, 1),
-            )
-        )
-        for seat, value in enumerate(episode.returns):
-            baselines.update(episode.game, seat, value)
+        game = episode.matchup
+        advantages.append(_less(episode, {seat: baselines.value(game, seat) for seat in (0, 1)}))
+        _follow(baselines, episode)
     return advantages
 
 
@@ -99,24 +92,33 @@ def batch_mean_advantages(episodes: Sequence[Episode], baselines: RoleBaselines)
     """The return minus the mean return of the same game and seat in this batch; the baselines follow along."""
     totals: dict[tuple[str, int], list[float]] = {}
     for episode in filter(_has_result, episodes):
-        for seat, value in enumerate(episode.returns):
-            totals.setdefault((episode.game, seat), []).append(value)
-            baselines.update(episode.game, seat, value)
+        for seat in episode.learning_seats:
+            totals.setdefault((episode.matchup, seat), []).append(episode.returns[seat])
+        _follow(baselines, episode)
     mean = {key: sum(values) / len(values) for key, values in totals.items()}
-    return [
-        (episode.returns[0] - mean[episode.game, 0], episode.returns[1] - mean[episode.game, 1])
-        if _has_result(episode)
-        else (0.0, 0.0)
-        for episode in episodes
-    ]
+    return [_less(episode, {seat: mean.get((episode.matchup, seat), 0.0) for seat in (0, 1)}) for episode in episodes]
 
 
 def plain_returns(episodes: Sequence[Episode], baselines: RoleBaselines) -> Advantages:
     """No baseline: the advantage is the return. The setting in which the paper sees thinking collapse."""
-    for episode in filter(_has_result, episodes):
-        for seat, value in enumerate(episode.returns):
-            baselines.update(episode.game, seat, value)
-    return [episode.returns for episode in episodes]
+    for episode in episodes:
+        _follow(baselines, episode)
+    return [_less(episode, {0: 0.0, 1: 0.0}) for episode in episodes]
+
+
+def _less(episode: Episode, baseline: Mapping[int, float]) -> tuple[float, float]:
+    """The returns less a baseline; nothing for a seat that does not learn, and for games without a result."""
+    first, second = (
+        episode.returns[seat] - baseline[seat] if _has_result(episode) and seat in episode.learning_seats else 0.0
+        for seat in (0, 1)
+    )
+    return first, second
+
+
+def _follow(baselines: RoleBaselines, episode: Episode) -> None:
+    """Moves the baselines of the seats that learn."""
+    for seat in episode.learning_seats if _has_result(episode) else ():
+        baselines.update(episode.matchup, seat, episode.returns[seat])
 
 
 def _has_result(episode: Episode) -> bool:

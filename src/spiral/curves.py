@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from spiral.display import trained_games
+from spiral.display import trained_seats
 from spiral.evaluation import Report
 from spiral.files import write_atomically
 from spiral.run_directory import read_metrics, read_reports
@@ -32,8 +32,8 @@ def draw_learning_curve(run: Path) -> Path:
     figure.suptitle(run.resolve().name)
     _win_or_draw(axes[0, 0], reports)
     _exploitability(axes[0, 1], reports)
-    games = trained_games(rows[-1]) if rows else []
-    seats = [(f"{game} seat {seat}", f"{game}/{{}}_seat_{seat}") for game in games for seat in (0, 1)]
+    games = trained_seats(rows[-1]) if rows else {}
+    seats = [(f"{game} seat {seat}", f"{game}/{{}}_seat_{seat}") for game, own in games.items() for seat in own]
     _lines(axes[0, 2], rows, "return in self-play", [(label, key.format("return")) for label, key in seats])
     _lines(axes[1, 0], rows, "illegal share of moves", [(label, key.format("illegal")) for label, key in seats])
     _lines(axes[1, 1], rows, "reply tokens", [(label, key.format("response_length")) for label, key in seats])

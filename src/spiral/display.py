@@ -172,18 +172,23 @@ class LiveDisplay:
         return Group(*parts)
 
 
-def trained_games(metrics: Metrics) -> list[str]:
-    """The games whose results are among the metrics."""
-    return [key.removesuffix("/return_seat_0") for key in metrics if key.endswith("/return_seat_0")]
+def trained_seats(metrics: Metrics) -> dict[str, list[int]]:
+    """The games whose results are among the metrics, and in which seats the policy learned."""
+    seats: dict[str, list[int]] = {}
+    for key in metrics:
+        game, _, seat = key.rpartition("/return_seat_")
+        if game:
+            seats.setdefault(game, []).append(int(seat))
+    return seats
 
 
 def seat_table(metrics: Metrics) -> Table:
     """Results of the step for each game and seat."""
     table = plain_table("game", "seat", "return", "wins", "draws", "illegal", "reply tokens", numbers_from=2)
-    for game in trained_games(metrics):
-        for seat in (0, 1):
+    for game, seats in trained_seats(metrics).items():
+        for seat in seats:
             table.add_row(
-                game if seat == 0 else "",
+                game if seat == seats[0] else "",
                 str(seat),
                 f"{metrics[f'{game}/return_seat_{seat}']:+.2f}",
                 f"{metrics[f'{game}/win_seat_{seat}']:.0%}",
@@ -260,13 +265,13 @@ def evaluation_figures(metrics: Metrics) -> list[str]:
 def plain_line(step: int, metrics: Metrics, pace: Pace) -> str:
     """A step on one line."""
     parts = [_progress(step, metrics, pace)]
-    for game in trained_games(metrics):
+    for game, own in trained_seats(metrics).items():
         seats = [
             f"seat {seat} return {metrics[f'{game}/return_seat_{seat}']:+.2f}"
             f" wins {metrics[f'{game}/win_seat_{seat}']:.0%}"
             f" illegal {metrics[f'{game}/illegal_seat_{seat}']:.0%}"
             f" tokens {metrics[f'{game}/response_length_seat_{seat}']:.0f}"
-            for seat in (0, 1)
+            for seat in own
         ]
         parts.append(f"{game}: {', '.join(seats)}")
     return "  ".join([*parts, *learning_figures(metrics), *cluster_figures(metrics)])

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import json
 import os
+import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any
+
+UNLOCKABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What file systems say that know no locks."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -18,6 +26,62 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line, all of them or none."""
+    text = "".join(json_line(record) for record in records)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of a JSONL file."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file `path` for the time of a `with` block; the system lets go of it when the process dies.
+
+    Raises `BlockingIOError` that says who holds it, where another has it. The file stays behind: removing it would let
+    two hold locks on two files of the same name. Where the platform or the file system knows no locks nothing is held.
+    """
+    with path.open("a+", encoding="utf-8") as file:
+        if not _lock(file):
+            file.seek(0)
+            raise BlockingIOError(errno.EWOULDBLOCK, file.read().strip() or "another process", str(path))
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+            _unlock(file)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Whether the lock was free, or there is no such thing here."""
+    try:
+        import fcntl  # of Unix only
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in UNLOCKABLE:
+            raise
+    return True
+
+
+def _unlock(file: IO[str]) -> None:
+    """Lets go even where a forked child still has the file open."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl  # of Unix only
+
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def write_directory_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -120,7 +120,8 @@ def resume(path: Path, steps: int | None = None, cluster: ClusterConfig | None =
     if steps is not None:
         recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": steps})})
     if cluster is not None:
-        recipe = recipe.model_copy(update={"cluster": cluster})
+        hardware = recipe.hardware.model_copy(update={"devices": cluster.learner_workers})
+        recipe = recipe.model_copy(update={"cluster": cluster, "hardware": hardware})
     run = assemble(recipe, path, checkpoint)
     with _closed_on_error(run):
         run.directory.take_back(run.learner.version)

@@ -11,7 +11,6 @@ from spiral.evaluation import Report
 from spiral.learner.checkpoint import load_checkpoint, save_checkpoint
 from spiral.learner.learner import Learner
 from spiral.measures import Metrics
-from spiral.policies import Policy
 from spiral.policies.engines import make_policy
 from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import LanguageModel, load_language_model, model_directory
@@ -19,6 +18,7 @@ from spiral.recipe import Recipe
 from spiral.records import Episode
 from spiral.run_directory import RunDirectory
 from spiral.run_evaluation import evaluate_run, sample_game
+from spiral.seating import Opponents
 from spiral.selfplay import SelfPlay, check_prompts
 from spiral.text import ChatCodec
 
@@ -34,8 +34,8 @@ class LocalRun:
     learner: Learner
     baselines: RoleBaselines
     collector: SelfPlay
-    opponents: dict[str, Policy] = dataclasses.field(default_factory=dict)
-    """Models and endpoints that the policy is measured against."""
+    opponents: Opponents
+    """Those whom the policy plays against and is measured against."""
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`."""
@@ -81,7 +81,15 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         recipe = recipe.model_copy(update={"prompt": loaded.prompt})
     codec = ChatCodec(loaded.tokenizer, recipe.prompt)
     directory = model_directory(source.path)
-    policy = make_policy(recipe.engine, loaded, directory, codec, recipe.sampling, compute=recipe.model.compute)
+    policy = make_policy(
+        recipe.engine,
+        loaded,
+        directory,
+        codec,
+        recipe.sampling,
+        compute=recipe.model.compute,
+        head=recipe.model.head,
+    )
     shared = getattr(policy, "model", None) is loaded.model
     learner = Learner(
         copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model,
@@ -91,6 +99,7 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         total_steps=recipe.run.steps,
         seed=recipe.run.seed,
         compute=recipe.model.compute,
+        head=recipe.model.head,
         compiled=recipe.model.compile,
         lora=recipe.lora,
     )
@@ -99,6 +108,7 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         state = load_checkpoint(checkpoint, learner)
         baselines.load_state_dict(state["baselines"])
         policy.load_weights(learner.weights(), learner.version)
+    opponents = Opponents(recipe.model.device)
     return LocalRun(
         recipe=recipe,
         directory=RunDirectory(path),
@@ -106,5 +116,6 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         policy=policy,
         learner=learner,
         baselines=baselines,
-        collector=SelfPlay(policy, recipe.selfplay, recipe.run.seed),
+        collector=SelfPlay(policy, recipe.selfplay, recipe.run.seed, seat=opponents, sleep=recipe.engine.sleep),
+        opponents=opponents,
     )

@@ -1,5 +1,8 @@
 """What is measured of a step's episodes: results and illegal moves per game and seat, lengths, speed.
 
+Games against somebody else are kept apart from those of the policy against itself (`Episode.matchup`), and of the other
+one's turns nothing is counted.
+
 Each seat is watched on its own: a seat that always loses has a baseline that follows, no advantage, and learns
 nothing while the averages still look well. `thinking` metrics tell thinking collapse from learning.
 """
@@ -21,7 +24,7 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
     Games that could not be played are left out.
     """
     episodes = [episode for episode in episodes if episode.outcome != "not_played"]
-    turns = [turn for episode in episodes for turn in episode.turns]
+    turns = [turn for episode in episodes for turn in episode.turns if turn.player in episode.learning_seats]
     generations = _generations(turns)
     lengths = [len(generation.token_ids) for generation in generations]
     seconds = sum(times.values())
@@ -38,8 +41,8 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
         "rollout/truncated_games": _share(episodes, lambda episode: episode.outcome == "truncated"),
     }
     metrics.update(_thinking_metrics(generations))
-    for game in sorted({episode.game for episode in episodes}):
-        metrics.update(_game_metrics(game, [episode for episode in episodes if episode.game == game]))
+    for game in sorted({episode.matchup for episode in episodes}):
+        metrics.update(_game_metrics(game, [episode for episode in episodes if episode.matchup == game]))
     metrics.update(times)
     metrics["time/step_s"] = seconds
     metrics["time/games_per_s"] = len(episodes) / max(seconds, 1e-9)
@@ -59,13 +62,16 @@ def _thinking_metrics(generations: Sequence[Generation]) -> Metrics:
 
 
 def _game_metrics(game: str, episodes: Sequence[Episode]) -> Metrics:
-    """Return, wins, illegal moves and response length of each seat of one game."""
+    """Return, wins, illegal moves and response length of each seat that learned in one kind of game."""
     metrics: Metrics = {f"{game}/turns": sum(len(episode.turns) for episode in episodes) / len(episodes)}
     for seat in (0, 1):
-        turns = [turn for episode in episodes for turn in episode.turns if turn.player == seat]
+        own = [episode for episode in episodes if seat in episode.learning_seats]
+        if not own:
+            continue
+        turns = [turn for episode in own for turn in episode.turns if turn.player == seat]
         generations = _generations(turns)
-        metrics[f"{game}/return_seat_{seat}"] = sum(episode.returns[seat] for episode in episodes) / len(episodes)
-        metrics[f"{game}/win_seat_{seat}"] = sum(e.returns[seat] > 0 for e in episodes) / len(episodes)
+        metrics[f"{game}/return_seat_{seat}"] = sum(episode.returns[seat] for episode in own) / len(own)
+        metrics[f"{game}/win_seat_{seat}"] = sum(e.returns[seat] > 0 for e in own) / len(own)
         metrics[f"{game}/illegal_seat_{seat}"] = _share(turns, lambda turn: turn.action is None)
         metrics[f"{game}/response_length_seat_{seat}"] = _mean([len(g.token_ids) for g in generations])
         metrics[f"{game}/thinking_length_seat_{seat}"] = _mean([g.thinking_tokens for g in generations])

@@ -31,7 +31,7 @@ from spiral.policies import SamplingConfig
 from spiral.policies.engines import EngineConfig, resolved
 from spiral.policies.loading import ModelConfig
 from spiral.recipes import DIRECTORY, recipe_files
-from spiral.rollout import SelfPlayConfig
+from spiral.rollout import MIRROR, SelfPlayConfig
 from spiral.seating import check_player
 from spiral.text import PromptConfig
 from spiral.train import RunConfig
@@ -118,9 +118,11 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
                 f" which are {', '.join(weights)}, and numbers of at least 0"
             )
     _check_sampling(recipe, source)
+    _check_sleep(recipe, source)
     recipe = _with_devices(recipe, source)
     for game in [*weights, *recipe.evaluation.games]:
         load_game(game)
+    _check_opponents(recipe.selfplay, source)
     _check_evaluation(recipe.evaluation, source)
     for task in recipe.benchmark.tasks:
         try:
@@ -147,6 +149,15 @@ def _check_sampling(recipe: Recipe, source: str) -> None:
         )
 
 
+def _check_sleep(recipe: Recipe, source: str) -> None:
+    """Engines can sleep only where they have nothing to do while the learner learns."""
+    if recipe.engine.sleep and recipe.cluster.rollout_workers and recipe.cluster.schedule != "sync":
+        raise ValueError(
+            f"{source}: engine.sleep is set and cluster.schedule is {recipe.cluster.schedule!r}, in which engines have"
+            " games while the learner learns; set cluster.schedule to 'sync' or engine.sleep to false"
+        )
+
+
 def _with_devices(recipe: Recipe, source: str) -> Recipe:
     """A learner of several processes has a device for each."""
     workers, devices = recipe.cluster.learner_workers, recipe.hardware.devices
@@ -162,6 +173,23 @@ def _with_devices(recipe: Recipe, source: str) -> Recipe:
             f"{source}: cluster.learner_workers is {workers} and hardware.devices is {devices}; expected the same"
         )
     return recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"devices": workers})})
+
+
+def _check_opponents(config: SelfPlayConfig, source: str) -> None:
+    """Who sits opposite in training."""
+    if min(config.opponents.values()) < 0:
+        raise ValueError(f"{source}: selfplay.opponents got weights {config.opponents}; expected none below zero")
+    for name in config.opponents:
+        try:
+            if name != MIRROR:
+                check_player(name)
+        except ValueError as error:
+            raise ValueError(f"{source}: selfplay.opponents: {error}") from error
+    for spec in config.games:
+        try:
+            config.opponents_of(load_game(spec))
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
 
 
 def _check_estimator(name: str, source: str) -> None:

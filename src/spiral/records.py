@@ -82,6 +82,18 @@ class Episode:
     """Why a game was not played; empty for every other."""
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def matchup(self) -> str:
+        """The games that this one is compared with: the game's spec, and where one seat learns, who sat opposite."""
+        opposite = [seat.policy for seat in self.seats if not seat.trainable]
+        return f"{self.game} against {opposite[0]}" if len(opposite) == 1 else self.game
+
+    @property
+    def learning_seats(self) -> tuple[int, ...]:
+        """The seats whose returns count: the one that learns where one does, else both."""
+        learning = tuple(seat for seat in (0, 1) if self.seats[seat].trainable)
+        return learning if len(learning) == 1 else (0, 1)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:

@@ -17,10 +17,12 @@ from pydantic import Field
 
 from spiral.config import Section
 from spiral.games import Game, State
-from spiral.policies import Policy, TurnReply, TurnRequest
+from spiral.policies import Policy, TurnReply, TurnRequest, able_opponents
 from spiral.records import Episode, Outcome, Seat, Turn
 from spiral.seeds import derive_seed
 
+MIRROR = "mirror"
+"""The opponent that is the policy itself."""
 ILLEGAL_MOVE_RETURN = -1.5
 ILLEGAL_MOVE_RETURN_OTHER = 0.5
 
@@ -37,9 +39,28 @@ class SelfPlayConfig(Section):
     opening_plies: dict[str, int] = Field(
         {}, description="Game to plies: half of its games open with up to so many random moves, paid to nobody."
     )
+    opponents: dict[str, float] = Field(
+        {"mirror": 1.0},
+        min_length=1,
+        description="Who sits opposite, to weight: 'mirror' is the policy itself, others as for `spiral evaluate`.",
+    )
     reward: Literal["returns", "sign"] = Field(
         "returns", description="Pay the game's own returns, or only their sign. Illegal moves cost 1.5 either way."
     )
+
+    def opponents_of(self, game: Game) -> dict[str, float]:
+        """The weights of the opponents that can play a game; minimax, for one, cannot play poker.
+
+        Raises `ValueError` when there are none.
+        """
+        able = {MIRROR, *able_opponents([name for name in self.opponents if name != MIRROR], game)}
+        weights = {name: weight for name, weight in self.opponents.items() if name in able and weight > 0}
+        if not weights:
+            raise ValueError(
+                f"selfplay.opponents got {self.opponents}, none of which plays {game.spec}; expected another one,"
+                f" such as {MIRROR!r} or 'random'"
+            )
+        return weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,6 +185,9 @@ def play(matches: Iterable[Match], in_flight: int = 256) -> list[Episode]:
 def play_as_completed(matches: Iterable[Match], in_flight: int = 256) -> Iterator[tuple[int, Episode]]:
     """Plays every match, at most `in_flight` at once; yields `(index of the match, episode)` as games end.
 
+    `matches` is asked for another one whenever there is room, also after it had none left: it may be an iterator that
+    comes to have more while games are under way.
+
     Whoever stops early, or is stopped by an error, leaves no turn behind in a policy. One policy serves one call at a
     time.
     """
@@ -181,18 +205,16 @@ def _play(
     waiting: Iterator[tuple[int, Match]], in_flight: int, tables: dict[int, _Table], policies: dict[int, Policy]
 ) -> Iterator[tuple[int, Episode]]:
     """The loop. `tables` holds the games under way and `policies` everyone who has been asked."""
-    more = True
-    while more or tables:
+    while True:
         asked: dict[int, list[TurnRequest]] = {}
-        while more and len(tables) < in_flight:
-            index, match = next(waiting, (None, None))
-            if index is None or match is None:
-                more = False
-                break
+        while len(tables) < in_flight and (following := next(waiting, None)) is not None:
+            index, match = following
             tables[index] = _Table(match)
             for policy in match.policies:
                 policies[id(policy)] = policy
             _ask(tables[index], index, asked)
+        if not tables:
+            return
         _submit(asked, policies)
         replied = False
         for policy in list(policies.values()):
@@ -206,7 +228,7 @@ def _play(
                 else:
                     _ask(table, reply.key, asked)
             _submit(asked, policies)
-        if tables and not replied:
+        if not replied:
             names = ", ".join(policy.name for policy in policies.values())
             raise RuntimeError(f"{len(tables)} games wait for a reply, but no policy ({names}) has one pending")
 

@@ -6,13 +6,13 @@ import dataclasses
 from pathlib import Path
 
 from spiral.evaluation import Report, measure, measure_benchmarks
-from spiral.games import Game, load_game
-from spiral.policies import Policy, is_scripted, scripted_policy
+from spiral.games import load_game
+from spiral.policies import Policy
 from spiral.policies.language import LanguagePolicy
 from spiral.recipe import Recipe
 from spiral.records import Episode
 from spiral.rollout import Match, play
-from spiral.seating import SeatOptions, seat_policy
+from spiral.seating import Opponents
 
 
 def due(step: int, every: int) -> bool:
@@ -26,7 +26,7 @@ def measured_at(recipe: Recipe, step: int) -> bool:
 
 
 def evaluate_run(
-    policy: LanguagePolicy, recipe: Recipe, step: int, records: Path, opponents: dict[str, Policy] | None = None
+    policy: LanguagePolicy, recipe: Recipe, step: int, records: Path, opponents: Opponents | None = None
 ) -> Report:
     """Measures what is due after `step`; keeps what the figures were computed from in the directory `records`.
 
@@ -34,20 +34,12 @@ def evaluate_run(
     """
     config, benchmark = recipe.evaluation, recipe.benchmark
     ends = step in (0, recipe.run.steps)
-    known = {} if opponents is None else opponents
-
-    def seat(name: str, game: Game) -> Policy:
-        if is_scripted(name):
-            return scripted_policy(name, game)
-        if name not in known:
-            known[name] = seat_policy(name, game, SeatOptions(device=recipe.model.device))
-        return known[name]
-
     report = Report()
     if ends or due(step, config.every):
         sampling = policy.sampling.model_copy(update={"temperature": config.temperature, "top_p": config.top_p})
         episodes = config.episodes if ends else config.episodes_between
         with policy.sampled_with(sampling):
+            seat = opponents or Opponents(recipe.model.device)
             report = measure(policy, config, episodes, seat=seat, records=records)
     if ends or due(step, benchmark.every):
         report = dataclasses.replace(report, benchmarks=measure_benchmarks(policy, benchmark, records))

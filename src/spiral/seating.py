@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, get_args
 
 import torch
-from pydantic import ValidationError
 
-from spiral.config import Section
+from spiral.config import Kind, checked
 from spiral.evaluation.config import EvaluationConfig
 from spiral.games import Game
 from spiral.learner.checkpoint import MANIFEST, STATE, verify_checkpoint
@@ -40,8 +38,6 @@ from spiral.policies.loading import LanguageModel, ModelConfig, load_language_mo
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
 from spiral.text import ChatCodec, PromptConfig
 from spiral.theory import TabularPolicy
-
-Kind = TypeVar("Kind", bound=Section)
 
 KINDS = (
     f"a name that `spiral models` lists (nano, {', '.join(FETCHABLE)}), a run or checkpoint directory,"
@@ -67,6 +63,23 @@ class SeatOptions:
 DEFAULTS = SeatOptions()
 
 
+class Opponents:
+    """Those who sit opposite in training and its measurements; a model or an endpoint is made once for all games."""
+
+    def __init__(self, device: str = "auto") -> None:
+        """`device` is where models run."""
+        self._options = SeatOptions(device=device)
+        self._known: dict[str, Policy] = {}
+
+    def __call__(self, name: str, game: Game) -> Policy:
+        """Who plays `game` under a name. Raises `ValueError` when there is nobody."""
+        if is_scripted(name):
+            return scripted_policy(name, game)
+        if name not in self._known:
+            self._known[name] = seat_policy(name, game, self._options)
+        return self._known[name]
+
+
 def seat_policy(name: str, game: Game, options: SeatOptions = DEFAULTS) -> Policy:
     """The policy that MODEL `name` stands for in `game`. Raises `ValueError` when there is none."""
     if is_scripted(name):
@@ -79,7 +92,7 @@ def _endpoint_policy(name: str, options: SeatOptions) -> EndpointPolicy:
     config = load_endpoint(name.removeprefix(ENDPOINT))
     config = with_options(config, options, ("temperature", "top_p", "max_new_tokens"))
     prompt = with_options(config.prompt, options, ("template", "observation", "thinking"))
-    return EndpointPolicy(_section(EndpointConfig, {**config.model_dump(), "prompt": prompt.model_dump()}), name=name)
+    return EndpointPolicy(checked(EndpointConfig, {**config.model_dump(), "prompt": prompt.model_dump()}), name=name)
 
 
 def exploitable_policy(name: str, game: Game, options: SeatOptions = DEFAULTS) -> LanguagePolicy | TabularPolicy:
@@ -95,14 +108,30 @@ def is_language_model(name: str) -> bool:
 def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
     """A language model that plays under the name it was asked for by."""
     check_model(name)
-    where = _section(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
-    engine = resolved(_section(EngineConfig, {"kind": options.engine}))
+    where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
+    engine = _engine(options.engine)
     loaded = load_language_model(where, weights=engine.kind == "transformers")
     codec = ChatCodec(loaded.tokenizer, _prompt(name, loaded, options))
     sampling = with_options(_run_sampling(name), options, ("temperature", "top_p", "max_new_tokens"))
     return make_policy(
-        engine, loaded, model_directory(name), codec, sampling, compute=options.compute, name=name, shared=False
+        engine,
+        loaded,
+        model_directory(name),
+        codec,
+        sampling,
+        compute=where.compute,
+        head=where.head,
+        name=name,
+        shared=False,
     )
+
+
+def _engine(name: str) -> EngineConfig:
+    """The engine that `--engine` names."""
+    *most, last = get_args(EngineConfig.model_fields["kind"].annotation)
+    if name not in (*most, last):
+        raise ValueError(f"--engine: got {name!r}; expected {', '.join(most)} or {last}")
+    return resolved(checked(EngineConfig, {"kind": name}))
 
 
 def check_player(name: str) -> None:
@@ -213,7 +242,7 @@ def _run_sampling(name: str) -> SamplingConfig:
     config = _run_config(name)
     evaluation = config.get("evaluation", {})
     measured = {key: evaluation[key] for key in ("temperature", "top_p") if key in evaluation}
-    return _section(SamplingConfig, {**config.get("sampling", {}), **measured})
+    return checked(SamplingConfig, {**config.get("sampling", {}), **measured})
 
 
 def run_games(name: str) -> list[str]:
@@ -226,7 +255,7 @@ def run_games(name: str) -> list[str]:
 def run_evaluation(name: str) -> EvaluationConfig | None:
     """What the run that a model comes from measures itself on; None when it comes from no run."""
     config = _run_config(name) if is_language_model(name) else {}
-    return _section(EvaluationConfig, config["evaluation"]) if "evaluation" in config else None
+    return checked(EvaluationConfig, config["evaluation"]) if "evaluation" in config else None
 
 
 def _run_config(name: str) -> dict[str, Any]:
@@ -244,14 +273,4 @@ def _run_config(name: str) -> dict[str, Any]:
 def with_options(section: Kind, options: SeatOptions, fields: tuple[str, ...]) -> Kind:
     """The section with every option that was given in its place, checked."""
     given = {field: getattr(options, field) for field in fields if getattr(options, field) is not None}
-    return _section(type(section), {**section.model_dump(), **given})
-
-
-def _section(kind: type[Kind], values: Mapping[str, object]) -> Kind:
-    """A checked configuration section. Raises `ValueError` that names the option."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        option = "-".join(str(part) for part in fault["loc"]).replace("_", "-")
-        raise ValueError(f"{option}: got {fault['input']!r}; {fault['msg']}") from error
+    return checked(type(section), {**section.model_dump(), **given})

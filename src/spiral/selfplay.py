@@ -1,24 +1,32 @@
 """Self-play: one shared policy in both seats, and the games of each training step.
 
-What is played at a step is a pure function of the seed and the step, so that a resumed run, or another worker,
-plays the same games.
+A share of the games can be given to other opponents (`selfplay.opponents`): then the policy learns from one seat, by
+turns from either. What is played at a step is a pure function of the seed and the step, so that a resumed run, or
+another worker, plays the same games.
+
+Left out: opponents that the run makes itself, such as its own past; an earlier checkpoint can be named by its path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from spiral.games import load_game
+from spiral.games import Game, load_game
+from spiral.policies import Policy, scripted_policy
 from spiral.policies.language import LanguagePolicy
 from spiral.records import Episode
-from spiral.rollout import Match, SelfPlayConfig, play
+from spiral.rollout import MIRROR, Match, SelfPlayConfig, play
 from spiral.seeds import derive_seed
 
 if TYPE_CHECKING:  # loads the learner and all of transformers, which not every process that plays needs
     from spiral.recipe import Recipe
+
+
+SeatOpponent = Callable[[str, Game], Policy]
+"""From an opponent's name to who plays."""
 
 
 def split_episodes(weights: dict[str, float], total: int) -> dict[str, int]:
@@ -32,46 +40,93 @@ def split_episodes(weights: dict[str, float], total: int) -> dict[str, int]:
     return counts
 
 
-class SelfPlay:
-    """Collects episodes of a policy playing itself."""
+class Matchmaker:
+    """Which games a step has, and who sits where."""
 
-    def __init__(self, policy: LanguagePolicy, config: SelfPlayConfig, seed: int) -> None:
-        """Raises `ValueError` for a game that does not exist."""
-        self.policy = policy
-        self.config = config
-        self.seed = seed
+    def __init__(
+        self, policy: Policy, config: SelfPlayConfig, seed: int, *, seat: SeatOpponent = scripted_policy
+    ) -> None:
+        """`seat` makes the opponents that are not the policy itself, each once for every game that it can play.
+
+        Raises `ValueError` for a game or an opponent that does not exist.
+        """
+        self._policy = policy
+        self._config = config
+        self._seed = seed
         self._games = {spec: load_game(spec) for spec in config.games}
+        self._weights = {spec: config.opponents_of(game) for spec, game in self._games.items()}
+        self._opponents = {
+            (spec, name): policy if name == MIRROR else seat(name, self._games[spec])
+            for spec, weights in self._weights.items()
+            for name in weights
+        }
 
     def matches(self, step: int) -> list[Match]:
         """The games of one step, in the order in which they enter the batch."""
-        config = self.config
-        counts = split_episodes(config.games, config.episodes_per_step)
+        config = self._config
         return [
             Match(
                 game=self._games[spec],
-                seed=derive_seed(self.seed, "episode", step, spec, index),
-                policies=(self.policy, self.policy),
-                trainable=(True, True),
+                seed=derive_seed(self._seed, "episode", step, spec, index),
+                policies=policies,
+                trainable=trainable,
                 max_turns=config.max_turns,
                 opening_plies=config.opening_plies.get(spec, 0),
                 reward=config.reward,
             )
-            for spec, count in counts.items()
-            for index in range(count)
+            for spec, count in split_episodes(config.games, config.episodes_per_step).items()
+            for index, (policies, trainable) in enumerate(self._seats(spec, count, step))
         ]
+
+    def _seats(self, spec: str, count: int, step: int) -> Iterator[tuple[tuple[Policy, Policy], tuple[bool, bool]]]:
+        """Who sits where, and who learns, in each of the `count` games of one kind; by turns first and second."""
+        for name, games in split_episodes(self._weights[spec], count).items():
+            opponent = self._opponents[spec, name]
+            for index in range(games):
+                if name == MIRROR:
+                    yield (self._policy, self._policy), (True, True)
+                elif (index + step) % 2 == 0:
+                    yield (self._policy, opponent), (True, False)
+                else:
+                    yield (opponent, self._policy), (False, True)
+
+
+class SelfPlay:
+    """Collects the episodes of a step in this process."""
+
+    def __init__(
+        self,
+        policy: LanguagePolicy,
+        config: SelfPlayConfig,
+        seed: int,
+        *,
+        seat: SeatOpponent = scripted_policy,
+        sleep: bool = False,
+    ) -> None:
+        """Arguments as for `Matchmaker`.
+
+        `sleep` puts the policy's engine to sleep after the games of a step, until it is asked for something again.
+        """
+        self._policy = policy
+        self._matchmaker = Matchmaker(policy, config, seed, seat=seat)
+        self._in_flight = config.in_flight
+        self._sleep = sleep
 
     def collect(self, step: int) -> list[Episode]:
         """Plays the games of one step."""
-        return play(self.matches(step), self.config.in_flight)
+        episodes = play(self._matchmaker.matches(step), self._in_flight)
+        if self._sleep:
+            self._policy.sleep()
+        return episodes
 
     def receive_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Takes the learner's new weights."""
-        self.policy.load_weights(weights, version)
+        self._policy.load_weights(weights, version)
 
 
 def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
     """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
-    for match in SelfPlay(policy, recipe.selfplay, recipe.run.seed).matches(1):
+    for match in Matchmaker(policy, recipe.selfplay, recipe.run.seed, seat=lambda _name, _game: policy).matches(1):
         state = match.game.initial_state()
         while state.is_chance:
             state = state.apply(state.chance_outcomes()[0][0])

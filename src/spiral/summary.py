@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from spiral.display import plain_table, trained_games
+from spiral.display import plain_table, trained_seats
 from spiral.evaluation import Report
 from spiral.games import State, load_game
 from spiral.records import Episode
@@ -70,8 +70,8 @@ def collapsed_seats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not tail:
         return []
     warnings = []
-    for game in trained_games(dict(tail[-1])):
-        for seat in (0, 1):
+    for game, seats in trained_seats(dict(tail[-1])).items():
+        for seat in seats:
             played = [row for row in tail if f"{game}/return_seat_{seat}" in row]
             illegal = statistics.fmean(row[f"{game}/illegal_seat_{seat}"] for row in played)
             returns = [row[f"{game}/return_seat_{seat}"] for row in played]

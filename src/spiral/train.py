@@ -96,7 +96,7 @@ def train(
             "credit/samples": float(len(samples)),
             "credit/dropped": float(dropped),
             **{f"credit/baseline {game} seat {seat}": baselines.value(game, seat)
-               for game in sorted({episode.game for episode in episodes}) for seat in (0, 1)},
+               for game, seat in sorted({(e.matchup, seat) for e in episodes for seat in e.learning_seats})},
             **learned,
         }  # fmt: skip
         recorder.record(step, metrics, episodes)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,20 +11,28 @@ from spiral.cli import options as opt
 from spiral.cli.listing import print_json
 from spiral.display import counted, plain_table, wide_console
 
+if TYPE_CHECKING:
+    from spiral.evaluation.benchmarks.measuring import Benchmark  # loads torch
+    from spiral.seating import SeatOptions
+
+
+Task = Annotated[
+    str,
+    typer.Option(
+        help="math500, aime24, aime25, amc23, olympiadbench, minerva_math, gsm8k, gpqa_diamond, mmlu_pro, or"
+        " reasoning_gym/NAME."
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="JSONL with question and answer, in place of the hub; also alt_answers, choices, id."),
+]
+
 
 def benchmark(
     model: opt.Model,
-    task: Annotated[
-        str,
-        typer.Option(
-            help="math500, aime24, aime25, amc23, olympiadbench, minerva_math, gsm8k, gpqa_diamond, mmlu_pro, or"
-            " reasoning_gym/NAME."
-        ),
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="JSONL with question and answer, in place of the hub; also alt_answers, choices, id."),
-    ] = None,
+    task: Task,
+    data: Data = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many problems, drawn by the seed.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Replies to each problem; 4 if left out.")] = None,
     seed: opt.Seed = 0,
@@ -47,39 +54,44 @@ def benchmark(
 
     Every attempt is kept as it is made; the same command goes on where it was stopped.
     """
-    from spiral.evaluation.benchmarks.measuring import Benchmark, benchmark_directory, measure_benchmark  # loads torch
-    from spiral.evaluation.benchmarks.problems import load_problems
-    from spiral.evaluation.benchmarks.tasks import load_task
-    from spiral.seating import SeatOptions, is_language_model, language_policy, with_options
+    from spiral.evaluation.benchmarks.measuring import load_benchmark  # loads torch
+    from spiral.seating import SeatOptions, is_language_model
 
     if not is_language_model(model):
         raise ValueError(f"got {model!r}, which plays games only; expected a language model")
-    known = load_task(task)
-    asked = SeatOptions(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
-    sampling = with_options(known.sampling, asked, ("temperature", "top_p", "max_new_tokens"))
-    chosen = dataclasses.replace(known, sampling=sampling, samples=samples or known.samples)
-    problems = load_problems(chosen, data, limit, seed)
+    asked = load_benchmark(
+        task,
+        data=data,
+        limit=limit,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
     options = SeatOptions(template=template, thinking=thinking, device=device, compute=compute, engine=engine)
-    policy = language_policy(model, options)
-    measured = Benchmark(task=chosen, problems=problems, seed=seed)
-    place = benchmark_directory(policy, measured, model, out)
-    with counted(f"{task}, {model}", measured.attempts) as tell:
-        found, _ = measure_benchmark(
-            policy,
-            measured,
-            model,
-            place=place,
-            fresh=fresh,
-            regrade=regrade,
-            in_flight=in_flight,
-            tell=tell,
-        )
-    result = found.to_json()
+    result, files = _measured(model, asked, options, out, fresh=fresh, regrade=regrade, in_flight=in_flight)
     if as_json:
-        print_json({**result, "files": str(place.path)})
+        print_json({**result, "files": str(files)})
         return
     print_accuracy(result)
-    print(f"Every attempt: {place.path}")
+    print(f"Every attempt: {files}")
+
+
+def _measured(
+    model: str, asked: Benchmark, options: SeatOptions, out: Path | None, *, fresh: bool, regrade: bool, in_flight: int
+) -> tuple[dict[str, Any], Path]:
+    """The result in its JSON form, and the directory where it is kept."""
+    from spiral.evaluation.benchmarks.measuring import benchmark_directory, measure_benchmark
+    from spiral.seating import language_policy
+
+    policy = language_policy(model, options)
+    place = benchmark_directory(policy, asked, model, out)
+    with counted(f"{asked.task.name}, {model}", asked.attempts) as tell:
+        found, _ = measure_benchmark(
+            policy, asked, model, place=place, fresh=fresh, regrade=regrade, in_flight=in_flight, tell=tell
+        )
+    return found.to_json(), place.path
 
 
 def print_accuracy(result: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 ASKED, FILES = "prompt and sampling", " files"
+Names = list[str] | None
+"""What an option that may be repeated was given."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,17 +78,10 @@ def compare(
     Without --game, --exploitability and --task both are measured as the run that B (or A) comes from measures itself.
     What was measured before with the same settings is read from its files.
     """
-    from spiral.evaluation.comparison import asked_otherwise, corrected
-    from spiral.seating import SeatOptions, check_player
+    from spiral.seating import SeatOptions  # loads torch
 
-    if episodes < 2 or episodes % 2:
-        raise ValueError(f"got --episodes {episodes}; expected an even number of at least 2, half for each seat")
-    for name in (a, b, *(opponent or [])):
-        check_player(name)
-    games = [(spec, other) for spec in dict.fromkeys(game or []) for other in dict.fromkeys(opponent or ["random"])]
-    exact = list(dict.fromkeys(exploitability or []))
-    if not (games or exact or task):
-        games, exact = _as_the_run(a, b, opponent)
+    opt.check_episodes(episodes)
+    games, exact = _asked(a, b, game, opponent, exploitability, task)
     plan = Plan(
         games=games,
         episodes=episodes,
@@ -108,22 +103,43 @@ def compare(
         compute=compute,
         engine=engine,
     )
+    _compare(a, b, plan, options, as_json)
+
+
+def _asked(
+    a: str, b: str, game: Names, opponent: Names, exploitability: Names, task: Names
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Games, each with an opponent, and those for exploitability; the run's own where nothing at all is asked for."""
+    from spiral.seating import check_player  # loads torch
+
+    for name in (a, b, *(opponent or [])):
+        check_player(name)
+    games = [(spec, other) for spec in dict.fromkeys(game or []) for other in dict.fromkeys(opponent or ["random"])]
+    exact = list(dict.fromkeys(exploitability or []))
+    return (games, exact) if games or exact or task else _as_the_run(a, b, opponent)
+
+
+def _compare(a: str, b: str, plan: Plan, options: SeatOptions, as_json: bool) -> None:
+    """Measures both, writes the table and prints it."""
+    from spiral.evaluation.comparison import asked_otherwise, corrected
+
     measured = [_measured(name, plan, options) for name in (a, b)]
     rows = corrected(_rows(plan, *measured))
-    notes = asked_otherwise(measured[0][ASKED], measured[1][ASKED]) if games or exact else []
-    files = _write(rows, a, b, plan, measured)
+    in_games = bool(plan.games or plan.exploitability)
+    notes = asked_otherwise(measured[0][ASKED], measured[1][ASKED]) if in_games else []
+    files = _write(rows, notes, a, b, plan, measured)
     if as_json:
         found = [row.to_json() for row in rows]
-        print_json({"a": a, "b": b, "seed": seed, "rows": found, "notes": notes, "files": str(files)})
+        print_json({"a": a, "b": b, "seed": plan.seed, "rows": found, "notes": notes, "files": str(files)})
         return
     _print_rows(rows, a, b, files)
     for note in notes:
         print(f"Note: {note}.")
 
 
-def _as_the_run(a: str, b: str, opponents: list[str] | None) -> tuple[list[tuple[str, str]], list[str]]:
+def _as_the_run(a: str, b: str, opponents: Names) -> tuple[list[tuple[str, str]], list[str]]:
     """What a run measures itself on. Raises `ValueError` where neither model comes from a run."""
-    from spiral.evaluation.report import able_opponents
+    from spiral.policies import able_opponents
     from spiral.seating import run_evaluation
 
     for model in (b, a):
@@ -142,24 +158,16 @@ def _benchmarks(
     tasks: Sequence[str], data: Sequence[str], limit: int | None, samples: int | None, budget: int | None, seed: int
 ) -> list[Benchmark]:
     """The tasks with their problems loaded."""
-    from spiral.evaluation.benchmarks.measuring import Benchmark
-    from spiral.evaluation.benchmarks.problems import load_problems
-    from spiral.evaluation.benchmarks.tasks import load_task
+    from spiral.evaluation.benchmarks.measuring import load_benchmark
 
     files = dict(_task_and_file(entry) for entry in data)
     unused = sorted(set(files) - set(tasks))
     if unused:
         raise ValueError(f"got --data for {', '.join(unused)}, which no --task names")
-    made = []
-    for name in dict.fromkeys(tasks):
-        known = load_task(name)
-        update = {} if budget is None else {"max_new_tokens": budget}
-        chosen = dataclasses.replace(
-            known, samples=samples or known.samples, sampling=known.sampling.model_copy(update=update)
-        )
-        problems = load_problems(chosen, files.get(name), limit, seed)
-        made.append(Benchmark(task=chosen, problems=problems, seed=seed))
-    return made
+    return [
+        load_benchmark(name, data=files.get(name), limit=limit, samples=samples, max_new_tokens=budget, seed=seed)
+        for name in dict.fromkeys(tasks)
+    ]
 
 
 def _task_and_file(entry: str) -> tuple[str, Path]:
@@ -254,7 +262,9 @@ def _rows(plan: Plan, a: dict[str, Any], b: dict[str, Any]) -> list[Row]:
     return rows + [benchmark_row(each.task.name, a[each.task.name], b[each.task.name]) for each in plan.benchmarks]
 
 
-def _write(rows: Sequence[Row], a: str, b: str, plan: Plan, measured: Sequence[dict[str, Any]]) -> Path:
+def _write(
+    rows: Sequence[Row], notes: Sequence[str], a: str, b: str, plan: Plan, measured: Sequence[dict[str, Any]]
+) -> Path:
     """The table as Markdown, CSV and JSON beside the results that it was made from."""
     from spiral.evaluation.comparison import to_csv, to_markdown
     from spiral.evaluation.results import result_directory
@@ -265,10 +275,10 @@ def _write(rows: Sequence[Row], a: str, b: str, plan: Plan, measured: Sequence[d
     measures = [row.measure for row in rows]
     settings = {"a": a, "b": b, "rows": measures, "seed": plan.seed, "episodes": plan.episodes, "files": files}
     place = result_directory("compare", f"{Path(a).name}-{Path(b).name}", settings, model=b, out=plan.out)
-    place.make()
-    for name, text in (("table.md", to_markdown(rows, a, b)), ("table.csv", to_csv(rows))):
-        write_atomically(place.path / name, lambda temporary, text=text: temporary.write_text(text))  # type: ignore[misc]
-    place.write({"a": a, "b": b, "rows": [row.to_json() for row in rows]})
+    with place.measuring():
+        for name, text in (("table.md", to_markdown(rows, a, b)), ("table.csv", to_csv(rows))):
+            write_atomically(place.path / name, lambda temporary, text=text: temporary.write_text(text))  # type: ignore[misc]
+        place.write({"a": a, "b": b, "rows": [row.to_json() for row in rows], "notes": list(notes)})
     return place.path
 
 

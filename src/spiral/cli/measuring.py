@@ -39,8 +39,7 @@ def evaluate(
 ) -> None:
     """Win, draw and loss rates of MODEL against an opponent, with 95% intervals."""
     rules = load_game(game)
-    if episodes < 2 or episodes % 2:
-        raise ValueError(f"got --episodes {episodes}; expected an even number of at least 2, half for each seat")
+    opt.check_episodes(episodes)
     from spiral.evaluation import NotPlayedError  # loads torch
     from spiral.evaluation.measurements import games_directory, measure_games
     from spiral.seating import SeatOptions, seat_policy

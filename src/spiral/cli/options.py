@@ -33,6 +33,15 @@ Compute = Annotated[str, typer.Option(rich_help_panel=_HOW, help="float32 or bfl
 Engine = Annotated[str, typer.Option(rich_help_panel=_HOW, help="transformers, vllm, or auto: vllm if installed.")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Directory for the result's files; results/ in MODEL's run, or here, if left out."),
+    typer.Option(
+        help="Directory for the result's files; left out: the one that the environment variable SPIRAL_RESULTS names,"
+        " or results/ in MODEL's run, or here."
+    ),
 ]
 InFlight = Annotated[int, typer.Option(min=1, help="Games or replies under way at once.")]
+
+
+def check_episodes(episodes: int) -> None:
+    """Raises `ValueError` for what cannot be shared evenly between the seats."""
+    if episodes < 2 or episodes % 2:
+        raise ValueError(f"got --episodes {episodes}; expected an even number of at least 2, half for each seat")

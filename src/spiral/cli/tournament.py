@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -20,6 +21,13 @@ from spiral.games import Game, load_game
 if TYPE_CHECKING:
     from spiral.evaluation.tournament import Bench, Pairing  # loads torch
 
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Directory for the files; left out: in the one that the environment variable SPIRAL_RESULTS names, or"
+        " tournament/ in the one run, or in results/."
+    ),
+]
 FOLDER = "tournament"
 INTERVALS_UP_TO = 5
 """Players for whom a line has room for the intervals of payoffs."""
@@ -41,9 +49,7 @@ def tournament(
     episodes: Annotated[int, typer.Option(help="Games of each pair, an even number: half from each seat.")] = 100,
     seed: opt.Seed = 0,
     most: Annotated[int, typer.Option(min=2, help="Checkpoints of the one run, taken evenly over its steps.")] = 8,
-    out: Annotated[
-        Path | None, typer.Option(help="Directory for the files; left out: tournament/ in the one run, or in results/.")
-    ] = None,
+    out: Out = None,
     template: opt.Template = None,
     observation: opt.Observation = None,
     thinking: opt.Thinking = None,
@@ -59,9 +65,9 @@ def tournament(
     players = history(Path(run), most) if run is not None else models
     games = [load_game(spec) for spec in dict.fromkeys(game or _trained_games(run))]
     check_field(players)
-    if episodes < 2 or episodes % 2:
-        raise ValueError(f"got --episodes {episodes}; expected an even number of at least 2, half for each seat")
+    opt.check_episodes(episodes)
     from spiral.evaluation.tournament import Bench, check_players  # loads torch
+    from spiral.evaluation.tournament_files import open_directory
     from spiral.seating import SeatOptions, seat_policy
 
     options = SeatOptions(
@@ -77,7 +83,10 @@ def tournament(
     bench = Bench(lambda name, rules: seat_policy(name, rules, options))
     check_players(players, games, bench)
     directories = {rules.spec: directory(out, run, rules, len(games), seed) for rules in games}
-    results = _play(players, games, bench, directories, episodes, seed, len(players) - 1 if run is not None else 0)
+    with contextlib.ExitStack() as stack:
+        for place in directories.values():
+            stack.enter_context(open_directory(place))
+        results = _play(players, games, bench, directories, episodes, seed, len(players) - 1 if run is not None else 0)
     if as_json:
         print_json(results[0] if len(results) == 1 else {"seed": seed, "games": results})
         return
@@ -120,19 +129,16 @@ def check_field(players: Sequence[str]) -> None:
 
 
 def directory(out: Path | None, run: str | None, game: Game, games: int, seed: int) -> Path:
-    """Where the files of a game's tournament go: made, and without the games of an earlier tournament."""
+    """Where the files of a game's tournament go."""
     from spiral.evaluation.results import RESULTS_VARIABLE, default_root  # loads torch
-    from spiral.evaluation.tournament_files import open_directory, slug
+    from spiral.evaluation.tournament_files import slug
 
     base = out
     if base is None and run is not None and not os.environ.get(RESULTS_VARIABLE):
         base = Path(run) / FOLDER
     if base is None:
-        chosen = default_root("random") / f"{FOLDER}-{slug(game.spec)}-{seed}"
-    else:
-        chosen = base if games == 1 else base / slug(game.spec)
-    open_directory(chosen)
-    return chosen
+        return default_root("random") / f"{FOLDER}-{slug(game.spec)}-{seed}"
+    return base if games == 1 else base / slug(game.spec)
 
 
 def _trained_games(run: str | None) -> list[str]:

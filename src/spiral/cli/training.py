@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spiral.recipe import Recipe
 
 
-CLUSTER = "cluster."
+SPREAD = ("cluster.", "hardware.devices")
 """Settings of how a run is spread over processes; a run may go on spread otherwise."""
 
 
@@ -160,18 +160,19 @@ def _resume(name: str | None, overrides: list[str], run_dir: Path | None, steps:
             raise ValueError("which run? add --run-dir DIR, or give the recipe that the run was started from")
         run_dir = default_run_dir(name, _load(name, overrides))
     saved = saved_recipe(run_dir)
-    given = (
-        _load(name, overrides) if name else validate_recipe(with_overrides(saved.model_dump(), overrides), str(run_dir))
-    )
+    named = {override.partition("=")[0].strip() for override in overrides}
+    spread = any(key.startswith(SPREAD) for key in named)
+    values = saved.model_dump()
+    if spread:
+        values["hardware"]["devices"] = 1  # follows from the number of learner workers, which may be another
+    given = _load(name, overrides) if name else validate_recipe(with_overrides(values, overrides), str(run_dir))
     if given.summary != saved.summary:
         raise ValueError(f"the run in {run_dir} was not started from {name}, but from a recipe {saved.summary!r}")
     changed = differences(saved, given)
-    named = {override.partition("=")[0].strip() for override in overrides}
-    asked = [changed[key] for key in changed if key in named and not key.startswith(CLUSTER)]
+    asked = [changed[key] for key in changed if key in named and not key.startswith(SPREAD)]
     if asked:
         raise ValueError(f"with --resume only --steps and cluster settings may change: {'; '.join(asked)}")
-    spread = any(key.startswith(CLUSTER) for key in named)
-    changed = {key: text for key, text in changed.items() if not (spread and key.startswith(CLUSTER))}
+    changed = {key: text for key, text in changed.items() if not (spread and key.startswith(SPREAD))}
     with _stops_explained(run_dir):
         run = resume(run_dir, steps, given.cluster if spread else None)
         _announce(run_dir)

@@ -31,15 +31,16 @@ def check_results(results: object, indices: Sequence[int]) -> str | None:
 def check_episode(episode: Episode, match: Match, vocabulary: int, versions: range) -> str | None:
     """What is wrong with the episode of a match; None when nothing is.
 
-    Token ids must be below `vocabulary`, and the versions of the weights that acted within `versions`. Who sits in
-    the match is not looked at.
+    Token ids must be below `vocabulary`, and the versions of the weights that acted within `versions`; what an opponent
+    that does not learn says of its tokens is not looked at, nor who sits in the match.
     """
     spec = match.game.spec
     if (episode.game, episode.seed) != (spec, match.seed):
         return f"it played {episode.game} from seed {episode.seed} where {spec} from seed {match.seed} was due"
     fault = _replay_fault(episode, match)
     for number, turn in enumerate(episode.turns, start=1):
-        fault = fault or _turn_fault(turn, number, vocabulary, versions)
+        if match.trainable[turn.player]:
+            fault = fault or _turn_fault(turn, number, vocabulary, versions)
     return None if fault is None else f"{spec} from seed {match.seed}: {fault}"
 
 

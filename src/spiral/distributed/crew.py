@@ -13,22 +13,23 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from spiral.cluster import ClusterConfig
+from spiral.distributed.control import CONTROL, end_actor, stacks_of
+from spiral.distributed.dealer import games_of_step
 from spiral.distributed.faults import ClusterError, reason, set_up_error
-from spiral.distributed.rollout_worker import CONTROL, MakePolicy, WorkerStatus, create_worker
+from spiral.distributed.rollout_worker import MOST_CHUNKS, MakePolicy, WorkerStatus, create_worker
 from spiral.distributed.session import import_ray
-from spiral.distributed.tasks import Task
+from spiral.distributed.tasks import Play, Task
 from spiral.distributed.weights import WeightsHandle
 from spiral.rollout import SelfPlayConfig
+from spiral.selfplay import SeatOpponent
 
 logger = logging.getLogger(__name__)
 
-DEPTH = 2
-"""Tasks that a worker has in hand: the one it is at, and the one it goes on with."""
 STATUS_SECONDS = 5.0
 """How long a worker has for saying what it is doing, which takes it no time."""
 PLACING_SECONDS = 10.0
@@ -43,7 +44,8 @@ class Member:
     actor: Any
     starting: Any
     stage: str = "placing"
-    hand: deque[tuple[Any, Task]] = dataclasses.field(default_factory=deque)
+    hand: dict[Any, Task] = dataclasses.field(default_factory=dict)
+    """What it has to do, by the reference to the answer."""
     since: float
     """When it last gave something, or got the first task in an empty hand."""
     where: str = ""
@@ -52,6 +54,16 @@ class Member:
 
     def __str__(self) -> str:
         return f"rollout worker {self.number}{self.where}"
+
+    @property
+    def games(self) -> int:
+        """Games in hand."""
+        return sum(task.games or 0 for task in self.hand.values())
+
+    def has_room(self, games: int) -> bool:
+        """Whether it can be given more: fewer than `games` in hand, and nothing that it does alone."""
+        alone = any(task.games is None for task in self.hand.values())
+        return self.starting is None and not alone and self.games < games and len(self.hand) < MOST_CHUNKS
 
     def busy(self, now: float) -> float:
         """Seconds with something in hand so far."""
@@ -68,14 +80,18 @@ class Crew:
         selfplay: SelfPlayConfig,
         seed: int,
         *,
+        seat: SeatOpponent,
         hand_back: Callable[[Task], None],
-        placement: Any = "SPREAD",
+        placements: Sequence[Any] | None = None,
     ) -> None:
-        """Begins to start the workers. `hand_back` gets every task of a worker that is lost."""
+        """Begins to start the workers. `hand_back` gets every task of a worker that is lost.
+
+        `placements` are Ray's scheduling strategies, one for each worker's number.
+        """
         self._config = config
-        self._set_up = (make_policy, selfplay, seed, max(1, int(config.cpus_per_worker)), config.worker_seconds)
+        self._set_up = (make_policy, selfplay, seed, max(1, int(config.cpus_per_worker)), config.worker_seconds, seat)
         self._hand_back = hand_back
-        self._placement = placement
+        self._placements = placements or ["SPREAD"] * config.rollout_workers
         self._ever_ready = False
         self._begun = self._none_ready_since = time.monotonic()
         self.restarts = 0
@@ -93,16 +109,16 @@ class Crew:
         hopeless = time.monotonic() - self._begun > PLACING_SECONDS
         return bool(self.ready) and all(member.stage == "placing" and hopeless for member in waiting)
 
-    def least_busy(self) -> Member | None:
-        """Who gets the next task; None when all hands are full."""
-        free = [member for member in self.ready if len(member.hand) < DEPTH]
-        return min(free, key=lambda member: len(member.hand), default=None)
+    def least_busy(self, games: int) -> Member | None:
+        """Who gets the next task: whoever has the fewest games; None when all have `games` or more in hand."""
+        free = [member for member in self.members if member.has_room(games)]
+        return min(free, key=lambda member: member.games, default=None)
 
     def give(self, member: Member, task: Task) -> None:
         """Puts a task into a worker's hand."""
         if not member.hand:
             member.since = member.busy_since = time.monotonic()
-        member.hand.append((task.begin(member.actor), task))
+        member.hand[task.begin(member.actor)] = task
 
     def tell(self, weights: WeightsHandle) -> None:
         """Tells every worker of new weights."""
@@ -112,7 +128,7 @@ class Crew:
     def pending(self) -> list[Any]:
         """References to everything that is waited for."""
         starting = [member.starting for member in self.members if member.starting is not None]
-        return starting + [ref for member in self.members for ref, _ in member.hand]
+        return starting + [ref for member in self.members for ref in member.hand]
 
     def settle(self, done: Sequence[Any]) -> list[tuple[Member, Task, Any]]:
         """Answers among `done`, as `(worker, task, answer)`; looks after workers that start, fail or are stuck.
@@ -124,8 +140,8 @@ class Crew:
         for member in list(self.members):
             if member.starting in finished:
                 self._next_stage(member)
-            while member.hand and member.hand[0][0] in finished and member in self.members:
-                answer = self._answer(member)
+            for ref in [ref for ref in member.hand if ref in finished]:
+                answer = self._answer(member, ref) if ref in member.hand else None
                 if answer is not None:
                     answers.append(answer)
         self._look_for_stuck()
@@ -135,8 +151,8 @@ class Crew:
         """Replaces a worker. Raises `ClusterError` when that was done too often already."""
         if member not in self.members:
             return
-        _kill(member.actor)
-        tasks = [task for _, task in member.hand]
+        end_actor(member.actor)
+        tasks = list(member.hand.values())
         member.hand.clear()
         self.restarts += 1
         if self.restarts > self._config.restarts:
@@ -147,7 +163,7 @@ class Crew:
         logger.warning(
             "%s %s. It is replaced (%d of at most %d times)%s",
             member, cause, self.restarts, self._config.restarts,
-            f", and done again elsewhere: {', '.join(map(str, tasks))}" if tasks else "",
+            f", and done again elsewhere: {_told(tasks)}" if tasks else "",
         )  # fmt: skip
         self.members[self.members.index(member)] = self._new(member.number)
         for task in tasks:
@@ -157,7 +173,7 @@ class Crew:
 
     def lose_stuck(self, member: Member, cause: str) -> None:
         """Replaces a worker that does not answer, having told where its threads are."""
-        logger.warning("%s is stuck; its threads:\n%s", member, _stacks(member))
+        logger.warning("%s is stuck; its threads:\n%s", member, stacks_of(member.actor, STATUS_SECONDS))
         self.lose(member, cause)
 
     def ask(self) -> list[Any]:
@@ -167,11 +183,11 @@ class Crew:
     def close(self) -> None:
         """Ends every worker."""
         for member in self.members:
-            _kill(member.actor)
+            end_actor(member.actor)
         self.members = []
 
     def _new(self, number: int) -> Member:
-        actor = create_worker(number, self._config, self._placement)
+        actor = create_worker(number, self._config, self._placements[number])
         placed = actor.status.options(concurrency_group=CONTROL).remote()
         return Member(number=number, actor=actor, starting=placed, since=time.monotonic())
 
@@ -198,11 +214,11 @@ class Crew:
             member.starting = None
             self._ever_ready = True
 
-    def _answer(self, member: Member) -> tuple[Member, Task, Any] | None:
-        """Takes the first task out of a hand with its answer; None when the worker failed at it."""
+    def _answer(self, member: Member, ref: Any) -> tuple[Member, Task, Any] | None:
+        """Takes a task out of a hand with its answer; None when the worker failed at it."""
         ray = import_ray()
 
-        ref, task = member.hand[0]
+        task = member.hand[ref]
         now = time.monotonic()
         try:
             answer = ray.get(ref, timeout=self._config.worker_seconds)
@@ -214,7 +230,7 @@ class Crew:
             else:
                 self.lose(member, f"failed at {task}: {reason(error)}")
                 return None
-        member.hand.popleft()
+        del member.hand[ref]
         member.since = now
         if not member.hand:
             member.busy_seconds += now - member.busy_since
@@ -226,13 +242,14 @@ class Crew:
         now = time.monotonic()
         for member in list(self.members):
             if member.starting is None and member.hand:
-                waited_for, limit, what = member.hand[0][0], member.hand[0][1].limit, f"answer to {member.hand[0][1]}"
+                limit, what = max((task.limit, f"answer to {task}") for task in member.hand.values())
+                waited_for = list(member.hand)
             elif member.starting is not None and member.stage != "placing":
-                waited_for, limit, what = member.starting, self._config.learner_seconds, f"end of {member.stage}"
+                waited_for, limit, what = [member.starting], self._config.learner_seconds, f"end of {member.stage}"
             else:
                 continue
             # This process may have been held up itself, with the answer there all the time.
-            if now - member.since > limit and not ray.wait([waited_for], timeout=0)[0]:
+            if now - member.since > limit and not ray.wait(waited_for, timeout=0)[0]:
                 self.lose_stuck(member, f"gave no {what} in {limit:g} s")
         if self.ready:
             self._none_ready_since = now
@@ -251,6 +268,16 @@ class Crew:
         )
 
 
+def _told(tasks: Sequence[Task]) -> str:
+    """What these are in all."""
+    games: Counter[int] = Counter()
+    for task in tasks:
+        if isinstance(task, Play):
+            games[task.chunk.step] += task.games
+    told = [games_of_step(count, step) for step, count in sorted(games.items())]
+    return ", ".join(told + [str(task) for task in tasks if task.games is None])
+
+
 def answers(asked: Sequence[Any]) -> list[WorkerStatus]:
     """What workers say they are doing; one that does not answer is left out. Needs no crew, and may take seconds."""
     ray = import_ray()
@@ -263,25 +290,3 @@ def answers(asked: Sequence[Any]) -> list[WorkerStatus]:
         except ray.exceptions.RayError:
             continue
     return found
-
-
-def _stacks(member: Member) -> str:
-    """What `RolloutWorker.stacks` says, if it can."""
-    ray = import_ray()
-
-    try:
-        told: str = ray.get(member.actor.stacks.options(concurrency_group=CONTROL).remote(), timeout=STATUS_SECONDS)
-    except ray.exceptions.GetTimeoutError:
-        return f"it did not say within {STATUS_SECONDS:g} s: the process is stopped, or busy outside Python"
-    except ray.exceptions.RayError as error:
-        return f"it could not say: {reason(error)}"
-    return told
-
-
-def _kill(actor: Any) -> None:
-    ray = import_ray()
-
-    try:
-        ray.kill(actor, no_restart=True)
-    except (ray.exceptions.RayError, ValueError) as error:  # gone already
-        logger.debug("a worker could not be killed: %s", error)

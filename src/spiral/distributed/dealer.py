@@ -15,8 +15,14 @@ from collections.abc import Sequence
 from spiral.distributed.weights import WeightsHandle
 from spiral.records import Episode
 
-CHUNKS_PER_WORKER = 2
-"""Chunks that a worker's share of a step is cut into: large ones fill an engine, small ones even out its end."""
+CHUNKS_PER_WORKER = 8
+"""Chunks that a worker's share of a step is cut into. Their games are played together, so small ones cost little; they
+even out what workers have to do, and less is played again when one is lost."""
+
+
+def games_of_step(count: int, step: int) -> str:
+    """In words."""
+    return f"{count} game{'' if count == 1 else 's'} of step {step}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,12 +33,12 @@ class Chunk:
     """Its place in the order of dealing."""
     step: int
     indices: tuple[int, ...]
-    """Places in `SelfPlay.matches(step)`."""
+    """Places in `Matchmaker.matches(step)`."""
     weights: WeightsHandle | None
     """The weights to play with; None: the newest that there are when it is played."""
 
     def __str__(self) -> str:
-        return f"{len(self.indices)} games of step {self.step}"
+        return games_of_step(len(self.indices), self.step)
 
 
 class Dealer:
@@ -42,6 +48,8 @@ class Dealer:
         """Cuts steps for `workers` workers."""
         self._episodes_per_step = episodes_per_step
         self._chunks_per_step = min(episodes_per_step, CHUNKS_PER_WORKER * workers)
+        self.chunk_games = -(-episodes_per_step // self._chunks_per_step)
+        """Games that a chunk has at most."""
         self._waiting: list[tuple[int, Chunk]] = []
         self._open: dict[int, Chunk] = {}
         self._finished: dict[tuple[int, int], Episode] = {}

@@ -1,20 +1,21 @@
 """A process that learns: the `Learner` of a run in one process, behind a Ray actor's methods.
 
 Each is one rank of the learners' process group (`learner.group`). All are asked the same at the same time; rank 0
-writes checkpoints and gives the weights out, through the object store or as the sender of broadcasts.
+writes checkpoints and gives the weights out, through the object store or as the sender of broadcasts. Any of them can
+lend its memory to the rollout workers beside it.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import Any
 
 from spiral.batch import Batch
 from spiral.distributed.broadcast import Meeting, own_address
+from spiral.distributed.control import thread_stacks
+from spiral.distributed.sharing import Lender, Loan, own_places
 from spiral.distributed.weight_sync import Sender
 from spiral.distributed.weights import PackedWeights, pack
 from spiral.learner.checkpoint import load_checkpoint, save_checkpoint
@@ -23,8 +24,6 @@ from spiral.learner.learner import Learner
 from spiral.measures import Metrics
 from spiral.policies.loading import LanguageModel, load_language_model
 from spiral.recipe import Recipe
-
-CONTROL = "control"
 
 
 class LearnerWorker:
@@ -72,6 +71,7 @@ class LearnerWorker:
             total_steps=recipe.run.steps,
             seed=recipe.run.seed,
             compute=recipe.model.compute,
+            head=recipe.model.head,
             compiled=recipe.model.compile,
             lora=recipe.lora,
         )
@@ -95,17 +95,36 @@ class LearnerWorker:
         return 0, None
 
     def keep_weights(self, dtype: Any, keep: int) -> int:
-        """Rank 0 keeps the whole weights, and no more than `keep` versions of them; all have to be asked.
+        """Rank 0 and lenders keep the whole weights, and no more than `keep` versions; all have to be asked.
 
         Returns the size in bytes.
         """
         assert self._learner is not None
         named = self._learner.weights()
-        if self.rank == 0:
+        if self.rank == 0 or isinstance(self._sender, Lender):
             return self._sender.keep(self._learner.version, named, dtype, keep)
         for _ in named:  # gathered one by one, on all ranks
             pass
         return 0
+
+    def lending_place(self) -> str:
+        """Where this rank's memory can be read."""
+        on_gpu, in_memory = own_places()
+        return on_gpu if self._on_gpu() else in_memory
+
+    def lend(self) -> None:
+        """Weights are kept where others can read them from now on."""
+        self._sender = Lender(newest_only=self._on_gpu())
+
+    def lend_weights(self, version: int) -> Loan | None:
+        """Weights that were kept, for one process at this rank's place to read."""
+        assert isinstance(self._sender, Lender)
+        return self._sender.lend(version)
+
+    def holds_weights(self, number: int) -> bool:
+        """Whether what was lent is still as it was."""
+        assert isinstance(self._sender, Lender)
+        return self._sender.holds(number)
 
     def broadcast_place(self, local: bool, seconds: float) -> tuple[str, int]:
         """Where this rank meets those to whom it sends weights."""
@@ -136,6 +155,10 @@ class LearnerWorker:
             keep=keep,
         )
 
+    def _on_gpu(self) -> bool:
+        assert self._loaded is not None
+        return bool(self._loaded.model.device.type == "cuda")
+
     def process(self) -> int:
         """The process's number."""
         return os.getpid()
@@ -143,13 +166,3 @@ class LearnerWorker:
     def stacks(self) -> str:
         """Where every thread of this process is in its Python code."""
         return thread_stacks()
-
-
-def thread_stacks() -> str:
-    """The Python stack of every thread but the one that asks."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != threading.get_ident()}
-    return "\n".join(
-        f"thread {names.get(ident, ident)}:\n" + "".join(traceback.format_stack(frame)).rstrip()
-        for ident, frame in frames.items()
-    )

@@ -1,5 +1,8 @@
 """The learner spread over a cluster: an `Updater` whose ranks are Ray actors.
 
+    learner = ClusterLearner(recipe, config, checkpoint, placement=placement)     # the ranks begin to start
+    learner.wait()                                                                # they have loaded the model
+
 Every call goes to all ranks and has a limit. A rank that dies, hangs or loses the others takes the whole group with it:
 `LearnerLostError`, after which the run goes back to its last checkpoint (`spiral.launch.execute`).
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +20,12 @@ from torch import Tensor
 
 from spiral.batch import Batch
 from spiral.cluster import ClusterConfig
+from spiral.distributed.control import CONTROL, end_actor, stacks_of
 from spiral.distributed.faults import LearnerLostError, reason
-from spiral.distributed.learner_worker import CONTROL, LearnerWorker
+from spiral.distributed.learner_worker import LearnerWorker
+from spiral.distributed.placement import Placement
 from spiral.distributed.session import import_ray
-from spiral.distributed.weight_sync import WEIGHTS, broadcast_device, broadcasts
+from spiral.distributed.weight_sync import WEIGHTS, broadcast_device, way
 from spiral.distributed.weights import Source, WeightsHandle
 from spiral.learner.group import GroupError
 from spiral.measures import Metrics
@@ -29,12 +34,14 @@ from spiral.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 STACK_SECONDS = 5.0
+PROCESS_SECONDS = 60.0
+"""How long a rank has for a short answer, which a thread of its own gives."""
 CAUSE_SECONDS = 2.0
 """How long the ranks have, after one has failed, for an error of their own."""
 
 
 class ClusterLearner:
-    """Owns the learner workers. `weights` gives a handle of weights that lie in the object store or with rank 0."""
+    """Owns the learner workers. `weights` gives a handle of weights that lie in the object store or with ranks."""
 
     def __init__(
         self,
@@ -42,39 +49,44 @@ class ClusterLearner:
         cluster: ClusterConfig,
         checkpoint: Path | None = None,
         *,
+        placement: Placement,
         dtype: torch.dtype | None = None,
-        placement: Any = "SPREAD",
     ) -> None:
-        """Starts the workers and waits until they have loaded the model; a Ray must be connected.
-
-        `dtype` is what weights are published in, None for float32. Raises `ValueError` or `RuntimeError` with a
-        worker's own words when it cannot be set up.
-        """
+        """Begins to start the workers; a Ray must be connected. Weights are published in `dtype`, else in float32."""
         self._cluster = cluster
         self._dtype = dtype
-        size = cluster.learner_workers
+        gpus = min(placement.rank_gpus)
+        self._way = way(cluster, gpus)
+        self._broadcast_device = broadcast_device(cluster, gpus) if self._way == "broadcast" else None
+        self._lenders: Mapping[str, Any] = {}
         ray = import_ray()
-        gpus = _gpus(recipe, ray)
-        self._broadcast_device = broadcast_device(cluster, gpus) if broadcasts(cluster, gpus) else None
         actor_class = ray.remote(
             num_cpus=cluster.cpus_per_worker,
-            num_gpus=gpus,
             max_restarts=0,  # a new rank would be of no use to the others
             concurrency_groups={CONTROL: 1, WEIGHTS: 1},
         )(LearnerWorker)
-        self._workers = [actor_class.options(scheduling_strategy=placement).remote(rank, size) for rank in range(size)]
-        try:
-            place = self._one(0, "meeting_place", cluster.address == "local", seconds=cluster.learner_seconds)
-            threads = max(1, int(cluster.cpus_per_worker))
-            states = self._all(
-                "set_up", recipe, checkpoint, place, threads, cluster.learner_seconds, seconds=cluster.learner_seconds
-            )
-        except BaseException:
-            self.close()
-            raise
-        self.state: dict[str, Any] = states[0]
+        self._workers = [
+            actor_class.options(num_gpus=share, scheduling_strategy=place).remote(rank, cluster.learner_workers)
+            for rank, (share, place) in enumerate(zip(placement.rank_gpus, placement.ranks, strict=True))
+        ]
+        met = self._workers[0].meeting_place.remote(cluster.address == "local")
+        threads = max(1, int(cluster.cpus_per_worker))
+        self._starting = [
+            worker.set_up.remote(recipe, checkpoint, met, threads, cluster.learner_seconds) for worker in self._workers
+        ]
+        self.state: dict[str, Any] = {}
         """What the checkpoint holds beside weights."""
+        self.version = 0
+
+    def wait(self) -> None:
+        """Returns when the workers have loaded the model.
+
+        Raises `ValueError` or `RuntimeError` with a worker's own words when it cannot be set up.
+        """
+        self.state, *_ = self._wait(self._starting, "set_up", self._cluster.learner_seconds)
         self.version = int(self.state.get("version", 0))
+        if self._way == "ipc":
+            self._lenders = self._begin_lending()
 
     def update(self, batch: Batch | None) -> Metrics:
         """One update by all ranks."""
@@ -86,9 +98,9 @@ class ClusterLearner:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """A `WeightsHandle`, which the rollout workers take the place of the weights themselves for."""
         begun, seconds = time.monotonic(), self._cluster.learner_seconds
-        if self._broadcast_device is not None:
+        if self._way != "object_store":
             size, *_ = self._all("keep_weights", self._dtype, self._cluster.steps_ahead + 1, seconds=seconds)
-            source = Source(actor=self._workers[0], device=self._broadcast_device)
+            source = Source(actor=self._workers[0], device=self._broadcast_device, lenders=self._lenders)
             return self._handle(begun, size, source=source)
         answers = [worker.weights.options(num_returns=2).remote(self._dtype) for worker in self._workers]
         sizes = self._wait([size for size, _ in answers], "weights", seconds)
@@ -100,17 +112,22 @@ class ClusterLearner:
 
     def processes(self) -> list[int]:
         """The ranks' processes, by rank."""
-        return [int(pid) for pid in self._all("process", seconds=STACK_SECONDS)]
+        asked = [worker.process.options(concurrency_group=CONTROL).remote() for worker in self._workers]
+        return [int(pid) for pid in self._wait(asked, "process", PROCESS_SECONDS)]
 
     def close(self) -> None:
         """Ends the workers."""
-        ray = import_ray()
         for worker in self._workers:
-            try:
-                ray.kill(worker, no_restart=True)
-            except (ray.exceptions.RayError, ValueError) as error:  # gone already
-                logger.debug("a learner worker could not be ended: %s", error)
+            end_actor(worker)
         self._workers = []
+
+    def _begin_lending(self) -> dict[str, Any]:
+        """One rank for each place where a rollout worker may read."""
+        seconds = self._cluster.learner_seconds
+        places = self._all("lending_place", seconds=seconds)[: self._cluster.rollout_workers]
+        lenders = {place: self._workers[places.index(place)] for place in places}
+        self._wait([worker.lend.remote() for worker in lenders.values()], "lend", seconds)
+        return lenders
 
     def _handle(self, begun: float, num_bytes: int, **where: Any) -> Iterator[tuple[str, Tensor]]:
         spent = time.monotonic() - begun
@@ -141,15 +158,9 @@ class ClusterLearner:
 
     def _stuck(self, ranks: list[int], method: str, seconds: float) -> LearnerLostError:
         """Tells where the threads of those are who gave no answer."""
-        ray = import_ray()
         for rank in ranks:
-            asked = self._workers[rank].stacks.options(concurrency_group=CONTROL).remote()
-            try:
-                logger.warning(
-                    "learner worker %d is stuck; its threads:\n%s", rank, ray.get(asked, timeout=STACK_SECONDS)
-                )
-            except ray.exceptions.RayError as error:
-                logger.warning("learner worker %d is stuck and does not say where: %s", rank, reason(error))
+            said = stacks_of(self._workers[rank], STACK_SECONDS)
+            logger.warning("learner worker %d is stuck; its threads:\n%s", rank, said)
         who = ", ".join(map(str, ranks))
         return LearnerLostError(f"this process waited {seconds:g} s for learner worker {who} to end {method}")
 
@@ -178,11 +189,3 @@ def _cause(failure: Exception, others: Sequence[tuple[int, Any]], method: str) -
     failures = [learner_failure(rank, ref, method) for rank, ref in others if ref in done]
     own = [error for error in failures if error is not None and not isinstance(error, LearnerLostError)]
     return own[0] if own else failure
-
-
-def _gpus(recipe: Recipe, ray: Any) -> float:
-    """A GPU for each rank, where the recipe's device and the cluster have them."""
-    device = recipe.model.device
-    if device.startswith("cuda"):
-        return 1.0
-    return 1.0 if device == "auto" and ray.cluster_resources().get("GPU", 0) else 0.0

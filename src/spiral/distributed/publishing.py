@@ -17,10 +17,10 @@ from typing import Any
 
 from spiral.cluster import ClusterConfig
 from spiral.distributed.broadcast import Meeting
+from spiral.distributed.control import CONTROL
 from spiral.distributed.crew import Member
 from spiral.distributed.faults import LearnerLostError, reason
 from spiral.distributed.learning import learner_failure
-from spiral.distributed.rollout_worker import CONTROL
 from spiral.distributed.session import import_ray
 from spiral.distributed.weight_sync import WEIGHTS
 from spiral.distributed.weights import Source, WeightsHandle
@@ -71,6 +71,7 @@ class Publisher:
         Raises `LearnerLostError`, or what the sender raised, when it is at fault.
         """
         assert handle.source is not None
+        assert handle.source.device is not None
         outcome = Outcome()
         if not members or self._in_vain >= ATTEMPTS:
             return outcome

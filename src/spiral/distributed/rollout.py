@@ -11,7 +11,7 @@ dealt too, and takes the episodes of one step's worth:
 |---|---|---|---|
 | sync | 0 | the weights of the step before | the step's games, in their order |
 | overlap | 1 | the weights when it was dealt, one update behind | the step's games, in their order |
-| async | max_staleness | the newest weights when its chunk begins | those done, in the order of dealing |
+| async | max_staleness | the newest weights at each turn | those done, in the order of dealing |
 
 With the first two, what is played does not depend on how many workers there are, on who is first, or on who is lost.
 Games go on between calls: a thread of this process gives workers their next chunk, checks what they answer, and
@@ -24,8 +24,8 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Self, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -40,16 +40,19 @@ from spiral.distributed.publishing import Publisher
 from spiral.distributed.rollout_worker import MakePolicy, WorkerStatus, count_tokens
 from spiral.distributed.session import import_ray
 from spiral.distributed.staleness import split_stale
-from spiral.distributed.tasks import Measurement, Play, Task
+from spiral.distributed.tasks import Measurement, Play, Sleep, Task
 from spiral.distributed.weight_sync import store_full
 from spiral.distributed.weights import WeightsHandle, pack
 from spiral.measures import Metrics
-from spiral.policies.language import LanguagePolicy
+from spiral.policies import scripted_policy
+from spiral.policies.scripted import RandomPolicy
 from spiral.records import Episode
 from spiral.rollout import SelfPlayConfig
-from spiral.selfplay import SelfPlay
+from spiral.selfplay import Matchmaker, SeatOpponent
 
 POLL_SECONDS = 0.1
+MEASURE_SECONDS = 86_400.0
+"""A day."""
 
 
 class ClusterCollector:
@@ -65,22 +68,31 @@ class ClusterCollector:
         vocabulary: int,
         last_step: int | None = None,
         dtype: torch.dtype | None = None,
-        placement: Any = "SPREAD",
+        placements: Sequence[Any] | None = None,
+        seat: SeatOpponent = scripted_policy,
+        sleep: bool = False,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Starts the workers and waits until they are ready; a Ray must be connected.
+        """Starts the workers, calls `meanwhile` and waits until they are ready; a Ray must be connected.
 
-        `make_policy` is called in every worker and must be picklable. Token ids must be below `vocabulary`, the number
-        of rows of the model's output. No game beyond `last_step` is dealt. `dtype` is what weights are sent in, None
-        for what they are in. `placement` is Ray's scheduling strategy for the workers. Raises `ValueError` or
-        `RuntimeError` with a worker's own words when it cannot be set up.
+        `make_policy` is called in every worker, and `seat` for every opponent there; both must be picklable. Token ids
+        must be below `vocabulary`, the number of rows of the model's output. No game beyond `last_step` is dealt.
+        `dtype` is what weights are sent in, None for what they are in. `placements` are Ray's scheduling strategies,
+        one for each worker. `sleep` puts the engines to sleep after every step's games.
+
+        Raises `ValueError` or `RuntimeError` with a worker's own words when it cannot be set up.
         """
         self._cluster = cluster
         self._vocabulary = vocabulary
         self._last_step = last_step
         self._dtype = dtype
-        # Plans games and plays none, so nobody sits in its seats.
-        self._plan = SelfPlay(cast(LanguagePolicy, None), selfplay, seed)
+        self._sleep = sleep
+        # Tells which games there are, and plays none.
+        nobody = RandomPolicy()
+        self._matchmaker = Matchmaker(nobody, selfplay, seed, seat=lambda _name, _game: nobody)
         self._dealer = Dealer(selfplay.episodes_per_step, cluster.rollout_workers)
+        # One chunk beyond those whose games begin and one that ends: its games that are over leave room for others.
+        self._hand = selfplay.in_flight + 2 * self._dealer.chunk_games
         self._figures = Figures()
         self._publisher = Publisher(cluster)
         self._measurements: deque[Measurement] = deque()
@@ -88,10 +100,13 @@ class ClusterCollector:
         self._failure: Exception | None = None
         self._closing = False
         self._changed = threading.Condition()
-        self._crew = Crew(cluster, make_policy, selfplay, seed, hand_back=self._hand_back, placement=placement)
+        self._crew = Crew(
+            cluster, make_policy, selfplay, seed, seat=seat, hand_back=self._hand_back, placements=placements
+        )
         self._thread = threading.Thread(target=self._look_after, name="rollout workers", daemon=True)
         self._thread.start()
         try:
+            meanwhile()
             self._wait(lambda: self._crew.complete)
         except BaseException:
             self.close()
@@ -118,10 +133,12 @@ class ClusterCollector:
         with self._changed:
             kept, dropped = split_stale(episodes, version, self._cluster.max_staleness)
             self._figures.collected(episodes, version, dropped, time.perf_counter() - start, self._crew)
+        if self._sleep:
+            self._put_to_sleep()
         return kept
 
     def receive_weights(self, weights: Iterable[tuple[str, Tensor]] | WeightsHandle, version: int) -> None:
-        """Publishes new weights: through the object store, where a handle's may be already, or by broadcast."""
+        """Publishes new weights: through the object store, where a handle's may be already, or as the handle says."""
         ray = import_ray()
 
         start, reached = time.perf_counter(), 0
@@ -129,7 +146,7 @@ class ClusterCollector:
             assert weights.version == version, (weights.version, version)
             handle = weights
             start -= handle.seconds
-            if handle.source is not None:
+            if handle.source is not None and handle.source.device is not None:
                 reached = self._broadcast(handle)
         else:
             packed = pack(weights, self._dtype)
@@ -144,10 +161,11 @@ class ClusterCollector:
                 self._crew.tell(handle)
             self._figures.published(time.perf_counter() - start, handle.num_bytes, reached)
 
-    def measure(self, function: Callable[..., Any], *arguments: Any, seconds: float = 3600.0) -> Any:
+    def measure(self, function: Callable[..., Any], *arguments: Any, seconds: float = MEASURE_SECONDS) -> Any:
         """`function(policy, *arguments)` with the newest weights, by some worker within `seconds`.
 
-        All of it must be picklable. What the function raises is raised here.
+        All of it must be picklable. What the function raises is raised here. An evaluation may take hours, so that the
+        limit is there only for workers that will never answer.
         """
         with self._changed:
             task = Measurement(function=function, arguments=arguments, weights=self._newest(), limit=seconds)
@@ -176,6 +194,15 @@ class ClusterCollector:
             self._changed.notify_all()
         self._thread.join()
         self._crew.close()
+
+    def _put_to_sleep(self) -> None:
+        """Waits until no engine of a ready worker holds memory that the learner could use."""
+        with self._changed:
+            tasks = [Sleep(limit=self._cluster.worker_seconds) for _ in self._crew.ready]
+            for member, task in zip(self._crew.ready, tasks, strict=True):
+                self._crew.give(member, task)
+            self._changed.notify_all()
+        self._wait(lambda: all(task.done for task in tasks))
 
     def _broadcast(self, handle: WeightsHandle) -> int:
         """Has weights sent to the workers that are ready; how many have them. Games go on meanwhile."""
@@ -220,7 +247,7 @@ class ClusterCollector:
 
     def _hand_out(self) -> None:
         """Fills the hands of the workers."""
-        while (member := self._crew.least_busy()) is not None:
+        while (member := self._crew.least_busy(self._hand)) is not None:
             task: Task
             if self._measurements:
                 task = self._measurements.popleft()
@@ -238,6 +265,9 @@ class ClusterCollector:
             self._dealer.give_back(task.chunk)
         elif isinstance(task, Measurement):
             self._measurements.appendleft(task)
+        elif isinstance(task, Sleep):
+            task.done = True
+            self._changed.notify_all()
 
     def _look_after(self) -> None:
         """The thread: waits for workers, and does what there is to do when one has something."""
@@ -266,6 +296,9 @@ class ClusterCollector:
         if isinstance(task, Measurement):
             task.answer, task.done = answer, True
             return
+        if isinstance(task, Sleep):
+            task.done = True
+            return
         assert isinstance(task, Play)
         # A copy in this process's own memory: what Ray hands out lies in memory that it takes back.
         results = pickle.loads(pickle.dumps(answer))
@@ -286,7 +319,7 @@ class ClusterCollector:
             fault = check_results(results, task.chunk.indices)
             if fault is not None:
                 return fault
-            matches = self._plan.matches(task.chunk.step)
+            matches = self._matchmaker.matches(task.chunk.step)
             faults = (check_episode(e, matches[index], self._vocabulary, versions) for index, e in results)
             return next((fault for fault in faults if fault is not None), None)
         except Exception as error:  # a record may be wrong in ways that no check thinks of

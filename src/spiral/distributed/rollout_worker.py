@@ -2,14 +2,11 @@
 
     worker = create_worker(0, config)
     ray.get(worker.set_up.remote(make_policy, selfplay_config, seed, threads=1, wait_seconds=600.0))
-    worker.play.remote(step, indices, weights)
+    worker.play.options(concurrency_group=CHUNKS).remote(step, indices, weights)
 
-Games are played in one thread, one chunk after the other. `load_weights`, `stacks` and `status` belong to another
-thread (`CONTROL`), and answer while games are under way; so does `receive_weights` (`WEIGHTS`), which leaves the policy
-alone.
-
-Left out: games of the next chunk joining those that are under way. Weights can only change between turns, and this is
-where they do.
+Everything that touches the policy happens in one thread (`player.py`); calls of `play` wait for it, several at a time
+(`CHUNKS`). `load_weights`, `stacks` and `status` belong to another thread (`CONTROL`), and answer while games are under
+way; so does `receive_weights` (`WEIGHTS`), which leaves the policy alone.
 """
 
 from __future__ import annotations
@@ -17,26 +14,31 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from spiral.cluster import ClusterConfig
 from spiral.distributed.broadcast import Meeting
-from spiral.distributed.faults import ClusterError, LearnerLostError, reason
+from spiral.distributed.control import CONTROL, thread_stacks
+from spiral.distributed.dealer import games_of_step
+from spiral.distributed.fetching import fetch
+from spiral.distributed.fresh_policy import FreshPolicy
+from spiral.distributed.player import LAST, Player
 from spiral.distributed.session import import_ray
 from spiral.distributed.weight_sync import WEIGHTS, Receiver
-from spiral.distributed.weights import PackedWeights, WeightsHandle, unpack
+from spiral.distributed.weights import WeightsHandle
+from spiral.policies import scripted_policy
 from spiral.policies.language import LanguagePolicy
 from spiral.records import Episode
-from spiral.rollout import SelfPlayConfig, play
-from spiral.selfplay import SelfPlay
+from spiral.rollout import Match, SelfPlayConfig
+from spiral.selfplay import Matchmaker, SeatOpponent
 
-CONTROL = "control"
-"""The thread group for what must not wait until games are over."""
+CHUNKS = "chunks"
+"""The thread group of calls that wait for games."""
+MOST_CHUNKS = 32
+"""Chunks that a worker can have in hand."""
 MakePolicy = Callable[[], LanguagePolicy]
 
 
@@ -62,60 +64,75 @@ class RolloutWorker:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._selfplay: SelfPlay | None = None
+        self._policy: LanguagePolicy | None = None
+        self._matchmaker: Matchmaker | None = None
+        self._in_flight = 0
+        self._matches: tuple[int, list[Match]] = (0, [])
+        self._player = Player(self._take)
         self._receiver = Receiver()
-        self._newest: WeightsHandle | None = None
         self._version: int | None = None
         self._wait_seconds = 0.0
         self._doing = "waiting to be set up"
+        self._under_way: dict[int, int] = {}
         self._games = 0
         self._tokens = 0
-        self._play_seconds = 0.0
         self._load_seconds = 0.0
+        self._lock = threading.Lock()
 
     def set_up(
-        self, make_policy: MakePolicy, config: SelfPlayConfig, seed: int, threads: int, wait_seconds: float
+        self,
+        make_policy: MakePolicy,
+        config: SelfPlayConfig,
+        seed: int,
+        threads: int,
+        wait_seconds: float,
+        seat: SeatOpponent = scripted_policy,
     ) -> None:
-        """Makes the policy; `wait_seconds` is the longest that weights are waited for."""
-        import torch
-
-        threading.current_thread().name = "play"
-        torch.set_num_threads(threads)
-        self._doing = "loading the model"
+        """Makes the policy, and its opponents with `seat`; waits at most `wait_seconds` for weights."""
         self._wait_seconds = wait_seconds
-        self._selfplay = SelfPlay(make_policy(), config, seed)
-        self._doing = "nothing"
+        self._player.call(lambda: self._set_up(make_policy, config, seed, threads, seat))
 
     def play(
         self, step: int, indices: Sequence[int], weights: WeightsHandle, newest: bool = False
     ) -> list[tuple[int, Episode]]:
         """The games of `step` in these places, played with `weights`, or with newer ones if `newest` says so."""
-        assert self._selfplay is not None
-        told = self._newest
-        self._take(told if newest and told is not None and told.version > weights.version else weights)
-        self._doing = f"playing {len(indices)} games of step {step}"
-        start = time.perf_counter()
-        matches = self._selfplay.matches(step)
-        episodes = play([matches[index] for index in indices], self._selfplay.config.in_flight)
-        self._play_seconds += time.perf_counter() - start
-        self._games += len(episodes)
-        self._tokens += count_tokens(episodes)
-        self._doing = "nothing"
+        assert self._matchmaker is not None
+        with self._lock:
+            self._under_way[step] = self._under_way.get(step, 0) + len(indices)
+            if self._matches[0] != step:
+                self._matches = step, self._matchmaker.matches(step)
+            matches = [self._matches[1][index] for index in indices]
+        try:
+            episodes = self._player.play(matches, weights, newest, self._in_flight)
+        finally:
+            with self._lock:
+                self._under_way[step] -= len(indices)
+        with self._lock:
+            self._games += len(episodes)
+            self._tokens += count_tokens(episodes)
         return list(zip(indices, episodes, strict=True))
 
     def measure(self, function: Callable[..., Any], arguments: Sequence[Any], weights: WeightsHandle) -> Any:
-        """`function(policy, *arguments)` with the worker's policy and these weights."""
-        assert self._selfplay is not None
-        self._take(weights)
-        self._doing = "measuring"
-        result = function(self._selfplay.policy, *arguments)
-        self._doing = "nothing"
-        return result
+        """`function(policy, *arguments)` with the worker's policy and these weights, while no game is under way."""
+
+        def work() -> Any:
+            self._player.take(weights)
+            self._doing = "measuring"
+            try:
+                return function(self._policy, *arguments)
+            finally:
+                self._doing = ""
+
+        return self._player.call(work, weights.version)
+
+    def sleep(self) -> None:
+        """Gives the device's memory back until the policy is asked for something again."""
+        assert self._policy is not None
+        self._player.call(self._policy.sleep, version=LAST)
 
     def load_weights(self, weights: WeightsHandle) -> None:
-        """Tells of newer weights; they are taken before the next games."""
-        if self._newest is None or weights.version > self._newest.version:
-            self._newest = weights
+        """Tells of newer weights; games that are played with the newest take them between turns."""
+        self._player.tell(weights)
 
     def receive_weights(self, version: int, meeting: Meeting) -> str | None:
         """Receives a broadcast, to be taken before games that ask for it; what went wrong, if anything did."""
@@ -123,12 +140,7 @@ class RolloutWorker:
 
     def stacks(self) -> str:
         """Where every thread of this process is in its Python code."""
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != threading.get_ident()}
-        return "\n".join(
-            f"thread {names.get(ident, ident)}:\n" + "".join(traceback.format_stack(frame)).rstrip()
-            for ident, frame in frames.items()
-        )
+        return thread_stacks()
 
     def status(self) -> WorkerStatus:
         """Where this worker runs and what it is doing."""
@@ -136,50 +148,46 @@ class RolloutWorker:
             number=self.number,
             pid=os.getpid(),
             host=socket.gethostname(),
-            doing=self._doing,
+            doing=self._doing or self._playing(),
             version=self._version or 0,
             games=self._games,
             tokens=self._tokens,
-            play_seconds=self._play_seconds,
+            play_seconds=self._player.seconds,
             load_seconds=self._load_seconds,
         )
+
+    def _set_up(
+        self, make_policy: MakePolicy, config: SelfPlayConfig, seed: int, threads: int, seat: SeatOpponent
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)  # of the thread that computes
+        self._doing = "loading the model"
+        self._policy = make_policy()
+        fresh = FreshPolicy(self._policy, is_stale=self._player.is_stale, refresh=self._player.refresh)
+        self._matchmaker = Matchmaker(fresh, config, seed, seat=seat)
+        self._in_flight = config.in_flight
+        self._doing = ""
+
+    def _playing(self) -> str:
+        """How many games of which steps are in hand."""
+        with self._lock:
+            games = {step: count for step, count in sorted(self._under_way.items()) if count}
+            self._under_way = games
+        return ", ".join(f"playing {games_of_step(count, step)}" for step, count in games.items()) or "nothing"
 
     def _take(self, weights: WeightsHandle) -> None:
         """Puts weights into the policy unless they are there."""
         if weights.version == self._version:
             return
-        assert self._selfplay is not None
+        assert self._policy is not None
         self._doing = f"taking weights of version {weights.version}"
         start = time.perf_counter()
         self._version = None
-        received = self._receiver.take(weights.version)
-        named = received.tensors() if received is not None else unpack(_fetched(weights, self._wait_seconds))
-        self._selfplay.receive_weights(named, weights.version)
+        fetch(weights, self._receiver, self._wait_seconds, self._policy.load_weights)
         self._version = weights.version
         self._load_seconds += time.perf_counter() - start
-
-
-def _fetched(weights: WeightsHandle, seconds: float) -> PackedWeights:
-    """Weights out of the object store, where their keeper puts them now if they are not there yet."""
-    ray = import_ray()
-
-    what = f"weights of version {weights.version} from the object store"
-    try:
-        ref = weights.ref
-        if ref is None:
-            assert weights.source is not None
-            asked = weights.source.actor.copy_weights.options(concurrency_group=WEIGHTS).remote(weights.version)
-            (ref,) = ray.get(asked, timeout=seconds)
-        packed: PackedWeights = ray.get(ref, timeout=seconds)
-    except ray.exceptions.GetTimeoutError as error:
-        raise RuntimeError(f"waited {seconds:g} s for {what}") from error
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, ClusterError) else RuntimeError(reason(error)) from error
-    except ray.exceptions.RayError as error:
-        if weights.source is None:
-            raise
-        raise LearnerLostError(f"learner worker 0 died before it could give {what}: {reason(error)}") from error
-    return packed
+        self._doing = ""
 
 
 def create_worker(number: int, config: ClusterConfig, placement: Any = "SPREAD") -> Any:
@@ -190,7 +198,7 @@ def create_worker(number: int, config: ClusterConfig, placement: Any = "SPREAD")
         num_cpus=config.cpus_per_worker,
         num_gpus=config.gpus_per_worker,
         max_restarts=0,  # whoever deals the games replaces workers, since it knows what they had in hand
-        concurrency_groups={CONTROL: 1, WEIGHTS: 1},
+        concurrency_groups={CONTROL: 1, WEIGHTS: 1, CHUNKS: MOST_CHUNKS},
     )(RolloutWorker)
     return actor_class.options(scheduling_strategy=placement).remote(number)
 

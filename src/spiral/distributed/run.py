@@ -16,6 +16,7 @@ import torch
 
 from spiral.credit import RoleBaselines
 from spiral.distributed.learning import ClusterLearner
+from spiral.distributed.placement import gpus_per_rank, placed
 from spiral.distributed.rollout import ClusterCollector
 from spiral.distributed.session import cluster_session
 from spiral.distributed.status import STATUS_FILE, status_written
@@ -28,7 +29,7 @@ from spiral.recipe import Recipe
 from spiral.records import Episode
 from spiral.run_directory import RunDirectory
 from spiral.run_evaluation import evaluate_run, sample_game
-from spiral.seating import model_config
+from spiral.seating import Opponents, model_config
 from spiral.selfplay import check_prompts
 from spiral.text import ChatCodec
 
@@ -116,7 +117,8 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
     dtype = torch.bfloat16 if recipe.model.compute == "bfloat16" else None
     with contextlib.ExitStack() as resources:
         resources.enter_context(cluster_session(recipe.cluster))
-        learner = ClusterLearner(recipe, recipe.cluster, checkpoint, dtype=dtype)
+        placement = resources.enter_context(placed(recipe.cluster, gpus_per_rank(recipe.model.device)))
+        learner = ClusterLearner(recipe, recipe.cluster, checkpoint, placement=placement, dtype=dtype)
         resources.callback(learner.close)
         collector = resources.enter_context(
             ClusterCollector(
@@ -127,6 +129,10 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 vocabulary=int(model_config(recipe.model.path).vocab_size),
                 last_step=recipe.run.steps,
                 dtype=dtype,
+                placements=placement.workers,
+                seat=Opponents(recipe.model.device),
+                sleep=recipe.engine.sleep,
+                meanwhile=learner.wait,
             )
         )
         baselines = RoleBaselines(recipe.credit.decay)
@@ -156,5 +162,6 @@ def make_worker_policy(recipe: Recipe) -> LanguagePolicy:
         ChatCodec(loaded.tokenizer, recipe.prompt),
         recipe.sampling,
         compute=recipe.model.compute,
+        head=recipe.model.head,
         shared=False,
     )

@@ -14,12 +14,12 @@ from spiral.records import Episode, Turn
 
 
 def turn_ages(episodes: Sequence[Episode], version: int) -> list[int]:
-    """How many updates before `version` each turn of a language model was written, in order."""
+    """How many updates before `version` each turn was written that is to be learned from, in order."""
     return [
         version - turn.generation.policy_version
         for episode in episodes
         for turn in episode.turns
-        if turn.generation is not None
+        if turn.generation is not None and episode.seats[turn.player].trainable
     ]
 
 
@@ -32,7 +32,9 @@ def split_stale(episodes: Sequence[Episode], version: int, max_staleness: int) -
     kept: list[Episode] = []
     dropped = 0
     for episode in episodes:
-        stale = [_is_stale(turn, version - max_staleness) for turn in episode.turns]
+        stale = [
+            episode.seats[turn.player].trainable and _is_stale(turn, version - max_staleness) for turn in episode.turns
+        ]
         dropped += sum(stale)
         kept.append(_without_tokens(episode, stale) if any(stale) else episode)
     return kept, dropped

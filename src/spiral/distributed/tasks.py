@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from spiral.distributed.dealer import Chunk
+from spiral.distributed.rollout_worker import CHUNKS
 from spiral.distributed.weights import WeightsHandle
 
 
@@ -19,6 +20,11 @@ class Task(Protocol):
     @property
     def limit(self) -> float:
         """Seconds after which its worker is taken for stuck."""
+        ...
+
+    @property
+    def games(self) -> int | None:
+        """How many games it is; None for what a worker does alone."""
         ...
 
     def begin(self, actor: Any) -> Any:
@@ -35,13 +41,36 @@ class Play:
     limit: float
     takes_errors: bool = False
 
+    @property
+    def games(self) -> int:
+        """How many there are."""
+        return len(self.chunk.indices)
+
     def begin(self, actor: Any) -> Any:
         """Asks the worker."""
         newest = self.chunk.weights is None
-        return actor.play.remote(self.chunk.step, self.chunk.indices, self.weights, newest)
+        play = actor.play.options(concurrency_group=CHUNKS)
+        return play.remote(self.chunk.step, self.chunk.indices, self.weights, newest)
 
     def __str__(self) -> str:
         return str(self.chunk)
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Sleep:
+    """Giving the device's memory back until there is something to do again."""
+
+    limit: float
+    takes_errors: bool = False
+    done: bool = False
+    games: None = None
+
+    def begin(self, actor: Any) -> Any:
+        """Asks the worker."""
+        return actor.sleep.remote()
+
+    def __str__(self) -> str:
+        return "being put to sleep"
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -55,6 +84,7 @@ class Measurement:
     takes_errors: bool = True
     answer: Any = None
     done: bool = False
+    games: None = None
 
     def begin(self, actor: Any) -> Any:
         """Asks the worker."""

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from spiral.cluster import ClusterConfig
 from spiral.distributed.broadcast import BroadcastError, Group, Meeting, Place, group_prefix, one_line, own_address
 from spiral.distributed.faults import ClusterError
+from spiral.distributed.placement import pairs
 from spiral.distributed.session import import_ray
 from spiral.distributed.weights import FlatWeights, flatten, pack, parse_layout
 
@@ -41,16 +42,18 @@ STAGED = 2
 newest."""
 
 
+def way(config: ClusterConfig, learner_gpus: float) -> Literal["object_store", "broadcast", "ipc"]:
+    """How weights travel: 'auto' reads in the learner's memory where GPUs are shared, and broadcasts between others."""
+    if config.publish != "auto":
+        return config.publish
+    if pairs(config, learner_gpus):
+        return "ipc"
+    return "broadcast" if broadcast_device(config, learner_gpus) == "cuda" else "object_store"
+
+
 def broadcast_device(config: ClusterConfig, learner_gpus: float) -> str:
     """Between which kind of devices: "cuda" where every process has a GPU to itself, as NCCL needs it, else "cpu"."""
     return "cuda" if learner_gpus >= 1 and config.gpus_per_worker >= 1 else "cpu"
-
-
-def broadcasts(config: ClusterConfig, learner_gpus: float) -> bool:
-    """Whether weights are broadcast."""
-    if config.publish == "auto":
-        return broadcast_device(config, learner_gpus) == "cuda"
-    return config.publish == "broadcast"
 
 
 class Sender:

@@ -1,9 +1,9 @@
-"""Weights on their way from the learner to the rollout workers: arrays for the object store, bytes for a broadcast.
+"""Weights on their way from the learner to the rollout workers: arrays for the object store, buckets of bytes else.
 
 As numpy arrays in Ray's object store they are mapped, not copied, by every reader on a machine; torch tensors would be
 pickled, which takes some ten times as long. numpy has no bfloat16: such a tensor travels as the uint16 numbers with the
-same bits. For a broadcast (`weight_sync.py`) they lie end to end in a few large buckets of bytes, since many small
-messages are slower than a few large ones.
+same bits. For a broadcast (`weight_sync.py`), or for others to read (`sharing.py`), they lie end to end in a few large
+buckets of bytes, since many small messages are slower than a few large ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,14 @@ class PackedWeights:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Who keeps weights that are not in the object store, sends them out, and puts a copy there when asked."""
+    """Who keeps weights that are not in the object store, and puts a copy there when asked."""
 
     actor: Any
     """An actor with the methods of `LearnerWorker`: rank 0 of the learner."""
-    device: str
-    """Between what kind of devices a broadcast goes: "cpu" or "cuda"."""
+    device: str | None
+    """Between what kind of devices the actor broadcasts: "cpu" or "cuda"; None: it does not."""
+    lenders: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Ranks of the learner by the places (`sharing.own_places`) where their memory can be read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,9 +103,9 @@ class FlatWeights:
             end = slot.offset + math.prod(slot.shape) * dtype.itemsize
             yield slot.name, self.buckets[slot.bucket][slot.offset : end].view(dtype).reshape(slot.shape)
 
-    def on(self, device: str) -> FlatWeights:
-        """The same there; itself where they are there already."""
-        return dataclasses.replace(self, buckets=tuple(bucket.to(device) for bucket in self.buckets))
+    def on(self, device: str, copy: bool = False) -> FlatWeights:
+        """The same there; in the same memory where they are there already, unless `copy` says otherwise."""
+        return dataclasses.replace(self, buckets=tuple(bucket.to(device, copy=copy) for bucket in self.buckets))
 
     def layout(self, version: int) -> str:
         """All but the bytes, for `parse_layout`."""
@@ -142,6 +144,15 @@ def flatten(
     if parts:
         buckets.append(torch.cat(parts))
     return FlatWeights(slots=tuple(slots), buckets=tuple(buckets))
+
+
+def refill(flat: FlatWeights, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> FlatWeights:
+    """Writes weights into these buckets, which `flatten` has made of others with the same names, shapes and types."""
+    for (name, tensor), (place_name, place) in zip(weights, flat.tensors(), strict=True):
+        given = (name, tensor.shape, dtype or tensor.dtype)
+        assert given == (place_name, place.shape, place.dtype), (given, place_name, place.shape, place.dtype)
+        place.copy_(tensor.detach())
+    return flat
 
 
 def pack(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> PackedWeights:

@@ -2,9 +2,10 @@
 
 Both were measured on the same games (seeds, deals, seats, opponents) and the same problems, so every difference is
 paired: its interval is over pairs of games or over problems, and its p-value comes from flipping signs
-(`statistics.paired_difference`). Looking at many rows at once, p-values are corrected after Holm (1979) before any is
-called significant. Exploitability that is computed exactly has no sampling error and takes no test; what is sampled has
-an interval (that of a difference of independent figures; Zou and Donner, 2008) and takes none either.
+(`statistics.paired_difference`). Where all pairs agree the interval says how far that goes for so many. Looking at many
+rows at once, p-values are corrected after Holm (1979) before any is called significant. Exploitability that is computed
+exactly has no sampling error and takes no test; what is sampled has an interval (that of a difference of independent
+figures; Zou and Donner, 2008) and takes none either.
 
 Left out: anything unpaired, and tests across tasks.
 """
@@ -164,7 +165,7 @@ def _paired(
     """
     if len(a) < 2:
         raise ValueError(f"{measure} has {len(a)} pairs to compare; expected two or more")
-    difference = paired_difference(b, a)
+    difference = paired_difference(b, a, largest=1.0)
     return Row(
         kind=kind,
         measure=measure,

@@ -5,6 +5,7 @@ Games keep their episodes and exploitability its information states, so that eve
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,19 +50,31 @@ def measure_games(
 ) -> tuple[ArenaResult, Sequence[Episode]]:
     """Plays the games, half from each seat with the same deals, and keeps them in `place`.
 
-    With `reuse`, games that are there already are read instead. Raises as `evaluate` does.
+    With `reuse`, games that are there already are read instead, and those of them that could not be played then are
+    played now. Raises as `evaluate` does, and `ValueError` when another process measures in `place`.
     """
     matches = paired_matches(policy, opponent, game, episodes, seed)
-    if place is not None and reuse and place.result_file.exists() and place.episodes_file.exists():
-        played = read_episodes(place.episodes_file)
-        return summarise(played, game, policy.name, opponent.name, seed), played
-    if place is not None:
-        place.make()
-    played = play(matches, in_flight)
-    result = summarise(played, game, policy.name, opponent.name, seed)
-    if place is not None:
-        place.write(result.to_json(), episodes=played)
+    kept = _kept_games(place, episodes) if place is not None and reuse else []
+    missing = [number for number, episode in enumerate(kept) if episode.outcome == "not_played"]
+    if kept and not missing:
+        return summarise(kept, game, policy.name, opponent.name, seed), kept
+    with contextlib.nullcontext() if place is None else place.measuring():
+        if missing:
+            again = dict(zip(missing, play([matches[number] for number in missing], in_flight), strict=True))
+            played: Sequence[Episode] = [again.get(number, episode) for number, episode in enumerate(kept)]
+        else:
+            played = play(matches, in_flight)
+        result = summarise(played, game, policy.name, opponent.name, seed)
+        if place is not None:
+            place.write(result.to_json(), episodes=played)
     return result, played
+
+
+def _kept_games(place: ResultDirectory, episodes: int) -> Sequence[Episode]:
+    """All games of a measurement that was completed, in their order; none when it was not."""
+    complete = place.result_file.exists() and place.episodes_file.exists()
+    kept = read_episodes(place.episodes_file) if complete else []
+    return kept if len(kept) == episodes else []
 
 
 def theory_directory(
@@ -87,11 +100,14 @@ def measure_kept_theory(
     place: ResultDirectory,
     reuse: bool = False,
 ) -> Mapping[str, Any]:
-    """Exploitability, and where nothing is hidden optimality, in their JSON form; kept in `place`."""
+    """Exploitability, and where nothing is hidden optimality, in their JSON form; kept in `place`.
+
+    Raises `ValueError` when another process measures in `place`.
+    """
     if reuse and place.result_file.exists():
         return dict(read_result(place.path)["result"])
-    place.make()
-    measured = measure_theory(policy, game, samples=samples, seed=seed)
-    result = measured.to_json()
-    place.write(result, items=measured.records())
+    with place.measuring():
+        measured = measure_theory(policy, game, samples=samples, seed=seed)
+        result = measured.to_json()
+        place.write(result, items=measured.records())
     return result

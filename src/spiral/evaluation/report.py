@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from spiral.evaluation.benchmarks.config import BenchmarkConfig
-from spiral.evaluation.benchmarks.measuring import Benchmark, measure_benchmark
-from spiral.evaluation.benchmarks.problems import load_problems
-from spiral.evaluation.benchmarks.tasks import load_task
+from spiral.evaluation.benchmarks.measuring import load_benchmark, measure_benchmark
 from spiral.evaluation.config import EvaluationConfig
 from spiral.evaluation.measurements import measure_games
 from spiral.evaluation.optimality import measure_theory
 from spiral.evaluation.results import plain_name
-from spiral.files import write_atomically
+from spiral.files import write_jsonl
 from spiral.games import Game, load_game
-from spiral.policies import Policy, is_scripted, scripted_policy
+from spiral.policies import Policy, able_opponents, scripted_policy
 from spiral.policies.language import LanguagePolicy
-from spiral.policies.scripted import MinimaxPolicy
 from spiral.storage import write_episodes
 
 Seat = Callable[[str, Game], Policy]
@@ -100,11 +96,14 @@ def measure_benchmarks(
     """Every task of the recipe, in the JSON form of its result."""
     results = []
     for name, file in config.tasks.items():
-        known = load_task(name)
-        sampling = known.sampling.model_copy(update={"max_new_tokens": config.max_new_tokens})
-        task = dataclasses.replace(known, samples=config.samples, sampling=sampling)
-        problems = load_problems(task, Path(file) if file else None, config.limit or None, config.seed)
-        benchmark = Benchmark(task=task, problems=problems, seed=config.seed)
+        benchmark = load_benchmark(
+            name,
+            data=Path(file) if file else None,
+            limit=config.limit or None,
+            samples=config.samples,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+        )
         result, attempts = measure_benchmark(policy, benchmark, policy.name, in_flight=config.in_flight)
         results.append(result.to_json())
         _keep(records, plain_name(name), [dataclasses.asdict(attempt) for attempt in attempts])
@@ -112,37 +111,10 @@ def measure_benchmarks(
 
 
 def _keep(records: Path | None, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line."""
+    """What a figure was computed from, where that is wanted."""
     if records is not None:
         records.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_atomically(records / f"{name}.jsonl", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def able_opponents(names: Iterable[str], game: Game) -> list[str]:
-    """Those who can play a game: minimax, for one, cannot play poker."""
-    return [name for name in names if not is_scripted(name) or can_play(name, game)]
-
-
-def can_play(opponent: str, game: Game) -> bool:
-    """Whether a scripted opponent knows a game, found out by letting it try."""
-    try:
-        player = scripted_policy(opponent, game)
-        if not _lists_actions(game):
-            return False
-        if isinstance(player, MinimaxPolicy):
-            player.choose(game.initial_state(), 0, random.Random(0))
-    except ValueError:
-        return False
-    return True
-
-
-def _lists_actions(game: Game) -> bool:
-    """Whether scripted players find something to choose from in the game's first decision."""
-    state = game.initial_state()
-    while state.is_chance:
-        state = state.apply(state.chance_outcomes()[0][0])
-    return bool(state.legal_actions())
+        write_jsonl(records / f"{name}.jsonl", rows)
 
 
 def read_report(path: Path) -> Report:

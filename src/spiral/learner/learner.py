@@ -36,6 +36,7 @@ from spiral.learner.sharding import gradient_scale, like, shard, whole
 from spiral.learner.sums import TOKEN_SUMS, add, averages
 from spiral.learner.targets import Targets, micro_batch_loss, targets_of
 from spiral.measures import Metrics
+from spiral.policies.head import HeadPrecision, output_head
 from spiral.policies.loading import check_architecture
 from spiral.policies.sampling import SamplingConfig
 from spiral.seeds import derive_seed
@@ -78,6 +79,7 @@ class Learner:
         total_steps: int,
         seed: int,
         compute: str = "float32",
+        head: HeadPrecision = "compute",
         compiled: bool = False,
         lora: LoraConfig | None = None,
     ) -> None:
@@ -96,10 +98,10 @@ class Learner:
         """Updates in a row whose optimizer steps were all skipped; a learner from a checkpoint counts anew."""
         check_architecture(model.config, "the learner")
         self.ranks = current_ranks(model.device)
-        settings = (config, loss_config, sampling, total_steps, seed, compute, lora)
+        settings = (config, loss_config, sampling, total_steps, seed, compute, head, lora)
         self._check_same(settings)
         self.reference = frozen_copy(model, compute) if loss_config.kl_coefficient else None
-        self._scorer = Scorer(model, compiled=compiled)  # after the copy, which would share compiled blocks
+        self._scorer = Scorer(model, compiled=compiled, head=head)  # after the copy, which would share compiled blocks
         if lora is not None and lora.rank:
             add_lora(model, lora, seed)
         self._sharded = compute == "bfloat16"
@@ -250,7 +252,8 @@ class Learner:
         """Log-probabilities, entropy and KL of a micro-batch's action tokens under the current weights."""
         reference = None
         if self.reference is not None and targets.reference_hidden is not None:
-            reference = (targets.reference_hidden[rows.action_K], self.reference.get_output_embeddings())
+            head = output_head(self.reference, self._scorer.head_precision)
+            reference = (targets.reference_hidden[rows.action_K], head)
         scores: TokenScores = self._scorer(
             rows,
             targets.action_ids[rows.action_K],

@@ -16,16 +16,21 @@ from torch import Tensor
 from spiral.learner.attention import use_segment_attention
 from spiral.learner.layout import MicroBatch
 from spiral.learner.logprobs import TokenScores, score_tokens
+from spiral.policies.head import HeadPrecision, output_head
 
 
 class Scorer(torch.nn.Module):
     """Wraps a transformers causal language model. Called with a micro-batch, it gives `TokenScores`."""
 
-    def __init__(self, language_model: Any, *, compiled: bool = False) -> None:
-        """`compiled` has torch.compile fuse what each block does around its matrix products, for rows of any length."""
+    def __init__(self, language_model: Any, *, compiled: bool = False, head: HeadPrecision = "compute") -> None:
+        """`head` is the precision of the logits.
+
+        `compiled` has torch.compile fuse what each block does around its matrix products, for rows of any length.
+        """
         super().__init__()
         use_segment_attention(language_model)
         self.language_model = language_model
+        self.head_precision: HeadPrecision = head
         if compiled:
             for block in blocks(language_model):
                 block.forward = torch.compile(block.forward, dynamic=True)
@@ -40,7 +45,7 @@ class Scorer(torch.nn.Module):
     ) -> TokenScores:
         """Scores the micro-batch's action tokens; arguments as in `logprobs.score_tokens`."""
         hidden_KD = hidden_states(self.language_model, rows)
-        head = self.language_model.get_output_embeddings()
+        head = output_head(self.language_model, self.head_precision)
         return score_tokens(hidden_KD, head, action_ids_K, temperature, reference, entropy_gradient=entropy_gradient)
 
 

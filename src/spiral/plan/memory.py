@@ -7,6 +7,7 @@
               logits of one chunk of `learner/logprobs.py`
     engine    its own weights, unless it computes with the learner's; keys and values of the replies in flight
 
+An engine that sleeps while the learner updates (`engine.sleep`) holds these only while it is playing.
 N devices share the learner's state; everything else is whole on each. The formulas are for blocks like Llama's: RMS
 norms, grouped-query attention by a fused kernel, a gated MLP. For others they are estimates.
 
@@ -153,7 +154,7 @@ def number_size(recipe: Recipe) -> int:
     return 2 if recipe.model.compute == "bfloat16" else 4
 
 
-def learner_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, trainable: int) -> list[Item]:
+def learner_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, trainable: int, gpu: bool) -> list[Item]:
     """What the learner holds on each device."""
     size, devices = number_size(recipe), recipe.hardware.devices
     shards = devices if recipe.model.compute == "bfloat16" else 1  # in float32 every process has the whole learner
@@ -173,6 +174,10 @@ def learner_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, traina
         _item("gradients of activations", passing, "updating"),
         _item("logits of a chunk", logits, "updating"),
     ]
+    if copies_head(recipe, gpu):
+        heads = 2 if recipe.loss.kl_coefficient else 1
+        copies = 4 * heads * shape.hidden * shape.vocabulary
+        items.append(_item("output head in float32", copies, "updating"))
     if recipe.loss.kl_coefficient:
         turns = budget.most_turns / devices
         hidden = turns * min(budget.response, budget.context) * shape.hidden * size
@@ -204,15 +209,25 @@ def gathered_bytes(recipe: Recipe, shape: ModelShape) -> int:
     return size * (weights + shape.largest_block + 2 * shape.outside_blocks) + 4 * shape.largest_block
 
 
-def engine_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, vllm_gib: float) -> list[Item]:
+def copies_head(recipe: Recipe, gpu: bool) -> bool:
+    """Whether there is a float32 copy of the output head's weights beside those in bfloat16 (`policies/head.py`)."""
+    return recipe.model.head == "float32" and number_size(recipe) < 4 and not gpu
+
+
+def engine_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, vllm_gib: float, gpu: bool) -> list[Item]:
     """What the engine holds on each device; `vllm_gib` is what vLLM would be given (`vllm_share_gib`)."""
     size = number_size(recipe)
     own = size * shape.parameters
+    head = 4 * shape.hidden * shape.vocabulary if copies_head(recipe, gpu) else 0
+    # What waits in the memory of the CPU frees nothing where that is the device.
+    caches: Phase = "playing" if recipe.engine.sleep else "always"
+    weights: Phase = caches if gpu else "always"
     if recipe.engine.kind == "vllm":
         room = f"room for {vllm_cache_tokens(recipe, shape, vllm_gib):,} tokens"
         return [
-            _item("vLLM's weights", own, "always", recipe.model.compute),
-            _item("vLLM's keys and values", max(0.0, vllm_gib * GIB - own), "always", room),
+            _item("vLLM's weights", own, weights, recipe.model.compute),
+            _item("vLLM's keys and values", max(0.0, vllm_gib * GIB - own), weights, room),
+            *([_item("vLLM's output head in float32", head, "playing")] if head else []),
         ]
     if size == 4 and not recipe.lora.rank:
         own = 0
@@ -222,9 +237,15 @@ def engine_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, vllm_gi
     prefill = rows * round_up(budget.longest_prompt) * size * (3 * shape.intermediate + 3 * shape.hidden)
     drawing = SAMPLING_BYTES * rows * shape.vocabulary
     return [
-        _item("the engine's weights", own, "always", recipe.model.compute if own else "shared with the learner"),
-        _item("keys and values", cache, "always", f"{rows:,} replies of up to {longest:,} tokens"),
+        _item(
+            "the engine's weights",
+            own,
+            weights if size < 4 else "always",  # in float32 it cannot tell whether they are the learner's
+            recipe.model.compute if own else "shared with the learner",
+        ),
+        _item("keys and values", cache, caches, f"{rows:,} replies of up to {longest:,} tokens"),
         _item("prefill and sampling", prefill + drawing, "playing"),
+        *([_item("the engine's output head in float32", head, caches)] if head else []),
     ]
 
 

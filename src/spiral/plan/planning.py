@@ -49,6 +49,8 @@ class Plan:
     budget: TokenBudget
     cache_tokens: int | None
     """What vLLM has room for; None for an engine that takes what it needs."""
+    together: bool = False
+    """Whether a device plays and updates at the same time."""
 
     def phase_gib(self, phase: Phase) -> float:
         """What is held in a phase of the step, or always."""
@@ -57,6 +59,8 @@ class Plan:
     @property
     def need_gib(self) -> float:
         """The most that is held at once."""
+        if self.together:
+            return sum(item.gib for item in self.items)
         return max(self.phase_gib("playing"), self.phase_gib("updating"))
 
     @property
@@ -102,11 +106,12 @@ class _Facts:
             memory_gib=memory,
             asked=asked,
             items=(
-                *learner_items(recipe, self.shape, budget, trainable),
-                *engine_items(recipe, self.shape, budget, share),
+                *learner_items(recipe, self.shape, budget, trainable, gpu),
+                *engine_items(recipe, self.shape, budget, share, gpu),
             ),
             budget=budget,
             cache_tokens=vllm_cache_tokens(recipe, self.shape, share) if vllm else None,
+            together=recipe.cluster.shares_gpus and recipe.cluster.schedule != "sync",
         )
 
 
@@ -169,7 +174,8 @@ def describe(plan: Plan) -> list[str]:
         lines.append(f"{item.gib:8.2f}  {item.name}{f' ({notes})' if notes else ''}")
     playing, updating = plan.phase_gib("playing"), plan.phase_gib("updating")
     lines += [
-        f"{plan.need_gib:8.2f}  at most: {playing:.2f} while playing, {updating:.2f} while updating",
+        f"{plan.need_gib:8.2f}  at most: {playing:.2f} while playing, {updating:.2f} while updating"
+        + (", both at once on a shared GPU" if plan.together else ""),
         f"{plan.usable_gib:8.2f}  usable: {plan.memory_gib:.2f} ({where}) less {MARGIN:.0%}",
         "Tokens of a step:",
     ]

@@ -2,7 +2,15 @@
 
 from spiral.policies.base import Policy, ScriptedPolicy, TurnReply, TurnRequest
 from spiral.policies.sampling import SamplingConfig
-from spiral.policies.scripted import SCRIPTED_NAMES, check_scripted, is_scripted, scripted_policy, scripted_table
+from spiral.policies.scripted import (
+    SCRIPTED_NAMES,
+    able_opponents,
+    can_play,
+    check_scripted,
+    is_scripted,
+    scripted_policy,
+    scripted_table,
+)
 
 __all__ = [
     "SCRIPTED_NAMES",
@@ -11,6 +19,8 @@ __all__ = [
     "ScriptedPolicy",
     "TurnReply",
     "TurnRequest",
+    "able_opponents",
+    "can_play",
     "check_scripted",
     "is_scripted",
     "scripted_policy",

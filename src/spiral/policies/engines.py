@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from spiral.config import Section
+from spiral.policies.head import HeadPrecision
 from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import LanguageModel, cast_parameters
 from spiral.policies.sampling import SamplingConfig
@@ -32,6 +33,11 @@ class EngineConfig(Section):
     stall_seconds: float = Field(
         600.0, gt=0, description="vLLM: a generation step that takes longer ends the run with what it was doing."
     )
+    sleep: bool = Field(
+        False,
+        description="Give the device's memory to the learner between games; a vLLM that sleeps needs a GPU, and room"
+        " for its weights in the memory of the CPU.",
+    )
 
 
 def resolved(config: EngineConfig) -> EngineConfig:
@@ -50,6 +56,7 @@ def make_policy(
     sampling: SamplingConfig,
     *,
     compute: str,
+    head: HeadPrecision = "compute",
     name: str = "policy",
     shared: bool = True,
 ) -> LanguagePolicy:
@@ -61,11 +68,18 @@ def make_policy(
     if config.kind == "vllm":
         from spiral.policies.vllm import VllmPolicy  # an optional package
 
-        return VllmPolicy(directory, codec, sampling, config=config, compute=compute, name=name)
+        return VllmPolicy(directory, codec, sampling, config=config, compute=compute, head=head, name=name)
     model = loaded.model
     if compute == "bfloat16":
         model = copy.deepcopy(model) if shared else model
         cast_parameters(model, torch.bfloat16)
     return TransformersPolicy(
-        model, codec, sampling, name=name, max_rows=config.max_rows, context=config.context or None
+        model,
+        codec,
+        sampling,
+        name=name,
+        max_rows=config.max_rows,
+        context=config.context or None,
+        head=head,
+        own=compute == "bfloat16" or not shared,
     )

@@ -59,6 +59,7 @@ class LanguagePolicy(ABC):
         self.name = name
         self.version = 0
         self.precision = "float32"
+        self.asleep = False
         self.context = context
         self._done: list[TurnReply] = []
 
@@ -110,6 +111,17 @@ class LanguagePolicy(ABC):
     @abstractmethod
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Takes new weights by parameter name, in place. No turn may be pending."""
+
+    def sleep(self) -> None:
+        """Gives back the memory that is only needed for generating. No turn may be pending.
+
+        Whatever is asked of a sleeping engine wakes it, and is answered as if it had never slept.
+        """
+        self.asleep = True
+
+    def wake(self) -> None:
+        """Takes the memory again, if it was given back."""
+        self.asleep = False
 
     def close(self) -> None:  # noqa: B027 (an engine with nothing to give back is complete without it)
         """Gives the engine's memory back; the policy is of no more use."""

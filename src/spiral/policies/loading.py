@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from spiral.config import Section
+from spiral.policies.head import HeadPrecision
 from spiral.policies.hub import hub_model
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
 from spiral.text import PromptConfig
@@ -39,6 +40,11 @@ class ModelConfig(Section):
     )
     compute: Literal["float32", "bfloat16"] = Field(
         "float32", description="Precision of sampling and of the learner's passes; its weights are kept in float32."
+    )
+    head: HeadPrecision = Field(
+        "compute",
+        description="Precision of the output head's logits: 'float32', in which engine and learner agree better, or"
+        " 'compute', that of the rest. Both are the same where compute is float32.",
     )
     compile: bool = Field(
         False, description="Compile the blocks for the learner; takes a minute and, on a CPU, a C++ compiler."

@@ -31,6 +31,7 @@ def reply_logprobs(policy: TransformersPolicy, prompts: list[IntArray], replies:
 
 def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]]) -> list[float]:
     """One padded forward pass; logits only where a token of a reply [T] or its end is predicted, T + 1 places each."""
+    policy.wake()
     model, width = policy.model, max(len(prompt) + len(reply) for prompt, reply in pairs)
     token_ids = np.zeros((len(pairs), width), dtype=np.int64)
     for row, (prompt, reply) in enumerate(pairs):
@@ -40,7 +41,7 @@ def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]]) -
     places_K = torch.cat([torch.arange(len(prompt) - 1, len(prompt) + len(reply)) for prompt, reply in pairs])
     ids_NW = torch.from_numpy(token_ids).to(model.device)
     hidden_NWD = model.base_model(input_ids=ids_NW, use_cache=False).last_hidden_state
-    logits_KV = model.get_output_embeddings()(hidden_NWD[rows_K, places_K])
+    logits_KV = policy.logits(hidden_NWD[rows_K, places_K])
     logprobs_KV = sampling_logprobs(logits_KV, policy.sampling).cpu()
     ends = sorted(stop_token_ids(policy.codec.tokenizer))
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import random
 import re
+from collections.abc import Iterable
 
 from spiral.games import Game, State
 from spiral.policies.base import ScriptedPolicy, TurnReply, TurnRequest
@@ -82,6 +83,32 @@ def scripted_policy(name: str, game: Game) -> ScriptedPolicy:
     if kind == "random":
         return RandomPolicy()
     return MinimaxPolicy(depth) if kind == "minimax" else TablePolicy("equilibrium", equilibrium(game))
+
+
+def able_opponents(names: Iterable[str], game: Game) -> list[str]:
+    """Those who can play a game: minimax, for one, cannot play poker."""
+    return [name for name in names if not is_scripted(name) or can_play(name, game)]
+
+
+def can_play(opponent: str, game: Game) -> bool:
+    """Whether a scripted opponent knows a game, found out by letting it try."""
+    try:
+        player = scripted_policy(opponent, game)
+        if not _lists_actions(game):
+            return False
+        if isinstance(player, MinimaxPolicy):
+            player.choose(game.initial_state(), 0, random.Random(0))
+    except ValueError:
+        return False
+    return True
+
+
+def _lists_actions(game: Game) -> bool:
+    """Whether scripted players find something to choose from in the game's first decision."""
+    state = game.initial_state()
+    while state.is_chance:
+        state = state.apply(state.chance_outcomes()[0][0])
+    return bool(state.legal_actions())
 
 
 def scripted_table(name: str, game: Game) -> TabularPolicy:

@@ -7,13 +7,15 @@ matrix products elsewhere.
 
 The model computes in the precision of its own weights. In float32 it is shared with the learner when both live in
 one process: an update is then visible at once, and only the version number has to be told. In bfloat16 it is a copy.
+
+Asleep, it holds no keys and values, and a model of its own on a CUDA device waits in the memory of the CPU.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from spiral.policies.base import TurnReply
+from spiral.policies.head import HeadPrecision, output_head, stated_precision
 from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
 from spiral.policies.loading import check_architecture
 from spiral.policies.sampling import SamplingConfig, sample_tokens
@@ -59,8 +62,11 @@ class TransformersPolicy(LanguagePolicy):
         name: str = "policy",
         max_rows: int = 1024,
         context: int | None = None,
+        head: HeadPrecision = "compute",
+        own: bool = False,
     ) -> None:
-        """`context` is the most tokens of prompt and reply together; None takes the model's own limit.
+        """`context` is the most tokens of prompt and reply together; None takes the model's own limit. `own` says that
+        nobody else uses the model, so that it may be moved while the engine sleeps.
 
         Raises `ValueError` for models with sliding-window or recurrent layers, or with rescaled logits.
         """
@@ -68,8 +74,12 @@ class TransformersPolicy(LanguagePolicy):
         limit = int(model.config.max_position_embeddings)
         super().__init__(codec, sampling, name=name, context=min(context or limit, limit))
         self.model = model
-        self.precision = str(model.dtype).removeprefix("torch.")
+        self.precision = stated_precision(str(model.dtype).removeprefix("torch."), head)
         self._max_rows = max_rows
+        self._head_precision: HeadPrecision = head
+        self._head: Callable[[Tensor], Tensor] | None = None
+        self._own = own
+        self._device = torch.device(model.device)
         self._stop_ids = stop_token_ids(codec.tokenizer)
         self._waiting: deque[_Row] = deque()
         self._active: list[_Row] = []
@@ -77,16 +87,46 @@ class TransformersPolicy(LanguagePolicy):
 
     def _generate(self, turns: Sequence[OpenTurn]) -> None:
         """Puts turns in the queue."""
+        self.wake()
         self._waiting.extend(_Row(turn=turn) for turn in turns)
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Takes new weights by parameter name; tensors that are the model's own are not copied."""
+        self.wake()
+        self._head = None
         parameters = dict(self.model.named_parameters())
         for name, tensor in weights:
             if parameters[name].data_ptr() != tensor.data_ptr():
                 parameters[name].copy_(tensor)
         self.version = version
+
+    def sleep(self) -> None:
+        """Drops the keys and values; a model that is the engine's own leaves a CUDA device."""
+        assert not self._waiting, "an engine can only sleep between turns"
+        assert not self._active, "an engine can only sleep between turns"
+        self._cache, self._head = SlotCache(), None
+        self._move(torch.device("cpu"))
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # the learner may be another process
+        self.asleep = True
+
+    def wake(self) -> None:
+        """Brings the model back to its device."""
+        if self.asleep:
+            self._move(self._device)
+        self.asleep = False
+
+    def _move(self, device: torch.device) -> None:
+        """Moves the model in place, if it is the engine's own and lives on a CUDA device."""
+        if self._own and self._device.type == "cuda":
+            self.model.to(device)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """[N, V] what the output head says of hidden states, in the precision asked for."""
+        if self._head is None:
+            self._head = output_head(self.model, self._head_precision)
+        return self._head(hidden_ND)
 
     @torch.no_grad()
     def poll(self) -> list[TurnReply]:
@@ -148,7 +188,7 @@ class TransformersPolicy(LanguagePolicy):
     def _sample(self, rows: list[_Row], hidden_ND: Tensor) -> None:
         """Draws each row's next token from its own stream; hidden states beyond the rows are filler."""
         hidden_ND = pad(hidden_ND, (0, 0, 0, max(0, LEAST_ROWS - len(hidden_ND))))
-        logits_NV = self.model.get_output_embeddings()(hidden_ND)[: len(rows)]
+        logits_NV = self.logits(hidden_ND)[: len(rows)]
         seeds = np.array([row.turn.seed for row in rows], dtype=np.uint64)
         counters = np.array([len(row.token_ids) for row in rows], dtype=np.uint64)
         uniforms_N = torch.from_numpy(token_uniforms(seeds, counters))

@@ -4,6 +4,10 @@ of shared prefixes, inside this process.
 Token ids go in and come out; vLLM sees no tokenizer and has no sampling default of its own. New weights are copied into
 the running engine. An engine that fails, makes no progress or hangs ends the run with what it was doing.
 
+Asleep, a vLLM on a GPU holds neither keys and values nor weights: those wait in the memory of the CPU (level 1 of its
+sleep). Level 2 would drop them, since newer ones are about to come; but then an engine that is asked for something else
+first would answer with no weights at all.
+
 Left out: an engine in a process of its own, several devices for one model, quantised weights. A reply has its own seed,
 but unlike with the `transformers` engine the rounding of a batch can change it.
 """
@@ -20,6 +24,7 @@ from torch import Tensor
 
 from spiral.policies.base import TurnReply
 from spiral.policies.engines import EngineConfig
+from spiral.policies.head import HeadPrecision, stated_precision
 from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
 from spiral.policies.sampling import SamplingConfig
 from spiral.policies.vllm_engine import Watchdog, quiet, start_engine, stop_engine
@@ -27,6 +32,9 @@ from spiral.text import ChatCodec
 
 LEAST_TEMPERATURE = 0.01
 """Below it, vLLM samples at this temperature."""
+
+SLEEP_LEVEL = 1
+"""Weights wait in the memory of the CPU; keys and values are dropped."""
 
 SPARE_STEPS = 100
 """Steps that may compute nothing before an engine counts as stuck."""
@@ -43,9 +51,10 @@ class VllmPolicy(LanguagePolicy):
         *,
         config: EngineConfig,
         compute: str,
+        head: HeadPrecision = "compute",
         name: str = "policy",
     ) -> None:
-        """Loads the model in `directory`, or of that Hugging Face name, in the precision `compute`.
+        """Loads the model in `directory`, or of that Hugging Face name, in the precision `compute`, with such a head.
 
         Raises `ValueError` when vLLM is not installed, cannot run the model here, or cannot sample as asked.
         """
@@ -54,11 +63,12 @@ class VllmPolicy(LanguagePolicy):
         limit = self._parameters.context
         super().__init__(codec, sampling, name=name, context=min(config.context or limit, limit))
         self._stop_ids = stop_token_ids(codec.tokenizer)
-        self.precision = compute
+        self.precision = stated_precision(compute, head)
         self._dtype: torch.dtype = getattr(torch, compute)
         self._pending: dict[str, OpenTurn] = {}
         self._asked = 0
-        self._engine = start_engine(directory, self.context, config, compute, self._parameters.count)
+        self._engine = start_engine(directory, self.context, config, compute, head, self._parameters.count)
+        self._can_sleep = config.sleep
         self._watchdog = Watchdog(config.stall_seconds)
         self._stop = weakref.finalize(self, _stop, self._engine, self._watchdog)
 
@@ -67,6 +77,7 @@ class VllmPolicy(LanguagePolicy):
         from vllm.inputs import tokens_input
 
         _check_temperature(self.sampling)
+        self.wake()
         with self._reported(f"taking on {len(turns)} prompts"):
             for turn in turns:
                 request, self._asked = str(self._asked), self._asked + 1
@@ -103,11 +114,32 @@ class VllmPolicy(LanguagePolicy):
         Missing, unknown and misshapen weights are errors. Nothing computed with the old weights is used again.
         """
         assert not self._pending, "weights can only change between turns"
+        self.wake()
         complete = self._parameters.complete(weights, self._dtype)
         with self._reported(f"taking weights of version {version}"), torch.no_grad(), quiet():
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": complete})
             self._drop_prefixes()
         self.version = version
+
+    def sleep(self) -> None:
+        """Frees the engine's memory on the device. Raises `ValueError` when it was not started with `engine.sleep`."""
+        assert not self._pending, "an engine can only sleep between turns"
+        if not self._can_sleep:
+            raise ValueError("this vLLM was started with engine.sleep false; expected true for an engine that sleeps")
+        if self.asleep:
+            return
+        with self._reported("falling asleep"), quiet():
+            self._drop_prefixes()
+            self._engine.sleep(level=SLEEP_LEVEL)
+        self.asleep = True
+
+    def wake(self) -> None:
+        """Takes the memory again, and puts the weights back that the engine had."""
+        if not self.asleep:
+            return
+        with self._reported("waking up"), quiet():
+            self._engine.wake_up()
+        self.asleep = False
 
     def close(self) -> None:
         """Stops the engine and gives its memory back."""

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from spiral.policies.engines import EngineConfig
+from spiral.policies.head import HeadPrecision
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -46,7 +47,9 @@ TICKS = 20
 """How often the watchdog looks before it calls something stalled."""
 
 
-def start_engine(directory: str, context: int, config: EngineConfig, compute: str, weights: int) -> Any:
+def start_engine(
+    directory: str, context: int, config: EngineConfig, compute: str, head: HeadPrecision, weights: int
+) -> Any:
     """A running `LLMEngine` that has generated its first token; `weights` is how many the model has.
 
     Raises `ValueError` when vLLM is not installed, or cannot run here, or refuses the model or the settings.
@@ -61,7 +64,7 @@ def start_engine(directory: str, context: int, config: EngineConfig, compute: st
         except Exception as error:
             raise ValueError(f"vLLM is installed but does not load: {error}; to install it, {INSTALL}") from error
         try:
-            return _start(directory, context, config, compute, weights)
+            return _start(directory, context, config, compute, head, weights)
         except Exception as error:
             raise ValueError(
                 f"vLLM cannot run {directory!r} in {compute}, for up to {context} tokens of prompt and reply and with"
@@ -69,11 +72,13 @@ def start_engine(directory: str, context: int, config: EngineConfig, compute: st
             ) from error
 
 
-def _start(directory: str, context: int, config: EngineConfig, compute: str, weights: int) -> Any:
+def _start(directory: str, context: int, config: EngineConfig, compute: str, head: HeadPrecision, weights: int) -> Any:
     from vllm import EngineArgs, LLMEngine, SamplingParams
     from vllm.inputs import tokens_input
     from vllm.usage.usage_lib import UsageContext
 
+    _check_sleep(config)
+    wide = head == "float32" and compute != "float32"
     arguments = EngineArgs(
         model=directory,
         skip_tokenizer_init=True,
@@ -86,12 +91,16 @@ def _start(directory: str, context: int, config: EngineConfig, compute: str, wei
         gpu_memory_utilization=config.memory_share,
         disable_log_stats=True,
         use_tqdm_on_load=False,
+        enable_sleep_mode=config.sleep,
+        hf_overrides={"head_dtype": "float32"} if wide else {},
         **_cpu_arguments(context, config, weights * getattr(torch, compute).itemsize),
     )
     engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
     # When the engine is collected it would end torch.distributed for the whole process.
     engine.engine_core._finalizer.detach()
     try:  # what a platform cannot do shows only when it runs
+        if wide:
+            _check_head(engine)
         once = SamplingParams(max_tokens=1, seed=0, logprobs=0, detokenize=False)
         engine.add_request("first", tokens_input([0]), once)
         while engine.has_unfinished_requests():
@@ -105,6 +114,38 @@ def _start(directory: str, context: int, config: EngineConfig, compute: str, wei
 def stop_engine(engine: Any) -> None:
     """Gives back the memory of an engine and nothing that others in the process use."""
     engine.engine_core.engine_core.model_executor.shutdown()
+
+
+def _check_sleep(config: EngineConfig) -> None:
+    """Raises `ValueError` where vLLM cannot give its memory back."""
+    from vllm.platforms import current_platform
+
+    if config.sleep and not current_platform.is_sleep_mode_available():
+        raise ValueError(
+            f"engine.sleep is true, and vLLM cannot sleep on a {current_platform.device_name}; expected CUDA or ROCm,"
+            " or engine.sleep false, or engine.kind 'transformers'"
+        )
+
+
+def _check_head(engine: Any) -> None:
+    """Raises `ValueError` when the output head does not compute in float32; vLLMs that cannot do it ignore the wish."""
+    from vllm import __version__
+
+    (found,) = engine.apply_model(_head_dtypes)
+    if found != {torch.float32}:
+        names = ", ".join(sorted(str(dtype) for dtype in found)) or "a precision that it does not tell"
+        raise ValueError(
+            f"model.head is 'float32', and vLLM {__version__} computes this model's output head in {names}; expected"
+            " vLLM 0.32 or newer and a head without quantisation, or model.head 'compute'"
+        )
+
+
+def _head_dtypes(model: torch.nn.Module) -> set[Any]:
+    """What the model's output heads compute in; None where a head knows of no such setting."""
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    heads = [module for module in model.modules() if isinstance(module, LogitsProcessor)]
+    return {getattr(head, "head_dtype", None) for head in heads}
 
 
 def _cpu_arguments(context: int, config: EngineConfig, weight_bytes: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spiral.config import checked
 from spiral.evaluation.benchmarks.grader import Grader
-from spiral.evaluation.benchmarks.problems import Problem
+from spiral.evaluation.benchmarks.problems import Problem, load_problems
 from spiral.evaluation.benchmarks.runner import (
     Attempt,
     BenchmarkResult,
@@ -19,9 +21,10 @@ from spiral.evaluation.benchmarks.runner import (
     run_benchmark,
     summarise_attempts,
 )
-from spiral.evaluation.benchmarks.tasks import Task
+from spiral.evaluation.benchmarks.tasks import Task, load_task
 from spiral.evaluation.results import ResultDirectory, describe_player, result_directory
 from spiral.policies.language import LanguagePolicy
+from spiral.policies.sampling import SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,29 @@ class Benchmark:
     def attempts(self) -> int:
         """Replies in all."""
         return len(self.problems) * self.task.samples
+
+
+def load_benchmark(
+    name: str,
+    *,
+    data: Path | None = None,
+    limit: int | None = None,
+    samples: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+) -> Benchmark:
+    """The task of a name with its problems, from the hub or the file `data`; None leaves what the task says.
+
+    Raises `ValueError` for unknown tasks, values out of range, and problems that cannot be had.
+    """
+    known = load_task(name)
+    asked = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+    given = {option: value for option, value in asked.items() if value is not None}
+    sampling = checked(SamplingConfig, {**known.sampling.model_dump(), **given})
+    task = dataclasses.replace(known, samples=samples or known.samples, sampling=sampling)
+    return Benchmark(task=task, problems=load_problems(task, data, limit, seed), seed=seed)
 
 
 def benchmark_directory(
@@ -72,35 +98,36 @@ def measure_benchmark(
 ) -> tuple[BenchmarkResult, list[Attempt]]:
     """Makes the attempts that `place` does not hold yet, or all if `fresh`; `tell(done)` reports progress.
 
-    With `regrade`, replies that are kept are graded again.
+    With `regrade`, replies that are kept are graded again. Raises `ValueError` when another process measures there.
     """
     task = benchmark.task
-    made = _kept(place, fresh)
+    with contextlib.nullcontext() if place is None else place.measuring():
+        made = _kept(place, fresh)
 
-    def record(attempt: Attempt) -> None:
-        if place is not None:
-            place.append_item(dataclasses.asdict(attempt))
-        made[attempt.key] = attempt
+        def record(attempt: Attempt) -> None:
+            if place is not None:
+                place.append_item(dataclasses.asdict(attempt))
+            made[attempt.key] = attempt
+            tell(len(made))
+
         tell(len(made))
-
-    tell(len(made))
-    with Grader(task) as grader, policy.sampled_with(task.sampling):
-        if regrade:
-            again = graded_again(list(made.values()), benchmark.problems, grader.grade)
-            made = {attempt.key: attempt for attempt in again}
-        attempts = run_benchmark(
-            policy,
-            task,
-            benchmark.problems,
-            seed=benchmark.seed,
-            grade=grader.grade,
-            record=record,
-            made=dict(made),
-            in_flight=in_flight,
-        )
-    result = summarise_attempts(attempts, task, model, benchmark.seed)
-    if place is not None:
-        place.write(result.to_json(), items=map(dataclasses.asdict, attempts))
+        with Grader(task) as grader, policy.sampled_with(task.sampling):
+            if regrade:
+                again = graded_again(list(made.values()), benchmark.problems, grader.grade)
+                made = {attempt.key: attempt for attempt in again}
+            attempts = run_benchmark(
+                policy,
+                task,
+                benchmark.problems,
+                seed=benchmark.seed,
+                grade=grader.grade,
+                record=record,
+                made=dict(made),
+                in_flight=in_flight,
+            )
+        result = summarise_attempts(attempts, task, model, benchmark.seed)
+        if place is not None:
+            place.write(result.to_json(), items=map(dataclasses.asdict, attempts))
     return result, attempts
 
 
@@ -124,7 +151,6 @@ def _kept(place: ResultDirectory | None, fresh: bool) -> dict[Key, Attempt]:
     """What earlier runs of the same measurement left."""
     if place is None:
         return {}
-    place.make()
     if fresh:
         place.result_file.unlink(missing_ok=True)  # first: it says that the attempts are complete
         place.items_file.unlink(missing_ok=True)

@@ -113,7 +113,7 @@ def run_benchmark(
     samples = task.samples
     keys = [(index, sample) for index in range(len(problems)) for sample in range(samples)]
     todo = [key for key in keys if (problems[key[0]].id, key[1]) not in attempts]
-    waiting = iter([_request(policy, task, problems, seed, key) for key in todo])
+    waiting = (_request(policy, task, problems, seed, key) for key in todo)  # encoded when their turn comes
     pending = 0
     try:
         while True:
