@@ -16,7 +16,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import record
+import torch
+
+from benchmarks.common import record, work_of_two
 from spiral.launch import assemble
 from spiral.measures import Metrics
 from spiral.recipe import Recipe, load_recipe
@@ -116,7 +118,14 @@ def main() -> None:
         for schedule in arguments.schedules
         for workers in arguments.workers
     ]
-    settings = {"recipe": arguments.recipe, "games a step": arguments.games or "the recipe's", "steps": arguments.steps}
+    settings = {
+        "recipe": arguments.recipe,
+        "games a step": arguments.games or "the recipe's",
+        "steps": arguments.steps,
+        "threads of one process": torch.get_num_threads(),
+        "threads of a worker": arguments.cpus,
+        "work of two processes at once, against one": f"{work_of_two():.2f}",
+    }
     record("cluster", "python -m benchmarks.cluster", settings, rows)
 
 

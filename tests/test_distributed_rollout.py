@@ -71,14 +71,12 @@ def test_opponents_sit_on_workers_as_they_sit_in_one_process():
 
 def test_engines_sleep_when_the_games_of_a_step_are_over():
     with ClusterCollector(coin, GAMES, 3, cluster(), vocabulary=VOCABULARY, sleep=True) as played:
+        played.receive_weights(weights(0), 0)
+        assert not played.measure(is_asleep)
         for step in (1, 2):
             played.receive_weights(weights(step), step)
             assert [facts(e) for e in played.collect(step)] == one_process(coin(), (weights(step), step), step)
             assert played.measure(is_asleep)
-    with collector(coin) as awake:
-        awake.receive_weights(weights(1), 1)
-        awake.collect(1)
-        assert not awake.measure(is_asleep)
 
 
 def is_asleep(policy):

@@ -175,7 +175,8 @@ def test_a_model_gets_the_same_bits_as_through_the_object_store(shared):
     assert copies(actor) == 0
 
 
-@pytest.mark.parametrize(("schedule", "keep"), [("sync", 1), pytest.param("overlap", 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("schedule", "keep"), [("sync", 1), ("overlap", 2)])
 def test_workers_killed_while_they_read_or_play_change_nothing(shared, schedule, keep, tmp_path):
     """Version 1 kills who reads it, version 2 who plays with it."""
     actor, place = shared

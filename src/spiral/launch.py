@@ -5,6 +5,7 @@ Everything here is wiring. What a step does is in `train.py`; what it leaves on 
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import tomllib
@@ -196,9 +197,21 @@ def _train(run: Run, show: Show) -> None:
             first_step=run.learner.version + 1,
         )
         try:
-            train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, run.learner, recorder)
+            with _spared_from_collection():
+                train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, run.learner, recorder)
         finally:
             recorder.close()
+
+
+@contextmanager
+def _spared_from_collection() -> Iterator[None]:
+    """What exists now lives as long as the run: Python need not look for garbage in it, which takes 0.3 s a time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -65,7 +65,8 @@ class LocalRun:
         return {}
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Gives the engine's memory back."""
+        self.policy.close()
 
 
 def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> LocalRun:

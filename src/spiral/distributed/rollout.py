@@ -20,6 +20,7 @@ replaces those that are lost.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import threading
 import time
@@ -90,6 +91,7 @@ class ClusterCollector:
         # Tells which games there are, and plays none.
         nobody = RandomPolicy()
         self._matchmaker = Matchmaker(nobody, selfplay, seed, seat=lambda _name, _game: nobody)
+        self._matches = functools.lru_cache(cluster.steps_ahead + 2)(self._matchmaker.matches)
         self._dealer = Dealer(selfplay.episodes_per_step, cluster.rollout_workers)
         # One chunk beyond those whose games begin and one that ends: its games that are over leave room for others.
         self._hand = selfplay.in_flight + 2 * self._dealer.chunk_games
@@ -300,9 +302,7 @@ class ClusterCollector:
             task.done = True
             return
         assert isinstance(task, Play)
-        # A copy in this process's own memory: what Ray hands out lies in memory that it takes back.
-        results = pickle.loads(pickle.dumps(answer))
-        fault = self._fault(task, results)
+        results, fault = self._read(task, answer)
         if fault is not None:
             self._dealer.give_back(task.chunk)
             self._crew.lose(member, f"gave a wrong answer to {task}: {fault}")
@@ -311,16 +311,17 @@ class ClusterCollector:
         if self._dealer.finish(task.chunk, episodes):
             self._figures.played(member.number, count_tokens(episodes))
 
-    def _fault(self, task: Play, results: Any) -> str | None:
-        """What is wrong with the answer to a chunk."""
+    def _read(self, task: Play, answer: Any) -> tuple[list[tuple[int, Episode]], str | None]:
+        """The answer to a chunk, and what is wrong with it."""
         newest = self._newest().version if task.chunk.weights is None else task.weights.version
         versions = range(task.weights.version, newest + 1)
         try:
+            results = pickle.loads(answer)
             fault = check_results(results, task.chunk.indices)
             if fault is not None:
-                return fault
-            matches = self._matchmaker.matches(task.chunk.step)
+                return [], fault
+            matches = self._matches(task.chunk.step)
             faults = (check_episode(e, matches[index], self._vocabulary, versions) for index, e in results)
-            return next((fault for fault in faults if fault is not None), None)
+            return results, next((fault for fault in faults if fault is not None), None)
         except Exception as error:  # a record may be wrong in ways that no check thinks of
-            return f"it cannot be read: {type(error).__name__}: {error}"
+            return [], f"it cannot be read: {type(error).__name__}: {error}"

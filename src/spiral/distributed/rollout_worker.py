@@ -12,7 +12,10 @@ way; so does `receive_weights` (`WEIGHTS`), which leaves the policy alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import gc
 import os
+import pickle
 import socket
 import threading
 import time
@@ -37,6 +40,8 @@ from spiral.selfplay import Matchmaker, SeatOpponent
 
 CHUNKS = "chunks"
 """The thread group of calls that wait for games."""
+STEPS_KNOWN = 4
+"""Steps whose matches are kept, since a step comes in several chunks."""
 MOST_CHUNKS = 32
 """Chunks that a worker can have in hand."""
 MakePolicy = Callable[[], LanguagePolicy]
@@ -65,9 +70,8 @@ class RolloutWorker:
     def __init__(self, number: int) -> None:
         self.number = number
         self._policy: LanguagePolicy | None = None
-        self._matchmaker: Matchmaker | None = None
         self._in_flight = 0
-        self._matches: tuple[int, list[Match]] = (0, [])
+        self._matches: Callable[[int], list[Match]] | None = None
         self._player = Player(self._take)
         self._receiver = Receiver()
         self._version: int | None = None
@@ -92,16 +96,17 @@ class RolloutWorker:
         self._wait_seconds = wait_seconds
         self._player.call(lambda: self._set_up(make_policy, config, seed, threads, seat))
 
-    def play(
-        self, step: int, indices: Sequence[int], weights: WeightsHandle, newest: bool = False
-    ) -> list[tuple[int, Episode]]:
-        """The games of `step` in these places, played with `weights`, or with newer ones if `newest` says so."""
-        assert self._matchmaker is not None
+    def play(self, step: int, indices: Sequence[int], weights: WeightsHandle, newest: bool = False) -> bytes:
+        """The games of `step` in these places, played with `weights`, or with newer ones if `newest` says so.
+
+        A pickled list of `(place, Episode)`: Ray would send each of an episode's many small arrays by itself, and hand
+        them out in memory that it takes back.
+        """
+        assert self._matches is not None
         with self._lock:
             self._under_way[step] = self._under_way.get(step, 0) + len(indices)
-            if self._matches[0] != step:
-                self._matches = step, self._matchmaker.matches(step)
-            matches = [self._matches[1][index] for index in indices]
+            step_matches = self._matches(step)
+        matches = [step_matches[index] for index in indices]
         try:
             episodes = self._player.play(matches, weights, newest, self._in_flight)
         finally:
@@ -110,7 +115,7 @@ class RolloutWorker:
         with self._lock:
             self._games += len(episodes)
             self._tokens += count_tokens(episodes)
-        return list(zip(indices, episodes, strict=True))
+        return pickle.dumps(list(zip(indices, episodes, strict=True)), protocol=pickle.HIGHEST_PROTOCOL)
 
     def measure(self, function: Callable[..., Any], arguments: Sequence[Any], weights: WeightsHandle) -> Any:
         """`function(policy, *arguments)` with the worker's policy and these weights, while no game is under way."""
@@ -165,8 +170,10 @@ class RolloutWorker:
         self._doing = "loading the model"
         self._policy = make_policy()
         fresh = FreshPolicy(self._policy, is_stale=self._player.is_stale, refresh=self._player.refresh)
-        self._matchmaker = Matchmaker(fresh, config, seed, seat=seat)
+        self._matches = functools.lru_cache(STEPS_KNOWN)(Matchmaker(fresh, config, seed, seat=seat).matches)
         self._in_flight = config.in_flight
+        gc.collect()
+        gc.freeze()  # what exists now stays, and need not be looked through for garbage
         self._doing = ""
 
     def _playing(self) -> str:
