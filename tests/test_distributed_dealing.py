@@ -99,7 +99,7 @@ def test_what_was_played_passes(fields):
     assert {episode.outcome for episode in episodes} == {"truncated" if "max_turns" in fields else "finished"}
 
 
-def test_illegal_replies_and_games_not_played_pass():
+def test_illegal_replies_pass_and_a_policy_that_did_not_answer_does_not():
     (match, *_), (episode, *_) = played()
     last = dataclasses.replace(episode.turns[-1], action=None)
     first_lost = (-1.5, 0.5) if last.player == 0 else (0.5, -1.5)
@@ -111,8 +111,8 @@ def test_illegal_replies_and_games_not_played_pass():
     unplayed = dataclasses.replace(
         illegal, turns=(*episode.turns[:-1], silent), outcome="not_played", returns=(0.0, 0.0), fault="no network"
     )
-    for fine in (illegal, unplayed):
-        assert check_episode(fine, match, VOCABULARY, range(5)) is None
+    assert check_episode(illegal, match, VOCABULARY, range(5)) is None
+    assert "cannot have one" in check_episode(unplayed, match, VOCABULARY, range(5))  # the policy always answers
     paid = dataclasses.replace(illegal, returns=first_lost[::-1])
     assert "pays" in check_episode(paid, match, VOCABULARY, range(5))
 

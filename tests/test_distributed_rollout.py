@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -156,6 +157,22 @@ def test_failing_workers_and_those_killed_between_steps_change_nothing(tmp_path,
     # Of the fourteen games all, if the first worker's successor is not there yet.
     again = r"It is replaced \(2 of at most 20 times\), and done again elsewhere: (7|14) games of step 4"
     assert re.search(again, caplog.text)
+
+
+@pytest.mark.parametrize(("doing", "lost"), [("measuring", False), ("playing 7 games of step 1", True)])
+def test_games_are_given_up_beside_a_measurement_unless_it_is_being_made(monkeypatch, doing, lost):
+    with collector(coin, rollout_workers=1) as played:
+        crew = played._crew
+        (member,) = crew.members
+        monkeypatch.setattr("spiral.distributed.crew.answers", lambda asked: [SimpleNamespace(doing=doing)])
+        now = time.monotonic()
+        with played._changed:
+            member.hand = {object(): SimpleNamespace(limit=600.0, games=7), object(): SimpleNamespace(limit=86_400.0)}
+            assert crew._patience(member, 600.0, now) == (600.0 if lost else 86_400.0)
+            monkeypatch.setattr("spiral.distributed.crew.answers", lambda asked: 1 / 0)  # not asked again so soon
+            assert crew._patience(member, 600.0, now + 10) == (600.0 if lost else 86_400.0)
+            member.hand = {}
+            assert crew._patience(member, 600.0, now) == 600.0
 
 
 def test_too_many_lost_workers_end_the_run(tmp_path):

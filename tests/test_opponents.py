@@ -5,12 +5,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distributed_policies import VOCABULARY, coin
 from made_up import new_episode, new_turn
 from spiral.batch import samples_from_episodes
 from spiral.credit import RoleBaselines, batch_mean_advantages, plain_returns, role_conditioned_advantages
-from spiral.display import seat_table
+from spiral.display import not_played, seat_table
 from spiral.distributed.checks import check_episode
 from spiral.distributed.staleness import split_stale, turn_ages
 from spiral.games import load_game
@@ -20,7 +22,9 @@ from spiral.recipe import load_recipe
 from spiral.records import Seat
 from spiral.rollout import SelfPlayConfig, play
 from spiral.seating import Opponents
-from spiral.selfplay import Matchmaker, SelfPlay
+from spiral.selfplay import Matchmaker, SelfPlay, split_evenly
+from spiral.summary import collapsed_seats
+from spiral.train import _check_played
 
 MIXED = SelfPlayConfig(
     games={"tictactoe": 1.0, "kuhn_poker": 1.0},
@@ -47,18 +51,43 @@ def seated(step):
 
 def test_opponents_get_their_shares_and_the_policy_sits_on_both_sides():
     # Ten games each: two, one and two of five parts; minimax does not play poker, which leaves two and one of three.
-    assert seated(1) == {
-        ("tictactoe", "coin", "coin", (True, True)): 4,
-        ("tictactoe", "coin", "random", (True, False)): 1,
-        ("tictactoe", "random", "coin", (False, True)): 1,
-        ("tictactoe", "coin", "minimax", (True, False)): 2,
-        ("tictactoe", "minimax", "coin", (False, True)): 2,
-        ("kuhn_poker", "coin", "coin", (True, True)): 7,
-        ("kuhn_poker", "coin", "random", (True, False)): 1,
-        ("kuhn_poker", "random", "coin", (False, True)): 2,
+    tictactoe = {key[1:]: count for key, count in seated(1).items() if key[0] == "tictactoe"}
+    assert tictactoe == {
+        ("coin", "coin", (True, True)): 4,
+        ("coin", "random", (True, False)): 1,
+        ("random", "coin", (False, True)): 1,
+        ("coin", "minimax", (True, False)): 2,
+        ("minimax", "coin", (False, True)): 2,
     }
-    odd = {key: count for key, count in seated(2).items() if key[:3] == ("kuhn_poker", "coin", "random")}
-    assert list(odd.values()) == [2]  # the odd game changes sides from step to step
+    poker = Counter()
+    for step in range(1, 61):
+        counts = {key[1:]: count for key, count in seated(step).items() if key[0] == "kuhn_poker"}
+        assert sum(counts.values()) == 10
+        assert counts["coin", "coin", (True, True)] in (6, 7)
+        poker.update(counts)
+    assert poker["coin", "coin", (True, True)] == pytest.approx(400, abs=12)
+    assert poker["coin", "random", (True, False)] == pytest.approx(100, abs=12)
+    assert poker["random", "coin", (False, True)] == pytest.approx(100, abs=12)
+
+
+@given(
+    weights=st.lists(st.floats(0.01, 10), min_size=1, max_size=5),
+    total=st.integers(0, 50),
+    offset=st.floats(0, 1, exclude_max=True),
+)
+def test_shares_are_rounded_up_or_down_and_add_up(weights, total, offset):
+    named = {str(index): weight for index, weight in enumerate(weights)}
+    counts = split_evenly(named, total, offset)
+    assert sum(counts.values()) == total
+    for name, weight in named.items():
+        assert abs(counts[name] - total * weight / sum(weights)) < 1 + 1e-6
+
+
+def test_small_shares_come_up_in_some_steps():
+    counts = Counter()
+    for step in range(1000):
+        counts.update(split_evenly({"mirror": 8.0, "random": 1.0, "minimax": 1.0}, 1, (step + 0.5) / 1000))
+    assert counts == {"mirror": 800, "random": 100, "minimax": 100}
 
 
 def test_the_policy_alone_plays_what_it_played_without_opponents():
@@ -145,6 +174,87 @@ def test_a_cluster_checks_and_ages_what_the_policy_wrote_and_no_more():
     assert check_episode(other, matches[index], VOCABULARY, range(4, 5)) is None
     assert set(turn_ages([other], 5)) == {1}
     assert split_stale([other], 5, 1) == ([other], 0)
+
+
+def test_a_worker_cannot_say_who_learns_or_whose_fault_it_was():
+    matches = Matchmaker(coin(), MIXED, 3).matches(1)
+    episodes = play(matches)
+    index = next(i for i, match in enumerate(matches) if match.trainable == (True, False))
+    match, episode = matches[index], episodes[index]
+
+    def fault(**fields):
+        return check_episode(dataclasses.replace(episode, **fields), match, VOCABULARY, range(5))
+
+    assert fault() is None
+    assert "other seats learn" in fault(seats=episode.seats[::-1])
+    assert "other seats learn" in fault(seats=(episode.seats[0],) * 2)
+    first = dataclasses.replace(episode.turns[0], action=None)
+    assert fault(turns=(first,), actions=(), outcome="illegal_move", returns=(-1.5, 0.5)) is None
+    assert "cannot have one" in fault(
+        turns=(first,), actions=(), outcome="not_played", returns=(0.0, 0.0), fault="tired"
+    )
+    wrong = dataclasses.replace(first, player=1)
+    assert "not to move" in fault(turns=(wrong,), actions=(), outcome="illegal_move", returns=(0.5, -1.5))
+    theirs = dataclasses.replace(episode.turns[1], action=None)
+    unanswered = {"turns": (episode.turns[0], theirs), "actions": episode.actions[:1], "returns": (0.0, 0.0)}
+    assert fault(**unanswered, outcome="not_played", fault="no network") is None
+
+
+def test_games_that_could_not_be_played_are_counted_and_end_a_run_that_has_no_others():
+    lost = [against((0.0, 0.0), 0, outcome="not_played", fault="no network") for _ in range(3)]
+    played = new_episode((1.0, -1.0), [new_turn(0)])
+    metrics = episode_metrics([played, *lost], {})
+    assert (metrics["rollout/games"], metrics["rollout/not_played"]) == (1.0, 3.0)
+    assert not_played(metrics) == "3 games of this step could not be played"
+    _check_played([played, *lost], 4)
+    with pytest.raises(RuntimeError, match="none of the 3 games of step 4 could be played: no network"):
+        _check_played(lost, 4)
+
+
+def test_a_seat_that_loses_against_somebody_else_is_warned_of_after_some_steps():
+    key = "tictactoe against minimax"
+    row = {f"{key}/return_seat_0": -1.0, f"{key}/illegal_seat_0": 0.0}
+    other = {f"{key}/return_seat_1": 0.0, f"{key}/illegal_seat_1": 0.0}
+    assert collapsed_seats([row, other] * 10) == []
+    (warning,) = collapsed_seats([row, other] * 60)
+    assert warning.startswith("seat 0 of tictactoe against minimax collapsed: it always loses")
+
+
+class Distant:
+    """Answers like a coin, a fixed number of local polls later."""
+
+    def __init__(self, polls):
+        self.inner, self.name, self.waits, self.blocked = coin(), "distant", polls, 0
+        self.asked = []
+
+    def submit(self, requests):
+        self.asked += [(self.waits, request) for request in requests]
+
+    def ready(self):
+        self.asked = [(left - 1, request) for left, request in self.asked]
+        return any(left <= 0 for left, _ in self.asked)
+
+    def poll(self):
+        if self.asked and not any(left <= 0 for left, _ in self.asked):
+            self.blocked += 1
+            self.asked = [(0, request) for _, request in self.asked]
+        done = [request for left, request in self.asked if left <= 0]
+        self.asked = [(left, request) for left, request in self.asked if left > 0]
+        return [self.inner.reply(request, garbage=False) for request in done]
+
+    def cancel(self):
+        self.asked.clear()
+
+
+def test_a_policy_far_away_is_waited_for_only_when_nobody_here_has_a_turn():
+    distant = Distant(3)
+    config = SelfPlayConfig(games={"tictactoe": 1.0}, episodes_per_step=40, opponents={"mirror": 3.0, "random": 1.0})
+    matches = Matchmaker(coin(), config, 3, seat=lambda _name, _game: distant).matches(1)
+    far = sum(match.trainable != (True, True) for match in matches)
+    assert far == 10
+    episodes = play(matches)
+    assert {episode.outcome for episode in episodes} == {"finished"}
+    assert distant.blocked <= 10  # at the end, with only its own games left, and never for each of its 40 turns
 
 
 def test_models_are_made_once_for_all_games():

@@ -252,7 +252,7 @@ def test_nothing_is_learned_from_a_game_that_was_not_played():
     advantages = [(0.5, 0.5), (1.0, -1.0), (0.0, 0.0)]
     samples, dropped = samples_from_episodes([missing, real, missing], advantages, drop_zero_advantage=True)
     assert ([sample.advantage for sample in samples], dropped) == ([1.0, -1.0], 0)
-    assert episode_metrics([missing, real, missing], {}) == episode_metrics([real], {})
+    assert episode_metrics([missing, real, missing], {}) == {**episode_metrics([real], {}), "rollout/not_played": 2.0}
 
 
 def test_truncation_is_a_draw():

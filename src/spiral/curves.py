@@ -32,7 +32,7 @@ def draw_learning_curve(run: Path) -> Path:
     figure.suptitle(run.resolve().name)
     _win_or_draw(axes[0, 0], reports)
     _exploitability(axes[0, 1], reports)
-    games = trained_seats(rows[-1]) if rows else {}
+    games = trained_seats({key: value for row in rows for key, value in row.items()})
     seats = [(f"{game} seat {seat}", f"{game}/{{}}_seat_{seat}") for game, own in games.items() for seat in own]
     _lines(axes[0, 2], rows, "return in self-play", [(label, key.format("return")) for label, key in seats])
     _lines(axes[1, 0], rows, "illegal share of moves", [(label, key.format("illegal")) for label, key in seats])

@@ -163,6 +163,8 @@ class LiveDisplay:
             Text("  ".join(learning_figures(metrics))),
             *(Text(line) for line in cluster_figures(metrics)),
         ]
+        if metrics.get("rollout/not_played"):
+            parts.append(Text(f"Warning: {not_played(metrics)}", style="bold yellow"))
         if metrics.get("sampler/gap_warning"):
             parts.append(Text(f"Warning: {GAP_WARNING}", style="bold yellow"))
         measured = evaluation_figures(self._evaluated)
@@ -180,6 +182,11 @@ def trained_seats(metrics: Metrics) -> dict[str, list[int]]:
         if game:
             seats.setdefault(game, []).append(int(seat))
     return seats
+
+
+def not_played(metrics: Metrics) -> str:
+    """How many games had no result, as when an endpoint does not answer."""
+    return f"{metrics['rollout/not_played']:.0f} games of this step could not be played"
 
 
 def seat_table(metrics: Metrics) -> Table:
@@ -274,6 +281,8 @@ def plain_line(step: int, metrics: Metrics, pace: Pace) -> str:
             for seat in own
         ]
         parts.append(f"{game}: {', '.join(seats)}")
+    if metrics.get("rollout/not_played"):
+        parts.append(f"warning: {not_played(metrics)}")
     return "  ".join([*parts, *learning_figures(metrics), *cluster_figures(metrics)])
 
 

@@ -21,8 +21,9 @@ Item = TypeVar("Item", Episode, Turn, Generation)
 def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> Metrics:
     """Metrics of one step under flat `group/name` keys; `times` holds the seconds of each phase.
 
-    Games that could not be played are left out.
+    Games that could not be played are counted, and left out of all else.
     """
+    not_played = sum(episode.outcome == "not_played" for episode in episodes)
     episodes = [episode for episode in episodes if episode.outcome != "not_played"]
     turns = [turn for episode in episodes for turn in episode.turns if turn.player in episode.learning_seats]
     generations = _generations(turns)
@@ -30,6 +31,7 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
     seconds = sum(times.values())
     metrics: Metrics = {
         "rollout/games": float(len(episodes)),
+        "rollout/not_played": float(not_played),
         "rollout/turns": float(len(turns)),
         "rollout/turns_per_game": len(turns) / max(1, len(episodes)),
         "rollout/response_tokens": float(sum(lengths)),

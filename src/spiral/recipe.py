@@ -28,6 +28,7 @@ from spiral.learner.learner import LearnerConfig
 from spiral.learner.lora import LoraConfig
 from spiral.learner.loss import LossConfig
 from spiral.policies import SamplingConfig
+from spiral.policies.endpoint_config import ENDPOINT, load_endpoint
 from spiral.policies.engines import EngineConfig, resolved
 from spiral.policies.loading import ModelConfig
 from spiral.recipes import DIRECTORY, recipe_files
@@ -122,7 +123,7 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     recipe = _with_devices(recipe, source)
     for game in [*weights, *recipe.evaluation.games]:
         load_game(game)
-    _check_opponents(recipe.selfplay, source)
+    _check_opponents(recipe.selfplay, source, recipe.cluster.rollout_workers)
     _check_evaluation(recipe.evaluation, source)
     for task in recipe.benchmark.tasks:
         try:
@@ -175,7 +176,7 @@ def _with_devices(recipe: Recipe, source: str) -> Recipe:
     return recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"devices": workers})})
 
 
-def _check_opponents(config: SelfPlayConfig, source: str) -> None:
+def _check_opponents(config: SelfPlayConfig, source: str, workers: int) -> None:
     """Who sits opposite in training."""
     if min(config.opponents.values()) < 0:
         raise ValueError(f"{source}: selfplay.opponents got weights {config.opponents}; expected none below zero")
@@ -183,6 +184,7 @@ def _check_opponents(config: SelfPlayConfig, source: str) -> None:
         try:
             if name != MIRROR:
                 check_player(name)
+                _check_limits(name, workers)
         except ValueError as error:
             raise ValueError(f"{source}: selfplay.opponents: {error}") from error
     for spec in config.games:
@@ -190,6 +192,16 @@ def _check_opponents(config: SelfPlayConfig, source: str) -> None:
             config.opponents_of(load_game(spec))
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
+
+
+def _check_limits(name: str, workers: int) -> None:
+    """An endpoint's limits are kept by each process for itself."""
+    endpoint = load_endpoint(name.removeprefix(ENDPOINT)) if name.startswith(ENDPOINT) and workers else None
+    if endpoint is not None and (endpoint.requests_per_minute or endpoint.budget.spend_limit is not None):
+        raise ValueError(
+            f"{name} has a spend_limit or requests_per_minute, and each of {workers} rollout workers would keep it for"
+            " itself; take them out of endpoints.toml, or set cluster.rollout_workers to 0"
+        )
 
 
 def _check_estimator(name: str, source: str) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA_VERSION = 3
+AGAINST = " against "
+"""Between a game and an opponent that does not learn."""
 
 Outcome = Literal["finished", "illegal_move", "truncated", "not_played"]
 StopReason = Literal["stop", "length"]
@@ -86,7 +88,7 @@ class Episode:
     def matchup(self) -> str:
         """The games that this one is compared with: the game's spec, and where one seat learns, who sat opposite."""
         opposite = [seat.policy for seat in self.seats if not seat.trainable]
-        return f"{self.game} against {opposite[0]}" if len(opposite) == 1 else self.game
+        return f"{self.game}{AGAINST}{opposite[0]}" if len(opposite) == 1 else self.game
 
     @property
     def learning_seats(self) -> tuple[int, ...]:

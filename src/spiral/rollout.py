@@ -17,7 +17,7 @@ from pydantic import Field
 
 from spiral.config import Section
 from spiral.games import Game, State
-from spiral.policies import Policy, TurnReply, TurnRequest, able_opponents
+from spiral.policies import Policy, RemotePolicy, TurnReply, TurnRequest, able_opponents
 from spiral.records import Episode, Outcome, Seat, Turn
 from spiral.seeds import derive_seed
 
@@ -217,7 +217,9 @@ def _play(
             return
         _submit(asked, policies)
         replied = False
-        for policy in list(policies.values()):
+        for policy in sorted(policies.values(), key=lambda policy: isinstance(policy, RemotePolicy)):
+            if replied and isinstance(policy, RemotePolicy) and not policy.ready():
+                continue  # waited for only when nobody here has anything to do
             asked = {}
             for reply in policy.poll():
                 replied = True

@@ -9,6 +9,8 @@ Left out: opponents that the run makes itself, such as its own past; an earlier 
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # loads the learner and all of transformers, which not every 
     from spiral.recipe import Recipe
 
 
+ROUNDING = 1e-9
 SeatOpponent = Callable[[str, Game], Policy]
 """From an opponent's name to who plays."""
 
@@ -37,6 +40,19 @@ def split_episodes(weights: dict[str, float], total: int) -> dict[str, int]:
     by_remainder = sorted(exact, key=lambda game: (counts[game] - exact[game], game))
     for game in by_remainder[: total - sum(counts.values())]:
         counts[game] += 1
+    return counts
+
+
+def split_evenly(weights: dict[str, float], total: int, offset: float) -> dict[str, int]:
+    """Shares of `total` by weight, rounded up or down so that over all `offset` in [0, 1) they are exact.
+
+    Systematic sampling: small shares, which one rounding would always lose, come up in some steps.
+    """
+    scale, reached, counts = total / sum(weights.values()), offset, {}
+    for name, weight in weights.items():
+        following = reached + weight * scale
+        counts[name] = math.floor(following + ROUNDING) - math.floor(reached + ROUNDING)
+        reached = following
     return counts
 
 
@@ -80,7 +96,8 @@ class Matchmaker:
 
     def _seats(self, spec: str, count: int, step: int) -> Iterator[tuple[tuple[Policy, Policy], tuple[bool, bool]]]:
         """Who sits where, and who learns, in each of the `count` games of one kind; by turns first and second."""
-        for name, games in split_episodes(self._weights[spec], count).items():
+        offset = random.Random(derive_seed(self._seed, "opponents", step, spec)).random()
+        for name, games in split_evenly(self._weights[spec], count, offset).items():
             opponent = self._opponents[spec, name]
             for index in range(games):
                 if name == MIRROR:

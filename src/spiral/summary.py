@@ -14,12 +14,14 @@ from rich.table import Table
 from spiral.display import plain_table, trained_seats
 from spiral.evaluation import Report
 from spiral.games import State, load_game
-from spiral.records import Episode
+from spiral.records import AGAINST, Episode
 
 RATES = ("win", "draw", "loss", "not_lost")
 ILLEGAL_LIMIT = 0.5
 LOSS_LIMIT = -0.95
 SPREAD_LIMIT = 0.05
+LEAST_ROWS = 5
+"""Steps with games against somebody else before they say something."""
 
 
 def arena_table(before: Report, after: Report) -> Table:
@@ -70,9 +72,11 @@ def collapsed_seats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not tail:
         return []
     warnings = []
-    for game, seats in trained_seats(dict(tail[-1])).items():
+    for game, seats in trained_seats({key: value for row in tail for key, value in row.items()}).items():
         for seat in seats:
             played = [row for row in tail if f"{game}/return_seat_{seat}" in row]
+            if AGAINST in game and len(played) < LEAST_ROWS:
+                continue  # a few games against somebody else say nothing
             illegal = statistics.fmean(row[f"{game}/illegal_seat_{seat}"] for row in played)
             returns = [row[f"{game}/return_seat_{seat}"] for row in played]
             mean = statistics.fmean(returns)

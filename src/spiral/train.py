@@ -9,6 +9,7 @@ exactly as if it had never stopped.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -81,6 +82,7 @@ def train(
         times: Metrics = {}
         with _timed(times, "collect"):
             episodes = collector.collect(step)
+        _check_played(episodes, step)
         with _timed(times, "credit"):
             advantages = estimate(episodes, baselines)
             samples, dropped = samples_from_episodes(
@@ -100,6 +102,14 @@ def train(
             **learned,
         }  # fmt: skip
         recorder.record(step, metrics, episodes)
+
+
+def _check_played(episodes: Sequence[Episode], step: int) -> None:
+    """Raises `RuntimeError` when there is nothing to learn from, and says why."""
+    faults = Counter(episode.fault for episode in episodes if episode.outcome == "not_played")
+    if episodes and faults.total() == len(episodes):
+        fault, _ = faults.most_common(1)[0]
+        raise RuntimeError(f"none of the {len(episodes)} games of step {step} could be played: {fault}")
 
 
 @contextmanager

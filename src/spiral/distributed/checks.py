@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spiral.games import State
 from spiral.records import Episode, Generation, Turn
 from spiral.rollout import ILLEGAL_MOVE_RETURN, ILLEGAL_MOVE_RETURN_OTHER, Match
 
@@ -32,11 +33,13 @@ def check_episode(episode: Episode, match: Match, vocabulary: int, versions: ran
     """What is wrong with the episode of a match; None when nothing is.
 
     Token ids must be below `vocabulary`, and the versions of the weights that acted within `versions`; what an opponent
-    that does not learn says of its tokens is not looked at, nor who sits in the match.
+    that does not learn says of its tokens is not looked at, nor what those in the seats are called.
     """
     spec = match.game.spec
     if (episode.game, episode.seed) != (spec, match.seed):
         return f"it played {episode.game} from seed {episode.seed} where {spec} from seed {match.seed} was due"
+    if tuple(seat.trainable for seat in episode.seats) != match.trainable:
+        return f"{spec} from seed {match.seed}: other seats learn than {match.trainable}"
     fault = _replay_fault(episode, match)
     for number, turn in enumerate(episode.turns, start=1):
         if match.trainable[turn.player]:
@@ -61,12 +64,24 @@ def _replay_fault(episode: Episode, match: Match) -> str | None:
     opening = len(decided) - len(legal)
     if not 0 <= opening <= match.opening_plies or decided[opening:] != legal:
         return "its turns are not the decisions among its actions"
-    if any(turn.action is None for turn in episode.turns[:-1]):
-        return "it goes on after an illegal reply"
     returns = state.returns()
     if match.reward == "sign":
         returns = (float(np.sign(returns[0])), float(np.sign(returns[1])))
-    return _result_fault(episode, state.is_terminal, returns, match.max_turns)
+    fault = _unanswered_fault(episode, match, state)
+    return fault or _result_fault(episode, state.is_terminal, returns, match.max_turns)
+
+
+def _unanswered_fault(episode: Episode, match: Match, state: State) -> str | None:
+    """What is wrong with a turn that led to no action, if there is one; `state` is where the actions lead."""
+    unanswered = [(number, turn) for number, turn in enumerate(episode.turns, start=1) if turn.action is None]
+    for number, turn in unanswered:
+        if number < len(episode.turns):
+            return "it goes on after an illegal reply"
+        if state.is_terminal or turn.player != state.current_player:
+            return f"seat {turn.player} gave an illegal reply when it was not to move"
+    if episode.outcome == "not_played" and (not unanswered or match.trainable[unanswered[-1][1].player]):
+        return "it was not played for the fault of a seat that cannot have one"
+    return None
 
 
 def _result_fault(episode: Episode, terminal: bool, returns: tuple[float, float], max_turns: int) -> str | None:

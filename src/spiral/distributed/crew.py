@@ -21,7 +21,7 @@ from spiral.cluster import ClusterConfig
 from spiral.distributed.control import CONTROL, end_actor, stacks_of
 from spiral.distributed.dealer import games_of_step
 from spiral.distributed.faults import ClusterError, reason, set_up_error
-from spiral.distributed.rollout_worker import MOST_CHUNKS, MakePolicy, WorkerStatus, create_worker
+from spiral.distributed.rollout_worker import MEASURING, MOST_CHUNKS, MakePolicy, WorkerStatus, create_worker
 from spiral.distributed.session import import_ray
 from spiral.distributed.tasks import Play, Task
 from spiral.distributed.weights import WeightsHandle
@@ -48,6 +48,9 @@ class Member:
     """What it has to do, by the reference to the answer."""
     since: float
     """When it last gave something, or got the first task in an empty hand."""
+    asked: float = 0.0
+    measures: bool = False
+    """Whether it was measuring when it was `asked`, having given nothing for long."""
     where: str = ""
     busy_seconds: float = 0.0
     busy_since: float = 0.0
@@ -242,7 +245,7 @@ class Crew:
         now = time.monotonic()
         for member in list(self.members):
             if member.starting is None and member.hand:
-                limit, what = max((task.limit, f"answer to {task}") for task in member.hand.values())
+                limit, what = min((task.limit, f"answer to {task}") for task in member.hand.values())
                 waited_for = list(member.hand)
             elif member.starting is not None and member.stage != "placing":
                 waited_for, limit, what = [member.starting], self._config.learner_seconds, f"end of {member.stage}"
@@ -250,11 +253,24 @@ class Crew:
                 continue
             # This process may have been held up itself, with the answer there all the time.
             if now - member.since > limit and not ray.wait(waited_for, timeout=0)[0]:
+                if now - member.since < self._patience(member, limit, now):
+                    continue
                 self.lose_stuck(member, f"gave no {what} in {limit:g} s")
         if self.ready:
             self._none_ready_since = now
         elif now - self._none_ready_since > self._config.learner_seconds:
             raise ClusterError(self._nobody())
+
+    def _patience(self, member: Member, limit: float, now: float) -> float:
+        """How long a worker may give nothing: longer than its games' `limit` while it measures."""
+        longest = max((task.limit for task in member.hand.values()), default=limit)
+        if longest == limit:
+            return limit
+        if now - member.asked > limit:
+            member.asked = now
+            said = answers([member.actor.status.options(concurrency_group=CONTROL).remote()])
+            member.measures = any(status.doing == MEASURING for status in said)
+        return longest if member.measures else limit
 
     def _nobody(self) -> str:
         ray = import_ray()

@@ -16,8 +16,8 @@ from spiral.distributed.weights import WeightsHandle
 from spiral.records import Episode
 
 CHUNKS_PER_WORKER = 8
-"""Chunks that a worker's share of a step is cut into. Their games are played together, so small ones cost little; they
-even out what workers have to do, and less is played again when one is lost."""
+"""Chunks that a worker's share of a step is cut into. Their games are played together, so small ones cost little. Where
+a step has more games than are in flight they even out what workers have to do."""
 
 
 def games_of_step(count: int, step: int) -> str:
@@ -27,7 +27,7 @@ def games_of_step(count: int, step: int) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Games of one step that a worker plays together."""
+    """Games of one step that a worker is given together."""
 
     number: int
     """Its place in the order of dealing."""

@@ -40,6 +40,7 @@ from spiral.selfplay import Matchmaker, SeatOpponent
 
 CHUNKS = "chunks"
 """The thread group of calls that wait for games."""
+MEASURING = "measuring"
 STEPS_KNOWN = 4
 """Steps whose matches are kept, since a step comes in several chunks."""
 MOST_CHUNKS = 32
@@ -122,7 +123,7 @@ class RolloutWorker:
 
         def work() -> Any:
             self._player.take(weights)
-            self._doing = "measuring"
+            self._doing = MEASURING
             try:
                 return function(self._policy, *arguments)
             finally:
@@ -211,6 +212,6 @@ def create_worker(number: int, config: ClusterConfig, placement: Any = "SPREAD")
 
 
 def count_tokens(episodes: Sequence[Episode]) -> int:
-    """Tokens that were sampled in these games."""
-    turns = [turn for episode in episodes for turn in episode.turns]
+    """Tokens that were sampled in these games by those who learn."""
+    turns = [turn for episode in episodes for turn in episode.turns if episode.seats[turn.player].trainable]
     return sum(len(turn.generation.token_ids) for turn in turns if turn.generation is not None)

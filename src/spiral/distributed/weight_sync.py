@@ -7,7 +7,7 @@ Sender and receivers make up a process group of their own (`broadcast.py`), apar
 together: gloo between CPUs, NCCL between GPUs. Rank 0 of it is the sender.
 
 A receiver does not touch its policy. It receives in a thread of its own, games going on meanwhile, and keeps what came
-in main memory until the policy takes it between two chunks of games. So nobody waits for anybody's games, and weights
+in main memory until the policy takes it between turns. So nobody waits for anybody's games, and weights
 of the games under way stay.
 
 What did not arrive, and what a worker had and has no more, can be had from the sender through the object store.

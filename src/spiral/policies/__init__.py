@@ -1,6 +1,6 @@
 """What can sit in a seat: scripted players and language models behind one protocol."""
 
-from spiral.policies.base import Policy, ScriptedPolicy, TurnReply, TurnRequest
+from spiral.policies.base import Policy, RemotePolicy, ScriptedPolicy, TurnReply, TurnRequest
 from spiral.policies.sampling import SamplingConfig
 from spiral.policies.scripted import (
     SCRIPTED_NAMES,
@@ -15,6 +15,7 @@ from spiral.policies.scripted import (
 __all__ = [
     "SCRIPTED_NAMES",
     "Policy",
+    "RemotePolicy",
     "SamplingConfig",
     "ScriptedPolicy",
     "TurnReply",

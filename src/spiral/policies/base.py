@@ -10,7 +10,7 @@ import dataclasses
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from spiral.games import Game, State
 from spiral.records import Generation, IntArray
@@ -62,6 +62,15 @@ class Policy(Protocol):
 
     def cancel(self) -> None:
         """Forgets every pending turn; the games they belong to were given up."""
+        ...
+
+
+@runtime_checkable
+class RemotePolicy(Policy, Protocol):
+    """A policy that waits for others in `poll`, where policies of this machine could work meanwhile."""
+
+    def ready(self) -> bool:
+        """Whether `poll` has something to return at once."""
         ...
 
 

@@ -69,6 +69,10 @@ class EndpointPolicy:
                 return replies
             replies.extend(self._read(number, result))
 
+    def ready(self) -> bool:
+        """Whether `poll` has something to return at once."""
+        return not self._client.done.empty()
+
     def cancel(self) -> None:
         """Forgets every pending turn; what is under way is broken off, and may have to be paid all the same."""
         self._turns.clear()

@@ -90,6 +90,7 @@ def able_opponents(names: Iterable[str], game: Game) -> list[str]:
     return [name for name in names if not is_scripted(name) or can_play(name, game)]
 
 
+@functools.lru_cache(maxsize=256)
 def can_play(opponent: str, game: Game) -> bool:
     """Whether a scripted opponent knows a game, found out by letting it try."""
     try:
