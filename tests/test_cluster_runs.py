@@ -264,7 +264,9 @@ def test_schedules_that_play_ahead(tmp_path, schedule):
     seeds = [seed for step in played(path) for _, seed, *_ in step]
     assert len(set(seeds)) == len(seeds) == 4 * 32
     assert not any(row["sampler/gap_warning"] for row in rows if row["cluster/staleness"])
-    assert all(0 < row["time/tokens_per_s"] < 1e6 for row in rows)
+    # So few games may all be over before their step begins.
+    assert 0 < sum(row["time/tokens_per_s"] for row in rows) < 4e6
+    assert all(row["time/tokens_per_s"] >= 0 for row in rows)
     if schedule == "overlap":
         assert [row["cluster/staleness"] for row in rows] == [0, 1, 1, 1]
 
