@@ -124,7 +124,7 @@ class SelfPlay:
 
         `sleep` puts the policy's engine to sleep after the games of a step, until it is asked for something again.
         """
-        self._policy = policy
+        self.policy = policy
         self._matchmaker = Matchmaker(policy, config, seed, seat=seat)
         self._in_flight = config.in_flight
         self._sleep = sleep
@@ -133,12 +133,12 @@ class SelfPlay:
         """Plays the games of one step."""
         episodes = play(self._matchmaker.matches(step), self._in_flight)
         if self._sleep:
-            self._policy.sleep()
+            self.policy.sleep()
         return episodes
 
     def receive_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Takes the learner's new weights."""
-        self._policy.load_weights(weights, version)
+        self.policy.load_weights(weights, version)
 
 
 def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
