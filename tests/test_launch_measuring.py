@@ -19,8 +19,9 @@ def sums(path, count=3):
     return path
 
 
-@pytest.fixture
-def run(tmp_path):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("measured")
     file = sums(tmp_path / "sums.jsonl")
     result = tiny_run(
         tmp_path / "run",
