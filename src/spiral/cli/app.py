@@ -69,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 traceback.print_exception(error)
             status, message = explain(error)
     print(f"spiral: {message}", file=sys.stderr)
+    if status == INTERRUPTED and arguments is None and "ray" in sys.modules:
+        # Ray may be interrupted while it starts; what it has begun can crash the process on its way out.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     return status
 
 

