@@ -161,6 +161,7 @@ def test_a_learner_that_is_killed_is_replaced_and_the_run_is_that_of_one_process
     assert status["learners"] != killed
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_a_learner_worker_leaves_a_checkpoint_from_which_one_process_goes_on(
     alone, monkeypatch, tmp_path
 ):
