@@ -151,11 +151,11 @@ class OpenSpielGame(Game):
             value = self.parameters[key]
             if type(value) is int and value < min(least, 1):
                 raise ValueError(f"game {self.name!r} got {key}={value}; expected {min(least, 1)} or more")
-        if (players := self.library.num_players()) != 2:
+        if (players := self.original.num_players()) != 2:
             raise ValueError(f"game {self.spec!r} is for {players} players; expected 2")
         if (reason := _why_not(self.kind)) is not None:
             raise ValueError(f"game {self.spec!r} is not available: {reason}")
-        first = self.library.new_initial_state()
+        first = self.original.new_initial_state()
         if first.is_terminal() or not first.legal_actions():
             raise ValueError(f"game {self.spec!r} is over before its first move; give it other parameters")
 
@@ -169,14 +169,14 @@ class OpenSpielGame(Game):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @functools.cached_property
-    def library(self) -> Any:
+    def original(self) -> Any:
         """OpenSpiel's own game."""
         return _load(self.short_name, tuple(self._changed().items()))
 
     @functools.cached_property
     def kind(self) -> Any:
         """OpenSpiel's `GameType` for these parameters."""
-        return self.library.get_type()
+        return self.original.get_type()
 
     @functools.cached_property
     def perfect_information(self) -> bool:
@@ -185,7 +185,7 @@ class OpenSpielGame(Game):
 
     def initial_state(self) -> OpenSpielState:
         """The first state, often a chance node."""
-        return OpenSpielState(game=self, position=self.library.new_initial_state())
+        return OpenSpielState(game=self, position=self.original.new_initial_state())
 
     @property
     def enumerable(self) -> bool:
@@ -196,7 +196,7 @@ class OpenSpielGame(Game):
     @property
     def max_turns(self) -> int:
         """OpenSpiel's own bound."""
-        return max(1, int(self.library.max_game_length()))
+        return max(1, int(self.original.max_game_length()))
 
     @property
     def spec(self) -> str:

@@ -153,7 +153,7 @@ def _rebuild(
     game: OpenSpielGame, moves: tuple[Move, ...], numbers: tuple[int, ...], past: tuple[str, str]
 ) -> OpenSpielState:
     """A state from its moves, given by name and by OpenSpiel's numbers."""
-    position = game.library.new_initial_state()
+    position = game.original.new_initial_state()
     for number in numbers:
         position.apply_action(number)
     return OpenSpielState(game=game, moves=moves, position=position, past=past)
@@ -169,5 +169,5 @@ def _introduction(game: OpenSpielGame) -> str:
     information = "Nothing is hidden" if game.perfect_information else "Some things are hidden from each player"
     return (
         f"You are playing {game.long_name} by the rules of {game.short_name} in OpenSpiel{given}. {information}. One"
-        f" player wins what the other loses, at most {game.library.max_utility():g}."
+        f" player wins what the other loses, at most {game.original.max_utility():g}."
     )
