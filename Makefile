@@ -19,7 +19,7 @@ test: $(READY)  ## lint, types, import layers and the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 test-all: $(VLLM_READY)  ## every test, the slow ones and those of vLLM too
 	$(VLLM_BIN)/pytest -m "slow or not slow"

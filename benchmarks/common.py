@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import gc
 import importlib.metadata
 import multiprocessing
 import os
@@ -21,9 +22,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -44,7 +47,11 @@ CUDA_SHAPES = ((8192, 2560, 9728), (8192, 8192, 8192))
 WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
 
+PUBLISHED_PEAKS = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12}
+"""Dense bfloat16 FLOP/s of NVIDIA's data sheets, by the name that CUDA gives: the SXM cards, not PCIe or NVL."""
+
 Row = Mapping[str, object]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -116,6 +123,30 @@ def matmul_rate(dtype: torch.dtype, threads: int, device: str = "cpu", repeats: 
         return max(_rate(shape, dtype, device, repeats) for shape in shapes)
     finally:
         torch.set_num_threads(before)
+
+
+def published_peak(device: str) -> float | None:
+    """The dense bfloat16 FLOP/s on a card's data sheet, which MFU is a share of; None for the CPU and other cards."""
+    return PUBLISHED_PEAKS.get(torch.cuda.get_device_name(device)) if device.startswith("cuda") else None
+
+
+def free_memory() -> None:
+    """Lets go of what nobody uses any more. FSDP2's modules refer to each other, so they outlive their last name."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def attempt(work: Callable[[], T]) -> T | str:
+    """What `work` gives, or in a few words why it gives nothing: one failed row must not lose those measured."""
+    free_memory()
+    try:
+        return work()
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        return "out of memory"
+    except Exception as error:  # a compiler, for one, fails in many ways
+        traceback.print_exc()
+        return f"failed: {type(error).__name__}"
 
 
 def record(name: str, command: str, settings: Row, rows: Sequence[Row], note: str = "") -> Path:

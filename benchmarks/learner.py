@@ -11,26 +11,29 @@ they come. Every row is a whole update (one pass, forward, backward, AdamW) of t
 
 Utilisation is useful FLOP a second (no padding, no recomputation) over the best rate of a matrix product of the same
 dtype and number of threads, measured first. FLOP: 6 a weight and token (2 forward, 4 backward), the output head for
-action tokens only, and attention. With packed rows, a token that is in the row once for many samples counts once.
+action tokens only, and attention: half of a square, since it is causal. With packed rows, what samples share counts
+once everywhere: p shared tokens and own lengths g attend to p^2 + sum(g^2 + 2 g p).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import clock, matmul_rate, peak_memory, record
+from benchmarks.common import GIB, attempt, clock, matmul_rate, peak_memory, record
 from spiral.batch import Batch, make_batch, samples_from_episodes
 from spiral.games import load_game
 from spiral.learner.layout import MicroBatch, micro_batches
 from spiral.learner.learner import Learner, LearnerConfig
 from spiral.learner.logprobs import CHUNK_ELEMENTS, score_tokens
 from spiral.learner.loss import LossConfig
+from spiral.learner.prefixes import Family, packed_rows, shared_prefixes
 from spiral.policies import SamplingConfig
 from spiral.policies.engines import EngineConfig, make_policy
 from spiral.policies.loading import LanguageModel, ModelConfig, load_language_model, model_directory
@@ -38,7 +41,7 @@ from spiral.rollout import Match, play
 from spiral.text import ChatCodec, PromptConfig
 
 GAMES = ("tictactoe", "kuhn_poker")
-GIB = 2**30
+LAYOUTS = ("one padded block", "padded, sorted", "packed")
 
 
 class BlockLearner(Learner):
@@ -85,39 +88,42 @@ def played_batch(loaded: LanguageModel, directory: str, games: int, budget: int)
     return make_batch(samples)
 
 
-def flop(model: Any, batch: Batch, tokens: int | None = None) -> float:
+def flop(model: Any, batch: Batch, families: Sequence[Family] | None = None) -> float:
     """What one forward and backward pass over a batch needs, without padding or anything twice.
 
-    `tokens` is how many are fed in when some are fed in once for several samples.
+    `families` are samples that are fed in with their common beginning once; None feeds in every sample whole.
     """
     config = model.config
     head = config.vocab_size * config.hidden_size
     tied = config.tie_word_embeddings
     linear = sum(p.numel() for p in model.parameters() if p.dim() == 2) - head * (1 if tied else 2)
-    lengths = (batch.lengths_S - 1).double()
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
-    attention = 6.0 * config.num_hidden_layers * width * float((lengths**2).sum())  # causal: half of 12
-    return float(6.0 * (linear * float(tokens or lengths.sum()) + head * batch.num_action_tokens) + attention)
+    inputs = (batch.lengths_S - 1).tolist()
+    tokens, pairs = 0, 0
+    for family in families or [Family((sample,)) for sample in range(batch.num_samples)]:
+        own = [inputs[sample] - family.shared for sample in family.samples]
+        tokens += family.size(inputs)
+        pairs += family.shared**2 + sum(g**2 + 2 * g * family.shared for g in own)
+    attention = config.num_hidden_layers * width * pairs  # causal: half of 12
+    return 6.0 * float(linear * tokens + head * batch.num_action_tokens + attention)
 
 
-def fed_once(batch: Batch, max_tokens: int) -> int:
-    """Tokens in packed rows, where what prompts have in common stands once."""
-    made = micro_batches(batch, torch.arange(batch.num_samples), "packed", max_tokens)
-    return sum(rows.token_ids_RW.numel() for rows in made)
+def packed_families(batch: Batch, max_tokens: int) -> list[Family]:
+    """The samples as packed rows hold them, with what their prompts have in common once a row."""
+    inputs = (batch.lengths_S - 1).tolist()
+    rows = packed_rows(shared_prefixes(batch, range(batch.num_samples)), inputs, max_tokens)
+    return [family for row in rows for family in row]
 
 
-def time_update(kind: str, path: str, batch: Batch, options: argparse.Namespace) -> float:
-    """Seconds of the second of two updates."""
-    config = LearnerConfig(
-        epochs=1, layout="packed" if kind == "packed" else "padded", tokens_per_microbatch=options.tokens
-    )
+def time_update(kind: str, new_model: Callable[[], Any], batch: Batch, tokens: int) -> float:
+    """Seconds of the second of two updates in micro-batches of so many tokens."""
     learner = (BlockLearner if kind == "one padded block" else Learner)(
-        load_language_model(ModelConfig(path=path, device=options.device)).model,
-        config=config,
+        new_model(),
+        config=LearnerConfig(epochs=1, layout="packed" if kind == "packed" else "padded", tokens_per_microbatch=tokens),
         loss_config=LossConfig(),
-        sampling=SamplingConfig(max_new_tokens=options.budget),
+        sampling=SamplingConfig(),
         total_steps=10,
         seed=0,
         compute="bfloat16",
@@ -128,48 +134,74 @@ def time_update(kind: str, path: str, batch: Batch, options: argparse.Namespace)
     return time.seconds
 
 
+def layout_rows(new_model: Callable[[], Any], batch: Batch, max_tokens: int, rate: float) -> list[dict[str, str]]:
+    """One row for each layout, every one with a model of its own; `rate` is that of a matrix product, in FLOP/s."""
+    tokens, model = int(batch.lengths_S.sum()), new_model()
+    work = dict.fromkeys(LAYOUTS, flop(model, batch))
+    work["packed"] = flop(model, batch, packed_families(batch, max_tokens))
+    del model
+    measured = {kind: attempt(partial(time_update, kind, new_model, batch, max_tokens)) for kind in LAYOUTS}
+    block = measured[LAYOUTS[0]]
+    rows = []
+    for kind, seconds in measured.items():
+        cells = dict.fromkeys(("seconds", "tokens/s", "against one padded block", "utilisation"), str(seconds))
+        if isinstance(seconds, float):
+            cells["seconds"] = f"{seconds:.2f}"
+            cells["tokens/s"] = f"{tokens / seconds:,.0f}"
+            cells["against one padded block"] = f"{block / seconds:.2f}x" if isinstance(block, float) else "-"
+            cells["utilisation"] = f"{work[kind] / seconds / rate:.0%}"
+        rows.append({"layout": kind, **cells})
+    return rows
+
+
+def about(batch: Batch, max_tokens: int, rate: float) -> dict[str, object]:
+    """What is said of a batch beside its rows."""
+    tokens, longest = int(batch.lengths_S.sum()), int(batch.lengths_S.max())
+    inputs = (batch.lengths_S - 1).tolist()
+    return {
+        "samples": batch.num_samples, "tokens": tokens,
+        "tokens packed": sum(family.size(inputs) for family in packed_families(batch, max_tokens)),
+        "action tokens": batch.num_action_tokens,
+        "sample length": f"mean {tokens / batch.num_samples:.0f}, longest {longest}",
+        "tokens a micro-batch": max_tokens, "matrix rate": f"{rate / 1e9:,.0f} GFLOP/s",
+    }  # fmt: skip
+
+
 def layouts(options: argparse.Namespace) -> None:
     """Tokens a second of every layout."""
     loaded = load_language_model(ModelConfig(path=options.model, device=options.device))
     batch = played_batch(loaded, model_directory(options.model), options.games, options.budget)
-    tokens, fewer = int(batch.lengths_S.sum()), fed_once(batch, options.tokens)
-    work = dict.fromkeys(("one padded block", "padded, sorted"), flop(loaded.model, batch))
-    work["packed"] = flop(loaded.model, batch, fewer)
     rate = matmul_rate(torch.bfloat16, torch.get_num_threads(), loaded.model.device.type)
-    seconds = {kind: time_update(kind, options.model, batch, options) for kind in work}
-    rows = [
-        {
-            "layout": kind,
-            "seconds": f"{seconds[kind]:.1f}",
-            "tokens/s": f"{tokens / seconds[kind]:.0f}",
-            "against one padded block": f"{seconds['one padded block'] / seconds[kind]:.2f}x",
-            "utilisation": f"{work[kind] / seconds[kind] / rate:.0%}",
-        }
-        for kind in work
-    ]
-    longest = int(batch.lengths_S.max())
-    settings = {
-        "model": options.model, "dtype": "bfloat16, float32 weights", "threads": torch.get_num_threads(),
-        "samples": batch.num_samples, "tokens": tokens, "tokens packed": fewer,
-        "action tokens": batch.num_action_tokens,
-        "sample length": f"mean {tokens / batch.num_samples:.0f}, longest {longest}",
-        "tokens a micro-batch": options.tokens, "matrix rate": f"{rate / 1e9:.0f} GFLOP/s",
-    }  # fmt: skip
-    record("learner", command(), settings, rows)
+    settings = {"model": options.model, "dtype": "bfloat16, float32 weights", "threads": torch.get_num_threads()}
+
+    def new_model() -> Any:
+        return load_language_model(ModelConfig(path=options.model, device=options.device)).model
+
+    rows = layout_rows(new_model, batch, options.tokens, rate)
+    record("learner", command(), {**settings, **about(batch, options.tokens, rate)}, rows)
 
 
 def memory_rows(model: Any, count: int) -> list[dict[str, str]]:
-    """Peak memory of scoring `count` action tokens, forward and backward, with all logits at once and in chunks."""
+    """Peak memory of scoring `count` action tokens, forward and backward, with all logits at once and in chunks.
+
+    Each is done twice and the second measured: the first chooses kernels and takes their work space.
+    """
     device, head = model.device, model.get_output_embeddings().to(torch.bfloat16)
     targets = torch.randint(head.weight.shape[0], (count,), device=device)
-    measured: dict[str, tuple[float, float]] = {}
-    for kind, elements in (("all at once", count * head.weight.shape[0]), ("chunked", CHUNK_ELEMENTS)):
+
+    def score(elements: int) -> tuple[float, float]:
+        """GiB added, and seconds."""
         hidden = torch.randn(count, head.weight.shape[1], device=device, dtype=torch.bfloat16, requires_grad=True)
         with peak_memory(device.type) as memory, clock() as time:
             scores = score_tokens(hidden, head, targets, 1.0, entropy_gradient=False, chunk_elements=elements)
             scores.logprobs_K.sum().backward()  # type: ignore[no-untyped-call]
         head.zero_grad(set_to_none=True)
-        measured[kind] = (memory.added / GIB, time.seconds)
+        return memory.added / GIB, time.seconds
+
+    kinds = {"all at once": count * head.weight.shape[0], "chunked": CHUNK_ELEMENTS}
+    for elements in kinds.values():
+        score(elements)
+    measured = {kind: score(elements) for kind, elements in kinds.items()}
     whole, _ = measured["all at once"]
     return [
         {

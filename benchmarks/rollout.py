@@ -5,12 +5,15 @@
 Every row plays tic-tac-toe and Kuhn poker with the same model, prompts and sampling.
 
 - "1 in flight": one game at a time, as a loop does that owns one environment; what the paper's code does per actor.
+  The transformers engine fills a batch up to `LEAST_ROWS` rows, so that it computes several for this one.
 - "8", "64", "256 in flight": `spiral.rollout.play`, where no game waits for another's turn.
 - "in lock-step": as many games as in the last of these, but all wait until every pending turn has its reply.
-- "offline": the turns of the row before it, all given to the engine at once, each with the length it had and
-  without a game between them: what the engine can do at best. It is asked directly, past SPIRAL's policy.
+- "offline": the turns of the last row in flight, given to the engine without a game between them, each with the length
+  it had: what the engine can do at best. It is asked directly, past SPIRAL's policy: vLLM for everything at once and
+  without a seed for each request; transformers for as many rows at a time as there were games in flight.
 
-Each row runs after the prefix cache was dropped. Short rows play fewer games, so compare rates, not seconds.
+Each row runs after the prefix cache was dropped. Short rows play fewer games, so compare rates, not seconds. Replies
+are short where the answer is asked for at once; `--thinking` with a larger `--budget` asks for the reasoning first.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -30,6 +33,7 @@ from spiral.policies.engines import EngineConfig, make_policy
 from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import ModelConfig, load_language_model, model_directory
 from spiral.policies.sampling import SamplingConfig
+from spiral.policies.transformers import LEAST_ROWS
 from spiral.records import Episode, Turn
 from spiral.rollout import Match, play
 from spiral.text import ChatCodec, PromptConfig
@@ -47,6 +51,12 @@ class Measured:
     turns: int
     tokens: int
     """Sampled."""
+    prompt_tokens: int
+
+    @property
+    def rate(self) -> float:
+        """Sampled tokens a second."""
+        return self.tokens / self.seconds
 
 
 class LockStep:
@@ -88,10 +98,14 @@ def measure(label: str, games: int, work: Callable[[], list[Episode]]) -> tuple[
         episodes = work()
     turns = [turn for episode in episodes for turn in episode.turns]
     tokens = sum(len(turn.generation.token_ids) for turn in turns if turn.generation is not None)
-    return Measured(label=label, seconds=time.seconds, games=games, turns=len(turns), tokens=tokens), turns
+    prompts = sum(len(turn.prompt_ids) for turn in turns if turn.prompt_ids is not None)
+    row = Measured(
+        label=label, seconds=time.seconds, games=games, turns=len(turns), tokens=tokens, prompt_tokens=prompts
+    )
+    return row, turns
 
 
-def offline_vllm(policy: LanguagePolicy, turns: Sequence[Turn]) -> float:
+def offline_vllm(policy: LanguagePolicy, turns: Sequence[Turn], _rows: int) -> float:
     """Seconds of vLLM itself for the same prompts and lengths, in one list."""
     from vllm import SamplingParams
     from vllm.inputs import tokens_input
@@ -103,7 +117,7 @@ def offline_vllm(policy: LanguagePolicy, turns: Sequence[Turn]) -> float:
             assert turn.generation is not None
             length = len(turn.generation.token_ids)
             parameters = SamplingParams(
-                temperature=1.0, max_tokens=length, ignore_eos=True, logprobs=0, detokenize=False, seed=index
+                temperature=1.0, max_tokens=length, ignore_eos=True, logprobs=0, detokenize=False
             )
             engine.add_request(f"offline-{index}", tokens_input(turn.prompt_ids.tolist()), parameters)
         while engine.has_unfinished_requests():
@@ -111,7 +125,7 @@ def offline_vllm(policy: LanguagePolicy, turns: Sequence[Turn]) -> float:
     return time.seconds
 
 
-def offline_transformers(policy: LanguagePolicy, turns: Sequence[Turn], rows: int = 64) -> float:
+def offline_transformers(policy: LanguagePolicy, turns: Sequence[Turn], rows: int) -> float:
     """Seconds of transformers' own `generate` for the same prompts, sorted by length, `rows` at a time.
 
     Each batch runs to the length of its longest reply, which is the best that `generate` can do.
@@ -130,7 +144,7 @@ def offline_transformers(policy: LanguagePolicy, turns: Sequence[Turn], rows: in
             ids = torch.zeros((len(group), width), dtype=torch.long)
             mask = torch.zeros_like(ids)
             for row, (prompt, _) in enumerate(group):
-                ids[row, width - len(prompt) :] = torch.from_numpy(prompt)
+                ids[row, width - len(prompt) :] = torch.from_numpy(prompt.copy())  # the codec's are read-only
                 mask[row, width - len(prompt) :] = 1
             longest = max(length for _, length in group)
             model.generate(
@@ -140,60 +154,85 @@ def offline_transformers(policy: LanguagePolicy, turns: Sequence[Turn], rows: in
     return time.seconds
 
 
-def main() -> None:
-    """Parses the options, measures every row and records the table."""
+def measured_rows(
+    policy: LanguagePolicy,
+    sizes: Sequence[tuple[int, int]],
+    fresh: Callable[[], None],
+    offline: Callable[[LanguagePolicy, Sequence[Turn], int], float],
+) -> Iterator[Measured]:
+    """Every row, as soon as it is measured. `sizes` are games in flight and games played; `fresh` goes before each."""
+    played(policy, 4, 4)  # kernels are chosen and memory is taken, here as before "offline"
+    for in_flight, games in sizes:
+        fresh()
+        row, turns = measure(f"{in_flight} in flight", games, partial(played, policy, games, in_flight))
+        yield row
+    fresh()
+    lock, _ = measure(f"{in_flight} in lock-step", games, partial(played, LockStep(policy), games, in_flight))
+    yield lock
+    offline(policy, turns[:4], in_flight)
+    fresh()
+    yield dataclasses.replace(row, label=f"{in_flight} offline", seconds=offline(policy, turns, in_flight))
+
+
+def table(rows: Sequence[Measured]) -> list[dict[str, object]]:
+    """The rows in words, against the first of them, and against "offline" if that was measured."""
+    offline = next((row for row in rows if row.label.endswith(" offline")), None)
+    return [
+        {
+            "games": row.label, "played": row.games, "seconds": f"{row.seconds:.1f}",
+            "games/s": f"{row.games / row.seconds:.2f}", "turns/s": f"{row.turns / row.seconds:.2f}",
+            "tokens/s": f"{row.rate:,.0f}", "against one game": f"{row.rate / rows[0].rate:.1f}x",
+            "share of offline": "-" if offline is None else f"{row.rate / offline.rate:.0%}",
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+def new_parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--budget", type=int, default=32, help="response tokens")
+    parser.add_argument("--thinking", action="store_true", help="ask for reasoning before the answer; raise --budget")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 64, 256], help="of each row, from 1")
-    parser.add_argument("--games", type=int, nargs="+", default=[4, 16, 64, 256], help="games of each row")
+    parser.add_argument("--games", type=int, nargs="+", default=[16, 16, 64, 256], help="games of each row")
+    return parser
+
+
+def main() -> None:
+    """Parses the options, measures every row and records the table."""
+    parser = new_parser()
     options = parser.parse_args()
+    if len(options.games) != len(options.in_flight):
+        parser.error(f"got {len(options.games)} --games for {len(options.in_flight)} --in-flight; give equally many")
     loaded = load_language_model(ModelConfig(path=options.model, device=options.device))
-    codec = ChatCodec(loaded.tokenizer, loaded.prompt or PromptConfig(example=True, thinking=False))
+    prompt = loaded.prompt or PromptConfig(example=True, thinking=False)
+    codec = ChatCodec(loaded.tokenizer, prompt.model_copy(update={"thinking": True}) if options.thinking else prompt)
     policy = make_policy(
-        EngineConfig(kind=options.engine, context=1024), loaded, model_directory(options.model), codec,
-        SamplingConfig(max_new_tokens=options.budget, temperature=0.7), compute="bfloat16",
+        EngineConfig(kind=options.engine, context=max(1024, 768 + options.budget)), loaded,
+        model_directory(options.model), codec, SamplingConfig(max_new_tokens=options.budget, temperature=0.7),
+        compute="bfloat16",
     )  # fmt: skip
-    most = options.in_flight[-1]
     weights = [(name, tensor.detach().clone()) for name, tensor in loaded.model.named_parameters()]
 
-    def fresh(version: int) -> None:
-        policy.load_weights(weights, version)
+    def fresh() -> None:
+        policy.load_weights(weights, policy.version + 1)
 
-    played(policy, 4, 4)  # kernels are chosen and memory is taken
-    rows: list[Measured] = []
-    for version, (games, in_flight) in enumerate(zip(options.games, options.in_flight, strict=True)):
-        fresh(version)
-        row, turns = measure(f"{in_flight} in flight", games, partial(played, policy, games, in_flight))
-        rows.append(row)
-    fresh(10)
-    lock, _ = measure("256 in lock-step", options.games[-1], partial(played, LockStep(policy), options.games[-1], 256))
-    fresh(11)
-    seconds = (offline_vllm if options.engine == "vllm" else offline_transformers)(policy, turns)
-    offline = dataclasses.replace(rows[-1], label=f"{most} offline", seconds=seconds)
-    rows += [lock, offline]
-
-    def rate(row: Measured) -> float:
-        return row.tokens / row.seconds
-
-    table = [
-        {
-            "games": row.label, "played": row.games, "seconds": f"{row.seconds:.1f}",
-            "games/s": f"{row.games / row.seconds:.2f}", "turns/s": f"{row.turns / row.seconds:.2f}",
-            "tokens/s": f"{rate(row):.0f}", "against one game": f"{rate(row) / rate(rows[0]):.1f}x",
-            "share of offline": f"{rate(row) / rate(offline):.0%}",
-        }
-        for row in rows
-    ]  # fmt: skip
-    settings = {
+    offline = offline_vllm if options.engine == "vllm" else offline_transformers
+    rows = list(measured_rows(policy, list(zip(options.in_flight, options.games, strict=True)), fresh, offline))
+    last = rows[-1]
+    settings: dict[str, object] = {
         "model": options.model, "engine": options.engine, "dtype": "bfloat16", "threads": torch.get_num_threads(),
+        "asked for": "reasoning, then the answer" if codec.config.thinking else "the answer at once",
         "response budget": options.budget,
-        "prompt tokens": f"mean {sum(len(t.prompt_ids) for t in turns if t.prompt_ids is not None) / len(turns):.0f}",
-        "response tokens": f"mean {offline.tokens / offline.turns:.1f}",
+        "prompt tokens": f"mean {last.prompt_tokens / last.turns:.0f}",
+        "response tokens": f"mean {last.tokens / last.turns:.1f}",
     }  # fmt: skip
-    record("rollout", f"python -m benchmarks.rollout {' '.join(sys.argv[1:])}".strip(), settings, table)
+    if options.engine == "transformers":
+        settings["rows of a batch"] = f"at least {LEAST_ROWS}"
+    record("rollout", f"python -m benchmarks.rollout {' '.join(sys.argv[1:])}".strip(), settings, table(rows))
 
 
 if __name__ == "__main__":

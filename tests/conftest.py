@@ -10,10 +10,25 @@ from spiral.recipes.nano_model import new_model
 from spiral.recipes.nano_tokenizer import build_tokenizer
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """With `pytest -n`, each file is run by one process, and those that share one Ray by the same."""
+    for item in items:
+        name = item.path.stem
+        group = "ray" if name.startswith(("test_cluster", "test_distributed", "test_vllm_cluster")) else name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def results_elsewhere(monkeypatch, tmp_path_factory):
     """What commands keep does not pile up in the working directory."""
     monkeypatch.setenv("SPIRAL_RESULTS", str(tmp_path_factory.getbasetemp() / "results"))
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """Nobody says how wide tables are to be, as in a pipe; processes of `pytest -n` are told a width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture

@@ -34,10 +34,8 @@ PROBLEMS = [
 class Recited(LanguagePolicy):
     """Says what `said(question, number of the attempt)` gives, in chunks of `batch` replies a poll."""
 
-    def __init__(self, tokenizer, said, *, batch=2, context=400):
-        super().__init__(
-            ChatCodec(tokenizer, PromptConfig(thinking=False)), SamplingConfig(), name="said", context=context
-        )
+    def __init__(self, tokenizer, said, *, batch=2, context=400, prompt=PromptConfig(thinking=False)):  # noqa: B008
+        super().__init__(ChatCodec(tokenizer, prompt), SamplingConfig(), name="said", context=context)
         self.said, self.batch, self.turns, self.asked, self.seeds, self.samplings = said, batch, [], [], [], set()
         self.most = 0
 
@@ -258,3 +256,30 @@ def test_a_prompt_that_does_not_fit_is_a_problem_that_is_not_solved(tokenizer):
     result = measure(policy, [PROBLEMS[0], long])
     assert (result.too_long, result.truncated, result.accuracy.value) == (1, 0.5, 0.5)
     assert len(policy.asked) == 4
+
+
+def test_thoughts_that_the_prompt_opened_hold_no_answer(tokenizer, tmp_path):
+    said = {
+        "1 + 1?": "First guess \\boxed{2}, but wait, let me check",
+        "2 + 2?": "Perhaps \\boxed{5}.</think>It is \\boxed{4}.",
+        "half?": "The answer is 1/2.",
+    }
+
+    def thinks(question, _):
+        return next(reply for asked, reply in said.items() if asked in question)
+
+    task = dataclasses.replace(MATH, samples=1)
+    policy = Recited(tokenizer, thinks, context=4000, prompt=PromptConfig(template="r1"))
+    benchmark = Benchmark(task=task, problems=PROBLEMS, seed=0)
+    place = benchmark_directory(policy, benchmark, "nano", tmp_path)
+    result, attempts = measure_benchmark(policy, benchmark, "said", place=place)
+    assert [attempt.correct for attempt in attempts] == [False, True, False]
+    assert [attempt.extracted for attempt in attempts] == [None, "4", None]
+    assert [attempt.reply for attempt in attempts] == ["<think>" + reply for reply in said.values()]
+    assert [attempt.thinking_tokens == attempt.tokens for attempt in attempts] == [True, False, True]
+    assert (result.accuracy.value, result.unboxed) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    # What is kept can be graded by itself.
+    assert measure_benchmark(policy, benchmark, "said", place=place, regrade=True)[0] == result
+    # Without the tag in the prompt the same words are an answer in plain sight.
+    plain = measure(Recited(tokenizer, thinks), task=task)
+    assert (plain.accuracy.value, plain.unboxed) == (1.0, pytest.approx(1 / 3))

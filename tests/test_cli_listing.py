@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from commands import refused, spiral
+from hub_cache import cached
 from spiral.games import game_names, load_game
 from spiral.policies.loading import NANO_DIRECTORY
 from spiral.recipes import recipe_files
@@ -18,6 +20,7 @@ from spiral.recipes import recipe_files
 def home(tmp_path, monkeypatch):
     """No local models but those that a test puts here."""
     monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "home"
 
 
@@ -71,6 +74,34 @@ def test_local_models_are_listed_after_nano(home):
     assert listed["fetchable"] == []
     assert "not readable" in spiral("models").out
     assert "not here yet" not in spiral("models").out
+
+
+def test_models_of_the_hugging_face_cache_are_listed_last(home, tmp_path):
+    shutil.copytree(NANO_DIRECTORY, home / "models" / "mine")
+    paths = {name: cached(tmp_path / "hub", name) for name in ("org/small", "org/large", "mine", "nano")}
+    weights = paths["org/large"] / "model.safetensors"
+    parts = [weights.with_name(f"model-0000{part}-of-00002.safetensors") for part in (1, 2)]
+    for part in parts:
+        shutil.copy(weights, part)
+    weights.with_name("model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": parts[0].name, "b": parts[1].name, "c": parts[1].name}})
+    )
+    weights.unlink()
+    listed = spiral("models", "--json").json
+    assert [(row["name"], row["parameters"]) for row in listed["models"]] == [
+        ("nano", 140_096),
+        ("mine", 140_096),
+        ("org/large", 280_192),
+        ("org/small", 140_096),
+    ]
+    assert [row["path"] for row in listed["models"]] == [
+        str(path) for path in (NANO_DIRECTORY, home / "models" / "mine", paths["org/large"], paths["org/small"])
+    ]
+    assert {frozenset(row) for row in listed["models"]} == {frozenset({"name", "parameters", "bytes", "path"})}
+    assert listed["models"][3]["bytes"] == listed["models"][0]["bytes"]
+    assert listed["fetchable"] == ["smollm2"]
+    named = [line.split()[0] for line in spiral("models").out.splitlines() if " MB " in line]  # long paths are wrapped
+    assert named == ["nano", "mine", "org/large", "org/small", "smollm2"]
 
 
 def test_models_that_can_be_fetched_are_in_the_table():

@@ -10,6 +10,7 @@ import pytest
 
 from commands import refused, spiral
 from spiral.games import load_game
+from spiral.policies.engines import EngineConfig
 from spiral.policies.loading import NANO_DIRECTORY
 from spiral.seating import DEFAULTS, SeatOptions, language_policy, seat_policy
 
@@ -163,6 +164,94 @@ def test_a_run_brings_its_prompt_and_its_sampling(run_directory):
         changed = language_policy(name, SeatOptions(temperature=0.0, observation="full", thinking=True))
         assert (changed.sampling.temperature, changed.sampling.max_new_tokens) == (0.0, 9)
         assert (changed.codec.config.observation, changed.codec.config.thinking) == ("full", True)
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """The configurations with which engines would be made."""
+    made = []
+    monkeypatch.setattr("spiral.seating.make_policy", lambda config, *_, **options: made.append((config, options)))
+    return made
+
+
+ENGINE = """
+[engine]
+kind = "transformers"
+context = 300
+max_rows = 17
+memory_share = 0.25
+stall_seconds = 50.0
+sleep = true
+"""
+
+
+def test_a_run_brings_its_engines_settings(run_directory, engines):
+    with (run_directory / "config.toml").open("a") as config:
+        config.write(ENGINE)
+    run = str(run_directory)
+    asked = (
+        SeatOptions(engine="vllm"),
+        SeatOptions(engine="vllm", max_new_tokens=109),
+        SeatOptions(engine="vllm", reply_tokens=209),
+        SeatOptions(engine="vllm", reply_tokens=209, context=128),
+        SeatOptions(),
+        SeatOptions(context=128),
+    )
+    for options in asked:
+        language_policy(run, options)
+    configs = [config for config, _ in engines]
+    # A reply may be longer than in the run by as much as the context grows: the prompts have the same room.
+    assert [config.context for config in configs] == [300, 400, 500, 128, 0, 128]
+    assert [config.kind for config in configs] == ["vllm"] * 4 + ["transformers"] * 2
+    assert {(config.max_rows, config.stall_seconds, config.sleep) for config in configs} == {(17, 50.0, False)}
+    assert not any(options["trained"] or options["shared"] for _, options in engines)
+    language_policy("nano", SeatOptions(engine="vllm"))
+    assert engines[-1][0] == EngineConfig(kind="vllm", memory_share=engines[-1][0].memory_share)
+
+
+@pytest.mark.parametrize(("free", "share"), [(80, 0.85), (40, 0.475), (None, 0.25)])
+def test_without_a_learner_vllm_may_have_most_of_a_gpu(run_directory, engines, monkeypatch, free, share):
+    with (run_directory / "config.toml").open("a") as config:
+        config.write(ENGINE)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: free is not None)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free * 2**30, 80 * 2**30))
+    for kind in ("vllm", "transformers"):
+        language_policy(str(run_directory), SeatOptions(engine=kind, device="cpu"))
+    assert [config.memory_share for config, _ in engines] == [pytest.approx(share), 0.25]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "nano", "--game", "tictactoe", "--opponent", "random"],
+        ["exploitability", "nano", "--game", "kuhn_poker"],
+        ["compare", "nano", "random", "--game", "tictactoe"],
+        ["benchmark", "nano", "--task", "gsm8k", "--data"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_the_context_can_be_asked_for(command, tmp_path, monkeypatch):
+    seen = []
+
+    def noted(name, options):
+        seen.append((name, options.context, options.reply_tokens))
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr("spiral.seating.language_policy", noted)
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    whole = [*command, str(problems)] if command[-1] == "--data" else command
+    assert refused(*whole, "--context", "77") == "seen enough"
+    assert seen == [("nano", 77, 8192 if command[0] == "benchmark" else 0)]
+    assert "--context" in refused(*whole, "--context", "0")
+
+
+def test_a_context_cuts_replies_off():
+    whole, cut = (
+        evaluate("nano", "tictactoe", "random", "--episodes", "4", *more) for more in ([], ["--context", "5"])
+    )
+    assert whole["illegal"] < cut["illegal"] == 1.0
+    assert whole["files"] != cut["files"]  # `compare` does not take the one for the other
 
 
 def test_a_run_without_a_checkpoint(tmp_path):

@@ -80,8 +80,9 @@ def expected(version, indices, step=1):
 def test_chunks_with_the_same_weights_are_played_together_and_give_what_they_give_alone():
     table = Table(hold=True)
     first = table.begin(4, [0, 2, 4, 6], in_flight=6)
+    assert_begun(table)
     second = table.begin(4, [1, 3, 5], in_flight=6)
-    table.arrived(1)  # one is begun, the other waits
+    table.arrived(1)
     table.go.set()
     for thread, _ in (first, second):
         thread.join(30)

@@ -15,7 +15,7 @@ from spiral.learner.learner import Learner, LearnerConfig
 from spiral.learner.logprobs import score_tokens
 from spiral.learner.loss import LossConfig
 from spiral.learner.optimizer import TrainingDivergedError
-from spiral.learner.scorer import hidden_states
+from spiral.learner.scorer import blocks, hidden_states
 from spiral.policies import SamplingConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -267,10 +267,28 @@ def test_gradient_checkpointing_changes_no_result(random_model):
         assert torch.allclose(weights(again.model)[name], weight, atol=1e-5)
 
 
-def test_more_parts_than_samples_is_one_sample_a_step(random_model):
-    metrics = new_learner(random_model, minibatches=50).update(batch_of(count=3))
-    assert metrics["learner/skipped_steps"] == 0.0
-    assert math.isfinite(metrics["loss/policy"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_checkpointing_computes_every_block_twice(random_model, checkpointing):
+    learner, batch = new_learner(random_model, gradient_checkpointing=checkpointing), batch_of()
+    passes = [0, 0]
+    for number, block in enumerate(blocks(learner.model)):
+
+        def count(module, inputs, number=number):
+            passes[number] += 1
+
+        block.register_forward_pre_hook(count)
+    learner.update(batch)
+    rows = len(list(micro_batches(batch, torch.arange(8), "padded", 200)))
+    assert rows > 1
+    # Old log-probabilities come from the one pass that there is.
+    assert passes == [rows * (2 if checkpointing else 1)] * 2
+
+
+@pytest.mark.parametrize(("minibatches", "steps"), [(1, 1), (2, 2), (50, 3)])
+def test_more_parts_than_samples_is_one_sample_a_step(random_model, minibatches, steps):
+    learner = new_learner(random_model, minibatches=minibatches)
+    assert learner.update(batch_of(count=3))["learner/skipped_steps"] == 0.0
+    assert {float(state["step"]) for state in learner.optimizer.state.values()} == {steps}
 
 
 def peak_bytes(work):

@@ -10,9 +10,10 @@ from types import MappingProxyType
 import pytest
 
 from commands import refused, spiral
-from spiral.policies import local_models
+from hub_cache import cached
+from spiral.policies import hub, local_models
 from spiral.policies.loading import NANO_DIRECTORY, model_directory
-from spiral.policies.local_models import FETCHABLE, get_model, local_model_directory, store_directory
+from spiral.policies.local_models import FETCHABLE, get_model, hub_models, local_model_directory, store_directory
 from spiral.seating import count_parameters
 
 
@@ -128,3 +129,73 @@ def test_unknown_names_name_the_known_ones(home):
     assert refused("models", "get", "smolm2") == "there is no model 'smolm2' to get; expected one of smollm2"
     assert "(nano, smollm2)" in refused("evaluate", "no/such/model/", "--game", "tictactoe", "--opponent", "random")
     assert not home.exists()
+
+
+# The Hugging Face cache.
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_cached_model_is_listed_and_can_be_used_without_a_network(home, cache, monkeypatch):
+    snapshot = cached(cache, "org/small-0.1B")
+    assert hub_models() == {"org/small-0.1B": snapshot}
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    assert model_directory("org/small-0.1B") == str(snapshot)
+    assert count_parameters("org/small-0.1B") == 140_096
+
+
+@pytest.mark.parametrize(
+    ("harm", "listed"),
+    [
+        (lambda snapshot: None, True),
+        (lambda snapshot: (snapshot / "config.json").unlink(), False),
+        (lambda snapshot: (snapshot / "model.safetensors").unlink(), False),
+        (lambda snapshot: (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin"), True),
+        (lambda snapshot: (snapshot / "model.safetensors").rename(snapshot / "adapter_model.safetensors"), False),
+        # A download that broke off: the link is there, or it is not, and what it leads to is not.
+        (lambda snapshot: (snapshot / "model.safetensors").resolve().unlink(), False),
+        (lambda snapshot: in_parts(snapshot, '{"weight_map": {"a": "1.safetensors"}}'), True),
+        (lambda snapshot: in_parts(snapshot, '{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}'), False),
+        (lambda snapshot: in_parts(snapshot, '{"weight_map": {}}'), False),
+        (lambda snapshot: in_parts(snapshot, '{"weight_map": ["1.safetensors"]}'), False),
+        (lambda snapshot: in_parts(snapshot, "[]"), False),
+        (lambda snapshot: in_parts(snapshot, '{"weight'), False),
+    ],
+)
+def test_only_complete_models_of_the_cache_count(cache, harm, listed):
+    other = cached(cache, "org/whole")
+    snapshot = cached(cache, "org/model")
+    harm(snapshot)
+    assert hub_models() == ({"org/model": snapshot} if listed else {}) | {"org/whole": other}
+
+
+def in_parts(snapshot: Path, index: str) -> None:
+    """One part of the weights, and an index."""
+    (snapshot / "model.safetensors").rename(snapshot / "1.safetensors")
+    (snapshot / "model.safetensors.index.json").write_text(index)
+
+
+def test_what_a_name_alone_does_not_stand_for_is_left_out(cache):
+    cached(cache, "org/data", kind="datasets")
+    cached(cache, "org/pinned", ref="v1")
+    assert hub_models() == {}
+
+
+def test_a_cache_that_is_absent_or_broken_is_nothing(cache):
+    assert hub_models() == {}
+    cache.write_text("a file")
+    assert hub_models() == {}
+    cache.unlink()
+    cache.mkdir()
+    (cache / "models--org--model").write_text("a file")
+    (cache / "models--org--empty").mkdir()
+    (cache / "notes").mkdir()
+    assert hub_models() == {}
+    whole = cached(cache, "org/whole")
+    assert hub_models() == {"org/whole": whole}
+    (cache / "models--org--whole" / "refs" / "main").write_bytes(b"\xff")
+    assert hub_models() == {}

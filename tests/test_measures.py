@@ -1,10 +1,14 @@
 """Metrics of a step's episodes, by hand: how long is thought and answered, by whom, and what tells a collapse."""
 
+import dataclasses
+
 import pytest
 
 from made_up import new_episode, new_turn
 from spiral.measures import episode_metrics
+from spiral.recipes.nano_tokenizer import build_tokenizer
 from spiral.records import Turn
+from spiral.text import ChatCodec, PromptConfig
 
 
 def turn(player, tokens, thinking, has_thought=True, **fields):
@@ -45,3 +49,41 @@ def test_a_reply_without_tokens_is_empty_but_not_unclosed():
 def test_without_language_models_there_is_nothing():
     metrics = episode_metrics([new_episode((1.0, -1.0), [Turn(player=0, observation="o", action="0")])], {})
     assert {metrics[f"thinking/{name}"] for name in ("length", "answer_length", "empty", "unclosed")} == {0.0}
+
+
+def test_replies_are_cut_by_the_budget_or_by_the_context():
+    episodes = [
+        new_episode((1.0, -1.0), [turn(0, 4, 0), turn(1, 9, 0, stop_reason="length")]),
+        new_episode((1.0, -1.0), [turn(0, 5, 0, stop_reason="context"), turn(1, 0, 0, stop_reason="context")]),
+        new_episode((0.0, 0.0), [turn(0, 4, 0)]),
+    ]
+    metrics = episode_metrics(episodes, {})
+    assert metrics["rollout/cut_off"] == pytest.approx(3 / 5)
+    assert metrics["rollout/cut_by_context"] == pytest.approx(2 / 5)
+    assert metrics["rollout/prompt_too_long"] == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize("template", ["qwen3", "r1"])
+def test_a_box_inside_thoughts_is_no_answer(template):
+    codec = ChatCodec(build_tokenizer(), PromptConfig(template=template, observation="compact"))
+    texts = [
+        *("I bet. \\boxed{bet}", "\\boxed{bet}", "I bet.", "", "\\boxed{be"),
+        *("<think>\\boxed{bet}", "<think>\\boxed{bet}</think>", "<think>\\boxed{bet}</think>bet"),
+        *("\\boxed{bet}</think>\\boxed{bet}", "a</think>b", "a</think>\\boxed{bet}<think>\\boxed{bet}"),
+    ]
+    opened = template == "r1"
+    unboxed = []
+    for text in texts:
+        ids = codec.encode_reply(text)
+        reading = codec.read(ids)
+        made = new_turn(0, tokens=ids, thinking_tokens=reading.thinking_tokens, has_thought=reading.has_thought)
+        made = dataclasses.replace(made, reply=reading.text)
+        (share,) = {episode_metrics([new_episode((1.0, -1.0), [made])], {})["rollout/unboxed"]}
+        assert share == float("\\boxed{" not in reading.answer), text
+        unboxed.append(bool(share))
+    assert unboxed == [opened, opened, True, True, opened, True, True, True, False, True, True]
+
+
+def test_a_player_who_writes_nothing_leaves_no_box_out():
+    turns = [Turn(player=0, observation="o", action="0"), new_turn(1, thinking_tokens=2)]
+    assert episode_metrics([new_episode((1.0, -1.0), turns)], {})["rollout/unboxed"] == 0.5

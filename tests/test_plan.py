@@ -17,7 +17,7 @@ from spiral.hardware import GIB, device_memory_gib
 from spiral.learner.layout import micro_batches
 from spiral.learner.scorer import Scorer
 from spiral.plan import check_plan, check_runnable, describe, make_plan
-from spiral.plan.memory import activation_bytes, block_bytes, model_shape
+from spiral.plan.memory import activation_bytes, block_bytes, model_shape, prefix_bytes
 from spiral.policies.known_models import known_config
 from spiral.recipe import load_recipe, validate_recipe, with_overrides
 from spiral.records import Sample
@@ -72,9 +72,22 @@ def test_vllm_fills_its_share_of_a_gpu():
     assert plan.cache_tokens == (int(0.25 * 40 * GIB) - GIB - drawing - 2 * 596_049_920) // token
 
 
-def test_vllm_on_a_cpu_has_its_weights_beside_its_share():
+def test_the_share_of_a_vllm_on_a_cpu_is_for_weights_keys_and_values():
+    """As `_cpu_arguments` of the engine gives it; what it computes with comes on top."""
     plan = plan_with("model.device='cpu'")
-    assert gib(plan, "vLLM's keys and values") == pytest.approx(0.25 * 40)
+    weights, cache = gib(plan, "vLLM's weights"), gib(plan, "vLLM's keys and values")
+    assert weights + cache == pytest.approx(0.25 * 40)
+    assert plan.cache_tokens == int((0.25 * 40 * GIB - 2 * 596_049_920) // (2 * 28 * 8 * 128 * 2))
+    drawing = 3 * 4 * 64 * 151_936
+    assert gib(plan, "vLLM's working memory and logits") * GIB == GIB + drawing
+    assert "vLLM's working memory and logits" not in {item.name for item in plan_with().items}
+
+
+def test_smollm2_in_24_gib_has_the_room_that_vllm_gives_it():
+    recipe = load_recipe("smollm2-cpu", ["engine.kind='vllm'", "model.device='cpu'", "hardware.memory_gib=24.0"])
+    plan = make_plan(recipe, known_config("smollm2"))
+    assert round(gib(plan, "vLLM's keys and values"), 2) == 2.15
+    assert plan.cache_tokens == pytest.approx(100_171, rel=1e-3)
 
 
 def test_the_transformers_engine_by_hand():
@@ -190,26 +203,72 @@ def test_a_micro_batch_holds_one_sample_at_least_and_the_step_at_most():
     assert tokens(*few) == 2 * plan_with(*few).budget.longest_sample
 
 
+def test_samples_that_share_a_prefix_by_hand():
+    """Short replies, an eighth of the budget, put several samples into a row; each of them has the prefix again."""
+    name = "keys and values after shared prefixes"
+
+    def shared(*overrides):
+        plan = plan_with("learner.layout='packed'", "learner.tokens_per_microbatch=4000", *overrides)
+        return plan, [item for item in plan.items if item.name == name]
+
+    plan, (item,) = shared()
+    budget = plan.budget
+    assert budget.prefix == pytest.approx(budget.games[0].prefix)
+    assert 0.4 * budget.prompt < budget.prefix < budget.prompt
+    samples = int((4000 - budget.prefix) / (budget.prompt - budget.prefix + 125))
+    assert item.note == f"{samples} samples, {budget.prefix:,.0f} tokens shared"
+    wide = 2 * 2 * 16 * 128 * (4000 + round(samples * budget.prefix))
+    assert item.gib * GIB == 28 * wide
+    _, (checkpointed,) = shared("learner.gradient_checkpointing=true")
+    assert checkpointed.gib * GIB == wide
+    apart = gib(plan_with("learner.tokens_per_microbatch=4000"), "gradients of activations")
+    assert gib(plan, "gradients of activations") - apart == pytest.approx(wide / GIB)
+    few = ("selfplay.episodes_per_step=1", "selfplay.max_turns=3", "sampling.max_new_tokens=64")
+    _, (three,) = shared(*few)
+    assert three.note.startswith("3 samples")
+    assert not shared("selfplay.episodes_per_step=1", "selfplay.max_turns=1")[1], "one sample shares nothing"
+    assert not [item for item in plan_with().items if item.name == name], "padded rows share nothing"
+
+
+def test_a_survey_counts_what_the_learner_would_share(nano):
+    """By the rule of the learner itself; without a tokenizer, a token for four characters."""
+    compact = make_plan(load_recipe("nano"), model_config("nano"), codec=ChatCodec(nano.tokenizer, nano.prompt)).budget
+    assert compact.prefix == 0, "prompts of five tokens are shorter than what is worth sharing"
+    shown, told = (plan_with(f"prompt.example={example}").budget for example in ("true", "false"))
+    assert shown.prefix - told.prefix == pytest.approx(shown.prompt - told.prompt, rel=0.1)
+    both = plan_with("selfplay.games={tictactoe = 1, kuhn_poker = 1}").budget
+    turns = [game.episodes * game.turns for game in both.games]
+    mean = sum(turn * game.prefix for turn, game in zip(turns, both.games, strict=True)) / sum(turns)
+    assert both.prefix == pytest.approx(mean)
+
+
 LENGTHS = (120, 115, 110, 100, 60, 30)
+SHARED = {"packed, 60 tokens shared": (60, (100,) * 10), "packed, 80 tokens shared": (80, (104, 103, 102, 101) * 6)}
+"""Prefix and whole length of every sample."""
 
 
 def kept_by_autograd(model, layout, vocabulary):
-    """Bytes of the distinct storages that the forward pass saves, parameters apart, and its tokens."""
+    """Bytes of the distinct storages that the forward pass saves, parameters apart, and its rows."""
     rng = np.random.default_rng(0)
+    prefix, lengths = SHARED.get(layout, (0, LENGTHS))
+    front = rng.integers(0, vocabulary, prefix)
     samples = [
         Sample(
-            token_ids=rng.integers(0, vocabulary, length),
-            action_mask=np.arange(length) >= length // 4,
+            # Two tokens tell samples apart, so that no two share more than the prefix.
+            token_ids=np.concatenate(
+                [front, [number % vocabulary, number // vocabulary], rng.integers(0, vocabulary, length - prefix - 2)]
+            ),
+            action_mask=np.arange(length) >= max(length // 4, prefix + 2),
             behaviour_logprobs=np.zeros(length, dtype=np.float32),
             advantage=1.0,
             game="",
             player=0,
             policy_version=0,
         )
-        for length in LENGTHS
+        for number, length in enumerate(lengths)
     ]
     batch = make_batch(samples)
-    (rows,) = micro_batches(batch, torch.arange(len(samples)), layout, 10_000)
+    (rows,) = micro_batches(batch, torch.arange(len(samples)), layout.partition(",")[0], 10_000)
     scorer = Scorer(model.train())
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
@@ -222,11 +281,11 @@ def kept_by_autograd(model, layout, vocabulary):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         scorer(rows, batch.action_ids_A[rows.action_K], 1.0)
-    return sum(size for size, _ in kept.values()), rows.token_ids_RW.numel()
+    return sum(size for size, _ in kept.values()), rows
 
 
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])
-@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("layout", ["padded", "packed", *SHARED])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_what_autograd_keeps(kind, layout, dtype, checkpointing):
@@ -245,11 +304,16 @@ def test_activations_are_what_autograd_keeps(kind, layout, dtype, checkpointing)
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    measured, tokens = kept_by_autograd(model, layout, 16)
-    size = dtype.itemsize
-    estimate = activation_bytes(shape, tokens, size=size, packed=layout == "packed", checkpointing=checkpointing)
+    measured, rows = kept_by_autograd(model, layout, 16)
+    tokens, size, packed = rows.token_ids_RW.numel(), dtype.itemsize, layout != "padded"
+    estimate = activation_bytes(shape, tokens, size=size, packed=packed, checkpointing=checkpointing)
     if checkpointing:  # the forward pass does not keep the one block that the backward pass computes again
-        estimate -= tokens * block_bytes(shape, size, layout == "packed")
+        estimate -= tokens * block_bytes(shape, size, packed)
+    elif layout in SHARED:
+        groups = [group for group in rows.segments.groups if group.prefix_length == SHARED[layout][0]]
+        places = sum(group.n * (group.prefix_length + group.g) for group in groups)
+        assert len(groups) == 1
+        estimate += prefix_bytes(shape, places, size=size, checkpointing=False)
     within = 1.2 if checkpointing else 1.02
     assert measured / within < estimate < measured * within
 
@@ -258,8 +322,8 @@ def test_the_activations_of_nano(nano):
     shape = model_shape(nano.model.config)
     assert shape.parameters == sum(parameter.numel() for parameter in nano.model.parameters())
     model = AutoModelForCausalLM.from_config(nano.model.config)
-    measured, tokens = kept_by_autograd(model, "padded", shape.vocabulary)
-    estimate = activation_bytes(shape, tokens, size=4, packed=False, checkpointing=False)
+    measured, rows = kept_by_autograd(model, "padded", shape.vocabulary)
+    estimate = activation_bytes(shape, rows.token_ids_RW.numel(), size=4, packed=False, checkpointing=False)
     assert measured / 1.5 < estimate < measured * 1.5
 
 

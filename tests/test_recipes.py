@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pytest
 
 from commands import refused, spiral
-from spiral.plan import check_plan
+from spiral.plan import check_plan, check_runnable
 from spiral.policies.known_models import ALIASES, KNOWN_MODELS, known_config
 from spiral.recipe import load_recipe
 from spiral.recipes import recipe_files
@@ -100,6 +101,39 @@ def test_recipes_for_one_gpu_make_steps_of_the_same_size(name):
     assert f"GPU of {recipe.hardware.memory_gib:.0f} GiB" in text(name)
     turns = check_plan(recipe, model_config(recipe.model.path)).budget.turns
     assert turns == pytest.approx(128, rel=0.06)
+    assert f"about {turns:.0f} turns" in text(name)
+
+
+@pytest.mark.parametrize("name", ["qwen3-0.6b-1gpu", "qwen3-1.7b-1gpu", "smollm2-cpu"])
+def test_what_differs_from_the_paper_is_said(name):
+    """Settings of the paper that a recipe changes, and words of its comment on each."""
+    recipe, paper = load_recipe(name), load_recipe("kuhn-qwen3-4b")
+    words = {
+        "run.steps": r"and 200 steps|30 steps",
+        "sampling.temperature": "At temperature 1",
+        "sampling.max_new_tokens": r"Replies of [12],\d+ tokens|answers at once",
+        "engine.context": "A context of 4,096 tokens|Prompts hold",
+        "loss.old_logprobs": "loss.old_logprobs",
+        "learner.learning_rate": "The learning rate",
+        "learner.epochs": "One pass over each batch",
+        "learner.minibatches": "in two optimizer steps",
+        "evaluation.every": "only before and after",
+        "evaluation.temperature": "measured as they are played, at temperature 0.7",
+        "evaluation.top_p": "top-p 0.95",
+    }
+    same = ("learner.warmup_steps", "loss.kind", "loss.kl_coefficient", "loss.importance_cap", "loss.entropy_bonus")
+    same += ("learner.final_learning_rate", "sampling.top_p", "credit.estimator", "credit.decay")
+    same += ("credit.drop_zero_advantage", "selfplay.reward", "selfplay.max_turns")
+    for setting in (*words, *same):
+        section, _, key = setting.partition(".")
+        got, expected = (getattr(getattr(given, section), key) for given in (recipe, paper))
+        if got != expected:
+            assert setting in words, f"{setting} is {got} here and {expected} in the paper"
+            assert re.search(words[setting], text(name)), setting
+
+
+def test_the_order_of_baseline_and_advantage_is_said():
+    assert "makes advantages 0.95 times as large" in text("kuhn-qwen3-4b")
 
 
 @pytest.mark.parametrize("name", [name for name in PAPER if "qwen3-4b" in name])
@@ -107,6 +141,19 @@ def test_what_the_recipes_say_of_one_large_gpu_is_so(name):
     assert "--set hardware.devices=1 --set hardware.memory_gib=140\n" in text(name)
     recipe = load_recipe(name, ["hardware.devices=1", "hardware.memory_gib=140.0"])
     assert check_plan(recipe, model_config(recipe.model.path)).fits
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_recipes_for_several_devices_run_as_they_are_planned(name):
+    """With the settings that a start in one process is refused with."""
+    recipe = load_recipe(name)
+    with pytest.raises(ValueError, match="to run on") as caught:
+        check_runnable(recipe)
+    line = str(caught.value).partition(f"to run on {recipe.hardware.devices}, add ")[2].partition(";")[0]
+    started = load_recipe(name, [setting.strip() for setting in line.split("--set ") if setting])
+    assert started.cluster.rollout_workers == recipe.hardware.devices
+    config = model_config(recipe.model.path)
+    assert check_plan(started, config).need_gib == check_plan(recipe, config).need_gib
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -108,6 +108,15 @@ def test_greedy_takes_the_likeliest_with_certainty():
     assert logprobs.dtype == np.float32
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_no_distribution_has_no_log_probability(temperature, wrong):
+    rows = [[0.0, wrong, 1.0], [0.0, 2.0, 1.0], [wrong] * 3]
+    uniforms = torch.zeros(3, dtype=torch.float64)
+    _, logprobs = sample_tokens(torch.tensor(rows), uniforms, SamplingConfig(temperature=temperature))
+    assert torch.isfinite(logprobs).tolist() == [False, True, False]
+
+
 def test_rows_do_not_share_anything():
     rng = np.random.default_rng(2)
     logits, uniforms = rng.normal(0, 2, (50, 30)), rng.random(50)

@@ -69,7 +69,8 @@ TURNS = st.builds(
     st.lists(st.floats(-100, 0, width=32), min_size=2, max_size=2),
     action=st.one_of(st.none(), st.text()),
     version=st.integers(0, 2**31 - 1),
-    stop_reason=st.sampled_from(["stop", "length"]),
+    stop_reason=st.sampled_from(["stop", "length", "context"]),
+    budget=st.integers(0, 2**31 - 1),
     thinking_tokens=st.integers(0, 2),
     has_thought=st.booleans(),
 ) | st.builds(
@@ -119,15 +120,19 @@ def test_the_file_is_plain_parquet(tmp_path):
 
 def test_files_of_former_versions_are_read(tmp_path):
     path = tmp_path / "old.parquet"
-    turns = [new_turn(0, (5, 6), (7, 8), version=2, thinking_tokens=1, has_thought=True), new_turn(1, action=None)]
+    turns = [new_turn(0, (5, 6), (7, 8), version=2, budget=9, thinking_tokens=1, has_thought=True), new_turn(1)]
+    untold = [new_turn(0, (5, 6), (7, 8), version=2, thinking_tokens=1, has_thought=True), new_turn(1)]
     scripted = Turn(player=0, observation="o", action="3")
     write_episodes(path, [new_episode((1.0, -1.0), [*turns, scripted], seed=11)])
     table = pq.read_table(path)
     assert table["thinking_tokens"].to_pylist() == [1, 0, None]
     assert table["has_thought"].to_pylist() == [True, False, None]
-    former = table.drop_columns(["fault"]).replace_schema_metadata({VERSION_KEY: b"2"})
+    third = table.drop_columns(["budget"]).replace_schema_metadata({VERSION_KEY: b"3"})
+    pq.write_table(third, path)
+    assert_equal(tuple(read_episodes(path)), (new_episode((1.0, -1.0), [*untold, scripted], seed=11),))
+    former = third.drop_columns(["fault"]).replace_schema_metadata({VERSION_KEY: b"2"})
     pq.write_table(former, path)
-    assert_equal(tuple(read_episodes(path)), (new_episode((1.0, -1.0), [*turns, scripted], seed=11),))
+    assert_equal(tuple(read_episodes(path)), (new_episode((1.0, -1.0), [*untold, scripted], seed=11),))
     oldest = former.drop_columns(["thinking_tokens", "has_thought"]).replace_schema_metadata({VERSION_KEY: b"1"})
     pq.write_table(oldest, path)
     expected = [new_turn(0, (5, 6), (7, 8), version=2), turns[1], scripted]
@@ -145,7 +150,7 @@ def test_another_schema_version_is_refused(tmp_path):
     table = pq.read_table(path)
     for metadata, shown in (({VERSION_KEY: b"99"}, "99"), ({}, "none")):
         pq.write_table(table.replace_schema_metadata(metadata), path)
-        with pytest.raises(ValueError, match=f"has schema version {shown}; this spiral reads 1, 2, 3"):
+        with pytest.raises(ValueError, match=f"has schema version {shown}; this spiral reads 1, 2, 3, 4"):
             read_episodes(path)
 
 

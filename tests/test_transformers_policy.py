@@ -147,7 +147,8 @@ def test_a_prompt_that_fills_the_context_gets_an_empty_reply(random_model, token
     reply = replies_of(policy, [TurnRequest(key=3, game=TICTACTOE, state=state, seat=0, seed=0)])[3]
     assert reply.generation.token_ids.tolist() == []
     assert reply.generation.logprobs.tolist() == []
-    assert (reply.generation.stop_reason, reply.reply, reply.action) == ("length", "", None)
+    assert (reply.generation.stop_reason, reply.generation.budget) == ("context", 0)
+    assert (reply.reply, reply.action) == ("", None)
     assert len(reply.prompt_ids) == length
 
 
@@ -181,6 +182,82 @@ def test_new_weights_are_used_and_counted(random_model, tokenizer):
         assert after[key].generation.token_ids.tolist() == fresh[key].generation.token_ids.tolist()
         assert after[key].generation.logprobs.tolist() == fresh[key].generation.logprobs.tolist()
     assert any(before[key].reply != after[key].reply for key in before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("model.norm.weight"), r"1 weights are missing, for example 'model\.norm\.weight'"),
+        (lambda weights: weights.update({"a.b": torch.ones(2)}), r"'a\.b' of shape \(2,\); expected no weight of"),
+        (
+            lambda weights: weights.update({"model.norm.weight": torch.ones(1)}),
+            r"'model\.norm\.weight' of shape \(1,\); expected shape \(64,\)",
+        ),
+    ],
+    ids=["missing", "unknown", "misshapen"],
+)
+def test_weights_that_are_not_the_models_are_refused(random_model, tokenizer, change, message):
+    policy = new_policy(copy.deepcopy(random_model), tokenizer)
+    weights = {name: parameter.detach() for name, parameter in random_model.named_parameters()}
+    change(weights)
+    with pytest.raises(ValueError, match=message):
+        policy.load_weights(weights.items(), version=1)
+    assert policy.version == 0
+
+
+def test_weights_change_only_between_turns(random_model, tokenizer):
+    policy = new_policy(copy.deepcopy(random_model), tokenizer, max_rows=1, budget=3)
+    policy.submit(requests_for(STATES[:2]))
+    for waiting in (2, 1):
+        assert len(policy._waiting) == waiting
+        with pytest.raises(AssertionError, match="between turns"):
+            policy.load_weights(random_model.named_parameters(), version=1)
+        policy.poll()
+    policy.load_weights(random_model.named_parameters(), version=1)
+    assert policy.version == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_model_that_computes_no_probabilities_ends_the_run(random_model, tokenizer, temperature, wrong):
+    policy = new_policy(copy.deepcopy(random_model), tokenizer, budget=3, temperature=temperature)
+    policy.version = 7
+    with torch.no_grad():
+        policy.model.base_model.layers[1].mlp.down_proj.weight[0, 0] = wrong
+    policy.submit(requests_for(STATES[:3]))
+    with pytest.raises(
+        RuntimeError,
+        match=r"weights of version 7 gave the log-probability (nan|-inf) to token 0 .*lower learner\.learning_rate",
+    ):
+        policy.poll()
+
+
+def test_decoding_reads_positions_from_the_device_in_no_layer(random_model, tokenizer, monkeypatch):
+    """A number read from a GPU waits for all that it has to do."""
+    read = []
+    for name in ("__int__", "__index__", "__bool__", "__float__", "item"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda tensor, original=original, name=name: read.append(name) or original(tensor)
+        )
+    policy = new_policy(random_model, tokenizer, thinking=True, budget=12)
+    policy.submit(requests_for(STATES[:6]))
+    policy._admit()
+    forward, counts = type(random_model.base_model).forward, []
+
+    def counted(model, *args, **options):
+        before = len(read)
+        output = forward(model, *args, **options)
+        counts.append(len(read) - before)
+        return output
+
+    monkeypatch.setattr(type(random_model.base_model), "forward", counted)
+    with torch.no_grad():
+        for _ in range(3):
+            policy._decode()
+    assert counts == [0, 0, 0]
+    int(torch.ones(1))
+    assert read[-1] == "__int__"
 
 
 def test_the_models_own_tensors_are_taken_as_they_are(random_model, tokenizer):

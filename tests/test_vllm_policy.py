@@ -26,7 +26,7 @@ from spiral.recipes.nano_tokenizer import END
 from spiral.rollout import Match, play
 from spiral.text import ChatCodec, PromptConfig
 from turns import random_states, replies_of, requests_for
-from vllm_models import new_engine, plain_logprobs, reported_logprobs, save, widened, with_vllm
+from vllm_models import new_engine, plain_logprobs, reported_logprobs, save, tiny, widened, with_vllm
 
 pytestmark = with_vllm
 
@@ -197,11 +197,12 @@ class CutPrompts(ChatCodec):
 def test_the_context_cuts_replies_off_and_a_prompt_that_fills_it_gets_none(policy, monkeypatch):
     lengths = [CONTEXT - 2, CONTEXT - 1, CONTEXT, CONTEXT + 1, 30, 10]
     policy.codec = CutPrompts(policy.codec, lengths)
-    monkeypatch.setattr(policy, "_stop_ids", frozenset())
+    monkeypatch.setattr(policy, "stop_ids", frozenset())
     replies = sorted(ask(policy, STATES[: len(lengths)], max_new_tokens=40), key=lambda reply: reply.key)
     assert [len(reply.prompt_ids) for reply in replies] == lengths
     assert [len(reply.generation.token_ids) for reply in replies] == [2, 1, 0, 0, CONTEXT - 30, 40]
-    assert {reply.generation.stop_reason for reply in replies} == {"length"}
+    assert [reply.generation.stop_reason for reply in replies] == ["context"] * 5 + ["length"]
+    assert [reply.generation.budget for reply in replies] == [2, 1, 0, 0, CONTEXT - 30, 40]
 
 
 def test_a_turns_seed_fixes_its_reply_and_the_generation_configuration_has_no_say(policy):
@@ -279,9 +280,60 @@ def test_a_reply_that_ends_early_is_an_error(policy, monkeypatch):
     policy.submit(requests_for(STATES[:3]))
     for request, turn in policy._pending.items():
         policy._pending[request] = dataclasses.replace(turn, budget=turn.budget + 1)
-    monkeypatch.setattr(policy, "_stop_ids", frozenset())
+    monkeypatch.setattr(policy, "stop_ids", frozenset())
     with pytest.raises(RuntimeError, match=r"ended a reply after \d+ tokens for the reason 'stop'.* all 41 tokens"):
         policy.poll()
+
+
+def test_a_fault_of_a_game_is_not_told_as_vllms(policy, monkeypatch):
+    def broken(*_):
+        raise KeyError("a rule that nobody wrote")
+
+    policy.submit(requests_for(STATES[:3]))
+    monkeypatch.setattr("spiral.policies.language.parse_action", broken)
+    with pytest.raises(KeyError, match="a rule that nobody wrote"):
+        policy.poll()
+
+
+def test_giving_turns_up_is_watched(policy, monkeypatch):
+    seen, abort = [], policy._engine.abort_request
+
+    def noted(requests):
+        seen.append(policy._watchdog._doing)
+        abort(requests)
+
+    monkeypatch.setattr(policy._engine, "abort_request", noted)
+    policy.submit(requests_for(STATES[:3]))
+    policy.cancel()
+    assert seen == ["giving up 3 replies"]
+    assert policy._watchdog._doing == ""
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_computes_no_probabilities_ends_the_run(policy, model, temperature):
+    broken = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    broken["model.norm.weight"][0] = float("nan")
+    policy.load_weights(broken.items(), version=5)
+    try:
+        with pytest.raises(RuntimeError, match=r"^the model with weights of version 5 gave the log-probability"):
+            ask(policy, STATES[:3], temperature=temperature)
+        policy.cancel()
+    finally:
+        policy.load_weights(model.named_parameters(), version=0)
+    assert len(ask(policy, STATES[:3], temperature=temperature)) == 3
+
+
+def test_a_mixture_of_experts_plays_but_takes_no_new_weights(nano, tmp_path):
+    mixture = tiny("olmoe", nano.model.config.vocab_size)
+    directory = save(mixture, nano.tokenizer, tmp_path)
+    with pytest.raises(ValueError, match=r"holds in another form, such as 'model\.layers\.0\.mlp\.experts"):
+        new_engine(directory, nano.tokenizer)
+    with contextlib.closing(new_engine(directory, nano.tokenizer, trained=False)) as policy:
+        replies = list(replies_of(policy, requests_for(STATES[:10])).values())
+        assert reported_logprobs(replies) == pytest.approx(plain_logprobs(mixture, replies, policy.sampling), abs=1e-4)
+        with pytest.raises(ValueError, match=r"set engine\.kind to 'transformers'"):
+            policy.load_weights(mixture.named_parameters(), version=1)
+        assert policy.version == 0
 
 
 HANGING = """
@@ -292,7 +344,7 @@ from turns import random_states, replies_of, requests_for
 from vllm_models import new_engine
 
 torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-policy = new_engine(sys.argv[1], AutoTokenizer.from_pretrained(sys.argv[1]), compute="bfloat16", stall_seconds=5.0)
+policy = new_engine(sys.argv[1], AutoTokenizer.from_pretrained(sys.argv[1]), compute="bfloat16", stall_seconds=10.0)
 torch.distributed.all_reduce(torch.ones(1))
 print(len(replies_of(policy, requests_for(random_states(7)))), "replies", flush=True)
 policy._engine.step = lambda: time.sleep(100)

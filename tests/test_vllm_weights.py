@@ -11,7 +11,7 @@ import torch
 
 from spiral.policies import SamplingConfig
 from turns import random_states, replies_of, requests_for
-from vllm_models import new_engine, plain_logprobs, reported_logprobs, save, untied, widened, with_vllm
+from vllm_models import new_engine, plain_logprobs, reported_logprobs, save, tiny, untied, widened, with_vllm
 
 pytestmark = with_vllm
 
@@ -22,6 +22,8 @@ KINDS = {
     "tied-bfloat16-head": (widened, "bfloat16", "float32"),
     "untied-bfloat16-head": (lambda nano: untied(widened(nano)), "bfloat16", "float32"),
     "untied-float32": (lambda nano: untied(widened(nano)), "float32", "compute"),
+    "qwen3-float32": (lambda nano: tiny("qwen3", nano.config.vocab_size), "float32", "compute"),
+    "qwen2-float32": (lambda nano: tiny("qwen2", nano.config.vocab_size), "float32", "compute"),
 }
 """How a model is made, in what it computes, and its head's precision."""
 

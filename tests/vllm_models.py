@@ -64,6 +64,42 @@ def untied(model):
     return other
 
 
+TINY = {
+    "qwen3": {"tie_word_embeddings": True},
+    "qwen2": {"tie_word_embeddings": False},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False},
+}
+"""Norms on queries and keys; biases on them; experts. What else the configurations of their kinds say."""
+
+
+def tiny(kind, vocabulary):
+    """A small model of another architecture, with random weights large enough for everything to matter."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        **TINY[kind],
+    )
+    generator = torch.Generator().manual_seed(3)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.1 if parameter.dim() > 1 else 0.3
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
 def save(model, tokenizer, directory):
     """A checkpoint as anybody would export it."""
     model.save_pretrained(directory)
@@ -71,12 +107,14 @@ def save(model, tokenizer, directory):
     return str(directory)
 
 
-def new_engine(directory, tokenizer, *, compute="float32", head="compute", prompt=None, budget=40, **engine):
+def new_engine(
+    directory, tokenizer, *, compute="float32", head="compute", prompt=None, budget=40, trained=True, **engine
+):
     """A `VllmPolicy` with room for the small models of tests, asked to think."""
     codec = ChatCodec(tokenizer, prompt or PromptConfig(observation="compact", thinking=True))
     config = EngineConfig(kind="vllm", memory_share=0.05, max_rows=64, **engine)
     sampling = SamplingConfig(max_new_tokens=budget)
-    return VllmPolicy(str(directory), codec, sampling, config=config, compute=compute, head=head)
+    return VllmPolicy(str(directory), codec, sampling, config=config, compute=compute, head=head, trained=trained)
 
 
 @torch.no_grad()

@@ -57,6 +57,18 @@ class ClusterConfig(Section):
             )
         return self
 
+    def check_gpus(self) -> None:
+        """Raises `ValueError` where nothing says which of the GPUs, that there are, rollout workers play on.
+
+        Ray hides no GPU from a process that asks for none, so all of them would take the first one.
+        """
+        if self.rollout_workers and not self.gpus_per_worker:
+            raise ValueError(
+                f"cluster.gpus_per_worker is 0, so all {self.rollout_workers} rollout workers would play on the first"
+                " GPU, beside the learner; expected 1 for a GPU for each, or less than 1, such as 0.5, to share those"
+                " of the learner's workers; or set model.device to 'cpu'"
+            )
+
     @property
     def shares_gpus(self) -> bool:
         """Whether rollout workers play on the GPUs of the learner's workers, where there are GPUs."""

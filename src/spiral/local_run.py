@@ -90,6 +90,7 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         recipe.sampling,
         compute=recipe.model.compute,
         head=recipe.model.head,
+        device=recipe.model.device,
     )
     shared = getattr(policy, "model", None) is loaded.model
     learner = Learner(

@@ -37,9 +37,11 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
         "rollout/response_tokens": float(sum(lengths)),
         "rollout/response_length": _mean(lengths),
         "rollout/response_length_max": float(max(lengths, default=0)),
-        "rollout/cut_off": _share(turns, _cut_off),
+        "rollout/cut_off": _share(generations, lambda generation: generation.stop_reason != "stop"),
+        "rollout/cut_by_context": _share(generations, lambda generation: generation.stop_reason == "context"),
+        "rollout/prompt_too_long": _share(generations, _no_room),
         "rollout/illegal": _share(turns, lambda turn: turn.action is None),
-        "rollout/unboxed": _share(turns, lambda turn: turn.generation is not None and "\\boxed{" not in turn.reply),
+        "rollout/unboxed": _share(turns, _unboxed),
         "rollout/truncated_games": _share(episodes, lambda episode: episode.outcome == "truncated"),
     }
     metrics.update(_thinking_metrics(generations))
@@ -91,9 +93,18 @@ def _mean(numbers: Sequence[int]) -> float:
     return sum(numbers) / max(1, len(numbers))
 
 
-def _cut_off(turn: Turn) -> bool:
-    """Whether the reply ended because its token budget did."""
-    return turn.generation is not None and turn.generation.stop_reason == "length"
+def _unboxed(turn: Turn) -> bool:
+    """Whether a model's answer holds no box; one inside its thoughts is no answer."""
+    generation = turn.generation
+    if generation is None:
+        return False
+    unanswered = generation.thinking_tokens == len(generation.token_ids)
+    return unanswered or "\\boxed{" not in turn.reply.rpartition("</think>")[2]
+
+
+def _no_room(generation: Generation) -> bool:
+    """Whether the prompt alone filled the context."""
+    return generation.stop_reason == "context" and not len(generation.token_ids)
 
 
 def _share(items: Sequence[Item], test: Callable[[Item], bool]) -> float:

@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 AGAINST = " against "
 """Between a game and an opponent that does not learn."""
 
 Outcome = Literal["finished", "illegal_move", "truncated", "not_played"]
-StopReason = Literal["stop", "length"]
+StopReason = Literal["stop", "length", "context"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -32,9 +32,11 @@ class Generation:
     logprobs: FloatArray
     """[T] nats, under the distribution sampled from, temperature and top-p included."""
     stop_reason: StopReason
-    """"stop": a stop token was sampled; "length": the token budget ran out."""
+    """"stop": a stop token was sampled; "length": the response budget ran out; "context": the context was full."""
     policy_version: int
     """How many updates the weights had seen."""
+    budget: int = 0
+    """Tokens that the reply could have: the response budget, or what the prompt left of the context."""
     thinking_tokens: int = 0
     """How many of the T tokens come before the answer; all of them where the reply ended before it."""
     has_thought: bool = False

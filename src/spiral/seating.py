@@ -58,7 +58,17 @@ class SeatOptions:
     device: str = "auto"
     compute: str = "float32"
     engine: str = "transformers"
+    context: int | None = None
+    """Most tokens of prompt and reply together; None leaves what the run had, or the model's limit."""
+    reply_tokens: int = 0
+    """A budget of replies beside `max_new_tokens` for which there has to be room, as a benchmark's."""
 
+
+ALONE = 0.85
+"""vLLM's share of a GPU on which nobody trains."""
+
+LEFT_OVER = 0.95
+"""The most of a GPU's free memory that vLLM may have, for others may hold some of it already."""
 
 DEFAULTS = SeatOptions()
 
@@ -109,10 +119,10 @@ def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
     """A language model that plays under the name it was asked for by."""
     check_model(name)
     where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
-    engine = _engine(options.engine)
-    loaded = load_language_model(where, weights=engine.kind == "transformers")
-    codec = ChatCodec(loaded.tokenizer, _prompt(name, loaded, options))
     sampling = with_options(_run_sampling(name), options, ("temperature", "top_p", "max_new_tokens"))
+    engine = _engine(name, options, max(sampling.max_new_tokens, options.reply_tokens))
+    loaded = load_language_model(where, weights=engine.kind == "transformers", cast=True)
+    codec = ChatCodec(loaded.tokenizer, _prompt(name, loaded, options))
     return make_policy(
         engine,
         loaded,
@@ -121,17 +131,34 @@ def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
         sampling,
         compute=where.compute,
         head=where.head,
+        device=where.device,
         name=name,
         shared=False,
+        trained=False,
     )
 
 
-def _engine(name: str) -> EngineConfig:
-    """The engine that `--engine` names."""
+def _engine(name: str, options: SeatOptions, reply_tokens: int) -> EngineConfig:
+    """The engine that `--engine` names, set up as in the run that the model comes from, but with nobody who trains."""
     *most, last = get_args(EngineConfig.model_fields["kind"].annotation)
-    if name not in (*most, last):
-        raise ValueError(f"--engine: got {name!r}; expected {', '.join(most)} or {last}")
-    return resolved(checked(EngineConfig, {"kind": name}))
+    if options.engine not in (*most, last):
+        raise ValueError(f"--engine: got {options.engine!r}; expected {', '.join(most)} or {last}")
+    run = _run_config(name)
+    engine = resolved(checked(EngineConfig, {**run.get("engine", {}), "kind": options.engine, "sleep": False}))
+    context = options.context
+    if context is None:  # a limit is only needed where memory is set aside for it
+        budget = checked(SamplingConfig, run.get("sampling", {})).max_new_tokens
+        longer = max(0, reply_tokens - budget)
+        context = engine.context + longer if engine.kind == "vllm" and engine.context else 0
+    return checked(EngineConfig, {**engine.model_dump(), "context": context, "memory_share": _memory_share(engine)})
+
+
+def _memory_share(engine: EngineConfig) -> float:
+    """Most of a GPU, for there is no learner beside the engine; what is there on a CPU, whose memory is everybody's."""
+    if engine.kind != "vllm" or not torch.cuda.is_available():
+        return engine.memory_share
+    free, total = torch.cuda.mem_get_info()
+    return min(ALONE, LEFT_OVER * free / total)
 
 
 def check_player(name: str) -> None:

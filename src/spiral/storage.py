@@ -19,8 +19,8 @@ from spiral.files import write_atomically
 from spiral.records import SCHEMA_VERSION, Episode, Generation, Seat, Turn
 
 VERSION_KEY = b"spiral_schema_version"
-READ_VERSIONS = ("1", "2", str(SCHEMA_VERSION))
-"""Version 1 told nothing of thinking, version 2 nothing of games that were not played."""
+READ_VERSIONS = ("1", "2", "3", str(SCHEMA_VERSION))
+"""Version 1 told nothing of thinking, 2 nothing of games that were not played, 3 nothing of the context's end."""
 
 SCHEMA = pa.schema(
     [
@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
         ("logprobs", pa.list_(pa.float32())),
         ("stop_reason", pa.string()),
         ("policy_version", pa.int32()),
+        ("budget", pa.int32()),
         ("thinking_tokens", pa.int32()),
         ("has_thought", pa.bool_()),
     ],
@@ -94,6 +95,7 @@ def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any
         "logprobs": generation.logprobs if generation else None,
         "stop_reason": generation.stop_reason if generation else None,
         "policy_version": generation.policy_version if generation else None,
+        "budget": generation.budget if generation else None,
         "thinking_tokens": generation.thinking_tokens if generation else None,
         "has_thought": generation.has_thought if generation else None,
     }
@@ -122,6 +124,7 @@ def _turn(row: dict[str, Any]) -> Turn:
             logprobs=np.asarray(row["logprobs"], dtype=np.float32),
             stop_reason=row["stop_reason"],
             policy_version=row["policy_version"],
+            budget=row.get("budget", 0),
             thinking_tokens=row.get("thinking_tokens", 0),
             has_thought=row.get("has_thought", False),
         )

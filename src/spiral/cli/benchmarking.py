@@ -45,6 +45,7 @@ def benchmark(
     device: opt.Device = "auto",
     compute: opt.Compute = "float32",
     engine: opt.Engine = "transformers",
+    context: opt.Context = None,
     out: opt.Out = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make every attempt anew, even those kept in files.")] = False,
     regrade: Annotated[bool, typer.Option("--regrade", help="Grade the replies that are kept in files again.")] = False,
@@ -69,7 +70,15 @@ def benchmark(
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
-    options = SeatOptions(template=template, thinking=thinking, device=device, compute=compute, engine=engine)
+    options = SeatOptions(
+        template=template,
+        thinking=thinking,
+        device=device,
+        compute=compute,
+        engine=engine,
+        context=context,
+        reply_tokens=asked.task.sampling.max_new_tokens,
+    )
     result, files = _measured(model, asked, options, out, fresh=fresh, regrade=regrade, in_flight=in_flight)
     if as_json:
         print_json({**result, "files": str(files)})

@@ -69,6 +69,7 @@ def compare(
     device: opt.Device = "auto",
     compute: opt.Compute = "float32",
     engine: opt.Engine = "transformers",
+    context: opt.Context = None,
     out: opt.Out = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is kept in files.")] = False,
     as_json: opt.Json = False,
@@ -102,6 +103,8 @@ def compare(
         device=device,
         compute=compute,
         engine=engine,
+        context=context,
+        reply_tokens=max((asked.task.sampling.max_new_tokens for asked in plan.benchmarks), default=0),
     )
     _compare(a, b, plan, options, as_json)
 

@@ -69,16 +69,19 @@ def _list_models(context: typer.Context, as_json: Json = False) -> None:
 
     Wherever a MODEL is asked for, its name here is enough. They are kept in
     $SPIRAL_HOME/models, where SPIRAL_HOME is ~/.cache/spiral if it is not set;
-    a model directory that is put there by hand is listed too.
+    a model directory that is put there by hand is listed too. Those of the
+    Hugging Face cache follow: they can be used without a network.
     """
     if context.invoked_subcommand is not None:
         if as_json:
             raise ValueError(f"got --json with {context.invoked_subcommand!r}; it belongs to the list of models")
         return
     from spiral.policies.loading import NANO_DIRECTORY  # loads torch
-    from spiral.policies.local_models import FETCHABLE, local_models
+    from spiral.policies.local_models import FETCHABLE, hub_models, local_models
 
-    found = {"nano": NANO_DIRECTORY} | {name: path for name, path in local_models().items() if name != "nano"}
+    found = {"nano": NANO_DIRECTORY}
+    for name, directory in (*local_models().items(), *hub_models().items()):
+        found.setdefault(name, directory)
     rows = [_model_row(name, directory) for name, directory in found.items()]
     absent = {name: model for name, model in FETCHABLE.items() if name not in found}
     if as_json:
@@ -169,7 +172,7 @@ def _recipe_row(file: Path) -> dict[str, Any]:
 
 def _model_row(name: str, directory: Path) -> dict[str, Any]:
     """The parameters are None when the weights are not safetensors files, or damaged ones."""
-    size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     return {"name": name, "parameters": _count_parameters(directory), "bytes": size, "path": str(directory)}
 
 
@@ -177,8 +180,10 @@ def _count_parameters(directory: Path) -> int | None:
     """Counted from the shapes at the head of the safetensors files."""
     from safetensors import SafetensorError, safe_open
 
+    from spiral.policies.local_models import weight_files
+
     parameters = 0
-    for file in directory.glob("*.safetensors"):
+    for file in weight_files(directory):
         try:
             with safe_open(file, framework="numpy") as weights:
                 parameters += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118

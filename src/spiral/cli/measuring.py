@@ -33,6 +33,7 @@ def evaluate(
     device: opt.Device = "auto",
     compute: opt.Compute = "float32",
     engine: opt.Engine = "transformers",
+    context: opt.Context = None,
     in_flight: opt.InFlight = 256,
     out: opt.Out = None,
     as_json: opt.Json = False,
@@ -54,6 +55,7 @@ def evaluate(
         device=device,
         compute=compute,
         engine=engine,
+        context=context,
     )
     other = seat_policy(opponent, rules, SeatOptions(device=device, compute=compute))
     policy = seat_policy(model, rules, options)
@@ -100,6 +102,7 @@ def exploitability(
     device: opt.Device = "auto",
     compute: opt.Compute = "float32",
     engine: opt.Engine = "transformers",
+    context: opt.Context = None,
     out: opt.Out = None,
     as_json: opt.Json = False,
 ) -> None:
@@ -121,6 +124,7 @@ def exploitability(
         device=device,
         compute=compute,
         engine=engine,
+        context=context,
     )
     policy = exploitable_policy(model, rules, options)
     place = theory_directory(model, policy, rules, samples=samples, seed=seed, out=out)

@@ -31,6 +31,15 @@ MaxNewTokens = Annotated[int | None, typer.Option(rich_help_panel=_HOW, help="Re
 Device = Annotated[str, typer.Option(rich_help_panel=_HOW, help="auto, cpu, cuda, cuda:1 or mps.")]
 Compute = Annotated[str, typer.Option(rich_help_panel=_HOW, help="float32 or bfloat16.")]
 Engine = Annotated[str, typer.Option(rich_help_panel=_HOW, help="transformers, vllm, or auto: vllm if installed.")]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=_HOW,
+        help="Most tokens of prompt and reply together; fewer take less memory (left out: with vllm what its run had,"
+        " else the model's limit).",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(

@@ -82,9 +82,11 @@ def fits(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> bool:
 def placed(config: ClusterConfig, rank_gpus: float) -> Iterator[Placement]:
     """Sets aside what the learner's ranks need, and gives it back at the end; a Ray must be connected.
 
-    Raises `ValueError` when the cluster is too small, with what it has and what is needed, and `ClusterError` when what
-    is needed is not free within `cluster.learner_seconds`.
+    Raises `ValueError` when the cluster is too small, with what it has and what is needed, or when nothing says which
+    GPUs rollout workers have; and `ClusterError` when what is needed is not free within `cluster.learner_seconds`.
     """
+    if rank_gpus > 0:
+        config.check_gpus()
     ray = import_ray()
 
     bundles = learner_bundles(config, rank_gpus)

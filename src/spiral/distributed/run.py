@@ -154,7 +154,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
 
 def make_worker_policy(recipe: Recipe) -> LanguagePolicy:
     """The policy of a rollout worker; its weights are the learner's as soon as it has been told of them."""
-    loaded = load_language_model(recipe.model, weights=recipe.engine.kind == "transformers")
+    loaded = load_language_model(recipe.model, weights=recipe.engine.kind == "transformers", cast=True)
     return make_policy(
         recipe.engine,
         loaded,
@@ -163,5 +163,6 @@ def make_worker_policy(recipe: Recipe) -> LanguagePolicy:
         recipe.sampling,
         compute=recipe.model.compute,
         head=recipe.model.head,
+        device=recipe.model.device,
         shared=False,
     )

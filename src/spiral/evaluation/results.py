@@ -212,6 +212,7 @@ def describe_player(name: str, policy: object) -> dict[str, Any]:
         "sampling": policy.sampling.model_dump(),
         "engine": type(policy).__name__,
         "precision": policy.precision,
+        "context": policy.context,
     }
 
 

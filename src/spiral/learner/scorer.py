@@ -8,6 +8,9 @@ Shapes: K action tokens of a micro-batch, D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -25,7 +28,8 @@ class Scorer(torch.nn.Module):
     def __init__(self, language_model: Any, *, compiled: bool = False, head: HeadPrecision = "compute") -> None:
         """`head` is the precision of the logits.
 
-        `compiled` has torch.compile fuse what each block does around its matrix products, for rows of any length.
+        `compiled` has torch.compile fuse what each block does around its matrix products, for rows of any length; a
+        sampler that shares the model goes on computing as it did.
         """
         super().__init__()
         use_segment_attention(language_model)
@@ -33,7 +37,7 @@ class Scorer(torch.nn.Module):
         self.head_precision: HeadPrecision = head
         if compiled:
             for block in blocks(language_model):
-                block.forward = torch.compile(block.forward, dynamic=True)
+                block.forward = _CompiledForward(block)
 
     def forward(
         self,
@@ -44,9 +48,41 @@ class Scorer(torch.nn.Module):
         entropy_gradient: bool = True,
     ) -> TokenScores:
         """Scores the micro-batch's action tokens; arguments as in `logprobs.score_tokens`."""
-        hidden_KD = hidden_states(self.language_model, rows)
+        with _scoring():
+            hidden_KD = hidden_states(self.language_model, rows)
         head = output_head(self.language_model, self.head_precision)
         return score_tokens(hidden_KD, head, action_ids_K, temperature, reference, entropy_gradient=entropy_gradient)
+
+
+_SCORES: ContextVar[bool] = ContextVar("scores", default=False)
+"""Whether the pass under way is a scorer's."""
+
+
+@contextmanager
+def _scoring() -> Iterator[None]:
+    before = _SCORES.set(True)
+    try:
+        yield
+    finally:
+        _SCORES.reset(before)
+
+
+class _CompiledForward:
+    """A block's `forward`: compiled in the learner's passes, plain in all others.
+
+    Sampling changes the shapes at every token, and a reply must not depend on who else is in the batch, which compiled
+    code does not promise. A pass with gradients is the learner's too: activations are computed again in the backward
+    pass, outside the scorer, and have to be those of the first time. It belongs to one block and is copied with it.
+    """
+
+    def __init__(self, block: torch.nn.Module) -> None:
+        self.block = block
+        self.plain = type(block).forward
+        self.compiled = torch.compile(self.plain, dynamic=True)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        forward = self.compiled if _SCORES.get() or torch.is_grad_enabled() else self.plain
+        return forward(self.block, *inputs, **options)
 
 
 def blocks(language_model: Any) -> list[torch.nn.Module]:

@@ -34,6 +34,8 @@ def shard(scorer: Scorer, compute: torch.dtype) -> None:
             f"model.compute is bfloat16 on {device.type}, which PyTorch cannot shard on; expected"
             f" {' or '.join(BACKENDS)}, or set model.compute to 'float32'"
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # FSDP2 puts parameters on the current device, wherever they were
     _ensure_process_group(BACKENDS[device.type])
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)

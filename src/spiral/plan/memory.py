@@ -1,18 +1,17 @@
-"""How much memory of a device each part of a run takes: arithmetic on shapes, nothing is allocated.
+"""How much memory of a device the learner takes: arithmetic on shapes, nothing is allocated.
 
-    learner   float32 weights 4 P / N, AdamW's two moments 8 T / N, gradients 4 T / N    P parameters, T trainable
+    state     float32 weights 4 P / N, AdamW's two moments 8 T / N, gradients 4 T / N    P parameters, T trainable
               bfloat16 copies of the weights that compute, gathered one block at a time (FSDP2), or all on one device
-              activations: what autograd keeps of a block, times the layers; with gradient checkpointing one block, and
-              the input of every other
+    pass      what autograd keeps of a block, times the layers; with gradient checkpointing one block, and the input of
+              every other; keys and values of samples that share a prefix, which is written before each of them
               logits of one chunk of `learner/logprobs.py`
-    engine    its own weights, unless it computes with the learner's; keys and values of the replies in flight
 
-An engine that sleeps while the learner updates (`engine.sleep`) holds these only while it is playing.
-N devices share the learner's state; everything else is whole on each. The formulas are for blocks like Llama's: RMS
-norms, grouped-query attention by a fused kernel, a gated MLP. For others they are estimates.
+N devices share the learner's state; everything else is whole on each. What the engine takes is in `engine_memory.py`.
+The formulas are for blocks like Llama's: RMS norms, grouped-query attention by a fused kernel, a gated MLP. For others
+they are estimates.
 
 Left out: a framework's own few hundred MiB, fragmentation, and tensors of a moment (a gathered weight on its way to
-the engine, the copy that a growing cache makes of itself). The margin in `planning.py` is for them.
+the engine). The margin in `planning.py` is for them.
 """
 
 from __future__ import annotations
@@ -24,21 +23,14 @@ import torch
 
 from spiral.hardware import GIB
 from spiral.learner.logprobs import CHUNK_ELEMENTS
-from spiral.plan.tokens import TokenBudget
-from spiral.policies.slot_cache import round_up
+from spiral.learner.prefixes import SHORTEST_PREFIX
+from spiral.plan.tokens import SHORT_SHARE, TokenBudget
+from spiral.policies.loading import context_limit
 from spiral.recipe import Recipe
 from spiral.seating import empty_model
 
 LOGIT_ARRAYS = 6
 """Float32 arrays as large as a chunk's logits that are alive at the worst moment of its backward pass (measured)."""
-SAMPLING_BYTES = 32
-"""A logit's worth of memory when a token is drawn from it: float32 and float64 probabilities and their sums."""
-CACHE_SLACK = 1.5
-"""Storage for keys and values grows in steps, so some of it is not in use."""
-VLLM_WORKING_GIB = 1.0
-"""What vLLM keeps of its share for activations and CUDA graphs: an allowance, not a measurement."""
-VLLM_LOGIT_ARRAYS = 3
-"""Float32 arrays of logits, one row for every reply it may hold, that vLLM draws from."""
 
 Phase = Literal["always", "playing", "updating"]
 
@@ -98,7 +90,7 @@ def model_shape(config: Any) -> ModelShape:
         heads=config.num_attention_heads,
         normed_heads=any(name.endswith("q_norm.weight") for name, _ in model.named_parameters()),
         vocabulary=config.vocab_size,
-        context=config.max_position_embeddings,
+        context=context_limit(config, "a plan"),
         linear_layers=tuple(
             (name.rpartition(".")[2], module.in_features + module.out_features)
             for block in blocks
@@ -144,6 +136,15 @@ def activation_bytes(shape: ModelShape, tokens: int, *, size: int, packed: bool,
     return tokens * (blocks + last_norm)
 
 
+def prefix_bytes(shape: ModelShape, places: int, *, size: int, checkpointing: bool) -> int:
+    """What autograd keeps beyond that of samples that look back into a shared prefix, in bytes.
+
+    `places` are theirs in attention: the prefix and what is a sample's own, for every sample. A prefix needs a mask,
+    with which PyTorch's kernels want keys and values as wide as queries.
+    """
+    return (1 if checkpointing else shape.layers) * 2 * size * shape.query_size * places
+
+
 def cache_bytes(shape: ModelShape, size: int) -> int:
     """Keys and values of one token, in bytes."""
     return 2 * shape.layers * shape.key_size * size
@@ -155,43 +156,76 @@ def number_size(recipe: Recipe) -> int:
 
 
 def learner_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, trainable: int, gpu: bool) -> list[Item]:
-    """What the learner holds on each device."""
+    """What one rank of the learner holds on its device."""
     size, devices = number_size(recipe), recipe.hardware.devices
     shards = devices if recipe.model.compute == "bfloat16" else 1  # in float32 every process has the whole learner
-    tokens = microbatch_tokens(recipe, budget)
-    checkpointing = recipe.learner.gradient_checkpointing
-    kept = activation_bytes(
-        shape, tokens, size=size, packed=recipe.learner.layout == "packed", checkpointing=checkpointing
-    )
-    passing = tokens * size * (3 * shape.intermediate + 2 * shape.query_size + 3 * shape.hidden)
-    logits = LOGIT_ARRAYS * 4 * min(CHUNK_ELEMENTS, tokens * shape.vocabulary)
     items = [
-        _item("weights", 4 * shape.parameters / shards, "always", "float32"),
-        _item("AdamW's two moments", 8 * trainable / shards, "always", "float32"),
-        _item("gradients", 4 * trainable / shards, "updating", "float32"),
-        _item("weights and gradients gathered to compute", gathered_bytes(recipe, shape), "updating"),
-        _item("activations of a micro-batch", kept, "updating", f"{tokens:,} tokens{', checkpointed' * checkpointing}"),
-        _item("gradients of activations", passing, "updating"),
-        _item("logits of a chunk", logits, "updating"),
+        make_item("weights", 4 * shape.parameters / shards, "always", "float32"),
+        make_item("AdamW's two moments", 8 * trainable / shards, "always", "float32"),
+        make_item("gradients", 4 * trainable / shards, "updating", "float32"),
+        make_item("weights and gradients gathered to compute", gathered_bytes(recipe, shape), "updating"),
+        *_pass_items(recipe, shape, budget),
     ]
     if copies_head(recipe, gpu):
         heads = 2 if recipe.loss.kl_coefficient else 1
         copies = 4 * heads * shape.hidden * shape.vocabulary
-        items.append(_item("output head in float32", copies, "updating"))
+        items.append(make_item("output head in float32", copies, "updating"))
+    if gpu and publishes_from_gpu(recipe):
+        items.append(make_item("weights for rollout workers", size * shape.parameters, "always", "cluster.publish"))
     if recipe.loss.kl_coefficient:
         turns = budget.most_turns / devices
         hidden = turns * min(budget.response, budget.context) * shape.hidden * size
         items += [
-            _item("reference", size * shape.parameters, "always", recipe.model.compute),
-            _item("the reference's hidden states", hidden, "updating", "every token sampled in the step"),
+            make_item("reference", size * shape.parameters, "always", recipe.model.compute),
+            make_item("the reference's hidden states", hidden, "updating", "every token sampled in the step"),
         ]
     return items
+
+
+def publishes_from_gpu(recipe: Recipe) -> bool:
+    """Whether a copy of the weights stays on GPUs of the learner until the next is there; several need a cluster."""
+    several = recipe.cluster.rollout_workers > 0 or recipe.hardware.devices > 1
+    return several and recipe.cluster.publish != "object_store"
+
+
+def _pass_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget) -> list[Item]:
+    """What the passes of one micro-batch through the model hold."""
+    size, checkpointing = number_size(recipe), recipe.learner.gradient_checkpointing
+    tokens, packed = microbatch_tokens(recipe, budget), recipe.learner.layout == "packed"
+    kept = activation_bytes(shape, tokens, size=size, packed=packed, checkpointing=checkpointing)
+    passing = tokens * size * (3 * shape.intermediate + 2 * shape.query_size + 3 * shape.hidden)
+    logits = LOGIT_ARRAYS * 4 * min(CHUNK_ELEMENTS, tokens * shape.vocabulary)
+    note = f"{tokens:,} tokens{', checkpointed' * checkpointing}"
+    items = [make_item("activations of a micro-batch", kept, "updating", note)]
+    samples, prefix = samples_behind_prefixes(recipe, budget, tokens)
+    if samples:
+        places = tokens + round(samples * prefix)
+        wide = prefix_bytes(shape, places, size=size, checkpointing=checkpointing)
+        passing += prefix_bytes(shape, places, size=size, checkpointing=True)  # one block's, on their way back
+        note = f"{samples:,} samples, {prefix:,.0f} tokens shared"
+        items.append(make_item("keys and values after shared prefixes", wide, "updating", note))
+    return [
+        *items,
+        make_item("gradients of activations", passing, "updating"),
+        make_item("logits of a chunk", logits, "updating"),
+    ]
 
 
 def microbatch_tokens(recipe: Recipe, budget: TokenBudget) -> int:
     """Tokens of the largest micro-batch: the setting, but never less than one sample or more than there are."""
     share = budget.most_tokens // (recipe.hardware.devices * recipe.learner.minibatches)
     return max(budget.longest_sample, min(recipe.learner.tokens_per_microbatch, share))
+
+
+def samples_behind_prefixes(recipe: Recipe, budget: TokenBudget, tokens: int) -> tuple[int, float]:
+    """How many samples of a micro-batch share a prefix, when replies are short, and how long it is; none: 0, 0.0."""
+    prefix = budget.prefix
+    if recipe.learner.layout != "packed" or prefix < SHORTEST_PREFIX:
+        return 0, 0.0
+    own = budget.prompt - prefix + SHORT_SHARE * budget.response
+    share = budget.most_turns // (recipe.hardware.devices * recipe.learner.minibatches)
+    samples = min(share, int((tokens - prefix) / max(1.0, own)))
+    return (samples, prefix) if samples > 1 else (0, 0.0)
 
 
 def gathered_bytes(recipe: Recipe, shape: ModelShape) -> int:
@@ -214,61 +248,6 @@ def copies_head(recipe: Recipe, gpu: bool) -> bool:
     return recipe.model.head == "float32" and number_size(recipe) < 4 and not gpu
 
 
-def engine_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, vllm_gib: float, gpu: bool) -> list[Item]:
-    """What the engine holds on each device; `vllm_gib` is what vLLM would be given (`vllm_share_gib`)."""
-    size = number_size(recipe)
-    own = size * shape.parameters
-    head = 4 * shape.hidden * shape.vocabulary if copies_head(recipe, gpu) else 0
-    # What waits in the memory of the CPU frees nothing where that is the device.
-    caches: Phase = "playing" if recipe.engine.sleep else "always"
-    weights: Phase = caches if gpu else "always"
-    if recipe.engine.kind == "vllm":
-        room = f"room for {vllm_cache_tokens(recipe, shape, vllm_gib):,} tokens"
-        return [
-            _item("vLLM's weights", own, weights, recipe.model.compute),
-            _item("vLLM's keys and values", max(0.0, vllm_gib * GIB - own), weights, room),
-            *([_item("vLLM's output head in float32", head, "playing")] if head else []),
-        ]
-    if size == 4 and not recipe.lora.rank:
-        own = 0
-    rows = rows_in_flight(recipe)
-    longest = round_up(budget.longest_sample)
-    cache = CACHE_SLACK * rows * longest * cache_bytes(shape, size)
-    prefill = rows * round_up(budget.longest_prompt) * size * (3 * shape.intermediate + 3 * shape.hidden)
-    drawing = SAMPLING_BYTES * rows * shape.vocabulary
-    return [
-        _item(
-            "the engine's weights",
-            own,
-            weights if size < 4 else "always",  # in float32 it cannot tell whether they are the learner's
-            recipe.model.compute if own else "shared with the learner",
-        ),
-        _item("keys and values", cache, caches, f"{rows:,} replies of up to {longest:,} tokens"),
-        _item("prefill and sampling", prefill + drawing, "playing"),
-        *([_item("the engine's output head in float32", head, caches)] if head else []),
-    ]
-
-
-def vllm_share_gib(recipe: Recipe, shape: ModelShape, memory_gib: float, gpu: bool) -> float:
-    """What vLLM takes for itself: a share of a GPU for everything; of a CPU's memory for keys and values alone."""
-    share = recipe.engine.memory_share * memory_gib
-    return share if gpu else share + number_size(recipe) * shape.parameters / GIB
-
-
-def rows_in_flight(recipe: Recipe) -> int:
-    """Replies that the transformers engine generates at once, in self-play or in evaluation."""
-    playing = min(recipe.selfplay.in_flight, recipe.selfplay.episodes_per_step)
-    measuring = min(recipe.evaluation.in_flight, recipe.evaluation.episodes) if recipe.evaluation.games else 0
-    return min(recipe.engine.max_rows, max(playing, measuring))
-
-
-def vllm_cache_tokens(recipe: Recipe, shape: ModelShape, vllm_gib: float) -> int:
-    """Tokens whose keys and values fit into what vLLM is given; it needs room for one whole context to start."""
-    size = number_size(recipe)
-    drawing = VLLM_LOGIT_ARRAYS * 4 * recipe.engine.max_rows * shape.vocabulary
-    room = (vllm_gib - VLLM_WORKING_GIB) * GIB - drawing - size * shape.parameters
-    return max(0, int(room // cache_bytes(shape, size)))
-
-
-def _item(name: str, size: float, phase: Phase, note: str = "") -> Item:
+def make_item(name: str, size: float, phase: Phase, note: str = "") -> Item:
+    """Something of `size` bytes."""
     return Item(name=name, gib=size / GIB, phase=phase, note=note)

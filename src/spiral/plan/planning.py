@@ -4,7 +4,8 @@ r"""Whether a run fits its devices; when it does not, which setting would make i
     print(*describe(plan), sep="\n")
 
 The sum of what is always held and of the larger of the two phases of a step, playing and updating, is compared with a
-device's memory less a margin. The formulas are in `memory.py` and `tokens.py`.
+device's memory less a margin, for the learner's devices and for the engines' where they have their own (`devices.py`).
+The formulas are in `memory.py`, `engine_memory.py` and `tokens.py`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,9 @@ import math
 from typing import Any
 
 from spiral.hardware import device_memory_gib, is_gpu
-from spiral.plan.memory import (
-    Item,
-    ModelShape,
-    Phase,
-    engine_items,
-    learner_items,
-    model_shape,
-    trainable_parameters,
-    vllm_cache_tokens,
-    vllm_share_gib,
-)
+from spiral.plan.devices import Device, lay_out
+from spiral.plan.engine_memory import engine_items, vllm_cache_tokens
+from spiral.plan.memory import Item, ModelShape, Phase, learner_items, model_shape, trainable_parameters
 from spiral.plan.remedies import Settings, find_remedy, with_settings
 from spiral.plan.tokens import GameTokens, TokenBudget, survey_games, token_budget
 from spiral.recipe import Recipe
@@ -36,32 +29,38 @@ MARGIN = 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Memory of one device and tokens of one step."""
+    """Memory of every kind of device and tokens of one step."""
 
     model: str
-    devices: int
     parameters: int
     memory_gib: float
     """What a device has."""
     asked: bool
     """Whether this machine was asked for it, or the recipe says it."""
-    items: tuple[Item, ...]
+    devices: tuple[Device, ...]
+    """The kinds of device, and what each holds."""
     budget: TokenBudget
     cache_tokens: int | None
     """What vLLM has room for; None for an engine that takes what it needs."""
-    together: bool = False
-    """Whether a device plays and updates at the same time."""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """What is held on any device."""
+        return tuple(item for device in self.devices for item in device.items)
+
+    @property
+    def fullest(self) -> Device:
+        """The device that needs most."""
+        return max(self.devices, key=lambda device: device.need_gib)
 
     def phase_gib(self, phase: Phase) -> float:
-        """What is held in a phase of the step, or always."""
-        return sum(item.gib for item in self.items if item.phase in ("always", phase))
+        """What is held in a phase of the step, or always, on the device that holds most then."""
+        return max(device.phase_gib(phase) for device in self.devices)
 
     @property
     def need_gib(self) -> float:
-        """The most that is held at once."""
-        if self.together:
-            return sum(item.gib for item in self.items)
-        return max(self.phase_gib("playing"), self.phase_gib("updating"))
+        """The most that a device holds at once."""
+        return self.fullest.need_gib
 
     @property
     def usable_gib(self) -> float:
@@ -97,21 +96,19 @@ class _Facts:
         vllm = recipe.engine.kind == "vllm"
         if vllm and math.isinf(memory):
             raise ValueError("this machine does not say how much memory it has; set hardware.memory_gib")
-        gpu = is_gpu(recipe.model.device) if asked else recipe.model.device != "cpu"
-        share = vllm_share_gib(recipe, self.shape, memory, gpu)
+        gpu = _on_gpus(recipe, asked)
+        if gpu:
+            recipe.cluster.check_gpus()
+        learner = learner_items(recipe, self.shape, budget, trainable, gpu)
+        engine = engine_items(recipe, self.shape, budget, memory, gpu)
         return Plan(
             model=recipe.model.path,
-            devices=recipe.hardware.devices,
             parameters=self.shape.parameters,
             memory_gib=memory,
             asked=asked,
-            items=(
-                *learner_items(recipe, self.shape, budget, trainable, gpu),
-                *engine_items(recipe, self.shape, budget, share, gpu),
-            ),
+            devices=lay_out(recipe, learner, engine, gpu),
             budget=budget,
-            cache_tokens=vllm_cache_tokens(recipe, self.shape, share) if vllm else None,
-            together=recipe.cluster.shares_gpus and recipe.cluster.schedule != "sync",
+            cache_tokens=vllm_cache_tokens(recipe, self.shape, memory, gpu) if vllm else None,
         )
 
 
@@ -154,9 +151,12 @@ def check_runnable(recipe: Recipe, processes: int = 1) -> None:
     devices = recipe.hardware.devices
     if devices != processes:
         memory = " --set hardware.memory_gib=0" if recipe.hardware.memory_gib else ""
+        # As the plan has it: an engine beside every rank of the learner.
+        shared = " --set cluster.gpus_per_worker=0.5" if _on_gpus(recipe, not recipe.hardware.memory_gib) else ""
         raise ValueError(
             f"the recipe is planned for {devices} devices (hardware.devices), and this is a run of {processes};"
-            f" to run on {devices}, add --set cluster.rollout_workers=N --set cluster.learner_workers={devices};"
+            f" to run on {devices}, add --set cluster.rollout_workers={devices} --set"
+            f" cluster.learner_workers={devices}{shared};"
             f" to run on {processes}, add --set hardware.devices={processes}{memory}"
             " (with --dry-run, this says whether it fits and what would make it fit)"
         )
@@ -165,17 +165,10 @@ def check_runnable(recipe: Recipe, processes: int = 1) -> None:
 def describe(plan: Plan) -> list[str]:
     """The plan in lines of text."""
     where = "this machine" if plan.asked else "hardware.memory_gib"
-    lines = [
-        f"{plan.model}: {plan.parameters:,} parameters",
-        f"Memory of {'one device' if plan.devices == 1 else f'each of {plan.devices} devices'}, in GiB:",
-    ]
-    for item in plan.items:
-        notes = ", ".join(filter(None, (item.note, "" if item.phase == "always" else f"while {item.phase}")))
-        lines.append(f"{item.gib:8.2f}  {item.name}{f' ({notes})' if notes else ''}")
-    playing, updating = plan.phase_gib("playing"), plan.phase_gib("updating")
+    lines = [f"{plan.model}: {plan.parameters:,} parameters"]
+    for device in plan.devices:
+        lines += _held(device)
     lines += [
-        f"{plan.need_gib:8.2f}  at most: {playing:.2f} while playing, {updating:.2f} while updating"
-        + (", both at once on a shared GPU" if plan.together else ""),
         f"{plan.usable_gib:8.2f}  usable: {plan.memory_gib:.2f} ({where}) less {MARGIN:.0%}",
         "Tokens of a step:",
     ]
@@ -195,6 +188,23 @@ def describe(plan: Plan) -> list[str]:
     ]
 
 
+def _held(device: Device) -> list[str]:
+    """What a device holds, in lines of text."""
+    lines = [f"Memory of {device.name}, in GiB:"]
+    for item in device.items:
+        notes = ", ".join(filter(None, (item.note, "" if item.phase == "always" else f"while {item.phase}")))
+        lines.append(f"{item.gib:8.2f}  {item.name}{f' ({notes})' if notes else ''}")
+    playing, updating = device.phase_gib("playing"), device.phase_gib("updating")
+    total = f"at most: {playing:.2f} while playing, {updating:.2f} while updating"
+    return [*lines, f"{device.need_gib:8.2f}  {', '.join(filter(None, (total, device.together)))}"]
+
+
+def _on_gpus(recipe: Recipe, asked: bool) -> bool:
+    """Whether the devices are CUDA devices: those of this machine if `asked`, else those that the recipe means."""
+    device = recipe.model.device
+    return is_gpu(device) if asked else device.startswith(("auto", "cuda"))
+
+
 def _facts(recipe: Recipe, config: Any, codec: ChatCodec | None, trainable: int | None, this_machine: bool) -> _Facts:
     shape = model_shape(config)
     return _Facts(
@@ -212,12 +222,14 @@ def _shortage(plan: Plan) -> str:
             f"the plan for {plan.model} does not fit: engine.memory_share leaves vLLM room for the keys and values of"
             f" {plan.cache_tokens:,} tokens, and it needs {plan.budget.context:,}, one whole context"
         )
-    worst: Phase = "playing" if plan.phase_gib("playing") > plan.phase_gib("updating") else "updating"
-    held = [item for item in plan.items if item.phase in ("always", worst)]
+    device = plan.fullest
+    worst: Phase = "playing" if device.phase_gib("playing") > device.phase_gib("updating") else "updating"
+    held = [item for item in device.items if device.together or item.phase in ("always", worst)]
     largest = sorted(held, key=lambda item: -item.gib)[:3]
+    place = "a device" if len(plan.devices) == 1 else device.name
     has = "this machine has" if plan.asked else "hardware.memory_gib is"
     return (
-        f"the plan for {plan.model} does not fit: it needs {plan.need_gib:.1f} GiB of a device, and {has}"
+        f"the plan for {plan.model} does not fit: it needs {plan.need_gib:.1f} GiB of {place}, and {has}"
         f" {plan.memory_gib:.1f}, of which {plan.usable_gib:.1f} can be used; the largest items are "
         + ", ".join(f"{item.name} ({item.gib:.1f})" for item in largest)
     )

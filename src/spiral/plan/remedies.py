@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from spiral.plan.memory import publishes_from_gpu
 from spiral.plan.tokens import TokenBudget
 from spiral.recipe import Recipe
 
@@ -46,6 +47,7 @@ def _families(recipe: Recipe, budget: TokenBudget) -> Iterator[Iterator[Settings
     """For each setting the values to try, from the smallest change to the largest."""
     yield _checkpointing(recipe)
     yield _halved("learner.tokens_per_microbatch", recipe.learner.tokens_per_microbatch, budget.longest_sample)
+    yield _publish(recipe)
     if recipe.engine.kind == "vllm":
         yield _shares(recipe.engine.memory_share)
         yield _halved("engine.context", budget.context, budget.longest_sample)
@@ -80,10 +82,20 @@ def _compute(recipe: Recipe) -> Iterator[Settings]:
         yield {"model.compute": "bfloat16"}
 
 
+def _publish(recipe: Recipe) -> Iterator[Settings]:
+    """Through main memory, so that no copy of the weights stays on the learner's devices."""
+    if publishes_from_gpu(recipe):
+        yield {"cluster.publish": "object_store"}
+
+
 def _devices(recipe: Recipe) -> Iterator[Settings]:
-    """Twice as many, and so on. The learner is sharded when it computes in bfloat16."""
+    """Twice as many, and so on, and as many learner workers where there is a cluster of them.
+
+    The learner is sharded when it computes in bfloat16.
+    """
     devices = recipe.hardware.devices
     precision: Settings = {} if recipe.model.compute == "bfloat16" else {"model.compute": "bfloat16"}
+    spread = recipe.cluster.rollout_workers > 0
     while 2 * devices <= MOST_DEVICES:
         devices *= 2
-        yield precision | {"hardware.devices": devices}
+        yield precision | {"hardware.devices": devices} | ({"cluster.learner_workers": devices} if spread else {})

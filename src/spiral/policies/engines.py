@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -31,7 +31,10 @@ class EngineConfig(Section):
         0.4, gt=0, lt=1, description="vLLM: share of the device's memory for its weights and keys and values."
     )
     stall_seconds: float = Field(
-        600.0, gt=0, description="vLLM: a generation step that takes longer ends the run with what it was doing."
+        600.0,
+        gt=0,
+        description="vLLM: a step that takes longer ends the run with what it was doing; a start may take 6 times"
+        " as long.",
     )
     sleep: bool = Field(
         False,
@@ -57,21 +60,28 @@ def make_policy(
     *,
     compute: str,
     head: HeadPrecision = "compute",
+    device: str = "auto",
     name: str = "policy",
     shared: bool = True,
+    trained: bool = True,
 ) -> LanguagePolicy:
     """The engine asked for, with the weights of `loaded`, which came from `directory`.
 
     The transformers engine takes the model itself in float32 and a copy of it in bfloat16; where nobody shares the
-    model, it is cast in place. Raises `ValueError` when the engine is not installed or cannot run the model.
+    model, it is cast in place. `device` is the one asked for; `trained` says that new weights will come. Raises
+    `ValueError` when the engine is not installed, or cannot run the model there or take its new weights.
     """
     if config.kind == "vllm":
+        _check_device(device)
         from spiral.policies.vllm import VllmPolicy  # an optional package
 
-        return VllmPolicy(directory, codec, sampling, config=config, compute=compute, head=head, name=name)
+        return VllmPolicy(
+            directory, codec, sampling, config=config, compute=compute, head=head, name=name, trained=trained
+        )
     model = loaded.model
-    if compute == "bfloat16":
-        model = copy.deepcopy(model) if shared else model
+    if compute == "bfloat16" and shared:
+        model = _bfloat16_copy(model)
+    elif compute == "bfloat16":
         cast_parameters(model, torch.bfloat16)
     return TransformersPolicy(
         model,
@@ -83,3 +93,22 @@ def make_policy(
         head=head,
         own=compute == "bfloat16" or not shared,
     )
+
+
+def _check_device(device: str) -> None:
+    """Raises `ValueError` for a device that vLLM would not play on: in one process it takes the first GPU it sees."""
+    _, _, number = device.partition(":")
+    if number.strip("0"):
+        raise ValueError(
+            f"vLLM plays on the first GPU that it sees, and the device is {device!r}; expected 'auto', with"
+            f" CUDA_VISIBLE_DEVICES={number} in the environment, or engine.kind 'transformers'"
+        )
+
+
+def _bfloat16_copy(model: Any) -> Any:
+    """A copy with every parameter cast as it is copied, so that there is never a second model in float32."""
+    cast = {
+        id(parameter): torch.nn.Parameter(parameter.detach().to(torch.bfloat16), requires_grad=parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    return copy.deepcopy(model, cast)

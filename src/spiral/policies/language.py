@@ -20,8 +20,10 @@ from spiral.policies.base import TurnReply, TurnRequest
 from spiral.policies.sampling import SamplingConfig
 from spiral.records import Generation, IntArray, StopReason
 from spiral.text import ChatCodec, parse_action
+from spiral.text.chat import turn_end_id
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
+"""How our plain templates and base models end a turn; no chat template of theirs need say so."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ class LanguagePolicy(ABC):
         self.precision = "float32"
         self.asleep = False
         self.context = context
+        self.stop_ids = stop_token_ids(codec.tokenizer)
         self._done: list[TurnReply] = []
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
@@ -75,7 +78,7 @@ class LanguagePolicy(ABC):
                     key=request.key,
                     seed=request.seed,
                     prompt_ids=request.prompt_ids,
-                    budget=self._budget(request.prompt_ids),
+                    budget=self.budget(request.prompt_ids),
                 )
                 for request in requests
             ]
@@ -134,18 +137,22 @@ class LanguagePolicy(ABC):
             key=request.key,
             seed=request.seed,
             prompt_ids=prompt_ids,
-            budget=self._budget(prompt_ids),
+            budget=self.budget(prompt_ids),
             observation=observation,
             state=request.state,
         )
 
-    def _budget(self, prompt_ids: IntArray) -> int:
+    def budget(self, prompt_ids: IntArray) -> int:
+        """Tokens that a reply to a prompt [P] may have; none where the prompt fills the context."""
         return min(self.sampling.max_new_tokens, self.context - len(prompt_ids))
 
     def _finish(
         self, turn: OpenTurn, token_ids: Sequence[int], logprobs: Sequence[float], stop_reason: StopReason
     ) -> None:
         """Reads the action out of a finished reply and keeps it for `poll`."""
+        if stop_reason == "length" and turn.budget < self.sampling.max_new_tokens:
+            stop_reason = "context"
+        _check_finite(logprobs, self.version)
         ids = np.asarray(token_ids, dtype=np.int64)
         reading = self.codec.read(ids)
         generation = Generation(
@@ -153,6 +160,7 @@ class LanguagePolicy(ABC):
             logprobs=np.asarray(logprobs, dtype=np.float32),
             stop_reason=stop_reason,
             policy_version=self.version,
+            budget=max(0, turn.budget),
             thinking_tokens=reading.thinking_tokens,
             has_thought=reading.has_thought,
         )
@@ -173,10 +181,20 @@ class LanguagePolicy(ABC):
         return done
 
 
+def _check_finite(logprobs: Sequence[float], version: int) -> None:
+    """Raises `RuntimeError` for a reply of a model that computes no probabilities; its tokens mean nothing."""
+    broken = np.flatnonzero(~np.isfinite(np.asarray(logprobs, dtype=np.float32)))
+    if len(broken):
+        raise RuntimeError(
+            f"the model with weights of version {version} gave the log-probability {logprobs[broken[0]]} to token"
+            f" {broken[0]} of a reply; expected finite ones; its weights or activations have overflowed: go on from an"
+            " earlier checkpoint with a lower learner.learning_rate, or set model.compute to 'float32'"
+        )
+
+
 def stop_token_ids(tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a reply: the tokenizer's end of sequence and the usual ends of a chat turn it knows."""
+    """The tokens that end a reply: the end of sequence, and what ends a turn in the chat template or in one of ours."""
     known = tokenizer.get_vocab()
     ends = {known[token] for token in TURN_ENDS if token in known}
-    if tokenizer.eos_token_id is not None:
-        ends.add(int(tokenizer.eos_token_id))
+    ends |= {id_ for id_ in (tokenizer.eos_token_id, turn_end_id(tokenizer)) if id_ is not None}
     return frozenset(ends)

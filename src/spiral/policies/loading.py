@@ -83,8 +83,12 @@ def model_directory(name: str) -> str:
     return name if path.exists() else hub_model(name)
 
 
-def load_language_model(config: ModelConfig, *, weights: bool = True) -> LanguageModel:
-    """Loads weights in float32, or all but the weights. Raises `ValueError` when it cannot be found or read."""
+def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool = False) -> LanguageModel:
+    """Loads weights in float32, or all but the weights. Raises `ValueError` when it cannot be found or read.
+
+    `cast` is for a model that nobody trains: it comes to its device in the precision of `config.compute`, and never has
+    room for float32 there.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -102,7 +106,10 @@ def load_language_model(config: ModelConfig, *, weights: bool = True) -> Languag
             " checkpoint directory, or a Hugging Face name or path"
         ) from error
     device = _device(config.device)
-    model = None if model is None else model.to(device).eval()
+    if model is not None:
+        if cast:
+            cast_parameters(model, getattr(torch, config.compute))
+        model = model.to(device).eval()
     return LanguageModel(model=model, tokenizer=tokenizer, prompt=_saved_prompt(directory))
 
 
@@ -117,14 +124,28 @@ def cast_parameters(model: Any, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
+def context_limit(config: Any, who: str) -> int:
+    """The most tokens of prompt and reply together. Raises `ValueError` that says `who` has to know it."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not limit:
+        raise ValueError(
+            f"{who} has to know how many tokens a model takes; the configuration of this model of type"
+            f" {getattr(config, 'model_type', None)!r} has no max_position_embeddings; expected a model with a limit,"
+            " such as Qwen or Llama"
+        )
+    return int(limit)
+
+
 def check_architecture(config: Any, who: str) -> None:
-    """Refuses what would be computed wrongly: attention that is not full, scores or logits that are changed afterwards.
+    """Refuses what would be computed wrongly: attention that is not full, scores or logits that are changed afterwards,
+    and models that do not say how long a text they take.
 
     Raises `ValueError` that says `who` cannot.
     """
+    context = context_limit(config, who)
     layer_types = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
-    if not layer_types and window and window < config.max_position_embeddings:
+    if not layer_types and window and window < context:
         layer_types = {"sliding_attention"}
     if not layer_types <= {"full_attention"}:
         raise ValueError(f"{who} needs full attention in every layer; this model has {sorted(layer_types)}")

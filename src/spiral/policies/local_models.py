@@ -1,13 +1,15 @@
-"""Models that have a name of their own on this machine, and those that can be fetched to have one.
+"""Models that are on this machine: by names of their own, those that can be fetched to have one, and Hugging Face's.
 
-Each is a directory `$SPIRAL_HOME/models/NAME` that plain `from_pretrained` loads; SPIRAL_HOME is `~/.cache/spiral` when
-it is not set. A directory put there by hand counts as well. Like `nano`, these names come before paths, so that a
-recipe means the same wherever it is run; a directory of the same name is written `./NAME`.
+A name of our own stands for a directory `$SPIRAL_HOME/models/NAME` that plain `from_pretrained` loads; SPIRAL_HOME is
+`~/.cache/spiral` when it is not set. A directory put there by hand counts as well. Like `nano`, these names come before
+paths, so that a recipe means the same wherever it is run; a directory of the same name is written `./NAME`. Models in
+the Hugging Face cache go by their Hugging Face names.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +19,8 @@ from types import MappingProxyType
 from spiral.files import write_directory_atomically
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What `from_pretrained` loads, the first that is there: as one file, or in the parts that NAME.index.json lists."""
 Tell = Callable[[str], object]
 
 
@@ -78,6 +82,47 @@ def local_models() -> dict[str, Path]:
     names = sorted(path.name for path in store.iterdir()) if store.is_dir() else []
     found = {name: local_model_directory(name) for name in names}
     return {name: directory for name, directory in found.items() if directory is not None}
+
+
+def hub_models() -> dict[str, Path]:
+    """The snapshot of every model in the Hugging Face cache that is complete, by its name; none without a cache."""
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir  # comes with transformers; slow to import
+
+    try:
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, OSError, ValueError):  # none, or not readable; single damaged models are left out of it
+        return {}
+    snapshots = {
+        repo.repo_id: revision.snapshot_path
+        for repo in repos
+        for revision in repo.revisions
+        if repo.repo_type == "model" and "main" in revision.refs  # what a name alone stands for
+    }
+    return {
+        name: directory
+        for name, directory in sorted(snapshots.items())
+        if (directory / "config.json").is_file() and weight_files(directory)
+    }
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that a model's weights are loaded from; none where one of them is missing."""
+    for name in WEIGHTS:
+        index = directory / f"{name}.index.json"
+        if (directory / name).is_file():
+            return [directory / name]
+        if index.is_file():
+            parts = [directory / part for part in _parts(index)]
+            return parts if all(part.is_file() for part in parts) else []
+    return []
+
+
+def _parts(index: Path) -> list[str]:
+    """The names of the files that an index of weights lists; none where it is damaged."""
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def get_model(name: str, tell: Tell) -> Path:

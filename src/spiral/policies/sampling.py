@@ -45,10 +45,15 @@ def sample_tokens(logits_NV: Tensor, uniforms_N: Tensor, config: SamplingConfig)
 
 
 def sampling_logprobs(logits_NV: Tensor, config: SamplingConfig) -> Tensor:
-    """[N, V] the distribution that is sampled from, in nats, float32; minus infinity where nothing is drawn."""
+    """[N, V] the distribution that is sampled from, in nats, float32; minus infinity where nothing is drawn.
+
+    Where logits are not numbers or infinite, so are log-probabilities, at every temperature.
+    """
     if config.temperature == 0:
         certain_NV = torch.full_like(logits_NV, -torch.inf, dtype=torch.float32)
-        return certain_NV.scatter_(-1, logits_NV.argmax(dim=-1, keepdim=True), 0.0)
+        token_N1 = logits_NV.argmax(dim=-1, keepdim=True)
+        best_N1 = logits_NV.gather(-1, token_N1).float()
+        return certain_NV.scatter_(-1, token_N1, best_N1 - best_N1)  # zero, but for what is infinite or not a number
     logprobs_NV = torch.log_softmax(logits_NV.float() / config.temperature, dim=-1)
     return _keep_top_p(logprobs_NV, config.top_p) if config.top_p < 1 else logprobs_NV
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
-from spiral.policies.language import stop_token_ids
 from spiral.policies.sampling import sampling_logprobs
 from spiral.policies.transformers import TransformersPolicy
 from spiral.records import IntArray
@@ -15,22 +16,33 @@ ROWS = 64
 
 @torch.no_grad()
 def reply_logprobs(policy: TransformersPolicy, prompts: list[IntArray], replies: list[str]) -> list[float]:
-    """The log-probability (nats) that each prompt [P] is answered by exactly the given text and an end of turn.
+    """The log-probability (nats) that each prompt [P] is answered by exactly the given text.
 
-    Under the distribution that the policy samples from, temperature and top-p included. The reply's usual
-    tokenisation is scored; the same text spelled with other tokens is not counted.
+    Under the distribution that the policy samples from, temperature and top-p included. A reply is over at an end of
+    turn, or without one when its budget is used up; a longer one cannot be given, and has probability 0. The reply's
+    usual tokenisation is scored; the same text spelled with other tokens is not counted.
     """
-    tokenizer = policy.codec.tokenizer
-    spelled = [np.asarray(tokenizer.encode(reply, add_special_tokens=False), dtype=np.int64) for reply in replies]
-    scores: list[float] = []
-    for start in range(0, len(prompts), ROWS):
-        pairs = list(zip(prompts[start : start + ROWS], spelled[start : start + ROWS], strict=True))
-        scores.extend(_score(policy, pairs))
+    spelled = [policy.codec.encode_reply(reply) for reply in replies]
+    budgets = [policy.budget(prompt) for prompt in prompts]
+    # A prompt that fills the context is answered by nothing at all.
+    scores = [
+        0.0 if budget <= 0 and not len(reply) else -math.inf for reply, budget in zip(spelled, budgets, strict=True)
+    ]
+    fitting = [row for row, budget in enumerate(budgets) if 0 < budget >= len(spelled[row])]
+    for start in range(0, len(fitting), ROWS):
+        rows = fitting[start : start + ROWS]
+        ended = [len(spelled[row]) < budgets[row] for row in rows]
+        found = _score(policy, [(prompts[row], spelled[row]) for row in rows], ended)
+        for row, score in zip(rows, found, strict=True):
+            scores[row] = score
     return scores
 
 
-def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]]) -> list[float]:
-    """One padded forward pass; logits only where a token of a reply [T] or its end is predicted, T + 1 places each."""
+def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]], ended: list[bool]) -> list[float]:
+    """One padded forward pass; logits only where a token of a reply [T] or its end is predicted, T + 1 places each.
+
+    `ended` says of each pair whether an end of turn must follow.
+    """
     policy.wake()
     model, width = policy.model, max(len(prompt) + len(reply) for prompt, reply in pairs)
     token_ids = np.zeros((len(pairs), width), dtype=np.int64)
@@ -43,8 +55,9 @@ def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]]) -
     hidden_NWD = model.base_model(input_ids=ids_NW, use_cache=False).last_hidden_state
     logits_KV = policy.logits(hidden_NWD[rows_K, places_K])
     logprobs_KV = sampling_logprobs(logits_KV, policy.sampling).cpu()
-    ends = sorted(stop_token_ids(policy.codec.tokenizer))
-    return [
-        float(logprobs_TV[np.arange(len(reply)), reply].sum() + logprobs_TV[-1, ends].logsumexp(0))
-        for (_, reply), logprobs_TV in zip(pairs, torch.split(logprobs_KV, counts), strict=True)
-    ]
+    ends = sorted(policy.stop_ids)
+    scores = []
+    for (_, reply), logprobs_TV, must_end in zip(pairs, torch.split(logprobs_KV, counts), ended, strict=True):
+        end = float(logprobs_TV[-1, ends].logsumexp(0)) if must_end else 0.0
+        scores.append(float(logprobs_TV[np.arange(len(reply)), reply].sum()) + end)
+    return scores

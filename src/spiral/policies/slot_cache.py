@@ -32,6 +32,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.first_row = 0
         self.positions: Tensor | None = None
         """[n] where the next token of each row goes, or None during a prefill."""
+        self.reach = 0
+        """How many positions the queries of a decode step may look at."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Starts empty with the heads, sizes and device of the first states seen."""
@@ -49,7 +51,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
             self.keys[self.first_row : self.first_row + rows, :, :length] = key_states
             self.values[self.first_row : self.first_row + rows, :, :length] = value_states
             return key_states, value_states
-        reach = round_up(int(self.positions.max()) + 1)
+        reach = self.reach
         self._reserve(rows, reach)
         index = torch.arange(rows, device=key_states.device)
         self.keys[index, :, self.positions] = key_states[:, :, 0]
@@ -86,6 +88,10 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """No limit."""
         return -1
 
+    def get_max_cache_shape(self) -> int:
+        """The same by the name that older releases of transformers ask for."""
+        return self.get_max_length()
+
 
 class SlotCache(Cache):  # type: ignore[misc]
     """All layers, and the number of rows in use."""
@@ -102,10 +108,13 @@ class SlotCache(Cache):  # type: ignore[misc]
             layer.first_row, layer.positions = self.rows, None
         self.rows += rows
 
-    def begin_decode(self, positions: Tensor) -> None:
-        """The next forward pass brings one token for every row in use, at `positions` [rows]."""
+    def begin_decode(self, positions: Tensor, reach: int) -> None:
+        """The next forward pass brings one token for every row in use, at `positions` [rows], all below `reach`.
+
+        Whoever asks knows `reach`; reading it from a GPU in every layer would halt the stream of its work each time.
+        """
         for layer in self.layers:
-            layer.positions = positions
+            layer.positions, layer.reach = positions, reach
 
     def keep(self, rows: Tensor) -> None:
         """Only the given rows stay in use, moved to the front in order."""

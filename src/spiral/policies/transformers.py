@@ -25,8 +25,9 @@ from torch.nn.functional import pad
 
 from spiral.policies.base import TurnReply
 from spiral.policies.head import HeadPrecision, output_head, stated_precision
-from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
+from spiral.policies.language import LanguagePolicy, OpenTurn
 from spiral.policies.loading import check_architecture
+from spiral.policies.parameters import ParameterNames
 from spiral.policies.sampling import SamplingConfig, sample_tokens
 from spiral.policies.slot_cache import GRAIN, SlotCache, round_up
 from spiral.seeds import token_uniforms
@@ -80,7 +81,6 @@ class TransformersPolicy(LanguagePolicy):
         self._head: Callable[[Tensor], Tensor] | None = None
         self._own = own
         self._device = torch.device(model.device)
-        self._stop_ids = stop_token_ids(codec.tokenizer)
         self._waiting: deque[_Row] = deque()
         self._active: list[_Row] = []
         self._cache = SlotCache()
@@ -92,11 +92,16 @@ class TransformersPolicy(LanguagePolicy):
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Takes new weights by parameter name; tensors that are the model's own are not copied."""
+        """Takes new weights by parameter name; tensors that are the model's own are not copied.
+
+        Missing, unknown and misshapen weights are errors.
+        """
+        assert not self._waiting, "weights can only change between turns"
+        assert not self._active, "weights can only change between turns"
         self.wake()
         self._head = None
         parameters = dict(self.model.named_parameters())
-        for name, tensor in weights:
+        for name, tensor in ParameterNames(self.model).checked(weights):
             if parameters[name].data_ptr() != tensor.data_ptr():
                 parameters[name].copy_(tensor)
         self.version = version
@@ -170,8 +175,8 @@ class TransformersPolicy(LanguagePolicy):
         filler = [0] * (LEAST_ROWS - len(rows))
         last_N = torch.tensor([row.token_ids[-1] for row in rows] + filler, device=device)
         positions_N = torch.tensor([row.position for row in rows] + filler, device=device)
-        self._cache.begin_decode(positions_N)
-        reach = round_up(int(positions_N.max()) + 1)
+        reach = round_up(max(row.position for row in rows) + 1)
+        self._cache.begin_decode(positions_N, reach)
         mask_N11K = (torch.arange(reach, device=device) <= positions_N[:, None])[:, None, None, :]
         hidden_N1D = self._forward(
             input_ids=last_N[:, None], position_ids=positions_N[:, None], attention_mask=mask_N11K
@@ -201,7 +206,7 @@ class TransformersPolicy(LanguagePolicy):
         """Takes finished rows out of the batch."""
         kept: list[int] = []
         for index, row in enumerate(self._active):
-            if row.token_ids[-1] in self._stop_ids:
+            if row.token_ids[-1] in self.stop_ids:
                 self._finish(row.turn, row.token_ids, row.logprobs, "stop")
             elif len(row.token_ids) >= row.turn.budget:
                 self._finish(row.turn, row.token_ids, row.logprobs, "length")

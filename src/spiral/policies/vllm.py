@@ -15,6 +15,7 @@ but unlike with the `transformers` engine the rounding of a batch can change it.
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -25,7 +26,8 @@ from torch import Tensor
 from spiral.policies.base import TurnReply
 from spiral.policies.engines import EngineConfig
 from spiral.policies.head import HeadPrecision, stated_precision
-from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
+from spiral.policies.language import LanguagePolicy, OpenTurn
+from spiral.policies.parameters import ParameterNames
 from spiral.policies.sampling import SamplingConfig
 from spiral.policies.vllm_engine import Watchdog, quiet, start_engine, stop_engine
 from spiral.text import ChatCodec
@@ -53,23 +55,34 @@ class VllmPolicy(LanguagePolicy):
         compute: str,
         head: HeadPrecision = "compute",
         name: str = "policy",
+        trained: bool = True,
     ) -> None:
         """Loads the model in `directory`, or of that Hugging Face name, in the precision `compute`, with such a head.
 
-        Raises `ValueError` when vLLM is not installed, cannot run the model here, or cannot sample as asked.
+        `trained` says that new weights will come. Raises `ValueError` when vLLM is not installed, cannot run the model
+        here, cannot take its weights, or cannot sample as asked.
         """
         _check_temperature(sampling)
-        self._parameters = ParameterNames(directory)
+        self._directory = directory
+        self._parameters = ParameterNames.read(directory)
+        if trained:
+            self._parameters.check_files(directory)
+        self._names_checked = trained
         limit = self._parameters.context
         super().__init__(codec, sampling, name=name, context=min(config.context or limit, limit))
-        self._stop_ids = stop_token_ids(codec.tokenizer)
         self.precision = stated_precision(compute, head)
         self._dtype: torch.dtype = getattr(torch, compute)
         self._pending: dict[str, OpenTurn] = {}
         self._asked = 0
-        self._engine = start_engine(directory, self.context, config, compute, head, self._parameters.count)
         self._can_sleep = config.sleep
         self._watchdog = Watchdog(config.stall_seconds)
+        try:
+            self._engine = start_engine(
+                directory, self.context, config, compute, head, self._parameters.count, self._watchdog
+            )
+        except BaseException:
+            self._watchdog.stop()
+            raise
         self._stop = weakref.finalize(self, _stop, self._engine, self._watchdog)
 
     def _generate(self, turns: Sequence[OpenTurn]) -> None:
@@ -94,8 +107,9 @@ class VllmPolicy(LanguagePolicy):
             with self._reported(doing):
                 if steps == 0:
                     raise RuntimeError("it has made more steps than there are tokens to compute, and finished no reply")
-                for output in self._engine.step():
-                    self._take(output)
+                outputs = self._engine.step()
+            for output in outputs:  # what goes wrong in reading a reply is not the engine's fault
+                self._take(output)
             steps -= 1
         return self._take_done()
 
@@ -105,7 +119,7 @@ class VllmPolicy(LanguagePolicy):
         self._pending.clear()
         self._done.clear()
         # Called on the way out of errors too; what is wrong with the engine shows again at its next step.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), self._watchdog.watching(f"giving up {len(pending)} replies"):
             self._engine.abort_request(pending)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -114,6 +128,9 @@ class VllmPolicy(LanguagePolicy):
         Missing, unknown and misshapen weights are errors. Nothing computed with the old weights is used again.
         """
         assert not self._pending, "weights can only change between turns"
+        if not self._names_checked:
+            self._parameters.check_files(self._directory)
+            self._names_checked = True
         self.wake()
         complete = self._parameters.complete(weights, self._dtype)
         with self._reported(f"taking weights of version {version}"), torch.no_grad(), quiet():
@@ -169,9 +186,9 @@ class VllmPolicy(LanguagePolicy):
             seed=turn.seed,
             max_tokens=turn.budget,
             min_tokens=0,
-            stop_token_ids=sorted(self._stop_ids),
+            stop_token_ids=sorted(self.stop_ids),
             ignore_eos=True,  # the tokens above are the only ones that stop
-            logprobs=0 if self.sampling.temperature > 0 else None,
+            logprobs=0,  # at temperature 0 too, where only a broken model's show
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -185,15 +202,16 @@ class VllmPolicy(LanguagePolicy):
             return
         (reply,) = output.outputs
         token_ids = list(reply.token_ids)
-        stopped = bool(token_ids) and token_ids[-1] in self._stop_ids
+        stopped = bool(token_ids) and token_ids[-1] in self.stop_ids
         if not stopped and len(token_ids) != turn.budget:
             raise RuntimeError(
-                f"it ended a reply after {len(token_ids)} tokens for the reason {reply.finish_reason!r};"
+                f"vLLM ended a reply after {len(token_ids)} tokens for the reason {reply.finish_reason!r};"
                 f" expected a stop token or all {turn.budget} tokens"
             )
-        # The most likely token of a distribution that is all on it; vLLM would tell its share at temperature 1.
-        certain = self.sampling.temperature == 0
-        logprobs = [0.0] * len(token_ids) if certain else reply.logprobs.logprobs
+        logprobs = list(reply.logprobs.logprobs)
+        if self.sampling.temperature == 0:
+            # The most likely token of a distribution that is all on it; vLLM tells its share at temperature 1.
+            logprobs = [0.0 if math.isfinite(logprob) else logprob for logprob in logprobs]
         del self._pending[output.request_id]
         self._finish(turn, token_ids, logprobs, "stop" if stopped else "length")
 
@@ -206,48 +224,6 @@ class VllmPolicy(LanguagePolicy):
         except Exception as error:
             self._pending.clear()  # the engine is in no state to be asked to give them up
             raise RuntimeError(f"vLLM failed while {doing}: {type(error).__name__}: {error}") from error
-
-
-class ParameterNames:
-    """The parameters that a model must be given, by their Hugging Face names, and which of them are tied."""
-
-    def __init__(self, directory: str) -> None:
-        """Reads the model's configuration only."""
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        config = AutoConfig.from_pretrained(directory)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        self.context = int(config.max_position_embeddings)
-        self.count = sum(parameter.numel() for parameter in model.parameters())
-        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        owners = {id(parameter): name for name, parameter in model.named_parameters()}
-        self._tied = {
-            name: owners[id(parameter)]
-            for name, parameter in model.named_parameters(remove_duplicate=False)
-            if name not in self._shapes
-        }
-
-    def complete(self, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """The weights in `dtype`, each tied one also under its other names, in which vLLM keeps copies of its own.
-
-        Raises `ValueError` when they are not exactly the model's.
-        """
-        missing = set(self._shapes)
-        for name, weight in weights:
-            if name in self._tied:
-                continue
-            if weight.shape != self._shapes.get(name):
-                expected = f"shape {tuple(self._shapes[name])}" if name in self._shapes else "no weight of that name"
-                raise ValueError(f"got a weight {name!r} of shape {tuple(weight.shape)}; expected {expected}")
-            missing.discard(name)
-            given = weight.detach().to(dtype)
-            yield name, given
-            for other, owner in self._tied.items():
-                if owner == name:
-                    yield other, given
-        if missing:
-            raise ValueError(f"{len(missing)} weights are missing, for example {min(missing)!r}")
 
 
 def _stop(engine: Any, watchdog: Watchdog) -> None:

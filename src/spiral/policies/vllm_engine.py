@@ -43,12 +43,24 @@ INSTALL = (
     " torchcodec triton`"
 )
 
+START_CALLS = 6
+"""How many times as long as one call may take the start, which reads the weights and compiles."""
+
+FIRST_STEPS = 100
+"""Steps in which an engine that has just started must generate its first token."""
+
 TICKS = 20
 """How often the watchdog looks before it calls something stalled."""
 
 
 def start_engine(
-    directory: str, context: int, config: EngineConfig, compute: str, head: HeadPrecision, weights: int
+    directory: str,
+    context: int,
+    config: EngineConfig,
+    compute: str,
+    head: HeadPrecision,
+    weights: int,
+    watchdog: Watchdog,
 ) -> Any:
     """A running `LLMEngine` that has generated its first token; `weights` is how many the model has.
 
@@ -58,18 +70,20 @@ def start_engine(
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # vLLM raises many kinds of errors, and passes on those of torch and transformers.
-    with _undisturbed(), quiet():
+    with _undisturbed(), quiet(), watchdog.watching(f"starting with {directory!r}", calls=START_CALLS):
         try:
             importlib.import_module("vllm.v1.engine.llm_engine")
         except Exception as error:
             raise ValueError(f"vLLM is installed but does not load: {error}; to install it, {INSTALL}") from error
         try:
-            return _start(directory, context, config, compute, head, weights)
+            engine = _start(directory, context, config, compute, head, weights)
         except Exception as error:
             raise ValueError(
                 f"vLLM cannot run {directory!r} in {compute}, for up to {context} tokens of prompt and reply and with"
-                f" engine.memory_share {config.memory_share:g}: {error}"
+                f" engine.memory_share {config.memory_share:g}: {error} (fewer tokens need less memory: engine.context,"
+                " or --context where there is no recipe)"
             ) from error
+    return engine
 
 
 def _start(directory: str, context: int, config: EngineConfig, compute: str, head: HeadPrecision, weights: int) -> Any:
@@ -103,12 +117,20 @@ def _start(directory: str, context: int, config: EngineConfig, compute: str, hea
             _check_head(engine)
         once = SamplingParams(max_tokens=1, seed=0, logprobs=0, detokenize=False)
         engine.add_request("first", tokens_input([0]), once)
-        while engine.has_unfinished_requests():
-            engine.step()
+        _step_to_the_end(engine)
     except Exception:
         stop_engine(engine)
         raise
     return engine
+
+
+def _step_to_the_end(engine: Any) -> None:
+    """Steps until the first request is done. Raises `RuntimeError` when it never is."""
+    for _ in range(FIRST_STEPS):
+        if not engine.has_unfinished_requests():
+            return
+        engine.step()
+    raise RuntimeError(f"it has made {FIRST_STEPS} steps and not finished a first reply of one token")
 
 
 def stop_engine(engine: Any) -> None:
@@ -230,14 +252,15 @@ class Watchdog:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._call = 0
+        self._calls = 1
         self._doing = ""
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name="vllm-watchdog", daemon=True).start()
 
     @contextlib.contextmanager
-    def watching(self, doing: str) -> Iterator[None]:
-        """Around one call; `doing` follows "while" in what is told about it."""
-        self._call, self._doing = self._call + 1, doing
+    def watching(self, doing: str, *, calls: int = 1) -> Iterator[None]:
+        """Around what may take as long as so many calls; `doing` follows "while" in what is told about it."""
+        self._call, self._calls, self._doing = self._call + 1, calls, doing
         try:
             yield
         finally:
@@ -253,12 +276,12 @@ class Watchdog:
         while not self._stopped.wait(self._seconds / TICKS):
             ticks = ticks + 1 if self._doing and self._call == seen else 0
             seen = self._call
-            if ticks >= TICKS:
+            if ticks >= TICKS * self._calls:
                 self._end()
 
     def _end(self) -> None:
         message = (
-            f"vLLM has stalled while {self._doing}: one call has taken more than {self._seconds:g} s."
+            f"vLLM has stalled while {self._doing}: one call has taken more than {self._seconds * self._calls:g} s."
             " If it was only slow, raise engine.stall_seconds. Where every thread is:\n"
         )
         os.write(2, message.encode())

@@ -1,4 +1,4 @@
-"""From a prompt to token ids and from sampled ids back to text. The only place that calls a tokenizer.
+"""From a prompt to token ids and from sampled ids back to text. The only place that encodes or decodes.
 
 Prompts repeat (a game has few openings) and so do short replies, so both are kept in bounded caches.
 """
@@ -6,21 +6,23 @@ Prompts repeat (a game has few openings) and so do short replies, so both are ke
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from spiral.games import Game
 from spiral.records import IntArray
 from spiral.text.examples import worked_example
-from spiral.text.prompts import Example, PromptConfig, messages, plain_text, question
+from spiral.text.prompts import Example, Message, PromptConfig, messages, plain_text, question
 from spiral.text.thinking import CLOSE, OPEN, Thought, count_thinking_tokens, split_reply
 
-DATE = "26 Jul 2024"
+DATE = datetime.date(2024, 7, 26)
 """For templates that tell the date (Llama 3, whose own default this is): today's would change prompts every day."""
 CACHE_SIZE = 20_000
 LONGEST_CACHED = 64
@@ -52,8 +54,8 @@ class ChatCodec:
             )
         self.tokenizer = tokenizer
         self.config = config
-        special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self._special = re.compile("|".join(map(re.escape, special.values())) or "(?!)")
+        special = _special_tokens(tokenizer)
+        self._special = _any_of({*special.values(), *_template_tags(tokenizer), OPEN, CLOSE})
         # Thinking tags belong to the text even where the tokenizer calls them special.
         self._hidden = {id_ for id_, text in special.items() if text not in (OPEN, CLOSE)}
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
@@ -86,6 +88,10 @@ class ChatCodec:
     def encode_question(self, text: str) -> IntArray:
         """[P] the ids of a prompt that asks exactly `text`, in the same template: no instruction, no example."""
         return self._tokenize(self._render(self._special.sub(" ", text)))
+
+    def encode_reply(self, text: str) -> IntArray:
+        """[T] the ids of a reply as the tokenizer spells it by itself, without an end of turn."""
+        return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
 
     def decode(self, token_ids: IntArray) -> str:
         """The text of sampled ids [T], special tokens left out."""
@@ -138,7 +144,11 @@ class ChatCodec:
         return np.asarray(self.tokenizer.encode(prompt, add_special_tokens=plain), dtype=np.int64)
 
     def _render_game(self, observation: str, example: Example | None) -> str:
-        """The prompt's text. Special tokens come from the template only: a player who spells one gets a space."""
+        """The prompt's text.
+
+        Special tokens, tags of the template and thinking tags come from the template only: a player who spells one
+        gets a space. A seat's own earlier thoughts are in no observation, so none are lost.
+        """
         observation = self._special.sub(" ", observation)
         if example is None:
             return self._render(question(observation, self.config))
@@ -151,15 +161,49 @@ class ChatCodec:
         if self.config.template != "chat":
             return plain_text(asked, self.config, example)
         # Templates of models that think or not on request (Qwen3) read `enable_thinking`; others ignore it.
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages(asked, self.config, example),
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=self.config.thinking,
-                date_string=DATE,
-            )
+        exchange = messages(asked, self.config, example)
+        return _chat_text(self.tokenizer, exchange, add_generation_prompt=True, enable_thinking=self.config.thinking)
+
+
+def _special_tokens(tokenizer: Any) -> dict[int, str]:
+    """The texts of a tokenizer's special tokens by their ids."""
+    return {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def turn_end_id(tokenizer: Any) -> int | None:
+    """The first special token that the chat template puts after an assistant's message; None where there is none."""
+    if not tokenizer.chat_template:
+        return None
+    said = "5e1f7a"  # what no template has around it
+    exchange = [{"role": "user", "content": "-"}, {"role": "assistant", "content": said}]
+    try:
+        text = _chat_text(tokenizer, exchange)
+    except (jinja2.TemplateError, TypeError, ValueError):  # a template may refuse such an exchange
+        return None
+    ids = {token: id_ for id_, token in _special_tokens(tokenizer).items()}
+    found = _any_of(ids).search(text, text.rfind(said) + len(said)) if said in text else None
+    return ids[found[0]] if found else None
+
+
+def _chat_text(tokenizer: Any, exchange: Sequence[Message], **options: bool) -> str:
+    """The text that the tokenizer's own template makes of an exchange, the same on every day."""
+    return str(
+        tokenizer.apply_chat_template(
+            exchange, tokenize=False, date_string=DATE.strftime("%d %b %Y"), strftime_now=DATE.strftime, **options
         )
+    )
+
+
+def _template_tags(tokenizer: Any) -> list[str]:
+    """Added tokens like `<this>` that the chat template spells, though the tokenizer does not call them special."""
+    template = str(tokenizer.chat_template or "")
+    texts = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    return [text for text in texts if text[:1] == "<" and text[-1:] == ">" and text in template]
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of the texts, the longest that fits."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
 
 
 def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:

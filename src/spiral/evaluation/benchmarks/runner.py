@@ -23,6 +23,7 @@ from spiral.evaluation.statistics import Rate, clustered_rate, wilson
 from spiral.policies.base import TurnReply
 from spiral.policies.language import LanguagePolicy, PromptRequest
 from spiral.seeds import derive_seed
+from spiral.text.thinking import OPEN
 
 Key = tuple[str, int]
 """A problem's id and the number of the sample."""
@@ -37,6 +38,7 @@ class Attempt:
     prompt: str
     """The text asked, without the template around it."""
     reply: str
+    """With the thinking tag in front where the prompt opened it, so that it can be graded by itself."""
     answer: str
     """The gold answer, in the order of choices that was shown."""
     alt_answers: tuple[str, ...] = ()
@@ -124,7 +126,7 @@ def run_benchmark(
                 break
             replies = policy.poll()
             pending -= len(replies)
-            for attempt in _graded(task, problems, replies, grade):
+            for attempt in _graded(task, problems, replies, grade, OPEN if policy.codec.opens_thinking else ""):
                 attempts[attempt.key] = attempt
                 record(attempt)
     finally:
@@ -176,25 +178,26 @@ def _request(
 
 
 def _graded(
-    task: Task, problems: Sequence[Problem], replies: Sequence[TurnReply], grade: GradeReplies
+    task: Task, problems: Sequence[Problem], replies: Sequence[TurnReply], grade: GradeReplies, opening: str
 ) -> list[Attempt]:
-    """The replies as attempts."""
+    """The replies as attempts; `opening` is the thinking tag where the prompt ends with it."""
     asked = [problems[reply.key // task.samples] for reply in replies]
-    grades = grade([(problem, reply.reply) for problem, reply in zip(asked, replies, strict=True)])
+    texts = [opening + reply.reply for reply in replies]
+    grades = grade(list(zip(asked, texts, strict=True)))
     return [
-        _attempt(task, problem, reply, given, reply.key % task.samples)
-        for problem, reply, given in zip(asked, replies, grades, strict=True)
+        _attempt(task, problem, reply, text, given)
+        for problem, reply, text, given in zip(asked, replies, texts, grades, strict=True)
     ]
 
 
-def _attempt(task: Task, problem: Problem, reply: TurnReply, grade: Grade, sample: int) -> Attempt:
+def _attempt(task: Task, problem: Problem, reply: TurnReply, text: str, grade: Grade) -> Attempt:
     generation = reply.generation
     assert generation is not None
     return Attempt(
         id=problem.id,
-        sample=sample,
+        sample=reply.key % task.samples,
         prompt=problem.asked(task.prompt),
-        reply=reply.reply,
+        reply=text,
         answer=problem.answer,
         alt_answers=problem.alt_answers,
         choices=problem.choices,
@@ -202,7 +205,7 @@ def _attempt(task: Task, problem: Problem, reply: TurnReply, grade: Grade, sampl
         correct=grade.correct,
         boxed=grade.boxed,
         timed_out=grade.timed_out,
-        truncated=generation.stop_reason == "length",
+        truncated=generation.stop_reason != "stop",
         tokens=len(generation.token_ids),
         thinking_tokens=generation.thinking_tokens,
     )
