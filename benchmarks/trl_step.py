@@ -44,7 +44,6 @@ class LockStepPolicy(LanguagePolicy):
     def __init__(self, trainer: SelfPlayTrainer, codec: ChatCodec, recipe: Recipe, context: int) -> None:
         super().__init__(codec, recipe.sampling, name="policy", context=context)
         self._trainer = trainer
-        self._stop_ids = stop_token_ids(codec.tokenizer)
         self._pending: list[OpenTurn] = []
 
     def _generate(self, turns: Sequence[OpenTurn]) -> None:
@@ -55,7 +54,7 @@ class LockStepPolicy(LanguagePolicy):
         turns, self._pending = self._pending, []
         if turns:
             for turn, token_ids in zip(turns, self._trainer.replies(turns), strict=True):
-                reason: StopReason = "stop" if token_ids[-1] in self._stop_ids else "length"
+                reason: StopReason = "stop" if token_ids[-1] in self.stop_ids else "length"
                 self._finish(turn, token_ids, [0.0] * len(token_ids), reason)
         return self._take_done()
 

@@ -191,22 +191,22 @@ def test_a_run_brings_its_engines_settings(run_directory, engines):
     run = str(run_directory)
     asked = (
         SeatOptions(engine="vllm"),
-        SeatOptions(engine="vllm", max_new_tokens=109),
-        SeatOptions(engine="vllm", reply_tokens=209),
-        SeatOptions(engine="vllm", reply_tokens=209, context=128),
+        SeatOptions(engine="vllm", max_new_tokens=13000),
+        SeatOptions(engine="vllm", reply_tokens=14000),
+        SeatOptions(engine="vllm", reply_tokens=14000, context=128),
         SeatOptions(),
         SeatOptions(context=128),
     )
     for options in asked:
         language_policy(run, options)
     configs = [config for config, _ in engines]
-    # A reply may be longer than in the run by as much as the context grows: the prompts have the same room.
-    assert [config.context for config in configs] == [300, 400, 500, 128, 0, 128]
+    # The same for every model that is asked likewise: what the run had set aside is less than what is likely.
+    assert [config.context for config in configs] == [16384, 13000 + 4096, 14000 + 4096, 128, 0, 128]
     assert [config.kind for config in configs] == ["vllm"] * 4 + ["transformers"] * 2
     assert {(config.max_rows, config.stall_seconds, config.sleep) for config in configs} == {(17, 50.0, False)}
     assert not any(options["trained"] or options["shared"] for _, options in engines)
     language_policy("nano", SeatOptions(engine="vllm"))
-    assert engines[-1][0] == EngineConfig(kind="vllm", memory_share=engines[-1][0].memory_share)
+    assert engines[-1][0] == EngineConfig(kind="vllm", context=16384, memory_share=engines[-1][0].memory_share)
 
 
 @pytest.mark.parametrize(("free", "share"), [(80, 0.85), (40, 0.475), (None, 0.25)])
@@ -217,7 +217,8 @@ def test_without_a_learner_vllm_may_have_most_of_a_gpu(run_directory, engines, m
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free * 2**30, 80 * 2**30))
     for kind in ("vllm", "transformers"):
         language_policy(str(run_directory), SeatOptions(engine=kind, device="cpu"))
-    assert [config.memory_share for config, _ in engines] == [pytest.approx(share), 0.25]
+    language_policy(str(run_directory), SeatOptions(engine="vllm", device="cpu", alone=False))
+    assert [config.memory_share for config, _ in engines] == [pytest.approx(share), 0.25, 0.25]
 
 
 @pytest.mark.parametrize(

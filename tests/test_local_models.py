@@ -199,3 +199,20 @@ def test_a_cache_that_is_absent_or_broken_is_nothing(cache):
     assert hub_models() == {"org/whole": whole}
     (cache / "models--org--whole" / "refs" / "main").write_bytes(b"\xff")
     assert hub_models() == {}
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_files_are_fetched_for_an_engine_that_reads_them_itself(kind, tmp_path, monkeypatch):
+    asked = []
+
+    def fetched(name, *, allow_patterns):
+        asked.append((name, allow_patterns[-1]))
+        if allow_patterns[-1] == f"*.{kind}":
+            (tmp_path / f"model.{kind}").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    assert hub.local_copy("org/model") == str(tmp_path)
+    assert asked == [("org/model", "*.safetensors"), ("org/model", "*.bin")][: 1 if kind == "safetensors" else 2]
+    assert hub.local_copy(str(tmp_path)) == str(tmp_path)
+    assert len(asked) < 3

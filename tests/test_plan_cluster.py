@@ -106,6 +106,31 @@ def test_processes_on_cpus_share_one_memory():
     assert "both at once on one machine" in "\n".join(describe(plan_with(*ON_CPUS, "cluster.schedule='overlap'")))
 
 
+def test_one_worker_measures_and_the_others_have_their_part_of_a_step():
+    """20 games of a step are 7 for each of three workers, counted twice; 50 games are measured by one of them."""
+    engine = ("engine.kind='transformers'", "selfplay.episodes_per_step=20", "selfplay.in_flight=20")
+    measured = ("evaluation.games=['tictactoe']", "evaluation.episodes=50", "evaluation.in_flight=50")
+    (machine,) = plan_with(*ON_CPUS, *engine, *measured).devices
+    (cache,) = [item for item in machine.items if item.name == "keys and values"]
+    alone = gib(plan_with("model.device='cpu'", *engine, *measured), "keys and values")
+    assert cache.gib == pytest.approx(alone * (50 + 2 * 14) / 50)
+    assert "50 replies of up to" in cache.note
+    assert "2 other processes: 14 replies of up to" in cache.note
+
+
+def test_a_plan_that_may_be_for_cpus_is_not_refused_for_gpus():
+    settings = ["hardware.memory_gib=16.0", "cluster.rollout_workers=2"]
+    assert check_plan(load_recipe("nano", settings), model_config("nano")).fits
+
+
+def test_what_helps_on_gpus_alone_is_not_proposed_on_cpus():
+    """Neither another way for weights that never leave one memory, nor more processes in it."""
+    small = ("hardware.memory_gib=6.0", "engine.kind='transformers'", "sampling.max_new_tokens=8000")
+    line = refusal(recipe_with("model.device='cpu'", "cluster.rollout_workers=2", *small))
+    assert "cluster.publish" not in line
+    assert "hardware.devices" not in line
+
+
 def test_more_devices_are_no_remedy_for_one_memory():
     one, two = (plan_with("model.device='cpu'", f"hardware.devices={devices}") for devices in (1, 2))
     assert gib(two, "weights") == gib(one, "weights")
@@ -120,7 +145,7 @@ def test_machines_of_a_joined_ray_have_a_memory_each():
 
 def test_rollout_workers_on_gpus_must_be_told_which(monkeypatch):
     said = r"cluster\.gpus_per_worker is 0, so all 2 rollout workers .* expected 1 .*, such as 0\.5, .* to 'cpu'"
-    none = recipe_with("cluster.rollout_workers=2")
+    none = recipe_with("cluster.rollout_workers=2", "cluster.learner_workers=2", "hardware.devices=2")
     with pytest.raises(ValueError, match=said):
         check_plan(none, known_config(QWEN))
     with pytest.raises(ValueError, match=said), placed(ClusterConfig(rollout_workers=2), 1.0):

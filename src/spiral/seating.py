@@ -9,6 +9,7 @@ asked for on the command line comes first.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -59,13 +60,19 @@ class SeatOptions:
     compute: str = "float32"
     engine: str = "transformers"
     context: int | None = None
-    """Most tokens of prompt and reply together; None leaves what the run had, or the model's limit."""
+    """Most tokens of prompt and reply together; None leaves room for any that is likely, up to the model's limit."""
     reply_tokens: int = 0
     """A budget of replies beside `max_new_tokens` for which there has to be room, as a benchmark's."""
+    alone: bool = True
+    """Whether no other model is loaded beside it."""
 
+
+LEAST_CONTEXT, PROMPT_ROOM = 16384, 4096
+"""What vLLM sets aside for prompt and reply when nobody says: enough for benchmarks and games, and the same for two
+models that are compared, where many a model's own limit would take more memory than there is."""
 
 ALONE = 0.85
-"""vLLM's share of a GPU on which nobody trains."""
+"""vLLM's share of a GPU that it has for itself."""
 
 LEFT_OVER = 0.95
 """The most of a GPU's free memory that vLLM may have, for others may hold some of it already."""
@@ -139,24 +146,28 @@ def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
 
 
 def _engine(name: str, options: SeatOptions, reply_tokens: int) -> EngineConfig:
-    """The engine that `--engine` names, set up as in the run that the model comes from, but with nobody who trains."""
+    """The engine that `--engine` names, set up as in the run that the model comes from, but with nobody who trains.
+
+    Only vLLM has to be told a context, since it sets memory aside for one.
+    """
     *most, last = get_args(EngineConfig.model_fields["kind"].annotation)
     if options.engine not in (*most, last):
         raise ValueError(f"--engine: got {options.engine!r}; expected {', '.join(most)} or {last}")
     run = _run_config(name)
     engine = resolved(checked(EngineConfig, {**run.get("engine", {}), "kind": options.engine, "sleep": False}))
-    context = options.context
-    if context is None:  # a limit is only needed where memory is set aside for it
-        budget = checked(SamplingConfig, run.get("sampling", {})).max_new_tokens
-        longer = max(0, reply_tokens - budget)
-        context = engine.context + longer if engine.kind == "vllm" and engine.context else 0
-    return checked(EngineConfig, {**engine.model_dump(), "context": context, "memory_share": _memory_share(engine)})
+    context = options.context or 0
+    if options.context is None and engine.kind == "vllm":
+        context = max(LEAST_CONTEXT, engine.context, reply_tokens + PROMPT_ROOM)
+    share = _memory_share(engine) if options.alone else engine.memory_share
+    return checked(EngineConfig, {**engine.model_dump(), "context": context, "memory_share": share})
 
 
 def _memory_share(engine: EngineConfig) -> float:
-    """Most of a GPU, for there is no learner beside the engine; what is there on a CPU, whose memory is everybody's."""
+    """Most of a GPU, for nobody trains beside the engine; what is there on a CPU, whose memory is everybody's."""
     if engine.kind != "vllm" or not torch.cuda.is_available():
         return engine.memory_share
+    gc.collect()
+    torch.cuda.empty_cache()  # what is left of a model that was closed
     free, total = torch.cuda.mem_get_info()
     return min(ALONE, LEFT_OVER * free / total)
 

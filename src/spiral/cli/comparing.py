@@ -79,7 +79,7 @@ def compare(
     Without --game, --exploitability and --task both are measured as the run that B (or A) comes from measures itself.
     What was measured before with the same settings is read from its files.
     """
-    from spiral.seating import SeatOptions  # loads torch
+    from spiral.seating import SeatOptions, is_language_model  # loads torch
 
     opt.check_episodes(episodes)
     games, exact = _asked(a, b, game, opponent, exploitability, task)
@@ -105,6 +105,7 @@ def compare(
         engine=engine,
         context=context,
         reply_tokens=max((asked.task.sampling.max_new_tokens for asked in plan.benchmarks), default=0),
+        alone=not any(is_language_model(opponent) for _, opponent in plan.games),
     )
     _compare(a, b, plan, options, as_json)
 

@@ -43,7 +43,7 @@ def evaluate(
     opt.check_episodes(episodes)
     from spiral.evaluation import NotPlayedError  # loads torch
     from spiral.evaluation.measurements import games_directory, measure_games
-    from spiral.seating import SeatOptions, seat_policy
+    from spiral.seating import SeatOptions, is_language_model, seat_policy
 
     options = SeatOptions(
         template=template,
@@ -56,6 +56,7 @@ def evaluate(
         compute=compute,
         engine=engine,
         context=context,
+        alone=not is_language_model(opponent),
     )
     other = seat_policy(opponent, rules, SeatOptions(device=device, compute=compute))
     policy = seat_policy(model, rules, options)

@@ -40,13 +40,15 @@ class Device:
         return max(self.phase_gib("playing"), self.phase_gib("updating"))
 
 
-def lay_out(recipe: Recipe, learner: Iterable[Item], engine: Iterable[Item], gpu: bool) -> tuple[Device, ...]:
-    """Every kind of device, given what one rank of the learner and one engine hold."""
+def lay_out(
+    recipe: Recipe, learner: Iterable[Item], engine: Iterable[Item], others: Iterable[Item], gpu: bool
+) -> tuple[Device, ...]:
+    """Every kind of device, given what a rank of the learner, the engine that measures and each of the others hold."""
     ranks, workers = recipe.hardware.devices, recipe.cluster.rollout_workers
     learner, engine = tuple(learner), tuple(engine)
     if not workers and (gpu or ranks == 1):
         return (Device(name=_each(ranks, "device"), items=(*learner, *engine)),)
-    return (_gpus if gpu else _machines)(recipe, learner, engine)
+    return _gpus(recipe, learner, engine) if gpu else _machines(recipe, learner, engine, tuple(others))
 
 
 def _gpus(recipe: Recipe, learner: tuple[Item, ...], engine: tuple[Item, ...]) -> tuple[Device, ...]:
@@ -65,7 +67,9 @@ def _gpus(recipe: Recipe, learner: tuple[Item, ...], engine: tuple[Item, ...]) -
     return shared, Device(name=f"a GPU of {_count(others, 'other rollout worker')}", items=_times(engine, others))
 
 
-def _machines(recipe: Recipe, learner: tuple[Item, ...], engine: tuple[Item, ...]) -> tuple[Device, ...]:
+def _machines(
+    recipe: Recipe, learner: tuple[Item, ...], engine: tuple[Item, ...], others: tuple[Item, ...]
+) -> tuple[Device, ...]:
     """Memory of CPUs."""
     cluster, ranks = recipe.cluster, recipe.hardware.devices
     workers = cluster.rollout_workers or ranks
@@ -77,7 +81,7 @@ def _machines(recipe: Recipe, learner: tuple[Item, ...], engine: tuple[Item, ...
         )
     ahead = "both at once on one machine" if cluster.rollout_workers and cluster.schedule != "sync" else ""
     name = f"a machine of {_count(ranks, 'learner worker')} and {_count(workers, 'rollout worker')}"
-    return (Device(name=name, items=(*learners, *_times(engine, workers)), together=ahead),)
+    return (Device(name=name, items=(*learners, *_with_others(engine, others, workers - 1)), together=ahead),)
 
 
 def _times(items: Iterable[Item], processes: int) -> tuple[Item, ...]:
@@ -94,9 +98,25 @@ def _times(items: Iterable[Item], processes: int) -> tuple[Item, ...]:
     )
 
 
+def _with_others(engine: tuple[Item, ...], others: tuple[Item, ...], number: int) -> tuple[Item, ...]:
+    """What the engine that measures and so many others hold in one memory, item by item."""
+    if engine == others or not number:
+        return _times(engine, 1 + number)
+    return tuple(
+        dataclasses.replace(
+            own,
+            gib=own.gib + number * other.gib,
+            note=", ".join(
+                filter(None, (own.note, _count(number, "other process", "es") + f": {other.note}".rstrip(": ")))
+            ),
+        )
+        for own, other in zip(engine, others, strict=True)
+    )
+
+
 def _each(number: int, what: str) -> str:
     return f"one {what}" if number == 1 else f"each of {number} {what}s"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
+def _count(number: int, what: str, more: str = "s") -> str:
+    return f"{number} {what}{more if number != 1 else ''}"

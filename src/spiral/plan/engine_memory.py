@@ -10,6 +10,8 @@ Left out: the copy that a growing cache makes of itself, and what vLLM keeps of 
 
 from __future__ import annotations
 
+import math
+
 from spiral.hardware import GIB
 from spiral.plan.memory import Item, ModelShape, Phase, cache_bytes, copies_head, make_item, number_size
 from spiral.plan.tokens import TokenBudget
@@ -26,16 +28,26 @@ VLLM_LOGIT_ARRAYS = 3
 """Float32 arrays of logits, one row for every reply it may hold, that vLLM draws from."""
 
 
-def engine_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, memory_gib: float, gpu: bool) -> list[Item]:
-    """What one engine holds on a device of `memory_gib`."""
+def engine_items(
+    recipe: Recipe, shape: ModelShape, budget: TokenBudget, memory_gib: float, gpu: bool, *, measures: bool = True
+) -> list[Item]:
+    """What one engine holds on a device of `memory_gib`; in a cluster one of them `measures` too."""
+    rows = rows_in_flight(recipe, measures)
     if recipe.engine.kind == "vllm":
-        return _vllm(recipe, shape, memory_gib, gpu)
-    return _transformers(recipe, shape, budget, gpu)
+        return _vllm(recipe, shape, rows, memory_gib, gpu)
+    return _transformers(recipe, shape, budget, rows, gpu)
 
 
-def rows_in_flight(recipe: Recipe) -> int:
-    """Replies that an engine generates at once, in self-play or in evaluation."""
+def rows_in_flight(recipe: Recipe, measures: bool = True) -> int:
+    """Replies that an engine generates at once, in self-play or in evaluation.
+
+    Of a step's games a rollout worker is counted with up to twice its part, for those that are faster play more.
+    """
     playing = min(recipe.selfplay.in_flight, recipe.selfplay.episodes_per_step)
+    if recipe.cluster.rollout_workers:
+        playing = min(playing, math.ceil(2 * recipe.selfplay.episodes_per_step / recipe.cluster.rollout_workers))
+    if not measures:
+        return min(recipe.engine.max_rows, playing)
     measuring = min(recipe.evaluation.in_flight, recipe.evaluation.episodes) if recipe.evaluation.games else 0
     return min(recipe.engine.max_rows, max(playing, measuring))
 
@@ -48,7 +60,7 @@ def vllm_cache_tokens(recipe: Recipe, shape: ModelShape, memory_gib: float, gpu:
     return max(0, int(room // cache_bytes(shape, number_size(recipe))))
 
 
-def _vllm(recipe: Recipe, shape: ModelShape, memory_gib: float, gpu: bool) -> list[Item]:
+def _vllm(recipe: Recipe, shape: ModelShape, rows: int, memory_gib: float, gpu: bool) -> list[Item]:
     own = number_size(recipe) * shape.parameters
     held = _weights_phase(recipe, gpu)
     room = f"room for {vllm_cache_tokens(recipe, shape, memory_gib, gpu):,} tokens"
@@ -58,19 +70,18 @@ def _vllm(recipe: Recipe, shape: ModelShape, memory_gib: float, gpu: bool) -> li
         make_item("vLLM's keys and values", cache, held, room),
     ]
     if not gpu:  # where its share is for weights, keys and values alone
-        working = _vllm_working_bytes(shape, rows_in_flight(recipe))
+        working = _vllm_working_bytes(shape, rows)
         items.append(make_item("vLLM's working memory and logits", working, "playing"))
     if copies_head(recipe, gpu):
         items.append(make_item("vLLM's output head in float32", 4 * shape.hidden * shape.vocabulary, "playing"))
     return items
 
 
-def _transformers(recipe: Recipe, shape: ModelShape, budget: TokenBudget, gpu: bool) -> list[Item]:
+def _transformers(recipe: Recipe, shape: ModelShape, budget: TokenBudget, rows: int, gpu: bool) -> list[Item]:
     size = number_size(recipe)
     alone = size == 4 and not recipe.cluster.rollout_workers  # it cannot tell whether its weights are the learner's
     own = 0 if alone and not recipe.lora.rank else size * shape.parameters
     caches: Phase = "playing" if recipe.engine.sleep else "always"
-    rows = rows_in_flight(recipe)
     longest = round_up(budget.longest_sample)
     cache = CACHE_SLACK * rows * longest * cache_bytes(shape, size)
     prefill = rows * round_up(budget.longest_prompt) * size * (3 * shape.intermediate + 3 * shape.hidden)

@@ -37,6 +37,7 @@ class Plan:
     """What a device has."""
     asked: bool
     """Whether this machine was asked for it, or the recipe says it."""
+    gpu: bool
     devices: tuple[Device, ...]
     """The kinds of device, and what each holds."""
     budget: TokenBudget
@@ -97,16 +98,18 @@ class _Facts:
         if vllm and math.isinf(memory):
             raise ValueError("this machine does not say how much memory it has; set hardware.memory_gib")
         gpu = _on_gpus(recipe, asked)
-        if gpu:
+        if gpu and (asked or recipe.hardware.devices > 1):  # else a run on CPUs may be meant
             recipe.cluster.check_gpus()
         learner = learner_items(recipe, self.shape, budget, trainable, gpu)
         engine = engine_items(recipe, self.shape, budget, memory, gpu)
+        others = engine_items(recipe, self.shape, budget, memory, gpu, measures=False)
         return Plan(
             model=recipe.model.path,
             parameters=self.shape.parameters,
             memory_gib=memory,
             asked=asked,
-            devices=lay_out(recipe, learner, engine, gpu),
+            gpu=gpu,
+            devices=lay_out(recipe, learner, engine, others, gpu),
             budget=budget,
             cache_tokens=vllm_cache_tokens(recipe, self.shape, memory, gpu) if vllm else None,
         )
@@ -141,7 +144,7 @@ def check_plan(
     plan = facts.plan(recipe)
     if plan.fits:
         return plan
-    remedy = find_remedy(recipe, plan.budget, lambda changed: facts.plan(changed).fits)
+    remedy = find_remedy(recipe, plan.budget, lambda changed: facts.plan(changed).fits, plan.gpu)
     then = None if remedy is None else facts.plan(with_settings(recipe, remedy))
     raise ValueError(f"{_shortage(plan)}; {_advice(remedy, then)}")
 

@@ -24,12 +24,12 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
     return recipe
 
 
-def find_remedy(recipe: Recipe, budget: TokenBudget, fits: Callable[[Recipe], bool]) -> Settings | None:
+def find_remedy(recipe: Recipe, budget: TokenBudget, fits: Callable[[Recipe], bool], gpu: bool) -> Settings | None:
     """Settings with which `fits` holds: a single one if there is one, else several together, or None.
 
     Of each setting the smallest change that helps is taken; several together go as far as each can.
     """
-    families = [list(family) for family in _families(recipe, budget)]
+    families = [list(family) for family in _families(recipe, budget, gpu)]
     for family in families:
         for settings in family:
             if fits(with_settings(recipe, settings)):
@@ -43,18 +43,20 @@ def find_remedy(recipe: Recipe, budget: TokenBudget, fits: Callable[[Recipe], bo
     return None
 
 
-def _families(recipe: Recipe, budget: TokenBudget) -> Iterator[Iterator[Settings]]:
+def _families(recipe: Recipe, budget: TokenBudget, gpu: bool) -> Iterator[Iterator[Settings]]:
     """For each setting the values to try, from the smallest change to the largest."""
     yield _checkpointing(recipe)
     yield _halved("learner.tokens_per_microbatch", recipe.learner.tokens_per_microbatch, budget.longest_sample)
-    yield _publish(recipe)
+    if gpu:
+        yield _publish(recipe)
     if recipe.engine.kind == "vllm":
         yield _shares(recipe.engine.memory_share)
         yield _halved("engine.context", budget.context, budget.longest_sample)
     else:
         yield _halved("engine.max_rows", recipe.engine.max_rows, 1)
     yield _compute(recipe)
-    yield _devices(recipe)
+    if gpu:  # on a CPU more processes share one memory
+        yield _devices(recipe)
     yield _halved("sampling.max_new_tokens", recipe.sampling.max_new_tokens, FEWEST_NEW_TOKENS)
 
 

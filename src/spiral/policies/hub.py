@@ -10,10 +10,13 @@ import functools
 import os
 import re
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 TIMEOUT_SECONDS = 5.0
+TEXT_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
+"""Configuration and tokenizer."""
 
 
 def hub_model(name: str) -> str:
@@ -34,6 +37,21 @@ def hub_model(name: str) -> str:
             f"there is no path {name!r} here, no local copy of a model of that name, and the Hugging Face hub cannot"
             " be reached to look for one"
         ) from error
+
+
+def local_copy(name: str) -> str:
+    """The directory of a model's files, fetched where `name` is one of the hub; a directory is itself.
+
+    For engines that read the files themselves. Weights in other formats come only where there are no safetensors.
+    """
+    if Path(name).is_dir():
+        return name
+    from huggingface_hub import snapshot_download  # comes with transformers; slow to import
+
+    directory = Path(snapshot_download(name, allow_patterns=[*TEXT_FILES, "*.safetensors"]))
+    if not any(directory.glob("*.safetensors")):
+        directory = Path(snapshot_download(name, allow_patterns=[*TEXT_FILES, "*.bin"]))
+    return str(directory)
 
 
 @functools.cache

@@ -42,7 +42,7 @@ class ParameterNames:
 
     @classmethod
     def read(cls, directory: str) -> ParameterNames:
-        """Those of the model in `directory`, or of that Hugging Face name, from its configuration alone."""
+        """Those of the model in `directory`, from its configuration alone."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
         with torch.device("meta"):
@@ -113,14 +113,5 @@ def _stored_names(directory: str) -> set[str] | None:
 
 
 def _file(directory: str, name: str) -> Path | None:
-    """A file of a model, fetched from the hub where the model is not a directory."""
-    if Path(directory).is_dir():
-        file = Path(directory) / name
-        return file if file.is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(directory, name))
-    except EntryNotFoundError:
-        return None
+    file = Path(directory) / name
+    return file if file.is_file() else None

@@ -26,6 +26,7 @@ from torch import Tensor
 from spiral.policies.base import TurnReply
 from spiral.policies.engines import EngineConfig
 from spiral.policies.head import HeadPrecision, stated_precision
+from spiral.policies.hub import local_copy
 from spiral.policies.language import LanguagePolicy, OpenTurn
 from spiral.policies.parameters import ParameterNames
 from spiral.policies.sampling import SamplingConfig
@@ -63,6 +64,7 @@ class VllmPolicy(LanguagePolicy):
         here, cannot take its weights, or cannot sample as asked.
         """
         _check_temperature(sampling)
+        directory = local_copy(directory)  # before anybody watches how long vLLM takes
         self._directory = directory
         self._parameters = ParameterNames.read(directory)
         if trained:
