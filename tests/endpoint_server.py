@@ -120,6 +120,12 @@ def flaky(share: float, *failures: Behaviour, seed: int = 0) -> Behaviour:
     return behave
 
 
+class _Server(ThreadingHTTPServer):
+    """Takes as many connections at once as there are games; the default of five is reset on a busy machine."""
+
+    request_queue_size = 256
+
+
 class EndpointServer:
     """Listens on a free port while it is entered."""
 
@@ -143,7 +149,7 @@ class EndpointServer:
             def log_message(self, *arguments: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
