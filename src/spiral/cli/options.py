@@ -36,8 +36,8 @@ Context = Annotated[
     typer.Option(
         min=1,
         rich_help_panel=_HOW,
-        help="Most tokens of prompt and reply together; fewer take less memory (left out: with vllm what its run had,"
-        " else the model's limit).",
+        help="Most tokens of prompt and reply together; fewer take less memory (left out: the model's limit; with"
+        " vllm at most 16,384, or more where replies or the run need it).",
     ),
 ]
 Out = Annotated[
