@@ -26,13 +26,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from spiral.files import json_line, locked, sha256, write_atomically, write_jsonl
+from spiral.files import json_line, locked, write_atomically, write_jsonl
 from spiral.policies import is_scripted
 from spiral.policies.endpoint import EndpointPolicy
 from spiral.policies.endpoint_config import ENDPOINT
+from spiral.policies.hub import cached_copy
 from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import model_directory
 from spiral.policies.local_models import store_directory
+from spiral.policies.weights_hash import settings_sha256, weights_sha256
 from spiral.records import Episode
 from spiral.storage import write_episodes
 
@@ -204,26 +206,22 @@ def describe_player(name: str, policy: object) -> dict[str, Any]:
         return {"name": name, "endpoint": policy.config.model_dump(exclude={"budget"})}
     if not isinstance(policy, LanguagePolicy):
         return {"name": name}
+    directory = model_directory(name)
+    directory = directory if os.path.isdir(directory) else str(cached_copy(directory) or directory)
+    weights = weights_sha256(directory)
     return {
         "name": name,
-        "weights_sha256": weights_sha256(model_directory(name)),
+        "weights_sha256": weights,
+        "settings_sha256": settings_sha256(directory),
         "prompt": policy.codec.config.model_dump(),
         "chat_template": policy.codec.tokenizer.chat_template if policy.codec.config.template == "chat" else None,
         "sampling": policy.sampling.model_dump(),
         "engine": type(policy).__name__,
         "precision": policy.precision,
         "context": policy.context,
+        # Without a hash nothing says that the weights are still the same, so such a result is never found again.
+        **({"measured_once": os.urandom(16).hex()} if weights is None else {}),
     }
-
-
-def weights_sha256(directory: str) -> str | None:
-    """One hash over the model's weight files; None for a model whose files are not here."""
-    files = sorted(Path(directory).glob("*.safetensors"))
-    if not files:
-        return None
-    if len(files) == 1:
-        return sha256(files[0])
-    return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
 
 
 def read_result(path: Path) -> dict[str, Any]:

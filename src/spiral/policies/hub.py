@@ -28,15 +28,23 @@ def hub_model(name: str) -> str:
         raise ValueError(f"there is no model {name!r}: no such path, and not a Hugging Face name such as 'org/model'")
     if hub_answers():
         return name
-    from huggingface_hub import snapshot_download  # comes with transformers; slow to import
-
-    try:
-        return str(snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError) as error:
+    copy = cached_copy(name)
+    if copy is None:
         raise ValueError(
             f"there is no path {name!r} here, no local copy of a model of that name, and the Hugging Face hub cannot"
             " be reached to look for one"
-        ) from error
+        )
+    return str(copy)
+
+
+def cached_copy(name: str) -> Path | None:
+    """The directory of the newest local copy of a hub's model, found without asking the hub; None without one."""
+    from huggingface_hub import snapshot_download  # comes with transformers; slow to import
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def local_copy(name: str) -> str:
