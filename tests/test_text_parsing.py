@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from spiral.games import load_game
 from spiral.recipes.nano_model import random_turns
 from spiral.text import last_boxed, parse_action
+from spiral.text.boxes import last_box
 from turns import GAMES, random_states
 
 TICTACTOE = load_game("tictactoe").initial_state()
@@ -29,7 +30,6 @@ STATES = random_states(60, seed=1)
         (r"\boxed{4", None),
         (r"\boxed{3} and then \boxed{4", None),
         (r"\boxed{{4}", None),
-        (r"\boxed 4", None),
         (r"\Boxed{4}", None),
         ("boxed{4}", None),
         ("4", None),
@@ -38,6 +38,60 @@ STATES = random_states(60, seed=1)
 )
 def test_the_last_box_with_balanced_braces(reply, content):
     assert last_boxed(reply) == content
+
+
+@pytest.mark.parametrize(
+    ("reply", "content"),
+    [
+        (r"\boxed {37}", "37"),
+        ("\\boxed\n  { 37 }", " 37 "),
+        (r"\boxed 7", "7"),
+        (r"so $\boxed7$.", "7"),
+        (r"\boxed 37.", "37"),
+        (r"\boxed -1.5", "-1.5"),
+        (r"\boxed 1,234 apples", "1,234"),
+        (r"\boxed\text{Yes}", r"\text{Yes}"),
+        (r"$\boxed \frac{1}{2}$", r"\frac{1}{2}"),
+        (r"\boxed\frac12", r"\frac12"),
+        (r"\boxed A.", "A"),
+        (r"\boxed bet.", "bet"),
+        (r"\boxed(2,-3)", "(2,-3)"),
+        (r"\boxed[4]", "[4]"),
+        (r"$\boxed 3x+1$ holds", "3x+1"),
+        (r"\[\boxed 3x+1\]", "3x+1"),
+        (r"\fbox{37}", "37"),
+        (r"\framebox{37}", "37"),
+        (r"\framebox[2cm][c]{37}", "37"),
+        (r"\fcolorbox{red}{white}{37}", "37"),
+        (r"\bbox[yellow, 5px]{37}", "37"),
+        (r"\fbox{$\boxed{37}$}", "37"),
+        (r"\boxed{3}, no, \boxed 7", "7"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{\left\{ x : x>0 \right.}", r"\left\{ x : x>0 \right."),
+        (r"\boxed{37} in the \boxed{} notation", ""),
+        (r"\boxed{37}, as \boxed says", "37"),
+        (r"in \boxed notation it is seven", None),
+        (r"in \boxed a way", None),
+        (r"\boxed 3x+1 without an end", None),
+        (r"\fcolorbox{red}{white", None),
+        (r"\fcolorbox{red}", None),
+        (r"\boxedin{4}", None),
+        (r"\boxed", None),
+    ],
+)
+def test_boxes_however_they_are_drawn(reply, content):
+    assert last_boxed(reply) == content
+
+
+def test_an_unfinished_box_is_told_from_none():
+    assert last_box(r"so \boxed{4").content is None
+    assert last_box(r"so \boxed{4").start == 3
+    assert last_box("so 4") is None
+
+
+@pytest.mark.parametrize("reply", [r"\boxed {bet}", r"\boxed bet", r"\fbox{bet}", r"\boxed\text{bet}", r"\boxed[bet]"])
+def test_a_move_in_any_box(reply):
+    assert parse_action(f"I think so. {reply}", KUHN) == "bet"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Text around the games: observation to prompt to token ids, reply to thinking and answer, answer to action."""
 
+from spiral.text.boxes import last_boxed
 from spiral.text.chat import ChatCodec
 from spiral.text.examples import worked_example
-from spiral.text.parsing import last_boxed, parse_action
+from spiral.text.parsing import parse_action
 from spiral.text.prompts import Example, PromptConfig
 from spiral.text.thinking import Thought, split_reply
 

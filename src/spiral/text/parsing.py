@@ -10,22 +10,10 @@ from __future__ import annotations
 import re
 
 from spiral.games import State
-from spiral.text.thinking import BOX, split_reply
+from spiral.text.boxes import last_boxed
+from spiral.text.thinking import split_reply
 
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|texttt|mathrm|mathbf|mathtt|operatorname)\s*\{([^{}]*)\}")
-
-
-def last_boxed(reply: str) -> str | None:
-    r"""The content of the last `\boxed{...}` with balanced braces; None when there is none or it is not closed."""
-    start = reply.rfind(BOX)
-    if start < 0:
-        return None
-    depth = 1
-    for index in range(start + len(BOX), len(reply)):
-        depth += {"{": 1, "}": -1}.get(reply[index], 0)
-        if depth == 0:
-            return reply[start + len(BOX) : index]
-    return None
 
 
 def parse_action(reply: str, state: State) -> str | None:

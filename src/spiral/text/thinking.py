@@ -2,7 +2,7 @@ r"""What a reply thinks, and what it answers.
 
 Reasoning models (Qwen3, the R1 distills) wrap their thoughts in `<think>` and `</think>`; the prompt of some opens the
 tag already. There the answer is what follows the last closing tag, and a reply that breaks off inside its thoughts has
-none. Replies without tags think in plain sight: their answer begins with the last `\boxed{`. Nothing but the answer
+none. Replies without tags think in plain sight: their answer begins with the last box. Nothing but the answer
 can hold an action.
 
 Left out: other models' tags, and the difference between thoughts that were interrupted and thoughts that just stopped.
@@ -14,8 +14,9 @@ import bisect
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from spiral.text.boxes import last_box
+
 OPEN, CLOSE = "<think>", "</think>"
-BOX = "\\boxed{"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ def split_reply(reply: str, opened: bool = False) -> Thought:
         return Thought(head=reply, answer="", closed=False)
     if closing >= 0:
         return _cut(reply, closing + len(CLOSE))
-    box = reply.rfind(BOX)
-    return Thought(head=reply, answer="", closed=False) if opened or box < 0 else _cut(reply, box)
+    box = None if opened else last_box(reply)
+    return Thought(head=reply, answer="", closed=False) if box is None else _cut(reply, box.start)
 
 
 def count_thinking_tokens(token_ids: Sequence[int], thought: Thought, decode: Callable[[Sequence[int]], str]) -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from spiral.text.parsing import last_boxed
-from spiral.text.thinking import BOX, CLOSE, OPEN, split_reply
+from spiral.text.boxes import last_box, last_boxed
+from spiral.text.thinking import CLOSE, OPEN, split_reply
 
 LONGEST_STATEMENT = 500
 _STATEMENT = re.compile(
@@ -30,7 +30,7 @@ def find_answer(reply: str) -> tuple[str | None, bool]:
         return boxed.strip(), True
     has_tags = OPEN in reply or CLOSE in reply
     visible = thought.answer if has_tags else reply
-    return (None, False) if BOX in visible else (_final_statement(visible), False)
+    return (None, False) if last_box(visible) is not None else (_final_statement(visible), False)
 
 
 def _final_statement(text: str) -> str | None:
