@@ -22,6 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from spiral.measures import Metrics
+from spiral.printable import printable
+from spiral.terminal import Terminal
 
 SECONDS_BETWEEN_LINES = 5.0
 PLAIN_WIDTH = 120
@@ -89,10 +91,10 @@ class Pace:
 
 def make_display(title: str, pace: Pace, evaluated: Metrics) -> Display:
     """The display that fits standard error; `evaluated` are the figures measured last."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if console.is_terminal:
         return LiveDisplay(console, title, pace, evaluated)
-    return PlainDisplay(sys.stderr.write, pace)
+    return PlainDisplay(lambda text: sys.stderr.write(printable(text)), pace)
 
 
 class PlainDisplay:
@@ -316,15 +318,15 @@ def plain_table(*headers: str, numbers_from: int | None = None) -> Table:
 
 def wide_console() -> Console:
     """Standard output; wide enough for a table where there is no terminal to ask for its width."""
-    console = Console(highlight=False, markup=False)
+    console = Terminal()
     if console.is_terminal or os.environ.get("COLUMNS"):
         return console
-    return Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+    return Terminal(width=PLAIN_WIDTH)
 
 
 @contextmanager
 def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error in a terminal, nothing elsewhere; call what it gives with how many are done."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(console=Terminal(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task(title, total=total)
         yield lambda done: progress.update(bar, completed=done)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from spiral.games import Game, IllegalActionError, State
 from spiral.policies import Policy, TurnReply, TurnRequest
+from spiral.printable import printable
 from spiral.records import Episode
 from spiral.rollout import Match, play
 from spiral.summary import final_position, result_line, told_reply
@@ -101,9 +102,13 @@ def refusal(line: str, state: State) -> str:
 
 def play_game(game: Game, opponent: Policy, seat: int, seed: int, read: Read, write: Write) -> Episode:
     """One game of a person in `seat` against `opponent`, told from the first move to the result."""
-    human, other = HumanPolicy(read, write), Narrated(opponent, write)
+
+    def show(text: str) -> None:
+        write(printable(text))
+
+    human, other = HumanPolicy(read, show), Narrated(opponent, show)
     policies: tuple[Policy, Policy] = (human, other) if seat == 0 else (other, human)
     (episode,) = play([Match(game=game, seed=seed, policies=policies)])
-    write("\n" + final_position(episode, seat))
-    write(result_line(episode, ("you", opponent.name) if seat == 0 else (opponent.name, "you")))
+    show("\n" + final_position(episode, seat))
+    show(result_line(episode, ("you", opponent.name) if seat == 0 else (opponent.name, "you")))
     return episode

@@ -20,6 +20,7 @@ import typer
 
 from spiral.cli import benchmarking, clusters, comparing, listing, measuring, playing, tournament, training
 from spiral.cli.faults import INTERRUPTED, explain
+from spiral.printable import printable
 
 QUIET = {
     "HF_HUB_VERBOSITY": "critical",
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = "interrupted"
         except (Exception, KeyboardInterrupt) as error:
             if debug:
-                traceback.print_exception(error)
+                print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr)
             status, message = explain(error)
     print(f"spiral: {message}", file=sys.stderr)
     if status == INTERRUPTED and arguments is None and "ray" in sys.modules:

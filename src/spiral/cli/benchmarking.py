@@ -10,6 +10,7 @@ import typer
 from spiral.cli import options as opt
 from spiral.cli.listing import print_json
 from spiral.display import counted, plain_table, wide_console
+from spiral.printable import printable
 
 if TYPE_CHECKING:
     from spiral.evaluation.benchmarks.measuring import Benchmark  # loads torch
@@ -84,7 +85,7 @@ def benchmark(
         print_json({**result, "files": str(files)})
         return
     print_accuracy(result)
-    print(f"Every attempt: {files}")
+    print(printable(f"Every attempt: {files}"))
 
 
 def _measured(

@@ -17,6 +17,7 @@ from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
 from spiral.display import counted, plain_table, wide_console
 from spiral.games import load_game
+from spiral.printable import printable
 
 if TYPE_CHECKING:
     from spiral.evaluation.benchmarks.measuring import Benchmark
@@ -138,7 +139,7 @@ def _compare(a: str, b: str, plan: Plan, options: SeatOptions, as_json: bool) ->
         return
     _print_rows(rows, a, b, files)
     for note in notes:
-        print(f"Note: {note}.")
+        print(printable(f"Note: {note}."))
 
 
 def _as_the_run(a: str, b: str, opponents: Names) -> tuple[list[tuple[str, str]], list[str]]:
@@ -302,4 +303,4 @@ def _print_rows(rows: Sequence[Row], a: str, b: str, files: Path) -> None:
 
 def _tell(line: str) -> None:
     if sys.stderr.isatty():
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from spiral.printable import one_line
+
 FAILED = 1
 MISUSED = 2
 INTERRUPTED = 130
@@ -20,7 +22,7 @@ class Stopped(Exception):  # noqa: N818 (it carries an exit status, and may be a
 def explain(error: BaseException) -> tuple[int, str]:
     """The exit status and the line for whatever a command raised."""
     status, message = _misused(error) or _ended(error)
-    return status, " ".join(message.split())
+    return status, one_line(message)
 
 
 def _misused(error: BaseException) -> tuple[int, str] | None:

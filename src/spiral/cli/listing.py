@@ -17,6 +17,7 @@ from spiral.cli.programs import program
 from spiral.display import plain_table, wide_console
 from spiral.games import Game, game_names, load_game
 from spiral.games.registry import adapter_games
+from spiral.printable import printable
 from spiral.recipes import recipe_files
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
@@ -95,7 +96,7 @@ def _list_models(context: typer.Context, as_json: Json = False) -> None:
         table.add_row(name, f"{model.parameters:,}", _megabytes(model.bytes), "not here yet")
     wide_console().print(table)
     for name, model in absent.items():
-        typer.echo(f"{name} is {model.summary}; to fetch it: {program('spiral')} models get {name}")
+        print(printable(f"{name} is {model.summary}; to fetch it: {program('spiral')} models get {name}"))
 
 
 @models.command("get")
@@ -114,11 +115,11 @@ def _get_model(
 
     here = NANO_DIRECTORY if name == "nano" else local_model_directory(name)
     if here is not None:
-        typer.echo(f"{name} is already here: {here}")
+        print(printable(f"{name} is already here: {here}"))
         return
-    directory = get_model(name, lambda line: print(line, file=sys.stderr))
+    directory = get_model(name, lambda line: print(printable(line), file=sys.stderr))
     row = _model_row(name, directory)
-    typer.echo(f"{name}: {row['parameters']:,} parameters, {_megabytes(row['bytes'])}, in {directory}")
+    print(printable(f"{name}: {row['parameters']:,} parameters, {_megabytes(row['bytes'])}, in {directory}"))
 
 
 def print_json(value: dict[str, Any]) -> None:

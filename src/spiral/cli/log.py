@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from spiral.printable import printable
+
 OURS = "spiral"
 
 
@@ -19,7 +21,7 @@ class _Teller(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a message. One that cannot be written is lost, and the run goes on."""
-        first, *more = f"{record.levelname.lower()}: {record.getMessage()}".splitlines()
+        first, *more = printable(f"{record.levelname.lower()}: {record.getMessage()}").splitlines()
         with suppress(OSError, ValueError):
             sys.stderr.write("\n  ".join([first, *more]) + "\n")
 

@@ -13,6 +13,7 @@ from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
 from spiral.display import plain_table, wide_console
 from spiral.games import load_game
+from spiral.printable import printable
 
 if TYPE_CHECKING:
     from spiral.policies import Policy  # loads torch
@@ -70,7 +71,7 @@ def evaluate(
         print_json({**result, "files": str(place.path)})
     else:
         _print_rates(result)
-        print(f"Every game: {place.path}")
+        print(printable(f"Every game: {place.path}"))
 
 
 def _usage(who: str, policy: Policy) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def exploitability(
     for key, value in result.items():
         table.add_row(key.replace("_", " "), _figure(value))
     wide_console().print(table)
-    print(f"Every state: {place.path}")
+    print(printable(f"Every state: {place.path}"))
 
 
 def _figure(value: object) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from spiral.cli import options as opt
 from spiral.games import load_game
+from spiral.printable import printable
 from spiral.seeds import derive_seed
 
 GOODBYE = "Goodbye."
@@ -54,7 +55,7 @@ def play(
     )
     opponent = seat_policy(model, rules, options)
     first_seed = secrets.randbelow(2**31) if seed is None else seed
-    print(f"You play {rules.spec} against {opponent.name}, seed {first_seed}. Ctrl-C ends.")
+    print(printable(f"You play {rules.spec} against {opponent.name}, seed {first_seed}. Ctrl-C ends."))
     number = 0
     try:
         while True:

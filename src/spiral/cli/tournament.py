@@ -17,6 +17,7 @@ from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
 from spiral.display import SECONDS_BETWEEN_LINES, plain_table, wide_console
 from spiral.games import Game, load_game
+from spiral.printable import printable
 
 if TYPE_CHECKING:
     from spiral.evaluation.tournament import Bench, Pairing  # loads torch
@@ -196,7 +197,7 @@ def _teller(pairings: int) -> Callable[[str], None]:
         done += 1
         if time.monotonic() - then >= SECONDS_BETWEEN_LINES:
             then = time.monotonic()
-            print(f"{done} of {pairings} pairings done; {what}", file=sys.stderr)
+            print(printable(f"{done} of {pairings} pairings done; {what}"), file=sys.stderr)
 
     return tell
 

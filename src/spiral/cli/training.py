@@ -17,6 +17,7 @@ from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
 from spiral.cli.log import warnings_told
 from spiral.cli.programs import program
 from spiral.display import Pace, make_display, wide_console
+from spiral.printable import printable
 
 if TYPE_CHECKING:
     from spiral.launch import Run
@@ -109,8 +110,9 @@ def _print_recipe(recipe: Recipe) -> None:
     import tomli_w
 
     lines = _plan_lines(recipe)
-    print(*(f"# {line}".rstrip() for line in lines), sep="\n")
-    print(tomli_w.dumps(recipe.model_dump()), end="")
+    print(*(printable(f"# {line}".rstrip()) for line in lines), sep="\n")
+    text = tomli_w.dumps(recipe.model_dump())
+    print(printable(text, max_line=len(text)), end="")  # TOML reads what is written out as it was
 
 
 def _plan_lines(recipe: Recipe) -> list[str]:
@@ -270,4 +272,4 @@ def _announce(path: Path) -> None:
 
 def _tell(line: str) -> None:
     """Progress goes to standard error."""
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
