@@ -151,7 +151,7 @@ def not_rounded() -> Any:
     return mock.patch.multiple(
         spiral.learner.learner,
         shard=lambda scorer, _: shard(scorer, torch.float32),
-        frozen_copy=lambda model, _: frozen_copy(model, "float32"),
+        frozen_copy=lambda model, _, packed: frozen_copy(model, "float32", packed=packed),
     )
 
 

@@ -4,10 +4,12 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from families import family_model
 from made_up import random_samples
 from spiral.batch import make_batch
 from spiral.learner.layout import micro_batches
@@ -276,12 +278,33 @@ def test_gradient_checkpointing_computes_every_block_twice(random_model, checkpo
         def count(module, inputs, number=number):
             passes[number] += 1
 
-        block.register_forward_pre_hook(count)
+        block.self_attn.register_forward_pre_hook(count)
     learner.update(batch)
     rows = len(list(micro_batches(batch, torch.arange(8), "padded", 200)))
     assert rows > 1
     # Old log-probabilities come from the one pass that there is.
     assert passes == [rows * (2 if checkpointing else 1)] * 2
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gpt-bigcode", "falcon", "stablelm", "seed-oss", "mixtral"])
+def test_nothing_random_is_on_in_the_learner(tokenizer, family):
+    """Dropout in functions and modules, dropped layers and noisy routers; torch draws no number at all."""
+    model, samples = family_model(family, len(tokenizer)), random_samples(6, 90)
+    batch = make_batch(samples)
+    state = torch.get_rng_state()
+    learner = new_learner(model, gradient_checkpointing=True)
+    batch.behaviour_logprobs_A.copy_(torch.from_numpy(learner.score(batch)))
+    expected = []
+    for sample in samples:
+        ids = torch.from_numpy(sample.token_ids)[None]
+        with torch.no_grad():
+            logprobs = model(input_ids=ids).logits[0].log_softmax(-1)[:-1].gather(-1, ids[0, 1:, None])[:, 0]
+        expected.append(logprobs[torch.from_numpy(sample.action_mask[1:])])
+    assert np.allclose(batch.behaviour_logprobs_A, torch.cat(expected), atol=1e-5)
+    metrics = learner.update(batch)
+    assert metrics["sampler/gap_mean"] < 1e-6
+    assert metrics["learner/grad_norm"] > 0
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(("minibatches", "steps"), [(1, 1), (2, 2), (50, 3)])

@@ -15,6 +15,7 @@ from spiral import hardware
 from spiral.batch import make_batch
 from spiral.hardware import GIB, device_memory_gib
 from spiral.learner.layout import micro_batches
+from spiral.learner.recompute import recompute_blocks
 from spiral.learner.scorer import Scorer
 from spiral.plan import check_plan, check_runnable, describe, make_plan
 from spiral.plan.memory import activation_bytes, block_bytes, model_shape, prefix_bytes
@@ -269,7 +270,7 @@ def kept_by_autograd(model, layout, vocabulary):
     ]
     batch = make_batch(samples)
     (rows,) = micro_batches(batch, torch.arange(len(samples)), layout.partition(",")[0], 10_000)
-    scorer = Scorer(model.train())
+    scorer = Scorer(model, packed=layout != "padded")
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 
@@ -303,7 +304,7 @@ def test_activations_are_what_autograd_keeps(kind, layout, dtype, checkpointing)
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_blocks(model)
     measured, rows = kept_by_autograd(model, layout, 16)
     tokens, size, packed = rows.token_ids_RW.numel(), dtype.itemsize, layout != "padded"
     estimate = activation_bytes(shape, tokens, size=size, packed=packed, checkpointing=checkpointing)

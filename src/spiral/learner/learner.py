@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -30,6 +31,7 @@ from spiral.learner.lora import LoraConfig, add_lora, plain_weights
 from spiral.learner.loss import LossConfig
 from spiral.learner.optimizer import TrainingDivergedError, load_optimizer_tensors, optimizer_tensors, sum_gradients
 from spiral.learner.ranks import batch_fingerprint, current_ranks, weights_fingerprint
+from spiral.learner.recompute import recompute_blocks
 from spiral.learner.reference import copy_weights, frozen_copy, reference_hidden
 from spiral.learner.scorer import Scorer
 from spiral.learner.sharding import gradient_scale, like, shard, whole
@@ -39,6 +41,7 @@ from spiral.measures import Metrics
 from spiral.policies.head import HeadPrecision, output_head
 from spiral.policies.loading import check_architecture
 from spiral.policies.sampling import SamplingConfig
+from spiral.records import FloatArray
 from spiral.seeds import derive_seed
 
 
@@ -100,15 +103,18 @@ class Learner:
         self.ranks = current_ranks(model.device)
         settings = (config, loss_config, sampling, total_steps, seed, compute, head, lora)
         self._check_same(settings)
-        self.reference = frozen_copy(model, compute) if loss_config.kl_coefficient else None
-        self._scorer = Scorer(model, compiled=compiled, head=head)  # after the copy, which would share compiled blocks
+        packed = config.layout == "packed"
+        self.reference = frozen_copy(model, compute, packed=packed) if loss_config.kl_coefficient else None
+        self._compiled = compiled
+        # After the copy, which would share compiled blocks.
+        self._scorer = Scorer(model, compiled=compiled, head=head, packed=packed)
         if lora is not None and lora.rank:
             add_lora(model, lora, seed)
         self._sharded = compute == "bfloat16"
+        if config.gradient_checkpointing:
+            recompute_blocks(model)
         if self._sharded:
             shard(self._scorer, torch.bfloat16)
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=config.learning_rate,
@@ -178,7 +184,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         totals: Metrics = {}
-        self._training_mode()
+        self.model.eval()  # dropout and noise of training would make another policy of it than the sampler's
         share = share_of(batch, self.ranks.rank, self.ranks.size)
         targets = self._targets(share.batch, totals)
         for epoch in range(self.config.epochs):
@@ -187,8 +193,21 @@ class Learner:
             for number, part in enumerate(order.tensor_split(min(self.config.minibatches, batch.num_samples)), 1):
                 with self.ranks.at(f"update {step}, pass {epoch + 1}, minibatch {number}"):
                     self._optimizer_step(share, part, targets, totals)
-        self.model.eval()
         return self.ranks.add_up_metrics(totals, TOKEN_SUMS)
+
+    def score(self, batch: Batch) -> FloatArray:
+        """[A] the log-probabilities of a batch's action tokens in nats, computed as in an update; changes nothing.
+
+        With several ranks all have to ask, with the same batch, and each scores all of it.
+        """
+        targets = targets_of(batch, self.model.device)
+        scores = np.zeros(batch.num_action_tokens, dtype=np.float32)
+        self.model.eval()
+        with torch.set_grad_enabled(self._compiled):  # without gradients it would be compiled a second time
+            for rows in self._rows_together(batch, torch.arange(batch.num_samples)):
+                scored = self._score(rows, targets).logprobs_K.detach()
+                scores[rows.action_K.cpu().numpy()] = scored.cpu().numpy()
+        return scores
 
     def _stop_if_diverged(self, totals: Metrics, metrics: Metrics) -> None:
         """Counts updates without any optimizer step, and raises when there are too many in a row."""
@@ -203,15 +222,6 @@ class Learner:
                 " loss.max_skipped_updates to 0 to go on without end",
                 metrics,
             )
-
-    def _training_mode(self) -> None:
-        """Transformers checkpoints activations only in training mode; dropout stays off, the sampler has none."""
-        self.model.train(self.config.gradient_checkpointing)
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.eval()
-            elif getattr(module, "attention_dropout", 0.0):
-                module.attention_dropout = 0.0
 
     def _refresh_reference(self) -> None:
         """Copies the policy into the reference when its time has come."""

@@ -18,10 +18,11 @@ from spiral.learner.scorer import hidden_states
 from spiral.policies.loading import cast_parameters
 
 
-def frozen_copy(model: Any, compute: str) -> Any:
-    """A copy that is never trained, in the precision of the computation."""
+def frozen_copy(model: Any, compute: str, *, packed: bool) -> Any:
+    """A copy that is never trained, in the precision of the computation; `packed` says how rows are laid out."""
     copied = copy.deepcopy(model).eval()
-    use_segment_attention(copied)
+    if packed:
+        use_segment_attention(copied)
     cast_parameters(copied, getattr(torch, compute))
     return copied.requires_grad_(False)
 

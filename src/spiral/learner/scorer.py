@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from spiral.learner.attention import use_segment_attention
 from spiral.learner.layout import MicroBatch
@@ -25,14 +26,17 @@ from spiral.policies.head import HeadPrecision, output_head
 class Scorer(torch.nn.Module):
     """Wraps a transformers causal language model. Called with a micro-batch, it gives `TokenScores`."""
 
-    def __init__(self, language_model: Any, *, compiled: bool = False, head: HeadPrecision = "compute") -> None:
-        """`head` is the precision of the logits.
+    def __init__(
+        self, language_model: Any, *, compiled: bool = False, head: HeadPrecision = "compute", packed: bool = True
+    ) -> None:
+        """`head` is the precision of the logits. Rows that are never `packed` are attended as the model itself does.
 
         `compiled` has torch.compile fuse what each block does around its matrix products, for rows of any length; a
         sampler that shares the model goes on computing as it did.
         """
         super().__init__()
-        use_segment_attention(language_model)
+        if packed:
+            use_segment_attention(language_model)
         self.language_model = language_model
         self.head_precision: HeadPrecision = head
         if compiled:
@@ -86,9 +90,10 @@ class _CompiledForward:
 
 
 def blocks(language_model: Any) -> list[torch.nn.Module]:
-    """The model's repeated layers, by the names that transformers gives them for sharding."""
+    """The model's repeated layers, by the names that transformers gives them for sharding, or else by their class."""
     names = set(language_model._no_split_modules or ())
-    return [module for module in language_model.modules() if type(module).__name__ in names]
+    named = [module for module in language_model.modules() if type(module).__name__ in names]
+    return named or [module for module in language_model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def hidden_states(language_model: Any, rows: MicroBatch) -> Tensor:

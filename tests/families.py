@@ -1,0 +1,113 @@
+"""Small random models of many families, made from transformers' own configurations."""
+
+from __future__ import annotations
+
+import torch
+
+SMALL = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+"""What most families call the same."""
+GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
+
+FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "llama": ("llama", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "phi": ("phi", {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attention_dropout": 0.1}),
+    "phi3": ("phi3", {"embd_pdrop": 0.1, "resid_pdrop": 0.1, "sliding_window": None}),
+    "phi3-longrope": ("phi3", {
+        "sliding_window": None, "original_max_position_embeddings": 70,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0,
+            "original_max_position_embeddings": 70,
+            "short_factor": [1.0] * 8, "long_factor": [8.0] * 8, "factor": 512 / 70,
+        },
+    }),
+    "dynamic-ntk": ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}),
+    "yarn": ("llama", {"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128,
+    }}),
+    "gemma": ("gemma", {"head_dim": 16}),
+    "olmo": ("olmo", {"clip_qkv": 8.0}),
+    "olmo2": ("olmo2", {}),
+    "gpt2": ("gpt2", GPT),
+    "gpt2-inverse": ("gpt2", GPT | {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}),
+    "gpt-neox": ("gpt_neox", {"hidden_dropout": 0.1, "attention_dropout": 0.1}),
+    "gptj": ("gptj", GPT | {"rotary_dim": 16, "attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1}),
+    "gpt-neo": ("gpt_neo", {"num_layers": 2, "attention_types": [[["global"], 2]], "num_heads": 4,
+                            "attention_dropout": 0.1, "resid_dropout": 0.1, "embed_dropout": 0.1}),
+    "gpt-bigcode": ("gpt_bigcode", GPT),
+    "codegen": ("codegen", GPT | {"rotary_dim": 16, "resid_pdrop": 0.1}),
+    "opt": ("opt", {"word_embed_proj_dim": 64, "ffn_dim": 96, "layerdrop": 0.3, "dropout": 0.2}),
+    "biogpt": ("biogpt", {"layerdrop": 0.2}),
+    "xglm": ("xglm", {"d_model": 64, "ffn_dim": 96, "num_layers": 2, "attention_heads": 4}),
+    "bloom": ("bloom", {"n_layer": 2, "n_head": 4}),
+    "mpt": ("mpt", {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}),
+    "falcon": ("falcon", {"attention_dropout": 0.1, "hidden_dropout": 0.1}),
+    "falcon-alibi": ("falcon", {"alibi": True, "new_decoder_architecture": False}),
+    "falcon-new": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "stablelm": ("stablelm", {"attention_dropout": 0.1, "hidden_dropout": 0.1, "use_qkv_bias": True}),
+    "starcoder2": ("starcoder2", {"residual_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.1,
+                                  "sliding_window": None}),
+    "cohere": ("cohere", {"logit_scale": 1.0}),
+    "granite": ("granite", {"embedding_multiplier": 6.0, "residual_multiplier": 0.3, "attention_multiplier": 0.1}),
+    "granitemoe": ("granitemoe", EXPERTS | {"embedding_multiplier": 6.0, "attention_multiplier": 0.1}),
+    "glm": ("glm", {"head_dim": 16, "attention_dropout": 0.1}),
+    "glm4": ("glm4", {"head_dim": 16}),
+    "smollm3": ("smollm3", {"no_rope_layers": [1, 0]}),
+    "exaone4": ("exaone4", {"sliding_window": None}),
+    "nemotron": ("nemotron", {"attention_dropout": 0.1, "hidden_dropout": 0.1}),
+    "seed-oss": ("seed_oss", {"head_dim": 16, "residual_dropout": 0.1, "attention_dropout": 0.1}),
+    "helium": ("helium", {"head_dim": 16}),
+    "persimmon": ("persimmon", {"hidden_dropout": 0.1, "attention_dropout": 0.1}),
+    "qwen2-moe": ("qwen2_moe", EXPERTS | {"moe_intermediate_size": 48, "shared_expert_intermediate_size": 48}),
+    "qwen3-moe": ("qwen3_moe", EXPERTS | {"moe_intermediate_size": 48, "head_dim": 16}),
+    "mixtral": ("mixtral", EXPERTS | {"router_jitter_noise": 0.3, "sliding_window": None}),
+    "phimoe": ("phimoe", EXPERTS | {"router_jitter_noise": 0.3, "input_jitter_noise": 0.3, "sliding_window": None}),
+    "olmoe": ("olmoe", EXPERTS),
+    "ernie4-5": ("ernie4_5", {}),
+    "hunyuan": ("hunyuan_v1_dense", {"head_dim": 16}),
+    "doge": ("doge", {"hidden_dropout": 0.1, "attention_dropout": 0.1}),
+    "diffllama": ("diffllama", {}),
+    "deepseek-v2": ("deepseek_v2", EXPERTS | {
+        "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16,
+        "moe_intermediate_size": 48, "n_shared_experts": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4,
+        "n_group": 1, "topk_group": 1, "head_dim": 16,
+    }),
+    "deepseek-v3": ("deepseek_v3", EXPERTS | {
+        "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16,
+        "moe_intermediate_size": 48, "n_shared_experts": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4,
+        "n_group": 2, "topk_group": 1,
+    }),
+    "apertus": ("apertus", {}),
+    "arcee": ("arcee", {}),
+    "bitnet": ("bitnet", {}),
+    "ministral": ("ministral", {"sliding_window": None}),
+    "gemma2": ("gemma2", {"head_dim": 16}),
+    "gemma3": ("gemma3_text", {"head_dim": 16, "sliding_window": 64}),
+    "cohere2": ("cohere2", {"sliding_window": 64}),
+    "gpt-oss": ("gpt_oss", EXPERTS | {"head_dim": 16, "sliding_window": 64}),
+    "mamba": ("mamba", {}),
+    "moshi-like-rwkv": ("rwkv", {}),
+}  # fmt: skip
+"""By a name of ours: transformers' name of the family, and what is set apart from `SMALL`."""
+
+
+def family_model(name, vocabulary, seed=3):
+    """A model of a family with random weights, large enough for positions, masks and every layer to matter."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, settings = FAMILIES[name]
+    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    config = AutoConfig.for_model(kind, **{**SMALL, "vocab_size": vocabulary, **tokens, **settings})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa").eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_((0.1 if parameter.dim() > 1 else 0.3) * torch.randn(parameter.shape))
+    return model
