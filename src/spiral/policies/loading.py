@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from spiral.policies.head import HeadPrecision
 from spiral.policies.hub import hub_model
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
 from spiral.text import PromptConfig
+
+logger = logging.getLogger(__name__)
 
 PROMPT_FILE = "spiral.json"
 RESCALED = (
@@ -125,7 +128,11 @@ def cast_parameters(model: Any, dtype: torch.dtype) -> None:
 
 
 def context_limit(config: Any, who: str) -> int:
-    """The most tokens of prompt and reply together. Raises `ValueError` that says `who` has to know it."""
+    """The most tokens of prompt and reply together. Raises `ValueError` that says `who` has to know it.
+
+    Where all rotary factors change once a text is longer than some length (longrope, as in Phi-3), that length is the
+    limit: a token sampled before the change would have another probability after it.
+    """
     limit = getattr(config, "max_position_embeddings", None)
     if not limit:
         raise ValueError(
@@ -133,7 +140,53 @@ def context_limit(config: Any, who: str) -> int:
             f" {getattr(config, 'model_type', None)!r} has no max_position_embeddings; expected a model with a limit,"
             " such as Qwen or Llama"
         )
-    return int(limit)
+    return min([int(limit), *_rope_switches(config)])
+
+
+def usable_context(config: Any, asked: int | None, who: str) -> int:
+    """The context that an engine sets up: what is `asked` for, or the model's limit.
+
+    Raises `ValueError` for one in which the model's rotary factors would change.
+    """
+    limit, switches = context_limit(config, who), _rope_switches(config)
+    if asked and asked > limit and switches:
+        raise ValueError(
+            f"a context of {asked:,} tokens (engine.context, --context) is asked for, but this model of type"
+            f" {config.model_type!r} has other rotary factors for the whole text once it is longer than {limit:,}"
+            f" tokens, so that what was sampled before has another probability after; set it to at most {limit}, or 0"
+        )
+    if not asked and switches and limit < int(config.max_position_embeddings):
+        logger.warning(
+            "the context is limited to %s of the model's %s tokens; its rotary factors change for a longer text",
+            f"{limit:,}",
+            f"{int(config.max_position_embeddings):,}",
+        )
+    return min(asked or limit, limit)
+
+
+def length_switches(config: Any) -> dict[str, int]:
+    """The lengths at which a model begins to treat a text otherwise, in tokens, by what changes there."""
+    found = {}
+    rope = _rope_switches(config)
+    if rope:
+        found["rotary factors"] = min(rope)
+    for name, what in (("sliding_window", "window"), ("attention_chunk_size", "attention chunk")):
+        length = getattr(config, name, None)
+        if isinstance(length, int) and length > 0:
+            found[what] = length
+    return found
+
+
+def _rope_switches(config: Any) -> list[int]:
+    """The lengths at which longrope changes its factors, one for each kind of layer."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict)]
+    given = getattr(config, "original_max_position_embeddings", None)
+    return [
+        int(kind.get("original_max_position_embeddings") or given or config.max_position_embeddings)
+        for kind in kinds
+        if kind.get("rope_type", kind.get("type")) == "longrope"
+    ]
 
 
 def check_architecture(config: Any, who: str) -> None:

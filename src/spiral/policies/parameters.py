@@ -29,7 +29,8 @@ class ParameterNames:
 
     def __init__(self, model: Any) -> None:
         """Reads names and shapes; the model may be one without weights."""
-        self.context = context_limit(model.config, "the vLLM engine")
+        self.config = model.config
+        context_limit(self.config, "the vLLM engine")
         self.count = sum(parameter.numel() for parameter in model.parameters())
         self._prefix = f"{model.base_model_prefix}."
         self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}

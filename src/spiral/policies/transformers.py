@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 from spiral.policies.base import TurnReply
 from spiral.policies.head import HeadPrecision, output_head, stated_precision
 from spiral.policies.language import LanguagePolicy, OpenTurn
-from spiral.policies.loading import check_architecture
+from spiral.policies.loading import check_architecture, usable_context
 from spiral.policies.parameters import ParameterNames
 from spiral.policies.sampling import SamplingConfig, sample_tokens
 from spiral.policies.slot_cache import GRAIN, SlotCache, round_up
@@ -72,8 +72,8 @@ class TransformersPolicy(LanguagePolicy):
         Raises `ValueError` for models with sliding-window or recurrent layers, or with rescaled logits.
         """
         check_architecture(model.config, "the transformers engine")
-        limit = int(model.config.max_position_embeddings)
-        super().__init__(codec, sampling, name=name, context=min(context or limit, limit))
+        usable = usable_context(model.config, context, "the transformers engine")
+        super().__init__(codec, sampling, name=name, context=usable)
         self.model = model
         self.precision = stated_precision(str(model.dtype).removeprefix("torch."), head)
         self._max_rows = max_rows
@@ -154,7 +154,7 @@ class TransformersPolicy(LanguagePolicy):
         groups: dict[int, list[_Row]] = {}
         for _ in range(count):
             row = self._waiting.popleft()
-            groups.setdefault(_padded_length(len(row.turn.prompt_ids)), []).append(row)
+            groups.setdefault(self._padded_length(len(row.turn.prompt_ids)), []).append(row)
         for length, rows in groups.items():
             token_ids = np.zeros((len(rows), length), dtype=np.int64)
             for index, row in enumerate(rows):
@@ -167,6 +167,14 @@ class TransformersPolicy(LanguagePolicy):
             self._sample(rows, hidden_NPD[torch.arange(len(rows), device=last_N.device), last_N])
         if groups:
             self._retire()
+
+    def _padded_length(self, length: int) -> int:
+        """Short prompts are grouped by exact length, long ones by the next multiple of the cache's grain.
+
+        Never more than the context: beyond it there may be no positions, or others.
+        """
+        padded = max(LEAST_ROWS, length) if length <= 2 * GRAIN else round_up(length)
+        return max(length, min(padded, self.context))
 
     def _decode(self) -> None:
         """One more token for every active row."""
@@ -215,8 +223,3 @@ class TransformersPolicy(LanguagePolicy):
         if len(kept) < len(self._active):
             self._active = [self._active[index] for index in kept]
             self._cache.keep(torch.tensor(kept, dtype=torch.long, device=self.model.device))
-
-
-def _padded_length(length: int) -> int:
-    """Short prompts are grouped by exact length, long ones by the next multiple of the cache's grain."""
-    return max(LEAST_ROWS, length) if length <= 2 * GRAIN else round_up(length)

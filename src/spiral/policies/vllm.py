@@ -28,6 +28,7 @@ from spiral.policies.engines import EngineConfig
 from spiral.policies.head import HeadPrecision, stated_precision
 from spiral.policies.hub import local_copy
 from spiral.policies.language import LanguagePolicy, OpenTurn
+from spiral.policies.loading import usable_context
 from spiral.policies.parameters import ParameterNames
 from spiral.policies.sampling import SamplingConfig
 from spiral.policies.vllm_engine import Watchdog, quiet, start_engine, stop_engine
@@ -70,8 +71,8 @@ class VllmPolicy(LanguagePolicy):
         if trained:
             self._parameters.check_files(directory)
         self._names_checked = trained
-        limit = self._parameters.context
-        super().__init__(codec, sampling, name=name, context=min(config.context or limit, limit))
+        usable = usable_context(self._parameters.config, config.context, "the vLLM engine")
+        super().__init__(codec, sampling, name=name, context=usable)
         self.precision = stated_precision(compute, head)
         self._dtype: torch.dtype = getattr(torch, compute)
         self._pending: dict[str, OpenTurn] = {}
