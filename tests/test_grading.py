@@ -25,7 +25,7 @@ for line in sys.stdin:
     item = json.loads(line)
     if "sleep" in item["reply"]: time.sleep(60)
     if "die" in item["reply"]: sys.exit(3)
-    if "complain" in item["reply"]: print(json.dumps({"error": "no such package"}), flush=True); continue
+    if "complain" in item["reply"]: print(json.dumps({"refused": "no such package"}), flush=True); continue
     print(json.dumps({"correct": True, "extracted": "x", "boxed": True, "timed_out": False}), flush=True)
 """
 UNDECIDED = r"\boxed{\int_0^1 x dx}"

@@ -21,7 +21,15 @@ class UnreadableError(Exception):
 
 
 class TooLargeError(Exception):
-    """An expression too large to be computed, so that nobody should try."""
+    """An expression too large to be computed."""
+
+
+def cost(value: Value) -> int:
+    """The work of an operation with this result: 1 for small numbers, and more by the square of their length."""
+    if not isinstance(value, Fraction):
+        return 1
+    bits = value.numerator.bit_length() + value.denominator.bit_length()
+    return 1 + bits * bits // 10**6
 
 
 def small_integer(value: Value) -> int:
@@ -50,7 +58,8 @@ def rounded(value: Value, rounding: Callable[[Fraction | float], int]) -> Fracti
     return Fraction(rounding(value if isinstance(value, Fraction) else value.real))
 
 
-def _bounded(value: Fraction) -> Fraction:
+def bounded(value: Fraction) -> Fraction:
+    """The value; raises `TooLargeError` when it has too many digits."""
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > MOST_BITS:
         raise TooLargeError("a number of too many digits")
     return value
@@ -59,14 +68,14 @@ def _bounded(value: Fraction) -> Fraction:
 def add(left: Value, right: Value) -> Value:
     """The sum."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return _bounded(left + right)
+        return bounded(left + right)
     return complex(left) + complex(right)
 
 
 def multiply(left: Value, right: Value) -> Value:
     """The product; minus infinity is a real number here."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return _bounded(left * right)
+        return bounded(left * right)
     if isinstance(left, Fraction) and isinstance(right, complex) and cmath.isinf(right):
         return complex(math.copysign(math.inf, left) * (1 if right.real > 0 else -1))
     return complex(left) * complex(right)
@@ -75,7 +84,7 @@ def multiply(left: Value, right: Value) -> Value:
 def divide(left: Value, right: Value) -> Value:
     """The quotient."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return _bounded(left / right)
+        return bounded(left / right)
     return complex(left) / complex(right)
 
 

@@ -17,16 +17,21 @@ from spiral.evaluation.benchmarks.normalise import clean, squeeze
 LETTERS = string.ascii_uppercase
 _FONT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boldsymbol)\s*\{([^{}]*)\}")
 _LABEL = re.compile(
-    r"(?i:the\s+)?(?i:correct\s+)?(?i:answer|option|choice)?\s*(?i:is)?\s*:?\s*[(\[]?\s*([A-Za-z])\s*"
-    r"(?:[)\]]\s*[.:]?|[.:]|$)\s*(.*)",
+    r"(?i:the\s++)?(?i:correct\s++)?(?i:answer|option|choice)?\s*+(?i:is)?\s*+:?\s*+[(\[]?\s*+([A-Za-z])\s*+"
+    r"(?:[)\]]\s*+[.:]?|[.:]|$)\s*+(.*)",
     re.DOTALL,
 )
 
 
-def chosen(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the choice that `text` names, None when it names none or more than one."""
+def check_choices(choices: Sequence[str]) -> None:
+    """Raises `ValueError` when there are more choices than letters."""
     if len(choices) > len(LETTERS):
         raise ValueError(f"{len(choices)} choices; expected at most {len(LETTERS)}, one for each letter")
+
+
+def chosen(text: str, choices: Sequence[str]) -> str | None:
+    """The letter of the choice that `text` names, None when it names none or more than one."""
+    check_choices(choices)
     letter, rest = _label(text)
     if letter is None:
         return _by_text(text, choices)

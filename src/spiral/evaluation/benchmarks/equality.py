@@ -25,6 +25,7 @@ from fractions import Fraction
 
 from spiral.evaluation.benchmarks import identity
 from spiral.evaluation.benchmarks.arithmetic import TooLargeError, UnreadableError, Value
+from spiral.evaluation.benchmarks.bounds import spend
 from spiral.evaluation.benchmarks.normalise import clean, squeeze
 from spiral.evaluation.benchmarks.structure import Shape, is_thousands, shape
 from spiral.evaluation.benchmarks.tokens import FUNCTIONS
@@ -32,6 +33,7 @@ from spiral.evaluation.benchmarks.units import Quantity, contradict, quantity
 
 Fallback = Callable[[str, str], bool]
 """Compares two expressions that cannot be read here."""
+EMPTY_SET = r"\emptyset"
 APPROXIMATE, MEASURED = 1e-4, 1e-2
 _DECIMAL = re.compile(r"[-+]?\d*\.\d+")
 _SCIENTIFIC = re.compile(
@@ -97,7 +99,7 @@ def _same_sequence(expected: Shape, given: Shape, tolerance: float | None, fallb
 
 
 def _parts(answer: Shape) -> tuple[Shape, ...]:
-    return answer.parts or (answer,)
+    return answer.parts or (() if answer.kind == "set" else (answer,))
 
 
 def _same_arrangement(expected: Shape, given: Shape) -> bool:
@@ -126,6 +128,7 @@ def _mirrored(expected: Shape, given: Shape) -> bool:
 
 
 def _same_elements(expected: Shape, given: Shape, tolerance: float | None, fallback: Fallback) -> bool:
+    spend(len(expected.parts))
     left = list(given.parts)
     if len(left) != len(expected.parts):
         return False
@@ -184,6 +187,8 @@ def _singles_equal(expected: str, given: str, tolerance: float | None, fallback:
     """Two answers of one part each, as words or as quantities."""
     if _is_words(expected):
         return same_words(expected, given)
+    if EMPTY_SET in (expected, given):
+        return expected == given
     one, other = quantity(expected), quantity(given)
     if contradict(one, other) or _bases_differ(one, other) or _is_words(other.value):
         return False

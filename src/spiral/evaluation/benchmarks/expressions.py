@@ -23,6 +23,8 @@ from spiral.evaluation.benchmarks.arithmetic import (
     UnreadableError,
     Value,
     add,
+    bounded,
+    cost,
     divide,
     multiply,
     power,
@@ -30,6 +32,7 @@ from spiral.evaluation.benchmarks.arithmetic import (
     rounded,
     small_integer,
 )
+from spiral.evaluation.benchmarks.bounds import MAX_WORK_OF_EXPRESSION
 
 Point = Callable[[str], Value]
 """The value of each variable."""
@@ -44,6 +47,8 @@ class Reading:
     integral: bool
     """Whether floors, ceilings, factorials or binomials of variables occur."""
     absolute: bool
+    work: int
+    """What reading it has cost."""
 
 
 _CONSTANTS = {"pi": complex(math.pi), "infty": complex(math.inf)}
@@ -65,7 +70,11 @@ def evaluate(text: str, point: Point) -> Reading:
     if isinstance(value, complex) and cmath.isnan(value):
         raise UnreadableError("not a number")
     return Reading(
-        value=value, variables=frozenset(reader.variables), integral=reader.integral, absolute=reader.absolute
+        value=value,
+        variables=frozenset(reader.variables),
+        integral=reader.integral,
+        absolute=reader.absolute,
+        work=reader.work,
     )
 
 
@@ -77,6 +86,14 @@ class _Reader(tokens.Tokens):
         self.point = point
         self.variables: set[str] = set()
         self.integral = self.absolute = False
+        self.work = 0
+
+    def counted(self, value: Value) -> Value:
+        """A value that was computed; raises `TooLargeError` when the expression has cost too much."""
+        self.work += cost(value)
+        if self.work > MAX_WORK_OF_EXPRESSION:
+            raise TooLargeError("too much to compute")
+        return value
 
     def whole(self) -> Value:
         value = self.sum()
@@ -89,7 +106,7 @@ class _Reader(tokens.Tokens):
         while self.peek() in ("+", "-"):
             sign = self.take()
             term = self.product()
-            value = add(value, term if sign == "+" else multiply(Fraction(-1), term))
+            value = self.counted(add(value, term if sign == "+" else multiply(Fraction(-1), term)))
         return value
 
     def product(self) -> Value:
@@ -97,10 +114,10 @@ class _Reader(tokens.Tokens):
         while (token := self.peek()) and token not in _ENDS - _TIMES - _OVER:
             if token in _TIMES:
                 self.take()
-                value = multiply(value, self.signed())
+                value = self.counted(multiply(value, self.signed()))
             elif token in _OVER:
                 self.take()
-                value = divide(value, self.signed())
+                value = self.counted(divide(value, self.signed()))
             else:
                 value = self.next_factor(value)
         return value
@@ -109,7 +126,7 @@ class _Reader(tokens.Tokens):
         """A factor written without a sign; a number never follows another one so."""
         if self.peek()[0] in "0123456789." and self.place and self.tokens[self.place - 1][0] in "0123456789.":
             raise UnreadableError("two numbers side by side")
-        return multiply(value, self.power())
+        return self.counted(multiply(value, self.power()))
 
     def signed(self) -> Value:
         sign = Fraction(1)
@@ -121,7 +138,7 @@ class _Reader(tokens.Tokens):
     def power(self) -> Value:
         value = self.atom()
         while self.peek() in ("!", "^"):
-            value = self.factorial(value) if self.take() == "!" else power(value, self.exponent())
+            value = self.counted(self.factorial(value) if self.take() == "!" else power(value, self.exponent()))
         return value
 
     def exponent(self) -> Value:
@@ -130,13 +147,13 @@ class _Reader(tokens.Tokens):
         value = self.signed() if self.peek() in ("+", "-") else self.atom()
         if self.peek() == "^":
             self.take()
-            value = power(value, self.exponent())
+            value = self.counted(power(value, self.exponent()))
         self.depth -= 1
         return value
 
     def atom(self) -> Value:
         self.descend()
-        value = self.read(self.take())
+        value = self.counted(self.read(self.take()))
         self.depth -= 1
         return value
 
@@ -156,7 +173,7 @@ class _Reader(tokens.Tokens):
     def number(self, token: str) -> Value:
         if token.lower().partition("e")[2].lstrip("+-")[4:] or len(token) > 1000:
             raise TooLargeError(token[:20])
-        value = Fraction(token.removesuffix(".") if token != "." else "0")
+        value = bounded(Fraction(token.removesuffix(".") if token != "." else "0"))
         if self.peek() == r"\overline" and "." in token:
             return self.repeating(value, len(token.partition(".")[2]))
         if self.peek() == r"\frac" and "." not in token and self.is_plain_fraction():

@@ -1,9 +1,10 @@
 """Grading with a hard limit on time, in any thread and any process.
 
 What exact arithmetic decides is graded at once. The rest, for which a computer algebra system might take for ever, goes
-to one worker process, which is started when the first such reply comes. A worker that does not answer in time is killed
-and the reply counts as timed out; the next one gets a new worker. No signals, so nothing depends on the main thread,
-and no fork, so nothing depends on what else the process holds.
+to one worker process, which is started when the first such reply comes. It gives each reply so much processor time and
+memory (`grading_worker`). A worker that does not answer at all is killed and the reply counts as timed out; the next
+one gets a new worker. No signals here, so nothing depends on the main thread, and no fork, so nothing depends on what
+else the process holds.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from typing import Any
 
 from spiral.evaluation.benchmarks.answers import find_answer
 from spiral.evaluation.benchmarks.symbolic import is_tractable
-from spiral.evaluation.benchmarks.verdicts import Grade, grade_with
+from spiral.evaluation.benchmarks.verdicts import AskElsewhereError, Grade, GraderError, grade_with
 
-TIME_LIMIT = 5.0
+TIME_LIMIT = 1.5
+"""Seconds of processor time for one reply."""
+WAIT = 10
+"""How many times as long, by the clock, a reply is waited for: the machine may be busy."""
 START_LIMIT = 120.0
 """Seconds that a worker may take to start; it imports the package first."""
 READY = "ready"
@@ -52,10 +56,6 @@ class VerifierItem:
     items: int
     seed: int
     index: int
-
-
-class _UndecidedError(Exception):
-    """Exact arithmetic does not decide; a worker has to."""
 
 
 class GradingPool:
@@ -90,9 +90,9 @@ class GradingPool:
         """The grade of one item."""
         try:
             return grade_with(_undecided, **_arguments(item))
-        except _UndecidedError:
+        except AskElsewhereError:
             answer = self._ask(_arguments(item))
-            return self._cut_off(item.reply) if answer is None else Grade(**answer)
+            return self._failed(item.reply, answer) if "ended" in answer else Grade(**answer)
 
     def verify(self, item: VerifierItem) -> Grade:
         """The grade that the task's verifier gives; all of its work is done by the worker."""
@@ -101,38 +101,43 @@ class GradingPool:
             return Grade(correct=False, extracted=extracted, boxed=boxed)
         made = {"task": item.task, "items": item.items, "seed": item.seed}
         if tuple(made.values()) not in self._prepared:  # making the problems is not the reply's fault
-            if self._ask({"prepare": made}, START_LIMIT) is None:
+            if "ended" in self._ask({"prepare": made}, START_LIMIT):
                 raise RuntimeError(f"the grading worker did not make the problems of {item.task} in {START_LIMIT:g} s")
             self._prepared.add(tuple(made.values()))
         answer = self._ask({"verifier": {**made, "index": item.index, "reply": extracted}})
-        if answer is None:
-            return self._cut_off(item.reply)
-        return Grade(correct=bool(answer["right"]), extracted=extracted, boxed=boxed)
+        if "ended" in answer:
+            return self._failed(item.reply, answer)
+        return Grade(correct=bool(answer["right"]), extracted=extracted, boxed=boxed, error=answer.get("error"))
 
     def close(self) -> None:
         """Ends the worker, if there is one."""
         with self._lock:
             self._stop()
 
-    def _cut_off(self, reply: str) -> Grade:
+    def _failed(self, reply: str, answer: dict[str, Any]) -> Grade:
         extracted, boxed = find_answer(reply)
-        return Grade(correct=False, extracted=extracted, boxed=boxed, timed_out=True)
+        late = bool(answer["timed_out"])
+        return Grade(
+            correct=False, extracted=extracted, boxed=boxed, timed_out=late, error=None if late else answer["ended"]
+        )
 
-    def _ask(self, question: dict[str, Any], limit: float | None = None) -> dict[str, Any] | None:
-        """What the worker says; None when it takes too long or dies, which ends it."""
+    def _ask(self, question: dict[str, Any], wait: float | None = None) -> dict[str, Any]:
+        """What the worker says; with "ended" in it when the reply takes too long or the worker dies."""
+        if wait is None:
+            wait = (WAIT + 1) * self.time_limit  # the worker itself waits less
         with self._lock:
             try:
                 self._start()
                 assert self._process is not None
                 assert self._process.stdin is not None
-                self._process.stdin.write(json.dumps(question) + "\n")
+                self._process.stdin.write(json.dumps({**question, "limit": self.time_limit}) + "\n")
                 self._process.stdin.flush()
-                answer: dict[str, Any] = json.loads(self._lines.get(timeout=limit or self.time_limit))
+                answer: dict[str, Any] = json.loads(self._lines.get(timeout=wait))
             except (queue.Empty, OSError, json.JSONDecodeError):
                 self._stop()
-                return None
-        if "error" in answer:
-            raise ValueError(answer["error"])
+                return {"ended": "the grading worker did not answer", "timed_out": True}
+        if "refused" in answer:
+            raise GraderError(answer["refused"])
         return answer
 
     def _start(self) -> None:
@@ -182,7 +187,7 @@ def _undecided(expected: str, given: str) -> bool:
     """Leaves to a worker what is worth trying."""
     if not is_tractable(expected, given):
         return False
-    raise _UndecidedError
+    raise AskElsewhereError
 
 
 def _forward(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:

@@ -13,7 +13,8 @@ import math
 import random
 from fractions import Fraction
 
-from spiral.evaluation.benchmarks.arithmetic import UnreadableError, Value
+from spiral.evaluation.benchmarks.arithmetic import TooLargeError, UnreadableError, Value
+from spiral.evaluation.benchmarks.bounds import MAX_WORK_OF_EXPRESSION, spend
 from spiral.evaluation.benchmarks.expressions import Point, Reading, evaluate
 from spiral.seeds import derive_seed
 
@@ -108,8 +109,22 @@ def _agree(left: str, right: str, kind: str) -> bool:
     return agreed > 0
 
 
-@functools.lru_cache(maxsize=4096)
 def _at(text: str, kind: str, attempt: int) -> Reading:
+    """The value of an expression at a point; what that costs is counted even where it is known already."""
+    try:
+        reading = _evaluated(text, kind, attempt)
+    except UnreadableError:
+        spend(len(text))
+        raise
+    except TooLargeError:
+        spend(MAX_WORK_OF_EXPRESSION // 2)
+        raise
+    spend(reading.work)
+    return reading
+
+
+@functools.lru_cache(maxsize=4096)
+def _evaluated(text: str, kind: str, attempt: int) -> Reading:
     return evaluate(text, _point(kind, attempt))
 
 

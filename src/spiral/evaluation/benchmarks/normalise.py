@@ -73,6 +73,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
         (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
         (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
+        (r"\\\{\s*+\\\}", r"\\emptyset "),
         (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degrees?(?![A-Za-z])", r"\\text{degrees}"),
         (r"\\text\{degrees\}\s*([CFK])(?![A-Za-z])", r"\\text{degrees \1}"),
         (r"(?<=\d)\s*\^\s*\{\s*\\prime\s*\\prime\s*\}", r"\\text{arcsec}"),

@@ -47,6 +47,8 @@ class Attempt:
     correct: bool
     boxed: bool
     timed_out: bool
+    error: str | None = None
+    """Why the reply could not be graded."""
     truncated: bool
     """Whether the reply ran into its budget."""
     tokens: int
@@ -205,6 +207,7 @@ def _attempt(task: Task, problem: Problem, reply: TurnReply, text: str, grade: G
         correct=grade.correct,
         boxed=grade.boxed,
         timed_out=grade.timed_out,
+        error=grade.error,
         truncated=generation.stop_reason != "stop",
         tokens=len(generation.token_ids),
         thinking_tokens=generation.thinking_tokens,

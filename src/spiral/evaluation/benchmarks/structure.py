@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
 import re
 from typing import Literal
 
 from spiral.evaluation.benchmarks.normalise import clean, closing
 
 MOST_PARTS = 64
+MAX_DEPTH = 12
+"""Brackets within brackets that are still taken apart."""
 _MATRIX = re.compile(r"\\begin\{([pbvB]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _SEPARATOR = re.compile(
     r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[,;]|\\(?:vee|wedge|lor)\b"
@@ -55,47 +59,50 @@ def shape(text: str, *, join_thousands: bool = True) -> Shape:
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", clean(text))
     if join_thousands and _THOUSANDS.search(text):
         text = _join_thousands(text)
-    return _shape(text)
+    return _shape(text, 0)
 
 
-def _shape(text: str) -> Shape:
+def _shape(text: str, depth: int) -> Shape:
+    if depth > MAX_DEPTH:
+        return Shape(kind="single", text=text)
+    depth += 1
     matrix = _MATRIX.fullmatch(text)
     if matrix is not None:
-        return _matrix(text, matrix[2])
+        return _matrix(text, matrix[2], depth)
     pieces = [piece for piece in _split(text, _SEPARATOR) if piece]
     if len(pieces) > 1:
-        return _several("list", text, pieces)
+        return _several("list", text, pieces, depth)
     pieces = _split(text, _UNION)
     if len(pieces) > 1:
-        return _several("union", text, pieces)
-    related = _relation(text)
+        return _several("union", text, pieces, depth)
+    related = _relation(text, depth)
     if related is not None:
         return related
-    return _bracketed(text) or _plus_minus(text) or Shape(kind="single", text=text)
+    return _bracketed(text, depth) or _plus_minus(text, depth) or Shape(kind="single", text=text)
 
 
-def _several(kind: Kind, text: str, pieces: list[str]) -> Shape:
+def _several(kind: Kind, text: str, pieces: list[str], depth: int) -> Shape:
     """Parts of which those that stand for two answers count as two."""
     parts: list[Shape] = []
     for piece in pieces[:MOST_PARTS]:
-        part = _shape(clean(piece))
+        part = _shape(clean(piece), depth)
         parts.extend(part.parts if part.kind == "list" and kind != "tuple" else [part])
     return Shape(kind=kind, text=text, parts=tuple(parts))
 
 
-def _matrix(text: str, body: str) -> Shape:
+def _matrix(text: str, body: str, depth: int) -> Shape:
     rows = [row.split("&") for row in re.split(r"\\\\(?:\[[^\]]*\])?", body) if row.strip()]
     columns = {len(row) for row in rows}
     if len(columns) != 1 or len(rows) * max(columns) > MOST_PARTS:
         return Shape(kind="single", text=text)
-    parts = tuple(_shape(clean(entry)) for row in rows for entry in row)
+    parts = tuple(_shape(clean(entry), depth) for row in rows for entry in row)
     return Shape(kind="matrix", text=text, parts=parts, brackets=f"{len(rows)}x{max(columns)}")
 
 
-def _bracketed(text: str) -> Shape | None:
+def _bracketed(text: str, depth: int) -> Shape | None:
     """A set in braces, or several things in other brackets."""
     if text.startswith(r"\{") and text.endswith(r"\}") and closing(text, 1) == len(text) - 1:
-        return _several("set", text, [piece for piece in _split(text[2:-2], _SEPARATOR) if piece])
+        return _several("set", text, [piece for piece in _split(text[2:-2], _SEPARATOR) if piece], depth)
     if text.startswith(r"\langle") and text.endswith(r"\rangle"):
         text = "(" + text.removeprefix(r"\langle").removesuffix(r"\rangle") + ")"
     if text[:1] not in ("(", "[") or text[-1:] not in (")", "]") or closing(text, 0) != len(text) - 1:
@@ -103,31 +110,31 @@ def _bracketed(text: str) -> Shape | None:
     pieces = _split(text[1:-1], re.compile("[,;]"))
     if len(pieces) < 2:
         return None
-    parts = tuple(_shape(clean(piece)) for piece in pieces[:MOST_PARTS])
+    parts = tuple(_shape(clean(piece), depth) for piece in pieces[:MOST_PARTS])
     if any(part.kind == "list" for part in parts) and len(pieces) <= 4:
         return _choices_of(text, parts)
     return Shape(kind="tuple", text=text, parts=parts, brackets=text[0] + text[-1])
 
 
 def _choices_of(text: str, parts: tuple[Shape, ...]) -> Shape:
-    r"""`(\pm 3, 2)` is two tuples."""
-    rows: list[tuple[Shape, ...]] = [()]
-    for part in parts:
-        rows = [(*row, one) for row in rows for one in (part.parts if part.kind == "list" else (part,))]
+    r"""`(\pm 3, 2)` is two tuples; more than `MOST_PARTS` of them are not written out."""
+    options = [part.parts if part.kind == "list" else (part,) for part in parts]
+    if math.prod(map(len, options)) > MOST_PARTS:
+        return Shape(kind="single", text=text)
     brackets = text[0] + text[-1]
-    tuples = (Shape(kind="tuple", text="", parts=row, brackets=brackets) for row in rows[:MOST_PARTS])
+    tuples = (Shape(kind="tuple", text="", parts=row, brackets=brackets) for row in itertools.product(*options))
     return Shape(kind="list", text=text, parts=tuple(tuples))
 
 
-def _plus_minus(text: str) -> Shape | None:
+def _plus_minus(text: str, depth: int) -> Shape | None:
     if not re.search(r"\\pm(?![A-Za-z])", text) or text.count(r"\pm") > 4:
         return None
     plus = re.sub(r"\\pm(?![A-Za-z])", "+", re.sub(r"\\mp(?![A-Za-z])", "-", text))
     minus = re.sub(r"\\pm(?![A-Za-z])", "-", re.sub(r"\\mp(?![A-Za-z])", "+", text))
-    return Shape(kind="list", text=text, parts=(_shape(clean(plus)), _shape(clean(minus))))
+    return Shape(kind="list", text=text, parts=(_shape(clean(plus), depth), _shape(clean(minus), depth)))
 
 
-def _relation(text: str) -> Shape | None:
+def _relation(text: str, depth: int) -> Shape | None:
     """An equation, an inequality or a membership; a named answer loses its name."""
     signs = _top_level(text, _RELATION)
     if not signs:
@@ -136,7 +143,7 @@ def _relation(text: str) -> Shape | None:
     sides = [text[start:end].strip() for start, end in zip(edges[::2], edges[1::2], strict=True)]
     marks = [match.group() for match in signs]
     if all(mark in ("=", r"\approx", r"\sim", r"\in", r"\equiv") for mark in marks):
-        return _named(text, sides, marks)
+        return _named(text, sides, marks, depth)
     if len(sides) <= 3 and all(mark in ("<", ">", r"\le", r"\ge") for mark in marks):
         return _interval(sides, marks) or Shape(
             kind="relation", text=text, parts=_singles(sides), brackets=" ".join(marks)
@@ -144,16 +151,16 @@ def _relation(text: str) -> Shape | None:
     return Shape(kind="relation", text=text, parts=_singles(sides), brackets=" ".join(marks))
 
 
-def _named(text: str, sides: list[str], marks: list[str]) -> Shape | None:
+def _named(text: str, sides: list[str], marks: list[str], depth: int) -> Shape | None:
     r"""`x = 5`, `f(x) = 2x = 4`, `x \approx 3.1`, `1/3 \approx 0.33`; any other equation stays whole."""
     if len(sides) == 2 and _is_name(sides[1]) and not _is_name(sides[0]):
         sides = sides[::-1]
     if _is_name(sides[0]) and all(sides[1:]):
         approximate = r"\approx" in marks[1:]
         value = sides[marks.index(r"\approx", 1)] if approximate else sides[-1]
-        return dataclasses.replace(_shape(clean(value)), name="".join(sides[0].split()))
+        return dataclasses.replace(_shape(clean(value), depth), name="".join(sides[0].split()))
     if marks[0] == r"\approx":
-        return _shape(clean(sides[0]))
+        return _shape(clean(sides[0]), depth)
     return Shape(kind="relation", text=text, parts=_singles(sides), brackets=" ".join(marks))
 
 

@@ -3,7 +3,7 @@
 math-verify (over latex2sympy and sympy) knows integrals, sums and sets that `expressions` does not. It searches prose
 for something to grade, takes time without bound and stops itself by signals, which only a main thread has. So it
 gets short LaTeX without prose and without towers of powers, its own time limits are off, and `GradingPool`
-kills the process in which it runs too long. sympy is imported at the first such expression, not before.
+kills the process in which it runs too long. The worker imports it when it starts; nothing else does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import warnings
 
 from spiral.evaluation.benchmarks.tokens import ACCENTS, FUNCTIONS, GREEK
+from spiral.evaluation.benchmarks.verdicts import GraderError
 
 LONGEST = 300
 _ALGEBRA = frozenset(
@@ -42,17 +43,24 @@ def is_tractable(expected: str, given: str) -> bool:
     return not _ALGEBRA.isdisjoint(_commands(expected + given)) and all(map(_is_short_latex, (expected, given)))
 
 
+def import_algebra() -> None:
+    """Imports math-verify, which takes seconds and is optional; raises `GraderError` without it."""
+    try:
+        import math_verify  # noqa: F401
+    except ImportError as error:
+        raise GraderError(
+            f"grading by computer algebra needs math-verify, which is not installed ({error});"
+            ' pip install "spiral-selfplay[benchmarks]"'
+        ) from None
+
+
 def same_by_algebra(expected: str, given: str) -> bool:
     """Whether math-verify finds both equal; False for what it cannot read or should not try."""
     if not is_tractable(expected, given):
         return False
-    try:
-        from math_verify import parse, verify  # seconds to import, and optional
-    except ImportError as error:
-        raise ValueError(
-            f"grading {expected[:40]!r} needs math-verify, which is not installed ({error});"
-            ' expected `pip install "spiral-selfplay[benchmarks]"`'
-        ) from None
+    import_algebra()
+    from math_verify import parse, verify
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -51,7 +51,7 @@ _WORD = (
     r"(?:\\text\{[^{}]*\}|(?<![\\A-Za-z_^])[A-Za-z]{1,3}/[A-Za-z]{1,4}(?![A-Za-z_(])"
     r"|(?<![\\A-Za-z_^])[A-Za-z]{2,}(?![A-Za-z_(]))"
 )
-_TAIL = re.compile(rf"\s*((?:(?:/|per\b|\\cdot|-)?\s*{_WORD}\.?(?:\s*\^\s*(?:\{{-?\d\}}|-?\d))?\s*)+)$")
+_TAIL = re.compile(rf"\s*+((?:(?:/|per\b|\\cdot|-)?\s*+{_WORD}\.?(?:\s*+\^\s*+(?:\{{-?\d\}}|-?\d))?\s*+)++)$")
 _UNIT_TOKEN = re.compile(r"[A-Za-z€¤]+|\^\s*\{?(-?\d)\}?|/")
 _BASE = re.compile(
     r"(-?\d[\dA-F]*)\s*(?:_\s*\{?\s*(?:\\text\{)?\s*(\d+|[a-z]+)\s*\}*"

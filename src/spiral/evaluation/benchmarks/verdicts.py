@@ -2,8 +2,8 @@ r"""The verdict on one reply: its answer found by `answers`, compared by `choice
 
 Where letters are offered the answer is a letter; elsewhere an expression, a list, an interval, a text. Nearly all is
 decided by exact arithmetic in well under a millisecond. What only a computer algebra system could decide is put to a
-fallback, which the caller brings: `symbolic` in a process of its own. A reply is never an error: what cannot be read is
-wrong.
+fallback, which the caller brings: `symbolic` in a process of its own. A reply is never an error: what cannot be read,
+or would take too much to compute, is wrong.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from spiral.evaluation.benchmarks.answers import find_answer
-from spiral.evaluation.benchmarks.choices import chosen, letter_of
+from spiral.evaluation.benchmarks.bounds import bounded_work
+from spiral.evaluation.benchmarks.choices import check_choices, chosen, letter_of
 from spiral.evaluation.benchmarks.equality import Fallback, equal
 from spiral.evaluation.benchmarks.normalise import clean
 
@@ -31,6 +32,16 @@ class Grade:
     """Whether it stands in a box."""
     timed_out: bool = False
     """Whether grading was cut off; the reply then counts as wrong."""
+    error: str | None = None
+    """Why the reply could not be graded, in which case it counts as wrong."""
+
+
+class AskElsewhereError(Exception):
+    """Raised by a fallback that leaves the reply to another process."""
+
+
+class GraderError(ValueError):
+    """A fault of the grader or of the question, and not of the reply: a missing package, too many choices."""
 
 
 def grade_with(
@@ -43,7 +54,17 @@ def grade_with(
 ) -> Grade:
     """The grade of a reply; `fallback` judges what exact arithmetic cannot decide."""
     extracted, boxed = find_answer(reply)
-    correct = bool(extracted) and _is_right(extracted or "", (answer, *alt_answers), choices, tolerance, fallback)
+    if not extracted:
+        return Grade(correct=False, extracted=extracted, boxed=boxed)
+    if choices:
+        check_choices(choices)
+    try:
+        with bounded_work():
+            correct = _is_right(extracted, (answer, *alt_answers), choices, tolerance, fallback)
+    except (AskElsewhereError, GraderError):
+        raise
+    except Exception as error:  # a reply is never an error, whatever is in it
+        return Grade(correct=False, extracted=extracted, boxed=boxed, error=f"{type(error).__name__}: {error}"[:200])
     return Grade(correct=correct, extracted=extracted, boxed=boxed)
 
 
