@@ -13,7 +13,7 @@ from spiral.evaluation.arena import NotPlayedError, evaluate, paired_matches
 from spiral.games import load_game
 from spiral.policies import scripted_policy
 from spiral.policies.endpoint import EndpointPolicy
-from spiral.policies.endpoint_budget import FREE, TEMPLATE_TOKENS, Ledger, Pace
+from spiral.policies.endpoint_budget import FREE, TEMPLATE_TOKENS, Account, Ledger, Pace
 from spiral.policies.endpoint_config import BudgetConfig, EndpointConfig
 from spiral.policies.endpoint_reply import Bill
 from spiral.rollout import play
@@ -143,16 +143,18 @@ def test_games_begun_first_are_played_to_their_end(server, new_policy):
 )
 def test_money_held_and_spent_never_passes_the_limit(amounts, limit):
     async def run():
-        ledger = Ledger(BudgetConfig(prompt_price=0.0, completion_price=0.0, spend_limit=float(limit)))
+        account = Account(float(limit), 0)
+        ledger = Ledger(BudgetConfig(prompt_price=0.0, completion_price=0.0), account)
         seen = []
 
         async def request(most_cents, cost, known):
             held = Decimal(most_cents)
-            if not await ledger.hold(held):
+            if not await account.hold(held):
                 return False
             await asyncio.sleep(0)
-            seen.append(ledger._spent + ledger._unknown + ledger._held)
-            ledger.settle(held, Bill(cost=min(held, Decimal(cost))) if known else None)
+            seen.append(account.spent + account.held)
+            paid = Bill(cost=min(held, Decimal(cost)), prompt_tokens=1, completion_tokens=1)
+            ledger.settle(held, paid if known else None)
             return True
 
         sent = await asyncio.gather(*(request(*amount) for amount in amounts))
@@ -160,16 +162,15 @@ def test_money_held_and_spent_never_passes_the_limit(amounts, limit):
 
     ledger, seen, sent = asyncio.run(run())
     assert all(total <= limit for total in seen)
-    assert ledger._held == 0
+    assert ledger.account.held == 0
     paid = [min(m, c) if known else m for (m, c, known), ok in zip(amounts, sent, strict=True) if ok]
-    assert ledger._spent + ledger._unknown == sum(paid) <= limit
-    assert all(sent) or ledger.exhausted
+    assert ledger._spent + ledger._unknown == ledger.account.spent == sum(paid) <= limit
+    assert all(sent) or ledger.account.exhausted
 
 
 def test_without_prices_only_the_server_knows_the_cost():
-    ledger = Ledger(BudgetConfig())
+    ledger = Ledger(BudgetConfig(), Account(None, 0))
     assert ledger.most(10_000, 10_000) == 0
-    asyncio.run(ledger.hold(Decimal(0)))
     ledger.settle(Decimal(0), Bill(prompt_tokens=5, completion_tokens=6))
     ledger.settle(Decimal(0), Bill(cost=Decimal("0.25")))
     ledger.settle(Decimal(0), FREE)

@@ -29,8 +29,9 @@ from spiral.policies import (
     scripted_policy,
     scripted_table,
 )
+from spiral.policies.base import Answerer
 from spiral.policies.endpoint import EndpointPolicy
-from spiral.policies.endpoint_config import ENDPOINT, EndpointConfig, load_endpoint
+from spiral.policies.endpoint_config import ENDPOINT, LENGTH, EndpointConfig, find_endpoint, load_endpoint
 from spiral.policies.engines import EngineConfig, make_policy, resolved
 from spiral.policies.hub import HUB_NAME
 from spiral.policies.known_models import known_config
@@ -101,15 +102,31 @@ def seat_policy(name: str, game: Game, options: SeatOptions = DEFAULTS) -> Polic
     """The policy that MODEL `name` stands for in `game`. Raises `ValueError` when there is none."""
     if is_scripted(name):
         return scripted_policy(name, game)
-    return _endpoint_policy(name, options) if name.startswith(ENDPOINT) else language_policy(name, options)
+    return endpoint_policy(name, options) if name.startswith(ENDPOINT) else language_policy(name, options)
 
 
-def _endpoint_policy(name: str, options: SeatOptions) -> EndpointPolicy:
+def endpoint_policy(name: str, options: SeatOptions) -> EndpointPolicy:
     """Somebody else's model, asked as its table in `endpoints.toml` says."""
-    config = load_endpoint(name.removeprefix(ENDPOINT))
+    config, file = find_endpoint(name.removeprefix(ENDPOINT))
     config = with_options(config, options, ("temperature", "top_p", "max_new_tokens"))
     prompt = with_options(config.prompt, options, ("template", "observation", "thinking"))
-    return EndpointPolicy(checked(EndpointConfig, {**config.model_dump(), "prompt": prompt.model_dump()}), name=name)
+    asked = {"temperature": options.temperature, "top_p": options.top_p, LENGTH: options.max_new_tokens}
+    return EndpointPolicy(
+        checked(EndpointConfig, {**config.model_dump(), "prompt": prompt.model_dump()}),
+        name=name,
+        required=frozenset(parameter for parameter, value in asked.items() if value is not None),
+        source="" if file is None else str(file),
+    )
+
+
+def answerer(name: str, options: SeatOptions) -> Answerer:
+    """Who answers questions outside games under a name: a language model or an endpoint.
+
+    Raises `ValueError` for scripted players, who write nothing.
+    """
+    if is_scripted(name):
+        raise ValueError(f"got {name!r}, which plays games only; expected a language model or endpoint:NAME")
+    return endpoint_policy(name, options) if name.startswith(ENDPOINT) else language_policy(name, options)
 
 
 def exploitable_policy(name: str, game: Game, options: SeatOptions = DEFAULTS) -> LanguagePolicy | TabularPolicy:

@@ -20,6 +20,7 @@ import typer
 
 from spiral.cli import benchmarking, clusters, comparing, listing, measuring, playing, tournament, training
 from spiral.cli.faults import INTERRUPTED, explain
+from spiral.cli.log import warnings_told
 from spiral.printable import printable
 
 QUIET = {
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns the exit status; never raises for what a user can cause."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = bool(os.environ.get("SPIRAL_DEBUG"))
-    with contextlib.nullcontext() if debug else _packages_silenced():
+    with warnings_told(), contextlib.nullcontext() if debug else _packages_silenced():
         try:
             status: int = typer.main.get_command(app).main(given, prog_name="spiral", standalone_mode=False) or 0
             if status != INTERRUPTED:

@@ -14,26 +14,32 @@ from contextlib import contextmanager, suppress
 from spiral.printable import printable
 
 OURS = "spiral"
+KINDS = {logging.INFO: "note", logging.WARNING: "warning", logging.ERROR: "error", logging.CRITICAL: "critical"}
 
 
 class _Teller(logging.Handler):
-    """Each message once: "warning: " and what there is to say; further lines of it indented."""
+    """Each message once: "warning: " or "note: " and what there is to say; further lines of it indented."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a message. One that cannot be written is lost, and the run goes on."""
-        first, *more = printable(f"{record.levelname.lower()}: {record.getMessage()}").splitlines()
+        first, *more = printable(f"{KINDS[record.levelno]}: {record.getMessage()}").splitlines()
         with suppress(OSError, ValueError):
             sys.stderr.write("\n  ".join([first, *more]) + "\n")
 
 
 @contextmanager
 def warnings_told() -> Iterator[None]:
-    """Tells what is logged as a warning or worse, and keeps it from other handlers."""
-    logger, teller = logging.getLogger(OURS), _Teller(logging.WARNING)
-    propagated, logger.propagate = logger.propagate, False
+    """Tells what is logged as a note, a warning or worse, and keeps it from other handlers; once where it is nested."""
+    logger, teller = logging.getLogger(OURS), _Teller(logging.INFO)
+    if any(isinstance(handler, _Teller) for handler in logger.handlers):
+        yield
+        return
+    before, logger.propagate = (logger.propagate, logger.level), False
     logger.addHandler(teller)
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         logger.removeHandler(teller)
-        logger.propagate = propagated
+        logger.propagate = before[0]
+        logger.setLevel(before[1])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from spiral.cli import options as opt
+from spiral.cli.endpoints import endpoint_usage, print_usage
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
 from spiral.display import plain_table, wide_console
@@ -16,7 +16,7 @@ from spiral.games import load_game
 from spiral.printable import printable
 
 if TYPE_CHECKING:
-    from spiral.policies import Policy  # loads torch
+    pass  # loads torch
 
 
 def evaluate(
@@ -66,21 +66,12 @@ def evaluate(
         found, _ = measure_games(policy, other, rules, episodes=episodes, seed=seed, in_flight=in_flight, place=place)
     except NotPlayedError as error:
         raise Stopped(str(error)) from error
-    result = found.to_json() | _usage("model", policy) | _usage("opponent", other)
+    result = found.to_json() | endpoint_usage("model", policy) | endpoint_usage("opponent", other)
     if as_json:
         print_json({**result, "files": str(place.path)})
     else:
         _print_rates(result)
         print(printable(f"Every game: {place.path}"))
-
-
-def _usage(who: str, policy: Policy) -> dict[str, Any]:
-    """What an endpoint was asked and what it cost; nothing for any other policy."""
-    from spiral.policies.endpoint import EndpointPolicy
-
-    if not isinstance(policy, EndpointPolicy):
-        return {}
-    return {f"{who}_usage": {"model": policy.config.model, **dataclasses.asdict(policy.usage())}}
 
 
 def exploitability(
@@ -180,16 +171,4 @@ def _print_not_played(console: Console, result: dict[str, Any]) -> None:
         )
     for reason, games in result["faults"].items():
         console.print(f"  {games} x {reason}", soft_wrap=True, markup=False, highlight=False)
-    for usage in (result.get("model_usage"), result.get("opponent_usage")):
-        if usage is not None:
-            console.print(_usage_line(usage), soft_wrap=True, markup=False, highlight=False)
-
-
-def _usage_line(usage: dict[str, Any]) -> str:
-    cost = f"${usage['cost_usd']:.4f}"
-    if usage["cost_usd_unknown"]:
-        cost += f", and up to ${usage['cost_usd_unknown']:.4f} more"
-    return (
-        f"{usage['model']}: {usage['requests']} requests ({usage['retries']} sent again, {usage['faults']} turns"
-        f" without a reply), {usage['prompt_tokens']} + {usage['completion_tokens']} tokens, {cost}"
-    )
+    print_usage(console, result)

@@ -12,7 +12,7 @@ from typing import Any
 
 from spiral.evaluation.arena import ArenaResult, paired_matches, summarise
 from spiral.evaluation.optimality import measure_theory
-from spiral.evaluation.results import ResultDirectory, describe_player, read_result, result_directory
+from spiral.evaluation.results import ResultDirectory, asked_of, describe_player, read_result, result_directory
 from spiral.games import Game
 from spiral.policies import Policy
 from spiral.policies.language import LanguagePolicy
@@ -66,7 +66,7 @@ def measure_games(
             played = play(matches, in_flight)
         result = summarise(played, game, policy.name, opponent.name, seed)
         if place is not None:
-            place.write(result.to_json(), episodes=played)
+            place.write(result.to_json(), episodes=played, endpoints=asked_of(policy, opponent))
     return result, played
 
 

@@ -120,8 +120,9 @@ class ResultDirectory:
         *,
         items: Iterable[Mapping[str, Any]] | None = None,
         episodes: Sequence[Episode] | None = None,
+        endpoints: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Writes the result, last of all, and what it was computed from."""
+        """Writes the result, last of all, what it was computed from, and what endpoints were really asked."""
         if items is not None:
             write_jsonl(self.items_file, items)
         if episodes is not None:
@@ -132,6 +133,7 @@ class ResultDirectory:
                 "kind": self.kind,
                 "settings": dict(self.settings),
                 "result": dict(result),
+                **({"endpoints": list(endpoints)} if endpoints else {}),
                 "versions": versions(),
                 "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
                 "command": sys.argv,
@@ -200,10 +202,20 @@ def _run_of(model: str) -> Path | None:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
 
 
+def asked_of(*players: object) -> list[dict[str, Any]]:
+    """What each endpoint among the players was asked: requests, tokens, cost, and parameters that it does not take."""
+    return [
+        {"name": player.name, "model": player.config.model, **dataclasses.asdict(player.usage())}
+        for player in players
+        if isinstance(player, EndpointPolicy)
+    ]
+
+
 def describe_player(name: str, policy: object) -> dict[str, Any]:
     """What fixes a player's play, for the settings of a result."""
     if isinstance(policy, EndpointPolicy):
-        return {"name": name, "endpoint": policy.config.model_dump(exclude={"budget"})}
+        unset = {key for key in ("omit", "rename", "extra") if not getattr(policy.config, key)}
+        return {"name": name, "endpoint": policy.config.model_dump(exclude={"budget", *unset})}
     if not isinstance(policy, LanguagePolicy):
         return {"name": name}
     directory = model_directory(name)

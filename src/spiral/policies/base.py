@@ -10,9 +10,11 @@ import dataclasses
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 from spiral.games import Game, State
+from spiral.policies.sampling import SamplingConfig
 from spiral.records import Generation, IntArray
 
 
@@ -25,6 +27,26 @@ class TurnRequest:
     state: State
     seat: int
     seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """A reply wanted outside a game: `text` is asked exactly so. `key` and `seed` as in `TurnRequest`."""
+
+    key: int
+    text: str
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplyLength:
+    """How long a reply is."""
+
+    tokens: int
+    thinking_tokens: int
+    """How many of them come before the answer, as far as that is known."""
+    truncated: bool
+    """Whether it ran into its budget, or into the end of the context."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +63,8 @@ class TurnReply:
     action: str | None
     prompt_ids: IntArray | None = None
     generation: Generation | None = None
+    length: ReplyLength | None = None
+    """What scripted players' replies do not have."""
     fault: str | None = None
 
 
@@ -71,6 +95,33 @@ class RemotePolicy(Policy, Protocol):
 
     def ready(self) -> bool:
         """Whether `poll` has something to return at once."""
+        ...
+
+
+class Answerer(Protocol):
+    """A policy that also answers questions outside games: a language model, here or behind an endpoint."""
+
+    name: str
+
+    @property
+    def opening(self) -> str:
+        """What a reply begins with that is not in it: the thinking tag where the prompt ends with it."""
+        ...
+
+    def submit_questions(self, questions: Sequence[Question]) -> None:
+        """Takes on questions; `poll` hands out their replies, with a length and with None for the action."""
+        ...
+
+    def poll(self) -> list[TurnReply]:
+        """As of every policy."""
+        ...
+
+    def cancel(self) -> None:
+        """As of every policy."""
+        ...
+
+    def sampled_with(self, sampling: SamplingConfig) -> AbstractContextManager[None]:
+        """Samples as told for a while. No turn may be pending at its beginning or end."""
         ...
 
 

@@ -2,8 +2,8 @@
 
 An event loop in a thread of its own does the waiting, so that replies come in while other players think. The pauses
 before a request is sent again double each time, with jitter, and are never shorter than the server asks for
-(Retry-After, RFC 9110). A server that refuses everybody, or has not answered any of the first turns, is asked nothing
-more at all.
+(Retry-After, RFC 9110). A server that refuses everybody, cannot be reached, or has not answered any of the first turns
+is asked nothing more at all. The first failure is told while it is tried again.
 
 Requests of older games go first. When the money runs out, few games are then under way and most are either finished
 or not begun.
@@ -15,21 +15,32 @@ import asyncio
 import contextlib
 import dataclasses
 import heapq
+import logging
 import queue
 import random
 import threading
+import time
 from collections.abc import Sequence
 
-from spiral.policies.endpoint_budget import FREE, Ledger, Pace
+from spiral.policies.endpoint_budget import FREE, Ledger, account_of
 from spiral.policies.endpoint_config import EndpointConfig
-from spiral.policies.endpoint_reply import Answer, Bill, shorten
+from spiral.policies.endpoint_parameters import Parameters
+from spiral.policies.endpoint_refusal import shorten
+from spiral.policies.endpoint_reply import Answer, Bill
 from spiral.policies.endpoint_request import FailedError, Requester
+from spiral.policies.sampling import SamplingConfig
 from spiral.seeds import derive_seed
 from spiral.text.prompts import Message
 
+logger = logging.getLogger(__name__)
+
 HOPELESS = 8
 """Turns given up without any ever answered, after which nothing more is asked."""
+SCOUT_SECONDS = 2.0
+"""How long the others wait for the first request; a refusal comes sooner."""
 BACKOFF_SECONDS = 1.0
+UNREACHABLE_SECONDS = 15.0
+"""After which a server to which there never was a connection is given up."""
 LONGEST_BACKOFF = 60.0
 CHARACTERS_A_TOKEN = 32
 """Far more than the mean of any text worth reading; what a server says beyond its budget was not asked for."""
@@ -43,6 +54,7 @@ class Ask:
     number: int
     seed: int = dataclasses.field(compare=False)
     messages: list[Message] = dataclasses.field(compare=False)
+    sampling: SamplingConfig = dataclasses.field(compare=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,23 +62,34 @@ class Fault:
     """Why there is no reply."""
 
     reason: str
+    filtered: bool = False
+    """Whether the server would answer, but not this."""
 
 
 class EndpointClient:
     """Owns the thread, the connections and the ledger. `done` gives `(number, Answer | Fault)`, or an error of ours."""
 
-    def __init__(self, config: EndpointConfig, backoff_seconds: float) -> None:
-        """Raises `ValueError` when the key or the `openai` package is missing."""
+    def __init__(
+        self, config: EndpointConfig, backoff_seconds: float, *, name: str, required: frozenset[str] = frozenset()
+    ) -> None:
+        """`required` as in `Parameters`. Raises `ValueError` when the key or the `httpx2` package is missing."""
         self._config = config
         self._backoff = backoff_seconds
         self._key = config.api_key()
-        self.ledger = Ledger(config.budget)
+        account = account_of(name, config)
+        self.ledger = Ledger(config.budget, account)
+        self.parameters = Parameters(config, required)
         self.done: queue.SimpleQueue[tuple[int, Answer | Fault | BaseException]] = queue.SimpleQueue()
-        self._pace = Pace(config.requests_per_minute)
+        self._pace = account.pace
         self._waiting: list[Ask] = []
         self._running: set[asyncio.Task[None]] = set()
         self._given_up = ""
-        self._requester = Requester(config, self._key, self._pace.hold_back)
+        self._reached = self._told = False
+        self._scout: int | None = None
+        self._scouted = asyncio.Event()
+        self._requester = Requester(
+            config, self._key, self.parameters, hold_back=self._pace.hold_back, count=self._count
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="endpoint", daemon=True)
         self._thread.start()
@@ -117,6 +140,7 @@ class EndpointClient:
 
     async def _drop(self) -> None:
         self._waiting.clear()
+        self._scout = None
         running = list(self._running)
         for task in running:
             task.cancel()
@@ -130,30 +154,61 @@ class EndpointClient:
 
     async def _answer(self, ask: Ask) -> Answer | Fault:
         """A reply, however often it has to be asked for, or why there is none."""
-        attempt = 0
+        attempt, again, begun = 0, False, time.monotonic()
         while True:
+            await self._scouted_by(ask)
             if self._given_up:
                 return self._fault(self._given_up)
             try:
-                answer = await self._try(ask, again=attempt > 0)
+                answer = await self._try(ask, again=again)
             except FailedError as failure:
+                again = True
+                self._reached = self._reached or not failure.unreachable
                 if failure.for_all:
                     self._given_up = failure.reason
                 if not failure.again:
-                    return self._fault(failure.reason)
-                if attempt == self._config.retries:
-                    return self._fault(f"{failure.reason}; given up after {attempt + 1} attempts")
+                    return self._fault(failure.reason, filtered=failure.filtered)
+                if failure.learnt:
+                    continue
+                self._scouted.set()
+                late = not self._reached and time.monotonic() - begun > UNREACHABLE_SECONDS
+                if late or attempt == self._config.retries:
+                    reason = f"{failure.reason}; given up after {attempt + 1} attempts"
+                    self._given_up = reason if late else ""
+                    return self._fault(reason)
+                self._tell(failure.reason)
                 await asyncio.sleep(self._pause(ask, attempt, failure.wait))
                 attempt += 1
             else:
+                self._scouted.set()
+                self._reached = True
                 self.ledger.answers += 1
-                return self._tidied(answer)
+                return self._tidied(answer, ask.sampling.max_new_tokens)
 
-    def _fault(self, reason: str) -> Fault:
+    async def _scouted_by(self, ask: Ask) -> None:
+        """Lets one request find out what the server takes before many are refused; a slow one is not waited for."""
+        if self._scout is None:
+            self._scout = ask.number
+        if self._scout != ask.number and not self._scouted.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._scouted.wait(), SCOUT_SECONDS)
+            self._scouted.set()
+
+    def _tell(self, reason: str) -> None:
+        """The first failure that is tried again, once; the others end up in the usage."""
+        if not self._told:
+            self._told = True
+            logger.warning("%s; trying again", shorten(self._redact(reason)))
+
+    def _count(self) -> None:
+        self.ledger.requests += 1
+
+    def _fault(self, reason: str, *, filtered: bool = False) -> Fault:
         self.ledger.faults += 1
+        self.ledger.answers += filtered
         if self.ledger.faults >= HOPELESS and not self.ledger.answers:
             self._given_up = self._given_up or reason
-        return Fault(reason=shorten(self._redact(reason)))
+        return Fault(reason=shorten(self._redact(reason)), filtered=filtered)
 
     def _pause(self, ask: Ask, attempt: int, wait: float | None) -> float:
         """Seconds until the next attempt: twice as many as before, less some jitter, and no fewer than asked for."""
@@ -163,16 +218,17 @@ class EndpointClient:
     async def _try(self, ask: Ask, *, again: bool) -> Answer:
         """One request, paid for. Raises `FailedError`."""
         size = sum(len(message["content"].encode()) for message in ask.messages)
-        held = self.ledger.most(size, self._config.max_new_tokens)
-        if not await self.ledger.hold(held):
-            raise FailedError(f"the spend limit of ${self.ledger.limit} is reached", again=False)
+        account = self.ledger.account
+        held = self.ledger.most(size, ask.sampling.max_new_tokens)
+        if not await account.hold(held):
+            raise FailedError(f"the spend limit of ${account.limit} is reached", again=False)
         bill: Bill | None = FREE
         try:
             await self._pace.turn()
             bill = None  # from here on whoever is interrupted does not know
-            self.ledger.requests += 1
+            self._count()
             self.ledger.retries += again
-            answer = await self._requester.send(ask.messages, ask.seed)
+            answer = await self._requester.send(ask.messages, ask.sampling, ask.seed)
             bill = answer.bill
         except FailedError as failure:
             bill = failure.bill
@@ -181,9 +237,9 @@ class EndpointClient:
             self.ledger.settle(held, bill)
         return answer
 
-    def _tidied(self, answer: Answer) -> Answer:
+    def _tidied(self, answer: Answer, max_new_tokens: int) -> Answer:
         """The reply without our own key, should a server send it back, and no longer than its tokens can have been."""
-        most = CHARACTERS_A_TOKEN * self._config.max_new_tokens
+        most = CHARACTERS_A_TOKEN * max_new_tokens
         return dataclasses.replace(
             answer, thinking=self._redact(answer.thinking)[:most], content=self._redact(answer.content)[:most]
         )

@@ -18,14 +18,17 @@ import time
 from decimal import Decimal
 from typing import Any
 
+from spiral.policies.endpoint_refusal import Refusal, clean, read_refusal, refusal_of, status_of
 from spiral.text.prompts import Message
 from spiral.text.thinking import CLOSE, OPEN
 
+NO_REFUSAL = Refusal()
 MOST_TOKENS = 10**9
-MOST_REASON = 240
-"""Characters of a reason, which may quote a server's own words."""
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-"""All but tab and line ends; a terminal obeys some of them."""
+MAX_PAGE = 2**16
+"""Bytes of a page that are searched for its title."""
+CUT_OFF = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
+"""Why a reply ended, as servers say that it ran into its budget."""
+FILTERED = frozenset({"content_filter", "safety", "prohibited_content"})
 TEMPLATE_TOKEN = re.compile(r"<\|[^|\s]{1,60}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
 """How the usual chat templates spell the ends of turns."""
 
@@ -48,6 +51,10 @@ class Answer:
     """Where the server gave it apart from the content."""
     content: str
     bill: Bill
+    truncated: bool = False
+    """Whether it ran into its budget."""
+    thinking_tokens: int = 0
+    """As far as the server counts them."""
 
     @property
     def text(self) -> str:
@@ -56,13 +63,14 @@ class Answer:
 
 
 class BadBodyError(Exception):
-    """A body that is no reply; `status` is the HTTP status that it stands for, where it says so."""
+    """A body that is no reply; `refusal` and `status` say what error it stands for, where it says so."""
 
-    def __init__(self, reason: str, bill: Bill, status: int | None = None) -> None:
+    def __init__(self, reason: str, bill: Bill, status: int | None = None, refusal: Refusal = NO_REFUSAL) -> None:
         super().__init__(reason)
         self.reason = reason
         self.bill = bill
         self.status = status
+        self.refusal = refusal
 
 
 class FilteredError(BadBodyError):
@@ -74,7 +82,8 @@ def read_body(body: bytes) -> Answer:
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):
-        raise BadBodyError("the reply is not JSON", Bill()) from None
+        page = read_refusal(body[:MAX_PAGE]).text if body.lstrip()[:1] == b"<" else ""
+        raise BadBodyError(f"the reply is not JSON{f' but a page: {page}' if page else ''}", Bill()) from None
     if not isinstance(values, dict):
         raise BadBodyError("the reply is not a JSON object", Bill())
     bill = _read_bill(values.get("usage"))
@@ -82,24 +91,34 @@ def read_body(body: bytes) -> Answer:
     choice = choices[0] if isinstance(choices, list) and choices else None
     error = values.get("error") or (choice.get("error") if isinstance(choice, dict) else None)
     if error:
-        raise BadBodyError(error_text(values if values.get("error") else choice), bill, _status(error))
+        refusal = refusal_of(error)
+        raise BadBodyError(refusal.text or "the server reports an error", bill, status_of(error), refusal)
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
         raise BadBodyError("the reply holds no message", bill)
-    if choice.get("finish_reason") == "content_filter":
+    ended = choice.get("finish_reason")
+    if isinstance(ended, str) and ended.lower() in FILTERED:
         raise FilteredError("the server's content filter took the reply away", bill)
-    return _answer(message, finished=choice.get("finish_reason") is not None, bill=bill)
+    return _answer(message, ended=ended, bill=bill, thinking_tokens=_thinking_tokens(values.get("usage")))
 
 
-def _answer(message: dict[str, Any], *, finished: bool, bill: Bill) -> Answer:
+def _answer(message: dict[str, Any], *, ended: object, bill: Bill, thinking_tokens: int) -> Answer:
     content = _text(message.get("content"))
-    thinking = _text(message.get("reasoning_content")) or _text(message.get("reasoning")) or ""
+    thinking = _thoughts(message)
     if content is None:
         raise BadBodyError("the message's content is not text", bill)
     content = content or _text(message.get("refusal")) or ""
-    if not (content or finished):
+    if not content and ended is None:
         raise BadBodyError("the reply is empty and does not say why it ended", bill)
-    return Answer(thinking=thinking, content=content, bill=bill)
+    if (content or thinking) and not bill.completion_tokens:
+        bill = dataclasses.replace(bill, completion_tokens=None)  # no reply takes no tokens
+    return Answer(
+        thinking=thinking,
+        content=content,
+        bill=bill,
+        truncated=isinstance(ended, str) and ended.lower() in CUT_OFF,
+        thinking_tokens=min(thinking_tokens, bill.completion_tokens or 0),
+    )
 
 
 def _text(value: object) -> str | None:
@@ -108,27 +127,18 @@ def _text(value: object) -> str | None:
         return ""
     if isinstance(value, list):
         parts = [part.get("text") for part in value if isinstance(part, dict)]
-        return "".join(_text(part) or "" for part in parts)
+        return "".join(clean(part) for part in parts if isinstance(part, str))
     return clean(value) if isinstance(value, str) else None
 
 
-def clean(text: str) -> str:
-    """Text without control characters and without the halves of surrogate pairs, which no file can hold."""
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.encode(errors="replace").decode())
-
-
-def error_text(values: object, otherwise: str = "the server reports an error") -> str:
-    """What a server says is wrong, on one line; `otherwise` when it says nothing that can be read."""
-    error = values.get("error", values) if isinstance(values, dict) else values
-    message = error.get("message", error.get("detail")) if isinstance(error, dict) else error
-    if not isinstance(message, str) or message.lstrip().startswith("<"):  # an error page
-        return otherwise
-    return " ".join(clean(message[: 4 * MOST_REASON]).split()) or otherwise
-
-
-def shorten(reason: str) -> str:
-    """A reason of bearable length."""
-    return reason if len(reason) <= MOST_REASON else f"{reason[: MOST_REASON - 3]}..."
+def _thoughts(message: dict[str, Any]) -> str:
+    """The thinking, where the server gives it apart from the content: a field of its own, or parts of the content."""
+    for field in ("reasoning_content", "reasoning", "thinking"):
+        if found := _text(message.get(field)):
+            return found
+    parts = message.get("content")
+    shown = [part.get("thinking") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return "".join(_text(part) or "" for part in shown)
 
 
 def without_template_tokens(messages: list[Message]) -> list[Message]:
@@ -154,18 +164,13 @@ def retry_after(headers: Any) -> float | None:
     return None
 
 
-def _status(error: object) -> int | None:
-    code = _count(error.get("code")) if isinstance(error, dict) else None
-    return code if code is not None and 400 <= code < 600 else None
-
-
 def _read_bill(usage: object) -> Bill:
     if not isinstance(usage, dict):
         return Bill()
     prompt, completion, cost = (usage.get(key) for key in ("prompt_tokens", "completion_tokens", "cost"))
     known = isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < MOST_TOKENS
     return Bill(
-        prompt_tokens=_count(prompt),
+        prompt_tokens=_count(prompt) or None,  # nor does any prompt
         completion_tokens=_count(completion),
         cost=Decimal(str(cost)) if known else None,
     )
@@ -174,3 +179,9 @@ def _read_bill(usage: object) -> Bill:
 def _count(value: object) -> int | None:
     """A number of tokens, or None: what is negative, absurd or no whole number is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_TOKENS else None
+
+
+def _thinking_tokens(usage: object) -> int:
+    """Tokens of thinking, where the server counts them."""
+    details = usage.get("completion_tokens_details", usage) if isinstance(usage, dict) else None
+    return (_count(details.get("reasoning_tokens")) or 0) if isinstance(details, dict) else 0

@@ -1,52 +1,56 @@
 """One chat completion: a request sent, and what came back as a reply or as a failure that says what to do about it.
 
 Worth sending again is what a server says is temporary (408, 409, 425, 429, 5xx), a lost connection, a request whose
-time is up, and a body that is no reply. A missing key, money or model (401, 402, 404) is missing for every request.
+time is up, and a body that is no reply. A missing key, money or model is missing for every request. A parameter that
+is not taken is left out or renamed, and the request sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spiral.policies.endpoint_budget import FREE
 from spiral.policies.endpoint_config import EndpointConfig
-from spiral.policies.endpoint_reply import (
-    Answer,
-    BadBodyError,
-    Bill,
-    FilteredError,
-    error_text,
-    read_body,
-    retry_after,
-)
+from spiral.policies.endpoint_parameters import NotTakenError, Parameters
+from spiral.policies.endpoint_refusal import Refusal, read_refusal
+from spiral.policies.endpoint_reply import Answer, BadBodyError, Bill, FilteredError, read_body, retry_after
+from spiral.policies.endpoint_transport import MAX_REDIRECTS, LostError, Response, TooMuchError, Transport
+from spiral.policies.sampling import SamplingConfig
+from spiral.printable import one_line
 from spiral.text.prompts import Message
 
 TEMPORARY = frozenset({408, 409, 425, 429})
-FOR_ALL = frozenset({401, 402, 404})
+FOR_ALL = frozenset({401, 402, 404, 405, 407})
+UNPROCESSABLE = frozenset({400, 422})
+"""How servers answer a parameter that they do not take."""
+ABOUT_WORDS = frozenset({400, 403, 422, 451})
+"""Statuses that may be about one prompt or about every request; the words with them tell."""
 LONGEST_WAIT = 120.0
 """A server that asks for a longer pause in seconds is not waited for."""
-MOST_BYTES = 16 * 2**20
-"""Of a body; a longer one is no reply."""
-SEEDS = 2**31
-"""Servers differ in how large a seed may be; this much all take."""
-NO_KEY = "none"
-"""Sent where the server wants no key; without one the client would look for that of another service."""
-NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
-"""Errors of the HTTP library in which no request was sent, so that it cost nothing."""
 
 
 class FailedError(Exception):
     """One request that gave no reply."""
 
     def __init__(
-        self, reason: str, *, again: bool, bill: Bill | None = FREE, wait: float | None = None, for_all: bool = False
+        self,
+        reason: str,
+        *,
+        again: bool,
+        bill: Bill | None = FREE,
+        wait: float | None = None,
+        for_all: bool = False,
+        learnt: bool = False,
+        unreachable: bool = False,
+        filtered: bool = False,
     ) -> None:
         """`again`: worth another try, after `wait` seconds if given; `for_all`: so will every other request fail.
 
-        `bill` is what it cost; None when nobody knows.
+        `bill` is what it cost; None when nobody knows. `learnt`: the next try will be another request. `unreachable`:
+        there was no connection. `filtered`: the server will not answer this prompt, though it could.
         """
         super().__init__(reason)
         self.reason = reason
@@ -54,95 +58,108 @@ class FailedError(Exception):
         self.bill = bill
         self.wait = wait
         self.for_all = for_all
+        self.learnt = learnt
+        self.unreachable = unreachable
+        self.filtered = filtered
 
 
 class Requester:
-    """Owns the connections."""
+    """Asks one server, by what is known of the parameters that it takes."""
 
-    def __init__(self, config: EndpointConfig, key: str | None, hold_back: Callable[[float], None]) -> None:
-        """`hold_back(seconds)` is called when the server asks everyone to wait.
+    def __init__(
+        self,
+        config: EndpointConfig,
+        key: str | None,
+        parameters: Parameters,
+        *,
+        hold_back: Callable[[float], None],
+        count: Callable[[], None],
+    ) -> None:
+        """`hold_back(seconds)` is called when the server asks everyone to wait, `count()` for each request sent.
 
-        Raises `ValueError` when the `openai` package is missing.
+        Raises `ValueError` when the `httpx2` package is missing.
         """
-        try:
-            import openai  # the extra `endpoint`, and half a second
-        except ImportError as error:
-            raise ValueError(
-                'an endpoint needs the package openai; run `pip install "spiral-selfplay[endpoint]"`'
-            ) from error
         self._config = config
+        self._parameters = parameters
         self._hold_back = hold_back
-        self._openai = openai
-        self._client = openai.AsyncOpenAI(
-            base_url=config.base_url, api_key=key or NO_KEY, max_retries=0, timeout=config.timeout_seconds
-        )
-        self._client.organization = self._client.project = None  # the environment's are for another service
+        self._count = count
+        self._transport = Transport(config, key)
 
     async def close(self) -> None:
         """Ends the connections."""
-        await self._client.close()
+        await self._transport.close()
 
-    async def send(self, messages: list[Message], seed: int) -> Answer:
+    async def send(self, messages: list[Message], sampling: SamplingConfig, seed: int) -> Answer:
         """Sends a request and reads the reply, in the time allowed. Raises `FailedError`."""
-        seconds = self._config.timeout_seconds
+        sent = self._parameters.values(sampling, seed)
+        request: dict[str, Any] = {"model": self._config.model, "messages": messages, **sent}
+        if self._config.host == "openrouter.ai":
+            request["usage"] = {"include": True}  # what it cost, in dollars
+        try:
+            return await self._exchange(request, sampling.max_new_tokens, sent)
+        except NotTakenError as error:
+            raise FailedError(one_line(str(error)), again=False, for_all=True) from error
+
+    async def _exchange(self, request: dict[str, Any], max_tokens: int, sent: Mapping[str, Any]) -> Answer:
+        seconds, host = self._config.timeout_seconds, self._config.host
         try:
             async with asyncio.timeout(seconds):
-                body = await self._body(self._request(messages, seed))
-            return read_body(body)
-        except (TimeoutError, self._openai.APITimeoutError) as error:
-            reason = f"no reply from {self._config.host} within {seconds:g} s"
-            raise FailedError(reason, again=True, bill=None) from error
-        except self._openai.APIStatusError as error:
-            raise self._refused(error.status_code, error_text(error.body, ""), error.response.headers) from error
+                response = await self._response(request, max_tokens)
+            if not response.is_reply:
+                raise self._refused(response.status, read_refusal(response.body), response.headers, sent)
+            return read_body(response.body)
+        except TimeoutError as error:
+            raise FailedError(f"no reply from {host} within {seconds:g} s", again=True, bill=None) from error
+        except LostError as error:
+            bill = None if error.sent else FREE
+            raise FailedError(one_line(error.reason), again=True, bill=bill, unreachable=not error.sent) from error
+        except TooMuchError as error:
+            raise FailedError(f"{host}: {error}", again=True, bill=None) from error
         except FilteredError as error:
-            raise FailedError(error.reason, again=False, bill=error.bill) from error
+            raise FailedError(error.reason, again=False, bill=error.bill, filtered=True) from error
         except BadBodyError as error:
-            if error.status is not None:
-                raise self._refused(error.status, error.reason, {}, error.bill) from error
-            raise FailedError(f"{self._config.host}: {error.reason}", again=True, bill=error.bill) from error
-        except Exception as error:  # openai's own errors, and those of its HTTP library while a body is read
-            raise self._lost(error) from error
+            status = error.status or (402 if error.refusal.is_money else None)
+            if status is not None:
+                raise self._refused(status, error.refusal, {}, sent, error.bill) from error
+            raise FailedError(f"{host}: {error.reason}", again=True, bill=error.bill) from error
 
-    async def _body(self, request: dict[str, Any]) -> bytes:
-        body = bytearray()
-        async with self._client.chat.completions.with_streaming_response.create(**request) as response:
-            async for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > MOST_BYTES:
-                    raise BadBodyError(f"the reply is longer than {MOST_BYTES:,} bytes", Bill())
-        return bytes(body)
+    async def _response(self, request: dict[str, Any], max_tokens: int) -> Response:
+        """What the server answers, at the place on the same host to which it redirects."""
+        url = self._transport.url
+        for _ in range(MAX_REDIRECTS):
+            response = await self._transport.post(request, max_tokens, url)
+            there = self._transport.redirected(response, url)
+            if there is None:
+                return response
+            self._count()
+            url = there
+        return await self._transport.post(request, max_tokens, url)
 
-    def _request(self, messages: list[Message], seed: int) -> dict[str, Any]:
-        config = self._config
-        request: dict[str, Any] = {
-            "model": config.model,
-            "messages": messages,
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "max_tokens": config.max_new_tokens,
-            "seed": seed % SEEDS,
-        }
-        if config.host == "openrouter.ai":
-            request["extra_body"] = {"usage": {"include": True}}  # what it cost, in dollars
-        return request
-
-    def _refused(self, status: int, said: str, headers: Any, bill: Bill = FREE) -> FailedError:
-        """What an HTTP status means."""
-        try:
-            name = f"HTTP {status} {http.HTTPStatus(status).phrase}"
-        except ValueError:
-            name = f"HTTP {status}"
-        reason = f"{self._config.host} answers {name}" + (f": {said}" if said else "")
+    def _refused(
+        self, status: int, refusal: Refusal, headers: Mapping[str, str], sent: Mapping[str, Any], bill: Bill = FREE
+    ) -> FailedError:
+        """What an HTTP status and the words with it mean. Raises `NotTakenError`."""
+        reason = self._reason(status, refusal, headers)
+        if status in UNPROCESSABLE and self._parameters.learn(sent, refusal):
+            return FailedError(reason, again=True, bill=bill, learnt=True)
+        is_about_words = status in ABOUT_WORDS
+        no_money = 400 <= status < 500 and refusal.is_money
+        filtered = is_about_words and refusal.is_of_one_prompt and not no_money
+        no_right = status in FOR_ALL or 300 <= status < 400 or (is_about_words and refusal.is_key)
+        if no_money or filtered or no_right:
+            return FailedError(reason, again=False, bill=bill, for_all=not filtered, filtered=filtered)
         again, wait = status in TEMPORARY or status >= 500, retry_after(headers)
         if again and wait is not None and wait > LONGEST_WAIT:
             return FailedError(f"{reason} (and asks to wait more than {LONGEST_WAIT:g} s)", again=False, bill=bill)
         if status == 429 and wait is not None:
             self._hold_back(wait)
-        return FailedError(reason, again=again, bill=bill, wait=wait, for_all=status in FOR_ALL)
+        return FailedError(reason, again=again, bill=bill, wait=wait)
 
-    def _lost(self, error: Exception) -> FailedError:
-        """A connection that was never made, which costs nothing, or one that broke, which may have cost anything."""
-        host, kind = self._config.host, type(error.__cause__ or error).__name__
-        if kind in NEVER_SENT:
-            return FailedError(f"cannot connect to {host}", again=True)
-        return FailedError(f"the connection to {host} broke ({kind})", again=True, bill=None)
+    def _reason(self, status: int, refusal: Refusal, headers: Mapping[str, str]) -> str:
+        try:
+            name = f"HTTP {status} {http.HTTPStatus(status).phrase}"
+        except ValueError:
+            name = f"HTTP {status}"
+        reason = f"{self._config.host} answers {name}" + (f": {refusal.text}" if refusal.text else "")
+        there = one_line(headers.get("location", "")) if 300 <= status < 400 else ""
+        return f"{reason}, to {there}, which is not followed; set base_url to the right address" if there else reason

@@ -16,11 +16,12 @@ import numpy as np
 from torch import Tensor
 
 from spiral.games import State
-from spiral.policies.base import TurnReply, TurnRequest
+from spiral.policies.base import Question, ReplyLength, TurnReply, TurnRequest
 from spiral.policies.sampling import SamplingConfig
 from spiral.records import Generation, IntArray, StopReason
 from spiral.text import ChatCodec, parse_action
 from spiral.text.chat import turn_end_id
+from spiral.text.thinking import OPEN
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
 """How our plain templates and base models end a turn; no chat template of theirs need say so."""
@@ -83,6 +84,20 @@ class LanguagePolicy(ABC):
                 for request in requests
             ]
         )
+
+    def submit_questions(self, questions: Sequence[Question]) -> None:
+        """Asks questions in the model's own template; their replies have a length, and None for the action."""
+        self.submit_prompts(
+            [
+                PromptRequest(key=asked.key, prompt_ids=self.codec.encode_question(asked.text), seed=asked.seed)
+                for asked in questions
+            ]
+        )
+
+    @property
+    def opening(self) -> str:
+        """What a reply begins with that is not in it: the thinking tag where the prompt ends with it."""
+        return OPEN if self.codec.opens_thinking else ""
 
     @contextmanager
     def sampled_with(self, sampling: SamplingConfig) -> Iterator[None]:
@@ -172,6 +187,9 @@ class LanguagePolicy(ABC):
                 action=None if turn.state is None else parse_action(reading.answer, turn.state),
                 prompt_ids=turn.prompt_ids,
                 generation=generation,
+                length=ReplyLength(
+                    tokens=len(ids), thinking_tokens=reading.thinking_tokens, truncated=stop_reason != "stop"
+                ),
             )
         )
 
