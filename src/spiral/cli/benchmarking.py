@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiral.cli import options as opt
+from spiral.cli.endpoints import endpoint_usage, print_usage
+from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
 from spiral.display import counted, plain_table, wide_console
 from spiral.printable import printable
@@ -52,15 +54,22 @@ def benchmark(
     regrade: Annotated[bool, typer.Option("--regrade", help="Grade the replies that are kept in files again.")] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Accuracy of MODEL on a reasoning benchmark, with a 95% interval.
+    """Accuracy of MODEL, which may be endpoint:NAME, on a reasoning benchmark, with a 95% interval.
 
     Every attempt is kept as it is made; the same command goes on where it was stopped.
     """
     from spiral.evaluation.benchmarks.measuring import load_benchmark  # loads torch
-    from spiral.seating import SeatOptions, is_language_model
+    from spiral.policies.endpoint_config import ENDPOINT
+    from spiral.policies.scripted import is_scripted
+    from spiral.seating import SeatOptions
 
-    if not is_language_model(model):
-        raise ValueError(f"got {model!r}, which plays games only; expected a language model")
+    if is_scripted(model):
+        raise ValueError(f"got {model!r}, which plays games only; expected a language model or endpoint:NAME")
+    if model.startswith(ENDPOINT) and thinking is not None:
+        raise ValueError(
+            "got --thinking or --no-thinking for an endpoint, which is asked the question alone; expected what its"
+            " server takes in `extra` in the endpoint's table, such as reasoning_effort"
+        )
     asked = load_benchmark(
         task,
         data=data,
@@ -79,6 +88,9 @@ def benchmark(
         engine=engine,
         context=context,
         reply_tokens=asked.task.sampling.max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
     )
     result, files = _measured(model, asked, options, out, fresh=fresh, regrade=regrade, in_flight=in_flight)
     if as_json:
@@ -93,15 +105,21 @@ def _measured(
 ) -> tuple[dict[str, Any], Path]:
     """The result in its JSON form, and the directory where it is kept."""
     from spiral.evaluation.benchmarks.measuring import benchmark_directory, measure_benchmark
-    from spiral.seating import language_policy
+    from spiral.evaluation.benchmarks.runner import UnansweredError
+    from spiral.seating import answerer
 
-    policy = language_policy(model, options)
+    policy = answerer(model, options)
     place = benchmark_directory(policy, asked, model, out)
-    with counted(f"{asked.task.name}, {model}", asked.attempts) as tell:
-        found, _ = measure_benchmark(
-            policy, asked, model, place=place, fresh=fresh, regrade=regrade, in_flight=in_flight, tell=tell
-        )
-    return found.to_json(), place.path
+    try:
+        with counted(f"{asked.task.name}, {model}", asked.attempts) as tell:
+            found, _ = measure_benchmark(
+                policy, asked, model, place=place, fresh=fresh, regrade=regrade, in_flight=in_flight, tell=tell
+            )
+    except UnansweredError as error:
+        raise Stopped(
+            f"{error}; attempts that were made are kept in {place.path}, and the same command goes on"
+        ) from error
+    return found.to_json() | endpoint_usage("model", policy), place.path
 
 
 def print_accuracy(result: dict[str, Any]) -> None:
@@ -121,3 +139,4 @@ def print_accuracy(result: dict[str, Any]) -> None:
     table.add_row("grader cut off", str(result["grading_timeouts"]))
     table.add_row("mean tokens of a reply", f"{result['response_length']:.0f}")
     console.print(table)
+    print_usage(console, result)

@@ -22,8 +22,8 @@ from spiral.evaluation.benchmarks.runner import (
     summarise_attempts,
 )
 from spiral.evaluation.benchmarks.tasks import Task, load_task
-from spiral.evaluation.results import ResultDirectory, describe_player, result_directory
-from spiral.policies.language import LanguagePolicy
+from spiral.evaluation.results import ResultDirectory, asked_of, describe_player, result_directory
+from spiral.policies.base import Answerer
 from spiral.policies.sampling import SamplingConfig
 
 
@@ -65,9 +65,7 @@ def load_benchmark(
     return Benchmark(task=task, problems=load_problems(task, data, limit, seed), seed=seed)
 
 
-def benchmark_directory(
-    policy: LanguagePolicy, benchmark: Benchmark, model: str, out: Path | None = None
-) -> ResultDirectory:
+def benchmark_directory(policy: Answerer, benchmark: Benchmark, model: str, out: Path | None = None) -> ResultDirectory:
     """Where the benchmark of a model is kept; the same for the same weights, prompt, problems, sampling and seed."""
     task = benchmark.task
     with policy.sampled_with(task.sampling):
@@ -86,7 +84,7 @@ def benchmark_directory(
 
 
 def measure_benchmark(
-    policy: LanguagePolicy,
+    policy: Answerer,
     benchmark: Benchmark,
     model: str,
     *,
@@ -98,7 +96,8 @@ def measure_benchmark(
 ) -> tuple[BenchmarkResult, list[Attempt]]:
     """Makes the attempts that `place` does not hold yet, or all if `fresh`; `tell(done)` reports progress.
 
-    With `regrade`, replies that are kept are graded again. Raises `ValueError` when another process measures there.
+    With `regrade`, replies that are kept are graded again. Raises `ValueError` when another process measures there,
+    and `UnansweredError` when an endpoint did not answer everything.
     """
     task = benchmark.task
     with contextlib.nullcontext() if place is None else place.measuring():
@@ -127,7 +126,7 @@ def measure_benchmark(
             )
         result = summarise_attempts(attempts, task, model, benchmark.seed)
         if place is not None:
-            place.write(result.to_json(), items=map(dataclasses.asdict, attempts))
+            place.write(result.to_json(), items=map(dataclasses.asdict, attempts), endpoints=asked_of(policy))
     return result, attempts
 
 

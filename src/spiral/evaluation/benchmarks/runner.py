@@ -11,6 +11,7 @@ is stopped goes on where it was. A reply depends on the seed, the problem and th
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,10 +21,15 @@ from spiral.evaluation.benchmarks.grading import Grade
 from spiral.evaluation.benchmarks.problems import Problem
 from spiral.evaluation.benchmarks.tasks import Task
 from spiral.evaluation.statistics import Rate, clustered_rate, wilson
-from spiral.policies.base import TurnReply
-from spiral.policies.language import LanguagePolicy, PromptRequest
+from spiral.policies.base import Answerer, Question, TurnReply
 from spiral.seeds import derive_seed
-from spiral.text.thinking import OPEN
+
+MAX_REASONS = 3
+
+
+class UnansweredError(RuntimeError):
+    """Some questions got no reply at all, so that there is no result yet; the attempts made are kept."""
+
 
 Key = tuple[str, int]
 """A problem's id and the number of the sample."""
@@ -98,7 +104,7 @@ GradeReplies = Callable[[Sequence[tuple[Problem, str]]], Sequence[Grade]]
 
 
 def run_benchmark(
-    policy: LanguagePolicy,
+    policy: Answerer,
     task: Task,
     problems: Sequence[Problem],
     *,
@@ -112,27 +118,34 @@ def run_benchmark(
 
     `made` holds attempts of earlier; they are not made again. `record` gets each new one when it is graded. A problem
     whose prompt fills the model's context gets an empty reply, which is wrong and counts as cut off.
+
+    Raises `UnansweredError` when an endpoint did not answer everything; all it answered was given to `record`.
     """
     attempts: dict[Key, Attempt] = dict(made or {})
     samples = task.samples
     keys = [(index, sample) for index in range(len(problems)) for sample in range(samples)]
     todo = [key for key in keys if (problems[key[0]].id, key[1]) not in attempts]
-    waiting = (_request(policy, task, problems, seed, key) for key in todo)  # encoded when their turn comes
-    pending = 0
+    waiting = (_question(task, problems, seed, key) for key in todo)
+    pending, faults = 0, Counter[str]()
     try:
         while True:
             asked = [request for _, request in zip(range(in_flight - pending), waiting, strict=False)]
-            policy.submit_prompts(asked)
+            policy.submit_questions(asked)
             pending += len(asked)
             if not pending:
                 break
             replies = policy.poll()
             pending -= len(replies)
-            for attempt in _graded(task, problems, replies, grade, OPEN if policy.codec.opens_thinking else ""):
+            faults.update(reply.fault for reply in replies if reply.fault is not None)
+            answered = [reply for reply in replies if reply.fault is None]
+            for attempt in _graded(task, problems, answered, grade, policy.opening):
                 attempts[attempt.key] = attempt
                 record(attempt)
     finally:
         policy.cancel()
+    if faults:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in faults.most_common(MAX_REASONS))
+        raise UnansweredError(f"{faults.total()} of {len(keys)} attempts got no reply: {reasons}")
     return [attempts[problems[index].id, sample] for index, sample in keys]
 
 
@@ -166,15 +179,12 @@ def summarise_attempts(attempts: Sequence[Attempt], task: Task, model: str, seed
     )
 
 
-def _request(
-    policy: LanguagePolicy, task: Task, problems: Sequence[Problem], seed: int, key: tuple[int, int]
-) -> PromptRequest:
+def _question(task: Task, problems: Sequence[Problem], seed: int, key: tuple[int, int]) -> Question:
     index, sample = key
     problem = problems[index]
-    prompt_ids = policy.codec.encode_question(problem.asked(task.prompt))
-    return PromptRequest(
+    return Question(
         key=index * task.samples + sample,
-        prompt_ids=prompt_ids,
+        text=problem.asked(task.prompt),
         seed=derive_seed(seed, "benchmark", task.name, problem.id, sample),
     )
 
@@ -193,8 +203,8 @@ def _graded(
 
 
 def _attempt(task: Task, problem: Problem, reply: TurnReply, text: str, grade: Grade) -> Attempt:
-    generation = reply.generation
-    assert generation is not None
+    length = reply.length
+    assert length is not None
     return Attempt(
         id=problem.id,
         sample=reply.key % task.samples,
@@ -208,7 +218,7 @@ def _attempt(task: Task, problem: Problem, reply: TurnReply, text: str, grade: G
         boxed=grade.boxed,
         timed_out=grade.timed_out,
         error=grade.error,
-        truncated=generation.stop_reason != "stop",
-        tokens=len(generation.token_ids),
-        thinking_tokens=generation.thinking_tokens,
+        truncated=length.truncated,
+        tokens=length.tokens,
+        thinking_tokens=length.thinking_tokens,
     )
