@@ -27,7 +27,7 @@ class Table:
         self.taken, self.pending_when_taken, self.pending = [], [], []
         self.before_poll = {}
         self.polls = 0
-        self.go = threading.Event()
+        self.go, self.polling = threading.Event(), threading.Event()
         if not hold:
             self.go.set()
         self.player = Player(self.take)
@@ -42,6 +42,7 @@ class Table:
             self.policy.weight, self.policy.version = float(weights.version), weights.version
 
     def poll(self):
+        self.polling.set()
         assert self.go.wait(30)
         self.polls += 1
         self.before_poll.pop(self.polls, lambda: None)()
@@ -111,12 +112,8 @@ def test_other_weights_wait_until_the_games_under_way_are_over_and_older_ones_go
 
 
 def assert_begun(table):
-    """Waits until the thread has taken all that there was."""
-    for _ in range(3000):
-        if table.policy.pending:
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("no game has begun")
+    """Waits until the thread has taken all that there was, and asks for a reply."""
+    assert table.polling.wait(30), "no game has begun"
 
 
 def test_newer_weights_are_taken_between_turns_and_games_go_on_with_them():
@@ -191,11 +188,21 @@ def test_an_error_ends_the_games_under_way_and_no_others():
 
 
 def test_games_in_flight_stay_within_bounds_when_many_chunks_join():
-    table = Table(hold=True)
+    table = Table()
+    called, all_arrived = threading.Event(), threading.Event()
+
+    def wait_for_all():
+        called.set()
+        return all_arrived.wait(30)
+
+    # A call keeps the thread from taking any chunk before the last one has arrived.
+    call = threading.Thread(target=table.player.call, args=(wait_for_all,))
+    call.start()
+    assert called.wait(30)
     chunks = [table.begin(1, [index], in_flight=4) for index in ALL]
-    table.arrived(13)
-    table.go.set()
-    for thread, _ in chunks:
+    table.arrived(len(ALL))
+    all_arrived.set()
+    for thread in (call, *(thread for thread, _ in chunks)):
         thread.join(30)
     assert [[facts(episode) for episode in found] for _, found in chunks] == [expected(1, [index]) for index in ALL]
     assert max(table.pending) == 4
