@@ -3,7 +3,7 @@
     python -m benchmarks.cluster --model nano --workers 1 2 4 --steps 12
     python -m benchmarks.cluster --recipe smollm2-cpu --workers 1 --schedules sync overlap --steps 3 --games 12
 
-Each row is a run of `spiral.launch.assemble` and `spiral.train.train` with the recipe's settings and a learner of its
+Each row is a run of `spiral.launch.assemble` and `spiral.loop.train` with the recipe's settings and a learner of its
 own process, against the same run in one process. The first steps, in which workers load and warm up, are left out.
 """
 
@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.common import record, work_of_two
 from spiral.launch import assemble
+from spiral.loop import train
 from spiral.measures import Metrics
 from spiral.recipe import Recipe, load_recipe
 from spiral.records import Episode
-from spiral.train import train
 
 WARMUP = 2
 """Steps that are not counted."""

@@ -33,10 +33,11 @@ from benchmarks.learner import about, flop, layout_rows, memory_rows
 from benchmarks.rollout import Measured, measured_rows, offline_transformers, table
 from spiral.batch import Batch, make_batch
 from spiral.games import Game
-from spiral.learner.learner import Learner, LearnerConfig
-from spiral.learner.loss import LossConfig
+from spiral.learner.config import LearnerConfig, LossConfig
+from spiral.learner.learner import Learner
 from spiral.policies import SamplingConfig
-from spiral.policies.loading import ModelConfig, cast_parameters, load_language_model
+from spiral.policies.config import ModelConfig
+from spiral.policies.loading import cast_parameters, load_language_model
 from spiral.policies.transformers import LEAST_ROWS, TransformersPolicy
 from spiral.recipes.nano_tokenizer import build_tokenizer
 from spiral.records import IntArray, Sample

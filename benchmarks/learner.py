@@ -29,14 +29,15 @@ from torch import Tensor
 from benchmarks.common import GIB, attempt, clock, matmul_rate, peak_memory, record
 from spiral.batch import Batch, make_batch, samples_from_episodes
 from spiral.games import load_game
+from spiral.learner.config import LearnerConfig, LossConfig
 from spiral.learner.layout import MicroBatch, micro_batches
-from spiral.learner.learner import Learner, LearnerConfig
+from spiral.learner.learner import Learner
 from spiral.learner.logprobs import CHUNK_ELEMENTS, score_tokens
-from spiral.learner.loss import LossConfig
 from spiral.learner.prefixes import Family, packed_rows, shared_prefixes
 from spiral.policies import SamplingConfig
-from spiral.policies.engines import EngineConfig, make_policy
-from spiral.policies.loading import LanguageModel, ModelConfig, load_language_model, model_directory
+from spiral.policies.config import EngineConfig, ModelConfig
+from spiral.policies.engines import make_policy
+from spiral.policies.loading import LanguageModel, load_language_model, model_directory
 from spiral.rollout import Match, play
 from spiral.text import ChatCodec, PromptConfig
 

@@ -29,13 +29,13 @@ from spiral.distributed.learning import ClusterLearner
 from spiral.distributed.placement import gpus_per_rank, placed
 from spiral.distributed.rollout import ClusterCollector
 from spiral.distributed.session import cluster_session
+from spiral.loop import train
 from spiral.policies import TurnReply
 from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
 from spiral.policies.loading import load_language_model
 from spiral.recipe import Recipe, load_recipe
 from spiral.seating import model_config
 from spiral.text import ChatCodec
-from spiral.train import train
 
 
 class WaitingEngine(LanguagePolicy):

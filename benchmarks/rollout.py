@@ -29,10 +29,10 @@ import torch
 from benchmarks.common import clock, record
 from spiral.games import load_game
 from spiral.policies import Policy, TurnReply, TurnRequest
-from spiral.policies.engines import EngineConfig, make_policy
+from spiral.policies.config import EngineConfig, ModelConfig, SamplingConfig
+from spiral.policies.engines import make_policy
 from spiral.policies.language import LanguagePolicy
-from spiral.policies.loading import ModelConfig, load_language_model, model_directory
-from spiral.policies.sampling import SamplingConfig
+from spiral.policies.loading import load_language_model, model_directory
 from spiral.policies.transformers import LEAST_ROWS
 from spiral.records import Episode, Turn
 from spiral.rollout import Match, play

@@ -217,7 +217,7 @@ class _Cluster:
 
 
 def simulate(setting: Setting, draw: Callable[[int], Sequence[Game]], steps: int, warm_up: int = 2) -> Result:
-    """Runs the training loop of `spiral.train` over the games `draw(0)`, `draw(1)`, ...; the first steps do not count.
+    """Runs the training loop of `spiral.loop` over the games `draw(0)`, `draw(1)`, ...; the first steps do not count.
 
     Raises `ValueError` when there are too few steps.
     """

@@ -1,4 +1,4 @@
-"""SPIRAL's side of the step benchmark: `spiral.launch.assemble` and `spiral.train.train`, as `spiral train` runs them.
+"""SPIRAL's side of the step benchmark: `spiral.launch.assemble` and `spiral.loop.train`, as `spiral train` runs them.
 
 What a run leaves on disk (metrics, episodes, checkpoints) is left out; TRL's side writes nothing either.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.sides import Step, parser, recipe_of, step_of, write_report
 from spiral.batch import samples_from_episodes
 from spiral.launch import assemble
+from spiral.loop import train
 from spiral.measures import Metrics
 from spiral.records import Episode
-from spiral.train import train
 
 
 class StepClock:

@@ -170,7 +170,9 @@ def test_a_run_brings_its_prompt_and_its_sampling(run_directory):
 def engines(monkeypatch):
     """The configurations with which engines would be made."""
     made = []
-    monkeypatch.setattr("spiral.seating.make_policy", lambda config, *_, **options: made.append((config, options)))
+    monkeypatch.setattr(
+        "spiral.policies.engines.make_policy", lambda config, *_, **options: made.append((config, options))
+    )
     return made
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from commands import refused, spiral
 from spiral.games import load_game
-from spiral.play import play_game, read_action, refusal
+from spiral.human import play_game, read_action, refusal
 from spiral.policies import scripted_policy
 from spiral.policies.loading import NANO_DIRECTORY
 

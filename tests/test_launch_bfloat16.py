@@ -32,7 +32,7 @@ def steps_of(path):
 def test_a_resumed_run_is_the_run_that_never_stopped(more, tmp_path):
     runs = {}
     for name, steps in (("whole", 4), ("parts", 2)):
-        recipe = load_recipe("nano", [*SMALL, *more, f"run.steps={steps}", "learner.final_learning_rate=1.0"])
+        recipe = load_recipe("nano", [*SMALL, *more, f"run.steps={steps}", "learner.final_learning_rate_share=1.0"])
         run = start(recipe, tmp_path / name)
         assert run.policy.model is not run.learner.model
         execute(run, lambda *_: None)

@@ -63,16 +63,16 @@ def same(first, second):
 def test_the_learning_rate_rises_and_falls_on_schedule(random_model):
     constant = new_learner(random_model)
     assert [constant.learning_rate(step) for step in (1, 5, 10)] == [1e-3] * 3
-    falling = new_learner(random_model, final_learning_rate=0.2, total_steps=5)
+    falling = new_learner(random_model, final_learning_rate_share=0.2, total_steps=5)
     assert [falling.learning_rate(step) for step in range(1, 6)] == pytest.approx([1e-3, 8e-4, 6e-4, 4e-4, 2e-4])
     assert falling.learning_rate(9) == pytest.approx(2e-4)
-    both = new_learner(random_model, final_learning_rate=0.0, warmup_steps=4, total_steps=11)
+    both = new_learner(random_model, final_learning_rate_share=0.0, warmup_steps=4, total_steps=11)
     assert [both.learning_rate(step) for step in (1, 2, 4, 6, 11)] == pytest.approx([2.5e-4, 4.5e-4, 7e-4, 5e-4, 0.0])
-    assert new_learner(random_model, total_steps=1, final_learning_rate=0.1).learning_rate(1) == 1e-3
+    assert new_learner(random_model, total_steps=1, final_learning_rate_share=0.1).learning_rate(1) == 1e-3
 
 
 def test_the_schedule_reaches_the_optimizer(random_model):
-    learner = new_learner(random_model, final_learning_rate=0.0, total_steps=3)
+    learner = new_learner(random_model, final_learning_rate_share=0.0, total_steps=3)
     rates = [learner.update(batch_of())["learner/learning_rate"] for _ in range(3)]
     assert rates == pytest.approx([1e-3, 5e-4, 0.0])
     assert learner.optimizer.param_groups[0]["lr"] == 0.0
@@ -82,7 +82,7 @@ def test_the_schedule_reaches_the_optimizer(random_model):
 
 
 def test_an_update_without_samples_still_counts(random_model):
-    learner = new_learner(random_model, final_learning_rate=0.0, total_steps=3)
+    learner = new_learner(random_model, final_learning_rate_share=0.0, total_steps=3)
     before = weights(learner.model)
     assert learner.update(None) == {"learner/learning_rate": 1e-3, "learner/skipped_steps": 0.0}
     assert learner.version == 1

@@ -43,7 +43,7 @@ PACKED = Run(
     loss={"kl_coefficient": 0.1, "entropy_bonus": 0.01, "reference_refresh_steps": 4},
 )
 PADDED = Run(
-    learner={"layout": "padded", "epochs": 2, "minibatches": 2, "final_learning_rate": 0.1},
+    learner={"layout": "padded", "epochs": 2, "minibatches": 2, "final_learning_rate_share": 0.1},
     loss={"kl_coefficient": 0.1, "reference_refresh_steps": 3, "old_logprobs": "behaviour"},
 )
 PLAIN = Run(learner={"layout": "packed", "gradient_checkpointing": True}, loss={"kind": "policy_gradient"})

@@ -16,6 +16,7 @@ from spiral.display import not_played, seat_table
 from spiral.distributed.checks import check_episode
 from spiral.distributed.staleness import split_stale, turn_ages
 from spiral.games import load_game
+from spiral.loop import _check_played
 from spiral.measures import episode_metrics
 from spiral.policies import scripted_policy
 from spiral.recipe import load_recipe
@@ -24,7 +25,6 @@ from spiral.rollout import SelfPlayConfig, play
 from spiral.seating import Opponents
 from spiral.selfplay import Matchmaker, SelfPlay, split_evenly
 from spiral.summary import collapsed_seats
-from spiral.train import _check_played
 
 MIXED = SelfPlayConfig(
     games={"tictactoe": 1.0, "kuhn_poker": 1.0},

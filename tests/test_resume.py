@@ -111,7 +111,7 @@ def test_more_steps_go_on_from_the_last(finished: Path, uninterrupted: Path) -> 
 
 
 def test_at_a_constant_learning_rate_an_extended_run_is_the_longer_run(tmp_path: Path) -> None:
-    settings = ("learner.final_learning_rate=1.0", "evaluation.every=5")
+    settings = ("learner.final_learning_rate_share=1.0", "evaluation.every=5")
     assert run(tmp_path / "long", settings=(*settings, "run.steps=10")) == 0
     assert run(tmp_path / "short", settings=(*settings, "run.steps=5")) == 0
     assert go_on(tmp_path / "short", steps=10) == 0

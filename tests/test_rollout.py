@@ -11,8 +11,8 @@ from made_up import new_episode, new_turn
 from spiral.batch import samples_from_episodes
 from spiral.credit import ESTIMATORS, RoleBaselines
 from spiral.games import load_game
+from spiral.human import play_game
 from spiral.measures import episode_metrics
-from spiral.play import play_game
 from spiral.policies import SamplingConfig, ScriptedPolicy, TurnReply, scripted_policy
 from spiral.policies.transformers import TransformersPolicy
 from spiral.rollout import Match, play, play_as_completed

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from spiral.records import Episode, Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ def _episode_samples(episode: Episode, advantages: tuple[float, float]) -> Itera
 
 def make_batch(samples: Sequence[Sample]) -> Batch:
     """Lays samples end to end. Raises `ValueError` for no samples, or for one without a prompt before its reply."""
+    import torch
+
     if not samples:
         raise ValueError("got no samples; expected at least one turn of a trainable seat")
     lengths = np.array([len(sample.token_ids) for sample in samples])

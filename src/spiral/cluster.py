@@ -15,8 +15,8 @@ Publish = Literal["auto", "object_store", "broadcast", "ipc"]
 class ClusterConfig(Section):
     """Rollout and learner workers as Ray actors; with no rollout workers everything runs in one process."""
 
-    rollout_workers: int = Field(0, ge=0, description="Processes that play games; 0: all in this one.")
-    learner_workers: int = Field(1, ge=1, description="Processes that the learner is sharded over.")
+    rollout_workers: int = Field(0, ge=0, le=4096, description="Processes that play games; 0: all in this one.")
+    learner_workers: int = Field(1, ge=1, le=4096, description="Processes that the learner is sharded over.")
     schedule: Schedule = Field(
         "sync",
         description="'sync' plays, then learns; 'overlap' plays the next step's games meanwhile; 'async' learns from"

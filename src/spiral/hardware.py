@@ -18,7 +18,9 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 class HardwareConfig(Section):
     """What the run is planned for."""
 
-    devices: int = Field(1, ge=1, description="Devices of the learner, one for each of cluster.learner_workers.")
+    devices: int = Field(
+        1, ge=1, le=4096, description="Devices of the learner, one for each of cluster.learner_workers."
+    )
     memory_gib: float = Field(0.0, ge=0, description="Memory of one device; 0 asks this machine.")
 
 

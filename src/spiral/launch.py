@@ -1,6 +1,6 @@
 """Starting or resuming a run: from a recipe to the objects that the training loop needs.
 
-Everything here is wiring. What a step does is in `train.py`; what it leaves on disk is in `run_directory.py`.
+Everything here is wiring. What a step does is in `loop.py`; what it leaves on disk is in `run_directory.py`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from spiral.distributed.run import assemble_cluster
 from spiral.evaluation import Report
 from spiral.learner.checkpoint import checkpoint_step, latest_checkpoint
 from spiral.local_run import assemble_local
+from spiral.loop import Collector, Updater, train
 from spiral.measures import Metrics
 from spiral.plan import check_plan, check_runnable
 from spiral.recipe import Recipe, validate_recipe
 from spiral.records import Episode
 from spiral.run_directory import RunDirectory, RunRecorder, read_reports
 from spiral.seating import model_config
-from spiral.train import Collector, Updater, train
 
 logger = logging.getLogger(__name__)
 

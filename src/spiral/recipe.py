@@ -9,36 +9,40 @@ errors that name the key.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import Field, ValidationError
 
 from spiral.cluster import ClusterConfig
-from spiral.config import Section
+from spiral.config import MAX_SHOWN, Section, shortened, shown
 from spiral.credit import CreditConfig, load_estimator
-from spiral.evaluation import EvaluationConfig
 from spiral.evaluation.benchmarks.config import BenchmarkConfig
 from spiral.evaluation.benchmarks.tasks import load_task
+from spiral.evaluation.config import EvaluationConfig
 from spiral.games import load_game
 from spiral.hardware import HardwareConfig
-from spiral.learner.learner import LearnerConfig
-from spiral.learner.lora import LoraConfig
-from spiral.learner.loss import LossConfig
+from spiral.learner.config import LearnerConfig, LoraConfig, LossConfig
+from spiral.loop import RunConfig
 from spiral.policies import SamplingConfig
+from spiral.policies.config import EngineConfig, ModelConfig, resolved
 from spiral.policies.endpoint_config import ENDPOINT, load_endpoint
-from spiral.policies.engines import EngineConfig, resolved
-from spiral.policies.loading import ModelConfig
 from spiral.recipes import DIRECTORY, recipe_files
 from spiral.rollout import MIRROR, SelfPlayConfig
 from spiral.seating import check_player
 from spiral.text import PromptConfig
-from spiral.train import RunConfig
 
-SHOWN = 80
-"""Characters of a wrong value that an error repeats."""
+RENAMED = {"learner": {"final_learning_rate": "final_learning_rate_share"}}
+"""By section: what settings were called in earlier versions, whose recipes and runs still load, and their names now."""
+_ITEM = re.compile(r"""(?:[^,("']|\([^)]*\)|"[^"]*"|'[^']*')+""")
+"""An item of a list: up to a comma that is not in brackets or quotes."""
+_VALUE = re.compile(r"=[^=()]*$")
+"""The value at the end of `kuhn_poker(hands=5)=2`; there is none in `kuhn_poker(hands=5)`."""
+MAX_FAULTS = 3
+"""Faults of a recipe that one error names; it counts the others."""
 
 
 class Recipe(Section):
@@ -80,24 +84,68 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise ValueError(f"cannot read the recipe {name}: {error.strerror}; expected a TOML file") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is not valid TOML: {error}") from error
+        hint = "; a name that holds / : or ( needs quotes" if "after a key" in str(error) else ""
+        raise ValueError(f"{name} is not valid TOML: {shortened(str(error), 200)}{hint}") from error
     return validate_recipe(with_overrides(values, overrides), name)
 
 
 def _no_recipe(name: str) -> str:
     """What there is instead."""
     known = [file.stem for file in recipe_files()]
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name[:MAX_SHOWN], known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"there is no recipe {name!r}{hint} Known: {', '.join(known)}; or give a .toml file"
+    return f"there is no recipe {shown(name)}{hint} Known: {', '.join(known)}; or give a .toml file"
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A recipe's values with every `section.key=value` in its place; a value is TOML, or else plain text."""
-    changed = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
-    for override in overrides:
-        _set(changed, override)
+    """A recipe's values with every `section.key=value` in its place; a value is TOML, or else plain text.
+
+    Where the games are overridden, the recipe's other settings follow (`_follow_games`).
+    """
+    changed = _renamed(values)
+    before = _games(changed)
+    named = [_set(changed, override) for override in overrides]
+    after = _games(changed)
+    if before is not None and after is not None and "selfplay.games" in named:
+        _follow_games(changed, named, before, after)
     return changed
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy, two levels deep, with every setting under the name that it has now."""
+    changed = {}
+    for section, table in values.items():
+        names = RENAMED.get(section, {})
+        changed[section] = {names.get(key, key): table[key] for key in table} if isinstance(table, dict) else table
+    return changed
+
+
+def _games(values: Mapping[str, Any]) -> list[str] | None:
+    """The games that are trained on, or None where the values do not say so in a readable way."""
+    selfplay = values.get("selfplay")
+    games = selfplay.get("games") if isinstance(selfplay, dict) else None
+    return list(games) if isinstance(games, dict) else None
+
+
+def _follow_games(values: dict[str, Any], named: Sequence[str], before: Sequence[str], after: Sequence[str]) -> None:
+    """Fits the recipe's own settings to overridden games; what was overridden as well stays as it is.
+
+    Openings of games that are no longer trained on are dropped. What measured the games of before measures those of
+    now; exploitability, which not every game has, is only dropped.
+    """
+    removed = set(before) - set(after)
+    plies = values["selfplay"].get("opening_plies")
+    if isinstance(plies, dict) and "selfplay.opening_plies" not in named:
+        values["selfplay"]["opening_plies"] = {game: plies[game] for game in plies if game not in removed}
+    evaluation = values.get("evaluation")
+    if not isinstance(evaluation, dict):
+        return
+    for key in ("games", "exploitability"):
+        measured = evaluation.get(key)
+        if isinstance(measured, list) and f"evaluation.{key}" not in named:
+            kept = [game for game in measured if game not in removed]
+            added = [game for game in after if game not in [*before, *kept]] if key == "games" and measured else []
+            evaluation[key] = [*kept, *added]
 
 
 def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
@@ -106,23 +154,15 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     Raises `ValueError` with one line.
     """
     try:
-        recipe = Recipe.model_validate(values)
+        recipe = Recipe.model_validate(_renamed(values))
     except ValidationError as error:
-        raise ValueError(f"{source}: {'; '.join(_fault(item) for item in error.errors())}") from error
-    weights = recipe.selfplay.games
-    if sum(weights.values()) <= 0 or min(weights.values()) < 0:
-        raise ValueError(f"{source}: selfplay.games got weights {weights}; expected some above zero and none below")
-    for game, plies in recipe.selfplay.opening_plies.items():
-        if game not in weights or plies < 0:
-            raise ValueError(
-                f"{source}: selfplay.opening_plies got {game} = {plies}; expected games of selfplay.games,"
-                f" which are {', '.join(weights)}, and numbers of at least 0"
-            )
+        faults = error.errors()
+        more = f"; and {len(faults) - MAX_FAULTS:,} more faults" if len(faults) > MAX_FAULTS else ""
+        raise ValueError(f"{source}: {'; '.join(_fault(item) for item in faults[:MAX_FAULTS])}{more}") from error
+    _check_games(recipe, source)
     _check_sampling(recipe, source)
     _check_sleep(recipe, source)
     recipe = _with_devices(recipe, source)
-    for game in [*weights, *recipe.evaluation.games]:
-        load_game(game)
     _check_opponents(recipe.selfplay, source, recipe.cluster.rollout_workers)
     _check_evaluation(recipe.evaluation, source)
     for task in recipe.benchmark.tasks:
@@ -132,6 +172,25 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
             raise ValueError(f"{source}: benchmark.tasks: {error}") from error
     _check_estimator(recipe.credit.estimator, source)
     return recipe.model_copy(update={"engine": resolved(recipe.engine)})
+
+
+def _check_games(recipe: Recipe, source: str) -> None:
+    """Games that exist, with weights that share out a step's episodes, and openings of these games only."""
+    weights = recipe.selfplay.games
+    for section, names in (("selfplay", weights), ("evaluation", recipe.evaluation.games)):
+        for game in names:
+            try:
+                load_game(game)
+            except ValueError as error:
+                raise ValueError(f"{source}: {section}.games: {error}") from error
+    if sum(weights.values()) <= 0 or min(weights.values()) < 0:
+        raise ValueError(f"{source}: selfplay.games got weights {shown(weights)}; expected some above zero, none below")
+    for game, plies in recipe.selfplay.opening_plies.items():
+        if game not in weights or plies < 0:
+            near = difflib.get_close_matches(game, weights, n=1) if game not in weights else []
+            hint = f"did you mean {near[0]!r}?" if near else "expected games of selfplay.games, which are"
+            listed = "" if near else f" {shortened(', '.join(weights), 200)}, and numbers of at least 0"
+            raise ValueError(f"{source}: selfplay.opening_plies got {shortened(game)} = {plies}; {hint}{listed}")
 
 
 def _check_sampling(recipe: Recipe, source: str) -> None:
@@ -179,11 +238,13 @@ def _with_devices(recipe: Recipe, source: str) -> Recipe:
 def _check_opponents(config: SelfPlayConfig, source: str, workers: int) -> None:
     """Who sits opposite in training."""
     if min(config.opponents.values()) < 0:
-        raise ValueError(f"{source}: selfplay.opponents got weights {config.opponents}; expected none below zero")
+        raise ValueError(
+            f"{source}: selfplay.opponents got weights {shown(config.opponents)}; expected none below zero"
+        )
     for name in config.opponents:
         try:
             if name != MIRROR:
-                check_player(name)
+                check_player(name, [MIRROR])
                 _check_limits(name, workers)
         except ValueError as error:
             raise ValueError(f"{source}: selfplay.opponents: {error}") from error
@@ -210,7 +271,7 @@ def _check_estimator(name: str, source: str) -> None:
         found: object = load_estimator(name)
     except ValueError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script ends the process when it is imported
         raise ValueError(f"{source}: credit.estimator is {name!r}, but importing it fails: {error!r}") from error
     if not callable(found):
         raise ValueError(f"{source}: credit.estimator is {name!r}; expected a function, found {type(found).__name__}")
@@ -237,33 +298,71 @@ def _check_evaluation(config: EvaluationConfig, source: str) -> None:
             )
 
 
-def _set(values: dict[str, Any], override: str) -> None:
+def _set(values: dict[str, Any], override: str) -> str:
+    """Puts one override in its place and returns the name of its setting."""
     key, equals, text = override.partition("=")
-    section, dot, field = key.strip().partition(".")
+    section, dot, field = (part.strip() for part in key.partition("."))
     if not equals or not dot or not field:
-        raise ValueError(f"got --set {override!r}; expected section.key=value, such as learner.epochs=2")
+        raise ValueError(f"got --set {shown(override)}; expected section.key=value, such as learner.epochs=2")
+    field = RENAMED.get(section, {}).get(field, field)
+    name = f"{section}.{field}"
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ValueError(f"got --set {shown(override)}; {section!r} is not a section")
+    table[field] = _parsed(name, text)
+    return name
+
+
+def _parsed(name: str, text: str) -> object:
+    """The value of a setting on the command line: TOML, `NAME=VALUE, ...` for a table, or plain text."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         parsed = {}
-    value = parsed["value"] if list(parsed) == ["value"] else text
-    table = values.setdefault(section, {})
-    if not isinstance(table, dict):
-        raise ValueError(f"got --set {override!r}; {section!r} is not a section")
-    table[field] = value
+    value: object = parsed["value"] if list(parsed) == ["value"] else text
+    if not isinstance(value, str):
+        return value
+    kind = _table_of(name)
+    if text.lstrip().startswith(("{", "[")):
+        example = f'{name}=["tictactoe"]' if kind is None else f'{name}={{"openspiel/liars_dice"=1}}'
+        also = "" if kind is None else f" or, without braces, {name}=openspiel/liars_dice=1"
+        raise ValueError(
+            f"{name}: got {shown(text)}, which is not valid TOML; a name that holds / : or ( needs quotes, as does any"
+            f" text in a list: {example}{also}"
+        )
+    return value if kind is None or not value else _table(name, value, kind)
+
+
+def _table_of(name: str) -> type | None:
+    """The type of the values of a setting that is a table; None for any other setting."""
+    section, _, field = name.partition(".")
+    info = Recipe.model_fields.get(section)
+    fields = getattr(info.annotation, "model_fields", {}) if info is not None else {}
+    annotation = fields[field].annotation if field in fields else None
+    return get_args(annotation)[1] if get_origin(annotation) is dict else None
+
+
+def _table(name: str, text: str, kind: type) -> dict[str, object]:
+    """`mirror=3, runs/r1@15=1` as a table. Without a value, a weight is 1 and a text is empty."""
+    table: dict[str, object] = {}
+    for item in _ITEM.findall(text):
+        key, equals, value = item.rpartition("=") if _VALUE.search(item) else (item, "", "")
+        try:
+            table[key.strip().strip("'\"")] = kind(value.strip().strip("'\"")) if equals or kind is str else kind(1)
+        except ValueError as error:
+            raise ValueError(f"{name}: got {shown(item.strip())}; expected NAME=NUMBER, NAME=NUMBER, ...") from error
+    return table
 
 
 def _fault(item: Any) -> str:
     """One pydantic fault as `section.key: what is wrong`."""
-    where = ".".join(str(part) for part in item["loc"])
+    where = shortened(".".join(str(part) for part in item["loc"]))
     if item["type"] == "extra_forbidden":
         section = Recipe.model_fields.get(str(item["loc"][0]))
         known = list(Recipe.model_fields)
         if len(item["loc"]) > 1 and section is not None and isinstance(section.annotation, type):
             known = list(section.annotation.model_fields)
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        near = difflib.get_close_matches(str(item["loc"][-1])[:MAX_SHOWN], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"unknown key {where!r}; {hint}"
-    got = repr(item["input"])
-    got = got if len(got) <= SHOWN else got[:SHOWN] + "..."
-    return f"{where}: got {got}; {item['msg'][0].lower()}{item['msg'][1:]}"
+    return f"{where}: got {shown(item['input'])}; {shortened(item['msg'][0].lower() + item['msg'][1:], 400)}"

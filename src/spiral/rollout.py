@@ -33,7 +33,7 @@ class SelfPlayConfig(Section):
     games: dict[str, float] = Field(
         {"tictactoe": 1.0}, min_length=1, description="Game to weight; a step's episodes are split by these weights."
     )
-    episodes_per_step: int = Field(128, ge=1, description="Games played before each update.")
+    episodes_per_step: int = Field(128, ge=1, le=1_000_000, description="Games played before each update.")
     in_flight: int = Field(256, ge=1, description="Games under way at once.")
     max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")
     opening_plies: dict[str, int] = Field(

@@ -9,14 +9,14 @@ asked for on the command line comes first.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import gc
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import torch
-
-from spiral.config import Kind, checked
+from spiral.config import Kind, checked, shortened
 from spiral.evaluation.config import EvaluationConfig
 from spiral.games import Game
 from spiral.learner.checkpoint import MANIFEST, STATE, verify_checkpoint
@@ -30,16 +30,18 @@ from spiral.policies import (
     scripted_table,
 )
 from spiral.policies.base import Answerer
+from spiral.policies.config import EngineConfig, ModelConfig, resolved
 from spiral.policies.endpoint import EndpointPolicy
 from spiral.policies.endpoint_config import ENDPOINT, LENGTH, EndpointConfig, find_endpoint, load_endpoint
-from spiral.policies.engines import EngineConfig, make_policy, resolved
 from spiral.policies.hub import HUB_NAME
 from spiral.policies.known_models import known_config
-from spiral.policies.language import LanguagePolicy
-from spiral.policies.loading import LanguageModel, ModelConfig, load_language_model, model_directory
+from spiral.policies.loading import LanguageModel, load_language_model, model_directory
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
 from spiral.text import ChatCodec, PromptConfig
 from spiral.theory import TabularPolicy
+
+if TYPE_CHECKING:
+    from spiral.policies.language import LanguagePolicy
 
 KINDS = (
     f"a name that `spiral models` lists (nano, {', '.join(FETCHABLE)}), a run or checkpoint directory,"
@@ -141,6 +143,8 @@ def is_language_model(name: str) -> bool:
 
 def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
     """A language model that plays under the name it was asked for by."""
+    from spiral.policies.engines import make_policy  # loads torch
+
     check_model(name)
     where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
     sampling = with_options(_run_sampling(name), options, ("temperature", "top_p", "max_new_tokens"))
@@ -181,6 +185,8 @@ def _engine(name: str, options: SeatOptions, reply_tokens: int) -> EngineConfig:
 
 def _memory_share(engine: EngineConfig) -> float:
     """Most of a GPU, for nobody trains beside the engine; what is there on a CPU, whose memory is everybody's."""
+    import torch
+
     if engine.kind != "vllm" or not torch.cuda.is_available():
         return engine.memory_share
     gc.collect()
@@ -189,24 +195,31 @@ def _memory_share(engine: EngineConfig) -> float:
     return min(ALONE, LEFT_OVER * free / total)
 
 
-def check_player(name: str) -> None:
-    """Raises `ValueError` for what cannot sit in a seat, as far as that shows before it is loaded."""
+def check_player(name: str, others: Sequence[str] = ()) -> None:
+    """Raises `ValueError` for what cannot sit in a seat, as far as that shows before it is loaded.
+
+    `others` are names that mean something where this one was found, for the error to suggest.
+    """
     if is_scripted(name):
         check_scripted(name)
     elif name.startswith(ENDPOINT):
         load_endpoint(name.removeprefix(ENDPOINT))
     else:
-        check_model(name)
+        check_model(name, others)
 
 
-def check_model(name: str) -> None:
+def check_model(name: str, others: Sequence[str] = ()) -> None:
     """Raises `ValueError` for what cannot be a model, and for a training checkpoint that is damaged."""
     try:
         directory = Path(model_directory(name))
     except NotFetchedError:
         raise
-    except ValueError as error:
-        raise ValueError(f"{error}. A model is {KINDS}") from error
+    except (ValueError, OSError) as error:  # the system refuses names that are too long
+        known = [] if "/" in name else ["nano", *FETCHABLE, *SCRIPTED_NAMES, *others]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        if near and near[0] != name:
+            raise ValueError(f"there is no player or model {name!r}; did you mean {near[0]!r}?") from error
+        raise ValueError(f"{shortened(str(error), 400)}. A model is {KINDS}") from error
     if directory.exists() and not (directory / "config.json").is_file():
         raise ValueError(f"{name!r} holds no model: there is no {directory / 'config.json'}. A model is {KINDS}")
     if any((directory / name).is_file() for name in (MANIFEST, STATE)):
@@ -241,6 +254,7 @@ def model_config(name: str) -> Any:
 
 def empty_model(config: Any) -> Any:
     """A model without weights, to be counted. Raises `ValueError` for what is not a causal language model."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     try:

@@ -9,6 +9,8 @@ from spiral.printable import one_line
 FAILED = 1
 MISUSED = 2
 INTERRUPTED = 130
+MAX_MESSAGE = 1_500
+"""Characters of an error's message. Paths may be long, and a message about one ends with what to do."""
 
 
 class Stopped(Exception):  # noqa: N818 (it carries an exit status, and may be a success cut short)
@@ -22,7 +24,10 @@ class Stopped(Exception):  # noqa: N818 (it carries an exit status, and may be a
 def explain(error: BaseException) -> tuple[int, str]:
     """The exit status and the line for whatever a command raised."""
     status, message = _misused(error) or _ended(error)
-    return status, one_line(message)
+    message = one_line(message)
+    if len(message) > MAX_MESSAGE and not isinstance(error, Stopped):
+        message = f"{message[: MAX_MESSAGE // 2]} [...] {message[-MAX_MESSAGE // 2 :]}"
+    return status, message
 
 
 def _misused(error: BaseException) -> tuple[int, str] | None:

@@ -40,7 +40,7 @@ def play(
 ) -> None:
     """Play against MODEL. A mistyped move is asked about again; Ctrl-C or Ctrl-D ends."""
     rules = load_game(game or trained_game(model))
-    from spiral.play import play_game  # loads torch
+    from spiral.human import play_game  # loads torch
     from spiral.seating import SeatOptions, seat_policy
 
     options = SeatOptions(

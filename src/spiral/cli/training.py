@@ -33,7 +33,7 @@ class TrainCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Prints the options, then one table for each configuration section."""
-        from spiral.cli.sections import section_tables  # loads torch
+        from spiral.cli.sections import section_tables
 
         super().format_help(ctx, formatter)
         console = wide_console()
@@ -87,20 +87,8 @@ def default_run_dir(name: str, recipe: Recipe) -> Path:
     return Path("runs") / f"{Path(name).stem if name.endswith('.toml') else name}-{recipe.run.seed}"
 
 
-def differences(saved: Recipe, given: Recipe) -> dict[str, str]:
-    """The settings, run length apart, in which two recipes differ: `section.key` and what to say about it."""
-    found = {}
-    mine, other = saved.model_dump(exclude={"summary"}), given.model_dump(exclude={"summary"})
-    for section, values in mine.items():
-        for key, value in values.items():
-            name = f"{section}.{key}"
-            if other[section][key] != value and name != "run.steps":
-                found[name] = f"{name} is {value!r} in the run and {other[section][key]!r} here"
-    return found
-
-
 def _load(name: str, overrides: list[str]) -> Recipe:
-    from spiral.recipe import load_recipe  # loads torch
+    from spiral.recipe import load_recipe
 
     return load_recipe(name, overrides)
 
@@ -135,14 +123,16 @@ def _plan_lines(recipe: Recipe) -> list[str]:
 
 def _start(recipe: Recipe, path: Path) -> None:
     """A new run."""
-    from spiral.launch import start  # loads torch
-    from spiral.run_directory import RunDirectory
     from spiral.seating import check_model
 
     if path.exists() and not path.is_dir():
         raise ValueError(f"--run-dir {path} is a file; expected a directory, new or empty")
-    RunDirectory(path).refuse_existing()
     check_model(recipe.model.path)
+
+    from spiral.launch import start  # loads torch
+    from spiral.run_directory import RunDirectory
+
+    RunDirectory(path).refuse_existing()
 
     def ready() -> None:
         _announce(path)
@@ -154,7 +144,8 @@ def _start(recipe: Recipe, path: Path) -> None:
 
 def _resume(name: str | None, overrides: list[str], run_dir: Path | None, steps: int | None) -> None:
     """On from the last checkpoint; only the number of steps and the processes may change."""
-    from spiral.launch import resume, saved_recipe  # loads torch
+    from spiral.api import differences  # loads torch
+    from spiral.launch import resume, saved_recipe
     from spiral.recipe import validate_recipe, with_overrides
 
     if run_dir is None:

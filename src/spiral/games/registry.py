@@ -162,7 +162,7 @@ def _import_class(path: str, name: str) -> type[Game]:
         found: object = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script ends the process when it is imported
         here = isinstance(error, ModuleNotFoundError) and error.name == module
         hint = f"; if {module}.py is in this directory, run with PYTHONPATH=." if here else ""
         reason = f"{type(error).__name__}: {error}{hint}"
@@ -184,6 +184,6 @@ def _parse_params(spec: str, inner: str) -> dict[str, object]:
             raise ValueError(f"got game {spec!r}; expected parameters as name=value, found {item!r}")
         try:
             params[key.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             params[key.strip()] = value.strip()
     return params

@@ -17,16 +17,16 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from spiral.files import point_to, sha256, write_directory_atomically
-from spiral.learner.learner import Learner
 from spiral.policies.loading import save_prompt
 from spiral.text import PromptConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spiral.learner.learner import Learner
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -52,6 +52,8 @@ def save_checkpoint(
     `state` is any JSON-ready state (baselines, counters). With `keep` > 0 only the newest `keep` stay. With several
     ranks all call this; rank 0 writes, and the others return when it has.
     """
+    from safetensors.torch import save_file
+
     path = root / checkpoint_name(learner.version)
 
     def write(directory: Path) -> None:
@@ -130,6 +132,8 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
 
 def _load(path: Path, learner: Learner) -> dict[str, Any]:
     """`load_checkpoint`, whose ranks are at it."""
+    from safetensors.torch import load_file
+
     verify_checkpoint(path)
     state: dict[str, Any] = json.loads((path / STATE).read_text())
     if (path / ADAPTER).is_file():
@@ -149,6 +153,9 @@ def _load(path: Path, learner: Learner) -> dict[str, Any]:
 
 def _check_base(path: Path, learner: Learner) -> None:
     """With LoRA the checkpoint's model is the one that the run began with and the additions; both have to be there."""
+    import torch
+    from safetensors.torch import load_file
+
     saved: dict[str, Tensor] = {}
     for file in path.glob("model*.safetensors"):
         saved.update(load_file(file))

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spiral.batch import Batch
 from spiral.learner.attention import Segments, Stretch
+from spiral.learner.config import Layout
 from spiral.learner.prefixes import Family, packed_rows, shared_prefixes
-
-Layout = Literal["padded", "packed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

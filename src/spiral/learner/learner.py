@@ -19,16 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from spiral.batch import Batch
-from spiral.config import Section
+from spiral.learner.config import LearnerConfig, LoraConfig, LossConfig
 from spiral.learner.division import Share, share_of
-from spiral.learner.layout import Layout, MicroBatch, empty_micro_batch, micro_batches
+from spiral.learner.layout import MicroBatch, empty_micro_batch, micro_batches
 from spiral.learner.logprobs import TokenScores
-from spiral.learner.lora import LoraConfig, add_lora, plain_weights
-from spiral.learner.loss import LossConfig
+from spiral.learner.lora import add_lora, plain_weights
 from spiral.learner.optimizer import TrainingDivergedError, load_optimizer_tensors, optimizer_tensors, sum_gradients
 from spiral.learner.ranks import batch_fingerprint, current_ranks, weights_fingerprint
 from spiral.learner.recompute import recompute_blocks
@@ -38,32 +36,11 @@ from spiral.learner.sharding import gradient_scale, like, shard, whole
 from spiral.learner.sums import TOKEN_SUMS, add, averages
 from spiral.learner.targets import Targets, micro_batch_loss, targets_of
 from spiral.measures import Metrics
-from spiral.policies.head import HeadPrecision, output_head
+from spiral.policies.config import HeadPrecision, SamplingConfig
+from spiral.policies.head import output_head
 from spiral.policies.loading import check_architecture
-from spiral.policies.sampling import SamplingConfig
 from spiral.records import FloatArray
 from spiral.seeds import derive_seed
-
-
-class LearnerConfig(Section):
-    """How weights are updated."""
-
-    learning_rate: float = Field(1e-6, gt=0, description="AdamW step size.")
-    final_learning_rate: float = Field(
-        1.0, ge=0, le=1, description="Share of it left at the last step; linear in between."
-    )
-    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises from zero.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean.")
-    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW decay of the gradient's square.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
-    epochs: int = Field(2, ge=1, description="Passes over each batch.")
-    minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
-    layout: Layout = Field(
-        "padded", description="'padded': one sample a row, sorted by length; 'packed': end to end, attended apart."
-    )
-    tokens_per_microbatch: int = Field(16384, ge=1, description="Tokens in one forward and backward pass.")
-    gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
 
 
 class Learner:
@@ -155,7 +132,7 @@ class Learner:
         """The step size at `step`, counted from 1: warm-up, then linear to the final share."""
         config = self.config
         done = (step - 1) / max(1, self.total_steps - 1)
-        rate = config.learning_rate * (1 - (1 - config.final_learning_rate) * min(1.0, done))
+        rate = config.learning_rate * (1 - (1 - config.final_learning_rate_share) * min(1.0, done))
         return rate * min(1.0, step / config.warmup_steps) if config.warmup_steps else rate
 
     def update(self, batch: Batch | None) -> Metrics:

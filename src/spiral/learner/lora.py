@@ -11,25 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from spiral.config import Section
+from spiral.learner.config import LoraConfig
 from spiral.learner.scorer import blocks
 from spiral.learner.sharding import whole
 from spiral.seeds import derive_seed
 
 ADAPTER = "default"
-
-
-class LoraConfig(Section):
-    """Low-rank training instead of all parameters."""
-
-    rank: int = Field(0, ge=0, description="Rank of the additions; 0 trains every parameter of the model.")
-    alpha: float = Field(32.0, gt=0, description="The additions are scaled by alpha / rank.")
-    modules: list[str] = Field(
-        [], description="Names of the linear layers to add to; none named means all but the head."
-    )
 
 
 def add_lora(model: Any, config: LoraConfig, seed: int) -> None:

@@ -15,38 +15,12 @@ Left out: whole-sequence importance weights, which reject long answers first.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from spiral.config import Section
+from spiral.learner.config import LossConfig
 from spiral.learner.logprobs import TokenScores
-
-
-class LossConfig(Section):
-    """What is minimised."""
-
-    kind: Literal["policy_gradient", "ppo"] = Field(
-        "ppo", description="'ppo' clips the ratio; 'policy_gradient' does not."
-    )
-    clip_low: float = Field(0.2, gt=0, lt=1, description="PPO: the ratio counts down to 1 - clip_low.")
-    clip_high: float = Field(0.2, gt=0, description="PPO: the ratio counts up to 1 + clip_high.")
-    importance_cap: float = Field(2.0, gt=0, description="Largest weight of a token that the sampler found unlikely.")
-    old_logprobs: Literal["behaviour", "learner"] = Field(
-        "learner",
-        description="Whose log-probabilities the ratio divides by; 'learner' allows for a sampler that differs.",
-    )
-    gap_limit: float = Field(
-        0.05, gt=0, description="Warn when sampler and learner differ by more nats a token, on average."
-    )
-    entropy_bonus: float = Field(0.0, ge=0, description="Weight of the entropy, in units of return per nat.")
-    kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0 holds none.")
-    reference_refresh_steps: int = Field(
-        0, ge=0, description="Steps between copies of the policy into the reference; 0 keeps the start."
-    )
-    max_skipped_updates: int = Field(3, ge=0, description="Stop after so many in a row; 0 never.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

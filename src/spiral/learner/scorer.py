@@ -20,7 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from spiral.learner.attention import use_segment_attention
 from spiral.learner.layout import MicroBatch
 from spiral.learner.logprobs import TokenScores, score_tokens
-from spiral.policies.head import HeadPrecision, output_head
+from spiral.policies.config import HeadPrecision
+from spiral.policies.head import output_head
 
 
 class Scorer(torch.nn.Module):

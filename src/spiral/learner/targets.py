@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from spiral.batch import Batch
+from spiral.learner.config import LossConfig
 from spiral.learner.layout import MicroBatch
 from spiral.learner.logprobs import TokenScores
-from spiral.learner.loss import LossConfig, loss
+from spiral.learner.loss import loss
 from spiral.learner.sums import gap_sums
 from spiral.measures import Metrics
 

@@ -1,7 +1,7 @@
 """What can sit in a seat: scripted players and language models behind one protocol."""
 
 from spiral.policies.base import Policy, RemotePolicy, ScriptedPolicy, TurnReply, TurnRequest
-from spiral.policies.sampling import SamplingConfig
+from spiral.policies.config import SamplingConfig
 from spiral.policies.scripted import (
     SCRIPTED_NAMES,
     able_opponents,

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 from spiral.games import Game, State
-from spiral.policies.sampling import SamplingConfig
+from spiral.policies.config import SamplingConfig
 from spiral.records import Generation, IntArray
 
 

@@ -18,11 +18,11 @@ import weakref
 from collections.abc import Iterator, Sequence
 
 from spiral.policies.base import Question, ReplyLength, TurnReply, TurnRequest
+from spiral.policies.config import SamplingConfig
 from spiral.policies.endpoint_budget import Usage
 from spiral.policies.endpoint_client import BACKOFF_SECONDS, Ask, EndpointClient, Fault
 from spiral.policies.endpoint_config import EndpointConfig
 from spiral.policies.endpoint_reply import Answer, without_template_tokens
-from spiral.policies.sampling import SamplingConfig
 from spiral.text import parse_action, worked_example
 from spiral.text.prompts import Message, messages, question
 

@@ -22,13 +22,13 @@ import threading
 import time
 from collections.abc import Sequence
 
+from spiral.policies.config import SamplingConfig
 from spiral.policies.endpoint_budget import FREE, Ledger, account_of
 from spiral.policies.endpoint_config import EndpointConfig
 from spiral.policies.endpoint_parameters import Parameters
 from spiral.policies.endpoint_refusal import shorten
 from spiral.policies.endpoint_reply import Answer, Bill
 from spiral.policies.endpoint_request import FailedError, Requester
-from spiral.policies.sampling import SamplingConfig
 from spiral.seeds import derive_seed
 from spiral.text.prompts import Message
 

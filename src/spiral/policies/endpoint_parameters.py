@@ -15,9 +15,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from spiral.policies.config import SamplingConfig
 from spiral.policies.endpoint_config import LENGTH, PARAMETERS, EndpointConfig
 from spiral.policies.endpoint_refusal import Refusal
-from spiral.policies.sampling import SamplingConfig
 
 MAX_SEED = 2**31
 """Servers differ in how large a seed may be; this much all take."""

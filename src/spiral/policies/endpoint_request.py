@@ -12,13 +12,13 @@ import http
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from spiral.policies.config import SamplingConfig
 from spiral.policies.endpoint_budget import FREE
 from spiral.policies.endpoint_config import EndpointConfig
 from spiral.policies.endpoint_parameters import NotTakenError, Parameters
 from spiral.policies.endpoint_refusal import Refusal, read_refusal
 from spiral.policies.endpoint_reply import Answer, BadBodyError, Bill, FilteredError, read_body, retry_after
 from spiral.policies.endpoint_transport import MAX_REDIRECTS, LostError, Response, TooMuchError, Transport
-from spiral.policies.sampling import SamplingConfig
 from spiral.printable import one_line
 from spiral.text.prompts import Message
 

@@ -1,54 +1,17 @@
-"""Which engine runs the language model in the seats, and how much it may hold."""
+"""The engine that runs the language model in the seats, as `EngineConfig` asks for it."""
 
 from __future__ import annotations
 
 import copy
-import importlib.util
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from spiral.config import Section
-from spiral.policies.head import HeadPrecision
+from spiral.policies.config import EngineConfig, HeadPrecision, SamplingConfig
 from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import LanguageModel, cast_parameters
-from spiral.policies.sampling import SamplingConfig
 from spiral.policies.transformers import TransformersPolicy
 from spiral.text import ChatCodec
-
-
-class EngineConfig(Section):
-    """How replies are generated."""
-
-    kind: Literal["transformers", "vllm", "auto"] = Field(
-        "transformers",
-        description="'transformers' runs everywhere; 'vllm' is faster and must be installed; 'auto': vllm if it is.",
-    )
-    max_rows: int = Field(1024, ge=1, description="Replies generated at once; further ones wait.")
-    context: int = Field(0, ge=0, description="Most tokens of prompt and reply together; 0 takes the model's limit.")
-    memory_share: float = Field(
-        0.4, gt=0, lt=1, description="vLLM: share of the device's memory for its weights and keys and values."
-    )
-    stall_seconds: float = Field(
-        600.0,
-        gt=0,
-        description="vLLM: a step that takes longer ends the run with what it was doing; a start may take 6 times"
-        " as long.",
-    )
-    sleep: bool = Field(
-        False,
-        description="Give the device's memory to the learner between games; a vLLM that sleeps needs a GPU, and room"
-        " for its weights in the memory of the CPU.",
-    )
-
-
-def resolved(config: EngineConfig) -> EngineConfig:
-    """The same with 'auto' replaced by the engine that it stands for here."""
-    if config.kind != "auto":
-        return config
-    installed = importlib.util.find_spec("vllm") is not None
-    return config.model_copy(update={"kind": "vllm" if installed else "transformers"})
 
 
 def make_policy(

@@ -14,12 +14,12 @@ Shapes: K rows, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-HeadPrecision = Literal["float32", "compute"]
+from spiral.policies.config import HeadPrecision
 
 
 def output_head(model: Any, precision: HeadPrecision) -> Callable[[Tensor], Tensor]:

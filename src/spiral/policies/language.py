@@ -10,18 +10,20 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from spiral.games import State
 from spiral.policies.base import Question, ReplyLength, TurnReply, TurnRequest
-from spiral.policies.sampling import SamplingConfig
+from spiral.policies.config import SamplingConfig
 from spiral.records import Generation, IntArray, StopReason
 from spiral.text import ChatCodec, parse_action
 from spiral.text.chat import turn_end_id
 from spiral.text.thinking import OPEN
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
 """How our plain templates and base models end a turn; no chat template of theirs need say so."""

@@ -1,8 +1,8 @@
 """From a model's name to weights, tokenizer and the prompt it was trained with.
 
 A name is `nano` (built in), a local model such as `smollm2` (`spiral models`), a run directory (its last checkpoint), a
-checkpoint directory, or a Hugging Face name or path. A checkpoint carries `spiral.json`, which says how the model is
-prompted; other models get the default prompt.
+checkpoint directory, `RUN@STEP`, or a Hugging Face name or path. A checkpoint carries `spiral.json`, which says how
+the model is prompted; other models get the default prompt.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from spiral.config import Section
-from spiral.policies.head import HeadPrecision
+from spiral.policies.config import ModelConfig
 from spiral.policies.hub import hub_model
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
 from spiral.text import PromptConfig
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -29,29 +31,10 @@ RESCALED = (
     "logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier", "attn_logit_softcapping",
 )  # fmt: skip
 """Settings of models that change logits or attention scores after the product."""
+STEP = re.compile(r"@\d{1,9}$")
+"""The end of `RUN@STEP`, a run's checkpoint of one step."""
+CHECKPOINT = re.compile(r"step-(\d+)")
 NANO_DIRECTORY = Path(__file__).parent / "nano"
-
-
-class ModelConfig(Section):
-    """Which model, where it runs, and in what precision."""
-
-    path: str = Field(
-        "nano", description="From `spiral models`, a run or checkpoint directory, or a Hugging Face name or path."
-    )
-    device: str = Field(
-        "auto", description="'auto' (CUDA where there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps'."
-    )
-    compute: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Precision of sampling and of the learner's passes; its weights are kept in float32."
-    )
-    head: HeadPrecision = Field(
-        "compute",
-        description="Precision of the output head's logits: 'float32', in which engine and learner agree better, or"
-        " 'compute', that of the rest. Both are the same where compute is float32.",
-    )
-    compile: bool = Field(
-        False, description="Compile the blocks for the learner; takes a minute and, on a CPU, a C++ compiler."
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +61,8 @@ def model_directory(name: str) -> str:
     if name in FETCHABLE:
         raise NotFetchedError(name)
     path = Path(name)
+    if STEP.search(name) and not path.exists():
+        return str(_checkpoint_at(name))
     if (path / "checkpoints").is_dir():
         latest = path / "checkpoints" / "latest"
         if not (latest / "config.json").is_file():
@@ -86,12 +71,26 @@ def model_directory(name: str) -> str:
     return name if path.exists() else hub_model(name)
 
 
+def _checkpoint_at(name: str) -> Path:
+    """The checkpoint that `RUN@STEP` names. Raises `ValueError` that lists the run's steps when it has no such one."""
+    run, _, step = name.rpartition("@")
+    checkpoints = Path(run) / "checkpoints"
+    if not checkpoints.is_dir():
+        raise ValueError(f"there is no run directory {run!r}; expected RUN@STEP, such as runs/r1@15")
+    steps = {int(found[1]): path for path in checkpoints.iterdir() if (found := CHECKPOINT.fullmatch(path.name))}
+    if int(step) not in steps:
+        known = ", ".join(map(str, sorted(steps))) or "none"
+        raise ValueError(f"run {run!r} has no checkpoint of step {int(step)}; it has: {known}")
+    return steps[int(step)]
+
+
 def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool = False) -> LanguageModel:
     """Loads weights in float32, or all but the weights. Raises `ValueError` when it cannot be found or read.
 
     `cast` is for a model that nobody trains: it comes to its device in the precision of `config.compute`, and never has
     room for float32 there.
     """
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -212,6 +211,8 @@ def check_architecture(config: Any, who: str) -> None:
 
 def _device(name: str) -> torch.device:
     """The device asked for, or the best there is."""
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -11,18 +11,9 @@ Shapes: N rows, V tokens in the vocabulary.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from spiral.config import Section
-
-
-class SamplingConfig(Section):
-    """How replies are sampled. Nothing else, such as a model's `generation_config.json`, has a say."""
-
-    temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 takes the most likely token.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Keep the most likely tokens whose mass reaches this share.")
-    max_new_tokens: int = Field(256, ge=1, description="Response budget in tokens; a longer reply is cut off.")
+from spiral.policies.config import SamplingConfig
 
 
 def sample_tokens(logits_NV: Tensor, uniforms_N: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:

@@ -24,11 +24,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from spiral.policies.base import TurnReply
-from spiral.policies.head import HeadPrecision, output_head, stated_precision
+from spiral.policies.config import HeadPrecision, SamplingConfig
+from spiral.policies.head import output_head, stated_precision
 from spiral.policies.language import LanguagePolicy, OpenTurn
 from spiral.policies.loading import check_architecture, usable_context
 from spiral.policies.parameters import ParameterNames
-from spiral.policies.sampling import SamplingConfig, sample_tokens
+from spiral.policies.sampling import sample_tokens
 from spiral.policies.slot_cache import GRAIN, SlotCache, round_up
 from spiral.seeds import token_uniforms
 from spiral.text import ChatCodec

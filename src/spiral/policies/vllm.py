@@ -24,13 +24,12 @@ import torch
 from torch import Tensor
 
 from spiral.policies.base import TurnReply
-from spiral.policies.engines import EngineConfig
-from spiral.policies.head import HeadPrecision, stated_precision
+from spiral.policies.config import EngineConfig, HeadPrecision, SamplingConfig
+from spiral.policies.head import stated_precision
 from spiral.policies.hub import local_copy
 from spiral.policies.language import LanguagePolicy, OpenTurn
 from spiral.policies.loading import usable_context
 from spiral.policies.parameters import ParameterNames
-from spiral.policies.sampling import SamplingConfig
 from spiral.policies.vllm_engine import Watchdog, quiet, start_engine, stop_engine
 from spiral.text import ChatCodec
 

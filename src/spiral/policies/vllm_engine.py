@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spiral.policies.engines import EngineConfig
-from spiral.policies.head import HeadPrecision
+from spiral.policies.config import EngineConfig, HeadPrecision
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -24,7 +24,7 @@ from spiral.evaluation.benchmarks.runner import (
 from spiral.evaluation.benchmarks.tasks import Task, load_task
 from spiral.evaluation.results import ResultDirectory, asked_of, describe_player, result_directory
 from spiral.policies.base import Answerer
-from spiral.policies.sampling import SamplingConfig
+from spiral.policies.config import SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from spiral.policies.sampling import SamplingConfig
+from spiral.policies.config import SamplingConfig
 from spiral.text import last_boxed
 
 GYM = "reasoning_gym/"

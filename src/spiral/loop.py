@@ -12,16 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field
-from torch import Tensor
 
 from spiral.batch import Batch, make_batch, samples_from_episodes
 from spiral.config import Section
 from spiral.credit import CreditConfig, RoleBaselines, load_estimator
 from spiral.measures import Metrics, episode_metrics
 from spiral.records import Episode
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RunConfig(Section):
