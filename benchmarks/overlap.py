@@ -31,11 +31,12 @@ from spiral.distributed.rollout import ClusterCollector
 from spiral.distributed.session import cluster_session
 from spiral.loop import train
 from spiral.policies import TurnReply
-from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
+from spiral.policies.language import LanguagePolicy, OpenTurn
 from spiral.policies.loading import load_language_model
 from spiral.recipe import Recipe, load_recipe
 from spiral.seating import model_config
 from spiral.text import ChatCodec
+from spiral.text.turn_ends import stop_token_ids
 
 
 class WaitingEngine(LanguagePolicy):

@@ -30,12 +30,13 @@ from benchmarks.sides import Step, parser, recipe_of, step_of, write_report
 from spiral.batch import samples_from_episodes
 from spiral.credit import RoleBaselines, load_estimator
 from spiral.policies.base import TurnReply
-from spiral.policies.language import LanguagePolicy, OpenTurn, stop_token_ids
+from spiral.policies.language import LanguagePolicy, OpenTurn
 from spiral.policies.loading import model_directory
 from spiral.recipe import Recipe
 from spiral.records import Sample, StopReason
 from spiral.selfplay import SelfPlay
 from spiral.text import ChatCodec
+from spiral.text.turn_ends import stop_token_ids
 
 
 class LockStepPolicy(LanguagePolicy):

@@ -5,11 +5,11 @@ import pytest
 from spiral.games import load_game
 from spiral.policies import SamplingConfig
 from spiral.policies.base import TurnRequest
-from spiral.policies.language import stop_token_ids
 from spiral.policies.transformers import TransformersPolicy
 from spiral.recipes.nano_model import new_model
 from spiral.recipes.nano_tokenizer import END, build_tokenizer
 from spiral.text import ChatCodec, PromptConfig
+from spiral.text.turn_ends import stop_token_ids
 from turns import replies_of
 
 KUHN = load_game("kuhn_poker")

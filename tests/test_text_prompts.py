@@ -145,10 +145,10 @@ def test_nano_replies_are_short():
 
 def test_templates_that_think_on_request_are_told(tokenizer):
     told = copy.deepcopy(tokenizer)
-    told.chat_template = "{{ 'on' if enable_thinking else 'off' }}"
-    for thinking, text in ((True, "on"), (False, "off")):
+    told.chat_template = "{{ messages[0].content + (' on' if enable_thinking else ' off') }}"
+    for thinking, text in ((True, "\nthink on"), (False, " off")):
         codec = ChatCodec(told, PromptConfig(observation="compact", thinking=thinking))
-        assert told.decode(codec.encode("anything", KUHN)) == text
+        assert told.decode(codec.encode("anything", KUHN)) == f"anything{text}"
 
 
 @pytest.mark.parametrize("template", ["chat", *TEXTS])
@@ -176,8 +176,8 @@ def with_template(chat_template, *added, special=(), **named):
     ],
 )
 def test_prompts_are_the_same_on_every_day(told, expected):
-    codec = ChatCodec(with_template(told), PromptConfig())
-    assert codec.tokenizer.decode(codec.encode(OBSERVATION, KUHN)) == expected
+    codec = ChatCodec(with_template(told + " {{ messages[0].content }}"), PromptConfig())
+    assert codec.tokenizer.decode(codec.encode(OBSERVATION, KUHN)) == f"{expected} {ASKED}"
 
 
 @pytest.mark.parametrize("template", ["chat", *TEXTS])

@@ -9,13 +9,14 @@ import torch
 
 from spiral.games import load_game
 from spiral.policies import SamplingConfig, TurnRequest
-from spiral.policies.language import PromptRequest, stop_token_ids
+from spiral.policies.language import PromptRequest
 from spiral.policies.sampling import sample_tokens
 from spiral.policies.slot_cache import GRAIN
 from spiral.policies.transformers import TransformersPolicy
 from spiral.recipes.nano_tokenizer import END, REPLY
 from spiral.seeds import token_uniforms
 from spiral.text import ChatCodec, PromptConfig, worked_example
+from spiral.text.turn_ends import stop_token_ids
 from turns import random_states, replies_of, requests_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,8 +14,8 @@ from spiral.learner.learner import Learner, LearnerConfig
 from spiral.learner.lora import LoraConfig
 from spiral.learner.loss import LossConfig
 from spiral.policies import SamplingConfig
-from spiral.policies.language import stop_token_ids
 from spiral.text import PromptConfig
+from spiral.text.turn_ends import stop_token_ids
 from turns import random_states, replies_of, requests_for
 from vllm_models import new_engine, untied, widened, with_vllm
 

@@ -17,7 +17,6 @@ import torch
 
 from spiral.games import load_game
 from spiral.policies import SamplingConfig
-from spiral.policies.language import stop_token_ids
 from spiral.policies.loading import ModelConfig, cast_parameters, load_language_model
 from spiral.policies.local_models import local_model_directory
 from spiral.policies.sampling import sampling_logprobs
@@ -25,6 +24,7 @@ from spiral.recipe import load_recipe
 from spiral.recipes.nano_tokenizer import END
 from spiral.rollout import Match, play
 from spiral.text import ChatCodec, PromptConfig
+from spiral.text.turn_ends import stop_token_ids
 from turns import random_states, replies_of, requests_for
 from vllm_models import new_engine, plain_logprobs, reported_logprobs, save, tiny, widened, with_vllm
 

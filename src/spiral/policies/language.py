@@ -10,7 +10,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,14 +19,9 @@ from spiral.policies.base import Question, ReplyLength, TurnReply, TurnRequest
 from spiral.policies.config import SamplingConfig
 from spiral.records import Generation, IntArray, StopReason
 from spiral.text import ChatCodec, parse_action
-from spiral.text.chat import turn_end_id
-from spiral.text.thinking import OPEN
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
-"""How our plain templates and base models end a turn; no chat template of theirs need say so."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +61,7 @@ class LanguagePolicy(ABC):
         self.precision = "float32"
         self.asleep = False
         self.context = context
-        self.stop_ids = stop_token_ids(codec.tokenizer)
+        self.stop_ids = codec.stop_ids
         self._done: list[TurnReply] = []
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
@@ -98,8 +93,8 @@ class LanguagePolicy(ABC):
 
     @property
     def opening(self) -> str:
-        """What a reply begins with that is not in it: the thinking tag where the prompt ends with it."""
-        return OPEN if self.codec.opens_thinking else ""
+        """What a reply begins with that is not in it: what opens a thought where the prompt does."""
+        return self.codec.opened
 
     @contextmanager
     def sampled_with(self, sampling: SamplingConfig) -> Iterator[None]:
@@ -210,11 +205,3 @@ def _check_finite(logprobs: Sequence[float], version: int) -> None:
             f" {broken[0]} of a reply; expected finite ones; its weights or activations have overflowed: go on from an"
             " earlier checkpoint with a lower learner.learning_rate, or set model.compute to 'float32'"
         )
-
-
-def stop_token_ids(tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a reply: the end of sequence, and what ends a turn in the chat template or in one of ours."""
-    known = tokenizer.get_vocab()
-    ends = {known[token] for token in TURN_ENDS if token in known}
-    ends |= {id_ for id_ in (tokenizer.eos_token_id, turn_end_id(tokenizer)) if id_ is not None}
-    return frozenset(ends)

@@ -6,24 +6,30 @@ Prompts repeat (a game has few openings) and so do short replies, so both are ke
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
-import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from spiral.games import Game
 from spiral.records import IntArray
+from spiral.text.chat_template import QUESTION, REPLY, check_chat_template, check_kept, render_chat, takes_system
 from spiral.text.examples import worked_example
-from spiral.text.prompts import Example, Message, PromptConfig, messages, plain_text, question
-from spiral.text.thinking import CLOSE, OPEN, Thought, count_thinking_tokens, split_reply
+from spiral.text.prompts import Example, PromptConfig, messages, plain_text, question
+from spiral.text.thinking import (
+    MESSAGE_END,
+    Thought,
+    count_thinking_tokens,
+    delimiter_texts,
+    opened_delimiter,
+    split_reply,
+    thinking_tokens,
+)
+from spiral.text.tokens import any_of, special_tokens, template_tags
+from spiral.text.turn_ends import stop_token_ids
 
-DATE = datetime.date(2024, 7, 26)
-"""For templates that tell the date (Llama 3, whose own default this is): today's would change prompts every day."""
 CACHE_SIZE = 20_000
 LONGEST_CACHED = 64
 """Replies of more tokens hardly ever come twice."""
@@ -45,8 +51,18 @@ class Reading:
 class ChatCodec:
     """A tokenizer with a prompt template: observations in, token ids out, and sampled ids back to text."""
 
-    def __init__(self, tokenizer: Any, config: PromptConfig) -> None:
-        """Raises `ValueError` when the template "chat" is asked of a tokenizer that has none."""
+    def __init__(self, tokenizer: Any, config: PromptConfig, declared_ends: Collection[int] = ()) -> None:
+        """Tries the template with a question.
+
+        Args:
+            tokenizer: a Hugging Face tokenizer.
+            config: how games are put.
+            declared_ends: ids that the model's generation configuration lists as ends of sequence.
+
+        Raises:
+            ValueError: the template is "chat" and the tokenizer has none, or its template fails, does not come to an
+                end, loses what it is given, or does not open the model's turn.
+        """
         if config.template == "chat" and not tokenizer.chat_template:
             raise ValueError(
                 "prompt.template is 'chat', but this tokenizer has no chat template; expected an instruct model,"
@@ -54,23 +70,38 @@ class ChatCodec:
             )
         self.tokenizer = tokenizer
         self.config = config
-        special = _special_tokens(tokenizer)
-        self._special = _any_of({*special.values(), *_template_tags(tokenizer), OPEN, CLOSE})
-        # Thinking tags belong to the text even where the tokenizer calls them special.
-        self._hidden = {id_ for id_, text in special.items() if text not in (OPEN, CLOSE)}
+        self.stop_ids = stop_token_ids(tokenizer, declared_ends)
+        special, thinking = special_tokens(tokenizer), thinking_tokens(tokenizer)
+        self._special = any_of({*special.values(), *template_tags(tokenizer), *delimiter_texts()})
+        # Delimiters of thoughts belong to the text even where the tokenizer calls them special.
+        visible = thinking - {MESSAGE_END}
+        self._hidden = {id_ for id_, text in special.items() if text not in visible} | self.stop_ids
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
         self._readings: OrderedDict[bytes, Reading] = OrderedDict()
+        if config.template == "chat":
+            example = Example(observation="-", thought="", answer=REPLY) if config.example else None
+            exchange = messages(QUESTION, config, example, system_role=self.system_role)
+            check_chat_template(tokenizer, exchange, enable_thinking=config.thinking)
 
     @functools.cached_property
+    def system_role(self) -> bool:
+        """Whether the template takes a system message; otherwise a system prompt stands before the user's words."""
+        return self.config.template != "chat" or takes_system(self.tokenizer)
+
+    @property
     def opens_thinking(self) -> bool:
-        """Whether the template's prompts end inside an opened thinking tag, so that replies begin as thoughts."""
-        return self._render("-").rstrip().endswith(OPEN)
+        """Whether the template's prompts end inside an opened thought, so that replies begin as thoughts."""
+        return bool(self.opened)
+
+    @property
+    def reads_enable_thinking(self) -> bool:
+        """Whether the chat template frames a question differently for models that are to think."""
+        return self._chat(QUESTION, thinking=True) != self._chat(QUESTION, thinking=False)
 
     @functools.cached_property
-    def _close_id(self) -> int | None:
-        """The id of the closing tag where it is one token."""
-        found: int | None = self.tokenizer.get_vocab().get(CLOSE)
-        return found
+    def opened(self) -> str:
+        """The opening delimiter of the thought that the template's prompts end in; "" where they open none."""
+        return opened_delimiter(self._render(QUESTION).rpartition(QUESTION[-20:])[2])
 
     def encode(self, observation: str, game: Game | None = None) -> IntArray:
         """[P] the ids of the whole prompt for one observation of `game`, ready for the model to go on.
@@ -80,14 +111,30 @@ class ChatCodec:
         key = (game, observation) if self.config.example else observation
         cached = self._prompts.get(key)
         if cached is None:
-            cached = self._encode(observation, self._example(game))
+            cached = self._tokenize(self.render(observation, game))
             cached.flags.writeable = False
             _remember(self._prompts, key, cached)
         return cached
 
+    def render(self, observation: str, game: Game | None = None) -> str:
+        """The prompt that `encode` makes token ids of.
+
+        Special tokens, tags of the template and delimiters of thoughts come from the template only: a player who
+        spells one gets a space. A player's own earlier thoughts are in no observation, so none are lost.
+        """
+        observation, example = self._special.sub(" ", observation), self._example(game)
+        if example is None:
+            return self._render(question(observation, self.config))
+        fields = {name: self._special.sub(" ", text) for name, text in dataclasses.asdict(example).items()}
+        return self._render(question(observation, self.config), Example(**fields))
+
     def encode_question(self, text: str) -> IntArray:
         """[P] the ids of a prompt that asks exactly `text`, in the same template: no instruction, no example."""
-        return self._tokenize(self._render(self._special.sub(" ", text)))
+        return self._tokenize(self.render_question(text))
+
+    def render_question(self, text: str) -> str:
+        """The prompt that `encode_question` makes token ids of."""
+        return self._render(self._special.sub(" ", text))
 
     def encode_reply(self, text: str) -> IntArray:
         """[T] the ids of a reply as the tokenizer spells it by itself, without an end of turn."""
@@ -112,7 +159,7 @@ class ChatCodec:
 
     def _read(self, token_ids: list[int]) -> Reading:
         text = self._decode(token_ids)
-        thought = split_reply(text, self.opens_thinking)
+        thought = split_reply(text, self.opened)
         return Reading(
             text=text,
             answer=thought.answer,
@@ -121,11 +168,17 @@ class ChatCodec:
         )
 
     def _count(self, token_ids: list[int], thought: Thought) -> int:
-        """Where every closing tag of the text is one token, the last of them is where the thinking ends."""
-        tags = thought.head.count(CLOSE)
-        if thought.closed and tags and self._close_id is not None and token_ids.count(self._close_id) == tags:
-            return len(token_ids) - token_ids[::-1].index(self._close_id)
+        """Where every closing delimiter of the text is one token, the last of them is where the thinking ends."""
+        closing, found = thought.closing, self._delimiter_ids.get(thought.closing)
+        if found is not None and token_ids.count(found) == thought.head.count(closing):
+            return len(token_ids) - token_ids[::-1].index(found)
         return count_thinking_tokens(token_ids, thought, self._decode)
+
+    @functools.cached_property
+    def _delimiter_ids(self) -> dict[str, int]:
+        """The ids of whole delimiters that are one token."""
+        known = self.tokenizer.get_vocab()
+        return {text: known[text] for text in delimiter_texts() if text in known}
 
     def _example(self, game: Game | None) -> Example | None:
         """The game's example where one is shown."""
@@ -135,75 +188,23 @@ class ChatCodec:
             raise ValueError("prompt.example is true, but encode() got no game; expected the game of the observation")
         return worked_example(game, self.config)
 
-    def _encode(self, observation: str, example: Example | None) -> IntArray:
-        """Template and example in front; only the plain templates leave the beginning to the tokenizer."""
-        return self._tokenize(self._render_game(observation, example))
-
     def _tokenize(self, prompt: str) -> IntArray:
+        """Only the plain templates leave the beginning to the tokenizer."""
         plain = self.config.template != "chat"
         return np.asarray(self.tokenizer.encode(prompt, add_special_tokens=plain), dtype=np.int64)
-
-    def _render_game(self, observation: str, example: Example | None) -> str:
-        """The prompt's text.
-
-        Special tokens, tags of the template and thinking tags come from the template only: a player who spells one
-        gets a space. A seat's own earlier thoughts are in no observation, so none are lost.
-        """
-        observation = self._special.sub(" ", observation)
-        if example is None:
-            return self._render(question(observation, self.config))
-        fields = {name: self._special.sub(" ", text) for name, text in dataclasses.asdict(example).items()}
-        example = Example(**fields)
-        return self._render(question(observation, self.config), example)
 
     def _render(self, asked: str, example: Example | None = None) -> str:
         """The template around what is asked."""
         if self.config.template != "chat":
             return plain_text(asked, self.config, example)
+        text = self._chat(asked, example, thinking=self.config.thinking)
+        check_kept(asked, text)
+        return text
+
+    def _chat(self, asked: str, example: Example | None = None, *, thinking: bool) -> str:
+        exchange = messages(asked, self.config, example, system_role=self.system_role)
         # Templates of models that think or not on request (Qwen3) read `enable_thinking`; others ignore it.
-        exchange = messages(asked, self.config, example)
-        return _chat_text(self.tokenizer, exchange, add_generation_prompt=True, enable_thinking=self.config.thinking)
-
-
-def _special_tokens(tokenizer: Any) -> dict[int, str]:
-    """The texts of a tokenizer's special tokens by their ids."""
-    return {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-
-
-def turn_end_id(tokenizer: Any) -> int | None:
-    """The first special token that the chat template puts after an assistant's message; None where there is none."""
-    if not tokenizer.chat_template:
-        return None
-    said = "5e1f7a"  # what no template has around it
-    exchange = [{"role": "user", "content": "-"}, {"role": "assistant", "content": said}]
-    try:
-        text = _chat_text(tokenizer, exchange)
-    except (jinja2.TemplateError, TypeError, ValueError):  # a template may refuse such an exchange
-        return None
-    ids = {token: id_ for id_, token in _special_tokens(tokenizer).items()}
-    found = _any_of(ids).search(text, text.rfind(said) + len(said)) if said in text else None
-    return ids[found[0]] if found else None
-
-
-def _chat_text(tokenizer: Any, exchange: Sequence[Message], **options: bool) -> str:
-    """The text that the tokenizer's own template makes of an exchange, the same on every day."""
-    return str(
-        tokenizer.apply_chat_template(
-            exchange, tokenize=False, date_string=DATE.strftime("%d %b %Y"), strftime_now=DATE.strftime, **options
-        )
-    )
-
-
-def _template_tags(tokenizer: Any) -> list[str]:
-    """Added tokens like `<this>` that the chat template spells, though the tokenizer does not call them special."""
-    template = str(tokenizer.chat_template or "")
-    texts = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    return [text for text in texts if text[:1] == "<" and text[-1:] == ">" and text in template]
-
-
-def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the texts, the longest that fits."""
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+        return render_chat(self.tokenizer, exchange, add_generation_prompt=True, enable_thinking=thinking)
 
 
 def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:

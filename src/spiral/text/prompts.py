@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from spiral.config import Section
 from spiral.games import Style
@@ -36,6 +36,12 @@ PLAIN = {
     ),
 }
 """What stands around a question, and what ends the reply to it."""
+SYSTEM = {
+    "qwen3": "<|im_start|>system\n{}<|im_end|>\n",
+    "r1": "{}\n",
+    "llama": "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
+}
+"""What stands around a system prompt."""
 
 
 class PromptConfig(Section):
@@ -51,6 +57,17 @@ class PromptConfig(Section):
     example: bool = Field(
         False, description="Show one worked example, made from the game itself, as an earlier exchange of the chat."
     )
+    system: str | None = Field(
+        None,
+        description="A system prompt; left out, the template's own default. It stands before the user's words where the"
+        " chat template has no system message, and in place of the first sentences of 'r1'.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """No system prompt is no entry: TOML has no null, and what was measured before there was one stays the same."""
+        values: dict[str, object] = serialise(self)
+        return {key: value for key, value in values.items() if key != "system" or value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,13 +95,23 @@ def question(observation: str, config: PromptConfig) -> str:
     return f"{observation}\n\n{INSTRUCTION[config.thinking]}"
 
 
-def messages(asked: str, config: PromptConfig, example: Example | None = None) -> list[Message]:
-    """The prompt as chat messages, for the tokenizer's own template; `asked` is the whole user's side."""
-    last = {"role": "user", "content": asked}
-    if example is None:
-        return [last]
-    shown = {"role": "user", "content": question(example.observation, config)}
-    return [shown, {"role": "assistant", "content": example.reply}, last]
+def messages(
+    asked: str, config: PromptConfig, example: Example | None = None, *, system_role: bool = True
+) -> list[Message]:
+    """The prompt as chat messages, for the tokenizer's own template; `asked` is the whole user's side.
+
+    Without a `system_role` in the template the system prompt stands before the first words of the user.
+    """
+    exchange = [{"role": "user", "content": asked}]
+    if example is not None:
+        shown = {"role": "user", "content": question(example.observation, config)}
+        exchange = [shown, {"role": "assistant", "content": example.reply}, *exchange]
+    if config.system is None:
+        return exchange
+    if system_role:
+        return [{"role": "system", "content": config.system}, *exchange]
+    first = {"role": "user", "content": f"{config.system}\n\n{exchange[0]['content']}".lstrip()}
+    return [first, *exchange[1:]]
 
 
 def plain_text(asked: str, config: PromptConfig, example: Example | None = None) -> str:
@@ -92,10 +119,10 @@ def plain_text(asked: str, config: PromptConfig, example: Example | None = None)
     if config.template not in PLAIN:
         raise ValueError(f"template {config.template!r} has no plain text; use messages() and the tokenizer's template")
     around, end = PLAIN[config.template]
-    opening, joint = "", "\n"
+    opening, joint = "" if config.system is None else SYSTEM[config.template].format(config.system), "\n"
     if config.template == "r1":
         # Its answers always come after thoughts: an answer at once comes after empty ones.
-        opening, joint = f"{R1_SYSTEM}\n", f"{CLOSE}\n"
+        opening, joint = opening or f"{R1_SYSTEM}\n", f"{CLOSE}\n"
         around += "" if config.thinking else f"\n\n{CLOSE}\n"
     if example is not None:
         opening += around.format(question(example.observation, config)) + example.joined(joint) + end

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from spiral.text.boxes import last_box, last_boxed
-from spiral.text.thinking import CLOSE, OPEN, split_reply
+from spiral.text.thinking import split_reply
 
 LONGEST_STATEMENT = 500
 _STATEMENT = re.compile(
@@ -28,8 +28,7 @@ def find_answer(reply: str) -> tuple[str | None, bool]:
     boxed = last_boxed(thought.answer)
     if boxed is not None:
         return boxed.strip(), True
-    has_tags = OPEN in reply or CLOSE in reply
-    visible = thought.answer if has_tags else reply
+    visible = thought.answer if thought.delimited else reply
     return (None, False) if last_box(visible) is not None else (_final_statement(visible), False)
 
 

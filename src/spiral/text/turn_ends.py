@@ -1,0 +1,116 @@
+"""Which tokens end a reply, and why: what a model, its tokenizer and its chat template say.
+
+A turn ends with the tokenizer's end of sequence, with the ends that `generation_config.json` declares, with what the
+chat template puts after an answer, and, where it puts nothing there (GLM), with what begins the next turn. Never with
+a token that belongs inside a reply: thinking tags, channels, the beginning of a text, ordinary words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+from spiral.text.chat_template import render_chat
+from spiral.text.thinking import thinking_tokens
+from spiral.text.tokens import any_of, special_tokens, template_tags
+
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
+"""How our plain templates and base models end a turn; no chat template of theirs need say so."""
+ASKED, SAID, ASKED_AGAIN = "7c30d1", "5e1f7a", "b8a2f4"
+"""What no template has around messages."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EndToken:
+    """One token that ends a reply."""
+
+    id: int
+    text: str
+    reason: str
+
+
+def end_tokens(tokenizer: Any, declared: Collection[int] = ()) -> tuple[EndToken, ...]:
+    """The tokens that end a reply, in order of their ids; none where nothing says how a turn ends.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        declared: the ids that the model's `generation_config.json` or `config.json` lists as ends of sequence.
+    """
+    known = tokenizer.get_vocab()
+    reasons: dict[int, str] = {}
+    if tokenizer.eos_token_id is not None:
+        reasons[tokenizer.eos_token_id] = "the tokenizer's end of sequence"
+    for id_, reason in _template_ends(tokenizer).items():
+        reasons.setdefault(id_, reason)
+    for id_ in sorted(set(declared) - set(ignored_ends(tokenizer, declared))):
+        reasons.setdefault(id_, "declared by the model's generation configuration")
+    for text in TURN_ENDS:
+        if text in known:
+            reasons.setdefault(known[text], "a usual end of a turn")
+    texts = {id_: text for text, id_ in known.items()}
+    return tuple(EndToken(id=id_, text=texts.get(id_, ""), reason=reasons[id_]) for id_ in sorted(reasons))
+
+
+def ignored_ends(tokenizer: Any, declared: Collection[int]) -> tuple[int, ...]:
+    """Declared ends that are none: thinking tags, ordinary words, and ids that the tokenizer does not have.
+
+    A configuration's defaults (`eos_token_id` 2) often name whatever word has that id in another tokenizer.
+    """
+    ends = {token: id_ for id_, token in special_tokens(tokenizer).items()}
+    inner = _inner_tokens(tokenizer)
+    ignored = []
+    for id_ in sorted(set(declared) - {tokenizer.eos_token_id}):
+        text = tokenizer.convert_ids_to_tokens(id_) if 0 <= id_ < len(tokenizer) else None
+        if text is None or text in inner or not (text in ends or _is_tag(text)):
+            ignored.append(id_)
+    return tuple(ignored)
+
+
+def stop_token_ids(tokenizer: Any, declared: Collection[int] = ()) -> frozenset[int]:
+    """The ids of `end_tokens`; empty where nothing says how a turn ends."""
+    return frozenset(end.id for end in end_tokens(tokenizer, declared))
+
+
+def _template_ends(tokenizer: Any) -> dict[int, str]:
+    """Ids by what the chat template says of them; empty where there is no template, or it refuses such an exchange."""
+    if not tokenizer.chat_template:
+        return {}
+    exchange = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}]
+    special = {token: id_ for id_, token in special_tokens(tokenizer).items()}
+    marks = special | {tag: tokenizer.convert_tokens_to_ids(tag) for tag in template_tags(tokenizer)}
+    inner = _inner_tokens(tokenizer)
+    ends: dict[int, str] = {}
+    last = _render(tokenizer, exchange)
+    found = any_of(special).search(last, last.rfind(SAID) + len(SAID)) if SAID in last else None
+    if found is not None and found[0] not in inner:
+        ends[special[found[0]]] = "the chat template puts it after an answer"
+    conversation = _render(tokenizer, [*exchange, {"role": "user", "content": ASKED_AGAIN}])
+    if not all(text in conversation for text in (ASKED, SAID, ASKED_AGAIN)):
+        return ends
+    first, _, rest = conversation.partition(ASKED)
+    answering, _, following = rest.partition(SAID)
+    for match in any_of(marks).finditer(following.partition(ASKED_AGAIN)[0]):
+        if marks[match[0]] in {*ends, tokenizer.eos_token_id}:
+            break
+        if match[0] in first and match[0] not in answering and match[0] not in inner:
+            ends[marks[match[0]]] = "the chat template begins the user's turn with it"
+            break
+    return ends
+
+
+def _inner_tokens(tokenizer: Any) -> frozenset[str]:
+    """Tokens that occur inside replies or before all of a conversation."""
+    beginning = {tokenizer.bos_token} - {tokenizer.eos_token, None}
+    return thinking_tokens(tokenizer) | beginning
+
+
+def _is_tag(token: str) -> bool:
+    return len(token) > 2 and token[0] + token[-1] in ("<>", "[]")
+
+
+def _render(tokenizer: Any, exchange: list[dict[str, str]]) -> str:
+    try:
+        return render_chat(tokenizer, exchange)
+    except ValueError:  # a template may refuse such an exchange
+        return ""
