@@ -8,21 +8,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import Progress
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from spiral.measures import Metrics
 from spiral.printable import printable
+from spiral.progress import duration
 from spiral.terminal import Terminal
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -300,13 +299,6 @@ def _progress(step: int, metrics: Metrics, pace: Pace) -> str:
     return "  ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """Minutes and seconds, with hours when there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def plain_table(*headers: str, numbers_from: int | None = None) -> Table:
     """A table without frame lines; columns from `numbers_from` on are aligned to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
@@ -322,11 +314,3 @@ def wide_console() -> Console:
     if console.is_terminal or os.environ.get("COLUMNS"):
         return console
     return Terminal(width=PLAIN_WIDTH)
-
-
-@contextmanager
-def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error in a terminal, nothing elsewhere; call what it gives with how many are done."""
-    with Progress(console=Terminal(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task(title, total=total)
-        yield lambda done: progress.update(bar, completed=done)

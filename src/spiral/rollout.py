@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -21,6 +21,8 @@ from spiral.policies import Policy, RemotePolicy, TurnReply, TurnRequest, able_o
 from spiral.records import Episode, Outcome, Seat, Turn
 from spiral.seeds import derive_seed
 
+Watch = Callable[[int, int], object]
+"""Is told how many games are over and how many turns were taken."""
 MIRROR = "mirror"
 """The opponent that is the policy itself."""
 ILLEGAL_MOVE_RETURN = -1.5
@@ -176,25 +178,27 @@ class _Table:
         return state
 
 
-def play(matches: Iterable[Match], in_flight: int = 256) -> list[Episode]:
-    """Plays every match and returns the episodes in the order of the matches."""
-    finished = dict(play_as_completed(matches, in_flight))
+def play(matches: Iterable[Match], in_flight: int = 256, watch: Watch | None = None) -> list[Episode]:
+    """Plays every match and returns the episodes in the order of the matches; `watch` is called after every turn."""
+    finished = dict(play_as_completed(matches, in_flight, watch))
     return [finished[index] for index in sorted(finished)]
 
 
-def play_as_completed(matches: Iterable[Match], in_flight: int = 256) -> Iterator[tuple[int, Episode]]:
+def play_as_completed(
+    matches: Iterable[Match], in_flight: int = 256, watch: Watch | None = None
+) -> Iterator[tuple[int, Episode]]:
     """Plays every match, at most `in_flight` at once; yields `(index of the match, episode)` as games end.
 
     `matches` is asked for another one whenever there is room, also after it had none left: it may be an iterator that
     comes to have more while games are under way.
 
     Whoever stops early, or is stopped by an error, leaves no turn behind in a policy. One policy serves one call at a
-    time.
+    time. `watch` is called after every turn.
     """
     tables: dict[int, _Table] = {}
     policies: dict[int, Policy] = {}
     try:
-        yield from _play(enumerate(matches), in_flight, tables, policies)
+        yield from _play(enumerate(matches), in_flight, tables, policies, watch)
     finally:
         if tables:
             for policy in policies.values():
@@ -202,9 +206,14 @@ def play_as_completed(matches: Iterable[Match], in_flight: int = 256) -> Iterato
 
 
 def _play(
-    waiting: Iterator[tuple[int, Match]], in_flight: int, tables: dict[int, _Table], policies: dict[int, Policy]
+    waiting: Iterator[tuple[int, Match]],
+    in_flight: int,
+    tables: dict[int, _Table],
+    policies: dict[int, Policy],
+    watch: Watch | None,
 ) -> Iterator[tuple[int, Episode]]:
     """The loop. `tables` holds the games under way and `policies` everyone who has been asked."""
+    games = turns = 0
     while True:
         asked: dict[int, list[TurnRequest]] = {}
         while len(tables) < in_flight and (following := next(waiting, None)) is not None:
@@ -225,6 +234,9 @@ def _play(
                 replied = True
                 table = tables[reply.key]
                 table.take(reply)
+                games, turns = games + table.over, turns + 1
+                if watch is not None:
+                    watch(games, turns)
                 if table.over:
                     yield reply.key, tables.pop(reply.key).episode()
                 else:

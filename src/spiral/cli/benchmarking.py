@@ -11,8 +11,9 @@ from spiral.cli import options as opt
 from spiral.cli.endpoints import endpoint_usage, print_usage
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
-from spiral.display import counted, plain_table, wide_console
+from spiral.display import plain_table, wide_console
 from spiral.printable import printable
+from spiral.progress import Progress, progress_shown
 
 if TYPE_CHECKING:
     from spiral.evaluation.benchmarks.measuring import Benchmark  # loads torch
@@ -70,29 +71,32 @@ def benchmark(
             "got --thinking or --no-thinking for an endpoint, which is asked the question alone; expected what its"
             " server takes in `extra` in the endpoint's table, such as reasoning_effort"
         )
-    asked = load_benchmark(
-        task,
-        data=data,
-        limit=limit,
-        samples=samples,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )
-    options = SeatOptions(
-        template=template,
-        thinking=thinking,
-        device=device,
-        compute=compute,
-        engine=engine,
-        context=context,
-        reply_tokens=asked.task.sampling.max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-    )
-    result, files = _measured(model, asked, options, out, fresh=fresh, regrade=regrade, in_flight=in_flight)
+    with progress_shown(bar=not as_json) as progress:
+        progress.stage(f"loading the problems of {task}")
+        asked = load_benchmark(
+            task,
+            data=data,
+            limit=limit,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+        options = SeatOptions(
+            template=template,
+            thinking=thinking,
+            device=device,
+            compute=compute,
+            engine=engine,
+            context=context,
+            reply_tokens=asked.task.sampling.max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+        )
+        how = {"fresh": fresh, "regrade": regrade, "in_flight": in_flight}
+        result, files = _measured(model, asked, options, out, progress, **how)
     if as_json:
         print_json({**result, "files": str(files)})
         return
@@ -101,20 +105,19 @@ def benchmark(
 
 
 def _measured(
-    model: str, asked: Benchmark, options: SeatOptions, out: Path | None, *, fresh: bool, regrade: bool, in_flight: int
+    model: str, asked: Benchmark, options: SeatOptions, out: Path | None, progress: Progress, **how: Any
 ) -> tuple[dict[str, Any], Path]:
     """The result in its JSON form, and the directory where it is kept."""
     from spiral.evaluation.benchmarks.measuring import benchmark_directory, measure_benchmark
     from spiral.evaluation.benchmarks.runner import UnansweredError
     from spiral.seating import answerer
 
+    progress.stage(f"loading {model}")
     policy = answerer(model, options)
     place = benchmark_directory(policy, asked, model, out)
+    progress.stage(f"{asked.task.name}, {model}", asked.attempts, "replies")
     try:
-        with counted(f"{asked.task.name}, {model}", asked.attempts) as tell:
-            found, _ = measure_benchmark(
-                policy, asked, model, place=place, fresh=fresh, regrade=regrade, in_flight=in_flight, tell=tell
-            )
+        found, _ = measure_benchmark(policy, asked, model, place=place, tell=progress.update, **how)
     except UnansweredError as error:
         raise Stopped(
             f"{error}; attempts that were made are kept in {place.path}, and the same command goes on"

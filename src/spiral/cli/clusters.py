@@ -17,8 +17,9 @@ import typer
 
 from spiral.cli.listing import Json, print_json
 from spiral.cli.training import resume_command
-from spiral.display import WORKER_IDLE, WORKER_RATE, duration, phase_seconds, plain_table, wide_console, worker_figures
+from spiral.display import WORKER_IDLE, WORKER_RATE, phase_seconds, plain_table, wide_console, worker_figures
 from spiral.distributed.status import STATUS_FILE, STATUS_SECONDS
+from spiral.progress import duration
 
 SILENT_SECONDS = 12 * STATUS_SECONDS
 """A run that has said nothing for so long is dead or held up."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +14,10 @@ import typer
 from spiral.cli import options as opt
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
-from spiral.display import counted, plain_table, wide_console
+from spiral.display import plain_table, wide_console
 from spiral.games import load_game
 from spiral.printable import printable
+from spiral.progress import Progress, progress_shown
 
 if TYPE_CHECKING:
     from spiral.evaluation.benchmarks.measuring import Benchmark
@@ -128,7 +128,8 @@ def _compare(a: str, b: str, plan: Plan, options: SeatOptions, as_json: bool) ->
     """Measures both, writes the table and prints it."""
     from spiral.evaluation.comparison import asked_otherwise, corrected
 
-    measured = [_measured(name, plan, options) for name in (a, b)]
+    with progress_shown(bar=not as_json) as progress:
+        measured = [_measured(name, plan, options, progress) for name in (a, b)]
     rows = corrected(_rows(plan, *measured))
     in_games = bool(plan.games or plan.exploitability)
     notes = asked_otherwise(measured[0][ASKED], measured[1][ASKED]) if in_games else []
@@ -182,24 +183,28 @@ def _task_and_file(entry: str) -> tuple[str, Path]:
     return task, Path(file)
 
 
-def _measured(name: str, plan: Plan, options: SeatOptions) -> dict[str, Any]:
+def _measured(name: str, plan: Plan, options: SeatOptions, progress: Progress) -> dict[str, Any]:
     """Everything about one model, by what it was measured on; one model is loaded at a time."""
     from spiral.seating import is_language_model, language_policy
 
     if not is_language_model(name):
         if plan.benchmarks:
             raise ValueError(f"got {name!r}, which plays games only; a benchmark takes a language model")
-        return {ASKED: {}} | _games(name, plan, options, None) | _theory(name, plan, options, None)
+        games = _games(name, plan, options, None, progress)
+        return {ASKED: {}} | games | _theory(name, plan, options, None, progress)
+    progress.stage(f"loading {name}")
     with contextlib.closing(language_policy(name, options)) as language:
         return (
             {ASKED: {**language.codec.config.model_dump(), **language.sampling.model_dump()}}
-            | _games(name, plan, options, language)
-            | _theory(name, plan, options, language)
-            | _replies(name, plan, language)
+            | _games(name, plan, options, language, progress)
+            | _theory(name, plan, options, language, progress)
+            | _replies(name, plan, language, progress)
         )
 
 
-def _games(name: str, plan: Plan, options: SeatOptions, language: LanguagePolicy | None) -> dict[str, Any]:
+def _games(
+    name: str, plan: Plan, options: SeatOptions, language: LanguagePolicy | None, progress: Progress
+) -> dict[str, Any]:
     """The episodes of every game against every opponent."""
     from spiral.evaluation import NotPlayedError, measurements
     from spiral.seating import SeatOptions, seat_policy
@@ -208,13 +213,15 @@ def _games(name: str, plan: Plan, options: SeatOptions, language: LanguagePolicy
     for spec, other in plan.games:
         rules = load_game(spec)
         player: Policy = language or seat_policy(name, rules, options)
-        _tell(f"{name}: {plan.episodes} games of {spec} against {other}")
+        progress.stage(f"loading {other}")
         opponent = seat_policy(other, rules, SeatOptions(device=options.device, compute=options.compute))
-        games = {"episodes": plan.episodes, "seed": plan.seed}
+        games: dict[str, Any] = {"episodes": plan.episodes, "seed": plan.seed}
         place = measurements.games_directory(player, opponent, rules, out=plan.out, **games)
+        progress.stage(f"{name}: {spec} against {other}", plan.episodes, "games")
+        how: dict[str, Any] = {"in_flight": plan.in_flight, "place": place, "reuse": not plan.fresh}
         try:
             _, found[f"{spec} against {other}"] = measurements.measure_games(
-                player, opponent, rules, in_flight=plan.in_flight, place=place, reuse=not plan.fresh, **games
+                player, opponent, rules, watch=progress.games, **how, **games
             )
         except NotPlayedError as error:
             raise Stopped(str(error)) from error
@@ -222,36 +229,37 @@ def _games(name: str, plan: Plan, options: SeatOptions, language: LanguagePolicy
     return found
 
 
-def _theory(name: str, plan: Plan, options: SeatOptions, language: LanguagePolicy | None) -> dict[str, Any]:
+def _theory(
+    name: str, plan: Plan, options: SeatOptions, language: LanguagePolicy | None, progress: Progress
+) -> dict[str, Any]:
     """Exploitability in every game, and of how many states."""
     from spiral.evaluation import measurements
     from spiral.seating import exploitable_policy
 
     found: dict[str, Any] = {}
     for spec in plan.exploitability:
-        _tell(f"{name}: exploitability in {spec}")
+        progress.stage(f"{name}: exploitability in {spec}")
         rules = load_game(spec)
         known = language or exploitable_policy(name, rules, options)
         place = measurements.theory_directory(name, known, rules, samples=None, seed=plan.seed, out=plan.out)
         found[spec] = measurements.measure_kept_theory(
-            known, rules, samples=None, seed=plan.seed, place=place, reuse=not plan.fresh
+            known, rules, samples=None, seed=plan.seed, place=place, reuse=not plan.fresh, watch=progress.count
         )
         found[f"{spec} states"] = len(place.read_items())
         found[f"{spec}{FILES}"] = place.path.name
     return found
 
 
-def _replies(name: str, plan: Plan, language: LanguagePolicy) -> dict[str, Any]:
+def _replies(name: str, plan: Plan, language: LanguagePolicy, progress: Progress) -> dict[str, Any]:
     """The attempts at every benchmark."""
     from spiral.evaluation.benchmarks.measuring import benchmark_directory, measure_benchmark
 
     found: dict[str, Any] = {}
     for benchmark in plan.benchmarks:
         place = benchmark_directory(language, benchmark, name, plan.out)
-        with counted(f"{name}: {benchmark.task.name}", benchmark.attempts) as tell:
-            _, found[benchmark.task.name] = measure_benchmark(
-                language, benchmark, name, place=place, fresh=plan.fresh, in_flight=plan.in_flight, tell=tell
-            )
+        progress.stage(f"{name}: {benchmark.task.name}", benchmark.attempts, "replies")
+        how: dict[str, Any] = {"place": place, "fresh": plan.fresh, "in_flight": plan.in_flight}
+        _, found[benchmark.task.name] = measure_benchmark(language, benchmark, name, tell=progress.update, **how)
         found[f"{benchmark.task.name}{FILES}"] = place.path.name
     return found
 
@@ -299,8 +307,3 @@ def _print_rows(rows: Sequence[Row], a: str, b: str, files: Path) -> None:
     console.print(table)
     console.print("n: pairs of games, information states or problems. *: significant at 5% after Holm's correction.")
     console.print(f"Markdown, CSV and JSON: {shlex.quote(str(files))}", soft_wrap=True)
-
-
-def _tell(line: str) -> None:
-    if sys.stderr.isatty():
-        print(printable(line), file=sys.stderr)

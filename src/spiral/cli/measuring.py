@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +14,7 @@ from spiral.cli.listing import print_json
 from spiral.display import plain_table, wide_console
 from spiral.games import load_game
 from spiral.printable import printable
-
-if TYPE_CHECKING:
-    pass  # loads torch
+from spiral.progress import progress_shown
 
 
 def evaluate(
@@ -59,13 +57,18 @@ def evaluate(
         context=context,
         alone=not is_language_model(opponent),
     )
-    other = seat_policy(opponent, rules, SeatOptions(device=device, compute=compute))
-    policy = seat_policy(model, rules, options)
-    place = games_directory(policy, other, rules, episodes=episodes, seed=seed, out=out)
-    try:
-        found, _ = measure_games(policy, other, rules, episodes=episodes, seed=seed, in_flight=in_flight, place=place)
-    except NotPlayedError as error:
-        raise Stopped(str(error)) from error
+    with progress_shown(bar=not as_json) as progress:
+        progress.stage(f"loading {opponent}")
+        other = seat_policy(opponent, rules, SeatOptions(device=device, compute=compute))
+        progress.stage(f"loading {model}")
+        policy = seat_policy(model, rules, options)
+        place = games_directory(policy, other, rules, episodes=episodes, seed=seed, out=out)
+        progress.stage(f"{rules.spec}, {model} against {opponent}", episodes, "games")
+        games: dict[str, Any] = {"episodes": episodes, "seed": seed, "in_flight": in_flight, "place": place}
+        try:
+            found, _ = measure_games(policy, other, rules, **games, watch=progress.games)
+        except NotPlayedError as error:
+            raise Stopped(str(error)) from error
     result = found.to_json() | endpoint_usage("model", policy) | endpoint_usage("opponent", other)
     if as_json:
         print_json({**result, "files": str(place.path)})
@@ -119,9 +122,12 @@ def exploitability(
         engine=engine,
         context=context,
     )
-    policy = exploitable_policy(model, rules, options)
-    place = theory_directory(model, policy, rules, samples=samples, seed=seed, out=out)
-    result = measure_kept_theory(policy, rules, samples=samples, seed=seed, place=place)
+    with progress_shown(bar=not as_json) as progress:
+        progress.stage(f"loading {model}")
+        policy = exploitable_policy(model, rules, options)
+        place = theory_directory(model, policy, rules, samples=samples, seed=seed, out=out)
+        progress.stage(f"exploitability of {model} in {rules.spec}")
+        result = measure_kept_theory(policy, rules, samples=samples, seed=seed, place=place, watch=progress.count)
     if as_json:
         print_json({**result, "files": str(place.path)})
         return

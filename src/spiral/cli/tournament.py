@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +13,14 @@ import typer
 from spiral.cli import options as opt
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
-from spiral.display import SECONDS_BETWEEN_LINES, plain_table, wide_console
+from spiral.display import plain_table, wide_console
 from spiral.games import Game, load_game
-from spiral.printable import printable
+from spiral.progress import Progress, progress_shown
 
 if TYPE_CHECKING:
     from spiral.evaluation.tournament import Bench, Pairing  # loads torch
+    from spiral.policies import Policy
+    from spiral.rollout import Watch
 
 Out = Annotated[
     Path | None,
@@ -81,13 +81,20 @@ def tournament(
         device=device,
         compute=compute,
     )
-    bench = Bench(lambda name, rules: seat_policy(name, rules, options))
-    check_players(players, games, bench)
-    directories = {rules.spec: directory(out, run, rules, len(games), seed) for rules in games}
     with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(progress_shown(bar=not as_json))
+
+        def seat(name: str, rules: Game) -> Policy:
+            progress.describe(f"loading {name}")
+            return seat_policy(name, rules, options)
+
+        bench = Bench(seat)
+        check_players(players, games, bench)
+        directories = {rules.spec: directory(out, run, rules, len(games), seed) for rules in games}
         for place in directories.values():
             stack.enter_context(open_directory(place))
-        results = _play(players, games, bench, directories, episodes, seed, len(players) - 1 if run is not None else 0)
+        checkpoints = len(players) - 1 if run is not None else 0
+        results = _play(players, games, bench, directories, episodes, seed, checkpoints, progress)
     if as_json:
         print_json(results[0] if len(results) == 1 else {"seed": seed, "games": results})
         return
@@ -162,6 +169,7 @@ def _play(
     episodes: int,
     seed: int,
     checkpoints: int,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Plays everything and writes the files; one result a game, as `--json` prints it."""
     from spiral.evaluation.arena import count_faults  # loads torch
@@ -169,15 +177,23 @@ def _play(
     from spiral.evaluation.tournament import round_robin
     from spiral.evaluation.tournament_files import save_games, save_standings, short_names
 
-    names, tell = short_names(players), _teller(len(games) * len(players) * (len(players) - 1) // 2)
+    names = short_names(players)
+    total, before = episodes * len(games) * len(players) * (len(players) - 1) // 2, 0
+
+    def begin(rules: Game, row: int, column: int) -> Watch:
+        progress.describe(f"{rules.spec}: {names[row]} against {names[column]}")
+        return lambda done, turns: progress.games(before + done, turns)
+
+    progress.stage("", total, "games")
     pairings: dict[str, list[Pairing]] = {rules.spec: [] for rules in games}
     faults: dict[str, dict[str, int]] = {rules.spec: {} for rules in games}
-    for rules, pair, played in round_robin(players, games, bench, episodes, seed):
+    for rules, pair, played in round_robin(players, games, bench, episodes, seed, begin=begin):
+        before += episodes
         save_games(directories[rules.spec], names, len(pairings[rules.spec]), pair, played)
         pairings[rules.spec].append(pair)
         for reason, count in count_faults(played).items():
             faults[rules.spec][reason] = faults[rules.spec].get(reason, 0) + count
-        tell(f"{rules.spec}: {names[pair.row]} against {names[pair.column]}")
+    progress.stage("ratings and their intervals")
     results = []
     for spec, pairs in pairings.items():
         if sum(pair.not_played for pair in pairs) == episodes * len(pairs):
@@ -186,20 +202,6 @@ def _play(
         more = {"faults": faults[spec], "usage": bench.usage()}
         results.append(save_standings(directories[spec], result, names, bench.descriptions, more))
     return results
-
-
-def _teller(pairings: int) -> Callable[[str], None]:
-    """Counts pairings and says now and then, on standard error, how many are done."""
-    done, then = 0, time.monotonic()
-
-    def tell(what: str) -> None:
-        nonlocal done, then
-        done += 1
-        if time.monotonic() - then >= SECONDS_BETWEEN_LINES:
-            then = time.monotonic()
-            print(printable(f"{done} of {pairings} pairings done; {what}"), file=sys.stderr)
-
-    return tell
 
 
 def _print_standings(result: dict[str, Any]) -> None:

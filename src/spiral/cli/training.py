@@ -14,7 +14,6 @@ import typer
 from typer.core import TyperCommand
 
 from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
-from spiral.cli.log import warnings_told
 from spiral.cli.programs import program
 from spiral.display import Pace, make_display, wide_console
 from spiral.printable import printable
@@ -69,8 +68,7 @@ def train(
     if resume:
         if dry_run:
             raise ValueError("got --resume and --dry-run; expected one of them")
-        with warnings_told():
-            _resume(recipe, overrides, run_dir, steps)
+        _resume(recipe, overrides, run_dir, steps)
         return
     if recipe is None:
         raise ValueError("which recipe? give a name that `spiral recipes` lists, or a .toml file")
@@ -78,8 +76,7 @@ def train(
     if dry_run:
         _print_recipe(loaded)
         return
-    with warnings_told():
-        _start(loaded, run_dir or default_run_dir(recipe, loaded))
+    _start(loaded, run_dir or default_run_dir(recipe, loaded))
 
 
 def default_run_dir(name: str, recipe: Recipe) -> Path:

@@ -12,12 +12,13 @@ from typing import Any
 
 from spiral.evaluation.arena import ArenaResult, paired_matches, summarise
 from spiral.evaluation.optimality import measure_theory
+from spiral.evaluation.probabilities import TheoryWatch, unwatched
 from spiral.evaluation.results import ResultDirectory, asked_of, describe_player, read_result, result_directory
 from spiral.games import Game
 from spiral.policies import Policy
 from spiral.policies.language import LanguagePolicy
 from spiral.records import Episode
-from spiral.rollout import play
+from spiral.rollout import Watch, play
 from spiral.storage import read_episodes
 from spiral.theory import TabularPolicy
 
@@ -47,11 +48,13 @@ def measure_games(
     in_flight: int = 256,
     place: ResultDirectory | None = None,
     reuse: bool = False,
+    watch: Watch | None = None,
 ) -> tuple[ArenaResult, Sequence[Episode]]:
     """Plays the games, half from each seat with the same deals, and keeps them in `place`.
 
     With `reuse`, games that are there already are read instead, and those of them that could not be played then are
-    played now. Raises as `evaluate` does, and `ValueError` when another process measures in `place`.
+    played now. `watch` is told how far the games are. Raises as `evaluate` does, and `ValueError` when another process
+    measures in `place`.
     """
     matches = paired_matches(policy, opponent, game, episodes, seed)
     kept = _kept_games(place, episodes) if place is not None and reuse else []
@@ -60,10 +63,10 @@ def measure_games(
         return summarise(kept, game, policy.name, opponent.name, seed), kept
     with contextlib.nullcontext() if place is None else place.measuring():
         if missing:
-            again = dict(zip(missing, play([matches[number] for number in missing], in_flight), strict=True))
+            again = dict(zip(missing, play([matches[number] for number in missing], in_flight, watch), strict=True))
             played: Sequence[Episode] = [again.get(number, episode) for number, episode in enumerate(kept)]
         else:
-            played = play(matches, in_flight)
+            played = play(matches, in_flight, watch)
         result = summarise(played, game, policy.name, opponent.name, seed)
         if place is not None:
             place.write(result.to_json(), episodes=played, endpoints=asked_of(policy, opponent))
@@ -99,15 +102,16 @@ def measure_kept_theory(
     seed: int,
     place: ResultDirectory,
     reuse: bool = False,
+    watch: TheoryWatch = unwatched,
 ) -> Mapping[str, Any]:
     """Exploitability, and where nothing is hidden optimality, in their JSON form; kept in `place`.
 
-    Raises `ValueError` when another process measures in `place`.
+    `watch` is told what is being done and how far it is. Raises `ValueError` when another process measures in `place`.
     """
     if reuse and place.result_file.exists():
         return dict(read_result(place.path)["result"])
     with place.measuring():
-        measured = measure_theory(policy, game, samples=samples, seed=seed)
+        measured = measure_theory(policy, game, samples=samples, seed=seed, watch=watch)
         result = measured.to_json()
         place.write(result, items=measured.records())
     return result

@@ -22,7 +22,16 @@ import numpy as np
 
 from spiral.evaluation.exploitability import ExploitabilityResult, exploitability_of, measure_exploitability
 from spiral.evaluation.positions import Judge, Optimality, average, figures, judge_game, random_visits, visits
-from spiral.evaluation.probabilities import Method, PolicyTable, StateRow, known_table, records, sampled_table
+from spiral.evaluation.probabilities import (
+    Method,
+    PolicyTable,
+    StateRow,
+    TheoryWatch,
+    known_table,
+    records,
+    sampled_table,
+    unwatched,
+)
 from spiral.evaluation.statistics import Estimate, avg_at_k, bootstrap_weights, mean_interval, wilson
 from spiral.games import Game
 from spiral.policies.language import LanguagePolicy
@@ -131,7 +140,13 @@ def optimality_of(table: PolicyTable) -> OptimalityResult:
 
 
 def _sampled(
-    policy: LanguagePolicy, game: Game, positions: int, samples: int, play_episodes: int, seed: int
+    policy: LanguagePolicy,
+    game: Game,
+    positions: int,
+    samples: int,
+    play_episodes: int,
+    seed: int,
+    watch: TheoryWatch = unwatched,
 ) -> OptimalityResult:
     """Counts replies where the probabilities of a language model are not known."""
     judge = judge_game(game)
@@ -142,10 +157,10 @@ def _sampled(
     chosen = rng.choice(total, count, replace=False).tolist()
     met = rng.choice(total, count, p=random_I / random_I.sum()).tolist()
     asked = [(judge.tree.infosets[place].state, judge.tree.infosets[place].seat) for place in chosen + met]
-    table = sampled_table(policy, game, asked, samples=samples, seed=seed, purpose="optimality")
+    table = sampled_table(policy, game, asked, samples=samples, seed=seed, purpose="optimality", watch=watch)
     figures_FN = figures(judge, table.rows, chosen + met)
     chosen_FN, met_FN = figures_FN[:, :count], figures_FN[:, count:]
-    self_play, bounds = _self_play(policy, game, judge, play_episodes, seed)
+    self_play, bounds = _self_play(policy, game, judge, play_episodes, seed, watch)
     bounds |= _bounds(chosen_FN, samples, "uniform") | _bounds(met_FN, samples, "random")
     return OptimalityResult(
         game=game.spec,
@@ -174,11 +189,12 @@ def _bounds(figures_FN: Floats, samples: int, weighting: str) -> dict[str, Estim
 
 
 def _self_play(
-    policy: LanguagePolicy, game: Game, judge: Judge, episodes: int, seed: int
+    policy: LanguagePolicy, game: Game, judge: Judge, episodes: int, seed: int, watch: TheoryWatch
 ) -> tuple[Optimality, dict[str, Estimate]]:
     """The moves made in games against itself; the intervals draw whole games again."""
     seeds = [derive_seed(seed, "optimality", "game", index) for index in range(episodes)]
-    played = play([Match(game=game, seed=match_seed, policies=(policy, policy)) for match_seed in seeds])
+    matches = [Match(game=game, seed=match_seed, policies=(policy, policy)) for match_seed in seeds]
+    played = play(matches, watch=lambda games, _: watch("games of self-play", games, episodes))
     places = {(infoset.seat, infoset.state.position_key()): place for place, infoset in enumerate(judge.tree.infosets)}
     totals_GF = np.array([_game_totals(episode, game, judge, places) for episode in played])
     moves, share, regret, illegal = (float(total) for total in totals_GF.sum(axis=0))
@@ -234,18 +250,24 @@ class TheoryResult:
 
 
 def measure_theory(
-    policy: LanguagePolicy | TabularPolicy, game: Game, *, samples: int | None = None, seed: int = 0
+    policy: LanguagePolicy | TabularPolicy,
+    game: Game,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    watch: TheoryWatch = unwatched,
 ) -> TheoryResult:
     """Exploitability, and where nothing is hidden optimality, from one table of the policy's probabilities.
 
     `samples` replies a state are drawn where they have to be: 200, or 20 where nothing is hidden, if left out.
+    `watch` is told what is being done and how far it is.
     """
     if not has_perfect_information(game):
-        found = measure_exploitability(policy, game, samples=samples or EXPLOITABILITY_SAMPLES, seed=seed)
+        found = measure_exploitability(policy, game, samples=samples or EXPLOITABILITY_SAMPLES, seed=seed, watch=watch)
         return TheoryResult(game=game.spec, exploitability=found, optimality=None)
-    table = known_table(policy, game)
+    table = known_table(policy, game, watch)
     if table is None:
         assert isinstance(policy, LanguagePolicy)  # the others are always known
-        sampled = _sampled(policy, game, POSITIONS, samples or SAMPLES, PLAY_EPISODES, seed)
+        sampled = _sampled(policy, game, POSITIONS, samples or SAMPLES, PLAY_EPISODES, seed, watch)
         return TheoryResult(game=game.spec, exploitability=None, optimality=sampled)
     return TheoryResult(game=game.spec, exploitability=exploitability_of(table), optimality=optimality_of(table))

@@ -11,7 +11,8 @@ What is left over goes to replies that are not legal. It is kept apart as illega
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,8 @@ Decision = tuple[State, int]
 MOST_ILLEGAL_WHEN_SCORED = 0.05
 """Beyond this mean mass outside the plain replies they are not how the model answers, and it is sampled instead."""
 MOST_SAMPLES = 200_000
+TheoryWatch = Callable[[str, int, int], object]
+"""Is told what is counted (scored replies, sampled replies, games), how many are done, and of how many."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,14 +83,20 @@ def decisions(game: Game) -> list[Decision]:
     return [(infoset.state, infoset.seat) for infoset in decision_tree(game).infosets]
 
 
-def known_table(policy: LanguagePolicy | TabularPolicy, game: Game) -> PolicyTable | None:
+def unwatched(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+def known_table(
+    policy: LanguagePolicy | TabularPolicy, game: Game, watch: TheoryWatch = unwatched
+) -> PolicyTable | None:
     """The table of a policy whose probabilities can be known; None for a language model that has to be sampled."""
     if not isinstance(policy, LanguagePolicy):
         return _exact_table(policy, game)
     thinks = policy.codec.config.thinking or policy.codec.opens_thinking
     if thinks or not isinstance(policy, TransformersPolicy):
         return None
-    table = scored_table(policy, game)
+    table = scored_table(policy, game, watch)
     return table if table.illegal_mass <= MOST_ILLEGAL_WHEN_SCORED else None
 
 
@@ -101,7 +110,7 @@ def _exact_table(policy: TabularPolicy, game: Game) -> PolicyTable:
     return PolicyTable(game=game, method="exact", rows=tuple(rows))
 
 
-def scored_table(policy: TransformersPolicy, game: Game) -> PolicyTable:
+def scored_table(policy: TransformersPolicy, game: Game, watch: TheoryWatch = unwatched) -> PolicyTable:
     """The table of a model that answers at once; states that look the same to it are scored once."""
     asked = decisions(game)
     texts = [state.observation(seat, policy.codec.config.observation) for state, seat in asked]
@@ -111,7 +120,8 @@ def scored_table(policy: TransformersPolicy, game: Game) -> PolicyTable:
         )
     )
     prompts = [policy.codec.encode(text, game) for text, _ in pairs]
-    scores = reply_logprobs(policy, prompts, [f"\\boxed{{{action}}}" for _, action in pairs])
+    replies = [f"\\boxed{{{action}}}" for _, action in pairs]
+    scores = reply_logprobs(policy, prompts, replies, functools.partial(watch, "replies scored"))
     probability = {pair: float(np.exp(score)) for pair, score in zip(pairs, scores, strict=True)}
     rows = []
     for text, (state, seat) in zip(texts, asked, strict=True):
@@ -121,7 +131,14 @@ def scored_table(policy: TransformersPolicy, game: Game) -> PolicyTable:
 
 
 def sampled_table(
-    policy: Policy, game: Game, asked: Sequence[Decision], *, samples: int, seed: int, purpose: str
+    policy: Policy,
+    game: Game,
+    asked: Sequence[Decision],
+    *,
+    samples: int,
+    seed: int,
+    purpose: str,
+    watch: TheoryWatch = unwatched,
 ) -> PolicyTable:
     """The table of the decisions `asked` by counting `samples` replies in each; `purpose` names the random stream."""
     if samples * len(asked) > MOST_SAMPLES:
@@ -145,6 +162,7 @@ def sampled_table(
                 raise ValueError(f"{policy.name} gave no reply in {game.spec}: {reply.fault}")
             counts[reply.key][reply.action or ""] += 1
             remaining -= 1
+            watch("replies sampled", samples * len(asked) - remaining, samples * len(asked))
     rows = []
     for (state, seat), count in zip(asked, counts, strict=True):
         illegal = count.pop("") / samples

@@ -24,13 +24,15 @@ from spiral.policies import Policy, ScriptedPolicy, is_scripted
 from spiral.policies.base import TurnRequest
 from spiral.policies.endpoint import EndpointPolicy
 from spiral.records import Episode
-from spiral.rollout import play
+from spiral.rollout import Watch, play
 
 MOST_BYTES = 4 * 2**30
 """Parameters held at a time, unless two players alone have more."""
 
 Seat = Callable[[str, Game], Policy]
 """From a player's name to who plays; the same policy for every game, unless it is scripted."""
+Begin = Callable[[Game, int, int], Watch | None]
+"""Is told of a game, its row player and its column player; gives who watches the games."""
 
 
 class Bench:
@@ -127,20 +129,30 @@ def pairing(row: int, column: int, episodes: Sequence[Episode]) -> Pairing:
 
 
 def round_robin(
-    players: Sequence[str], games: Sequence[Game], bench: Bench, episodes: int, seed: int, in_flight: int = 256
+    players: Sequence[str],
+    games: Sequence[Game],
+    bench: Bench,
+    episodes: int,
+    seed: int,
+    in_flight: int = 256,
+    begin: Begin = lambda *_: None,
 ) -> Iterator[tuple[Game, Pairing, list[Episode]]]:
-    """Plays `episodes` games of each game between every two players; yields each pairing as it is done."""
+    """Plays `episodes` games of each game between every two players; yields each pairing as it is done.
+
+    `begin` is told of each pairing before it is played, and gives who watches its games.
+    """
     for row in range(len(players)):
         columns = range(row + 1, len(players))
         for column in columns if row % 2 == 0 else reversed(columns):  # begins with whom the last row ended with
             for game in games:
-                played = _play_pair(bench, players[row], players[column], game, episodes, seed, in_flight)
+                watch = begin(game, row, column)
+                played = _play_pair(bench, players[row], players[column], game, episodes, seed, in_flight, watch)
                 yield game, pairing(row, column, played), played
 
 
 def _play_pair(
-    bench: Bench, row: str, column: str, game: Game, episodes: int, seed: int, in_flight: int
+    bench: Bench, row: str, column: str, game: Game, episodes: int, seed: int, in_flight: int, watch: Watch | None
 ) -> list[Episode]:
     """In a function of its own, which holds on to nobody when the next are loaded."""
     first, second = bench.ask(row, game, keep=column), bench.ask(column, game, keep=row)
-    return play(paired_matches(first, second, game, episodes, seed), in_flight)
+    return play(paired_matches(first, second, game, episodes, seed), in_flight, watch)

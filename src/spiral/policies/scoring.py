@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,12 +16,18 @@ ROWS = 64
 
 
 @torch.no_grad()
-def reply_logprobs(policy: TransformersPolicy, prompts: list[IntArray], replies: list[str]) -> list[float]:
+def reply_logprobs(
+    policy: TransformersPolicy,
+    prompts: list[IntArray],
+    replies: list[str],
+    watch: Callable[[int, int], object] = lambda *_: None,
+) -> list[float]:
     """The log-probability (nats) that each prompt [P] is answered by exactly the given text.
 
     Under the distribution that the policy samples from, temperature and top-p included. A reply is over at an end of
     turn, or without one when its budget is used up; a longer one cannot be given, and has probability 0. The reply's
-    usual tokenisation is scored; the same text spelled with other tokens is not counted.
+    usual tokenisation is scored; the same text spelled with other tokens is not counted. `watch` is told how many
+    replies of how many are scored.
     """
     spelled = [policy.codec.encode_reply(reply) for reply in replies]
     budgets = [policy.budget(prompt) for prompt in prompts]
@@ -35,6 +42,7 @@ def reply_logprobs(policy: TransformersPolicy, prompts: list[IntArray], replies:
         found = _score(policy, [(prompts[row], spelled[row]) for row in rows], ended)
         for row, score in zip(rows, found, strict=True):
             scores[row] = score
+        watch(start + len(rows), len(fitting))
     return scores
 
 
