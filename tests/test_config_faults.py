@@ -110,7 +110,7 @@ def test_an_estimator_whose_module_is_broken(monkeypatch, tmp_path):
     (tmp_path / "broken_module_of_mine.py").write_text("def estimate(:")
     monkeypatch.syspath_prepend(tmp_path)
     setting = "credit.estimator=broken_module_of_mine:estimate"
-    assert "importing it fails: SyntaxError" in refused("train", "nano", "--dry-run", "--set", setting)
+    assert "cannot be imported: SyntaxError" in refused("train", "nano", "--dry-run", "--set", setting)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_estimators_by_name():
     assert load_estimator("rae") is role_conditioned_advantages
     assert load_estimator("batch_mean") is batch_mean_advantages
     assert load_estimator("returns") is plain_returns
-    assert load_estimator("spiral.credit:plain_returns") is plain_returns
+    assert load_estimator("spiral.credit:plain_returns").args == ("spiral.credit:plain_returns", plain_returns)
 
 
 def test_an_estimator_of_ones_own(monkeypatch):
@@ -153,7 +153,7 @@ def test_an_estimator_of_ones_own(monkeypatch):
     ("name", "message"),
     [
         ("gae", "expected one of rae, batch_mean, returns, or 'module:function'"),
-        ("no_such_module:f", "cannot be imported: No module named 'no_such_module'"),
+        ("no_such_module:f", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
         ("spiral.credit:nothing", "cannot be imported: .*has no attribute 'nothing'"),
         ("spiral.credit:", "cannot be imported"),
         (":plain_returns", "cannot be imported"),

@@ -18,15 +18,20 @@ advantages are zero, it moves no baseline, and its turns give no samples.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import Field
 
 from spiral.config import Section
 from spiral.records import Episode
+from spiral.user_code import UserCodeError, describe_error
 
 Advantages = list[tuple[float, float]]
+MAX_ADVANTAGE = 1e9
+"""Largest advantage that is accepted from an estimator; beyond it float32 gradients overflow."""
 
 
 class CreditConfig(Section):
@@ -56,7 +61,9 @@ class RoleBaselines:
         return self._values.get((game, seat), 0.0)
 
     def update(self, game: str, seat: int, value: float) -> None:
-        """Moves the baseline of `seat` in `game` towards one return."""
+        """Moves the baseline of `seat` in `game` towards one return. Raises `ValueError` for one that is not finite."""
+        if not math.isfinite(value):
+            raise ValueError(f"the baseline of {game}, player {seat}, got the return {value}; expected a finite number")
         self._values[game, seat] = self.decay * self.value(game, seat) + (1 - self.decay) * value
 
     def state_dict(self) -> dict[str, object]:
@@ -136,14 +143,55 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def load_estimator(name: str) -> Estimator:
-    """The estimator called `name`: a built-in one or "module:function". Raises `ValueError` when there is none."""
+    """The estimator called `name`: a built-in one or "module:function", which is held to its contract at every call.
+
+    Raises `ValueError` when there is none.
+    """
     if name in ESTIMATORS:
         return ESTIMATORS[name]
     module, colon, attribute = name.partition(":")
-    if colon:
-        try:
-            found: Estimator = getattr(importlib.import_module(module), attribute)
-            return found
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"credit.estimator is {name!r}, but it cannot be imported: {error}") from error
-    raise ValueError(f"credit.estimator is {name!r}; expected one of {', '.join(ESTIMATORS)}, or 'module:function'")
+    if not colon:
+        raise ValueError(f"credit.estimator is {name!r}; expected one of {', '.join(ESTIMATORS)}, or 'module:function'")
+    try:
+        found: Estimator = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # a module may raise anything when it is imported
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"credit.estimator is {name!r}, but it cannot be imported: {reason}") from error
+    if not callable(found):
+        raise ValueError(f"credit.estimator is {name!r}; expected a function, found {type(found).__name__}")
+    return functools.partial(_call_estimator, name, found)
+
+
+def _call_estimator(
+    name: str, estimator: Estimator, episodes: Sequence[Episode], baselines: RoleBaselines
+) -> Advantages:
+    """What a user's estimator gives, as plain floats. Raises `UserCodeError` where that cannot be learned from.
+
+    The baselines are then as they were before the call.
+    """
+    before = baselines.state_dict()
+    try:
+        given = list(estimator(episodes, baselines))
+        if len(given) != len(episodes):
+            raise UserCodeError(f"gave {len(given)} pairs of advantages for {len(episodes)} episodes")
+        return [_checked_pair(pair, episode) for pair, episode in zip(given, episodes, strict=True)]
+    except (Exception, SystemExit) as error:
+        baselines.load_state_dict(before)
+        what = str(error) if type(error) is UserCodeError else f"failed: {describe_error(error)}"
+        raise UserCodeError(f"the advantage estimator {name!r} {what}") from error
+
+
+def _checked_pair(pair: object, episode: Episode) -> tuple[float, float]:
+    """The advantages of both players of an episode."""
+    where = f"an episode of {episode.game} (seed {episode.seed})"
+    try:
+        first, second = (float(value) for value in pair)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserCodeError(f"gave {pair!r} to {where}; expected two numbers, one for each player") from error
+    for player, value in enumerate((first, second)):
+        if not abs(value) <= MAX_ADVANTAGE:
+            raise UserCodeError(
+                f"gave player {player} of {where}, with returns {episode.returns}, the advantage {value};"
+                f" expected a number within {MAX_ADVANTAGE:g} of zero"
+            )
+    return first, second

@@ -9,6 +9,7 @@ games are in flight or in which order they finish.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
@@ -17,9 +18,11 @@ from pydantic import Field
 
 from spiral.config import Section
 from spiral.games import Game, State
+from spiral.games.failures import GameError, find_game_failure
 from spiral.policies import Policy, RemotePolicy, TurnReply, TurnRequest, able_opponents
 from spiral.records import Episode, Outcome, Seat, Turn
 from spiral.seeds import derive_seed
+from spiral.user_code import UserCodeError, describe_error
 
 Watch = Callable[[int, int], object]
 """Is told how many games are over and how many turns were taken."""
@@ -27,6 +30,13 @@ MIRROR = "mirror"
 """The opponent that is the policy itself."""
 ILLEGAL_MOVE_RETURN = -1.5
 ILLEGAL_MOVE_RETURN_OTHER = 0.5
+MAX_CHANCE = 10_000
+"""Chance actions in a row after which a game is taken to be endless."""
+MAX_RETURN = 1e9
+"""Largest return that is accepted from a game that names no bounds; beyond it float32 gradients overflow."""
+ZERO_SUM_TOLERANCE = 1e-6
+"""By how much the two returns of a game may miss a sum of zero, relative to the larger."""
+SHOWN_ACTIONS = 20
 
 
 class SelfPlayConfig(Section):
@@ -87,8 +97,10 @@ class _Table:
         self.actions: list[str] = []
         self.illegal_seat: int | None = None
         self.fault = ""
+        self.asked: tuple[int, int] | None = None
+        """Turn, counted from 1, and player of the last decision that was asked for."""
         self._chance = random.Random(derive_seed(match.seed, "chance"))
-        self.state = self._open(match.game.initial_state())
+        self.state = self._open(self._state(match.game.initial_state(), "initial_state()"))
 
     @property
     def over(self) -> bool:
@@ -99,7 +111,11 @@ class _Table:
     def request(self, key: int) -> TurnRequest:
         """The decision that the game waits for."""
         seed = derive_seed(self.match.seed, "turn", len(self.turns))
-        return TurnRequest(key=key, game=self.match.game, state=self.state, seat=self.state.current_player, seed=seed)
+        player = self.state.current_player
+        if player not in (0, 1):
+            raise self.error(f"gave current_player {player!r}; expected 0, 1, CHANCE or TERMINAL")
+        self.asked = (len(self.turns) + 1, player)
+        return TurnRequest(key=key, game=self.match.game, state=self.state, seat=player, seed=seed)
 
     def take(self, reply: TurnReply) -> None:
         """Records a reply and moves on; an illegal one ends the game, and so does a missing one."""
@@ -118,6 +134,8 @@ class _Table:
             self.fault = reply.fault or "no reason given"
         elif reply.action is None:
             self.illegal_seat = seat
+        elif not isinstance(reply.action, str):
+            raise self.error(f"lists the action {reply.action!r} in legal_actions; expected strings")
         else:
             self.state = self._deal(self._apply(self.state, reply.action))
 
@@ -145,20 +163,73 @@ class _Table:
             return "illegal_move", paid if self.illegal_seat == 0 else (paid[1], paid[0])
         if not self.state.is_terminal:
             return "truncated", (0.0, 0.0)
-        first, second = self.state.returns()
+        first, second = self._checked(self.state.returns())
         if self.match.reward == "sign":
             first, second = float((first > 0) - (first < 0)), float((second > 0) - (second < 0))
         return "finished", (first, second)
 
+    def _checked(self, returns: object) -> tuple[float, float]:
+        """A finished game's returns, held to the game's contract; one bad number would spoil every baseline."""
+        try:
+            first, second = (float(value) for value in returns)  # type: ignore[attr-defined]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self.error(f"gave returns {returns!r}; expected two numbers, one for each player") from error
+        game = self.match.game
+        low = -MAX_RETURN if game.min_return is None else game.min_return
+        high = MAX_RETURN if game.max_return is None else game.max_return
+        for player, value in enumerate((first, second)):
+            if not math.isfinite(value):
+                raise self.error(f"gave player {player} the return {value}; expected a finite number")
+            if not low - ZERO_SUM_TOLERANCE <= value <= high + ZERO_SUM_TOLERANCE:
+                raise self.error(f"gave player {player} the return {value:g}; expected {low:g} to {high:g}")
+        if abs(first + second) > ZERO_SUM_TOLERANCE * max(1.0, abs(first)):
+            raise self.error(f"gave returns {first:g} and {second:g}; expected a sum of zero")
+        return first, second
+
+    def broken_contract(self) -> str | None:
+        """What no policy can answer to in the present state; looked for only after a policy has failed."""
+        if self.state.is_terminal or self.state.is_chance:
+            return None
+        actions = self.state.legal_actions()
+        if not actions or not all(isinstance(action, str) for action in actions):
+            return f"gave the legal_actions {actions!r}; expected at least one, all strings"
+        observation = self.state.observation(self.state.current_player)
+        if not isinstance(observation, str):
+            return f"gave the observation {observation!r}; expected a string"
+        return None
+
+    def error(self, what: str) -> GameError:
+        """The error of this game: which one, when, and how it came to be there."""
+        when = "before the first turn" if self.asked is None else "at turn {}, player {} to act".format(*self.asked)
+        shown = ", ".join(self.actions[-SHOWN_ACTIONS:])
+        path = f", after {'..., ' if len(self.actions) > SHOWN_ACTIONS else ''}{shown}" if self.actions else ""
+        return GameError(
+            f"game {self.match.game.spec} {what} ({when}, seed {self.match.seed}{path});"
+            " spiral.check_game(game) finds such faults without a model"
+        )
+
     def _apply(self, state: State, action: str) -> State:
         self.actions.append(action)
-        return state.apply(action)
+        return self._state(state.apply(action), f"apply({action!r})")
+
+    def _state(self, given: object, call: str) -> State:
+        if not isinstance(given, State):
+            raise self.error(f"gave {given!r} from {call}; expected a State")
+        return given
 
     def _deal(self, state: State) -> State:
         """Plays chance until a seat has to decide."""
+        dealt = len(self.actions)
         while state.is_chance:
+            if len(self.actions) - dealt >= MAX_CHANCE:
+                raise self.error(f"has played {MAX_CHANCE:,} chance actions in a row without an end")
             outcomes = state.chance_outcomes()
-            action = self._chance.choices([name for name, _ in outcomes], weights=[p for _, p in outcomes])[0]
+            try:
+                action = self._chance.choices([name for name, _ in outcomes], weights=[p for _, p in outcomes])[0]
+            except (TypeError, ValueError, IndexError) as error:
+                raise self.error(
+                    f"gave the chance_outcomes {outcomes!r}; expected (action, probability) pairs"
+                ) from error
             state = self._apply(state, action)
         return state
 
@@ -193,12 +264,20 @@ def play_as_completed(
     comes to have more while games are under way.
 
     Whoever stops early, or is stopped by an error, leaves no turn behind in a policy. One policy serves one call at a
-    time. `watch` is called after every turn.
+    time. `watch` is called after every turn. Raises `GameError`, with game, turn and player, where a game fails or pays
+    what no game may pay.
     """
     tables: dict[int, _Table] = {}
     policies: dict[int, Policy] = {}
     try:
         yield from _play(enumerate(matches), in_flight, tables, policies, watch)
+    except UserCodeError:
+        raise
+    except (Exception, SystemExit) as error:
+        failure = _game_error(error, tables)
+        if failure is None:
+            raise
+        raise failure from error
     finally:
         if tables:
             for policy in policies.values():
@@ -247,10 +326,30 @@ def _play(
             raise RuntimeError(f"{len(tables)} games wait for a reply, but no policy ({names}) has one pending")
 
 
+def _game_error(error: BaseException, tables: dict[int, _Table]) -> GameError | None:
+    """The error of the game that an exception came out of, or that made a policy fail; None where no game did."""
+    failure = find_game_failure(error)
+    if failure is None:
+        return next((table.error(what) for table in tables.values() if (what := table.broken_contract())), None)
+    table = _table_in(error) or next((table for table in tables.values() if table.state is failure.owner), None)
+    return table.error(f"failed in {failure.method}: {describe_error(error)}") if table else GameError(failure.message)
+
+
+def _table_in(error: BaseException) -> _Table | None:
+    """The game under way whose move an exception interrupted; a policy may also have asked the state by itself."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        owner = traceback.tb_frame.f_locals.get("self")
+        if isinstance(owner, _Table):
+            return owner
+        traceback = traceback.tb_next
+    return None
+
+
 def _ask(table: _Table, key: int, asked: dict[int, list[TurnRequest]]) -> None:
     """Notes the decision that a game waits for under the policy that has to make it."""
-    policy = table.match.policies[table.state.current_player]
-    asked.setdefault(id(policy), []).append(table.request(key))
+    request = table.request(key)
+    asked.setdefault(id(table.match.policies[request.seat]), []).append(request)
 
 
 def _submit(asked: dict[int, list[TurnRequest]], policies: dict[int, Policy]) -> None:

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if status != INTERRUPTED:
                 return status
             message = "interrupted"
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
             if debug:
                 print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr)
             status, message = explain(error)

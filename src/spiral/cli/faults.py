@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from spiral.games.failures import find_game_failure
 from spiral.printable import one_line
+from spiral.user_code import UserCodeError
 
 FAILED = 1
 MISUSED = 2
@@ -23,11 +25,19 @@ class Stopped(Exception):  # noqa: N818 (it carries an exit status, and may be a
 
 def explain(error: BaseException) -> tuple[int, str]:
     """The exit status and the line for whatever a command raised."""
-    status, message = _misused(error) or _ended(error)
+    status, message = _users_code(error) or _misused(error) or _ended(error)
     message = one_line(message)
     if len(message) > MAX_MESSAGE and not isinstance(error, Stopped):
         message = f"{message[: MAX_MESSAGE // 2]} [...] {message[-MAX_MESSAGE // 2 :]}"
     return status, message
+
+
+def _users_code(error: BaseException) -> tuple[int, str] | None:
+    """A game or an estimator of the user's that failed, wherever it was asked; None for anything else."""
+    if isinstance(error, UserCodeError):
+        return FAILED, str(error)
+    failure = find_game_failure(error) if isinstance(error, Exception | SystemExit) else None
+    return None if failure is None or failure.native else (FAILED, failure.message)
 
 
 def _misused(error: BaseException) -> tuple[int, str] | None:

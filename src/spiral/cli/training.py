@@ -17,6 +17,7 @@ from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
 from spiral.cli.programs import program
 from spiral.display import Pace, make_display, wide_console
 from spiral.printable import printable
+from spiral.user_code import UserCodeError
 
 if TYPE_CHECKING:
     from spiral.launch import Run
@@ -207,7 +208,7 @@ def _stops_explained(path: Path) -> Iterator[None]:
         raise Stopped(f"interrupted at once; {_how_to_go_on(path)}", INTERRUPTED) from error
     except TrainingDivergedError as error:
         raise Stopped(f"{error}; {_how_to_begin_again(path)}", FAILED) from error
-    except (ClusterError, GroupError) as error:
+    except (ClusterError, GroupError, UserCodeError) as error:
         raise Stopped(f"{error}; {_how_to_go_on(path)}", FAILED) from error
     except BrokenPipeError:
         raise  # whoever read our output has gone; the run's files are not at fault

@@ -27,6 +27,7 @@ from spiral.distributed.tasks import Play, Task
 from spiral.distributed.weights import WeightsHandle
 from spiral.rollout import SelfPlayConfig
 from spiral.selfplay import SeatOpponent
+from spiral.user_code import UserCodeError
 
 logger = logging.getLogger(__name__)
 
@@ -228,8 +229,8 @@ class Crew:
         except Exception as error:  # what is raised in a worker may be anything
             if isinstance(error, ray.exceptions.RayTaskError) and task.takes_errors:
                 answer = error.cause
-            elif isinstance(cause := getattr(error, "cause", None), ClusterError):
-                raise cause from None  # no fault of this worker's, and another one would not do better
+            elif isinstance(cause := getattr(error, "cause", None), ClusterError | UserCodeError):
+                raise cause from None  # not this worker's failure; another worker would fail alike
             else:
                 self.lose(member, f"failed at {task}: {reason(error)}")
                 return None

@@ -168,6 +168,11 @@ def _check_returns(node: Node) -> None:
     if not abs(sum(returns)) <= 1e-9:
         mend = "pay the one seat what the other loses; general-sum games have no place here"
         node.fail("returns()", f"gave {returns!r}", "two finite numbers that sum to zero", mend)
+    low, high = node.game.min_return, node.game.max_return
+    for value in returns:
+        if (low is not None and value < low) or (high is not None and value > high):
+            mend = "let min_return and max_return bound every return, or leave them None"
+            node.fail("returns()", f"gave {returns!r}", f"numbers from {low} to {high}", mend)
     if node.ask("current_player") != TERMINAL and returns != (0.0, 0.0):
         node.fail("returns()", f"gave {returns!r}", "(0.0, 0.0) while the game goes on", "pay only at the end")
 

@@ -137,6 +137,16 @@ class Game(ABC):
         return 1000
 
     @property
+    def min_return(self) -> float | None:
+        """The least that a player's return can be, in the game's units; None where no bound is known."""
+        return None
+
+    @property
+    def max_return(self) -> float | None:
+        """The most that a player's return can be, in the game's units; None where no bound is known."""
+        return None
+
+    @property
     def spec(self) -> str:
         """The name with every parameter that is not at its default, for example "kuhn_poker(hands=5)".
 

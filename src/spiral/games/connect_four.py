@@ -44,6 +44,16 @@ class ConnectFour(Game):
         """One turn a cell."""
         return ROWS * COLUMNS
 
+    @property
+    def min_return(self) -> float:
+        """A loss."""
+        return -1.0
+
+    @property
+    def max_return(self) -> float:
+        """A win."""
+        return 1.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConnectFourState(State):

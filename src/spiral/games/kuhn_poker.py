@@ -83,6 +83,16 @@ class KuhnPoker(Game):
         """The longest hand is check, bet, and an answer."""
         return 3 * self.hands
 
+    @property
+    def min_return(self) -> float:
+        """The other player wins the most."""
+        return -self.max_return
+
+    @property
+    def max_return(self) -> float:
+        """Two chips in a single hand; a match is won or lost."""
+        return 2.0 if self.hands == 1 else 1.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KuhnPokerState(State):

@@ -63,6 +63,16 @@ class LeducPoker(Game):
         """Check, two raises and a call in each round."""
         return 8
 
+    @property
+    def min_return(self) -> float:
+        """The other player wins the most."""
+        return -self.max_return
+
+    @property
+    def max_return(self) -> float:
+        """The ante and two raises in each round."""
+        return float(1 + 2 * sum(RAISE))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeducPokerState(State):

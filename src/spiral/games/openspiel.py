@@ -199,6 +199,16 @@ class OpenSpielGame(Game):
         return max(1, int(self.original.max_game_length()))
 
     @property
+    def min_return(self) -> float:
+        """OpenSpiel's own bound."""
+        return float(self.original.min_utility())
+
+    @property
+    def max_return(self) -> float:
+        """OpenSpiel's own bound."""
+        return float(self.original.max_utility())
+
+    @property
     def spec(self) -> str:
         """As everywhere, with texts in quotes: pile_sizes='5' is a text although it looks like a number."""
         changed = [f"{key}={value!r}" for key, value in self._changed().items()]

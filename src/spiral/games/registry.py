@@ -38,6 +38,11 @@ NATIVE_GAMES = {
 ADAPTERS = {"openspiel": "spiral.games.openspiel", "textarena": "spiral.games.textarena"}
 """Prefix to the module that makes classes of another library's games."""
 
+MAX_SPEC = 1_000
+"""Characters of a game's name and parameters."""
+SHOWN = 80
+"""Characters of a wrong value that an error repeats."""
+
 _SPEC = re.compile(r"^\s*([A-Za-z0-9_.:/-]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 _PARAM = re.compile(r"""(?:[^,'"]|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")+""")
 """One parameter: up to a comma that is not in quotes."""
@@ -64,9 +69,9 @@ def load_game(spec: str, **params: object) -> Game:
 
     Raises `ValueError` for an unknown name, an unknown parameter or a value the game refuses.
     """
-    match = _SPEC.match(spec)
+    match = _SPEC.match(spec) if len(spec) <= MAX_SPEC else None
     if match is None:
-        raise ValueError(f"got game {spec!r}; expected a name such as 'tictactoe' or 'kuhn_poker(hands=5)'")
+        raise ValueError(f"got game {spec[:SHOWN]!r}; expected a name such as 'tictactoe' or 'kuhn_poker(hands=5)'")
     name, inner = match.group(1), match.group(2)
     game_class = _find_class(name)
     given = {**_parse_params(spec, inner or ""), **params}
@@ -156,7 +161,7 @@ def _leads_to(game_class: type[Game], path: str) -> bool:
 
 
 def _import_class(path: str, name: str) -> type[Game]:
-    """The `Game` class at "module:Class". Importing somebody's module can fail in any way."""
+    """The `Game` class at "module:Class". Importing a user's module can fail in any way, `sys.exit` included."""
     module, _, attribute = path.partition(":")
     try:
         found: object = importlib.import_module(module)

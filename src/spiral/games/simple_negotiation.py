@@ -155,6 +155,16 @@ class SimpleNegotiation(Game):
         """The parameter: both sides' turns together."""
         return self.turns
 
+    @property
+    def min_return(self) -> float:
+        """A loss."""
+        return -1.0
+
+    @property
+    def max_return(self) -> float:
+        """A win."""
+        return 1.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimpleNegotiationState(State):

@@ -37,6 +37,16 @@ class TicTacToe(Game):
         """One turn a cell."""
         return 9
 
+    @property
+    def min_return(self) -> float:
+        """A loss."""
+        return -1.0
+
+    @property
+    def max_return(self) -> float:
+        """A win."""
+        return 1.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TicTacToeState(State):
