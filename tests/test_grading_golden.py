@@ -9,7 +9,9 @@ import pytest
 from spiral.evaluation.benchmarks.grading_pool import GradingItem, GradingPool
 
 TABLES = Path(__file__).parent / "golden_grades"
-TASKS = ("math500", "aime", "amc23", "olympiadbench", "minerva_math", "gsm8k", "gpqa", "mmlu_pro", "reasoning")
+TASKS = (
+    "math500", "aime", "amc23", "olympiadbench", "minerva_math", "gsm8k", "gpqa", "mmlu_pro", "reasoning", "writings",
+)  # fmt: skip
 
 
 def cases(task):

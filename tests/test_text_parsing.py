@@ -108,6 +108,29 @@ def test_a_move_in_any_box(reply):
         r"\boxed{check}, no: \boxed{bet}",
         r"\boxed{\boxed{bet}}",
         r"\boxed{bet} and nothing else }{",
+        r"\boxed{\textrm{bet}}",
+        r"\boxed{\textsf{\textbf{\text{[bet]}}}}",
+        r"\boxed{$\text{bet}$}",
+        r"\boxed{\(\mathrm{bet}\)}",
+        r"\boxed{{bet}}",
+        r"\boxed{bet.}",
+        r"\boxed{\text{bet.}}",
+        r"\boxed{**bet**}",
+        r"\boxed{`bet`}",
+        "\\boxed{\u201cbet\u201d}",
+        r"\boxed{``bet''}",
+        r"\boxed{\,\text{bet}\;}",
+        r"\boxed{~bet\quad}",
+        r"\boxed{\textcolor{blue}{bet}}",
+        r"\boxed{\color{red} bet}",
+        r"\boxed{\Large\bfseries bet}",
+        r"\boxed{\underline{\emph{bet}}}",
+        r"\boxed{\left[\text{bet}\right]}",
+        r"\boxed{\boldsymbol{\mathit{bet}}}",
+        r"\[\boxed{\displaystyle \mathsf{bet}}\]",
+        r"\boxed{<b>bet</b>}",
+        "\\boxed{\uff42\uff45\uff54}",
+        "\\boxed{\u200bbet\u00a0}",
     ],
 )
 def test_what_is_forgiven(reply):
@@ -130,6 +153,15 @@ def test_what_is_forgiven(reply):
         r"\boxed{call}",
         r"\boxed{J}",
         r"\boxed{\frac{bet}{1}}",
+        r"\boxed{\text{bet} \text{check}}",
+        r"\boxed{{bet}{bet}}",
+        r"\boxed{\textbf{bet} \rightarrow \text{bet}}",
+        r"\boxed{\text{not bet}}",
+        r"\boxed{\phantom{bet}}",
+        r"\boxed{\bet}",
+        r"\boxed{bet..}",
+        r"\boxed{bet^2}",
+        r"\boxed{\sqrt{bet}}",
     ],
 )
 def test_what_is_not(reply):
@@ -143,6 +175,53 @@ def test_a_cell_is_its_own_number_only():
     assert parse_action(r"\boxed{04}", after) is None
     assert parse_action(r"\boxed{5.0}", after) is None
     assert parse_action(r"\boxed{9}", after) is None
+
+
+@pytest.mark.parametrize(
+    "content", [r"\textbf{\text{4}}", r"\textrm{4}", "$4$", "{4}", "4.", r"\fbox{4}", r"\mathbf{[4]}"]
+)
+def test_a_cell_in_any_dress(content):
+    assert parse_action(rf"\boxed{{{content}}}", TICTACTOE) == "4"
+
+
+@pytest.mark.parametrize(
+    "content", ["4^2", "4\u00b2", r"\frac{4}{1}", r"\sqrt{4}", "-4", "4,", "4 5", "4.4", r"0\!4", "4!"]
+)
+def test_what_is_no_dress_of_a_cell(content):
+    assert parse_action(rf"\boxed{{{content}}}", TICTACTOE) is None
+
+
+OFFER = "offer: 2 wood -> 1 gold"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        r"\text{offer: 2 wood} \rightarrow \text{1 gold}",
+        r"\text{offer: 2 wood} \to \textbf{1 gold}",
+        r"$\text{Offer: 2 wood $\rightarrow$ 1 gold}$",
+        r"\textbf{offer:}\ 2\ \text{wood} \longrightarrow 1\ \text{gold}.",
+        r"\text{offer: } 2 \text{ wood} \implies 1 \text{ gold}",
+        r"\mathrm{offer}\colon 2~\mathrm{wood} \Rightarrow 1~\mathrm{gold}",
+        "offer: 2 wood \u2192 1 gold",
+        r"\left[\text{offer: 2 wood} \to \text{1 gold}\right]",
+        r"\text{\textit{offer: 2 wood} -\textgreater{} 1 gold}",
+    ],
+)
+def test_an_offer_in_any_dress(content):
+    state = next(s for s in random_states(300, seed=3, games=("simple_negotiation",)) if OFFER in s.legal_actions())
+    assert parse_action(rf"\boxed{{{content}}}", state) == OFFER
+
+
+def test_an_offer_is_still_one_offer():
+    state = next(s for s in random_states(300, seed=3, games=("simple_negotiation",)) if OFFER in s.legal_actions())
+    assert parse_action(r"\boxed{\text{offer: 2 wood} \gets \text{1 gold}}", state) is None
+    assert parse_action(rf"\boxed{{\text{{{OFFER}}} \text{{{OFFER}}}}}", state) is None
+    assert parse_action(r"\boxed{\text{2 wood} \to \text{1 gold}}", state) is None
+
+
+def test_a_box_too_long_for_any_game_is_no_action():
+    assert parse_action(rf"\boxed{{bet{' ' * 200_000}}}", KUHN) is None
 
 
 def test_nobody_acts_at_chance_and_after_the_end():

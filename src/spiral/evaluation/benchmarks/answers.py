@@ -1,47 +1,87 @@
 r"""Where a reply states its answer: its last `\boxed{}`, or else a plain statement at its very end.
 
 The protocol asks for a box, so a reply with a box is judged by its last box and nothing else. A reply without one is
-judged by its last line, when that line is a statement of the answer and nothing follows: "#### 18" (the form of GSM8K)
-or "... answer is 18." or "Answer: C". Whether there was a box is kept, so that the share without one can be seen.
-Numbers merely mentioned on the way are never taken for the answer. Thoughts between thinking tags are not read.
+judged by what it ends with, when that is a statement of the answer and nothing follows but a courtesy:
+
+- "... the answer is 18.", "Answer: C", "the correct option is D" in the last line; "#### 18" (the form of GSM8K);
+- a heading such as "**Final Answer**" and below it the answer alone;
+- `<answer>18</answer>`.
+
+Whether there was a box is kept, so that the share without one can be seen. Numbers merely mentioned on the way are
+never taken for the answer. Thoughts are not read.
 """
 
 from __future__ import annotations
 
 import re
 
-from spiral.text.boxes import last_box, last_boxed
+from spiral.text.boxes import last_box
 from spiral.text.thinking import split_reply
 
 LONGEST_STATEMENT = 500
 _STATEMENT = re.compile(
-    r"(?:\banswer\b(?:\s+to\s+the\s+(?:question|problem))?\s*(?:\*\*)?\s*(?:is|=|:)\s*:?\s*(?:\*\*)?)\s*(?P<answer>\S.*)$",
+    r"(?:\banswer\b(?:\s+to\s+the\s+(?:question|problem))?|\b(?:correct|right|best)\s+(?:option|choice)\b)"
+    r"\s*(?:\*\*)?\s*(?:is|=|:)\s*:?\s*(?:\*\*)?(?:\s*(?:therefore|thus|then|simply|just)\b,?)?\s*(?P<answer>\S.*)$",
     re.IGNORECASE,
 )
 _MARK = re.compile(r"^\s*####\s*(?P<answer>\S.*)$")
 _NEXT_SENTENCE = re.compile(r"(?<!\\)[.!?]\s+\S|\bwait\b", re.IGNORECASE)
+_HEADING = re.compile(r"[#*_\s>]*(?:(?:the|my)\s+)?(?:final\s+)?answer\s*[:*_\s]*(?:is)?\s*[:*_\s]*", re.IGNORECASE)
+_TAGGED = re.compile(r"<(answer|final_answer|ans)>((?:(?!<\1>).)*)</\1>\s*$", re.DOTALL | re.IGNORECASE)
+_COURTESY = re.compile(
+    r"(?:(?:i\s+)?hope\s+(?:it|this|that)\s*(?:is|was)?\s*(?:correct|right|helps?|helpful|useful)"
+    r"|let\s+me\s+know\s+if\s+[\w\s,']{1,80}?)\s*[.!]*\s*$",
+    re.IGNORECASE,
+)
+_BRACKETS = re.compile(r"\\\[(.*)\\\]|\\\((.*)\\\)|\$\$(.*)\$\$|\$(.*)\$", re.DOTALL)
+MAX_TAIL = 2_000
+"""Characters at the end of a reply without a box in which a statement is looked for."""
 
 
 def find_answer(reply: str) -> tuple[str | None, bool]:
     """The answer as the reply states it, or None, and whether it stands in a box."""
     thought = split_reply(reply)
-    boxed = last_boxed(thought.answer)
-    if boxed is not None:
-        return boxed.strip(), True
-    visible = thought.answer if thought.delimited else reply
-    return (None, False) if last_box(visible) is not None else (_final_statement(visible), False)
+    box = last_box(thought.answer)
+    if box is not None:
+        return (None, False) if box.content is None else (box.content.strip(), True)
+    return _final_statement(thought.answer if thought.delimited else reply), False
 
 
 def _final_statement(text: str) -> str | None:
-    """What the last line that is not empty states, if it states an answer and nothing after it."""
-    line = text.rstrip().rpartition("\n")[2]
+    """What the reply ends with, if that states an answer and nothing follows."""
+    text = _without_courtesy(text.rstrip()[-MAX_TAIL:])
+    tagged = _TAGGED.search(text)
+    if tagged is not None:
+        return tagged[2].strip() or None
+    line = text.rpartition("\n")[2]
     if not line or len(line) > LONGEST_STATEMENT:
         return None
     match = _MARK.match(line) or _last_match(line)
     if match is None:
-        return None
+        return _below_heading(text)
     answer = match["answer"].strip().removesuffix(".").strip("* ")
     return None if not answer or _NEXT_SENTENCE.search(answer) else answer
+
+
+def _without_courtesy(text: str) -> str:
+    """Without "I hope it is correct." at the end."""
+    match = _COURTESY.search(text)
+    return text if match is None else text[: match.start()].rstrip()
+
+
+def _below_heading(text: str) -> str | None:
+    """The answer alone under a heading: one line, or one piece of displayed mathematics."""
+    blocks = [line.strip() for line in text.split("\n") if line.strip()][-6:]
+    places = [index for index, line in enumerate(blocks[:-1]) if _HEADING.fullmatch(line)]
+    if not places:
+        return None
+    answer = " ".join(blocks[places[-1] + 1 :]).strip("* ").removesuffix(".").strip("* ")
+    is_alone = len(blocks) == places[-1] + 2 or _BRACKETS.fullmatch(answer) is not None
+    return (
+        answer
+        if is_alone and answer and len(answer) <= LONGEST_STATEMENT and not _NEXT_SENTENCE.search(answer)
+        else None
+    )
 
 
 def _last_match(line: str) -> re.Match[str] | None:

@@ -1,8 +1,8 @@
 r"""Which of the offered choices an answer names: by its letter, or by its exact text.
 
-"C", "(C)", "\text{C}", "C. text", "option C" and the text of a choice all name one. Two letters name none, and neither
-does a letter in front of another choice's text. Capital letters are letters first and texts second, small letters the
-other way round, since choices such as "a" or "2g" exist.
+"C", "(C)", "\text{C}", "C. text", "C - text", "option C" and the text of a choice all name one, in any dress. Two
+letters name none, and neither does a letter in front of another choice's text. Capital letters are letters first and
+texts second, small letters the other way round, since choices such as "a" or "2g" exist.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Sequence
 
 from spiral.evaluation.benchmarks.equality import plain
 from spiral.evaluation.benchmarks.normalise import clean, squeeze
+from spiral.text.latex import bare, undress
 
 LETTERS = string.ascii_uppercase
-_FONT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boldsymbol)\s*\{([^{}]*)\}")
 _LABEL = re.compile(
-    r"(?i:the\s++)?(?i:correct\s++)?(?i:answer|option|choice)?\s*+(?i:is)?\s*+:?\s*+[(\[]?\s*+([A-Za-z])\s*+"
-    r"(?:[)\]]\s*+[.:]?|[.:]|$)\s*+(.*)",
+    r"(?i:the\s++)?(?i:correct\s++|right\s++|best\s++)?(?i:answer|option|choice)?\s*+(?i:is)?\s*+:?\s*+"
+    r"(?i:option\s++|choice\s++)?[(\[]?\s*+([A-Za-z])\s*+"
+    r"(?:[)\]]\s*+[.:,]?|[.:]|(?<=\s)(?:-{1,3}|[\u2013\u2014]|=)(?=\s)|(?<=\s)(?=\()|(?P<comma>,)|$)\s*+(.*)",
     re.DOTALL,
 )
 
@@ -48,18 +49,23 @@ def letter_of(text: str) -> str | None:
 
 def _label(text: str) -> tuple[str | None, str]:
     """The letter in front, and what follows it."""
-    unwrapped = _FONT.sub(r"\1", text).replace("$", " ").replace(r"\ ", " ").strip(" *.\n\t")
+    unwrapped = undress(text, mark_words=False).replace("$", " ").replace(r"\ ", " ")
+    unwrapped = bare(unwrapped.strip(" *.\n\t")).strip(" *.\n\t")
+    if unwrapped.startswith("{") and unwrapped.endswith("}"):
+        unwrapped = unwrapped[1:-1].strip()
     match = _LABEL.fullmatch(unwrapped)
-    return (None, "") if match is None else (match[1], match[2].strip())
+    return (None, "") if match is None else (match[1], (match["comma"] or "") + match[3].strip())
 
 
 def _checked(letter: str, rest: str, choices: Sequence[str]) -> str | None:
     """The letter, if there is such a choice and the text after it is not another's; a second letter is no answer."""
     if LETTERS.index(letter) >= len(choices):
         return None
-    named = _by_text(rest, choices) if rest else letter
-    is_second = _label(rest)[0] is not None or re.match(r"(?:,|/|;|and\b|or\b)", rest) is not None
-    return None if named not in (None, letter) or (is_second and named is None) else letter
+    named = letter
+    if rest:
+        named = _by_text(rest, choices) or _by_text(rest.lstrip(",").strip(" ()"), choices) or ""
+    is_second = _label(rest)[0] is not None or re.match(r"(?:,|/|;|and\b|or\b|&)", rest) is not None
+    return None if named not in ("", letter) or (is_second and not named) else letter
 
 
 def _by_text(text: str, choices: Sequence[str]) -> str | None:
@@ -73,4 +79,4 @@ def _by_text(text: str, choices: Sequence[str]) -> str | None:
 
 
 def _exact(text: str) -> str:
-    return squeeze(_FONT.sub(r"\1", clean(text)))
+    return squeeze(undress(clean(text), mark_words=False))

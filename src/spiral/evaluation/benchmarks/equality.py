@@ -30,6 +30,7 @@ from spiral.evaluation.benchmarks.normalise import clean, squeeze
 from spiral.evaluation.benchmarks.structure import Shape, is_thousands, shape
 from spiral.evaluation.benchmarks.tokens import FUNCTIONS
 from spiral.evaluation.benchmarks.units import Quantity, contradict, quantity
+from spiral.text.latex import undress
 
 Fallback = Callable[[str, str], bool]
 """Compares two expressions that cannot be read here."""
@@ -69,7 +70,7 @@ def _has_words(text: str) -> bool:
 
 def plain(text: str) -> str:
     """An answer as plain lower-case text."""
-    text = re.sub(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|texttt|operatorname)\s*\{([^{}]*)\}", r" \1 ", text)
+    text = re.sub(r"\\(?:text|operatorname)\s*\{([^{}]*)\}", r" \1 ", undress(text))
     text = re.sub(r"\\[ ,;:!]|[$*_`\"~]", " ", text)
     text = " ".join(text.split()).strip(" .,;:!?'").casefold()
     text = re.sub(r"^\((\w)\)$", r"\1", text)
@@ -110,7 +111,7 @@ def _same_arrangement(expected: Shape, given: Shape) -> bool:
     if kinds in ({"tuple", "list"}, {"tuple", "matrix"}):  # a list in round brackets, a vector as a column
         brackets = {expected.brackets, given.brackets} - {""}
         return "()" in brackets and all(one == "()" or "1" in one.split("x") for one in brackets)
-    return kinds in ({"set", "single"}, {"list", "single"})
+    return kinds in ({"set", "single"}, {"list", "single"}) and EMPTY_SET not in (expected.text, given.text)
 
 
 def _names_agree(expected: Shape, given: Shape) -> bool:

@@ -1,6 +1,6 @@
 r"""One spelling for the many ways in which answers are typeset, before anything is read or compared.
 
-Only what never changes an answer's meaning happens here: spacing, sizes of brackets, fonts, Unicode signs, the
+Only what never changes an answer's meaning happens here: dress (`spiral.text.latex`), spacing, Unicode signs, the
 different fractions, dollar signs around mathematics. The result is still LaTeX, where `\text{...}` marks words,
 `\text{degrees}` a degree sign, and `¤` a dollar sign that means money. What depends on the answer expected, as units
 and thousands commas do, is left to `units` and `structure`.
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import re
+
+from spiral.text.latex import bare, undress
 
 MONEY = "¤"
 
@@ -40,6 +42,7 @@ _UNICODE = str.maketrans(
         "\u00bd": r"\frac{1}{2}",
         "\u00bc": r"\frac{1}{4}",
         "\u00be": r"\frac{3}{4}",
+        "\u2026": r"\ldots ",
         "√": r"\sqrt ",
         "∞": r"\infty ",
         "π": r"\pi ",
@@ -47,8 +50,6 @@ _UNICODE = str.maketrans(
         "ω": r"\omega ",
     }
 )
-_STYLES = "mathbf|mathit|mathsf|mathcal|mathbb|boldsymbol|bm|pmb|ensuremath|displaylines"
-_WORDS = "text|mbox|hbox|textrm|textnormal|textbf|textit|texttt|textsf|emph|mathrm|rm|operatorname"
 
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -64,8 +65,11 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<=\d)\\,(?=\d{3})", ""),
         (r"(?<!\\)\\!", ""),
         (r"(?<!\\)\\[ ,;:>]|~", " "),
-        (r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|q?quad|thinspace)(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:[dtc]|nice|flat|x|s|i)frac(?![A-Za-z])", r"\\frac"),
+        (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+        (r"\{\s*([:;.])\s*\}", r"\1"),
+        (r"\\colon(?![A-Za-z])", ":"),
+        (r"\\(?:[lc]?dots|dots[cbmio])(?![A-Za-z])|\.\.\.", r"\\ldots "),
         (r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=", r"\\le "),
         (r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>=", r"\\ge "),
         (r"\\lt(?![A-Za-z])", "<"),
@@ -80,16 +84,20 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\%", "%"),
         (r"\bnp\.|\bmath\.", ""),
         (r"\*\*", "^"),
-        (rf"\\(?:{_STYLES})\s*\{{([^{{}}]*)\}}", r" \1"),
-        (rf"\\(?:{_STYLES})(?![A-Za-z])", " "),
-        (r"\\(?:mathrm|rm|text)\s*\{\s*([eid])\s*\}", r" \1"),
-        (rf"(\\(?:{_WORDS})\s*\{{[^{{}}]*\^)\{{(-?\d)\}}", r"\1\2"),
-        (rf"(\\(?:{_WORDS})\s*\{{[^{{}}]*\^)\{{(-?\d)\}}", r"\1\2"),
+        (r"\\text\{\s*([eid])\s*\}", r" \1"),
+        (r"(\\text\{[^{}]*\^)\{(-?\d)\}", r"\1\2"),
+        (r"(\\text\{[^{}]*\^)\{(-?\d)\}", r"\1\2"),
         (r"\\operatorname\*?\s*\{\s*(\w+)\s*\}", r"\\\1 "),
-        (rf"\\(?:{_WORDS})\s*\{{([^{{}}]*)\}}", r"\\text{\1}"),
+        (r"\\operatorname\*?\s*\{([^{}]*)\}", r"\\text{\1}"),
         (r"\\text\{([^{}A-Za-z]*)\}", r" \1 "),
         (r"^\s*\\text\{\s*\([A-J]\)\s*\}\s*(?=[^\s.,])", ""),  # the letter that contests print before the value
         (r"\\text\{([^{}]*)\}\s*\\text\{(?!\s*(?:,|and\b|or\b))([^{}]*)\}", r"\\text{\1 \2}"),
+        (r"(?<![\w.])(\d+)\s*(?:\\text\{\s*choose\s*\}|choose)\s*(\d+)", r"\\binom{\1}{\2}"),
+        (r"(?<![A-Za-z\\])(?:n?Cr?|\\text\{\s*n?Cr?\s*\})\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
+        (r"(?:\{\s*\}\s*|(?<![\w)}\]' ]))[_^]\s*\{?(\d+)\}?\s*(?:\\text\{C\}|C)\s*_\s*\{?(\d+)\}?", r"\\binom{\1}{\2}"),
+        (r"(?<![A-Za-z\\])C\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1\2}{\3\4}"),
+        (r"(?<![A-Za-z\\])C\s*\^\s*(?:\{(\d+)\}|(\d))\s*_\s*(?:\{(\d+)\}|(\d))", r"\\binom{\3\4}{\1\2}"),
+        (r"(?<![\w.])(\d+)C(\d+)(?!\w)", r"\\binom{\1}{\2}"),
         (r"\s+", " "),
         (r"^\s*\\(?:approx|sim|equiv)(?![A-Za-z])\s*", ""),
     )
@@ -98,16 +106,55 @@ _MARKDOWN = re.compile(r"^[*_`\s]+|[*_`\s]+$")
 _EDGES = " .,;:"
 
 
+_INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])")
+_CASES = re.compile(r"\\begin\{cases\}([^&]*?)\\end\{cases\}")
+MAX_INFIX = 20
+"""How many `\\over` of a text are read."""
+
+
 @functools.lru_cache(maxsize=8192)
 def clean(text: str) -> str:
     """`text` in the one spelling; its length must have been limited before."""
-    text = _MARKDOWN.sub("", text).translate(_UNICODE)
+    text = undress(_MARKDOWN.sub("", bare(text))).translate(_UNICODE)
+    if r"\over" in text or r"\choose" in text:
+        text = _as_commands(text)
+    if r"\begin{cases}" in text:
+        text = _CASES.sub(lambda match: ", ".join(match[1].split(r"\\")).rstrip(", "), text)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     text = text.rstrip(_EDGES).lstrip(" =:;,")
-    while text.startswith("{") and text.endswith("}") and closing(text, 0) == len(text) - 1:
+    for _ in range(8):
+        if not (text.startswith("{") and text.endswith("}") and closing(text, 0) == len(text) - 1):
+            break
         text = text[1:-1].strip()
     return text
+
+
+def _as_commands(text: str) -> str:
+    r"""`{3 \over 7}` as `\frac{3}{7}`, and `{8 \choose 3}` as `\binom{8}{3}`."""
+    for _ in range(MAX_INFIX):
+        match = _INFIX.search(text)
+        if match is None:
+            break
+        start, end = _around(text, match.start(), match.end())
+        above, below = text[start : match.start()].strip(), text[match.end() : end].strip()
+        command = rf"\{'frac' if match[1] == 'over' else 'binom'}{{{above}}}{{{below}}}"
+        is_group = text[start - 1 : start] == "{" and text[end : end + 1] == "}"
+        text = text[: start - is_group] + command + text[end + is_group :]
+    return text
+
+
+def _around(text: str, left: int, right: int) -> tuple[int, int]:
+    """The inside of the braces around a place; all of the text where there are none."""
+    start, depth = left, 0
+    while start and depth >= 0:
+        start -= 1
+        depth += {"}": 1, "{": -1}.get(text[start], 0)
+    end, level = right, 0
+    while end < len(text) and level >= 0:
+        level += {"{": 1, "}": -1}.get(text[end], 0)
+        end += 1
+    return start + (depth < 0), end - (level < 0)
 
 
 def closing(text: str, start: int) -> int:

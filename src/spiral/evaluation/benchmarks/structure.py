@@ -12,16 +12,23 @@ import functools
 import itertools
 import math
 import re
+from fractions import Fraction
 from typing import Literal
 
+from spiral.evaluation.benchmarks import identity
+from spiral.evaluation.benchmarks.arithmetic import TooLargeError, UnreadableError
 from spiral.evaluation.benchmarks.normalise import clean, closing
 
 MOST_PARTS = 64
 MAX_DEPTH = 12
 """Brackets within brackets that are still taken apart."""
-_MATRIX = re.compile(r"\\begin\{([pbvB]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_MATRIX = re.compile(
+    r"(?P<open>[(\[]?) ?\\begin\{(?P<name>[pbvB]?(?:small)?matrix|array)\}(?:\[[a-z]\])?(?:\{[clr|@ ]*\})?"
+    r"(?P<body>(?:(?!\\begin).)*)\\end\{(?P=name)\} ?(?P<close>[)\]]?)",
+    re.DOTALL,
+)
 _SEPARATOR = re.compile(
-    r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[,;]|\\(?:vee|wedge|lor)\b"
+    r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[,;]|\\(?:vee|wedge|lor|land)(?![A-Za-z])"
 )
 _UNION = re.compile(r"\\cup(?![A-Za-z])|(?<=[\])}])\s*U\s*(?=[\[({])")
 _RELATION = re.compile(
@@ -33,6 +40,7 @@ _NAME = re.compile(
     r"|\\text\{[^{}]*\}|\\(?:overline|vec|hat|bar|dot|ddot)\s*\{[^{}]*\}"
     r"|\\frac\s*\{\s*d\s*\\?[A-Za-z]+\s*\}\s*\{\s*d\s*[A-Za-z]\s*\}|[A-Za-z ]+"
 )
+_NAMES = re.compile(rf"\( ?{_SYMBOL} ?(?:, ?{_SYMBOL} ?)+\)")
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\d .,])\d{1,3}(?: \d{3})+(?![\d ])")
 _MIXED = re.compile(r"(?<![\d./^])(\d+) (\d+)/(\d+)(?![\d.])")
 
@@ -67,11 +75,11 @@ def _shape(text: str, depth: int) -> Shape:
         return Shape(kind="single", text=text)
     depth += 1
     matrix = _MATRIX.fullmatch(text)
-    if matrix is not None:
-        return _matrix(text, matrix[2], depth)
+    if matrix is not None and bool(matrix["open"]) == bool(matrix["close"]):
+        return _matrix(text, matrix["body"].replace(r"\hline", ""), depth)
     pieces = [piece for piece in _split(text, _SEPARATOR) if piece]
     if len(pieces) > 1:
-        return _several("list", text, pieces, depth)
+        return _list(text, pieces, depth)
     pieces = _split(text, _UNION)
     if len(pieces) > 1:
         return _several("union", text, pieces, depth)
@@ -79,6 +87,57 @@ def _shape(text: str, depth: int) -> Shape:
     if related is not None:
         return related
     return _bracketed(text, depth) or _plus_minus(text, depth) or Shape(kind="single", text=text)
+
+
+def _list(text: str, pieces: list[str], depth: int) -> Shape:
+    r"""A list; `-2 < x \text{ and } x < 5` is one interval, and `y = 2, x = 1` is in the order of its names."""
+    listed = _several("list", text, pieces, depth)
+    if len(listed.parts) == 2:
+        marks = "".join(match.group() for match in _top_level(text, _SEPARATOR))
+        both = (
+            None
+            if re.search(r"or|vee", marks)
+            else _both(*listed.parts, is_sure=re.search("and|wedge", marks) is not None)
+        )
+        if both is not None:
+            return both
+    names = [part.name for part in listed.parts]
+    if _in_order(names):
+        return dataclasses.replace(listed, parts=tuple(sorted(listed.parts, key=lambda part: part.name)))
+    return listed
+
+
+def _in_order(names: list[str]) -> bool:
+    """Whether these are names with one order that everyone means: of coordinates, or of coefficients."""
+    return len(names) > 1 and len(set(names)) == len(names) and any(set(names) <= set(all_) for all_ in ("xyz", "abcd"))
+
+
+def _both(one: Shape, other: Shape, *, is_sure: bool) -> Shape | None:
+    """Where a lower and an upper bound of one name hold together; `is_sure` says that it is put so."""
+    if one.name == "" or one.name != other.name or (one.kind, other.kind) != ("tuple", "tuple"):
+        return None
+    if one.parts[0].text == r"-\infty":
+        one, other = other, one
+    if one.parts[1].text != r"\infty" or other.parts[0].text != r"-\infty":
+        return None
+    low, high = one.parts[0], other.parts[1]
+    if not (_is_below(low.text, high.text, is_sure)):
+        return None
+    brackets = one.brackets[0] + other.brackets[1]
+    text = f"{brackets[0]}{low.text},{high.text}{brackets[1]}"
+    return Shape(kind="tuple", text=text, parts=(low, high), brackets=brackets, name=one.name)
+
+
+def _is_below(low: str, high: str, otherwise: bool) -> bool:
+    """Whether one number is below another; `otherwise` where they cannot be compared."""
+    try:
+        values = identity.number(low), identity.number(high)
+    except (UnreadableError, TooLargeError):
+        return otherwise
+    if not all(isinstance(value, Fraction) or (value is not None and value.imag == 0) for value in values):
+        return otherwise
+    one, other = (value if isinstance(value, Fraction) else complex(value or 0).real for value in values)
+    return one < other
 
 
 def _several(kind: Kind, text: str, pieces: list[str], depth: int) -> Shape:
@@ -145,8 +204,10 @@ def _relation(text: str, depth: int) -> Shape | None:
     if all(mark in ("=", r"\approx", r"\sim", r"\in", r"\equiv") for mark in marks):
         return _named(text, sides, marks, depth)
     if len(sides) <= 3 and all(mark in ("<", ">", r"\le", r"\ge") for mark in marks):
-        return _interval(sides, marks) or Shape(
-            kind="relation", text=text, parts=_singles(sides), brackets=" ".join(marks)
+        return (
+            _around_centre(text, sides, marks)
+            or _interval(sides, marks)
+            or Shape(kind="relation", text=text, parts=_singles(sides), brackets=" ".join(marks))
         )
     return Shape(kind="relation", text=text, parts=_singles(sides), brackets=" ".join(marks))
 
@@ -158,13 +219,27 @@ def _named(text: str, sides: list[str], marks: list[str], depth: int) -> Shape |
     if _is_name(sides[0]) and all(sides[1:]):
         approximate = r"\approx" in marks[1:]
         value = sides[marks.index(r"\approx", 1)] if approximate else sides[-1]
-        return dataclasses.replace(_shape(clean(value), depth), name="".join(sides[0].split()))
+        named = _shape(clean(value), depth)
+        if _NAMES.fullmatch(sides[0]) is not None:
+            return _in_order_of_names(sides[0], named)
+        return dataclasses.replace(named, name="".join(sides[0].split()))
     if marks[0] == r"\approx":
         return _shape(clean(sides[0]), depth)
     return Shape(kind="relation", text=text, parts=_singles(sides), brackets=" ".join(marks))
 
 
+def _in_order_of_names(names: str, named: Shape) -> Shape:
+    """`(y, x) = (2, 1)` is `(1, 2)`; a tuple of names adds nothing else."""
+    each = [name.strip() for name in names[1:-1].split(",")]
+    if not _in_order(each) or named.kind != "tuple" or len(each) != len(named.parts) or each == sorted(each):
+        return named
+    parts = tuple(part for _, part in sorted(zip(each, named.parts, strict=True), key=lambda pair: pair[0]))
+    return dataclasses.replace(named, text="", parts=parts)
+
+
 def _is_name(side: str) -> bool:
+    if _NAMES.fullmatch(side) is not None:
+        return True
     return _NAME.fullmatch(side) is not None and side not in (r"\pi", "e", "i", r"\infty")
 
 
@@ -172,11 +247,34 @@ def _singles(sides: list[str]) -> tuple[Shape, ...]:
     return tuple(Shape(kind="single", text=side) for side in sides)
 
 
+_TURNED = {">": "<", r"\ge": r"\le", "<": ">", r"\le": r"\ge"}
+_ABSOLUTE = re.compile(
+    rf"(?:\||\\[lr]?vert) ?(?P<name>{_SYMBOL}) ?(?:(?P<sign>[-+])(?P<centre>[^|]+?))?(?:\||\\[lr]?vert) ?"
+)
+
+
+def _around_centre(text: str, sides: list[str], marks: list[str]) -> Shape | None:
+    r"""`|x - 1| < 3` is `(-2, 4)`, and `|x| \ge 3` is a union."""
+    if len(sides) != 2:
+        return None
+    if _ABSOLUTE.fullmatch(sides[0]) is None:
+        sides, marks = sides[::-1], [_TURNED[marks[0]]]
+    match = _ABSOLUTE.fullmatch(sides[0])
+    if match is None or not sides[1] or "|" in sides[1]:
+        return None
+    centre = "" if match["sign"] is None else ("" if match["sign"] == "-" else "-") + f"({match['centre'].strip()})"
+    low, high = f"{centre}-({sides[1]})", f"{centre}+({sides[1]})"
+    name = match["name"]
+    if marks[0] in ("<", r"\le"):
+        return _interval([low, name, high], [marks[0]] * 2)
+    parts = _interval([name, low], [_TURNED[marks[0]]]), _interval([name, high], marks)
+    return Shape(kind="union", text=text, parts=tuple(part for part in parts if part is not None))
+
+
 def _interval(sides: list[str], marks: list[str]) -> Shape | None:
     r"""`x > 2` is `(2, \infty)`, and `1 \le x < 3` is `[1, 3)`."""
     if all(mark in (">", r"\ge") for mark in marks):
-        turned = {">": "<", r"\ge": r"\le", "<": ">", r"\le": r"\ge"}
-        sides, marks = sides[::-1], [turned[mark] for mark in reversed(marks)]
+        sides, marks = sides[::-1], [_TURNED[mark] for mark in reversed(marks)]
     if any(mark not in ("<", r"\le") for mark in marks):
         return None
     if len(sides) == 3 and _is_name(sides[1]):
