@@ -76,11 +76,12 @@ def test_a_run_says_what_to_measure(tmp_path):
     (run / "checkpoints" / "latest").symlink_to("step-000007")
     (run / "config.toml").write_text('[evaluation]\ngames = ["tictactoe"]\nopponents = ["minimax"]\n')
     (run / "config.toml").write_text("[sampling]\ntemperature = 0.5\n" + (run / "config.toml").read_text())
-    noted = spiral("compare", "nano", str(run), "--episodes", "4", "--json").json
+    noted = spiral("compare", "nano", str(run), "--episodes", "4", "--each-as-trained", "--json").json
     assert noted["notes"] == ["temperature is 1.0 for A and 0.5 for B in games, as each was trained"]
     kept = json.loads((Path(noted["files"]) / "result.json").read_text())["result"]
     assert (kept["notes"], kept["rows"]) == (noted["notes"], noted["rows"])
-    assert spiral("compare", "nano", str(run), "--episodes", "4", "--temperature", "1", "--json").json["notes"] == []
+    cooled = ("compare", "nano", str(run), "--episodes", "4", "--temperature", "1", "--json")
+    assert spiral(*cooled, "--each-as-trained").json["notes"] == []
     result = spiral("compare", "random", str(run), "--episodes", "4", "--json")
     assert [row["measure"] for row in result.json["rows"]] == [
         "tictactoe against minimax: score",

@@ -54,6 +54,16 @@ def test_scores_by_pairs_of_games():
     assert (illegal.a.value, illegal.b.value, illegal.better) == (0.0, 0.0, "lower")
 
 
+def test_a_single_pair_has_an_interval_and_no_test():
+    a, b = [episode(1, -1.0), episode(1, 1.0)], [episode(1, 1.0), episode(1, -1.0)]
+    score, _ = corrected(game_rows("g", "o", a, b))
+    assert (score.n, score.difference.value, score.p_value, score.p_adjusted) == (1, 1.0, None, None)
+    # A win of both games over a loss of both; of one pair Wilson's bound of no success is 3.841459 / 4.841459.
+    assert (score.difference.low, score.difference.high) == pytest.approx((1 - 2 * 0.793451, 1.0), abs=1e-6)
+    missing = [episode(1, 0.0, "not_played"), episode(1, 1.0)]
+    assert game_rows("g", "o", missing, b) == []
+
+
 def test_illegal_moves_count_for_who_made_them():
     a = [episode(1, -1.5, "illegal_move", 0), episode(1, -1.5, "illegal_move", 0), *[episode(2, 0.0)] * 2]
     _, illegal = game_rows("g", "o", a, a)
@@ -74,8 +84,7 @@ def test_games_that_were_not_played_are_left_out():
     fine = [episode(seed, 1.0) for seed in (1, 1, 2, 2, 3, 3)]
     broken = [*fine[:3], episode(2, 0.0, "not_played"), *fine[4:]]
     assert [row.n for row in game_rows("g", "o", fine, broken)] == [2, 2]
-    with pytest.raises(ValueError, match="has 1 pairs to compare"):
-        game_rows("g", "o", fine[:4], broken[:4])
+    assert [row.n for row in game_rows("g", "o", fine[:4], broken[:4])] == [1, 1]
 
 
 def test_games_with_other_seeds_are_refused():

@@ -35,7 +35,7 @@ from spiral.policies.endpoint import EndpointPolicy
 from spiral.policies.endpoint_config import ENDPOINT, LENGTH, EndpointConfig, find_endpoint, load_endpoint
 from spiral.policies.hub import HUB_NAME
 from spiral.policies.known_models import known_config
-from spiral.policies.loading import LanguageModel, load_language_model, model_directory
+from spiral.policies.loading import LanguageModel, load_language_model, model_directory, saved_prompt
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
 from spiral.text import ChatCodec, PromptConfig
 from spiral.theory import TabularPolicy
@@ -49,6 +49,22 @@ KINDS = (
 )
 
 
+PROMPT_OPTIONS = ("template", "observation", "thinking", "example", "system")
+SAMPLING_OPTIONS = ("temperature", "top_p", "max_new_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a model says that it is asked: by its checkpoint and its run's recipe."""
+
+    prompt: PromptConfig | None
+    """None where it does not say."""
+    sampling: SamplingConfig
+    context: int
+    """Of its run's engine; 0 where that says nothing."""
+    from_run: bool
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeatOptions:
     """What the command line asks for; None leaves the model's own choice."""
@@ -56,6 +72,8 @@ class SeatOptions:
     template: str | None = None
     observation: str | None = None
     thinking: bool | None = None
+    example: bool | None = None
+    system: str | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_new_tokens: int | None = None
@@ -68,6 +86,8 @@ class SeatOptions:
     """A budget of replies beside `max_new_tokens` for which there has to be room, as a benchmark's."""
     alone: bool = True
     """Whether no other model is loaded beside it."""
+    asked_as: Asked | None = None
+    """How another model is asked, in place of what this one says; what the command line asks for comes first."""
 
 
 LEAST_CONTEXT, PROMPT_ROOM = 16384, 4096
@@ -111,7 +131,7 @@ def endpoint_policy(name: str, options: SeatOptions) -> EndpointPolicy:
     """Somebody else's model, asked as its table in `endpoints.toml` says."""
     config, file = find_endpoint(name.removeprefix(ENDPOINT))
     config = with_options(config, options, ("temperature", "top_p", "max_new_tokens"))
-    prompt = with_options(config.prompt, options, ("template", "observation", "thinking"))
+    prompt = with_options(config.prompt, options, PROMPT_OPTIONS)
     asked = {"temperature": options.temperature, "top_p": options.top_p, LENGTH: options.max_new_tokens}
     return EndpointPolicy(
         checked(EndpointConfig, {**config.model_dump(), "prompt": prompt.model_dump()}),
@@ -147,7 +167,7 @@ def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
 
     check_model(name)
     where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
-    sampling = with_options(_run_sampling(name), options, ("temperature", "top_p", "max_new_tokens"))
+    sampling = effective_sampling(asked_by_itself(name) if options.asked_as is None else options.asked_as, options)
     engine = _engine(name, options, max(sampling.max_new_tokens, options.reply_tokens))
     loaded = load_language_model(where, weights=engine.kind == "transformers", cast=True)
     codec = ChatCodec(loaded.tokenizer, _prompt(name, loaded, options))
@@ -178,7 +198,8 @@ def _engine(name: str, options: SeatOptions, reply_tokens: int) -> EngineConfig:
     engine = resolved(checked(EngineConfig, {**run.get("engine", {}), "kind": options.engine, "sleep": False}))
     context = options.context or 0
     if options.context is None and engine.kind == "vllm":
-        context = max(LEAST_CONTEXT, engine.context, reply_tokens + PROMPT_ROOM)
+        own = engine.context if options.asked_as is None else options.asked_as.context
+        context = max(LEAST_CONTEXT, own, reply_tokens + PROMPT_ROOM)
     share = _memory_share(engine) if options.alone else engine.memory_share
     return checked(EngineConfig, {**engine.model_dump(), "context": context, "memory_share": share})
 
@@ -297,13 +318,35 @@ def local_tokenizer(name: str) -> Any:
 
 
 def _prompt(name: str, loaded: LanguageModel, options: SeatOptions) -> PromptConfig:
-    """The prompt the model was trained with, or the default one, with what was asked for on top."""
-    own = loaded.prompt
-    if own is None and options.template is None and not loaded.tokenizer.chat_template:
+    """The prompt the model was trained with, or another's, or the default one, with what was asked for on top."""
+    own = loaded.prompt if options.asked_as is None else options.asked_as.prompt
+    prompt = with_options(own or PromptConfig(), options, PROMPT_OPTIONS)
+    if prompt.template == "chat" and not loaded.tokenizer.chat_template:
         raise ValueError(
             f"model {name!r} has no chat template and does not say how to prompt it; add --template qwen3, r1 or llama"
         )
-    return with_options(own or PromptConfig(), options, ("template", "observation", "thinking"))
+    return prompt
+
+
+def asked_by_itself(name: str) -> Asked:
+    """How the model `name` was asked in its training, as far as its files say."""
+    run = _run_config(name)
+    return Asked(
+        prompt=saved_prompt(model_directory(name)),
+        sampling=_run_sampling(name),
+        context=int(run.get("engine", {}).get("context", 0)),
+        from_run=bool(run),
+    )
+
+
+def effective_prompt(asked: Asked, options: SeatOptions) -> PromptConfig:
+    """The prompt, with what the command line asks for on top."""
+    return with_options(asked.prompt or PromptConfig(), options, PROMPT_OPTIONS)
+
+
+def effective_sampling(asked: Asked, options: SeatOptions) -> SamplingConfig:
+    """The sampling, with what the command line asks for on top."""
+    return with_options(asked.sampling, options, SAMPLING_OPTIONS)
 
 
 def _run_sampling(name: str) -> SamplingConfig:

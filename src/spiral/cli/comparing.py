@@ -55,6 +55,9 @@ def compare(
     episodes: Annotated[int, typer.Option(help="Games against each opponent, an even number.")] = 400,
     exploitability: Annotated[list[str] | None, typer.Option(help="A game with exact theory; may be repeated.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="A benchmark; may be repeated.")] = None,
+    each_as_trained: Annotated[
+        bool, typer.Option("--each-as-trained", help="Ask each model as its own run did, and not both alike.")
+    ] = False,
     data: Annotated[list[str] | None, typer.Option(metavar="TASK=FILE", help="A task's JSONL file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many problems of each task.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Replies to each problem; 4 if left out.")] = None,
@@ -64,6 +67,8 @@ def compare(
     template: opt.Template = None,
     observation: opt.Observation = None,
     thinking: opt.Thinking = None,
+    example: opt.Example = None,
+    system: opt.System = None,
     temperature: opt.Temperature = None,
     top_p: opt.TopP = None,
     max_new_tokens: opt.MaxNewTokens = None,
@@ -77,7 +82,9 @@ def compare(
 ) -> None:
     """A and B on the same games and problems: paired differences, corrected for many comparisons.
 
-    Without --game, --exploitability and --task both are measured as the run that B (or A) comes from measures itself.
+    Both are asked alike: with the prompt and sampling of the run that B comes from, or else A, or as the options say;
+    a line says how. Without --game, --exploitability and --task both are measured as the run that B (or A) comes from
+    measures itself.
     What was measured before with the same settings is read from its files.
     """
     from spiral.seating import SeatOptions, is_language_model  # loads torch
@@ -98,6 +105,8 @@ def compare(
         template=template,
         observation=observation,
         thinking=thinking,
+        example=example,
+        system=system,
         temperature=temperature,
         top_p=top_p,
         max_new_tokens=max_new_tokens,
@@ -108,7 +117,7 @@ def compare(
         reply_tokens=max((asked.task.sampling.max_new_tokens for asked in plan.benchmarks), default=0),
         alone=not any(is_language_model(opponent) for _, opponent in plan.games),
     )
-    _compare(a, b, plan, options, as_json)
+    _compare(a, b, plan, options, as_json, each_as_trained)
 
 
 def _asked(
@@ -124,23 +133,84 @@ def _asked(
     return (games, exact) if games or exact or task else _as_the_run(a, b, opponent)
 
 
-def _compare(a: str, b: str, plan: Plan, options: SeatOptions, as_json: bool) -> None:
+def _compare(a: str, b: str, plan: Plan, options: SeatOptions, as_json: bool, each_as_trained: bool) -> None:
     """Measures both, writes the table and prints it."""
     from spiral.evaluation.comparison import asked_otherwise, corrected
 
+    like = None if each_as_trained else _asked_like(a, b)
+    asked = None
+    if like is not None:
+        line, asked, options = _alike(like, b if like == a else a, options, bool(plan.games or plan.exploitability))
+        if not as_json:
+            wide_console().print(line, soft_wrap=True)
     with progress_shown(bar=not as_json) as progress:
         measured = [_measured(name, plan, options, progress) for name in (a, b)]
     rows = corrected(_rows(plan, *measured))
     in_games = bool(plan.games or plan.exploitability)
     notes = asked_otherwise(measured[0][ASKED], measured[1][ASKED]) if in_games else []
-    files = _write(rows, notes, a, b, plan, measured)
+    notes += _unplayed(plan, rows)
+    files = _write(rows, notes, a, b, plan, measured, asked)
     if as_json:
         found = [row.to_json() for row in rows]
-        print_json({"a": a, "b": b, "seed": plan.seed, "rows": found, "notes": notes, "files": str(files)})
+        about = {"a": a, "b": b, "seed": plan.seed, "asked_alike": asked}
+        print_json({**about, "rows": found, "notes": notes, "files": str(files)})
         return
     _print_rows(rows, a, b, files)
     for note in notes:
         print(printable(f"Note: {note}."))
+
+
+def _asked_like(a: str, b: str) -> str | None:
+    """The model whose prompt and sampling both get: the one that comes from a run, or says how it is prompted, B first.
+
+    None where fewer than two of them are language models here.
+    """
+    from spiral.seating import asked_by_itself, is_language_model
+
+    if not (is_language_model(a) and is_language_model(b)):
+        return None
+    asked = {name: asked_by_itself(name) for name in (b, a)}
+    runs = [name for name, own in asked.items() if own.from_run]
+    prompted = [name for name, own in asked.items() if own.prompt is not None]
+    return (runs or prompted or [b])[0]
+
+
+def _alike(like: str, other: str, options: SeatOptions, in_games: bool) -> tuple[str, dict[str, Any], SeatOptions]:
+    """How both are asked: in one line, as values, and as options for both. Benchmarks have a sampling of their own."""
+    from spiral.seating import asked_by_itself, effective_prompt, effective_sampling
+
+    asked, own = asked_by_itself(like), asked_by_itself(other)
+    prompt, sampling = effective_prompt(asked, options), effective_sampling(asked, options)
+    words = [
+        f"{prompt.template} template, {prompt.observation} observations",
+        f"{'with' if prompt.thinking else 'without'} thinking, {'with' if prompt.example else 'without'} an example",
+        *([f"system prompt {prompt.system!r}"] if prompt.system else []),
+        *([f"temperature {sampling.temperature:g}"] if in_games else []),
+        *([f"top-p {sampling.top_p:g}"] if in_games and sampling.top_p < 1 else []),
+        *([f"at most {sampling.max_new_tokens} new tokens"] if in_games else []),
+        f"engine {options.engine}",
+        *([f"context {options.context}"] if options.context else []),
+    ]
+    why = f"as {like} was trained" if asked.from_run or asked.prompt is not None else "by the defaults"
+    line = f"Both are asked alike, {why}: {', '.join(words)}."
+    if own.from_run or own.prompt is not None:
+        left, given = effective_prompt(own, options).model_dump(), prompt.model_dump()
+        if own.from_run and in_games:
+            left, given = left | effective_sampling(own, options).model_dump(), given | sampling.model_dump()
+        otherwise = [key for key in given | left if given.get(key) != left.get(key)]
+        if otherwise:
+            values = ", ".join(f"{key.replace('_', '-')} {left.get(key)}" for key in otherwise)
+            line += f" {other} was trained with {values}; --each-as-trained asks it so."
+    asking = {"like": like, "prompt": prompt.model_dump(), "sampling": sampling.model_dump(), "engine": options.engine}
+    return line, asking, dataclasses.replace(options, asked_as=asked)
+
+
+def _unplayed(plan: Plan, rows: Sequence[Row]) -> list[str]:
+    """The games of which no deal was played to its end by both, and which so have no row."""
+    measures = {row.measure for row in rows}
+    keys = [f"{spec} against {other}" for spec, other in plan.games]
+    missing = [key for key in keys if f"{key}: score" not in measures]
+    return [f"{key} is left out: no pair of games was played by both" for key in missing]
 
 
 def _as_the_run(a: str, b: str, opponents: Names) -> tuple[list[tuple[str, str]], list[str]]:
@@ -276,22 +346,31 @@ def _rows(plan: Plan, a: dict[str, Any], b: dict[str, Any]) -> list[Row]:
 
 
 def _write(
-    rows: Sequence[Row], notes: Sequence[str], a: str, b: str, plan: Plan, measured: Sequence[dict[str, Any]]
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    a: str,
+    b: str,
+    plan: Plan,
+    measured: Sequence[dict[str, Any]],
+    asked: dict[str, Any] | None,
 ) -> Path:
     """The table as Markdown, CSV and JSON beside the results that it was made from."""
     from spiral.evaluation.comparison import to_csv, to_markdown
     from spiral.evaluation.results import result_directory
     from spiral.files import write_atomically
+    from spiral.seating import is_language_model
 
     # The names of the results end in hashes of all their settings, so other settings make another comparison.
     files = [{key: name for key, name in found.items() if key.endswith(FILES)} for found in measured]
     measures = [row.measure for row in rows]
     settings = {"a": a, "b": b, "rows": measures, "seed": plan.seed, "episodes": plan.episodes, "files": files}
-    place = result_directory("compare", f"{Path(a).name}-{Path(b).name}", settings, model=b, out=plan.out)
+    whose = b if is_language_model(b) else a
+    place = result_directory("compare", f"{Path(a).name}-{Path(b).name}", settings, model=whose, out=plan.out)
     with place.measuring():
         for name, text in (("table.md", to_markdown(rows, a, b)), ("table.csv", to_csv(rows))):
             write_atomically(place.path / name, lambda temporary, text=text: temporary.write_text(text))  # type: ignore[misc]
-        place.write({"a": a, "b": b, "rows": [row.to_json() for row in rows], "notes": list(notes)})
+        asked = {} if asked is None else {"asked_alike": asked}
+        place.write({"a": a, "b": b, **asked, "rows": [row.to_json() for row in rows], "notes": list(notes)})
     return place.path
 
 

@@ -25,6 +25,11 @@ Observation = Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="ful
 Thinking = Annotated[
     bool | None, typer.Option("--thinking/--no-thinking", rich_help_panel=_HOW, help="Ask for reasoning first or not.")
 ]
+Example = Annotated[
+    bool | None,
+    typer.Option("--example/--no-example", rich_help_panel=_HOW, help="Show one worked example of the game first."),
+]
+System = Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="A system prompt.")]
 Temperature = Annotated[float | None, typer.Option(rich_help_panel=_HOW, help="0 takes the most likely token.")]
 TopP = Annotated[float | None, typer.Option(rich_help_panel=_HOW, help="Share of the probability kept.")]
 MaxNewTokens = Annotated[int | None, typer.Option(rich_help_panel=_HOW, help="Response budget in tokens.")]

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spiral.evaluation.benchmarks.runner import Attempt
-from spiral.evaluation.statistics import Estimate, clustered_rate, holm, paired_difference
+from spiral.evaluation.statistics import Estimate, alike_interval, clustered_rate, holm, paired_difference
 from spiral.records import Episode
 
 SIGNIFICANT = 0.05
@@ -61,7 +61,8 @@ class Row:
 def game_rows(game: str, opponent: str, a: Sequence[Episode], b: Sequence[Episode]) -> list[Row]:
     """Score (a win 1, a draw half) and illegal moves against one opponent, by pairs of games.
 
-    Both hold the games of `paired_matches` with the same seed. A pair of which any game was not played is left out.
+    Both hold the games of `paired_matches` with the same seed. A pair of which any game was not played is left out;
+    where that leaves no pair there are no rows.
     """
     if len(a) != len(b) or any(left.seed != right.seed for left, right in zip(a, b, strict=True)):
         raise ValueError(f"the games of {game} against {opponent} were not played with the same seeds; measure again")
@@ -70,6 +71,8 @@ def game_rows(game: str, opponent: str, a: Sequence[Episode], b: Sequence[Episod
         for place in range(0, len(a), 2)
         if all(episode.outcome != "not_played" for episode in (*a[place : place + 2], *b[place : place + 2]))
     ]
+    if not kept:
+        return []
     against = f"{game} against {opponent}"
     return [
         _paired("games", f"{against}: score", "higher", _by_pair(a, kept, _score), _by_pair(b, kept, _score), 2),
@@ -118,11 +121,11 @@ def exploitability_row(a: Mapping[str, Any], b: Mapping[str, Any], states: int) 
 
 
 def asked_otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """In what the two were asked otherwise in games: each as it was trained, unless the command line says how."""
+    """In what the two were asked otherwise in games."""
     return [
-        f"{key.replace('_', '-')} is {a[key]} for A and {b[key]} for B in games, as each was trained"
-        for key in a
-        if key in b and a[key] != b[key]
+        f"{key.replace('_', '-')} is {a.get(key)} for A and {b.get(key)} for B in games, as each was trained"
+        for key in dict.fromkeys((*a, *b))
+        if a and b and a.get(key) != b.get(key)
     ]
 
 
@@ -159,13 +162,14 @@ def to_csv(rows: Sequence[Row]) -> str:
 def _paired(
     kind: Kind, measure: str, better: Literal["higher", "lower"], a: Sequence[float], b: Sequence[float], size: int
 ) -> Row:
-    """Shares of pairs or problems, each over `size` games or samples.
-
-    Raises `ValueError` where there are fewer than two things to compare.
-    """
-    if len(a) < 2:
-        raise ValueError(f"{measure} has {len(a)} pairs to compare; expected two or more")
-    difference = paired_difference(b, a, largest=1.0)
+    """Shares of pairs or problems, each over `size` games or samples; a single one has an interval and no test."""
+    difference: Estimate
+    p_value = None
+    if len(a) == 1:
+        difference = alike_interval(b[0] - a[0], 1, 1.0)
+    else:
+        difference = tested = paired_difference(b, a, largest=1.0)
+        p_value = tested.p_value
     return Row(
         kind=kind,
         measure=measure,
@@ -174,7 +178,7 @@ def _paired(
         a=clustered_rate(a, size),
         b=clustered_rate(b, size),
         difference=difference,
-        p_value=difference.p_value,
+        p_value=p_value,
     )
 
 

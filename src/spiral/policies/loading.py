@@ -112,7 +112,7 @@ def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool
         if cast:
             cast_parameters(model, getattr(torch, config.compute))
         model = model.to(device).eval()
-    return LanguageModel(model=model, tokenizer=tokenizer, prompt=_saved_prompt(directory))
+    return LanguageModel(model=model, tokenizer=tokenizer, prompt=saved_prompt(directory))
 
 
 def save_prompt(directory: Path, prompt: PromptConfig) -> None:
@@ -224,7 +224,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _saved_prompt(directory: str) -> PromptConfig | None:
+def saved_prompt(directory: str) -> PromptConfig | None:
     """What `save_prompt` wrote, if anything."""
     file = Path(directory) / PROMPT_FILE
     if not file.is_file():
