@@ -17,10 +17,21 @@ from spiral.display import (
     evaluation_figures,
     phase_seconds,
     plain_line,
+    progress_line,
+    rate,
     worker_figures,
 )
 from spiral.evaluation import Report
-from spiral.summary import arena_table, collapsed_seats, exploitability_table, game_text, rate_text, told_reply
+from spiral.summary import (
+    arena_table,
+    collapsed_seats,
+    exploitability_table,
+    game_excerpt,
+    game_text,
+    games_not_known,
+    rate_text,
+    told_reply,
+)
 
 EVALUATED = {
     "evaluation/tictactoe against random: win": 0.75,
@@ -102,16 +113,78 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_plain_lines_come_every_five_seconds_and_at_the_last_step():
+def shown_steps(steps, seconds):
+    """The lines about a run whose steps take so long."""
     clock, lines = Clock(), []
-    with PlainDisplay(lines.append, Pace(1, 10, 8, clock)) as display:
-        for step in range(1, 11):
+    with PlainDisplay(lines.append, Pace(1, steps, 8, clock)) as display:
+        for step in range(1, steps + 1):
+            clock.now += seconds
             display.show(step, step_metrics())
-            clock.now += 2
-    assert [line.split()[1] for line in lines] == ["1/10", "4/10", "7/10", "10/10"]
-    assert lines[1].startswith("step 4/10  0:06 elapsed, 0:09 left  32 games  1,234 turns/s  5,678 tokens/s")
-    assert "tictactoe: seat 0 return +0.50 wins 60% illegal 0% tokens 12, seat 1 return -0.50" in lines[1]
-    assert all(line.endswith("\n") and line.count("\n") == 1 for line in lines)
+    return lines
+
+
+def test_plain_lines_come_every_five_seconds_and_at_the_last_step():
+    lines = shown_steps(25, 0.5)
+    steps = [line.split()[1] for line in lines if line.startswith("step")]
+    assert steps == ["1/25", "11/25", "21/25", "25/25"]
+    assert lines[1] == "the first step took 0:00; at this speed 0:12 are left\n"
+    assert lines[2] == (
+        "step 11/25  0:06 elapsed, 0:07 left  1,234 turns/s  5,678 tokens/s  88 games"
+        "  tictactoe +0.50/-0.50 illegal 0%/25%\n"
+    )
+
+
+def test_a_slow_step_always_has_a_line():
+    lines = shown_steps(20, 2.0)
+    assert [line.split()[1] for line in lines if line.startswith("step")] == [f"{step}/20" for step in range(1, 21)]
+    assert [line for line in lines if "at this speed 0:38 are left" in line] == [lines[1]]
+    assert len(shown_steps(1, 60.0)) == 1, "nothing is left to foretell"
+
+
+@pytest.mark.parametrize("games", [1, 3, 6, 40])
+def test_a_plain_line_is_short_whatever_is_played(games):
+    metrics = {"time/turns_per_s": 0.31, "time/tokens_per_s": 12.4, "loss/entropy": 1.2, "loss/kl_reference": 0.7}
+    for number in range(games):
+        for seat in (0, 1):
+            metrics[f"game_{number}/return_seat_{seat}"] = -1.5
+            metrics[f"game_{number}/illegal_seat_{seat}"] = 1.0
+    line = plain_line(5, metrics, Pace(1, 10, 8, Clock()))
+    assert len(line) <= 160
+    assert line.startswith("step 5/10  0:00 elapsed, 0:00 left  0.31 turns/s  12 tokens/s  40 games  game_0 -1.50/")
+    shown = line.count("illegal 100%/100%")
+    assert line.endswith(f"  and {games - shown} more") == (shown < games)
+    assert ("entropy 1.200" in line) == (games == 1)
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 200])
+def test_the_progress_line_fits(width):
+    metrics = step_metrics(**{"time/turns_per_s": 0.047, "time/tokens_per_s": 99_999.0})
+    clock = Clock()
+    pace = Pace(1, 100_000, 768, clock)
+    clock.now += 400_000
+    line = progress_line(99_990, metrics, pace, width)
+    assert len(line) <= width
+    assert "step 99990/100000" in line
+    assert ("111:06:40 elapsed, 0:40 left" in line) == (width >= 60)
+    assert ("0.047 turns/s" in line) == (width >= 80)
+    assert ("━━━" in line) == (width > 112)
+    assert progress_line(99_990, metrics, pace, 30) == "step 99990/100000"
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=60)
+    display = LiveDisplay(console, "spiral train  a-model  " + "runs/x" * 30, pace, EVALUATED)
+    display.show(99_990, metrics)
+    narrow = Console(file=io.StringIO(), width=width)
+    narrow.print(display.render())
+    lines = narrow.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[1] == line, "one line of the screen, not wrapped"
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [(0.0, "0"), (0.031, "0.031"), (0.31, "0.31"), (3.14, "3.1"), (31.4, "31"), (1234.5, "1,234")],
+)
+def test_speeds_have_digits_that_say_something(per_second, text):
+    assert rate(per_second) == text
 
 
 def test_a_measurement_is_always_told():
@@ -119,7 +192,7 @@ def test_a_measurement_is_always_told():
     display = PlainDisplay(lines.append, Pace(1, 10, 8, clock))
     display.show(1, step_metrics())
     display.show(2, step_metrics(**EVALUATED))
-    assert lines[2] == (
+    assert lines[-1] == (
         "measured after step 2: tictactoe against random: win 75% draw 12% loss 12% illegal 0%;"
         " kuhn_poker: exploitability 0.2500\n"
     )
@@ -136,7 +209,7 @@ def test_live_display():
         clock.now += 3
         display.show(5, step_metrics(**learning))
     text = rendered(display.render())
-    assert "step 5/10  0:03 elapsed, 0:03 left  40 games" in text
+    assert "step 5/10  0:03 elapsed, 0:03 left  1,234 turns/s  5,678 tokens/s  40 games" in text
     assert "gradient norm 0.50  KL to reference 0.010  entropy 1.200  clipped 25.0%" in text
     assert "tictactoe against random: win 75%" in text
     assert "+0.50    60%     10%      0.0%             12" in text
@@ -168,9 +241,9 @@ def test_the_processes_of_a_run():
 
 def test_displays_of_a_cluster():
     metrics = step_metrics(**CLUSTER)
-    line = plain_line(5, metrics, Pace(1, 10, 8, Clock()))
-    assert "\n" not in line
-    assert line.endswith("  ".join(cluster_figures(metrics)))
+    lines = []
+    PlainDisplay(lines.append, Pace(1, 10, 8, Clock())).show(5, metrics)
+    assert [line[2:-1] for line in lines[1:]] == cluster_figures(metrics)
     display = LiveDisplay(Console(file=io.StringIO(), width=120), "spiral train", Pace(1, 10, 8, Clock()), EVALUATED)
     display.show(5, metrics)
     lines = rendered(display.render()).splitlines()
@@ -195,18 +268,67 @@ def test_before_and_after():
 
 
 def test_seats_that_collapsed():
-    fine = [step_metrics()] * 90
+    games = {"tictactoe/games": 64.0}
+    fine = [step_metrics(**games)] * 90
     assert collapsed_seats(fine) == []
     assert collapsed_seats([]) == []
-    assert collapsed_seats(fine + [step_metrics(illegal=(0.1, 0.6))] * 10) == [
+    assert collapsed_seats(fine + [step_metrics(illegal=(0.1, 0.6), **games)] * 10) == [
         "seat 1 of tictactoe collapsed: 60% of its moves are illegal"
     ]
-    assert collapsed_seats(fine + [step_metrics(returns=(-1.0, 1.0))] * 10) == [
+    assert collapsed_seats(fine + [step_metrics(returns=(-1.0, 1.0), **games)] * 10) == [
         "seat 0 of tictactoe collapsed: it always loses (mean return -1.00) and learns nothing"
     ]
-    assert collapsed_seats([step_metrics(returns=(-1.0, 1.0))] * 90 + fine) == [], "only the last tenth counts"
-    moving = [step_metrics(returns=(-0.9 - 0.1 * (step % 2) - 0.1, 1.0)) for step in range(100)]
+    assert collapsed_seats([step_metrics(returns=(-1.0, 1.0), **games)] * 90 + fine) == [], "only the last tenth counts"
+    moving = [step_metrics(returns=(-0.9 - 0.1 * (step % 2) - 0.1, 1.0), **games) for step in range(100)]
     assert collapsed_seats(moving) == [], "a return that still moves leaves something to learn from"
+
+
+@pytest.mark.parametrize(
+    ("steps", "games", "illegal", "told"),
+    [
+        (1, 768, 1.0, False),  # one step
+        (4, 768, 1.0, False),
+        (5, 4, 1.0, False),  # twenty games
+        (20, 19, 1.0, False),  # 95 games in the last five steps
+        (20, 20, 1.0, True),
+        (5, 20, 0.55, False),  # it may as well be less than half
+        (5, 400, 0.55, True),
+    ],
+)
+def test_a_few_games_raise_no_alarm(steps, games, illegal, told):
+    rows = [step_metrics(illegal=(illegal, 0.0), **{"tictactoe/games": float(games)})] * steps
+    lost = [step_metrics(returns=(-1.0, 1.0), **{"tictactoe/games": float(games)})] * steps
+    assert len(collapsed_seats(rows)) == told
+    assert len(collapsed_seats(lost)) == (steps >= 5 and games >= 20)
+    old = [{**row, "rollout/games": row["tictactoe/games"]} for row in rows]
+    for row in old:
+        del row["tictactoe/games"]
+    assert collapsed_seats(old) == collapsed_seats(rows), "runs of earlier versions"
+
+
+def test_what_was_never_known_has_not_collapsed():
+    rows = [step_metrics(illegal=(1.0, 0.0), **{"tictactoe/games": 64.0})] * 20
+    (warning,) = collapsed_seats(rows)
+    assert warning.startswith("seat 0 of tictactoe has not learned to move: 100% of its moves are illegal; show it an")
+    assert "collapsed" not in warning
+    assert games_not_known({"tictactoe": 0.89, "kuhn_poker": 0.2}) is None
+    assert games_not_known({"tictactoe": 0.97, "kuhn_poker": 0.2}).startswith(
+        "the model hardly makes a legal move in tictactoe (97% illegal), and learns little from forfeits; show it an"
+    )
+    assert "a (100% illegal), b (90% illegal)" in games_not_known({"a": 1.0, "b": 0.9})
+
+
+def test_a_game_is_shown_in_a_few_lines():
+    turns = [new_turn(seat % 2, action=action) for seat, action in enumerate(["0", "3", "1", "4", "2"])]
+    episode = new_episode((1.0, -1.0), turns)
+    lines, whole = game_excerpt(episode).splitlines(), game_text(episode).splitlines()
+    assert len(whole) > 25 >= len(lines)
+    assert lines[0] == whole[0]
+    assert lines[1] == f"(its last {len(lines) - 3} lines of {len(whole)})"
+    assert lines[3:] == whole[-(len(lines) - 3) :]
+    assert lines[-1].startswith("Result: seat 0 won")
+    short = new_episode((0.0, 0.0), [], outcome="truncated")
+    assert game_excerpt(short) == game_text(short)
 
 
 def test_a_game_in_words():

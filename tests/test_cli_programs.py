@@ -55,6 +55,20 @@ def test_a_module_that_runs_finds_them_beside_python(folder, monkeypatch):
     assert program("spiral") == "'my venv/bin/spiral'"
 
 
+def test_commands_say_again_where_python_finds_a_game(folder, monkeypatch):
+    (folder / "my_game.py").write_text("")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(folder / "spiral")])
+    for given, prefix in (("", ""), (".", "PYTHONPATH=. "), ("/nowhere:.", "PYTHONPATH=/nowhere:. "), ("/nowhere", "")):
+        monkeypatch.setenv("PYTHONPATH", given)
+        commands = next_commands("runs/r1", "my_game:Nim(heap=21)", [], ["my_game:Nim(heap=21)", "tictactoe"])
+        assert commands[0] == f"{prefix}./spiral play runs/r1 --game 'my_game:Nim(heap=21)'"
+        assert commands[1].startswith(f"{prefix}./spiral evaluate")
+        assert not next_commands("runs/r1", "tictactoe", [], ["tictactoe"])[0].startswith("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", ".")
+    assert next_commands("runs/r1", "openspiel/nim", [], ["openspiel/nim"])[0].startswith("./spiral")
+
+
 def test_what_is_nowhere_keeps_its_name(folder):
     (folder.parents[1] / "elsewhere" / "spiral").mkdir(parents=True)
     assert program("spiral") == "spiral"

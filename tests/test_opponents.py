@@ -213,8 +213,8 @@ def test_games_that_could_not_be_played_are_counted_and_end_a_run_that_has_no_ot
 
 def test_a_seat_that_loses_against_somebody_else_is_warned_of_after_some_steps():
     key = "tictactoe against minimax"
-    row = {f"{key}/return_seat_0": -1.0, f"{key}/illegal_seat_0": 0.0}
-    other = {f"{key}/return_seat_1": 0.0, f"{key}/illegal_seat_1": 0.0}
+    row = {f"{key}/return_seat_0": -1.0, f"{key}/illegal_seat_0": 0.0, f"{key}/games": 20.0}
+    other = {f"{key}/return_seat_1": 0.0, f"{key}/illegal_seat_1": 0.0, f"{key}/games": 20.0}
     assert collapsed_seats([row, other] * 10) == []
     (warning,) = collapsed_seats([row, other] * 60)
     assert warning.startswith("seat 0 of tictactoe against minimax collapsed: it always loses")

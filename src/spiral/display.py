@@ -8,23 +8,32 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from spiral.config import shortened
 from spiral.measures import Metrics
 from spiral.printable import printable
 from spiral.progress import duration
 from spiral.terminal import Terminal
 
 SECONDS_BETWEEN_LINES = 5.0
+"""Between lines about steps that are fast."""
+SLOW_STEP = 1.0
+"""Seconds of a step that always has a line of its own."""
+MAX_LINE = 160
+"""Characters of a line about a step."""
+MAX_NAME = 48
+"""Characters of a game's name in it."""
+BAR = 20
+"""Characters of the bar."""
 PLAIN_WIDTH = 120
 LEARNING = (
     ("gradient norm", "learner/grad_norm", "{:.2f}"),
@@ -97,12 +106,14 @@ def make_display(title: str, pace: Pace, evaluated: Metrics) -> Display:
 
 
 class PlainDisplay:
-    """One line every few seconds and at the last step."""
+    """A line for every slow step, every few seconds where steps are fast, and for the last one."""
 
     def __init__(self, write: Callable[[str], object], pace: Pace) -> None:
         self._write = write
         self._pace = pace
         self._next = 0.0
+        self._first: float | None = None
+        self._before = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -115,10 +126,21 @@ class PlainDisplay:
     def show(self, step: int, metrics: Metrics) -> None:
         """Writes a line when it is time, and whenever something was measured."""
         measured = evaluation_figures(metrics)
-        if step < self._pace.steps and self._pace.elapsed < self._next and not measured:
+        now = self._pace.elapsed
+        seconds, self._before = now - self._before, now
+        if step < self._pace.steps and now < self._next and seconds < SLOW_STEP and not measured:
             return
-        self._next = self._pace.elapsed + SECONDS_BETWEEN_LINES
+        self._next = now + SECONDS_BETWEEN_LINES
         self._write(plain_line(step, metrics, self._pace) + "\n")
+        for figures in cluster_figures(metrics):
+            self._write(f"  {figures}\n")
+        if metrics.get("rollout/not_played"):
+            self._write(f"warning: {not_played(metrics)}\n")
+        if self._first is None:
+            self._first = now
+            remaining = self._pace.remaining(step)
+            if step < self._pace.steps and remaining >= SECONDS_BETWEEN_LINES:
+                self._write(f"the first step took {duration(now)}; at this speed {duration(remaining)} are left\n")
         if metrics.get("sampler/gap_warning"):
             self._write(f"warning: {GAP_WARNING}\n")
         if measured:
@@ -157,9 +179,8 @@ class LiveDisplay:
             return Text(f"{self._title}: the first step is under way ({duration(self._pace.elapsed)})")
         step, metrics = self._last
         parts: list[RenderableType] = [
-            Text(self._title, style="bold"),
-            ProgressBar(total=self._pace.steps, completed=step, width=60),
-            Text(_progress(step, metrics, self._pace)),
+            Text(self._title, style="bold", no_wrap=True, overflow="ellipsis"),
+            Text(progress_line(step, metrics, self._pace, self._live.console.width), no_wrap=True),
             seat_table(metrics),
             Text("  ".join(learning_figures(metrics))),
             *(Text(line) for line in cluster_figures(metrics)),
@@ -271,32 +292,52 @@ def evaluation_figures(metrics: Metrics) -> list[str]:
 
 
 def plain_line(step: int, metrics: Metrics, pace: Pace) -> str:
-    """A step on one line."""
-    parts = [_progress(step, metrics, pace)]
-    for game, own in trained_seats(metrics).items():
-        seats = [
-            f"seat {seat} return {metrics[f'{game}/return_seat_{seat}']:+.2f}"
-            f" wins {metrics[f'{game}/win_seat_{seat}']:.0%}"
-            f" illegal {metrics[f'{game}/illegal_seat_{seat}']:.0%}"
-            f" tokens {metrics[f'{game}/response_length_seat_{seat}']:.0f}"
-            for seat in own
-        ]
-        parts.append(f"{game}: {', '.join(seats)}")
-    if metrics.get("rollout/not_played"):
-        parts.append(f"warning: {not_played(metrics)}")
-    return "  ".join([*parts, *learning_figures(metrics), *cluster_figures(metrics)])
+    """A step in at most `MAX_LINE` characters: how far, how fast, and as many results as there is room for.
+
+    A game's figures are those of both seats: `tictactoe +0.50/-0.50 illegal 0%/25%`.
+    """
+    line = progress_line(step, metrics, pace, MAX_LINE, bar=False)
+    games = [_seats_line(game, seats, metrics) for game, seats in trained_seats(metrics).items()]
+    for number, part in enumerate([*games, *learning_figures(metrics)]):
+        left = len(games) - number
+        more = f"  and {left} more" if left > 1 else ""
+        if len(line) + 2 + len(part) + len(more) > MAX_LINE:
+            return f"{line}  and {left} more" if left > 0 else line
+        line = f"{line}  {part}"
+    return line
 
 
-def _progress(step: int, metrics: Metrics, pace: Pace) -> str:
-    """Where the run stands and how fast it goes."""
+def _seats_line(game: str, seats: Sequence[int], metrics: Metrics) -> str:
+    """Mean return and illegal moves of the seats that learn."""
+    returns = "/".join(f"{metrics[f'{game}/return_seat_{seat}']:+.2f}" for seat in seats)
+    illegal = "/".join(f"{metrics[f'{game}/illegal_seat_{seat}']:.0%}" for seat in seats)
+    only = f" seat {seats[0]}" if len(seats) == 1 else ""
+    return f"{shortened(printable(game), MAX_NAME)}{only} {returns} illegal {illegal}"
+
+
+def progress_line(step: int, metrics: Metrics, pace: Pace, width: int, *, bar: bool = True) -> str:
+    """Where the run stands and how fast it goes, in at most `width` characters; the least important is left out."""
     parts = [
         f"step {step}/{pace.steps}",
         f"{duration(pace.elapsed)} elapsed, {duration(pace.remaining(step))} left",
+        f"{rate(metrics['time/turns_per_s'])} turns/s",
+        f"{rate(metrics['time/tokens_per_s'])} tokens/s",
         f"{step * pace.games_per_step:,} games",
-        f"{metrics['time/turns_per_s']:,.0f} turns/s",
-        f"{metrics['time/tokens_per_s']:,.0f} tokens/s",
     ]
-    return "  ".join(parts)
+    while len(parts) > 1 and len("  ".join(parts)) > width:
+        parts.pop()
+    text = "  ".join(parts)
+    if bar and len(text) + BAR + 2 <= width:
+        filled = round(BAR * step / pace.steps)
+        text = "━" * filled + "─" * (BAR - filled) + "  " + text
+    return text[:width]
+
+
+def rate(per_second: float) -> str:
+    """A speed with at least two digits that say something, such as 0.31 or 1,234."""
+    if per_second >= 10 or per_second <= 0:
+        return f"{per_second:,.0f}"
+    return f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2g}"
 
 
 def plain_table(*headers: str, numbers_from: int | None = None) -> Table:

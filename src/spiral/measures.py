@@ -21,7 +21,8 @@ Item = TypeVar("Item", Episode, Turn, Generation)
 def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> Metrics:
     """Metrics of one step under flat `group/name` keys; `times` holds the seconds of each phase.
 
-    Games that could not be played are counted, and left out of all else.
+    Games, turns and tokens of replies a second are all of the whole step's seconds. Games that could not be played are
+    counted, and left out of all else.
     """
     not_played = sum(episode.outcome == "not_played" for episode in episodes)
     episodes = [episode for episode in episodes if episode.outcome != "not_played"]
@@ -51,7 +52,7 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
     metrics["time/step_s"] = seconds
     metrics["time/games_per_s"] = len(episodes) / max(seconds, 1e-9)
     metrics["time/turns_per_s"] = len(turns) / max(seconds, 1e-9)
-    metrics["time/tokens_per_s"] = sum(lengths) / max(times.get("time/collect_s", 0.0), 1e-9)
+    metrics["time/tokens_per_s"] = sum(lengths) / max(seconds, 1e-9)
     return metrics
 
 
@@ -67,7 +68,8 @@ def _thinking_metrics(generations: Sequence[Generation]) -> Metrics:
 
 def _game_metrics(game: str, episodes: Sequence[Episode]) -> Metrics:
     """Return, wins, illegal moves and response length of each seat that learned in one kind of game."""
-    metrics: Metrics = {f"{game}/turns": sum(len(episode.turns) for episode in episodes) / len(episodes)}
+    metrics: Metrics = {f"{game}/games": float(len(episodes))}
+    metrics[f"{game}/turns"] = sum(len(episode.turns) for episode in episodes) / len(episodes)
     for seat in (0, 1):
         own = [episode for episode in episodes if seat in episode.learning_seats]
         if not own:

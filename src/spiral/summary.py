@@ -13,15 +13,24 @@ from rich.table import Table
 
 from spiral.display import plain_table, trained_seats
 from spiral.evaluation import Report
+from spiral.evaluation.statistics import wilson
 from spiral.games import State, load_game
-from spiral.records import AGAINST, Episode
+from spiral.records import Episode
 
 RATES = ("win", "draw", "loss", "not_lost")
 ILLEGAL_LIMIT = 0.5
 LOSS_LIMIT = -0.95
 SPREAD_LIMIT = 0.05
-LEAST_ROWS = 5
-"""Steps with games against somebody else before they say something."""
+MIN_STEPS, MIN_GAMES = 5, 100
+"""Steps with a game, and games in them, before they say something of a seat."""
+UNKNOWN_LIMIT = 0.9
+"""Share of illegal moves of a model that does not know a game."""
+REMEDY = (
+    "show it an example (prompt.example=true), leave out thinking (prompt.thinking=false), or start from a larger model"
+    " or one trained on examples of the game"
+)
+MAX_GAME_LINES = 25
+"""Lines of the game that is shown at the end."""
 
 
 def arena_table(before: Report, after: Report) -> Table:
@@ -63,30 +72,47 @@ def rate_text(result: Mapping[str, Any], rate: str) -> str:
 
 
 def collapsed_seats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning for every seat that stopped learning, judged by the last tenth of the steps.
+    """A warning for every seat that does not learn, judged by the last tenth of the steps and never by a few games.
 
-    Either more than half of its moves are illegal, or it loses practically every game: a mean return of -0.95 or
-    less (a lost game costs at least 1) that hardly changes from step to step, which leaves nothing to learn from.
+    Either more than half of its moves are illegal, by the lower bound of the share's 95% interval, or it loses
+    practically every game: a mean return of -0.95 or less (a lost game costs at least 1) that hardly changes from step
+    to step, which leaves nothing to learn from.
     """
-    tail = rows[-max(1, len(rows) // 10) :]
-    if not tail:
-        return []
+    tail = rows[-max(MIN_STEPS, len(rows) // 10) :]
     warnings = []
     for game, seats in trained_seats({key: value for row in tail for key, value in row.items()}).items():
         for seat in seats:
             played = [row for row in tail if f"{game}/return_seat_{seat}" in row]
-            if AGAINST in game and len(played) < LEAST_ROWS:
-                continue  # a few games against somebody else say nothing
+            # Runs of earlier versions have no games by kind.
+            games = sum(row.get(f"{game}/games", row.get("rollout/games", 0.0)) for row in played)
+            if len(played) < MIN_STEPS or games < MIN_GAMES:
+                continue
             illegal = statistics.fmean(row[f"{game}/illegal_seat_{seat}"] for row in played)
             returns = [row[f"{game}/return_seat_{seat}"] for row in played]
             mean = statistics.fmean(returns)
-            if illegal > ILLEGAL_LIMIT:
-                warnings.append(f"seat {seat} of {game} collapsed: {illegal:.0%} of its moves are illegal")
+            if wilson(illegal * games, games).low > ILLEGAL_LIMIT:
+                warnings.append(_illegal_seat(rows, game, seat, illegal))
             elif mean <= LOSS_LIMIT and statistics.pstdev(returns) < SPREAD_LIMIT:
                 warnings.append(
                     f"seat {seat} of {game} collapsed: it always loses (mean return {mean:+.2f}) and learns nothing"
                 )
     return warnings
+
+
+def _illegal_seat(rows: Sequence[Mapping[str, Any]], game: str, seat: int, illegal: float) -> str:
+    """A seat whose moves are mostly illegal: it never knew how to move, or it has forgotten."""
+    key = f"{game}/illegal_seat_{seat}"
+    if next(row[key] for row in rows if key in row) > ILLEGAL_LIMIT:
+        return f"seat {seat} of {game} has not learned to move: {illegal:.0%} of its moves are illegal; {REMEDY}"
+    return f"seat {seat} of {game} collapsed: {illegal:.0%} of its moves are illegal"
+
+
+def games_not_known(illegal: Mapping[str, float]) -> str | None:
+    """A warning for games in which a model makes hardly a legal move; `illegal` is a share of moves by game."""
+    unknown = [f"{game} ({share:.0%} illegal)" for game, share in illegal.items() if share >= UNKNOWN_LIMIT]
+    if not unknown:
+        return None
+    return f"the model hardly makes a legal move in {', '.join(unknown)}, and learns little from forfeits; {REMEDY}"
 
 
 def gap_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -115,6 +141,18 @@ def game_text(episode: Episode) -> str:
         parts.append(_news(seen.get(0, ""), state.observation(0)))
     parts.append(result_line(episode, ("seat 0", "seat 1")))
     return "\n\n".join(part for part in parts if part)
+
+
+def game_excerpt(episode: Episode) -> str:
+    """`game_text` in at most `MAX_GAME_LINES` lines: what it is, and how it ended."""
+    lines = game_text(episode).splitlines()
+    left_out = len(lines) - MAX_GAME_LINES
+    if left_out <= 0:
+        return "\n".join(lines)
+    kept = lines[-(MAX_GAME_LINES - 3) :]
+    while kept and not kept[0].strip():
+        kept.pop(0)
+    return "\n".join([lines[0], f"(its last {len(kept)} lines of {len(lines)})", "", *kept])
 
 
 def told_reply(who: str, reply: str, action: str | None) -> str:

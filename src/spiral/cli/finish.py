@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -13,47 +16,65 @@ from spiral.display import wide_console
 from spiral.launch import Run
 from spiral.run_directory import read_metrics, read_reports
 from spiral.seeds import derive_seed
-from spiral.summary import arena_table, collapsed_seats, exploitability_table, game_text, gap_warnings
+from spiral.summary import arena_table, collapsed_seats, exploitability_table, game_excerpt, gap_warnings
 
 
 def show_results(run: Run) -> None:
-    """The table before against after, warnings, one game, the files and what to try next."""
+    """One game, the files and warnings; last on the screen, what was learned and what to try next."""
     console, path = wide_console(), run.directory.path
-    _print_tables(console, run)
+    games = run.recipe.selfplay.games
+    shown = favourite(list(games))
+    episode = run.sample_game(shown, derive_seed(run.recipe.run.seed, "game shown at the end"))
+    console.print()
+    console.print(game_excerpt(episode), soft_wrap=True)
+    curve = draw_learning_curve(path)
+    console.print(f"\nRun directory: {path}\nLearning curves: {curve}\n", soft_wrap=True)
     rows = read_metrics(path)
     for warning in (*collapsed_seats(rows), *gap_warnings(rows)):
         console.print(f"Warning: {warning}.", style="bold yellow")
-    shown = favourite(list(run.recipe.selfplay.games))
-    episode = run.sample_game(shown, derive_seed(run.recipe.run.seed, "game shown at the end"))
-    console.print()
-    console.print(game_text(episode), soft_wrap=True)
-    curve = draw_learning_curve(path)
-    console.print(f"\nRun directory: {path}\nLearning curves: {curve}\n\nNext:", soft_wrap=True)
-    for command in next_commands(str(path), shown, run.recipe.evaluation.exploitability):
+    _print_tables(console, run)
+    console.print("Next:")
+    for command in next_commands(str(path), shown, run.recipe.evaluation.exploitability, list(games)):
         console.print(f"  {command}", soft_wrap=True)
 
 
 def _print_tables(console: Console, run: Run) -> None:
-    """Only what was measured."""
+    """Only what was measured; nothing where nothing was."""
     reports = read_reports(run.directory.path)
+    if not reports:
+        return
     (_, before), (step, after) = reports[0], reports[-1]
-    console.print(f"\nBefore training and after step {step}:\n")
+    if after.arena or after.exploitability:
+        console.print(f"Before training and after step {step}:\n")
     if after.arena:
         console.print(arena_table(before, after))
-        console.print(f"{after.arena[0]['episodes']} games each, half from each seat; 95% intervals in brackets.")
+        console.print(f"{after.arena[0]['episodes']} games each, half from each seat; 95% intervals in brackets.\n")
     if after.exploitability:
-        console.print()
         console.print(exploitability_table(before, after))
+        console.print()
 
 
-def next_commands(run: str, game: str, exact: list[str]) -> list[str]:
-    """What to try with the trained model."""
+def next_commands(run: str, game: str, exact: list[str], games: Sequence[str] = ()) -> list[str]:
+    """What to try with the trained model.
+
+    Where a game is a module of the working directory that Python was told of, each command tells it again.
+    """
     where = shlex.quote(run)
     opponent = "minimax" if game == FAVOURITE else "random"
-    spec, spiral = shlex.quote(game), program("spiral")
+    spec, spiral = shlex.quote(game), python_path([game, *games]) + program("spiral")
     commands = [
         f"{spiral} play {where} --game {spec}",
         f"{spiral} evaluate {where} --game {spec} --opponent {opponent}",
     ]
     commands += [f"{spiral} exploitability {where} --game {spec}" for spec in map(shlex.quote, exact[:1])]
     return [*commands, f"{program('tensorboard')} --logdir {where}"]
+
+
+def python_path(games: Sequence[str]) -> str:
+    """`PYTHONPATH=...` and a space where one of these games is found by it alone, and an empty text elsewhere."""
+    given = os.environ.get("PYTHONPATH", "")
+    folders = [Path(folder or ".") for folder in given.split(os.pathsep)] if given else []
+    modules = [game.partition(":")[0].split(".")[0] for game in games if ":" in game.partition("(")[0]]
+    places = [folder / module for folder in folders for module in modules]
+    found = any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
+    return f"PYTHONPATH={shlex.quote(given)} " if found else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -37,12 +38,15 @@ def section_tables() -> Iterator[tuple[Text, Table]]:
 
 def type_name(info: FieldInfo) -> str:
     """One short word for what a field takes."""
-    origin = get_origin(info.annotation)
+    kinds = [kind for kind in get_args(info.annotation) if kind is not type(None)]
+    optional = get_origin(info.annotation) is UnionType and len(kinds) == 1
+    annotation = kinds[0] if optional else info.annotation
+    origin = get_origin(annotation)
     if origin is Literal:
         return "choice"
     if origin is not None:
         return {list: "list", dict: "table"}[origin]
-    return str(getattr(info.annotation, "__name__", info.annotation))
+    return str(getattr(annotation, "__name__", annotation))
 
 
 def description(info: FieldInfo) -> str:
@@ -62,4 +66,6 @@ def _toml(default: Any) -> str:
         return "{ " + ", ".join(f"{key} = {value}" for key, value in default.items()) + " }"
     if isinstance(default, list | dict):
         return json.dumps(default)
+    if default is None:
+        return "left out"
     return str(default).lower() if isinstance(default, bool) else str(default)

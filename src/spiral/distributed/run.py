@@ -84,8 +84,6 @@ class ClusterRun:
             self._learners = self.learner.processes()
         if metrics.get("cluster/staleness"):
             metrics["sampler/gap_warning"] = 0.0
-        if self.recipe.cluster.schedule != "sync":
-            metrics["time/tokens_per_s"] = sum(rate for key, rate in metrics.items() if key.endswith("_tokens_per_s"))
         return metrics
 
     def close(self) -> None:
