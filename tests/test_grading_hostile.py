@@ -15,6 +15,7 @@ import spiral.text
 from spiral.evaluation.benchmarks import grade, grade_reply
 from spiral.evaluation.benchmarks.bounds import MAX_WORK, TooMuchWorkError, bounded_work, spend
 from spiral.evaluation.benchmarks.verdicts import grade_with
+from spiral.text import thinking
 
 
 def boxed(content):
@@ -79,10 +80,12 @@ def test_work_is_counted_and_bounded():
 
 def patterns():
     """Every compiled pattern of the modules that read replies, by its module and its text."""
+    yield "spiral.text.thinking", thinking._pattern()
     for package in (spiral.text, spiral.evaluation.benchmarks):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             for value in vars(importlib.import_module(module.name)).values():
-                for one in itertools.chain([value], *(value if isinstance(value, tuple) else ())):
+                pairs = [pair if isinstance(pair, tuple) else (pair,) for pair in value] if type(value) is tuple else []
+                for one in itertools.chain([value], *pairs):
                     if isinstance(one, re.Pattern) and isinstance(one.pattern, str):
                         yield module.name, one
 

@@ -29,7 +29,7 @@ from spiral.evaluation.benchmarks.bounds import spend
 from spiral.evaluation.benchmarks.normalise import clean, squeeze
 from spiral.evaluation.benchmarks.structure import Shape, is_thousands, shape
 from spiral.evaluation.benchmarks.tokens import FUNCTIONS
-from spiral.evaluation.benchmarks.units import Quantity, contradict, quantity
+from spiral.evaluation.benchmarks.units import Quantity, contradict, quantity, words_of
 from spiral.text.latex import undress
 
 Fallback = Callable[[str, str], bool]
@@ -190,7 +190,7 @@ def _singles_equal(expected: str, given: str, tolerance: float | None, fallback:
         return same_words(expected, given)
     if EMPTY_SET in (expected, given):
         return expected == given
-    one, other = quantity(expected), quantity(given)
+    one, other = quantity(expected), quantity(given, words_of(expected))
     if contradict(one, other) or _bases_differ(one, other) or _is_words(other.value):
         return False
     try:
