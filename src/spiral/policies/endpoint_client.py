@@ -163,6 +163,8 @@ class EndpointClient:
                 answer = await self._try(ask, again=again)
             except FailedError as failure:
                 again = True
+                if not failure.learnt:
+                    self._scouted.set()
                 self._reached = self._reached or not failure.unreachable
                 if failure.for_all:
                     self._given_up = failure.reason
@@ -170,7 +172,6 @@ class EndpointClient:
                     return self._fault(failure.reason, filtered=failure.filtered)
                 if failure.learnt:
                     continue
-                self._scouted.set()
                 late = not self._reached and time.monotonic() - begun > UNREACHABLE_SECONDS
                 if late or attempt == self._config.retries:
                     reason = f"{failure.reason}; given up after {attempt + 1} attempts"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import http.cookiejar
 import json
+import ssl
 import urllib.request
 import zlib
 from collections.abc import Mapping
@@ -81,10 +82,13 @@ class Transport:
         headers = {"User-Agent": "spiral-selfplay", "Content-Type": "application/json", "Accept": "application/json"}
         headers |= {"Accept-Encoding": "identity"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
         self._proxy = _proxy(config)
+        # Reading the system's certificates takes a while; without TLS nothing is trusted by them.
+        verify = config.base_url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._client = httpx2.AsyncClient(
             headers=headers,
             # What the environment says of proxies is not for this machine itself.
-            transport=httpx2.AsyncHTTPTransport(limits=httpx2.Limits()) if config.is_local else None,
+            transport=httpx2.AsyncHTTPTransport(verify=verify, limits=httpx2.Limits()) if config.is_local else None,
+            verify=verify,
             timeout=httpx2.Timeout(config.timeout_seconds, connect=min(CONNECT_SECONDS, 0.9 * config.timeout_seconds)),
             limits=httpx2.Limits(),
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
@@ -143,8 +147,8 @@ class Transport:
 
     def redirected(self, response: Response, url: str) -> str | None:
         """Where the same request is to be sent again, if that is on the same host; None for anywhere else."""
-        there = urljoin(url, response.headers.get("location", ""))
         try:
+            there = urljoin(url, response.headers.get("location", ""))
             same = _origin(there) == _origin(url)
         except ValueError:
             return None
