@@ -20,7 +20,6 @@ from spiral.run_directory import RunDirectory
 from spiral.run_evaluation import evaluate_run, sample_game
 from spiral.seating import Opponents
 from spiral.selfplay import SelfPlay, check_prompts
-from spiral.text import ChatCodec
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -80,7 +79,7 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
     loaded = load_language_model(source)
     if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
         recipe = recipe.model_copy(update={"prompt": loaded.prompt})
-    codec = ChatCodec(loaded.tokenizer, recipe.prompt)
+    codec = loaded.codec(recipe.prompt)
     directory = model_directory(source.path)
     policy = make_policy(
         recipe.engine,

@@ -37,7 +37,7 @@ from spiral.policies.hub import HUB_NAME
 from spiral.policies.known_models import known_config
 from spiral.policies.loading import LanguageModel, load_language_model, model_directory, saved_prompt
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
-from spiral.text import ChatCodec, PromptConfig
+from spiral.text import PromptConfig
 from spiral.theory import TabularPolicy
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
     sampling = effective_sampling(asked_by_itself(name) if options.asked_as is None else options.asked_as, options)
     engine = _engine(name, options, max(sampling.max_new_tokens, options.reply_tokens))
     loaded = load_language_model(where, weights=engine.kind == "transformers", cast=True)
-    codec = ChatCodec(loaded.tokenizer, _prompt(name, loaded, options))
+    codec = loaded.codec(_prompt(name, loaded, options))
     return make_policy(
         engine,
         loaded,

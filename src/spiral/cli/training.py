@@ -104,7 +104,8 @@ def _print_recipe(recipe: Recipe) -> None:
 def _plan_lines(recipe: Recipe) -> list[str]:
     """The plan. A hub model that cannot be asked for now is no reason to refuse the recipe."""
     from spiral.plan import check_plan, describe  # loads torch
-    from spiral.seating import local_tokenizer, model_config
+    from spiral.policies.loading import declared_ends
+    from spiral.seating import local_model, local_tokenizer, model_config
     from spiral.text import ChatCodec
 
     model = recipe.model.path
@@ -115,7 +116,9 @@ def _plan_lines(recipe: Recipe) -> list[str]:
             raise
         return [f"{model}: parameters not known: {error}"]
     tokenizer = local_tokenizer(model)
-    codec = None if tokenizer is None else ChatCodec(tokenizer, recipe.prompt)
+    codec = None
+    if tokenizer is not None:
+        codec = ChatCodec(tokenizer, recipe.prompt, declared_ends(str(local_model(model))))
     return describe(check_plan(recipe, config, codec=codec))
 
 

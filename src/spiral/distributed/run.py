@@ -31,7 +31,6 @@ from spiral.run_directory import RunDirectory
 from spiral.run_evaluation import evaluate_run, sample_game
 from spiral.seating import Opponents, model_config
 from spiral.selfplay import check_prompts
-from spiral.text import ChatCodec
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -157,7 +156,7 @@ def make_worker_policy(recipe: Recipe) -> LanguagePolicy:
         recipe.engine,
         loaded,
         model_directory(recipe.model.path),
-        ChatCodec(loaded.tokenizer, recipe.prompt),
+        loaded.codec(recipe.prompt),
         recipe.sampling,
         compute=recipe.model.compute,
         head=recipe.model.head,

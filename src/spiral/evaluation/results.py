@@ -227,6 +227,7 @@ def describe_player(name: str, policy: object) -> dict[str, Any]:
         "settings_sha256": settings_sha256(directory),
         "prompt": policy.codec.config.model_dump(),
         "chat_template": policy.codec.tokenizer.chat_template if policy.codec.config.template == "chat" else None,
+        "stop_tokens": sorted(policy.stop_ids),
         "sampling": policy.sampling.model_dump(),
         "engine": type(policy).__name__,
         "precision": policy.precision,

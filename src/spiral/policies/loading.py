@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from spiral.policies.config import ModelConfig
 from spiral.policies.hub import hub_model
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
-from spiral.text import PromptConfig
+from spiral.text import ChatCodec, PromptConfig
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,12 @@ class LanguageModel:
     """None where an engine of another process or package holds the weights."""
     tokenizer: Any
     prompt: PromptConfig | None
+    declared_ends: tuple[int, ...] = ()
+    """Ids that the model's generation configuration lists as ends of sequence."""
+
+    def codec(self, prompt: PromptConfig) -> ChatCodec:
+        """Puts games to this model as `prompt` says. Raises `ValueError` when its chat template cannot."""
+        return ChatCodec(self.tokenizer, prompt, self.declared_ends)
 
 
 def model_directory(name: str) -> str:
@@ -112,7 +118,59 @@ def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool
         if cast:
             cast_parameters(model, getattr(torch, config.compute))
         model = model.to(device).eval()
-    return LanguageModel(model=model, tokenizer=tokenizer, prompt=saved_prompt(directory))
+        _make_savable(model)
+    return LanguageModel(
+        model=model, tokenizer=tokenizer, prompt=saved_prompt(directory), declared_ends=declared_ends(directory)
+    )
+
+
+def _make_savable(model: Any) -> None:
+    """Leaves only the token ids of a generation configuration that transformers loads and then refuses to save.
+
+    Such as one with a temperature and without `do_sample`, which would lose a run at its first checkpoint.
+    """
+    given = model.generation_config
+    try:
+        given.validate(strict=True)
+    except ValueError:
+        ids = {name: getattr(given, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.generation_config = type(given)(**ids)
+
+
+def declared_ends(directory: str) -> tuple[int, ...]:
+    """The ids that end a sequence by a model's `generation_config.json`, or else by its `config.json`.
+
+    Read from the files, since a configuration without them has defaults that mean nothing to the model's tokenizer.
+
+    Raises:
+        ValueError: one of the files is damaged.
+    """
+    from transformers.utils import cached_file
+
+    for name in ("generation_config.json", "config.json"):
+        file = cached_file(
+            directory,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        ends = () if file is None else _ends_in(Path(file))
+        if ends:
+            return ends
+    return ()
+
+
+def _ends_in(file: Path) -> tuple[int, ...]:
+    """What a configuration file gives as `eos_token_id`, one id or a list."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        ends = values.get("eos_token_id", (values.get("text_config") or {}).get("eos_token_id"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({type(error).__name__}); expected a JSON object") from error
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in ends):
+        raise ValueError(f"{file}: eos_token_id is {ends}; expected a token's id, or a list of ids")
+    return tuple(ends)
 
 
 def save_prompt(directory: Path, prompt: PromptConfig) -> None:

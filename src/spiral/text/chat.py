@@ -28,7 +28,7 @@ from spiral.text.thinking import (
     thinking_tokens,
 )
 from spiral.text.tokens import any_of, special_tokens, template_tags
-from spiral.text.turn_ends import stop_token_ids
+from spiral.text.turn_ends import end_tokens
 
 CACHE_SIZE = 20_000
 LONGEST_CACHED = 64
@@ -70,7 +70,8 @@ class ChatCodec:
             )
         self.tokenizer = tokenizer
         self.config = config
-        self.stop_ids = stop_token_ids(tokenizer, declared_ends)
+        self.ends = end_tokens(tokenizer, declared_ends)
+        self.stop_ids = frozenset(end.id for end in self.ends)
         special, thinking = special_tokens(tokenizer), thinking_tokens(tokenizer)
         self._special = any_of({*special.values(), *template_tags(tokenizer), *delimiter_texts()})
         # Delimiters of thoughts belong to the text even where the tokenizer calls them special.

@@ -13,7 +13,7 @@ from spiral.text.chat_template import QUESTION, REPLY, render_chat, takes_system
 from spiral.text.prompts import PLAIN, PromptConfig
 from spiral.text.thinking import FAMILIES, opened_family
 from spiral.text.tokens import any_of, special_tokens
-from spiral.text.turn_ends import EndToken, end_tokens, ignored_ends
+from spiral.text.turn_ends import EndToken, ignored_ends
 
 USER_TEXT = "Which of the numbers 2 and 3 is even? Put your answer inside \\boxed{}."
 
@@ -101,7 +101,7 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
     report = TemplateReport(
         template=config.template,
         beginning=tuple(beginning),
-        ends=end_tokens(tokenizer, declared_ends),
+        ends=codec.ends,
         ignored_ends=tuple(_text(tokenizer, id_) for id_ in ignored_ends(tokenizer, declared_ends)),
         turn_end=_turn_end(tokenizer) if chat else PLAIN[config.template][1],
         generation_prompt=generation_prompt,
