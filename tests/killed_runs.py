@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pyarrow.parquet as pq
+import safetensors.torch
 import torch
 
 import spiral.learner.checkpoint
@@ -71,12 +72,12 @@ def _in_process(target: Callable[..., None], *arguments: object) -> int:
 
 def _start(path: Path, moment: str, settings: tuple[str, ...]) -> None:
     _prepare(moment)
-    execute(start(load_recipe("nano", settings), path), _show(moment))
+    execute(start(load_recipe("nano", settings), path), _show(moment)).close()
 
 
 def _resume(path: Path, moment: str, steps: int | None) -> None:
     _prepare(moment)
-    execute(resume(path, steps), _show(moment))
+    execute(resume(path, steps), _show(moment)).close()
 
 
 def _prepare(moment: str) -> None:
@@ -116,12 +117,27 @@ def _trap(module: Any, name: str, sprung: Callable[..., bool]) -> None:
 
 def _during_a_checkpoint() -> None:
     """At step 10, when the model is written and the optimizer is not."""
-    _trap(spiral.learner.checkpoint, "save_file", lambda tensors, path: "step-000010" in str(path))
+    _trap(safetensors.torch, "save_file", lambda tensors, path: "step-000010" in str(path))
 
 
 def _before_latest() -> None:
     """The checkpoint of step 10 is whole, but `latest` does not name it yet."""
     _trap(spiral.learner.checkpoint, "point_to", lambda link, target: target == "step-000010")
+
+
+def _before_the_first_checkpoint() -> None:
+    """The recipe is written, and nothing else."""
+    _trap(spiral.learner.checkpoint, "write_directory_atomically", lambda path, *_: path.name == "step-000000")
+
+
+def _during_the_first_checkpoint() -> None:
+    """When the model is written and the optimizer is not."""
+    _trap(safetensors.torch, "save_file", lambda tensors, path: "step-000000" in str(path))
+
+
+def _before_measuring() -> None:
+    """The checkpoint of step 0 is there, its measurement is not."""
+    _trap(RunDirectory, "save_report", lambda self, step, report: step == 0)
 
 
 def _during_an_episode_file() -> None:
@@ -166,6 +182,9 @@ def _during_games() -> None:
 TRAPS = {
     "during a checkpoint": _during_a_checkpoint,
     "before latest": _before_latest,
+    "before the first checkpoint": _before_the_first_checkpoint,
+    "during the first checkpoint": _during_the_first_checkpoint,
+    "before measuring": _before_measuring,
     "during an episode file": _during_an_episode_file,
     "during a metrics line": _during_a_metrics_line,
     "during games": _during_games,

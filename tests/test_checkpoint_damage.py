@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spiral.learner.checkpoint import checkpoint_step, verify_checkpoint
+from spiral.learner.checkpoint import checkpoint_state, verify_checkpoint
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',
@@ -126,7 +126,7 @@ def test_a_manifest_that_is_none(text: str, checkpoints: Path, tmp_path: Path) -
 
 def test_the_step_is_in_the_state_whatever_the_directory_is_called(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "latest", {**FILES, "state.json": b'{"version": 37}'})
-    assert checkpoint_step(path) == 37
+    assert checkpoint_state(path)["version"] == 37
     os.truncate(path / "state.json", 3)
     with pytest.raises(ValueError, match=r"state\.json does not match"):
-        checkpoint_step(path)
+        checkpoint_state(path)

@@ -11,7 +11,7 @@ import pytest
 import safetensors
 
 from commands import refused, spiral, tiny_run
-from spiral.run_directory import RunDirectory, read_metrics
+from spiral.run_directory import read_metrics, read_reports
 
 FILES = (
     "chat_template.jinja",
@@ -87,14 +87,16 @@ def test_the_checkpoint_before_is_as_good_as_it_was(trained, tmp_path):
     assert [row["step"] for row in read_metrics(path)] == [1, 2]
 
 
-@pytest.mark.parametrize("text", ["", "[run]\nsteps = 'two'", "[run", "\x00", "[nonsense]"])
+@pytest.mark.parametrize(
+    "text", ["", "[run]\nsteps = 'two'", "[run", "\x00", "[nonsense]", "# nothing", "[loss]\nclip = 0.3"]
+)
 def test_a_damaged_config(text, trained, tmp_path):
     path = shutil.copytree(trained, tmp_path / "run", symlinks=True)
     (path / "config.toml").write_text(text)
-    if text:
-        assert "config.toml" in refused("train", "--resume", "--run-dir", str(path))
-    else:
-        assert "was not started from nano" in refused("train", "nano", "--resume", "--run-dir", str(path))
+    left = hashes(path)
+    assert f"{path / 'config.toml'} " in refused("train", "--resume", "--run-dir", str(path)).replace(":", " ")
+    assert f"{path / 'config.toml'} " in refused("train", "nano", "--resume", "--run-dir", str(path)).replace(":", " ")
+    assert hashes(path) == left
 
 
 def disk_full(*_arguments, **_options):
@@ -108,8 +110,8 @@ def disk_full_in_safetensors(*_arguments, **_options):
 @pytest.mark.parametrize(
     ("target", "fault"),
     [
-        ("spiral.learner.checkpoint.save_file", disk_full),
-        ("spiral.learner.checkpoint.save_file", disk_full_in_safetensors),
+        ("safetensors.torch.save_file", disk_full),
+        ("safetensors.torch.save_file", disk_full_in_safetensors),
         ("spiral.learner.checkpoint.save_prompt", disk_full),
         ("spiral.learner.checkpoint.point_to", disk_full),
         ("spiral.storage.pq.write_table", disk_full),
@@ -150,22 +152,163 @@ def fill_the_disk_at_step_3(patch, target, fault):
 
 
 def test_a_disk_that_is_full_from_the_start(monkeypatch, tmp_path):
-    monkeypatch.setattr("spiral.learner.checkpoint.save_file", disk_full)
-    result = tiny_run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", disk_full)
+        result = tiny_run(tmp_path / "run")
     assert result.status == 1
+    command = f"spiral train --resume --run-dir {tmp_path / 'run'}"
     assert result.err.splitlines()[-1] == (
         f"spiral: cannot write to {tmp_path / 'run'}: some/file: No space left on device;"
-        f" there is no checkpoint yet; remove {tmp_path / 'run'} and start again"
+        f" there is no checkpoint yet; to begin again: {command}"
     )
+    assert spiral(*command.split()[1:]).status == 0
 
 
 def test_a_directory_that_cannot_be_made(monkeypatch, tmp_path):
     def denied(*_arguments, **_options):
         raise PermissionError(errno.EACCES, "Permission denied", "some/run")
 
-    monkeypatch.setattr(RunDirectory, "start", denied)
+    monkeypatch.setattr(Path, "mkdir", denied)
     result = tiny_run(tmp_path / "run")
     assert result.status == 1
     assert result.err.splitlines() == [
         f"spiral: cannot write to {tmp_path / 'run'}: some/run: Permission denied; choose another --run-dir"
     ]
+
+
+def resumed(path: Path, *arguments: str) -> list[str]:
+    """What a run says that goes on to step 3."""
+    result = spiral("train", "--resume", "--run-dir", str(path), "--steps", "3", *arguments)
+    assert result.status == 0, result
+    assert [row["step"] for row in read_metrics(path)][-1] == 3
+    return [line for line in result.err.splitlines() if line.startswith("warning: ")]
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run", symlinks=True)
+
+
+def test_a_damaged_line_of_metrics_costs_that_line(copied):
+    file = copied / "metrics.jsonl"
+    _, second = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b'{"step": 1, "x": \xff}\n' + second)
+    warnings = resumed(copied)
+    assert f"warning: {file}, line 1 is damaged and left out: no UTF-8 at byte 18" in warnings
+    assert f"warning: {file} lacks the rows of 1 steps: 1" in warnings
+    assert [row["step"] for row in read_metrics(copied)] == [2, 3]
+    assert file.read_bytes().splitlines(keepends=True)[0] == second
+
+
+def test_rows_that_are_whole_stay_as_they_are(copied):
+    """Also the last one, where an editor has taken the end of its line."""
+    file = copied / "metrics.jsonl"
+    content = file.read_bytes()
+    file.write_bytes(content.rstrip(b"\n"))
+    assert resumed(copied) == []
+    assert file.read_bytes().startswith(content)
+
+
+@pytest.mark.parametrize("step", ["000000", "000002"])
+def test_a_damaged_report_of_the_past_bars_nothing(step, copied):
+    file = copied / "evaluation" / f"step-{step}.json"
+    file.write_bytes(b"\xff\xfe")
+    assert any(f"{file} is not an evaluation report" in warning for warning in resumed(copied))
+    assert 3 in dict(read_reports(copied))
+
+
+def test_what_is_missing_beside_the_checkpoints_is_made_again(copied):
+    for name in ("evaluation", "episodes", "tensorboard"):
+        shutil.rmtree(copied / name)
+    (copied / "metrics.jsonl").unlink()
+    assert resumed(copied) == [f"warning: {copied / 'metrics.jsonl'} lacks the rows of 2 steps: 1, 2"]
+    assert (copied / "episodes" / "step-000003.parquet").is_file()
+
+
+STRANGERS = (
+    "checkpoints/step-000001.bak", "checkpoints/step-final", "checkpoints/step-000099 (copy)", "checkpoints/step-7",
+    "episodes/step-000002 (copy).parquet", "evaluation/step-000004-old.json", "evaluation/step-000099-mine",
+    "episodes/step-000099.parquet.bak", ".x.12.tmp/file", "checkpoints/.mine.writing",
+)  # fmt: skip
+
+
+def test_names_that_are_not_a_runs_own_are_left_alone(copied):
+    for name in STRANGERS:
+        (copied / name).parent.mkdir(exist_ok=True)
+        (copied / name).write_text("the user's own")
+    shutil.copytree(copied / "checkpoints" / "step-000001", copied / "checkpoints" / "step-000001.copy")
+    assert resumed(copied) == []
+    assert [name for name in STRANGERS if (copied / name).read_text() != "the user's own"] == []
+    assert (copied / "checkpoints" / "step-000001.copy" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "episodes", "evaluation", "checkpoints/step-000099"])
+def test_a_file_that_has_the_name_of_a_directory(name, copied):
+    if (copied / name).exists():
+        shutil.rmtree(copied / name)
+    (copied / name).write_text("in the way")
+    line = refused("train", "--resume", "--run-dir", str(copied), "--steps", "3")
+    assert line.startswith(f"{copied / name} is ")
+    assert line.endswith("move it away")
+
+
+def test_a_later_checkpoint_that_is_a_link_is_no_obstacle(copied, tmp_path):
+    """Taking it back removes the link, not what it names."""
+    root = copied / "checkpoints"
+    (root / "step-000002").rename(tmp_path / "moved")
+    (root / "step-000002").symlink_to(tmp_path / "moved")
+    (root / "latest").unlink()
+    (root / "latest").symlink_to("step-000001")
+    resumed(copied)
+    assert (tmp_path / "moved" / "manifest.json").is_file()
+    assert not (root / "step-000002").is_symlink()
+
+
+def test_an_edited_recipe_is_refused_key_by_key(copied):
+    file = copied / "config.toml"
+    text = file.read_text()
+    for old, new in (("epochs = 1", "epochs = 3"), ("seed = 0", "seed = 8"), ("tictactoe = 1", "tictactoe = 2")):
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        line = refused("train", "--resume", "--run-dir", str(copied), "--steps", "3")
+        key = old.partition(" ")[0].replace("tictactoe", "selfplay.games")
+        assert line.startswith(f"{file} is not as the run has written it: ")
+        assert f"{key} is " in line
+        assert line.endswith("settings stay through a run, so put them back, or start a new run")
+    file.write_text(text)
+    assert resumed(copied) == []
+
+
+def test_a_link_to_another_runs_checkpoint_is_refused(copied, trained):
+    latest = copied / "checkpoints" / "latest"
+    latest.unlink()
+    latest.symlink_to(trained / "checkpoints" / "step-000001")
+    line = refused("train", "--resume", "--run-dir", str(copied))
+    assert "which is no checkpoint of this run" in line
+
+
+def test_a_disk_without_links(monkeypatch, tmp_path):
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.symlink", refuse)
+    path = tmp_path / "run"
+    assert tiny_run(path).status == 0
+    assert (path / "checkpoints" / "latest").read_text() == "step-000002\n"
+    resumed(path)
+    assert (path / "checkpoints" / "latest").read_text() == "step-000003\n"
+    result = spiral("evaluate", str(path), "--game", "tictactoe", "--opponent", "random", "--episodes", "2", "--json")
+    assert result.json["episodes"] == 2
+
+
+def test_old_checkpoints_go_but_the_first_the_newest_and_what_is_not_the_runs_own(tmp_path):
+    path = tmp_path / "run"
+    assert tiny_run(path, run__keep_checkpoints="1").status == 0
+    root = path / "checkpoints"
+    assert sorted(found.name for found in root.iterdir()) == ["latest", "step-000000", "step-000002"]
+    shutil.copytree(root / "step-000002", root / "step-000002.bak")
+    (root / "step-000001").symlink_to(root / "step-000000")
+    resumed(path)
+    assert sorted(found.name for found in root.iterdir()) == [
+        "latest", "step-000000", "step-000001", "step-000002.bak", "step-000003",
+    ]  # fmt: skip

@@ -183,8 +183,9 @@ def test_only_the_length_may_change_on_resume(copied, tmp_path):
     assert "is not a run directory" in refused("train", "--resume", "--run-dir", str(tmp_path))
 
 
-def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(monkeypatch, tmp_path):
-    interrupt_after(monkeypatch, step=2)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_writes_a_checkpoint_and_says_how_to_go_on(stop, monkeypatch, tmp_path):
+    interrupt_after(monkeypatch, step=2, stop=stop)
     result = tiny_run(tmp_path / "my run", run__steps="6", run__checkpoint_every="100")
     assert result.status == 130
     last = result.err.splitlines()[-1]
@@ -197,8 +198,9 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(monkeypatch, tmp_path)
     assert [row["step"] for row in read_metrics(tmp_path / "my run")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_second_ctrl_c_stops_at_once(monkeypatch, tmp_path):
-    interrupt_after(monkeypatch, step=2, times=2)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_stop_ends_it_at_once(stop, monkeypatch, tmp_path):
+    interrupt_after(monkeypatch, step=2, times=2, stop=stop)
     result = tiny_run(tmp_path / "run", run__steps="6")
     assert result.status == 130
     assert result.err.splitlines()[-1].startswith(
@@ -206,13 +208,59 @@ def test_a_second_ctrl_c_stops_at_once(monkeypatch, tmp_path):
     )
 
 
-def test_ctrl_c_before_the_first_checkpoint(monkeypatch, tmp_path):
-    monkeypatch.setattr("spiral.run_evaluation.measure", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
-    result = tiny_run(tmp_path / "run")
+STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize(
+    ("target", "advice"),
+    [
+        ("spiral.run_evaluation.measure", "the last good checkpoint is step-000000; to go on: "),
+        ("safetensors.torch.save_file", "there is no checkpoint yet; to begin again: "),
+        ("spiral.local_run.load_language_model", "choose another --run-dir"),
+    ],
+)
+def test_stopped_before_the_first_step(target, advice, stop, monkeypatch, tmp_path):
+    """Nothing that is left bars the directory: the same command line begins again, with --resume and without."""
+    with monkeypatch.context() as patch:
+        patch.setattr(target, lambda *_, **__: os.kill(os.getpid(), stop))
+        result = tiny_run(tmp_path / "run")
     assert result.status == 130
-    assert result.err.splitlines()[-1].endswith(
-        f"there is no checkpoint yet; remove {tmp_path / 'run'} and start again"
-    )
+    assert f"spiral: interrupted at once; {advice}" in result.err.splitlines()[-1]
+    assert tiny_run(tmp_path / "run").status == 0
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2]
+    assert [step for step, _ in read_reports(tmp_path / "run")] == [0, 2]
+
+
+def test_one_command_line_serves_a_run_for_ever(monkeypatch, tmp_path):
+    """A new directory, an empty one, one stopped at any moment, and a finished run."""
+    path = tmp_path / "runs" / "mine"
+    command = ["train", "nano", "--run-dir", str(path), *tiny_settings(), "--steps", "3", "--resume"]
+    with monkeypatch.context() as patch:
+        patch.setattr("spiral.run_evaluation.measure", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        assert spiral(*command).status == 130
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, step=1, stop=signal.SIGTERM)
+        assert spiral(*command).status == 130
+    assert [step for step, _ in read_reports(path)] == [0], "measured before training all the same"
+    assert spiral(*command).status == 0
+    result = spiral(*command)
+    assert (result.status, "all 3 steps are done; to train on, add --steps" in result.err) == (0, True)
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
+    assert [step for step, _ in read_reports(path)] == [0, 3]
+
+
+def test_a_bad_setting_that_shows_late_does_not_bar_the_directory(tmp_path):
+    result = tiny_run(tmp_path / "run", benchmark__tasks="{gsm8k='/nosuch'}")
+    assert (result.status, "/nosuch" in result.err) == (2, True)
+    assert tiny_run(tmp_path / "run").status == 0
+    assert "gsm8k" not in (tmp_path / "run" / "config.toml").read_text()
+
+
+def test_a_refused_recipe_leaves_no_directory(tmp_path):
+    refused("train", "nano", "--run-dir", str(tmp_path / "runs" / "run"), "--model", "nonsense-model")
+    refused("train", "--resume", "--run-dir", str(tmp_path / "runs" / "run"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_in_a_process_of_its_own(tmp_path):
@@ -241,14 +289,14 @@ def test_in_a_process_of_its_own(tmp_path):
     assert state["step"] == step
 
 
-def interrupt_after(monkeypatch, step, times=1):
-    """Ctrl-C as soon as `step` is shown."""
+def interrupt_after(monkeypatch, step, times=1, stop=signal.SIGINT):
+    """Ctrl-C, or another stop, as soon as `step` is shown."""
     show = PlainDisplay.show
 
     def interrupting(self, at, metrics):
         show(self, at, metrics)
         if at == step:
             for _ in range(times):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), stop)
 
     monkeypatch.setattr(PlainDisplay, "show", interrupting)

@@ -12,8 +12,8 @@ from lock_holder import held_elsewhere
 from spiral.evaluation import NotPlayedError
 from spiral.evaluation.measurements import games_directory, measure_games
 from spiral.evaluation.results import LOCK
-from spiral.files import locked
 from spiral.games import load_game
+from spiral.locks import locked
 from spiral.policies import ScriptedPolicy, TurnReply, scripted_policy
 from spiral.storage import read_episodes
 

@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(killed: Path, uninterrupted:
         ("during games", 10, "checkpoints/step-000010/manifest.json"),
         ("during a metrics line", 10, "checkpoints/step-000010/manifest.json"),
         ("during an episode file", 5, "episodes/.step-000010.parquet.*.tmp"),
-        ("during a checkpoint", 5, "checkpoints/.step-000010.writing/model.safetensors"),
+        ("during a checkpoint", 5, "checkpoints/.step-000010.*.writing/model.safetensors"),
         ("before latest", 5, "checkpoints/step-000010/manifest.json"),
     ],
 )
@@ -160,10 +160,23 @@ def test_a_run_is_never_started_over_another(finished: Path, uninterrupted: Path
     assert_same(finished, uninterrupted)
 
 
-def test_a_run_killed_before_its_first_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
-    RunDirectory(tmp_path).start({"run": {"steps": 3}})
-    with pytest.raises(ValueError, match="has no checkpoint to resume from; start the run again in another directory"):
-        resume(tmp_path)
+@pytest.mark.parametrize("moment", ["before the first checkpoint", "during the first checkpoint", "before measuring"])
+def test_a_run_killed_before_its_first_step_is_begun_again(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert run(path, moment) == KILLED
+    assert (path / "config.toml").is_file()
+    assert (path / "checkpoints" / "step-000000").is_dir() == (moment == "before measuring")
+    assert not (path / "evaluation" / "step-000000.json").exists()
+    assert go_on(path) == 0
+    assert_same(path, uninterrupted)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(finished: Path, uninterrupted: Path) -> None:
+    """Its results are worth more than the command line."""
+    shutil.rmtree(finished / "checkpoints")
+    with pytest.raises(ValueError, match="has no checkpoint to resume from, but results of steps; put its checkpoints"):
+        resume(finished)
+    assert metrics_rows(finished) == metrics_rows(uninterrupted)
 
 
 def test_going_back_takes_back_everything_after(finished: Path) -> None:

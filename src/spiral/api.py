@@ -6,7 +6,6 @@ The parts (games, theory, the game loop, evaluation) are called where they are; 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from spiral.launch import resume as resume_run
 from spiral.measures import Metrics
 from spiral.policies import Policy
 from spiral.recipe import Recipe, load_recipe
+from spiral.run_directory import RunDirectory
 from spiral.run_directory import read_metrics as metrics_rows
 from spiral.seating import SeatOptions, seat_policy
-
-_EPISODES = re.compile(r"step-(\d+)\.parquet")
+from spiral.steps import numbered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,17 +50,19 @@ def train(
         recipe: A built-in recipe's name or a TOML file.
         run_dir: Where the run's files go. Its last checkpoint is a MODEL for everything that takes one.
         steps: Training steps, in place of the recipe's `run.steps`.
-        resume: Go on from the run's last checkpoint. Its settings, `steps` apart, have to be those given here.
+        resume: Go on from the run's last checkpoint; where there is no run yet, begin one. Its settings, `steps` apart,
+            have to be those given here.
         overrides: Settings as on the command line, such as `"learner.epochs=1"`.
         show: Called with the step and its metrics after every step.
 
     Raises:
-        ValueError: The recipe is wrong, the run does not fit this machine, or the directory already holds a run.
-        spiral.run_directory.RunStopped: Ctrl-C; there is a checkpoint, and `resume=True` goes on from it.
+        ValueError: The recipe is wrong, the run does not fit this machine, or the directory already holds a run, or
+            another process has it.
+        spiral.run_directory.RunStopped: Ctrl-C or SIGTERM; there is a checkpoint, and `resume=True` goes on from it.
     """
     given = load_recipe(str(recipe), [*overrides, *([f"run.steps={steps}"] if steps is not None else [])])
     path = Path(run_dir)
-    if resume:
+    if resume and RunDirectory(path).begun():
         changed = differences(saved_recipe(path), given)
         if changed:
             raise ValueError(f"a run goes on with its own settings: {'; '.join(changed.values())}")
@@ -100,8 +101,7 @@ def read_episodes(run_dir: str | Path) -> list[dict[str, Any]]:
 
     The other columns are those of the Parquet files in `RUN_DIR/episodes`.
     """
-    found = [(_EPISODES.fullmatch(file.name), file) for file in (Path(run_dir) / "episodes").glob("step-*.parquet")]
-    files = sorted((int(name[1]), file) for name, file in found if name)
+    files = numbered(Path(run_dir) / "episodes", ".parquet")
     return [{"step": step, **row} for step, file in files for row in pq.read_table(file).to_pylist()]
 
 

@@ -5,14 +5,14 @@ Everything here is wiring. What a step does is in `loop.py`; what it leaves on d
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import logging
-import signal
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 from spiral.cluster import ClusterConfig
@@ -20,19 +20,23 @@ from spiral.credit import RoleBaselines
 from spiral.distributed.faults import LearnerLostError
 from spiral.distributed.run import assemble_cluster
 from spiral.evaluation import Report
-from spiral.learner.checkpoint import checkpoint_step, latest_checkpoint
+from spiral.learner.checkpoint import STATE, checkpoint_state
 from spiral.local_run import assemble_local
 from spiral.loop import Collector, Updater, train
 from spiral.measures import Metrics
 from spiral.plan import check_plan, check_runnable
 from spiral.recipe import Recipe, validate_recipe
 from spiral.records import Episode
-from spiral.run_directory import RunDirectory, RunRecorder, read_reports
+from spiral.run_directory import RunDirectory, RunRecorder, lasting_settings, read_reports
+from spiral.run_lock import hold_run, run_held
 from spiral.seating import model_config
+from spiral.steps import checkpoints_in, latest_checkpoint
+from spiral.stopping import stop_requests
 
 logger = logging.getLogger(__name__)
 
 Show = Callable[[int, Metrics], None]
+MENDING = "put a good copy in its place; `spiral train RECIPE --dry-run` prints that of a recipe"
 
 
 class Run(Protocol):
@@ -73,12 +77,12 @@ class Run(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends what the run has started."""
+        """Ends what the run has started, and lets go of its directory."""
         ...
 
 
 def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
-    """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_step` has found whole.
+    """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_state` has found whole.
 
     Raises `ValueError` for what does not fit.
     """
@@ -88,45 +92,67 @@ def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
 
 
 def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) -> Run:
-    """A new run in an empty directory; measures the untrained policy and keeps its checkpoint as step 0.
+    """A new run; keeps the untrained policy as the checkpoint of step 0 and measures it.
 
-    `ready()` is called when all that can be wrong with the recipe is behind us, before the first measurement.
+    The directory is new or empty, or holds a run that has done no step: that one is begun again. `ready()` is called
+    when all that can be wrong with the recipe is behind us, before the first measurement. Raises `ValueError` for what
+    does not fit, `RunHeldError` where another process has the directory.
     """
-    directory = RunDirectory(path)
-    directory.refuse_existing()
-    check_runnable(recipe, recipe.cluster.learner_workers)
-    check_plan(recipe, model_config(recipe.model.path), this_machine=True)
-    run = assemble(recipe, path)
-    with _closed_on_error(run):
-        run.check_prompts()
-        directory.start(run.recipe.model_dump())
-        ready()
-        directory.save_report(0, run.measure(0))
-        run.save(0)
+    with contextlib.ExitStack() as held:
+        held.enter_context(run_held(path))
+        RunDirectory(path).refuse_existing()
+        check_runnable(recipe, recipe.cluster.learner_workers)
+        check_plan(recipe, model_config(recipe.model.path), this_machine=True)
+        run = assemble(recipe, path)
+        with _closed_on_error(run):
+            run.directory.lock = hold_run(path)
+            run.check_prompts()
+            run.directory.start(run.recipe.model_dump())
+            run.save(0)
+            ready()
+            run.directory.save_report(0, run.measure(0))
     return run
 
 
-def resume(path: Path, steps: int | None = None, cluster: ClusterConfig | None = None) -> Run:
+def resume(
+    path: Path, steps: int | None = None, cluster: ClusterConfig | None = None, ready: Callable[[], None] = lambda: None
+) -> Run:
     """The run in `path` at its last checkpoint, with `steps` and `cluster` in place of the recipe's when given.
 
-    Raises `ValueError` when there is no run, no checkpoint, or a damaged one.
+    A run that has no checkpoint yet is begun again. `ready()` is called before the measurement of a policy that was not
+    measured before training. Raises `ValueError` when there is no run, or a damaged one, `RunHeldError` where another
+    process has it.
     """
-    recipe = saved_recipe(path)
-    checkpoint = latest_checkpoint(path / "checkpoints")
-    if checkpoint is None:
-        raise ValueError(_no_checkpoint(path))
-    done = checkpoint_step(checkpoint)
-    if steps is not None and steps < done:
-        raise ValueError(f"got --steps {steps}, but the run in {path} has done {done} already; expected {done} or more")
-    if steps is not None:
-        recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": steps})})
-    if cluster is not None:
-        hardware = recipe.hardware.model_copy(update={"devices": cluster.learner_workers})
-        recipe = recipe.model_copy(update={"cluster": cluster, "hardware": hardware})
-    run = assemble(recipe, path, checkpoint)
-    with _closed_on_error(run):
-        run.directory.take_back(run.learner.version)
-        run.directory.write_config(recipe.model_dump())
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a run directory: there is no such directory")
+    with contextlib.ExitStack() as held:
+        held.enter_context(run_held(path))
+        directory = RunDirectory(path)
+        directory.refuse_foreign()
+        recipe = saved_recipe(path)
+        checkpoint = latest_checkpoint(directory.checkpoints)
+        if checkpoint is None and (directory.done_steps() or checkpoints_in(directory.checkpoints)):
+            raise ValueError(_no_checkpoint(path))
+        done = -1 if checkpoint is None else int(checkpoint_state(checkpoint)["version"])
+        if steps is not None and steps < done:
+            raise ValueError(
+                f"got --steps {steps}, but the run in {path} has done {done} already; expected {done} or more"
+            )
+        if steps is not None:
+            recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": steps})})
+        if cluster is not None:
+            hardware = recipe.hardware.model_copy(update={"devices": cluster.learner_workers})
+            recipe = recipe.model_copy(update={"cluster": cluster, "hardware": hardware})
+        if checkpoint is None:
+            return start(recipe, path, ready)
+        run = assemble(recipe, path, checkpoint)
+        with _closed_on_error(run):
+            run.directory.lock = hold_run(path)
+            run.directory.take_back(run.learner.version)
+            run.directory.write_config(recipe.model_dump())
+            if done == 0 and 0 not in dict(read_reports(path)):
+                ready()
+                run.directory.save_report(0, run.measure(0))
     return run
 
 
@@ -141,51 +167,89 @@ def _closed_on_error(run: Run) -> Iterator[None]:
 
 
 def _no_checkpoint(path: Path) -> str:
-    """What to do where `latest` names no checkpoint."""
-    others = sorted((path / "checkpoints").glob("step-*"))
+    """What to do where `latest` names no checkpoint of a run that has done steps."""
+    root = path / "checkpoints"
+    others = checkpoints_in(root)
     if others:
-        return f"{path}/checkpoints/latest names no checkpoint; to go on, make it a link to {others[-1].name}"
-    return f"{path} has no checkpoint to resume from; start the run again in another directory"
+        last = others[-1][1].name
+        return f"{root}/latest names no checkpoint; to go on, make it a link to {last} (or a file that holds this name)"
+    return (
+        f"{path} has no checkpoint to resume from, but results of steps; put its checkpoints back, or start the run"
+        " again in another directory"
+    )
 
 
 def saved_recipe(path: Path) -> Recipe:
-    """The recipe that a run directory was started with."""
+    """The recipe that a run directory was started with.
+
+    Raises `ValueError` when there is none, when it is damaged, and when it differs from what the last checkpoint holds
+    of it (`run_directory.lasting_settings`).
+    """
     file = RunDirectory(path).config_file
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
+    except FileNotFoundError as error:
         raise ValueError(f"{path} is not a run directory: there is no {file.name} in it") from error
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    return validate_recipe(values, str(file))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: {error}; {MENDING}") from error
+    if "run" not in values:
+        raise ValueError(f"{file} is damaged: it has no section [run]; {MENDING}")
+    recipe = validate_recipe(values, str(file))
+    edited = _edited(recipe, path)
+    if edited:
+        raise ValueError(
+            f"{file} is not as the run has written it: {'; '.join(edited)}; settings stay through a run, so put them"
+            " back, or start a new run"
+        )
+    return recipe
+
+
+def _edited(recipe: Recipe, path: Path) -> list[str]:
+    """Where a recipe differs from that in the last checkpoint, if that holds one and is of this version."""
+    checkpoint = latest_checkpoint(path / "checkpoints")
+    if checkpoint is None:
+        return []
+    try:
+        kept = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["recipe"]
+        lasting = lasting_settings(validate_recipe(kept, str(checkpoint / STATE)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.debug("%s holds no recipe: %s", checkpoint, error)
+        return []
+    return [
+        f"{section}.{key} is {value!r} there and {lasting[section][key]!r} in the last checkpoint"
+        for section, values in lasting_settings(recipe).items()
+        for key, value in values.items()
+        if value != lasting[section][key]
+    ]
 
 
 def execute(run: Run, show: Show) -> Run:
-    """Trains to the last step. Ctrl-C finishes the step, writes a checkpoint and raises `RunStopped`.
+    """Trains to the last step. Ctrl-C or SIGTERM finishes the step, writes a checkpoint and raises `RunStopped`.
 
     Where the learner is lost, the run goes on from its last checkpoint, as often as `cluster.restarts` allows. Returns
     the run that came to the end, which is still to be closed; one that fails is closed here. A run shortened to the
     steps it has done is only measured, so that its last report is of its last step.
     """
     losses = 0
-    while True:
-        try:
-            with _closed_on_error(run):
-                _train(run, show)
-            return run
-        except LearnerLostError as error:
-            losses += 1
-            if losses > run.recipe.cluster.restarts:
-                raise
-            logger.warning("%s; the run goes back to its last checkpoint (%d times so far)", error, losses)
-            run = resume(run.directory.path)
+    with run_held(run.directory.path):  # also between losing the learner and going back
+        while True:
+            try:
+                with _closed_on_error(run):
+                    _train(run, show)
+                return run
+            except LearnerLostError as error:
+                losses += 1
+                if losses > run.recipe.cluster.restarts:
+                    raise
+                logger.warning("%s; the run goes back to its last checkpoint (%d times so far)", error, losses)
+                run = resume(run.directory.path)
 
 
 def _train(run: Run, show: Show) -> None:
     done = run.learner.version
     if done == run.recipe.run.steps and done not in dict(read_reports(run.directory.path)):
         run.directory.save_report(done, run.measure(done))
-    with _interruptible() as stop_requested:
+    with stop_requests() as stop_requested:
         recorder = RunRecorder(
             run.directory,
             run.recipe,
@@ -212,21 +276,3 @@ def _spared_from_collection() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to stop after the step; a second one stops at once."""
-    asked = False
-
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -16,7 +16,7 @@ from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import LanguageModel, load_language_model, model_directory
 from spiral.recipe import Recipe
 from spiral.records import Episode
-from spiral.run_directory import RunDirectory
+from spiral.run_directory import RunDirectory, lasting_settings
 from spiral.run_evaluation import evaluate_run, sample_game
 from spiral.seating import Opponents
 from spiral.selfplay import SelfPlay, check_prompts
@@ -43,8 +43,9 @@ class LocalRun:
             learner=self.learner,
             tokenizer=self.language_model.tokenizer,
             prompt=self.recipe.prompt,
-            state={"step": step, "baselines": self.baselines.state_dict()},
+            state={"step": step, "baselines": self.baselines.state_dict(), "recipe": lasting_settings(self.recipe)},
             keep=self.recipe.run.keep_checkpoints,
+            check=self.directory.check,
         )
 
     def measure(self, step: int) -> Report:
@@ -64,12 +65,15 @@ class LocalRun:
         return {}
 
     def close(self) -> None:
-        """Gives the engine's memory back."""
-        self.policy.close()
+        """Gives the engine's memory back, and lets go of the directory."""
+        try:
+            self.policy.close()
+        finally:
+            self.directory.release()
 
 
 def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> LocalRun:
-    """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_step` has found whole.
+    """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_state` has found whole.
 
     Raises `ValueError` for what does not fit.
     """

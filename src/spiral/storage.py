@@ -57,20 +57,25 @@ def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
             for index, turn in enumerate(episode.turns)]  # fmt: skip
     columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
     table = pa.table(columns, schema=SCHEMA)
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    write_atomically(
+        path, lambda temporary: pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    )
 
 
 def read_episodes(path: Path) -> list[Episode]:
-    """The episodes of a file. Raises `ValueError` when it cannot be read or is of an unknown version."""
+    """The episodes of a file. Raises `ValueError` when it cannot be read, is damaged, or is of an unknown version."""
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(path, page_checksum_verification=True)
+        version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"cannot read episodes from {path}: {str(error).splitlines()[0]}") from error
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version not in READ_VERSIONS:
         raise ValueError(f"{path} has schema version {version}; this spiral reads {', '.join(READ_VERSIONS)}")
-    grouped = itertools.groupby(table.to_pylist(), key=lambda row: row["episode"])
-    return [_episode(list(rows)) for _, rows in grouped]
+    try:
+        grouped = itertools.groupby(table.to_pylist(), key=lambda row: row["episode"])
+        return [_episode(list(rows)) for _, rows in grouped]
+    except (pa.ArrowException, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any]:

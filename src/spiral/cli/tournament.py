@@ -16,6 +16,7 @@ from spiral.cli.listing import print_json
 from spiral.display import plain_table, wide_console
 from spiral.games import Game, load_game
 from spiral.progress import Progress, progress_shown
+from spiral.steps import checkpoints_in
 
 if TYPE_CHECKING:
     from spiral.evaluation.tournament import Bench, Pairing  # loads torch
@@ -108,7 +109,7 @@ def tournament(
 
 def history(run: Path, most: int) -> list[str]:
     """Up to `most` checkpoints of a run, evenly from the first to the last, and random play."""
-    found = sorted(path for path in (run / "checkpoints").glob("step-*") if (path / "config.json").is_file())
+    found = [path for _, path in checkpoints_in(run / "checkpoints") if (path / "config.json").is_file()]
     if not found:
         raise ValueError(f"run directory {str(run)!r} holds no checkpoint yet; expected {run / 'checkpoints'}/step-*")
     count = min(most, len(found))

@@ -17,12 +17,12 @@ from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
 from spiral.cli.programs import program
 from spiral.display import Pace, make_display, wide_console
 from spiral.printable import printable
+from spiral.stopping import stops_interrupt
 from spiral.user_code import UserCodeError
 
 if TYPE_CHECKING:
     from spiral.launch import Run
     from spiral.recipe import Recipe
-
 
 SPREAD = ("cluster.", "hardware.devices")
 """Settings of how a run is spread over processes; a run may go on spread otherwise."""
@@ -52,7 +52,9 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, in place of run.steps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of run.seed.")] = None,
     model: Annotated[str | None, typer.Option(help="In place of model.path.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint; begin where there is no run yet.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and what it takes.")] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
@@ -60,7 +62,8 @@ def train(
 ) -> None:
     """Train a model by self-play, measure it before and after, and show what it has learned.
 
-    The run directory keeps everything. Ctrl-C finishes the step under way, writes a checkpoint and says how to go on.
+    The run directory keeps everything. Ctrl-C or SIGTERM finishes the step under way, writes a checkpoint and says how
+    to go on. With --resume one command line begins a run and goes on with it, however often it is stopped.
     """
     overrides = list(settings or [])
     for key, value in (("run.steps", steps), ("run.seed", seed), ("model.path", model)):
@@ -69,7 +72,8 @@ def train(
     if resume:
         if dry_run:
             raise ValueError("got --resume and --dry-run; expected one of them")
-        _resume(recipe, overrides, run_dir, steps)
+        with stops_interrupt():
+            _resume(recipe, overrides, run_dir, steps)
         return
     if recipe is None:
         raise ValueError("which recipe? give a name that `spiral recipes` lists, or a .toml file")
@@ -77,7 +81,8 @@ def train(
     if dry_run:
         _print_recipe(loaded)
         return
-    _start(loaded, run_dir or default_run_dir(recipe, loaded))
+    with stops_interrupt():
+        _start(loaded, run_dir or default_run_dir(recipe, loaded))
 
 
 def default_run_dir(name: str, recipe: Recipe) -> Path:
@@ -132,27 +137,45 @@ def _start(recipe: Recipe, path: Path) -> None:
 
     from spiral.launch import start  # loads torch
     from spiral.run_directory import RunDirectory
+    from spiral.run_lock import run_held
 
-    RunDirectory(path).refuse_existing()
+    with _stops_explained(path), run_held(path):
+        RunDirectory(path).refuse_existing()
+        _execute(start(recipe, path, lambda: _ready(recipe, path)))
 
-    def ready() -> None:
-        _announce(path)
-        _tell(f"measuring {recipe.model.path} before training")
 
-    with _stops_explained(path):
-        _execute(start(recipe, path, ready))
+def _ready(recipe: Recipe, path: Path) -> None:
+    _announce(path)
+    _tell(f"measuring {recipe.model.path} before training")
 
 
 def _resume(name: str | None, overrides: list[str], run_dir: Path | None, steps: int | None) -> None:
     """On from the last checkpoint; only the number of steps and the processes may change."""
+    from spiral.run_directory import RunDirectory  # loads torch
+    from spiral.run_lock import run_held
+
+    loaded = _load(name, overrides) if name else None
+    if run_dir is None:
+        if name is None or loaded is None:
+            raise ValueError("which run? add --run-dir DIR, or give the recipe that the run was started from")
+        run_dir = default_run_dir(name, loaded)
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ValueError(f"--run-dir {run_dir} is a file; expected a run directory")
+    if not run_dir.exists() and loaded is None:
+        raise ValueError(f"there is no run in {run_dir}: no such directory; to begin one, give its recipe as well")
+    with _stops_explained(run_dir), run_held(run_dir):
+        if loaded is not None and not RunDirectory(run_dir).begun():
+            _start(loaded, run_dir)
+        else:
+            _go_on(name, overrides, run_dir, steps)
+
+
+def _go_on(name: str | None, overrides: list[str], run_dir: Path, steps: int | None) -> None:
+    """`_resume`, where there is a run."""
     from spiral.api import differences  # loads torch
     from spiral.launch import resume, saved_recipe
     from spiral.recipe import validate_recipe, with_overrides
 
-    if run_dir is None:
-        if name is None:
-            raise ValueError("which run? add --run-dir DIR, or give the recipe that the run was started from")
-        run_dir = default_run_dir(name, _load(name, overrides))
     saved = saved_recipe(run_dir)
     named = {override.partition("=")[0].strip() for override in overrides}
     spread = any(key.startswith(SPREAD) for key in named)
@@ -167,12 +190,20 @@ def _resume(name: str | None, overrides: list[str], run_dir: Path | None, steps:
     if asked:
         raise ValueError(f"with --resume only --steps and cluster settings may change: {'; '.join(asked)}")
     changed = {key: text for key, text in changed.items() if not (spread and key.startswith(SPREAD))}
-    with _stops_explained(run_dir):
-        run = resume(run_dir, steps, given.cluster if spread else None)
+    told: list[Path] = []
+
+    def ready() -> None:
+        _ready(saved, run_dir)
+        told.append(run_dir)
+
+    run = resume(run_dir, steps, given.cluster if spread else None, ready)
+    if not told:
         _announce(run_dir)
-        if changed:
-            _tell(f"going on with the run's own settings, not those of {name}: {'; '.join(changed.values())}")
-        _execute(run)
+    if run.learner.version == run.recipe.run.steps:
+        _tell(f"all {run.recipe.run.steps} steps are done; to train on, add --steps with a larger number")
+    if changed:
+        _tell(f"going on with the run's own settings, not those of {name}: {'; '.join(changed.values())}")
+    _execute(run)
 
 
 def _execute(run: Run) -> None:
@@ -184,9 +215,11 @@ def _execute(run: Run) -> None:
     recipe, path = run.recipe, run.directory.path
     pace = Pace(run.learner.version + 1, recipe.run.steps, recipe.selfplay.episodes_per_step)
     reports = read_reports(path)
+    before = reports[-1][1].metrics() if reports else {}
     try:
-        with make_display(f"spiral train  {recipe.model.path}  {path}", pace, reports[-1][1].metrics()) as display:
+        with make_display(f"spiral train  {recipe.model.path}  {path}", pace, before) as display:
             run = execute(run, display.show)
+        run.directory.check()
         show_results(run)
     finally:
         run.close()
@@ -200,6 +233,7 @@ def _stops_explained(path: Path) -> Iterator[None]:
     from spiral.distributed.faults import ClusterError
     from spiral.learner.group import GroupError
     from spiral.learner.optimizer import TrainingDivergedError
+    from spiral.locks import LockLostError
     from spiral.run_directory import RunStopped
 
     try:
@@ -209,6 +243,8 @@ def _stops_explained(path: Path) -> Iterator[None]:
         raise Stopped(message, INTERRUPTED) from stop
     except KeyboardInterrupt as error:
         raise Stopped(f"interrupted at once; {_how_to_go_on(path)}", INTERRUPTED) from error
+    except LockLostError as error:
+        raise Stopped(f"{error}; it has stopped, and what it did not write yet is left out", FAILED) from error
     except TrainingDivergedError as error:
         raise Stopped(f"{error}; {_how_to_begin_again(path)}", FAILED) from error
     except (ClusterError, GroupError, UserCodeError) as error:
@@ -227,23 +263,27 @@ def resume_command(path: Path) -> str:
 
 def _how_to_go_on(path: Path) -> str:
     """Says which checkpoint is the last good one."""
-    from spiral.learner.checkpoint import latest_checkpoint  # loads torch
+    from spiral.run_directory import RunDirectory  # loads torch
+    from spiral.steps import latest_checkpoint
 
     if not path.exists():
         return "choose another --run-dir"
     checkpoint = latest_checkpoint(path / "checkpoints")
-    if checkpoint is None:
-        return f"there is no checkpoint yet; remove {path} and start again"
-    return f"the last good checkpoint is {checkpoint.name}; to go on: {resume_command(path)}"
+    if checkpoint is not None:
+        return f"the last good checkpoint is {checkpoint.name}; to go on: {resume_command(path)}"
+    if RunDirectory(path).config_file.exists():
+        return f"there is no checkpoint yet; to begin again: {resume_command(path)}"
+    return "nothing was written yet; start again"
 
 
 def _how_to_begin_again(path: Path) -> str:
     """After training that diverged: to resume it would be to diverge again, since settings stay through a run."""
     from spiral.launch import saved_recipe  # loads torch
     from spiral.run_directory import read_metrics
+    from spiral.steps import checkpoints_in
 
     learned = max((row["step"] for row in read_metrics(path) if not row.get("learner/skipped_steps")), default=0)
-    steps = {int(found.name.removeprefix("step-")): found for found in (path / "checkpoints").glob("step-*")}
+    steps = dict(checkpoints_in(path / "checkpoints"))
     before = [step for step in steps if step <= learned]
     if not before:
         return "no checkpoint is left of the time before; start a new run"

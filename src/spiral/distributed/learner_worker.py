@@ -21,6 +21,7 @@ from spiral.distributed.weights import PackedWeights, pack
 from spiral.learner.checkpoint import load_checkpoint, save_checkpoint
 from spiral.learner.group import BACKENDS, free_port, join_group
 from spiral.learner.learner import Learner
+from spiral.locks import Claim
 from spiral.measures import Metrics
 from spiral.policies.loading import LanguageModel, load_language_model
 from spiral.recipe import Recipe
@@ -142,8 +143,8 @@ class LearnerWorker:
         """Puts weights that were kept into the object store; a list with the reference."""
         return self._sender.copy(version)
 
-    def save(self, root: Path, state: dict[str, Any], keep: int) -> None:
-        """Writes the checkpoint of the present version."""
+    def save(self, root: Path, state: dict[str, Any], keep: int, claim: Claim | None = None) -> None:
+        """Writes the checkpoint of the present version, while the driver's `claim` to the run holds."""
         assert self._learner is not None
         assert self._loaded is not None
         save_checkpoint(
@@ -153,6 +154,7 @@ class LearnerWorker:
             prompt=self._recipe.prompt,
             state=state,
             keep=keep,
+            check=claim.check if claim else lambda: None,
         )
 
     def _on_gpu(self) -> bool:

@@ -28,6 +28,7 @@ from spiral.distributed.session import import_ray
 from spiral.distributed.weight_sync import WEIGHTS, broadcast_device, way
 from spiral.distributed.weights import Source, WeightsHandle
 from spiral.learner.group import GroupError
+from spiral.locks import Claim
 from spiral.measures import Metrics
 from spiral.recipe import Recipe
 
@@ -106,9 +107,9 @@ class ClusterLearner:
         sizes = self._wait([size for size, _ in answers], "weights", seconds)
         return self._handle(begun, sizes[0], ref=answers[0][1])
 
-    def save(self, root: Path, state: dict[str, Any], keep: int) -> None:
-        """Writes a checkpoint under `root`, which all ranks must be able to reach."""
-        self._all("save", root, state, keep, seconds=self._cluster.learner_seconds)
+    def save(self, root: Path, state: dict[str, Any], keep: int, claim: Claim | None = None) -> None:
+        """Writes a checkpoint under `root`, which all ranks must be able to reach, while `claim` holds."""
+        self._all("save", root, state, keep, claim, seconds=self._cluster.learner_seconds)
 
     def processes(self) -> list[int]:
         """The ranks' processes, by rank."""

@@ -27,7 +27,7 @@ from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import load_language_model, model_directory
 from spiral.recipe import Recipe
 from spiral.records import Episode
-from spiral.run_directory import RunDirectory
+from spiral.run_directory import RunDirectory, lasting_settings
 from spiral.run_evaluation import evaluate_run, sample_game
 from spiral.seating import Opponents, model_config
 from spiral.selfplay import check_prompts
@@ -49,8 +49,9 @@ class ClusterRun:
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`."""
-        state = {"step": step, "baselines": self.baselines.state_dict()}
-        self.learner.save(self.directory.checkpoints.absolute(), state, self.recipe.run.keep_checkpoints)
+        state = {"step": step, "baselines": self.baselines.state_dict(), "recipe": lasting_settings(self.recipe)}
+        claim = self.directory.lock.claim if self.directory.lock else None
+        self.learner.save(self.directory.checkpoints.absolute(), state, self.recipe.run.keep_checkpoints, claim)
 
     def measure(self, step: int) -> Report:
         """Evaluates the current policy, on one of the rollout workers."""
@@ -86,12 +87,16 @@ class ClusterRun:
         return metrics
 
     def close(self) -> None:
-        """Ends the workers, and Ray where it is our own."""
-        self.resources.close()
+        """Ends the workers, and Ray where it is our own; lets go of the directory."""
+        try:
+            self.resources.close()
+        finally:
+            self.directory.release()
 
     def status(self) -> dict[str, Any]:
         """What `spiral cluster status` tells, from any thread."""
         cluster = self.recipe.cluster
+        self.directory.check()
         return {
             "version": self.learner.version,
             "steps": self.recipe.run.steps,

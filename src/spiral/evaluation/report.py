@@ -120,11 +120,13 @@ def _keep(records: Path | None, name: str, rows: Iterable[Mapping[str, Any]]) ->
 def read_report(path: Path) -> Report:
     """A report that a run wrote. Raises `ValueError` when the file is damaged."""
     try:
-        values = json.loads(path.read_text())
-        return Report(
+        values = json.loads(path.read_bytes())
+        report = Report(
             arena=tuple(values["arena"]),
             exploitability=tuple(values["exploitability"]),
             benchmarks=tuple(values.get("benchmarks", ())),  # reports of earlier versions have none
         )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not an evaluation report ({type(error).__name__}); measure again") from error
+        report.metrics()  # says whether the entries are results
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not an evaluation report ({type(error).__name__})") from error
+    return report

@@ -26,7 +26,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from spiral.files import json_line, locked, write_atomically, write_jsonl
+from spiral.files import json_line, write_atomically, write_jsonl
+from spiral.locks import locked
 from spiral.policies import is_scripted
 from spiral.policies.endpoint import EndpointPolicy
 from spiral.policies.endpoint_config import ENDPOINT

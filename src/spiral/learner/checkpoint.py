@@ -4,7 +4,7 @@
                    training/optimizer.safetensors, reference/, state.json          the rest of the training state
                    training/adapter.safetensors                                    with LoRA: its layers, apart
                    manifest.json                                                   the hash of every file
-    latest         a symbolic link to the last complete one
+    latest         a symbolic link to the last complete one; where there are no links, a text file with its name
 
 There is no generator state to save: every random draw is a function of the seed and the step (`spiral.seeds`).
 A checkpoint appears under its name only when it is whole.
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiral.files import point_to, sha256, write_directory_atomically
+from spiral.files import point_to, remove, sha256, write_directory_atomically
 from spiral.policies.loading import save_prompt
+from spiral.steps import LATEST, checkpoints_in, step_name
 from spiral.text import PromptConfig
 
 if TYPE_CHECKING:
@@ -34,27 +34,29 @@ OPTIMIZER = "training/optimizer.safetensors"
 ADAPTER = "training/adapter.safetensors"
 """In a directory of their own: vLLM takes every safetensors file beside the model's for a part of it."""
 REFERENCE = "reference"
-LATEST = "latest"
 ENTRIES = ("config.json", "model*.safetensors", OPTIMIZER, STATE)
 """Without one of these, by the names in its manifest, a directory is no checkpoint."""
 
 
-def checkpoint_name(step: int) -> str:
-    """The directory name of a step's checkpoint."""
-    return f"step-{step:06d}"
-
-
 def save_checkpoint(
-    root: Path, *, learner: Learner, tokenizer: Any, prompt: PromptConfig, state: Mapping[str, Any], keep: int = 0
+    root: Path,
+    *,
+    learner: Learner,
+    tokenizer: Any,
+    prompt: PromptConfig,
+    state: Mapping[str, Any],
+    keep: int = 0,
+    check: Callable[[], None] = lambda: None,
 ) -> Path:
     """Writes the checkpoint of the learner's version under `root` and points `latest` to it.
 
-    `state` is any JSON-ready state (baselines, counters). With `keep` > 0 only the newest `keep` stay. With several
-    ranks all call this; rank 0 writes, and the others return when it has.
+    `state` is any JSON-ready state (baselines, counters, the recipe). With `keep` > 0 only the newest `keep` stay, and
+    that of step 0. `check()` raises when this process may no longer write. With several ranks all call this; rank 0
+    writes, and the others return when it has.
     """
     from safetensors.torch import save_file
 
-    path = root / checkpoint_name(learner.version)
+    path = root / step_name(learner.version)
 
     def write(directory: Path) -> None:
         learner.model.save_pretrained(directory, state_dict=weights)
@@ -66,18 +68,18 @@ def save_checkpoint(
             save_file(adapter, directory / ADAPTER)
         if learner.reference is not None:
             learner.reference.save_pretrained(directory / REFERENCE)
-        (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2))
+        (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2), encoding="utf-8")
         files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
         manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
         (directory / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
 
     def put_in_place() -> None:
+        check()
         root.mkdir(parents=True, exist_ok=True)
-        write_directory_atomically(path, write)
+        write_directory_atomically(path, write, check)
         point_to(root / LATEST, path.name)
         if keep:
-            for old in sorted(root.glob("step-*"))[:-keep]:
-                shutil.rmtree(old)
+            _remove_old(root, learner.version, keep)
 
     with learner.ranks.at(f"writing checkpoint {path.name}"):
         weights, optimizer, adapter = _whole_weights(learner), learner.optimizer_tensors(), learner.adapter_tensors()
@@ -96,10 +98,11 @@ def _whole_weights(learner: Learner) -> dict[str, Tensor]:
     return kept
 
 
-def latest_checkpoint(root: Path) -> Path | None:
-    """The checkpoint that `latest` names, or None before the first."""
-    link = root / LATEST
-    return link.resolve() if link.is_dir() else None
+def _remove_old(root: Path, version: int, keep: int) -> None:
+    """Leaves the newest `keep` checkpoints up to `version`, the first of all, and what was linked in."""
+    own = [path for step, path in checkpoints_in(root) if 0 < step <= version and not path.is_symlink()]
+    for old in own[:-keep]:
+        remove(old)
 
 
 def verify_checkpoint(path: Path) -> None:
@@ -107,16 +110,20 @@ def verify_checkpoint(path: Path) -> None:
     fault = _fault(path)
     if fault is None:
         return
-    others = [other.name for other in sorted(path.parent.glob("step-*")) if other != path and _fault(other) is None]
-    mend = f"the last good checkpoint is {others[-1]}; " if others else "no other checkpoint is whole; "
-    advice = f"remove {path.name} and point 'latest' to {others[-1]} to go on" if others else "start a new run"
+    good = next((p.name for _, p in reversed(checkpoints_in(path.parent)) if p != path and _fault(p) is None), None)
+    mend = f"the last good checkpoint is {good}; " if good else "no other checkpoint is whole; "
+    advice = f"remove {path.name} and point 'latest' to {good} to go on" if good else "start a new run"
     raise ValueError(f"checkpoint {path} is damaged: {fault}; {mend}{advice}")
 
 
-def checkpoint_step(path: Path) -> int:
-    """How many steps a checkpoint has seen, whatever its directory is called. Raises `ValueError` when damaged."""
+def checkpoint_state(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint: `version`, how many steps it has seen, and what `save_checkpoint` was given.
+
+    Raises `ValueError` when damaged.
+    """
     verify_checkpoint(path)
-    return int(json.loads((path / STATE).read_text())["version"])
+    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return state
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
@@ -134,8 +141,7 @@ def _load(path: Path, learner: Learner) -> dict[str, Any]:
     """`load_checkpoint`, whose ranks are at it."""
     from safetensors.torch import load_file
 
-    verify_checkpoint(path)
-    state: dict[str, Any] = json.loads((path / STATE).read_text())
+    state = checkpoint_state(path)
     if (path / ADAPTER).is_file():
         learner.load_adapter_tensors(load_file(path / ADAPTER))
         _check_base(path, learner)

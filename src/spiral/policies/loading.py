@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from spiral.policies.config import ModelConfig
 from spiral.policies.hub import hub_model
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
+from spiral.steps import latest_checkpoint
 from spiral.text import ChatCodec, PromptConfig
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def model_directory(name: str) -> str:
     if STEP.search(name) and not path.exists():
         return str(_checkpoint_at(name))
     if (path / "checkpoints").is_dir():
-        latest = path / "checkpoints" / "latest"
-        if not (latest / "config.json").is_file():
-            raise ValueError(f"run directory {name!r} holds no checkpoint yet; expected {latest}")
+        latest = latest_checkpoint(path / "checkpoints")
+        if latest is None or not (latest / "config.json").is_file():
+            raise ValueError(f"run directory {name!r} holds no checkpoint yet; expected {path / 'checkpoints/latest'}")
         return str(latest.resolve())
     return name if path.exists() else hub_model(name)
 
