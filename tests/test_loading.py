@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, LlamaConfig, MptConfig, Phi3Config
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    GPT2Config,
+    LlamaConfig,
+    MptConfig,
+    Phi3Config,
+    RwkvConfig,
+)  # fmt: skip
 
 from families import family_model
 from spiral.plan.memory import model_shape
@@ -39,7 +48,7 @@ def test_everybody_who_asks_for_the_limit_says_so(tokenizer):
             lambda: TransformersPolicy(model, ChatCodec(tokenizer, PromptConfig()), SamplingConfig()),
         ),
         ("the vLLM engine", lambda: ParameterNames(model)),
-        ("a plan", lambda: model_shape(BLOOM)),
+        ("training", lambda: model_shape(BLOOM)),
     ):
         with pytest.raises(ValueError, match="max_position_embeddings") as refused:
             ask()
@@ -90,3 +99,20 @@ def test_a_prompt_is_not_padded_beyond_the_models_positions(tokenizer):
     assert reply.generation.logprobs[0] == pytest.approx(
         float(logits.log_softmax(-1)[reply.generation.token_ids[0]]), abs=1e-5
     )
+
+
+def test_a_limit_below_zero_is_none():
+    with pytest.raises(ValueError, match="has no max_position_embeddings"):
+        context_limit(GPT2Config(n_positions=-1), "training")
+
+
+def test_positions_as_biases_of_attention_scores_are_refused():
+    config = FalconConfig(alibi=True, num_hidden_layers=1)
+    with pytest.raises(ValueError, match=r"the learner needs positions .* of type 'falcon' has alibi"):
+        check_architecture(config, "the learner")
+    check_architecture(FalconConfig(alibi=False, num_hidden_layers=1), "the learner")
+
+
+def test_a_model_without_attention_is_refused():
+    with pytest.raises(ValueError, match="training needs attention in every layer; a model of type 'rwkv' has none"):
+        check_architecture(RwkvConfig(), "training")

@@ -33,20 +33,28 @@ from spiral.policies.base import Answerer
 from spiral.policies.config import EngineConfig, ModelConfig, resolved
 from spiral.policies.endpoint import EndpointPolicy
 from spiral.policies.endpoint_config import ENDPOINT, LENGTH, EndpointConfig, find_endpoint, load_endpoint
-from spiral.policies.hub import HUB_NAME
+from spiral.policies.hub import NotHereError, is_hub_name, local_copy
 from spiral.policies.known_models import known_config
-from spiral.policies.loading import LanguageModel, load_language_model, model_directory, saved_prompt
-from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
+from spiral.policies.loading import (
+    LanguageModel,
+    check_without_weights,
+    load_language_model,
+    model_directory,
+    saved_prompt,
+)
+from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory, weight_files
+from spiral.policies.model_files import check_no_adapter, check_text_only, check_unquantised, read_config
 from spiral.text import PromptConfig
 from spiral.theory import TabularPolicy
 
 if TYPE_CHECKING:
     from spiral.policies.language import LanguagePolicy
 
-KINDS = (
-    f"a name that `spiral models` lists (nano, {', '.join(FETCHABLE)}), a run or checkpoint directory,"
-    f" a Hugging Face name or path, or one of {', '.join(SCRIPTED_NAMES)}"
+MODELS = (
+    f"a name that `spiral models` lists (nano, {', '.join(FETCHABLE)}), a run or checkpoint directory, or a Hugging"
+    " Face name or path"
 )
+PLAYERS = MODELS.replace(", or a Hugging", ", a Hugging") + f", or one of {', '.join(SCRIPTED_NAMES)}"
 
 
 PROMPT_OPTIONS = ("template", "observation", "thinking", "example", "system")
@@ -165,7 +173,7 @@ def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
     """A language model that plays under the name it was asked for by."""
     from spiral.policies.engines import make_policy  # loads torch
 
-    check_model(name)
+    check_model(name, ())
     where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
     sampling = effective_sampling(asked_by_itself(name) if options.asked_as is None else options.asked_as, options)
     engine = _engine(name, options, max(sampling.max_new_tokens, options.reply_tokens))
@@ -229,20 +237,29 @@ def check_player(name: str, others: Sequence[str] = ()) -> None:
         check_model(name, others)
 
 
-def check_model(name: str, others: Sequence[str] = ()) -> None:
-    """Raises `ValueError` for what cannot be a model, and for a training checkpoint that is damaged."""
+def check_model(name: str, others: Sequence[str] | None = None) -> None:
+    """Raises `ValueError` for what cannot be a model, and for a training checkpoint that is damaged.
+
+    `others` are names that are no models and could stand in its place; None where only a model will do.
+    """
+    kinds = MODELS if others is None else PLAYERS
     try:
         directory = Path(model_directory(name))
     except NotFetchedError:
         raise
     except (ValueError, OSError) as error:  # the system refuses names that are too long
-        known = [] if "/" in name else ["nano", *FETCHABLE, *SCRIPTED_NAMES, *others]
+        players = [] if others is None else [*SCRIPTED_NAMES, *others]
+        known = [] if "/" in name else ["nano", *FETCHABLE, *players]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
         if near and near[0] != name:
             raise ValueError(f"there is no player or model {name!r}; did you mean {near[0]!r}?") from error
-        raise ValueError(f"{shortened(str(error), 400)}. A model is {KINDS}") from error
+        if isinstance(error, NotHereError) and others is None:
+            raise
+        kind = NotHereError if isinstance(error, NotHereError) else ValueError
+        raise kind(f"{shortened(str(error), 400)}. A model is {kinds}") from error
     if directory.exists() and not (directory / "config.json").is_file():
-        raise ValueError(f"{name!r} holds no model: there is no {directory / 'config.json'}. A model is {KINDS}")
+        check_no_adapter(directory, name)
+        raise ValueError(f"{name!r} holds no model: there is no {directory / 'config.json'}. A model is {kinds}")
     if any((directory / name).is_file() for name in (MANIFEST, STATE)):
         verify_checkpoint(directory)
 
@@ -258,19 +275,14 @@ def model_config(name: str) -> Any:
     A copy that is here comes first, then the shape of a known model (`known_models.py`), then the hub: nobody waits
     for a network to plan a known model. Raises `ValueError` when there is none of them.
     """
-    from transformers import AutoConfig
-
     local = local_model(name)
     known = known_config(name) if local is None else None
     if known is not None:
         return known
     where = name if local is None or _is_here(name) else str(local)
     check_model(where)
-    try:
-        return AutoConfig.from_pretrained(model_directory(where))
-    except Exception as error:  # transformers raises many kinds for a missing or damaged configuration
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot read the configuration of model {name!r}: {reason}") from error
+    directory = model_directory(where)
+    return read_config(directory if Path(directory).is_dir() else local_copy(directory, weights=False), name)
 
 
 def empty_model(config: Any) -> Any:
@@ -280,10 +292,12 @@ def empty_model(config: Any) -> Any:
 
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # as above
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for settings that do not fit together
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot build a model of the kind {config.model_type!r}: {reason}") from error
+    check_text_only(model, config.model_type)
+    return model
 
 
 def local_model(name: str) -> Path | None:
@@ -295,26 +309,30 @@ def local_model(name: str) -> Path | None:
             return None
     from huggingface_hub import try_to_load_from_cache
 
-    file = try_to_load_from_cache(name, "config.json") if HUB_NAME.fullmatch(name) else None
+    file = try_to_load_from_cache(name, "config.json") if is_hub_name(name) else None
     return Path(file).parent if isinstance(file, str) else None
 
 
 def _is_here(name: str) -> bool:
     """Whether a name stands for something of this machine alone, there or not yet, and never for a hub's model."""
-    return name == "nano" or name in FETCHABLE or local_model_directory(name) is not None or Path(name).exists()
-
-
-def local_tokenizer(name: str) -> Any:
-    """The tokenizer of a model that is on this machine; None when there is none, or none that can be read."""
-    directory = local_model(name)
-    if directory is None:
-        return None
-    from transformers import AutoTokenizer
-
+    if name == "nano" or name in FETCHABLE or local_model_directory(name) is not None:
+        return True
     try:
-        return AutoTokenizer.from_pretrained(str(directory))
-    except Exception:  # transformers raises many kinds; what asks here can do without, and loading the model says why
-        return None
+        return Path(name).exists()
+    except (OSError, ValueError):  # no path can be called that; `model_directory` says so
+        return False
+
+
+def local_tokenizer(name: str, config: Any) -> Any:
+    """The tokenizer of a model that is on this machine, found without asking the hub; None when it is not here.
+
+    All that shows of the model without reading its weights is checked. Raises `ValueError` that says what is wrong.
+    """
+    directory = local_model(name)
+    if directory is None or not (weight_files(directory) or _is_here(name)):
+        return None  # of a hub's model the configuration alone may be here
+    check_unquantised(config, name)
+    return check_without_weights(str(directory), name, config)
 
 
 def _prompt(name: str, loaded: LanguageModel, options: SeatOptions) -> PromptConfig:

@@ -109,21 +109,25 @@ def _print_recipe(recipe: Recipe) -> None:
 def _plan_lines(recipe: Recipe) -> list[str]:
     """The plan. A hub model that cannot be asked for now is no reason to refuse the recipe."""
     from spiral.plan import check_plan, describe  # loads torch
-    from spiral.policies.loading import declared_ends
+    from spiral.policies.hub import NotHereError
+    from spiral.policies.language import check_ends
+    from spiral.policies.loading import check_architecture, declared_ends
     from spiral.seating import local_model, local_tokenizer, model_config
     from spiral.text import ChatCodec
 
     model = recipe.model.path
     try:
         config = model_config(model)
-    except ValueError as error:
-        if model.count("/") != 1 or model.startswith(("/", ".")) or Path(model).exists():
+    except NotHereError as error:
+        if "/" not in model:  # more likely a local model's name misspelt than a hub's
             raise
         return [f"{model}: parameters not known: {error}"]
-    tokenizer = local_tokenizer(model)
+    check_architecture(config.get_text_config(), "training")
+    tokenizer = local_tokenizer(model, config)
     codec = None
     if tokenizer is not None:
         codec = ChatCodec(tokenizer, recipe.prompt, declared_ends(str(local_model(model))))
+        check_ends(codec)
     return describe(check_plan(recipe, config, codec=codec))
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from spiral.files import point_to, remove, sha256, write_directory_atomically
 from spiral.policies.loading import save_prompt
+from spiral.policies.model_files import read_weights
 from spiral.steps import LATEST, checkpoints_in, step_name
 from spiral.text import PromptConfig
 
@@ -70,6 +71,8 @@ def save_checkpoint(
             learner.reference.save_pretrained(directory / REFERENCE)
         (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2), encoding="utf-8")
         files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
+        for file in files:
+            file.chmod((directory / STATE).stat().st_mode)  # safetensors lets nobody else read its files
         manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
         (directory / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
 
@@ -152,7 +155,8 @@ def _load(path: Path, learner: Learner) -> dict[str, Any]:
                 f"checkpoint {path} has no reference model, but loss.kl_coefficient is not 0;"
                 " resume with the settings that the run was started with"
             )
-        learner.load_reference(type(learner.reference).from_pretrained(path / REFERENCE).named_parameters())
+        reference = read_weights(type(learner.reference), path / REFERENCE, str(path / REFERENCE))
+        learner.load_reference(reference.named_parameters())
     learner.version = int(state["version"])
     return state
 

@@ -25,7 +25,7 @@ from spiral.hardware import GIB
 from spiral.learner.logprobs import CHUNK_ELEMENTS
 from spiral.learner.prefixes import SHORTEST_PREFIX
 from spiral.plan.tokens import SHORT_SHARE, TokenBudget
-from spiral.policies.loading import context_limit
+from spiral.policies.loading import check_architecture, context_limit
 from spiral.recipe import Recipe
 from spiral.seating import empty_model
 
@@ -71,9 +71,13 @@ class ModelShape:
 
 
 def model_shape(config: Any) -> ModelShape:
-    """The shape of the model that a transformers configuration describes."""
+    """The shape of the model that a transformers configuration describes.
+
+    Raises `ValueError` for a model that cannot be trained here.
+    """
     model = empty_model(config)
     config = config.get_text_config()
+    check_architecture(config, "training")
     kinds = set(model._no_split_modules or ())
     blocks = [module for module in model.modules() if type(module).__name__ in kinds]
     sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks] or [0]
@@ -90,7 +94,7 @@ def model_shape(config: Any) -> ModelShape:
         heads=config.num_attention_heads,
         normed_heads=any(name.endswith("q_norm.weight") for name, _ in model.named_parameters()),
         vocabulary=config.vocab_size,
-        context=context_limit(config, "a plan"),
+        context=context_limit(config, "training"),
         linear_layers=tuple(
             (name.rpartition(".")[2], module.in_features + module.out_features)
             for block in blocks

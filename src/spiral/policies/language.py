@@ -61,6 +61,7 @@ class LanguagePolicy(ABC):
         self.precision = "float32"
         self.asleep = False
         self.context = context
+        check_ends(codec)
         self.stop_ids = codec.stop_ids
         self._done: list[TurnReply] = []
 
@@ -204,4 +205,14 @@ def _check_finite(logprobs: Sequence[float], version: int) -> None:
             f"the model with weights of version {version} gave the log-probability {logprobs[broken[0]]} to token"
             f" {broken[0]} of a reply; expected finite ones; its weights or activations have overflowed: go on from an"
             " earlier checkpoint with a lower learner.learning_rate, or set model.compute to 'float32'"
+        )
+
+
+def check_ends(codec: ChatCodec) -> None:
+    """Raises `ValueError` for a model without a token that ends a reply: each would run to the end of its budget."""
+    if not codec.stop_ids:
+        raise ValueError(
+            "the model has no token that ends a reply: its tokenizer has no eos_token, its chat template puts no token"
+            " after an answer, and every reply would run to the end of its budget; expected an eos_token in its"
+            " tokenizer_config.json"
         )

@@ -11,14 +11,23 @@ import dataclasses
 import json
 import logging
 import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from spiral.config import shown
 from spiral.policies.config import ModelConfig
-from spiral.policies.hub import hub_model
-from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory
+from spiral.policies.hub import hub_model, local_copy
+from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory, weight_files
+from spiral.policies.model_files import (
+    check_unquantised,
+    check_vocabulary,
+    read_config,
+    read_tokenizer,
+    read_weights,
+)
 from spiral.steps import latest_checkpoint
 from spiral.text import ChatCodec, PromptConfig
 
@@ -60,6 +69,8 @@ def model_directory(name: str) -> str:
     Raises `ValueError` for a run directory without a checkpoint and for a model that is nowhere to be found,
     `NotFetchedError` for one that `spiral models get` would bring.
     """
+    if any(unicodedata.category(letter) == "Cc" for letter in name):
+        raise ValueError(f"there is no model {shown(name)}: a name has no control characters")
     if name == "nano":
         return str(NANO_DIRECTORY)
     local = local_model_directory(name)
@@ -68,14 +79,18 @@ def model_directory(name: str) -> str:
     if name in FETCHABLE:
         raise NotFetchedError(name)
     path = Path(name)
-    if STEP.search(name) and not path.exists():
+    try:
+        present = path.exists()
+    except OSError as error:  # a name too long for the file system, or a directory that may not be read
+        raise ValueError(f"there is no model {shown(name)}: {error.strerror}") from error
+    if STEP.search(name) and not present:
         return str(_checkpoint_at(name))
     if (path / "checkpoints").is_dir():
         latest = latest_checkpoint(path / "checkpoints")
         if latest is None or not (latest / "config.json").is_file():
             raise ValueError(f"run directory {name!r} holds no checkpoint yet; expected {path / 'checkpoints/latest'}")
         return str(latest.resolve())
-    return name if path.exists() else hub_model(name)
+    return name if present else hub_model(name)
 
 
 def _checkpoint_at(name: str) -> Path:
@@ -92,34 +107,39 @@ def _checkpoint_at(name: str) -> Path:
 
 
 def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool = False) -> LanguageModel:
-    """Loads weights in float32, or all but the weights. Raises `ValueError` when it cannot be found or read.
+    """Loads weights in float32, or all but the weights; a model comes whole or not at all.
 
-    `cast` is for a model that nobody trains: it comes to its device in the precision of `config.compute`, and never has
-    room for float32 there.
+    Args:
+        config: Which model, where it goes, and in what precision.
+        weights: Whether to load the weights. Without them, names and shapes in files that are here are checked.
+        cast: For a model that is not trained: it comes to its device in the precision of `config.compute`, and never
+            has room for float32 there.
+
+    Raises:
+        ValueError: The model is not found, or `model_files` says what is wrong with it.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     directory = model_directory(config.path)
     logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        model = None
-        if weights:
-            model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
-    except Exception as error:  # transformers raises many kinds for a missing, partial or damaged model
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"cannot load model {config.path!r}: {reason} Expected a name that `spiral models` lists, a run or"
-            " checkpoint directory, or a Hugging Face name or path"
-        ) from error
-    device = _device(config.device)
-    if model is not None:
+    if not Path(directory).is_dir():
+        directory = local_copy(directory, weights=weights)
+    described = read_config(directory, config.path)
+    model = None
+    if weights:
+        check_unquantised(described, config.path)
+        tokenizer = read_tokenizer(directory, config.path)
+        model = read_weights(AutoModelForCausalLM, directory, config.path)
+        check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], config.path)
         if cast:
             cast_parameters(model, getattr(torch, config.compute))
-        model = model.to(device).eval()
+        model = model.to(_device(config.device)).eval()
         _make_savable(model)
+    else:
+        _device(config.device)
+        tokenizer = check_without_weights(directory, config.path, described)
     return LanguageModel(
         model=model, tokenizer=tokenizer, prompt=saved_prompt(directory), declared_ends=declared_ends(directory)
     )
@@ -174,6 +194,19 @@ def _ends_in(file: Path) -> tuple[int, ...]:
     return tuple(ends)
 
 
+def check_without_weights(directory: str, name: str, config: Any) -> Any:
+    """The tokenizer of a model that is here, after all has been checked that shows before weights are read.
+
+    Raises `ValueError` that says what is wrong. Quantised weights are left to the engine.
+    """
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = read_tokenizer(directory, name, config.get_text_config().vocab_size)
+    if weight_files(Path(directory)) and not getattr(config, "quantization_config", None):
+        read_weights(AutoModelForCausalLM, directory, name, meta=True)
+    return tokenizer
+
+
 def save_prompt(directory: Path, prompt: PromptConfig) -> None:
     """Writes beside a model how it is prompted."""
     (directory / PROMPT_FILE).write_text(json.dumps({"prompt": prompt.model_dump()}, indent=2) + "\n")
@@ -192,7 +225,7 @@ def context_limit(config: Any, who: str) -> int:
     limit: a token sampled before the change would have another probability after it.
     """
     limit = getattr(config, "max_position_embeddings", None)
-    if not limit:
+    if not limit or limit < 0:
         raise ValueError(
             f"{who} has to know how many tokens a model takes; the configuration of this model of type"
             f" {getattr(config, 'model_type', None)!r} has no max_position_embeddings; expected a model with a limit,"
@@ -254,6 +287,13 @@ def check_architecture(config: Any, who: str) -> None:
     Raises `ValueError` that says `who` cannot.
     """
     context = context_limit(config, who)
+    kind = getattr(config, "model_type", None)
+    if not getattr(config, "num_attention_heads", None):
+        raise ValueError(f"{who} needs attention in every layer; a model of type {kind!r} has none")
+    if getattr(config, "alibi", False):
+        raise ValueError(
+            f"{who} needs positions that attention scores take no bias from; this model of type {kind!r} has alibi"
+        )
     layer_types = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
     if not layer_types and window and window < context:

@@ -19,6 +19,8 @@ from types import MappingProxyType
 from spiral.files import write_directory_atomically
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+MAX_NAME = 255
+"""Letters that file systems take in a name."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What `from_pretrained` loads, the first that is there: as one file, or in the parts that NAME.index.json lists."""
 Tell = Callable[[str], object]
@@ -72,8 +74,10 @@ def store_directory() -> Path:
 
 def local_model_directory(name: str) -> Path | None:
     """The directory of the local model `name`, or None when there is none."""
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME:
+        return None
     directory = store_directory() / name
-    return directory if NAME.fullmatch(name) and (directory / "config.json").is_file() else None
+    return directory if (directory / "config.json").is_file() else None
 
 
 def local_models() -> dict[str, Path]:
@@ -112,12 +116,12 @@ def weight_files(directory: Path) -> list[Path]:
         if (directory / name).is_file():
             return [directory / name]
         if index.is_file():
-            parts = [directory / part for part in _parts(index)]
+            parts = [directory / part for part in index_parts(index)]
             return parts if all(part.is_file() for part in parts) else []
     return []
 
 
-def _parts(index: Path) -> list[str]:
+def index_parts(index: Path) -> list[str]:
     """The names of the files that an index of weights lists; none where it is damaged."""
     try:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spiral.policies.loading import context_limit
+from spiral.policies.model_files import read_config
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -44,10 +45,11 @@ class ParameterNames:
     @classmethod
     def read(cls, directory: str) -> ParameterNames:
         """Those of the model in `directory`, from its configuration alone."""
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
+        config = read_config(directory, directory)
         with torch.device("meta"):
-            return cls(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory)))
+            return cls(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
     def checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """The weights as they come, each tied one once.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spiral.evaluation.benchmarks.tasks import Task, fields_of
+from spiral.policies.hub import offline_unless_answered
 from spiral.seeds import derive_seed
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -152,7 +153,8 @@ def _from_hub(task: Task) -> list[Problem]:
             ' pip install "spiral-selfplay[benchmarks]", or give --data FILE.jsonl'
         ) from error
     try:
-        rows = load_dataset(source.name, source.config, revision=source.revision, split=source.split)
+        with offline_unless_answered():
+            rows = load_dataset(source.name, source.config, revision=source.revision, split=source.split)
     except Exception as error:  # the hub's client raises many kinds: no network, a gated set, a damaged cache
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
