@@ -13,6 +13,7 @@ import pytest
 from distributed_policies import VOCABULARY, broken, coin, nano_policy, refuses, trapped, weight_of, weights
 from distributed_session import GAMES, cluster, facts, one_process, small_ray, versions
 from spiral.distributed.rollout import ClusterCollector
+from spiral.user_code import UserCodeError
 
 pytest.importorskip("ray")
 
@@ -68,6 +69,14 @@ def test_opponents_sit_on_workers_as_they_sit_in_one_process():
         episodes = played.collect(1)
     assert [facts(episode) for episode in episodes] == one_process(coin(), (weights(1), 1), 1, mixed)
     assert {seat.policy for episode in episodes for seat in episode.seats} == {"coin", "random", "minimax(depth=2)"}
+
+
+def test_a_game_that_fails_ends_the_run_by_its_name():
+    games = GAMES.model_copy(update={"games": {"tests.broken_game:Broken(fault=apply)": 1.0}})
+    with collector(coin, games) as played:
+        played.receive_weights(weights(0), 0)
+        with pytest.raises(UserCodeError, match=r"game tests.broken_game:Broken\(fault=apply\) failed in apply"):
+            played.collect(1)
 
 
 def test_engines_sleep_when_the_games_of_a_step_are_over():
