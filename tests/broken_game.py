@@ -124,3 +124,11 @@ def nan_baseline(episodes, baselines):
 
 def halves(episodes, baselines):
     return [[1, "0.5"] for _ in episodes]
+
+
+def third_step(episodes, baselines):
+    """Fails in its third call; a baseline of its own counts them."""
+    baselines.update("calls", 0, 1.0)
+    if baselines.value("calls", 0) > 0.12:
+        raise KeyError("third step")
+    return [(0.5, -0.5)] * len(episodes)

@@ -11,6 +11,7 @@ from spiral.policies.sampling import SamplingConfig
 from spiral.policies.scripted import RandomPolicy
 from spiral.policies.transformers import TransformersPolicy
 from spiral.rollout import Match, play
+from spiral.run_directory import read_metrics
 from spiral.text import ChatCodec
 from spiral.user_code import UserCodeError
 from tests.broken_game import Broken
@@ -157,18 +158,16 @@ def test_commands_name_the_game_and_exit_with_1(capsys, tmp_path):
     assert "a fault in spiral" not in error
 
 
-def test_training_says_how_to_go_on(capsys, tmp_path):
-    settings = [
-        "selfplay.episodes_per_step=4",
-        "evaluation.episodes=2",
-        "evaluation.exploitability=[]",
-        "credit.estimator=tests.broken_game:raising",
-    ]
+def test_training_keeps_the_steps_that_are_done_and_says_how_to_go_on(capsys, tmp_path):
+    measured_briefly = ["evaluation.episodes=2", "evaluation.exploitability=[]", "selfplay.episodes_per_step=4"]
+    settings = [*measured_briefly, "credit.estimator=tests.broken_game:third_step"]
     overrides = [part for setting in settings for part in ("--set", setting)]
-    assert main(["train", "nano", "--steps", "2", "--run-dir", str(tmp_path / "run"), *overrides]) == 1
+    run = tmp_path / "run"
+    assert main(["train", "nano", "--steps", "5", "--run-dir", str(run), *overrides]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "the advantage estimator 'tests.broken_game:raising' failed: KeyError: 'estimator boom'" in last
-    assert "the last good checkpoint is step-000000; to go on: " in last
+    assert "the advantage estimator 'tests.broken_game:third_step' failed: KeyError: 'third step'" in last
+    assert "the last good checkpoint is step-000002; to go on: " in last
+    assert [row["step"] for row in read_metrics(run)] == [1, 2]
 
 
 def test_native_bounds_hold_in_play():

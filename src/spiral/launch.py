@@ -19,7 +19,7 @@ from spiral.cluster import ClusterConfig
 from spiral.credit import RoleBaselines
 from spiral.distributed.faults import LearnerLostError
 from spiral.distributed.run import assemble_cluster
-from spiral.evaluation import Report
+from spiral.evaluation import NotPlayedError, Report
 from spiral.learner.checkpoint import STATE, checkpoint_state
 from spiral.local_run import assemble_local
 from spiral.loop import Collector, Updater, train
@@ -32,6 +32,7 @@ from spiral.run_lock import hold_run, run_held
 from spiral.seating import model_config
 from spiral.steps import checkpoints_in, latest_checkpoint
 from spiral.stopping import stop_requests
+from spiral.user_code import UserCodeError
 
 logger = logging.getLogger(__name__)
 
@@ -226,6 +227,8 @@ def _edited(recipe: Recipe, path: Path) -> list[str]:
 def execute(run: Run, show: Show) -> Run:
     """Trains to the last step. Ctrl-C or SIGTERM finishes the step, writes a checkpoint and raises `RunStopped`.
 
+    Where a user's game or estimator fails, or no game can be played, the steps that are done are kept too.
+
     Where the learner is lost, the run goes on from its last checkpoint, as often as `cluster.restarts` allows. Returns
     the run that came to the end, which is still to be closed; one that fails is closed here. A run shortened to the
     steps it has done is only measured, so that its last report is of its last step.
@@ -263,6 +266,9 @@ def _train(run: Run, show: Show) -> None:
         try:
             with _spared_from_collection():
                 train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, run.learner, recorder)
+        except (UserCodeError, NotPlayedError):
+            recorder.keep(run.learner.version)
+            raise
         finally:
             recorder.close()
 

@@ -19,6 +19,7 @@ from pydantic import Field
 from spiral.batch import Batch, make_batch, samples_from_episodes
 from spiral.config import Section
 from spiral.credit import CreditConfig, RoleBaselines, load_estimator
+from spiral.evaluation import NotPlayedError
 from spiral.measures import Metrics, episode_metrics
 from spiral.records import Episode
 
@@ -107,11 +108,11 @@ def train(
 
 
 def _check_played(episodes: Sequence[Episode], step: int) -> None:
-    """Raises `RuntimeError` when there is nothing to learn from, and says why."""
+    """Raises `NotPlayedError` when there is nothing to learn from, and says why."""
     faults = Counter(episode.fault for episode in episodes if episode.outcome == "not_played")
     if episodes and faults.total() == len(episodes):
         fault, _ = faults.most_common(1)[0]
-        raise RuntimeError(f"none of the {len(episodes)} games of step {step} could be played: {fault}")
+        raise NotPlayedError(f"none of the {len(episodes)} games of step {step} could be played: {fault}")
 
 
 @contextmanager

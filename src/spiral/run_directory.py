@@ -199,6 +199,7 @@ class RunRecorder:
         self._more = more
         self._show = show
         self._stop_requested = stop_requested
+        self._recorded = self._kept = first_step - 1
         self._board = SummaryWriter(str(directory.tensorboard), purge_step=first_step)
 
     def record(self, step: int, metrics: Metrics, episodes: Sequence[Episode]) -> None:
@@ -220,13 +221,26 @@ class RunRecorder:
         for key, value in metrics.items():
             self._board.add_scalar(key, value, step)
         self._directory.append_metrics(step, metrics)
+        self._recorded = step
         if step % config.checkpoint_every == 0 or last or stopping:
-            self._board.flush()
-            sync(self._directory.metrics_file)
-            self._save(step)
+            self._keep(step)
         self._show(step, metrics)
         if stopping:
             raise RunStopped(step)
+
+    def keep(self, version: int) -> None:
+        """Writes the checkpoint of the last step on record, unless it has one or the weights have moved on.
+
+        For a run that cannot go on, so that the steps since the last checkpoint are not lost.
+        """
+        if self._kept < self._recorded == version:
+            self._keep(version)
+
+    def _keep(self, step: int) -> None:
+        self._board.flush()
+        sync(self._directory.metrics_file)
+        self._save(step)
+        self._kept = step
 
     def close(self) -> None:
         """Flushes TensorBoard."""

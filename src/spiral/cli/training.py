@@ -235,6 +235,7 @@ def _stops_explained(path: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     from spiral.distributed.faults import ClusterError
+    from spiral.evaluation import NotPlayedError
     from spiral.learner.group import GroupError
     from spiral.learner.optimizer import TrainingDivergedError
     from spiral.locks import LockLostError
@@ -251,7 +252,7 @@ def _stops_explained(path: Path) -> Iterator[None]:
         raise Stopped(f"{error}; it has stopped, and what it did not write yet is left out", FAILED) from error
     except TrainingDivergedError as error:
         raise Stopped(f"{error}; {_how_to_begin_again(path)}", FAILED) from error
-    except (ClusterError, GroupError, UserCodeError) as error:
+    except (ClusterError, GroupError, NotPlayedError, UserCodeError) as error:
         raise Stopped(f"{error}; {_how_to_go_on(path)}", FAILED) from error
     except BrokenPipeError:
         raise  # whoever read our output has gone; the run's files are not at fault
