@@ -31,12 +31,14 @@ NOT_TAKEN = re.compile(
     r"unsupported|n[o']t support|\bno support|unrecogni[sz]ed|\bunknown\b|unexpected|extra.?inputs|extra.?parameters?"
     r"|extra_forbidden|extraneous|additional propert|not (?:permitted|allowed|accepted|available|recogni[sz]ed)"
     r"|not a valid (?:field|parameter|argument)|invalid (?:field|parameter|argument) name|cannot find field|deprecated"
-    r"|(?:doe?s?|can)(?: no|n[o']?)t (?:accept|take|allow|be (?:used|set|specified|combined))|cannot both"
+    r"|(?:doe?s?|can)(?: no|n[o']?|')t (?:accept|take|allow|be (?:used|set|specified|combined))|cannot both"
+    r"|not (?:yet |currently )?implemented|unimplemented|not one of"
     r"|only the default|only one of|mutually exclusive|no longer",
     re.IGNORECASE,
 )
 ONLY_DEFAULT = re.compile(
     r"only the default|only 1(?:\.0)? is (?:allowed|supported)|may only be (?:set to )?1|fixed (?:at|to) 1"
+    r"|only (?:supports? )?\w+ ?= ?1(?:\.0)?\b(?!\.\d)|must be 1(?:\.0)?\b(?!\.\d)"
     r"|must be (?:set to|equal to|exactly|the default)",
     re.IGNORECASE,
 )
@@ -50,6 +52,8 @@ IN_PLACE = re.compile(
     r"(?:\buse|did you mean|renamed to|replaced by|in favou?r of|try)[:\s]+[`'\"]?([a-z][a-z_]{1,40}[a-z])\b",
     re.IGNORECASE,
 )
+INDENTED = re.compile(r"\n[ \t]+")
+"""Pydantic's errors in plain text go on so."""
 CLAUSE = re.compile(
     r"(?<=[.;!?])\s+|\n|\}\s*,?|(?:\bplease|\bPlease)?\s*\b[Uu]se\s|\b[Ss]upported (?:ones|parameters)\b"
 )
@@ -174,7 +178,7 @@ def _is_alike(proposed: str, parameter: str) -> bool:
 def _is_refused(name: str, value: object, refusal: Refusal) -> bool:
     """Whether a refusal says clearly that a parameter is not taken."""
     spelt = re.compile(rf"(?<!\w){name.replace('_', '[_ -]?')}(?!\w)", re.IGNORECASE)
-    evidence = refusal.evidence
+    evidence = INDENTED.sub(": ", refusal.evidence)
     clauses = [clause for clause in CLAUSE.split(evidence) if spelt.search(clause)]
     named = bool(clauses) or any(spelt.search(place) for place in refusal.places)
     if not named:
@@ -185,6 +189,8 @@ def _is_refused(name: str, value: object, refusal: Refusal) -> bool:
         return True
     if any(_is_value(clause) for clause in clauses):
         return name == "seed" or NEUTRAL.get(name) == value
+    if name == "seed" and any("invalid" in clause.lower() for clause in clauses):
+        return True
     alone = any(spelt.fullmatch(place) for place in refusal.places)
     return alone and bool(NOT_TAKEN.search(evidence)) and not _is_value(evidence)
 

@@ -24,7 +24,7 @@ from spiral.text.prompts import Message
 
 TEMPORARY = frozenset({408, 409, 425, 429})
 FOR_ALL = frozenset({401, 402, 404, 405, 407})
-UNPROCESSABLE = frozenset({400, 422})
+UNPROCESSABLE = frozenset({400, 422, 500, 501})
 """How servers answer a parameter that they do not take."""
 ABOUT_WORDS = frozenset({400, 403, 422, 451})
 """Statuses that may be about one prompt or about every request; the words with them tell."""
