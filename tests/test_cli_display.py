@@ -336,14 +336,14 @@ def test_a_game_in_words():
     text = game_text(new_episode((1.0, -1.0), turns))
     assert text.count("You are playing tic-tac-toe") == 1, "the rules are told once"
     assert " X | X | X\n---+---+---\n O | O | 5\n---+---+---\n 6 | 7 | 8" in text
-    assert text.endswith("Result: seat 0 won (returns +1 and -1).")
+    assert text.endswith("Result: seat 0 won (returns: seat 0 +1, seat 1 -1).")
 
 
 def test_a_game_that_is_forfeited():
     turns = [new_turn(0, action="0"), new_turn(1, action=None)]
     text = game_text(new_episode((0.5, -1.5), turns, outcome="illegal_move"))
     assert "seat 1 replies: r\nseat 1 forfeits: no legal action in the reply" in text
-    assert text.endswith("Result: seat 0 won by forfeit (returns +0.5 and -1.5).")
+    assert text.endswith("Result: seat 0 won by forfeit (returns: seat 0 +0.5, seat 1 -1.5).")
 
 
 def test_told_replies():

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from commands import refused, spiral
+from spiral.cli.playing import wrapped
 from spiral.games import load_game
 from spiral.human import play_game, read_action, refusal
 from spiral.policies import scripted_policy
@@ -34,7 +35,7 @@ def test_a_whole_game_against_perfect_play():
     assert (result.status, result.err) == (0, "")
     assert "You are X, your opponent is O." in result.out
     assert "minimax plays: " in result.out
-    assert "Result: minimax won (returns -1 and +1)." in result.out
+    assert "Result: minimax won (returns: you -1, minimax +1)." in result.out
     assert result.out.rstrip().endswith("Goodbye.")
 
 
@@ -151,3 +152,58 @@ def test_ctrl_c_is_a_polite_end(monkeypatch):
     result = spiral("play", "random", "--game", "tictactoe")
     assert (result.status, result.err) == (0, "")
     assert result.out.endswith("\nGoodbye.\n")
+
+
+def typed(monkeypatch, *, moves, answers):
+    """What a person types: moves in turn, and an answer after every game."""
+    replies, actions = iter(answers), itertools.cycle(moves)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(replies if "Another" in prompt else actions))
+
+
+def test_rules_are_told_once_a_game():
+    cells = "\n".join(str(cell) for cell in range(9)) + "\n"
+    out = spiral("play", "random", "--game", "tictactoe", "--seat", "0", "--seed", "1", stdin=cells * 2).out
+    assert out.count("You are playing tic-tac-toe.") == 1
+    assert out.count("Moves so far: ") == out.count("random plays: ") + 1 + ("you won" in out)
+
+
+def test_a_move_after_the_end_is_no_answer(monkeypatch):
+    typed(monkeypatch, moves=["check", "call"], answers=["6", "yes please", "Y", "bet", ""])
+    result = spiral("play", "equilibrium", "--game", "kuhn_poker", "--seed", "1")
+    assert result.out.count("Result: ") == 2
+    assert "That game is over, so '6' is no move in it. Type y for another game, or n to end." in result.out
+    assert result.out.endswith("Goodbye.\n")
+
+
+def test_the_score_is_kept_over_games(monkeypatch):
+    typed(monkeypatch, moves=["check", "call"], answers=["y", "y", "y", "n"])
+    out = spiral("play", "random", "--game", "kuhn_poker", "--seed", "1", "--seat", "1").out
+    scores = re.findall(r"Score: you (\d+), random (\d+), draws 0; your returns add up to ([+-]\d+)\.", out)
+    returns = [int(value) for value in re.findall(r"Result: .* \(returns: random [+-]\d, you ([+-]\d)\)", out)]
+    assert len(returns) == len(scores) == 4
+    for games, (wins, losses, total) in enumerate(scores, start=1):
+        so_far = returns[:games]
+        assert int(wins) == sum(value > 0 for value in so_far)
+        assert int(losses) == sum(value < 0 for value in so_far)
+        assert int(total) == sum(so_far)
+
+
+@pytest.mark.parametrize(
+    ("game", "hint"),
+    [
+        ("kuhn_poker", "It is played with hands=1; to play with another: --game 'kuhn_poker(hands=...)'."),
+        ("kuhn_poker(hands=3)", "It is played with hands=3; to play with another: --game 'kuhn_poker(hands=...)'."),
+    ],
+)
+def test_what_a_game_can_be_played_with(game, hint):
+    assert spiral("play", "random", "--game", game).out.splitlines()[1] == hint
+    assert "It is played with" not in spiral("play", "random", "--game", "tictactoe").out
+
+
+def test_no_word_is_broken_at_the_margin():
+    text = "the higher player wins, unless an/option-with-hyphens follows " * 3 + "\n 0 | 1 | 2\n" + "x" * 50
+    lines = wrapped(text, 30).split("\n")
+    assert all(len(line) <= 30 for line in lines[:-1])
+    assert " ".join(lines[:-2]).split() == text.partition("\n")[0].split()
+    assert lines[-2:] == [" 0 | 1 | 2", "x" * 50]
+    assert wrapped("short", 30) == "short"

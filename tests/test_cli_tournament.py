@@ -238,7 +238,7 @@ def test_games_that_were_not_played_count_as_nothing(monkeypatch):
     assert result["faults"] == {"HTTP 503": missing}
     assert 0 < result["games"][0][1] <= 40 - missing
     assert result["illegal"] == [[0, 0], [0, 0]]
-    assert f"{missing} games not played, which count as nothing: HTTP 503" in spiral(*arguments).out
+    assert f"Games that were not played, and count for no player: {missing} (HTTP 503)." in spiral(*arguments).out
 
 
 def test_nobody_answers(monkeypatch):

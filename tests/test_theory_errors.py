@@ -17,6 +17,8 @@ from spiral.theory import (
     tree_size,
     uniform_policy,
 )
+from spiral.theory.minimax import require_openness
+from spiral.theory.tree import build_tree
 
 KUHN = load_game("kuhn_poker")
 
@@ -171,3 +173,25 @@ def test_wrong_seats_are_refused():
         best_response(KUHN, uniform_policy, 2)
     with pytest.raises(ValueError, match="got 1 policies; expected one for each of the 2 seats"):
         expected_returns(KUHN, [uniform_policy])
+
+
+@pytest.mark.parametrize(
+    ("spec", "advice"),
+    [
+        ("connect_four", "exact theory; measure play with `spiral evaluate`"),
+        ("kuhn_poker(hands=5)", "exact theory; load kuhn_poker(hands=1), or measure play with `spiral evaluate`"),
+    ],
+)
+def test_a_tree_that_is_too_large_gets_advice_that_fits_the_game(spec, advice):
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        build_tree(load_game(spec))
+
+
+@pytest.mark.parametrize("spec", ["kuhn_poker", "leduc_poker", "kuhn_poker(hands=5)"])
+def test_minimax_names_who_plays_what_it_cannot(spec):
+    game = load_game(spec)
+    state = game.initial_state()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="--opponent equilibrium"):
+            require_openness(state)
+        state = state.apply(state.chance_outcomes()[0][0] if state.is_chance else state.legal_actions()[0])

@@ -13,7 +13,7 @@ from spiral.policies import Policy, TurnReply, TurnRequest
 from spiral.printable import printable
 from spiral.records import Episode
 from spiral.rollout import Match, play
-from spiral.summary import final_position, result_line, told_reply
+from spiral.summary import final_position, news, result_line, told_reply
 from spiral.text import parse_action
 
 Read = Callable[[str], str]
@@ -21,7 +21,7 @@ Write = Callable[[str], object]
 
 
 class HumanPolicy:
-    """Shows the full observation and reads an action."""
+    """Shows the full observation, later only what is new in it, and reads an action."""
 
     name = "you"
 
@@ -30,6 +30,7 @@ class HumanPolicy:
         self._read = read
         self._write = write
         self._pending: list[TurnRequest] = []
+        self._seen = ""
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
         """Takes on turns."""
@@ -44,11 +45,17 @@ class HumanPolicy:
         """Forgets every pending turn."""
         self._pending.clear()
 
+    @property
+    def seen(self) -> str:
+        """The observation shown last."""
+        return self._seen
+
     def _ask(self, request: TurnRequest) -> TurnReply:
         """Asks until the answer is legal."""
         state = request.state
         observation = state.observation(request.seat)
-        self._write(f"\n{observation}")
+        self._write(f"\n{news(self._seen, observation) or observation}")
+        self._seen = observation
         while True:
             line = self._read("Your action: ").strip()
             action = read_action(line, state)
@@ -109,6 +116,7 @@ def play_game(game: Game, opponent: Policy, seat: int, seed: int, read: Read, wr
     human, other = HumanPolicy(read, show), Narrated(opponent, show)
     policies: tuple[Policy, Policy] = (human, other) if seat == 0 else (other, human)
     (episode,) = play([Match(game=game, seed=seed, policies=policies)])
-    show("\n" + final_position(episode, seat))
+    position = final_position(episode, seat)
+    show("\n" + (news(human.seen, position) or position))
     show(result_line(episode, ("you", opponent.name) if seat == 0 else (opponent.name, "you")))
     return episode

@@ -131,14 +131,14 @@ def game_text(episode: Episode) -> str:
     seen: dict[int, str] = {}
     for turn in episode.turns:
         observation = state.observation(turn.player)
-        parts.append(_news(seen.get(turn.player, seen.get(1 - turn.player, "")), observation))
+        parts.append(news(seen.get(turn.player, seen.get(1 - turn.player, "")), observation))
         missing = bool(episode.fault) and turn is episode.turns[-1]
         parts.append("" if missing else told_reply(f"seat {turn.player}", turn.reply, turn.action))
         seen[turn.player] = observation
         if turn.action is not None:
             state = _dealt(state.apply(actions.pop(0)), actions)
     if episode.outcome == "finished":
-        parts.append(_news(seen.get(0, ""), state.observation(0)))
+        parts.append(news(seen.get(0, ""), state.observation(0)))
     parts.append(result_line(episode, ("seat 0", "seat 1")))
     return "\n\n".join(part for part in parts if part)
 
@@ -174,7 +174,7 @@ def final_position(episode: Episode, seat: int) -> str:
 def result_line(episode: Episode, names: tuple[str, str]) -> str:
     """Who won, and what each seat is paid."""
     first, second = episode.returns
-    paid = f"returns {first:+g} and {second:+g}"
+    paid = f"returns: {names[0]} {first:+g}, {names[1]} {second:+g}"
     if episode.outcome == "not_played":
         return f"Result: none, the game could not be played to its end ({episode.fault})."
     if episode.outcome == "truncated":
@@ -192,7 +192,7 @@ def _dealt(state: State, actions: list[str]) -> State:
     return state
 
 
-def _news(before: str, now: str) -> str:
+def news(before: str, now: str) -> str:
     """The observation without the lines it begins with as an earlier one did (the rules, the seat)."""
     old, new = before.splitlines(), now.splitlines()
     same = 0

@@ -34,12 +34,12 @@ Data = Annotated[
 
 
 def benchmark(
-    model: opt.Model,
+    model: opt.LanguageModel,
     task: Task,
     data: Data = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many problems, drawn by the seed.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Replies to each problem; 4 if left out.")] = None,
-    seed: opt.Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed asks the same problems and draws alike.")] = 0,
     template: opt.Template = None,
     thinking: opt.Thinking = None,
     temperature: Annotated[float | None, typer.Option(help="0.6 if left out, as in the paper.")] = None,

@@ -11,6 +11,7 @@ from spiral.cli import options as opt
 from spiral.cli.endpoints import endpoint_usage, print_usage
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
+from spiral.cli.theory_words import headline, theory_table, unit
 from spiral.display import plain_table, wide_console
 from spiral.games import load_game
 from spiral.printable import printable
@@ -113,7 +114,8 @@ def exploitability(
     Where nothing is hidden, as in tic-tac-toe, also how often it plays an optimal move, and what its moves give away.
     """
     rules = load_game(game)
-    from spiral.evaluation.measurements import measure_kept_theory, theory_directory  # loads torch
+    from spiral.evaluation.exploitability import uniform_exploitability  # loads torch
+    from spiral.evaluation.measurements import measure_kept_theory, theory_directory
     from spiral.seating import SeatOptions, exploitable_policy
 
     options = SeatOptions(
@@ -136,23 +138,14 @@ def exploitability(
         place = theory_directory(model, policy, rules, samples=samples, seed=seed, out=out)
         progress.stage(f"exploitability of {model} in {rules.spec}")
         result = measure_kept_theory(policy, rules, samples=samples, seed=seed, place=place, watch=progress.count)
+        uniform = 0.0 if as_json or result["exploitability"] is None else uniform_exploitability(rules)
     if as_json:
         print_json({**result, "files": str(place.path)})
         return
-    table = plain_table("figure", "value")
-    for key, value in result.items():
-        table.add_row(key.replace("_", " "), _figure(value))
-    wide_console().print(table)
+    console = wide_console()
+    console.print(headline(model, rules, result, uniform), soft_wrap=True)
+    console.print(theory_table(rules, result))
     print(printable(f"Every state: {place.path}"))
-
-
-def _figure(value: object) -> str:
-    """A figure for people."""
-    if isinstance(value, list):
-        return ", ".join(map(_figure, value))
-    if value is None:
-        return "not measured: it takes the probabilities of every position"
-    return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 def _print_rates(result: dict[str, Any]) -> None:
@@ -169,10 +162,13 @@ def _print_rates(result: dict[str, Any]) -> None:
     table.add_row("won by an illegal move of the opponent", f"{result['opponent_illegal']:.1%}")
     table.add_row("lost on the board", rate_text(result, "loss_on_board"))
     table.add_row("lost by an illegal move", f"{result['illegal']:.1%}")
-    means = ["none played" if mean is None else f"{mean:+.3f}" for mean in result["seat_returns"]]
-    table.add_row("mean return", f"{means[0]} from seat 0, {means[1]} from seat 1")
-    table.add_row("advantage of seat 0, for both players", f"{result['seat_advantage']:+.3f}")
     console.print(table)
+    means = ["none played" if mean is None else f"{mean:+.3f}" for mean in result["seat_returns"]]
+    console.print(
+        f"Mean return of {result['policy']}, in {unit(load_game(result['game']))}: {means[0]} from seat 0, {means[1]}"
+        f" from seat 1. Seat 0 earned {result['seat_advantage']:+.3f} more than seat 1, over both players' games.",
+        soft_wrap=True,
+    )
     _print_not_played(console, result)
 
 

@@ -15,6 +15,14 @@ Model = Annotated[
         " random, minimax or equilibrium.",
     ),
 ]
+LanguageModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A name that `spiral models` lists, a run or checkpoint directory, a Hugging Face name or path, or"
+        " endpoint:NAME.",
+    ),
+]
 Game = Annotated[str, typer.Option(help="Such as tictactoe or 'kuhn_poker(hands=5)'; see `spiral games`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same games.")]

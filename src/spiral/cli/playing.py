@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +14,9 @@ from typing import Annotated
 import typer
 
 from spiral.cli import options as opt
-from spiral.games import load_game
+from spiral.games import Game, load_game
 from spiral.printable import printable
+from spiral.records import Episode
 from spiral.seeds import derive_seed
 
 GOODBYE = "Goodbye."
@@ -59,18 +64,78 @@ def play(
     )
     opponent = seat_policy(model, rules, options)
     first_seed = secrets.randbelow(2**31) if seed is None else seed
-    print(printable(f"You play {rules.spec} against {opponent.name}, seed {first_seed}. Ctrl-C ends."))
-    number = 0
+    _show(f"You play {rules.spec} against {opponent.name}, seed {first_seed}. Ctrl-C ends.")
+    hint = parameters_hint(rules)
+    if hint:
+        _show(hint)
+    number, score = 0, Score(opponent.name)
     try:
         while True:
             yours = number % 2 if seat is None else seat
-            play_game(rules, opponent, yours, derive_seed(first_seed, "play", number), input, print)
+            episode = play_game(rules, opponent, yours, derive_seed(first_seed, "play", number), input, _show)
             number += 1
-            if input("\nAnother game? [y/N] ").strip().lower() not in {"y", "yes"}:
+            _show(score.after(episode, yours))
+            if not _another_game():
                 break
     except (EOFError, KeyboardInterrupt):
         print()
     print(GOODBYE)
+
+
+class Score:
+    """The games of a sitting, counted."""
+
+    def __init__(self, opponent: str) -> None:
+        self._opponent = opponent
+        self._wins = self._losses = self._draws = 0
+        self._total = 0.0
+
+    def after(self, episode: Episode, seat: int) -> str:
+        """The score once this game, played in `seat`, is counted; one without a result is not."""
+        if episode.outcome != "not_played":
+            own = episode.returns[seat]
+            self._wins, self._losses = self._wins + (own > 0), self._losses + (own < 0)
+            self._draws, self._total = self._draws + (own == 0), self._total + own
+        return (
+            f"Score: you {self._wins}, {self._opponent} {self._losses}, draws {self._draws}; your returns add up to"
+            f" {self._total:+g}."
+        )
+
+
+def parameters_hint(game: Game) -> str:
+    """What else the game can be played with; empty for a game without parameters."""
+    values = [f"{field.name}={getattr(game, field.name)}" for field in dataclasses.fields(game)]
+    if not values:
+        return ""
+    name = game.spec.partition("(")[0]
+    example = f"{name}({dataclasses.fields(game)[0].name}=...)"
+    return f"It is played with {', '.join(values)}; to play with another: --game '{example}'."
+
+
+def wrapped(text: str, width: int) -> str:
+    """Every line in at most `width` columns where its words allow it, broken between words."""
+    lines = text.split("\n")
+    return "\n".join(
+        line if len(line) <= width else textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )
+
+
+def _show(text: str) -> None:
+    """Text for the person; a terminal would break lines within words."""
+    text = printable(text)
+    print(wrapped(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
+
+
+def _another_game() -> bool:
+    """Asks until the answer is one; a move typed after the end of a game is none."""
+    while True:
+        answer = input("\nAnother game? [y/N] ").strip().lower()
+        if answer in {"", "n", "no", "q", "quit", "exit"}:
+            return False
+        if answer in {"y", "yes"}:
+            return True
+        _show(f"That game is over, so {answer!r} is no move in it. Type y for another game, or n to end.")
 
 
 def trained_game(model: str) -> str:

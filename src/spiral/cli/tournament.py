@@ -258,22 +258,25 @@ def _payoff(result: dict[str, Any], row: int, column: int) -> str:
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
-    """Circles, a run's history, games that were not played, and what was left out."""
+    """Cycles, a run's history, games that were not played, and what was left out."""
     lines = []
     history, circles = result["history"], result["cycles"]
     if history is not None:
         lines.append(
-            f"Later against earlier checkpoints: {history['better']} pairs better, {history['worse']} worse,"
-            f" {history['undecided']} undecided at 95%."
+            f"Pairs of checkpoints, by the 95% interval of their games: the later one is better in {history['better']},"
+            f" worse in {history['worse']}, not decided in {history['undecided']}."
         )
     if circles is not None and len(result["players"]) > 2:
-        told = "no three players can be told apart"
+        told = "none to count, since no three players have decided results against each other"
         if circles["triples"]:
-            told = f"{circles['cyclic_triples']} of the {circles['triples']} threes that can be told apart are one"
+            told = f"{circles['cyclic_triples']} of {circles['triples']} sets of three players with decided games"
         lines.append(
-            f"Circles, of A beating B beating C beating A: {told}; cyclic part of the payoffs"
-            f" {circles['cyclic_part']:.0%}, by chance alone {circles['cyclic_part_by_chance']:.0%}."
+            f"Cycles (A beats B, B beats C, C beats A): {told}. Cyclic share of the payoffs:"
+            f" {circles['cyclic_part']:.0%}; games without any cycle would show {circles['cyclic_part_by_chance']:.0%}"
+            " by chance."
         )
-    lines += [f"{count} games not played, which count as nothing: {why}" for why, count in result["faults"].items()]
+    lines += [
+        f"Games that were not played, and count for no player: {n} ({why})." for why, n in result["faults"].items()
+    ]
     lines += [f"{name}: {use['requests']} requests, ${use['cost_usd']:.4f}" for name, use in result["usage"].items()]
     return lines + [f"Note: {note}." for note in result["notes"]]

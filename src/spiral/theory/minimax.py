@@ -18,6 +18,8 @@ from spiral.theory.tree import Floats, GameTree
 
 MAX_POSITIONS = 200_000
 """Some seconds of search."""
+INSTEAD = "`equilibrium` plays such games (--opponent equilibrium); in Python there are best_response and solve_cfr"
+"""For games with chance or with something hidden."""
 
 
 class Minimax:
@@ -110,11 +112,11 @@ def optimal_values(tree: GameTree) -> Floats:
 def require_openness(state: State) -> None:
     """Raises `ValueError` where chance moves or the seats know different things."""
     if state.is_chance:
-        raise ValueError("minimax needs a game without chance; use best_response or solve_cfr for this one")
+        raise ValueError(f"minimax needs a game without chance; {INSTEAD}")
     if state.information_state(0) != state.information_state(1):
         raise ValueError(
-            f"the seats know different things at {state!r}; minimax needs a game in which nothing is hidden (both"
-            " have the same information_state), use best_response or solve_cfr for this one"
+            "minimax needs a game in which nothing is hidden, and in this one the seats know different things; "
+            + INSTEAD
         )
 
 

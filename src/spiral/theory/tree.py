@@ -107,6 +107,14 @@ class GameTree:
         return value_N
 
 
+def _smaller(game: Game) -> str:
+    """What to do about a tree that is too large; nothing where the game has no parameters."""
+    names = [field.name for field in dataclasses.fields(game)]
+    if "hands" in names:
+        return f"load {game.spec.partition('(')[0]}(hands=1), or "
+    return f"load the game with smaller parameters ({', '.join(names)}), or " if names else ""
+
+
 @functools.lru_cache(maxsize=8)
 def build_tree(game: Game, merge_positions: bool = False) -> GameTree:
     """The tree of `game`, kept for the next call. Raises `ValueError` for games without exact theory."""
@@ -117,8 +125,8 @@ def build_tree(game: Game, merge_positions: bool = False) -> GameTree:
         )
     if not game.enumerable:
         raise ValueError(
-            f"the tree of {game.spec} is too large for exact theory; load the game with smaller parameters"
-            " (for poker, hands=1), or measure play with `spiral evaluate`"
+            f"the tree of {game.spec} is too large for exact theory; {_smaller(game)}measure play with"
+            " `spiral evaluate`"
         )
     builder = _Builder(game, merge_positions)
     states = [game.initial_state()]
