@@ -182,7 +182,7 @@ class LanguagePolicy(ABC):
                 key=turn.key,
                 observation=turn.observation,
                 reply=reading.text,
-                action=None if turn.state is None else parse_action(reading.answer, turn.state),
+                action=None if turn.state is None else parse_action(self.codec.opened + reading.text, turn.state),
                 prompt_ids=turn.prompt_ids,
                 generation=generation,
                 length=ReplyLength(

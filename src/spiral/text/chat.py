@@ -70,6 +70,10 @@ class ChatCodec:
             )
         self.tokenizer = tokenizer
         self.config = config
+        if config.template == "chat":
+            example = Example(observation="-", thought="", answer=REPLY) if config.example else None
+            exchange = messages(QUESTION, config, example, system_role=self.system_role)
+            check_chat_template(tokenizer, exchange, enable_thinking=config.thinking)
         self.ends = end_tokens(tokenizer, declared_ends)
         self.stop_ids = frozenset(end.id for end in self.ends)
         special, thinking = special_tokens(tokenizer), thinking_tokens(tokenizer)
@@ -79,10 +83,6 @@ class ChatCodec:
         self._hidden = {id_ for id_, text in special.items() if text not in visible} | self.stop_ids
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
         self._readings: OrderedDict[bytes, Reading] = OrderedDict()
-        if config.template == "chat":
-            example = Example(observation="-", thought="", answer=REPLY) if config.example else None
-            exchange = messages(QUESTION, config, example, system_role=self.system_role)
-            check_chat_template(tokenizer, exchange, enable_thinking=config.thinking)
 
     @functools.cached_property
     def system_role(self) -> bool:

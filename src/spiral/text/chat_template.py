@@ -94,8 +94,10 @@ def check_chat_template(tokenizer: Any, exchange: Sequence[Message], **options: 
         if "still running" in str(error):
             raise
         raise ValueError(f"{error}; {_advice(tokenizer, exchange, **options)}") from error
-    for message in exchange:
-        check_kept(message["content"], text, message["role"])
+    *before, last = exchange
+    check_kept(last["content"], text)
+    for message in before:
+        check_kept(message["content"], text, "system" if message["role"] == "system" else "assistant")
     _check_turn_opened(tokenizer, exchange, text, **options)
 
 

@@ -18,7 +18,7 @@ from spiral.text.turn_ends import EndToken, ignored_ends
 USER_TEXT = "Which of the numbers 2 and 3 is even? Put your answer inside \\boxed{}."
 
 _ROLE = re.compile(
-    r"\A[\s#\[<]*(?:system|developer|user|human|instruction|assistant)\b[\]>]*:?[ \t]*(?:\n|\Z)", re.IGNORECASE
+    r"\A[\s#\[<|]*(?:system|developer|user|human|instruction|assistant)\b[\]>|]*:?[ \t]*(?:\n|\Z)", re.IGNORECASE
 )
 """The name of a role, as templates write it before its message."""
 

@@ -96,7 +96,7 @@ _CHANNEL = "<|channel|>"
 """Without this token a tokenizer's `<|end|>` and its like are none of harmony's."""
 QUOTES = ("``", '""', "''", "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}")
 _MID_SENTENCE = re.compile(r"(?:[\w,] |\()\Z")
-_HINTS = ("<", "[THINK]", "[/THINK]", "◁", "my thought process", "analysis")
+_HINTS = ("<", "[THINK]", "[/THINK]", "◁", "my thought process", "my response", "analysis", "assistantfinal")
 """One of them is in every reply that has a delimiter."""
 
 
