@@ -59,6 +59,9 @@ _ARROWS = re.compile(
     r"\\(?:rightarrow|to|longrightarrow|Rightarrow|Longrightarrow|implies|mapsto|longmapsto|textrightarrow)(?![A-Za-z])"
     r"|[\u2192\u21d2\u27f6\u2794\u27a1\u21a6]\ufe0f?"
 )
+_FRACTION = re.compile(r"\\[dtc]?frac\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}")
+_TIMES = re.compile(r"\s*+\\(?:times|cdot|ast)(?![A-Za-z])\s*+|\s*+[\u00d7\u00b7\u22c5]\s*+")
+_POWER = re.compile(r"\^(?:\{([^{}]*)\}|(\w))")
 _SPACES = re.compile(r"(?<!\\)\\[ ,;:!>]|\\\\|~")
 _SIGNS = {
     "colon": ":",
@@ -109,9 +112,32 @@ def plain_text(text: str) -> str:
     return bare(text)
 
 
+def typed_lines(text: str) -> str:
+    r"""The lines of `text` as a person would type them, with `\frac{1}{2}` as 1/2 and `2 \times x^{3}` as 2*x**3.
+
+    `\\` ends a line as well.
+    """
+    text = _DOLLARS.sub(r"\1", _DELIMITERS.sub(" ", undress(_unwrapped(text), mark_words=False)))
+    for _ in range(4):
+        text = _FRACTION.sub(lambda match: f"{_operand(match[1])}/{_operand(match[2])}", text)
+    text = _TIMES.sub("*", text)
+    text = _POWER.sub(r"**\1\2", text)
+    lines = (plain_text(line) for line in text.replace(r"\\", "\n").split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def _operand(text: str) -> str:
+    """What stands above or below a fraction, in brackets where it needs them."""
+    return text if re.fullmatch(r"[\w.]*", text) else f"({text})"
+
+
 def bare(text: str) -> str:
     """On one line, without quotes or marks of emphasis around all of it and without a full stop at its end."""
-    text = " ".join(text.split())
+    return _unwrapped(" ".join(text.split()))
+
+
+def _unwrapped(text: str) -> str:
+    text = text.strip()
     for _ in range(6):
         marked = _MARKED.fullmatch(text)
         inner = marked[2] if marked is not None else next(filter(None, (_inside(text, *pair) for pair in _QUOTES)), "")

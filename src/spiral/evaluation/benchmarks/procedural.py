@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from typing import Any
 
 from spiral.evaluation.benchmarks.problems import Problem
 from spiral.evaluation.benchmarks.tasks import GYM
+from spiral.text.latex import plain_text, typed_lines
 
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 RIGHT = 0.999
 """A verifier's score from which an answer counts as right; partial credit does not."""
 
@@ -40,9 +43,31 @@ def make_problems(task: str, items: int, seed: int) -> list[Problem]:
 
 
 def gym_score(task: str, items: int, seed: int, index: int, answer: str) -> float:
-    """The verifier's score, from 0 to 1, of an answer to problem `index` of those made. Raises what it raises."""
+    """The verifier's score, from 0 to 1, of an answer to problem `index` of those made.
+
+    The answer is put to it as it stands and without LaTeX dress, and the better score counts. Raises what the verifier
+    raises when it reads the answer as it stands and in every other way.
+    """
     made = _made(task, items, seed)
-    return float(made.score_answer(answer, made[index]))
+    scores: list[float] = []
+    error: Exception | None = None
+    for reading in _readings(answer):
+        try:
+            scores.append(float(made.score_answer(reading, made[index])))
+        except Exception as raised:  # each verifier parses what a model wrote in its own way
+            error = raised
+        if scores and scores[-1] >= RIGHT:
+            break
+    if error is not None and not scores:
+        raise error
+    return max(scores)
+
+
+def _readings(answer: str) -> list[str]:
+    """An answer as it stands, on one line, as lines, and as a number without separators."""
+    typed = typed_lines(answer)
+    number = typed.replace(",", "") if _THOUSANDS.fullmatch(typed) else typed
+    return list(dict.fromkeys((answer, plain_text(answer), typed, typed.replace("**", "^"), number)))
 
 
 @functools.lru_cache(maxsize=4)
