@@ -20,7 +20,7 @@ def cases(task):
 
 def test_the_table_is_large_and_has_right_and_wrong_cases_of_every_task():
     counts = {task: collections.Counter(case["expected"] for case in cases(task)) for task in TASKS}
-    assert sum(sum(count.values()) for count in counts.values()) >= 600
+    assert sum(sum(count.values()) for count in counts.values()) >= 1_000
     assert all(count[True] >= 12 and count[False] >= 12 for count in counts.values()), counts
     keys = [(c["answer"], c["reply"], str(c["choices"]), c.get("tolerance")) for task in TASKS for c in cases(task)]
     assert [key for key, number in collections.Counter(keys).items() if number > 1] == []

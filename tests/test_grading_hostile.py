@@ -2,20 +2,26 @@
 
 import importlib
 import itertools
+import json
 import pkgutil
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import spiral.evaluation.benchmarks
 import spiral.text
+from hostile_replies import CHOICES, GOLDS, hostile_reply
 from spiral.evaluation.benchmarks import grade, grade_reply
 from spiral.evaluation.benchmarks.bounds import MAX_WORK, TooMuchWorkError, bounded_work, spend
 from spiral.evaluation.benchmarks.verdicts import grade_with
-from spiral.text import thinking
+from spiral.games import load_game
+from spiral.text import parse_action, thinking
 
 
 def boxed(content):
@@ -44,13 +50,13 @@ FOUND = {
     "floors of long powers": r"\lfloor " + "+".join(rf"x^{{{n}}}!" for n in range(60, 200)) + r"\rfloor",
     "a number and its exponent": "1e9999" + "+1e9998" * 150,
 }
-GOLDS = ["5", r"\frac{1}{2}", "1,-2", "(1,2)", r"\{1,2\}", "x^2+1", r"\text{even}", "Monday", r"\emptyset", "4.5e33"]
+EXPECTED = ["5", r"\frac{1}{2}", "1,-2", "(1,2)", r"\{1,2\}", "x^2+1", r"\text{even}", "Monday", r"\emptyset", "4.5e33"]
 
 
 @pytest.mark.parametrize("kind", FOUND)
 def test_what_was_found_to_hang_or_crash(kind):
     start = time.process_time()
-    found = [answer for answer in GOLDS if grade(boxed(FOUND[kind]), answer)]
+    found = [answer for answer in EXPECTED if grade(boxed(FOUND[kind]), answer)]
     assert found == ([r"\emptyset"] if kind == "an empty set" else [])
     assert time.process_time() - start < 3.0
 
@@ -140,3 +146,49 @@ def test_patterns_stay_fast_on_all_pairs_of_pieces():
 def test_the_check_of_patterns_finds_a_slow_one(monkeypatch):
     monkeypatch.setattr(spiral.text.parsing, "SLOW", re.compile(r"(?:\s*\w+\s*)+!"), raising=False)
     assert {name for name, *_ in check_patterns([("a ", ""), ("ab ", "")], 40)} == {"spiral.text.parsing"}
+
+
+KUHN = load_game("kuhn_poker").initial_state().apply("J").apply("Q")
+SECONDS = 3
+"""Of processor time for one reply."""
+PROGRAM = """
+import json, resource, sys, time
+from test_grading_hostile import grade_hostile
+resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+print(json.dumps(grade_hostile(range(int(sys.argv[1]), int(sys.argv[2])))))
+"""
+
+
+def grade_hostile(seeds):
+    """Grades made-up replies and reads moves from them; the seeds of those that are late, raise, or should be wrong."""
+    late, raised, graded = [], [], 0
+    for seed in seeds:
+        rng = random.Random(seed)
+        reply, gold = hostile_reply(rng), rng.choice(GOLDS)
+        choices = CHOICES if rng.random() < 0.1 else None
+        start = time.process_time()
+        try:
+            grade_reply(reply, "B" if choices else gold, choices=choices)
+            parse_action(reply, KUHN)
+        except Exception as error:
+            raised.append((seed, repr(error)))
+        graded += 1
+        if time.process_time() - start > SECONDS:
+            late.append(seed)
+    return {"graded": graded, "late": late, "raised": raised}
+
+
+def test_some_hostile_replies_get_their_grade():
+    assert grade_hostile(range(250)) == {"graded": 250, "late": [], "raised": []}
+
+
+@pytest.mark.slow
+def test_ten_thousand_hostile_replies_get_their_grade_within_a_gigabyte():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "1000", "11000"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == {"graded": 10_000, "late": [], "raised": []}
