@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,8 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
         recipe = recipe.model_copy(update={"prompt": known.prompt})
     dtype = torch.bfloat16 if recipe.model.compute == "bfloat16" else None
     with contextlib.ExitStack() as resources:
-        resources.enter_context(cluster_session(recipe.cluster))
+        again = f"to go on: spiral train --resume --run-dir {shlex.quote(str(path))}"
+        resources.enter_context(cluster_session(recipe.cluster, again))
         placement = resources.enter_context(placed(recipe.cluster, gpus_per_rank(recipe.model.device)))
         learner = ClusterLearner(recipe, recipe.cluster, checkpoint, placement=placement, dtype=dtype)
         resources.callback(learner.close)

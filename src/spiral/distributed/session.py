@@ -7,6 +7,7 @@ it: on, with a token file in the home directory.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from spiral.cluster import ClusterConfig
+from spiral.distributed.ray_watch import watched
+from spiral.stopping import handlers_kept
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +46,11 @@ def import_ray() -> Any:
 
 
 @contextmanager
-def cluster_session(config: ClusterConfig) -> Iterator[None]:
+def cluster_session(config: ClusterConfig, advice: str = "start it again") -> Iterator[None]:
     """Connects this process to a Ray; leaves it, and ends it if it is our own, on the way out.
 
-    A connection that exists already is used and kept. Raises `ValueError` when there is no Ray to join.
+    A connection that exists already is used and kept. Should Ray die and take this process with it, a line says so that
+    ends in `advice`. Raises `ValueError` when there is no Ray to join.
     """
     if importlib.util.find_spec("ray") is None:
         import_ray()
@@ -56,9 +60,13 @@ def cluster_session(config: ClusterConfig) -> Iterator[None]:
     connected = ray.is_initialized()
     try:
         if not connected:  # in here, since Ctrl-C may come while Ray is starting
-            with _environment(settings):
-                _connect(ray, config)
-        yield
+            with _environment(settings), handlers_kept():
+                try:
+                    _connect(ray, config)
+                except SystemExit as error:  # Ray's own answer to SIGTERM
+                    raise KeyboardInterrupt from error
+        with contextlib.nullcontext() if connected else watched(_processes(ray), advice):
+            yield
     finally:
         if not connected:
             ray.shutdown()
@@ -90,6 +98,14 @@ def _connect(ray: Any, config: ClusterConfig) -> None:
             include_dashboard=False,
             object_store_memory=store,
         )
+
+
+def _processes(ray: Any) -> dict[int, str]:
+    """Ray's own processes by id; none of a Ray that was joined."""
+    node = ray._private.worker._global_node
+    groups = node.all_processes if node is not None else {}
+    vital = ("gcs_server", "raylet")
+    return {info.process.pid: name for name in vital for info in groups.get(name, ())}
 
 
 def _knock(address: str) -> None:

@@ -1,0 +1,144 @@
+"""Says why a process has ended when Ray has ended it: Ray does so from its own threads, without a word.
+
+`watched` starts this file as a program of its own, which needs nothing but the standard library. It looks after Ray's
+processes and the one that watches; when that one is gone without having said goodbye, and one of Ray's is gone too, it
+prints one line on the standard error that both share. Where Ray's death does not end the watched process within
+`GRACE_SECONDS` (a lost GCS takes a minute), it is told to end itself, with status 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+LOOK_SECONDS = 0.1
+GRACE_SECONDS = 3.0
+GOODBYE = b"g"
+END = b"e"
+
+
+@contextlib.contextmanager
+def watched(processes: Mapping[int, str], advice: str) -> Iterator[None]:
+    """Watches over Ray's processes, by id, and those that they start, for the time of a `with` block.
+
+    `advice` ends the line that is printed. A Ray that was joined has no processes here: then the line only says that
+    this process has ended.
+    """
+    ours, theirs = socket.socketpair()
+    settings = json.dumps({"processes": {str(pid): name for pid, name in processes.items()}, "advice": advice})
+    command = [sys.executable, "-I", "-S", str(Path(__file__)), str(theirs.fileno()), settings]
+    with theirs:
+        watcher = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def obey() -> None:
+        with contextlib.suppress(OSError):
+            if ours.recv(1) == END:
+                os._exit(1)
+
+    threading.Thread(target=obey, name="Ray's end", daemon=True).start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            ours.send(GOODBYE)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            watcher.wait(GRACE_SECONDS)
+        ours.close()
+
+
+def watch(channel: socket.socket, processes: dict[int, str], advice: str) -> None:
+    """The program: returns when the watched process has said goodbye, or ended."""
+    dead: list[str] = []
+    died: float | None = None
+    while True:
+        ready, _, _ = select.select([channel], [], [], LOOK_SECONDS)
+        heard = _heard(channel) if ready else None
+        if heard == GOODBYE:
+            return
+        gone = [pid for pid in processes if not _runs(pid)]
+        dead += [processes.pop(pid) for pid in gone]
+        if heard is not None:  # it has ended
+            _say(dead, bool(processes or dead), advice)
+            return
+        for pid, name in list(processes.items()):
+            if name == "raylet":
+                processes.update(_agents(pid))
+        if dead:
+            died = died or time.monotonic()
+            if time.monotonic() - died > GRACE_SECONDS:
+                with contextlib.suppress(OSError):
+                    channel.send(END)
+
+
+def _heard(channel: socket.socket) -> bytes:
+    """What the watched process says; nothing when it has ended."""
+    try:
+        return channel.recv(1)
+    except OSError:
+        return b""
+
+
+def _say(dead: list[str], own: bool, advice: str) -> None:
+    """Prints the line, unless the process has ended for another reason."""
+    if dead:
+        what = f"Ray has ended: its {' and its '.join(dict.fromkeys(dead))} died, and the run with it"
+    elif not own:
+        what = "this process was killed, or ended by the Ray that it had joined"
+    else:
+        return
+    with contextlib.suppress(OSError):
+        print(f"spiral: {what}; {advice}", file=sys.stderr, flush=True)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there, and not only what is left of one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return False
+        with contextlib.suppress(PermissionError):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return False
+        return True
+    except (OSError, IndexError):
+        return False
+
+
+def _agents(raylet: int) -> dict[int, str]:
+    """The helpers that a raylet has started; it ends when one of them does."""
+    found = {}
+    with contextlib.suppress(OSError, ValueError):
+        for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text(encoding="ascii").split():
+            line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ")
+            for mark, name in ((b"runtime_env_agent", "runtime environment agent"), (b"/dashboard/agent", "agent")):
+                if mark in line:
+                    found[int(child)] = name
+                    break
+    return found
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    given = json.loads(sys.argv[2])
+    with socket.socket(fileno=int(sys.argv[1])) as end:
+        watch(end, {int(pid): name for pid, name in given["processes"].items()}, given["advice"])
