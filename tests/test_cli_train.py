@@ -90,7 +90,7 @@ def test_dry_run_prints_the_recipe_and_does_nothing_else(monkeypatch, tmp_path):
     assert recipe["evaluation"]["seed"] == 1_000_003, "defaults are spelled out"
     size = spiral("models", "--json").json["models"][0]["parameters"]
     lines = result.out.splitlines()
-    assert lines[:2] == [f"# nano: {size:,} parameters", "# Memory of one device, in GiB:"]
+    assert lines[:2] == [f"# nano: {size:,} parameters", "# Memory of one device, in MiB:"]
     assert "#   tictactoe: 256 games of about 6.7 turns (at most 9), prompts of about 5 tokens (longest 5)" in lines
     assert [line for line in lines if " usable: " in line and line.endswith("(this machine) less 5%")]
     assert list(tmp_path.iterdir()) == []

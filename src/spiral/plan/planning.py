@@ -169,10 +169,11 @@ def describe(plan: Plan) -> list[str]:
     """The plan in lines of text."""
     where = "this machine" if plan.asked else "hardware.memory_gib"
     lines = [f"{plan.model}: {plan.parameters:,} parameters"]
+    unit = GIB_UNIT if plan.need_gib >= 1 else MIB_UNIT
     for device in plan.devices:
-        lines += _held(device)
+        lines += _held(device, unit)
     lines += [
-        f"{plan.usable_gib:8.2f}  usable: {plan.memory_gib:.2f} ({where}) less {MARGIN:.0%}",
+        f"{unit.column(plan.usable_gib)}  usable: {unit.number(plan.memory_gib)} ({where}) less {MARGIN:.0%}",
         "Tokens of a step:",
     ]
     budget = plan.budget
@@ -191,15 +192,35 @@ def describe(plan: Plan) -> list[str]:
     ]
 
 
-def _held(device: Device) -> list[str]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Unit:
+    """What a plan's memory is printed in."""
+
+    name: str
+    per_gib: int
+
+    def number(self, gib: float) -> str:
+        """With two decimals; what these would show as nothing with one digit that counts."""
+        value = gib * self.per_gib
+        return f"{value:.1g}" if 0 < value < 0.005 else f"{value:.2f}"
+
+    def column(self, gib: float) -> str:
+        """The same, to the right."""
+        return f"{self.number(gib):>8}"
+
+
+GIB_UNIT, MIB_UNIT = _Unit(name="GiB", per_gib=1), _Unit(name="MiB", per_gib=1024)
+
+
+def _held(device: Device, unit: _Unit) -> list[str]:
     """What a device holds, in lines of text."""
-    lines = [f"Memory of {device.name}, in GiB:"]
+    lines = [f"Memory of {device.name}, in {unit.name}:"]
     for item in device.items:
         notes = ", ".join(filter(None, (item.note, "" if item.phase == "always" else f"while {item.phase}")))
-        lines.append(f"{item.gib:8.2f}  {item.name}{f' ({notes})' if notes else ''}")
-    playing, updating = device.phase_gib("playing"), device.phase_gib("updating")
-    total = f"at most: {playing:.2f} while playing, {updating:.2f} while updating"
-    return [*lines, f"{device.need_gib:8.2f}  {', '.join(filter(None, (total, device.together)))}"]
+        lines.append(f"{unit.column(item.gib)}  {item.name}{f' ({notes})' if notes else ''}")
+    playing, updating = unit.number(device.phase_gib("playing")), unit.number(device.phase_gib("updating"))
+    total = f"at most: {playing} while playing, {updating} while updating"
+    return [*lines, f"{unit.column(device.need_gib)}  {', '.join(filter(None, (total, device.together)))}"]
 
 
 def _on_gpus(recipe: Recipe, asked: bool) -> bool:

@@ -120,10 +120,8 @@ def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     directory = model_directory(config.path)
-    logging.disable_progress_bar()
     if not Path(directory).is_dir():
         directory = local_copy(directory, weights=weights)
     described = read_config(directory, config.path)

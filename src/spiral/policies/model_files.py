@@ -189,7 +189,9 @@ def read_weights(model_class: Any, directory: str | Path, name: str, *, meta: bo
         ModelFilesError: Weights are missing, of another shape, damaged, quantised, or not finite.
     """
     import torch
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     where = Path(directory)
     stored = check_files(where, name)
     place: dict[str, Any] = {"device_map": "meta"} if meta else {}
