@@ -47,6 +47,10 @@ def with_template(template, *special):
         ("{% for i in range(9999999) %}{% endfor %}", {}, ("OverflowError", "prompt.template")),
         ("{% if messages|length > 1 %}{{ raise_exception('one at a time') }}{% endif %}" + CHATML, {"example": True},
          ("one at a time", "prompt.example to false", "prompt.template")),
+        # It computes for ever, or fills the memory, in one operation.
+        ("{{ messages[0].content }}{{ 9 ** 9 ** 9 ** 9 }}", {}, ("computes a power", "prompt.template")),
+        ("{{ messages[0].content }}{{ 'a' * 9999 * (9999 * 9999) }}", {}, ("product of more than 1,000,000",)),
+        ("{{ messages[0].content * 99999999 }}", {}, ("product of more than 1,000,000",)),
         # It has syntax errors.
         ("{% for m in messages %}{{ m.content }}", {}, ("TemplateSyntaxError", "prompt.template")),
         ("{{ messages[0].content | nonsense }}", {}, ("nonsense", "prompt.template")),
@@ -124,6 +128,7 @@ def test_a_question_that_only_later_is_lost_is_an_error():
         "{{ messages[0].content.split() | join(' ') }}",
         "<s>{{ messages[0].content | trim }}</s>",
         "{{ (messages | last).content }}",
+        "{% generation %}{{ messages[0].content ~ ' ' * 4 }}{% endgeneration %}",
     ],
 )
 def test_a_template_may_change_white_space(template):

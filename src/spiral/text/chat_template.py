@@ -3,19 +3,24 @@
 A template is a program that comes with a model. Whatever goes wrong in it is reported as a `ValueError` that says what
 it does and which setting gets round it.
 
-Not bounded: a single operation of Python that takes for ever or fills the memory, such as 9 ** 9 ** 9 in a template.
+A template is stopped between two operations of Python. Powers and products of large numbers, of which a single one may
+take for ever or fill the memory, are refused before.
 """
 
 from __future__ import annotations
 
 import ctypes
 import datetime
+import functools
+import math
 import re
 import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
+
+import jinja2
 
 from spiral.text.prompts import Message
 
@@ -24,12 +29,16 @@ DATE = datetime.date(2024, 7, 26)
 MAX_SECONDS = 5.0
 """A template takes milliseconds; one that takes longer is in a loop."""
 WAY_OUT = "set prompt.template to 'qwen3', 'llama' or 'r1', which are plain text, or give the model another template"
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""A tag of transformers' own, around what an assistant says."""
 QUESTION = (
     "You are player 0 of <two>.\n  Board & history:\n\n| 1 | X |\n| 2 | O |\n\n"
     + "".join(f"Turn {turn}: the other side said 'offer {turn} wood' and \"nothing\".\n" for turn in range(60))
     + "Write your action inside \\boxed{}. This is the last line, 5e1f7a"
 )
 """What a template is tried with: several lines, quotes, markup, and some thousand characters."""
+MAX_FACTOR = 1_000_000
+"""The constants of a product; templates repeat a text a few times, if at all."""
 REPLY = "I take it: \\boxed{4b7d}"
 SYSTEM = "You are player 9c2e."
 
@@ -39,21 +48,11 @@ def render_chat(tokenizer: Any, exchange: Sequence[Message], **options: bool) ->
 
     Raises `ValueError` when the template fails or does not come to an end.
     """
-
-    def render() -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                list(exchange),
-                tokenize=False,
-                date_string=DATE.strftime("%d %b %Y"),
-                strftime_now=DATE.strftime,
-                **options,
-            )
-        )
-
+    day = {"date_string": DATE.strftime("%d %b %Y"), "strftime_now": DATE.strftime}
+    _check_arithmetic(str(tokenizer.get_chat_template()))
     try:
         with _Watchdog(MAX_SECONDS):
-            return render()
+            return str(tokenizer.apply_chat_template(list(exchange), tokenize=False, **day, **options))
     except _TooSlowError:
         raise ValueError(
             f"the model's chat template was still running after {MAX_SECONDS:.0f} seconds; is it in a loop? {WAY_OUT}"
@@ -143,6 +142,28 @@ def _check_turn_opened(tokenizer: Any, exchange: Sequence[Message], text: str, *
             f" {missing[:60]!r}, as the template itself does before an answer, so the model would go on as the user;"
             f" {WAY_OUT}"
         )
+
+
+@functools.lru_cache(maxsize=8)
+def _check_arithmetic(template: str) -> None:
+    """Raises `ValueError` for a template with a power or with a product of large constants."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        parsed = environment.parse(_GENERATION.sub("", template))
+    except jinja2.TemplateError:
+        return  # rendering says what is wrong
+    powers = list(parsed.find_all(jinja2.nodes.Pow))
+    if powers or any(_factor(product) > MAX_FACTOR for product in parsed.find_all(jinja2.nodes.Mul)):
+        what = "a power" if powers else f"a product of more than {MAX_FACTOR:,}"
+        raise ValueError(f"the model's chat template computes {what}, which may never end; {WAY_OUT}")
+
+
+def _factor(product: jinja2.nodes.Mul) -> int:
+    """The product of a product's whole constants."""
+    sides = (product.left, product.right)
+    constants = [side.value for side in sides if isinstance(side, jinja2.nodes.Const)]
+    inner = [_factor(side) for side in sides if isinstance(side, jinja2.nodes.Mul)]
+    return math.prod([abs(value) for value in constants if isinstance(value, int)] + inner)
 
 
 def _words(text: str) -> str:

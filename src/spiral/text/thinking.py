@@ -37,6 +37,8 @@ class ThinkingFamily:
     opening: str = ""
     """A regular expression, where it is not the first of `delimiters`."""
     closing: str = ""
+    words: tuple[str, ...] = ()
+    """One of these is in every text with a delimiter, where it need not be one of `delimiters`."""
     sentences: bool = False
     """Whether the delimiters are ordinary words: then they count only in their order, and a player may say them."""
 
@@ -57,6 +59,7 @@ FAMILIES = (
         name="harmony, special tokens left out",
         source="gpt-oss as servers without a reasoning parser give it",
         delimiters=(),
+        words=("analysis", "assistantfinal"),
         opening=r"\Aanalysis(?=[A-Z])",
         closing=r"assistantfinal",
         sentences=True,
@@ -84,20 +87,21 @@ FAMILIES = (
         name="granite",
         source="Granite 3.2",
         delimiters=(),
+        words=("my thought process:", "my response:"),
         opening=r"(?m:^)\s*(?:Here is|Here's) my thought process:",
         closing=r"(?:Here is|Here's) my response:",
         sentences=True,
     ),
 )
 """One table for moves, answers, prompts and tokens."""
+_MARKS = frozenset(mark for family in FAMILIES for mark in family.words or (text[0] for text in family.delimiters))
+"""One of these is in every text with any delimiter; most replies have none."""
 MESSAGE_END = "<|end|>"
 """Harmony's end of a thought as well as of an answer; Phi ends its turns with it."""
 _CHANNEL = "<|channel|>"
 """Without this token a tokenizer's `<|end|>` and its like are none of harmony's."""
 QUOTES = ("``", '""', "''", "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}")
 _MID_SENTENCE = re.compile(r"(?:[\w,] |\()\Z")
-_HINTS = ("<", "[THINK]", "[/THINK]", "◁", "my thought process", "my response", "analysis", "assistantfinal")
-"""One of them is in every reply that has a delimiter."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +121,10 @@ class Thought:
     @property
     def thinking(self) -> str:
         """The head without delimiters."""
-        return _pattern().sub("", self.head)
+        kept, end = "", 0
+        for found in _delimiters(self.head, quoted=True):
+            kept, end = kept + self.head[end : found.start], found.end
+        return kept + self.head[end:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,27 +214,25 @@ def count_thinking_tokens(token_ids: Sequence[int], thought: Thought, decode: Ca
 
 
 @functools.cache
-def _pattern() -> re.Pattern[str]:
-    """All delimiters; the group that matches is named after its family's number, `o` opening and `c` closing."""
-    parts = []
-    for number, family in enumerate(FAMILIES):
-        opening = family.opening or re.escape(family.delimiters[0])
-        closing = family.closing or re.escape(family.delimiters[1])
-        parts += [f"(?P<c{number}>{closing})", f"(?P<o{number}>{opening})"]
-    return re.compile("|".join(parts))
+def _pattern(family: ThinkingFamily) -> re.Pattern[str]:
+    """Both delimiters of a family; the opening one is a group."""
+    opening = family.opening or re.escape(family.delimiters[0])
+    closing = family.closing or re.escape(family.delimiters[1])
+    return re.compile(f"(?P<opening>{opening})|{closing}")
 
 
-def _delimiters(text: str) -> list[_Delimiter]:
-    """The delimiters of a text in order, without those that are quoted."""
-    if not any(hint in text for hint in _HINTS):
+def _delimiters(text: str, *, quoted: bool = False) -> list[_Delimiter]:
+    """The delimiters of a text in order, without those in quotes unless they are asked for."""
+    if not any(mark in text for mark in _MARKS):
         return []
-    found = []
-    for match in _pattern().finditer(text):
-        group = str(match.lastgroup)
-        if not _quoted(text, match.start(), match.end()):
-            family = FAMILIES[int(group[1:])]
-            found.append(_Delimiter(match.start(), match.end(), family, group[0] == "o"))
-    return found
+    found = [
+        _Delimiter(match.start(), match.end(), family, match["opening"] is not None)
+        for family in FAMILIES
+        if any(word in text for word in family.words or family.delimiters)
+        for match in _pattern(family).finditer(text)
+        if quoted or not _quoted(text, match.start(), match.end())
+    ]
+    return sorted(found, key=lambda delimiter: delimiter.start)
 
 
 def _quoted(text: str, start: int, end: int) -> bool:
