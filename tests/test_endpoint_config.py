@@ -181,7 +181,7 @@ def test_evaluate_against_an_endpoint(server):
     assert "random against endpoint:local: 10 games of kuhn_poker" in told
     assert f"m: {requests} requests (0 sent again, 0 turns without a reply)" in told
     assert f"${2 * requests:.4f}" in told
-    assert "advantage of seat 0, for both players" in told
+    assert "more than seat 1, over both players' games." in told
 
 
 def test_games_not_played_are_told(server):
@@ -203,3 +203,50 @@ def test_no_game_played_is_a_failure(server):
     result = spiral("evaluate", "random", "--game", "kuhn_poker", "--opponent", "endpoint:local", "--json")
     assert (result.status, result.out, len(result.err.splitlines())) == (1, "", 1)
     assert "HTTP 401 Unauthorized: no such key" in result.err
+
+
+def test_the_documentation_is_true(places):
+    text = (Path(__file__).parent.parent / "docs" / "endpoints.md").read_text(encoding="utf-8")
+    written = re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1]
+    write(written)
+    assert load_endpoint("local").model == "Qwen/Qwen3-8B"
+    config = load_endpoint("gpt")
+    assert (config.omit, config.rename) == (["seed", "temperature", "top_p"], {"max_tokens": "max_completion_tokens"})
+    assert (config.extra, config.budget.spend_limit) == ({"reasoning_effort": "low"}, 5.0)
+    settings = re.search(r"\n\| setting.*?\n\n", text, re.DOTALL)[0]
+    assert all(f"`{name}`" in settings for name in EndpointConfig.model_fields)
+    assert f"`retries` | {EndpointConfig.model_fields['retries'].default} |" in settings
+    assert f"`max_in_flight` | {EndpointConfig.model_fields['max_in_flight'].default} |" in settings
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"omit": ["sed"]}, "[local]: omit: got 'sed'; expected some of temperature, top_p, max_tokens, seed"),
+        ({"omit": "seed"}, "[local]: omit: "),
+        ({"omit": [1]}, "[local]: omit.0: "),
+        (
+            {"omit": ["max_tokens"], "budget": {"prompt_price": 1.0, "completion_price": 1.0, "spend_limit": 1.0}},
+            "needs",
+        ),
+        ({"rename": {"messages": "x"}}, "[local]: rename: got 'messages'; expected some of"),
+        ({"rename": {"seed": "model"}}, "[local]: rename: expected another name for seed"),
+        ({"rename": {"seed": "a b"}}, "[local]: rename: expected another name for seed"),
+        ({"rename": {"seed": "x", "top_p": "x"}}, "[local]: rename: expected a name of its own for each"),
+        ({"rename": {"seed": "x"}, "omit": ["seed"]}, "[local]: the same parameter is in omit and in rename"),
+        ({"rename": {"seed": "x"}, "extra": {"x": 1}}, "[local]: the same name is in extra and in rename"),
+        ({"extra": {"messages": []}}, "[local]: extra: 'messages' cannot be set here"),
+        ({"extra": {"stream": True}}, "[local]: extra: 'stream' cannot be set here"),
+    ],
+)
+def test_what_cannot_be_left_out_renamed_or_added(fields, words):
+    lines = []
+    for key, value in fields.items():
+        pairs = value.items() if isinstance(value, dict) else ()
+        inner = ", ".join(f"{name} = {json.dumps(one)}" for name, one in pairs)
+        lines.append(f"{key} = {{{inner}}}\n" if isinstance(value, dict) else f"{key} = {json.dumps(value)}\n")
+    assert words in fault(table() + "".join(lines))
+
+
+def test_a_date_cannot_be_sent():
+    assert "extra: expected what can be sent as JSON" in fault(table() + "extra = {day = 2026-01-01}\n")
