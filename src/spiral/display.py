@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -21,7 +22,7 @@ from rich.text import Text
 from spiral.config import shortened
 from spiral.measures import Metrics
 from spiral.printable import printable
-from spiral.progress import duration
+from spiral.progress import Progress, duration, made_current, progress_shown
 from spiral.terminal import Terminal
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -112,16 +113,18 @@ class PlainDisplay:
         self._write = write
         self._pace = pace
         self._next = 0.0
+        self._open = ExitStack()
         self._first: float | None = None
         self._before = 0.0
 
     def __enter__(self) -> Self:
+        self._open.enter_context(progress_shown(bar=False, fast_seconds=SECONDS_BETWEEN_LINES))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        self._open.close()
 
     def show(self, step: int, metrics: Metrics) -> None:
         """Writes a line when it is time, and whenever something was measured."""
@@ -155,9 +158,13 @@ class LiveDisplay:
         self._pace = pace
         self._evaluated = evaluated
         self._last: tuple[int, Metrics] | None = None
+        self._progress, self._open = Progress(by_stage=True), ExitStack()
+        self._progress.stage("the first step is under way")
+        self._console = console
         self._live = Live(get_renderable=self.render, console=console, refresh_per_second=1)
 
     def __enter__(self) -> Self:
+        self._open.enter_context(made_current(self._progress))
         self._live.start()
         return self
 
@@ -165,6 +172,7 @@ class LiveDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+        self._open.close()
 
     def show(self, step: int, metrics: Metrics) -> None:
         """Draws the step."""
@@ -175,12 +183,13 @@ class LiveDisplay:
 
     def render(self) -> RenderableType:
         """The whole picture."""
+        now = Text(self._progress.line(width=self._console.width - 1), no_wrap=True, style="dim")
         if self._last is None:
-            return Text(f"{self._title}: the first step is under way ({duration(self._pace.elapsed)})")
+            return Group(Text(self._title, style="bold", no_wrap=True, overflow="ellipsis"), now)
         step, metrics = self._last
         parts: list[RenderableType] = [
             Text(self._title, style="bold", no_wrap=True, overflow="ellipsis"),
-            Text(progress_line(step, metrics, self._pace, self._live.console.width), no_wrap=True),
+            Text(progress_line(step, metrics, self._pace, self._console.width), no_wrap=True),
             seat_table(metrics),
             Text("  ".join(learning_figures(metrics))),
             *(Text(line) for line in cluster_figures(metrics)),
@@ -192,6 +201,7 @@ class LiveDisplay:
         measured = evaluation_figures(self._evaluated)
         if measured:
             parts.append(Text("last measured:\n  " + "\n  ".join(measured)))
+        parts.append(now)
         parts.append(Text("Ctrl-C stops after the step under way, with a checkpoint.", style="dim"))
         return Group(*parts)
 

@@ -14,6 +14,7 @@ from spiral.measures import Metrics
 from spiral.policies.engines import make_policy
 from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import LanguageModel, load_language_model, model_directory
+from spiral.progress import shown
 from spiral.recipe import Recipe
 from spiral.records import Episode
 from spiral.run_directory import RunDirectory, lasting_settings
@@ -80,11 +81,14 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
     source = recipe.model
     if checkpoint is not None and not recipe.lora.rank:
         source = source.model_copy(update={"path": str(checkpoint)})
+    shown().stage(f"loading {source.path}")
     loaded = load_language_model(source)
     if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
         recipe = recipe.model_copy(update={"prompt": loaded.prompt})
     codec = loaded.codec(recipe.prompt)
     directory = model_directory(source.path)
+    if recipe.engine.kind != "transformers":
+        shown().stage(f"starting {recipe.engine.kind}")
     policy = make_policy(
         recipe.engine,
         loaded,

@@ -21,6 +21,7 @@ from spiral.config import Section
 from spiral.credit import CreditConfig, RoleBaselines, load_estimator
 from spiral.evaluation import NotPlayedError
 from spiral.measures import Metrics, episode_metrics
+from spiral.progress import shown
 from spiral.records import Episode
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def train(
     estimate = load_estimator(credit.estimator)
     for step in range(learner.version + 1, config.steps + 1):
         times: Metrics = {}
+        shown().stage(f"step {step}: playing")
         with _timed(times, "collect"):
             episodes = collector.collect(step)
         _check_played(episodes, step)
@@ -92,6 +94,7 @@ def train(
                 episodes, advantages, drop_zero_advantage=credit.drop_zero_advantage
             )
             batch = make_batch(samples) if samples else None
+        shown().stage(f"step {step}: learning")
         with _timed(times, "update"):
             learned = learner.update(batch)
         with _timed(times, "publish"):
@@ -104,6 +107,7 @@ def train(
                for game, seat in sorted({(e.matchup, seat) for e in episodes for seat in e.learning_seats})},
             **learned,
         }  # fmt: skip
+        shown().stage(f"step {step}: recording")
         recorder.record(step, metrics, episodes)
 
 

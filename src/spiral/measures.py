@@ -81,6 +81,7 @@ def _game_metrics(game: str, episodes: Sequence[Episode]) -> Metrics:
         metrics[f"{game}/illegal_seat_{seat}"] = _share(turns, lambda turn: turn.action is None)
         metrics[f"{game}/response_length_seat_{seat}"] = _mean([len(g.token_ids) for g in generations])
         metrics[f"{game}/thinking_length_seat_{seat}"] = _mean([g.thinking_tokens for g in generations])
+    metrics[f"{game}/forfeits"] = _share(episodes, lambda episode: episode.outcome == "illegal_move")
     metrics[f"{game}/draw"] = _share(episodes, lambda episode: episode.returns[0] == episode.returns[1])
     return metrics
 

@@ -29,8 +29,10 @@ MIN_NAME = 20
 class Progress:
     """What is being done, and how much of it is done. Made by `progress_shown`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, by_stage: bool = False) -> None:
+        """`by_stage` tells the time since the present stage began, instead of since the beginning."""
         self._clock = clock
+        self._by_stage = by_stage
         self._start = clock()
         self.stage("")
 
@@ -39,7 +41,12 @@ class Progress:
         self._what, self._total, self._unit = one_line(what), total, unit
         self._done: int | None = None
         self._first, self._detail = 0, ""
-        self._since = self._clock()
+        self._since = self._began = self._clock()
+
+    @property
+    def stage_seconds(self) -> float:
+        """Seconds since the present stage began."""
+        return self._clock() - self._began
 
     def describe(self, what: str) -> None:
         """Another name for what is being done; the count goes on."""
@@ -76,7 +83,7 @@ class Progress:
     def _figures(self) -> str:
         """Count, speed and time; only the time where nothing is counted."""
         now = self._clock()
-        elapsed = f"{duration(now - self._start)} elapsed"
+        elapsed = f"{duration(now - (self._began if self._by_stage else self._start))} elapsed"
         if self._total is None:
             return elapsed
         done = self._done or 0
@@ -90,15 +97,44 @@ class Progress:
         return "  ".join(parts)
 
 
+_unseen = Progress()
+_current: list[Progress] = []
+"""Those shown at present, the last one innermost."""
+
+
+def shown() -> Progress:
+    """The progress that is shown at present; where none is, one that nobody sees.
+
+    For work that is far below the command that shows it. What it is told has no say in what is computed.
+    """
+    return _current[-1] if _current else _unseen
+
+
 @contextmanager
-def progress_shown(*, bar: bool = True) -> Iterator[Progress]:
+def made_current(progress: Progress) -> Iterator[Progress]:
+    """Makes a progress the one that `shown` gives, for the time of a `with` block."""
+    _current.append(progress)
+    try:
+        yield progress
+    finally:
+        _current.pop()
+
+
+@contextmanager
+def progress_shown(*, bar: bool = True, fast_seconds: float = 0.0) -> Iterator[Progress]:
     """A progress that is shown for the time of a `with` block.
 
     Args:
         bar: Whether a terminal gets a line that is redrawn; otherwise, and where standard error is no terminal, a line
             is written every `SECONDS_BETWEEN_LINES`.
+        fast_seconds: No such line is written of a stage that began less than this many seconds ago.
     """
-    progress = Progress()
+    with made_current(Progress(by_stage=fast_seconds > 0)) as progress:
+        yield from _shown(progress, bar, fast_seconds)
+
+
+def _shown(progress: Progress, bar: bool, fast_seconds: float) -> Iterator[Progress]:
+    """Yields `progress` once, and shows it until it is asked for another."""
     console = Terminal(stderr=True)
     if bar and console.is_terminal and not console.is_dumb_terminal:
         with Live(
@@ -114,6 +150,8 @@ def progress_shown(*, bar: bool = True) -> Iterator[Progress]:
 
     def write_lines() -> None:
         while not ended.wait(SECONDS_BETWEEN_LINES):
+            if progress.stage_seconds < fast_seconds:
+                continue
             with suppress(OSError, ValueError):  # nobody reads any more
                 print(progress.line(), file=sys.stderr, flush=True)
 

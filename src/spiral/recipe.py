@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -24,6 +24,7 @@ from spiral.evaluation.benchmarks.config import BenchmarkConfig
 from spiral.evaluation.benchmarks.tasks import load_task
 from spiral.evaluation.config import EvaluationConfig
 from spiral.games import load_game
+from spiral.games.registry import ADAPTERS, NATIVE_GAMES
 from spiral.hardware import HardwareConfig
 from spiral.learner.config import LearnerConfig, LoraConfig, LossConfig
 from spiral.loop import RunConfig
@@ -41,6 +42,11 @@ _ITEM = re.compile(r"""(?:[^,("']|\([^)]*\)|"[^"]*"|'[^']*')+""")
 """An item of a list: up to a comma that is not in brackets or quotes."""
 _VALUE = re.compile(r"=[^=()]*$")
 """The value at the end of `kuhn_poker(hands=5)=2`; there is none in `kuhn_poker(hands=5)`."""
+NANO_KNOWS = (
+    f"it knows {', '.join(NATIVE_GAMES)}, and no English; train on one of these, or a model that reads English, such as"
+    " --model smollm2 (`spiral models`)"
+)
+"""What the built-in model can play."""
 MAX_FAULTS = 3
 """Faults of a recipe that one error names; it counts the others."""
 
@@ -183,6 +189,8 @@ def _check_games(recipe: Recipe, source: str) -> None:
                 load_game(game)
             except ValueError as error:
                 raise ValueError(f"{source}: {section}.games: {error}") from error
+    if recipe.model.path == "nano":
+        _refuse_foreign(weights, source)
     if sum(weights.values()) <= 0 or min(weights.values()) < 0:
         raise ValueError(f"{source}: selfplay.games got weights {shown(weights)}; expected some above zero, none below")
     for game, plies in recipe.selfplay.opening_plies.items():
@@ -191,6 +199,16 @@ def _check_games(recipe: Recipe, source: str) -> None:
             hint = f"did you mean {near[0]!r}?" if near else "expected games of selfplay.games, which are"
             listed = "" if near else f" {shortened(', '.join(weights), 200)}, and numbers of at least 0"
             raise ValueError(f"{source}: selfplay.opening_plies got {shortened(game)} = {plies}; {hint}{listed}")
+
+
+def _refuse_foreign(games: Iterable[str], source: str) -> None:
+    """The built-in model and games of other libraries, which are put in words; a user's own game is only warned of."""
+    foreign = [game for game in games if game.partition("/")[0] in ADAPTERS]
+    if foreign:
+        raise ValueError(
+            f"{source}: selfplay.games has {shortened(foreign[0])}, which the built-in model nano cannot learn:"
+            f" {NANO_KNOWS}"
+        )
 
 
 def _check_sampling(recipe: Recipe, source: str) -> None:

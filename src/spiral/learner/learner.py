@@ -39,6 +39,7 @@ from spiral.measures import Metrics
 from spiral.policies.config import HeadPrecision, SamplingConfig
 from spiral.policies.head import output_head
 from spiral.policies.loading import check_architecture
+from spiral.progress import shown
 from spiral.records import FloatArray
 from spiral.seeds import derive_seed
 
@@ -170,6 +171,8 @@ class Learner:
             for number, part in enumerate(order.tensor_split(min(self.config.minibatches, batch.num_samples)), 1):
                 with self.ranks.at(f"update {step}, pass {epoch + 1}, minibatch {number}"):
                     self._optimizer_step(share, part, targets, totals)
+                parts = min(self.config.minibatches, batch.num_samples)
+                shown().count("minibatches", epoch * parts + number, self.config.epochs * parts)
         return self.ranks.add_up_metrics(totals, TOKEN_SUMS)
 
     def score(self, batch: Batch) -> FloatArray:

@@ -66,8 +66,12 @@ def resolved(config: EngineConfig) -> EngineConfig:
     """The same with 'auto' replaced by the engine that it stands for here."""
     if config.kind != "auto":
         return config
-    installed = importlib.util.find_spec("vllm") is not None
-    return config.model_copy(update={"kind": "vllm" if installed else "transformers"})
+    return config.model_copy(update={"kind": "vllm" if vllm_installed() else "transformers"})
+
+
+def vllm_installed() -> bool:
+    """Whether the vLLM engine can be asked for here."""
+    return importlib.util.find_spec("vllm") is not None
 
 
 class SamplingConfig(Section):
