@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from hub_cache import cached
 from spiral.games import game_names, load_game
 from spiral.policies.loading import NANO_DIRECTORY
 from spiral.recipes import recipe_files
+from spiral.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -174,3 +176,44 @@ def test_debugging_shows_the_traceback(monkeypatch):
     assert result.status == 2
     assert "Traceback (most recent call last)" in result.err
     assert result.err.splitlines()[-1].startswith("spiral: there is no recipe 'nono'")
+
+
+@pytest.mark.parametrize("width", ["80", "110"])
+def test_no_name_is_broken_and_games_are_short(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", width)
+    listed = spiral("games").out
+    for name in game_names():
+        assert any(line.startswith(f"{name} ") for line in listed.splitlines())
+    assert len(listed.splitlines()) < 80
+    assert max(map(len, listed.splitlines())) <= int(width)
+    everything = spiral("games", "--all").out
+    others = [row["name"] for row in spiral("games", "--json").json["games"] if "/" in row["name"]]
+    for name in others:
+        assert name.partition("/")[2] in listed
+        assert name in everything
+
+
+def test_recipes_say_what_they_need_and_whether_they_were_trained(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = {row["name"]: row for row in spiral("recipes", "--json").json["recipes"]}
+    assert {name for name, row in rows.items() if row["trained"]} == {"nano", "nano-strong", "smollm2-cpu"}
+    assert rows["nano"]["hardware"] == "a CPU"
+    assert rows["qwen3-0.6b-1gpu"]["hardware"] == "1 GPU of 24 GiB"
+    assert rows["multi-qwen3-8b"]["hardware"] == "4 GPUs of 80 GiB"
+    lines = [line.strip() for line in spiral("recipes").out.splitlines()]
+    assert max(map(len, lines)) <= 80
+    for name, row in rows.items():
+        assert name in lines
+        assert any(f"model {row['model']};" in line for line in lines), "no name is broken"
+    assert "4 GPUs of 80 GiB; 400 steps; planned, not yet trained to the end" in lines
+    assert "a CPU; 300 steps; trained to the end" in lines
+
+
+def test_a_reader_that_goes_early_is_no_fault_of_ours(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    console = Terminal(file=Gone())
+    with pytest.raises(BrokenPipeError, match="Broken pipe"):
+        console.print("x")

@@ -6,6 +6,8 @@ wrote it: a model, a game, a server or the name of a file.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +23,10 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
+
+    def on_broken_pipe(self) -> None:
+        """Raises what a plain `print` would, where rich ends the process."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Strings, cells of tables among them, before they are laid out."""

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from spiral.cli.programs import program
 from spiral.display import plain_table, wide_console
@@ -21,13 +23,20 @@ from spiral.printable import printable
 from spiral.recipes import recipe_files
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+TRAINED = ("nano", "nano-strong", "smollm2-cpu")
+"""Recipes that were trained to the end; the others were planned by `--dry-run` and tried in part."""
 models = typer.Typer(invoke_without_command=True)
 
 
-def games(as_json: Json = False) -> None:
+def games(
+    everything: Annotated[
+        bool, typer.Option("--all", help="A line for each game of another library, and what is not available.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Every game: its seats, its parameters, where its rules come from, and whether exact theory covers it.
 
-    The games of OpenSpiel and TextArena follow, and those of them that cannot be
+    The games of OpenSpiel and TextArena follow by name; --all lists them in full, and those of them that cannot be
     played here, with the reason.
     """
     rows = [_game_row(load_game(name)) for name in game_names()]
@@ -39,17 +48,21 @@ def games(as_json: Json = False) -> None:
         print_json({"games": rows + borrowed, "unavailable": unavailable})
         return
     table = plain_table("game", "seats", "what", "rules", "parameters", "exact theory")
+    table.columns[0].no_wrap = table.columns[4].no_wrap = True
     for row in rows:
         parameters = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
         theory = "yes" if row["exact_theory"] else "no"
         table.add_row(row["name"], str(row["seats"]), row["summary"], row["rules"], parameters, theory)
     wide_console().print(table)
-    if borrowed:
-        typer.echo()
-        wide_console().print(_borrowed_table(borrowed))
-    if absent:
-        typer.echo()
-        wide_console().print(_absent_table(absent))
+    console = wide_console()
+    if everything:
+        for table in ([_borrowed_table(borrowed)] if borrowed else []) + ([_absent_table(absent)] if absent else []):
+            console.print()
+            console.print(table)
+        return
+    for line in (*_borrowed_lines(borrowed), *_absent_lines(absent)):
+        console.print()
+        console.print(line)
 
 
 def recipes(as_json: Json = False) -> None:
@@ -58,10 +71,16 @@ def recipes(as_json: Json = False) -> None:
     if as_json:
         print_json({"recipes": rows})
         return
-    table = plain_table("recipe", "what", "model", "games", "steps")
+    console = wide_console()
     for row in rows:
-        table.add_row(row["name"], row["summary"], row["model"], ", ".join(row["games"]), str(row["steps"]))
-    wide_console().print(table)
+        trained = "trained to the end" if row["trained"] else "planned, not yet trained to the end"
+        console.print(Text(row["name"], style="bold"))
+        for line in (
+            row["summary"],
+            f"{row['hardware']}; {row['steps']} steps; {trained}",
+            f"model {row['model']}; games {', '.join(row['games'])}",
+        ):
+            console.print(Padding(line, (0, 0, 0, 4)))
 
 
 @models.callback()
@@ -147,6 +166,31 @@ def _borrowed_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _borrowed_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The names of each library's games, those with exact theory marked."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        prefix, _, name = row["name"].partition("/")
+        names.setdefault(prefix, []).append(f"{name}*" if row["exact_theory"] else name)
+    return [
+        f"{len(found)} games of {prefix}, as in {prefix}/{found[0].rstrip('*')} (* exact theory): {', '.join(found)}"
+        for prefix, found in names.items()
+    ]
+
+
+def _absent_lines(absent: dict[str, str]) -> list[str]:
+    """How many games of each library are not available, and why."""
+    reasons: dict[str, dict[str, int]] = {}
+    for full, reason in absent.items():
+        counts = reasons.setdefault(full.partition("/")[0], {})
+        counts[reason] = counts.get(reason, 0) + 1
+    return [
+        f"Not available of {prefix} ({program('spiral')} games --all names them): "
+        + "; ".join(f"{reason} ({count})" for reason, count in counts.items())
+        for prefix, counts in reasons.items()
+    ]
+
+
 def _absent_table(absent: dict[str, str]) -> Table:
     """The games that cannot be played here, by library and reason."""
     names: dict[tuple[str, str], list[str]] = {}
@@ -161,13 +205,17 @@ def _absent_table(absent: dict[str, str]) -> Table:
 
 def _recipe_row(file: Path) -> dict[str, Any]:
     """Read as plain TOML: checking a recipe takes torch, and listing should not."""
-    values = tomllib.loads(file.read_text())
+    values = tomllib.loads(file.read_text(encoding="utf-8"))
+    hardware = values.get("hardware", {})
+    devices, memory = hardware.get("devices", 1), hardware.get("memory_gib")
     return {
         "name": file.stem,
         "summary": values["summary"],
         "model": values["model"]["path"],
         "games": list(values["selfplay"]["games"]),
         "steps": values["run"]["steps"],
+        "hardware": "a CPU" if memory is None else f"{devices} GPU{'s' if devices > 1 else ''} of {memory} GiB",
+        "trained": file.stem in TRAINED,
     }
 
 
