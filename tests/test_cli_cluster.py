@@ -97,19 +97,19 @@ def test_status_as_json(tmp_path):
 def test_status_for_people(tmp_path):
     path = written(tmp_path / "run")
     lines = spiral("cluster", "status", str(path)).out.splitlines()
-    assert lines[0] == f"{path}: running, step 3 of 10, schedule overlap, weights of version 3"
-    assert lines[1].startswith(f"led by process {os.getpid()} on {socket.gethostname()}, which said so 0:0")
+    assert lines[0] == f"{path}: running, step 3 of 10 done, schedule overlap, weights after 3 updates"
+    assert lines[1].startswith(f"Driver: process {os.getpid()} on {socket.gethostname()}, last heard from 0:0")
     rows = [" ".join(line.split()) for line in lines[3:7]]
-    assert rows[0] == "worker process host doing version games tokens tokens/s idle"
+    assert rows[0] == "worker process host state weights games tokens tokens/s idle"
     assert rows[2:] == [
-        "0 starting, or not answering",
+        "0 starting or not responding",
         "1 4711 node-b playing 8 games of step 4 3 1,216 12,345 1,234 25%",
     ]
     assert lines[7:] == [
         "",
-        "learner processes: 4712, 4713",
-        "step 3 took 1.00 s: play 0.50 s, credit 0.01 s, update 0.25 s, publish 0.04 s, record 0.20 s",
-        "staleness 0.5 (at most 1), turns dropped as too old 2, workers replaced 1",
+        "Learner processes: 4712, 4713",
+        "Step 3 took 1.00 s: play 0.50 s, credit 0.01 s, update 0.25 s, publish 0.04 s, record 0.20 s",
+        "Turns were 0.5 updates old when learned from (at most 1); 2 dropped as too old; workers replaced: 1",
     ]
 
 
@@ -119,7 +119,7 @@ def test_status_before_the_first_step(tmp_path):
     assert (found["step"], found["phases_s"], found["step_s"], found["restarts"]) == (0, {}, None, None)
     assert found["workers"][0]["tokens_per_s"] is None
     lines = spiral("cluster", "status", str(path)).out.splitlines()
-    assert lines[-1] == "learner processes: starting"
+    assert lines[-1] == "Learner processes: starting"
     assert lines[6].split()[-1] == "12,345"
 
 
@@ -127,14 +127,14 @@ def test_status_before_the_first_step(tmp_path):
     ("driver", "said", "age", "state", "alive", "words"),
     [
         ("here", "running", 2, "running", True, " ago\n"),
-        ("here", "running", 900, "silent", True, "which said so 15:0"),
-        ("here", "running", 900, "silent", True, "it should have said more by now"),
-        ("here", "ended", 2, "ended", True, "it has ended its workers, and is at its end or about to start others"),
-        ("gone", "running", 2, "killed", False, "and is gone; to go on: spiral train --resume --run-dir"),
-        ("gone", "ended", 900, "ended", False, "and has ended; to go on: spiral train --resume --run-dir"),
-        ("away", "running", 2, "running", None, " on another-machine, which said so"),
-        ("away", "running", 900, "silent", None, "it should have said more by now"),
-        ("away", "ended", 900, "ended", None, "and has ended; to go on:"),
+        ("here", "running", 900, "silent", True, "last heard from 15:0"),
+        ("here", "running", 900, "silent", True, "so it is stuck, suspended or dead"),
+        ("here", "ended", 2, "ended", True, "its workers have exited, and it is finishing or restarting them"),
+        ("gone", "running", 2, "killed", False, "; it no longer runs; to resume: spiral train --resume --run-dir"),
+        ("gone", "ended", 900, "ended", False, "; it has ended; to resume: spiral train --resume --run-dir"),
+        ("away", "running", 2, "running", None, " on another-machine, last heard from"),
+        ("away", "running", 900, "silent", None, "so it is stuck, suspended or dead"),
+        ("away", "ended", 900, "ended", None, "; it has ended; to resume:"),
     ],
 )
 def test_whoever_leads_the_run_may_be_gone(driver, said, age, state, alive, words, tmp_path):

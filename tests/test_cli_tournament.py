@@ -125,13 +125,14 @@ def test_a_runs_own_history(run, one_thread):
     assert result["history"] == {"better": 0, "worse": 0, "undecided": 1}
     assert result["payoff"][0][1] == 0
     assert result["elo"][2] == 0
-    assert result["files"]["tournament"] == str(run / "tournament" / "tournament.json")
-    assert sorted(path.name for path in (run / "tournament" / "episodes").iterdir()) == [
+    kept = run / "results" / "tournament-kuhn_poker-0"
+    assert Path(result["files"]["tournament"]) == kept / "tournament.json"
+    assert sorted(path.name for path in (kept / "episodes").iterdir()) == [
         "000_step-000001_step-000010.parquet",
         "001_step-000001_random.parquet",
         "002_step-000010_random.parquet",
     ]
-    written = json.loads((run / "tournament" / "tournament.json").read_text())
+    written = json.loads((kept / "tournament.json").read_text())
     assert len(written["models"][0]["weights_sha256"]) == 64
 
 

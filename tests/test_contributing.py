@@ -67,6 +67,20 @@ def test_the_examples_do_what_they_say(directory: Path) -> None:
         load_game("my_games:Nim", heap=0)
 
 
+def test_the_estimators_part_runs_alone(directory: Path) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Add an advantage estimator")[2]
+    namespace: dict[str, Any] = {}
+    for language, code in BLOCK.findall(text):
+        named = FILE_NAME.match(code)
+        if named:
+            (directory / named.group(1)).write_text(code, encoding="utf-8")
+        elif language == "python":
+            exec(compile(code, "CONTRIBUTING.md", "exec"), namespace)
+    assert len(namespace["advantages"]) == 50
+    assert {episode.game for episode in namespace["hands"]} == {"kuhn_poker"}
+    assert namespace["total"] == pytest.approx(0.0, abs=1e-9)
+
+
 def test_leaving_one_out_by_hand(directory: Path) -> None:
     found = follow("CONTRIBUTING.md", directory)
     first, second, third = (found["episodes"][index] for index in range(3))

@@ -27,6 +27,7 @@ QUIET = {
     "HF_HUB_VERBOSITY": "critical",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TRANSFORMERS_VERBOSITY": "critical",
 }
 """What packages read when they are imported; a value that is set already stays."""

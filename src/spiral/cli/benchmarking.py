@@ -11,8 +11,8 @@ from spiral.cli import options as opt
 from spiral.cli.endpoints import endpoint_usage, print_usage
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
+from spiral.cli.programs import shown_path
 from spiral.display import plain_table, wide_console
-from spiral.printable import printable
 from spiral.progress import Progress, progress_shown
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def benchmark(
         print_json({**result, "files": str(files)})
         return
     print_accuracy(result)
-    print(printable(f"Every attempt: {files}"))
+    print(f"Every attempt: {shown_path(files)}")
 
 
 def _measured(
@@ -120,7 +120,7 @@ def _measured(
         found, _ = measure_benchmark(policy, asked, model, place=place, tell=progress.update, **how)
     except UnansweredError as error:
         raise Stopped(
-            f"{error}; attempts that were made are kept in {place.path}, and the same command goes on"
+            f"{error}; attempts that were made are kept in {shown_path(place.path)}, and the same command goes on"
         ) from error
     return found.to_json() | endpoint_usage("model", policy), place.path
 

@@ -146,44 +146,48 @@ def _print(found: dict[str, Any]) -> None:
     """The same for people."""
     console = wide_console()
     console.print(
-        f"{found['run']}: {found['state']}, step {found['step']} of {found['steps']}, schedule {found['schedule']},"
-        f" weights of version {found['version']}",
+        f"{found['run']}: {found['state']}, step {found['step']} of {found['steps']} done, schedule"
+        f" {found['schedule']}, weights after {found['version']} updates",
         soft_wrap=True,
     )
     console.print(_driver_line(found), soft_wrap=True)
     console.print()
     table = plain_table(
-        "worker", "process", "host", "doing", "version", "games", "tokens", "tokens/s", "idle", numbers_from=4
+        "worker", "process", "host", "state", "weights", "games", "tokens", "tokens/s", "idle", numbers_from=4
     )
     ready = {worker["number"]: worker for worker in found["workers"]}
     for number in range(found["rollout_workers"]):
         table.add_row(str(number), *_worker_row(ready.get(number)))
     console.print(table)
-    console.print(f"\nlearner processes: {', '.join(map(str, found['learners'])) or 'starting'}")
+    console.print(f"\nLearner processes: {', '.join(map(str, found['learners'])) or 'starting'}")
     if found["step"]:
         console.print(_step_line(found), soft_wrap=True)
         console.print(
-            f"staleness {found['staleness']:.1f} (at most {found['staleness_max']:.0f}),"
-            f" turns dropped as too old {found['dropped_turns']:.0f}, workers replaced {found['restarts']:.0f}"
+            f"Turns were {found['staleness']:.1f} updates old when learned from (at most"
+            f" {found['staleness_max']:.0f}); {found['dropped_turns']:.0f} dropped as too old; workers replaced:"
+            f" {found['restarts']:.0f}",
+            soft_wrap=True,
         )
 
 
 def _driver_line(found: dict[str, Any]) -> str:
     """Who leads the run, and what to do when nobody does."""
     driver, state = found["driver"], found["state"]
-    who = f"led by process {driver['pid']} on {driver['host']}, which said so {duration(found['age_s'])} ago"
+    who = f"Driver: process {driver['pid']} on {driver['host']}, last heard from {duration(found['age_s'])} ago"
     finished = found["step"] >= found["steps"]
     if state == "killed" or (state == "ended" and not driver["alive"]):
-        how = " and is gone" if state == "killed" else " and has ended"
-        return who + how + ("" if finished else f"; to go on: {resume_command(Path(found['run']))}")
+        how = "; it no longer runs" if state == "killed" else "; it has ended"
+        return who + how + ("" if finished else f"; to resume: {resume_command(Path(found['run']))}")
     if state == "ended":
-        return f"{who}; it has ended its workers, and is at its end or about to start others from the last checkpoint"
-    return f"{who}; it should have said more by now" if state == "silent" else who
+        return f"{who}; its workers have exited, and it is finishing or restarting them from the last checkpoint"
+    if state == "silent":
+        return f"{who}; it writes its status every {STATUS_SECONDS:.0f} seconds, so it is stuck, suspended or dead"
+    return who
 
 
 def _worker_row(worker: dict[str, Any] | None) -> list[str]:
     if worker is None:
-        return ["", "", "starting, or not answering", "", "", "", "", ""]
+        return ["", "", "starting or not responding", "", "", "", "", ""]
     return [
         str(worker["pid"]),
         worker["host"],
@@ -198,4 +202,4 @@ def _worker_row(worker: dict[str, Any] | None) -> list[str]:
 
 def _step_line(found: dict[str, Any]) -> str:
     phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in found["phases_s"].items())
-    return f"step {found['step']} took {found['step_s']:.2f} s: {phases}"
+    return f"Step {found['step']} took {found['step_s']:.2f} s: {phases}"

@@ -14,6 +14,7 @@ import typer
 from spiral.cli import options as opt
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
+from spiral.cli.programs import shown_path
 from spiral.display import plain_table, wide_console
 from spiral.games import load_game
 from spiral.printable import printable
@@ -385,4 +386,4 @@ def _print_rows(rows: Sequence[Row], a: str, b: str, files: Path) -> None:
     console = wide_console()
     console.print(table)
     console.print("n: pairs of games, information states or problems. *: significant at 5% after Holm's correction.")
-    console.print(f"Markdown, CSV and JSON: {shlex.quote(str(files))}", soft_wrap=True)
+    console.print(f"Markdown, CSV and JSON: {shlex.quote(shown_path(files))}", soft_wrap=True)

@@ -11,10 +11,10 @@ from spiral.cli import options as opt
 from spiral.cli.endpoints import endpoint_usage, print_usage
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
+from spiral.cli.programs import shown_path
 from spiral.cli.theory_words import headline, theory_table, unit
 from spiral.display import plain_table, wide_console
 from spiral.games import load_game
-from spiral.printable import printable
 from spiral.progress import progress_shown
 
 
@@ -79,7 +79,7 @@ def evaluate(
         print_json({**result, "files": str(place.path)})
     else:
         _print_rates(result)
-        print(printable(f"Every game: {place.path}"))
+        print(f"Every game: {shown_path(place.path)}")
 
 
 def exploitability(
@@ -145,7 +145,7 @@ def exploitability(
     console = wide_console()
     console.print(headline(model, rules, result, uniform), soft_wrap=True)
     console.print(theory_table(rules, result))
-    print(printable(f"Every state: {place.path}"))
+    print(f"Every state: {shown_path(place.path)}")
 
 
 def _print_rates(result: dict[str, Any]) -> None:

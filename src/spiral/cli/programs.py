@@ -6,6 +6,9 @@ import os
 import shlex
 import shutil
 import sys
+from pathlib import Path
+
+from spiral.printable import printable
 
 
 def program(name: str) -> str:
@@ -20,6 +23,12 @@ def program(name: str) -> str:
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return shlex.quote(_from_here(path))
     return name
+
+
+def shown_path(path: Path | str) -> str:
+    """A path for people: relative where it lies below the current directory, with what a terminal obeys written out."""
+    relative = os.path.relpath(path)
+    return printable(str(path) if relative.split(os.sep)[0] == os.pardir else relative)
 
 
 def _from_here(path: str) -> str:

