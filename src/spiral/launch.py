@@ -27,6 +27,7 @@ from spiral.measures import Metrics
 from spiral.plan import check_plan, check_runnable
 from spiral.recipe import Recipe, validate_recipe
 from spiral.records import Episode
+from spiral.run_agreement import WatchedLearner
 from spiral.run_directory import RunDirectory, RunRecorder, lasting_settings, read_reports
 from spiral.run_lock import hold_run, run_held
 from spiral.seating import model_config
@@ -265,7 +266,8 @@ def _train(run: Run, show: Show) -> None:
         )
         try:
             with _spared_from_collection():
-                train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, run.learner, recorder)
+                learner = WatchedLearner(run.learner, run.recipe)
+                train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, learner, recorder)
         except (UserCodeError, NotPlayedError):
             recorder.keep(run.learner.version)
             raise

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from spiral.agreement import run_check
 from spiral.credit import RoleBaselines
 from spiral.evaluation import Report
 from spiral.learner.checkpoint import load_checkpoint, save_checkpoint
@@ -17,6 +21,7 @@ from spiral.policies.loading import LanguageModel, load_language_model, model_di
 from spiral.progress import shown
 from spiral.recipe import Recipe
 from spiral.records import Episode
+from spiral.run_agreement import computation, learner_options
 from spiral.run_directory import RunDirectory, lasting_settings
 from spiral.run_evaluation import evaluate_run, sample_game
 from spiral.seating import Opponents
@@ -100,18 +105,15 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         device=recipe.model.device,
     )
     shared = getattr(policy, "model", None) is loaded.model
-    learner = Learner(
-        copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model,
-        config=recipe.learner,
-        loss_config=recipe.loss,
-        sampling=recipe.sampling,
-        total_steps=recipe.run.steps,
-        seed=recipe.run.seed,
-        compute=recipe.model.compute,
-        head=recipe.model.head,
-        compiled=recipe.model.compile,
-        lora=recipe.lora,
-    )
+    with _closed_on_error(policy):
+        games = list(recipe.selfplay.games)
+        check = run_check(
+            policy, lambda: loaded.model, directory, recipe.model.compute, computation(recipe), games=games
+        )
+        learner = _learner(recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model)
+        if check is not None:
+            check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
+            check.keep()
     baselines = RoleBaselines(recipe.credit.decay)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, learner)
@@ -127,4 +129,30 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         baselines=baselines,
         collector=SelfPlay(policy, recipe.selfplay, recipe.run.seed, seat=opponents, sleep=recipe.engine.sleep),
         opponents=opponents,
+    )
+
+
+@contextmanager
+def _closed_on_error(policy: LanguagePolicy) -> Iterator[None]:
+    """Gives the engine's memory back when a run cannot begin."""
+    try:
+        yield
+    except BaseException:
+        policy.close()
+        raise
+
+
+def _learner(recipe: Recipe, model: Any) -> Learner:
+    """The learner that takes `model` over."""
+    return Learner(
+        model,
+        config=recipe.learner,
+        loss_config=recipe.loss,
+        sampling=recipe.sampling,
+        total_steps=recipe.run.steps,
+        seed=recipe.run.seed,
+        compute=recipe.model.compute,
+        head=recipe.model.head,
+        compiled=recipe.model.compile,
+        lora=recipe.lora,
     )

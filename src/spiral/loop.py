@@ -53,7 +53,10 @@ class Collector(Protocol):
 class Updater(Protocol):
     """Owns the weights."""
 
-    version: int
+    @property
+    def version(self) -> int:
+        """Updates done."""
+        ...
 
     def update(self, batch: Batch | None) -> Metrics:
         """One update; None when no sample was left to learn from, which still counts as a step."""

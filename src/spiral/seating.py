@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import gc
+import logging
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,6 +109,11 @@ ALONE = 0.85
 LEFT_OVER = 0.95
 """The most of a GPU's free memory that vLLM may have, for others may hold some of it already."""
 
+MAX_ON_CPU = 2_000_000_000
+"""Parameters of a model that a CPU can pass a few hundred tokens through in seconds."""
+
+logger = logging.getLogger(__name__)
+
 DEFAULTS = SeatOptions()
 
 
@@ -171,7 +177,8 @@ def is_language_model(name: str) -> bool:
 
 def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
     """A language model that plays under the name it was asked for by."""
-    from spiral.policies.engines import make_policy  # loads torch
+    from spiral.agreement import run_check  # loads torch, and so does the next
+    from spiral.policies.engines import make_policy
 
     check_model(name, ())
     where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
@@ -179,10 +186,11 @@ def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
     engine = _engine(name, options, max(sampling.max_new_tokens, options.reply_tokens))
     loaded = load_language_model(where, weights=engine.kind == "transformers", cast=True)
     codec = loaded.codec(_prompt(name, loaded, options))
-    return make_policy(
+    directory = model_directory(name)
+    policy = make_policy(
         engine,
         loaded,
-        model_directory(name),
+        directory,
         codec,
         sampling,
         compute=where.compute,
@@ -192,6 +200,28 @@ def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
         shared=False,
         trained=False,
     )
+    settings = {"device": where.device, "head": where.head, "prompt": codec.config.model_dump()}
+    try:
+        run_check(policy, lambda: loaded.model or _plain_model(where), directory, where.compute, settings, kept=True)
+    except BaseException:
+        policy.close()
+        raise
+    return policy
+
+
+def _plain_model(where: ModelConfig) -> Any:
+    """The model beside a vLLM that holds the device; None where it would take too long or too much memory."""
+    import torch
+
+    parameters = count_parameters(where.path)
+    room = 1.2 * parameters * getattr(torch, where.compute).itemsize
+    device = "cpu"
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > room:
+        device = where.device
+    elif parameters > MAX_ON_CPU:
+        logger.warning("%s: no room to compare vLLM with the plain forward pass", where.path)
+        return None
+    return load_language_model(where.model_copy(update={"device": device}), cast=True).model
 
 
 def _engine(name: str, options: SeatOptions, reply_tokens: int) -> EngineConfig:

@@ -32,7 +32,7 @@ from spiral.learner.ranks import batch_fingerprint, current_ranks, weights_finge
 from spiral.learner.recompute import recompute_blocks
 from spiral.learner.reference import copy_weights, frozen_copy, reference_hidden
 from spiral.learner.scorer import Scorer
-from spiral.learner.sharding import gradient_scale, like, shard, whole
+from spiral.learner.sharding import gradient_scale, like, reshard, shard, whole
 from spiral.learner.sums import TOKEN_SUMS, add, averages
 from spiral.learner.targets import Targets, micro_batch_loss, targets_of
 from spiral.measures import Metrics
@@ -187,6 +187,7 @@ class Learner:
             for rows in self._rows_together(batch, torch.arange(batch.num_samples)):
                 scored = self._score(rows, targets).logprobs_K.detach()
                 scores[rows.action_K.cpu().numpy()] = scored.cpu().numpy()
+        reshard(self._scorer)
         return scores
 
     def _stop_if_diverged(self, totals: Metrics, metrics: Metrics) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from spiral.learner.group import BACKENDS
@@ -43,6 +43,13 @@ def shard(scorer: Scorer, compute: torch.dtype) -> None:
     for block in blocks(scorer.language_model):
         fully_shard(block, mesh=mesh, mp_policy=precision, reshard_after_forward=several)
     fully_shard(scorer, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+
+
+def reshard(scorer: Scorer) -> None:
+    """Puts the sharded float32 weights back in their place after a forward pass that no backward pass follows."""
+    for module in scorer.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def gradient_scale(ranks: int) -> float:

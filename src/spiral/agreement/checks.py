@@ -1,0 +1,250 @@
+"""The checks at the start of a run and of an evaluation: refuse a model whose probabilities are not what they seem.
+
+    check = run_check(policy, loaded.model, ...)     # the engine samples, the plain model scores
+    check.learner(learner, options)                  # the learner scores the same tokens
+    check.keep()
+
+The plain forward pass is the model's own, unpadded and without a cache, before the learner changes anything of it. All
+draws have seeds of their own and no weight is touched, so a run is the same with and without the check.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from spiral.agreement.differences import Difference, DisagreementError, Tolerance, difference, tolerance_of
+from spiral.agreement.kept import agreement_key, is_known, keep
+from spiral.agreement.passes import Replies, Reply, Scores, learner_logprobs, plain_logprobs, sample_replies
+from spiral.agreement.probes import Probes, make_probes
+from spiral.policies.language import LanguagePolicy
+from spiral.policies.transformers import TransformersPolicy
+from spiral.records import FloatArray
+
+ENGINE_REMEDY = "another engine.kind (--engine) may compute it as the model does"
+PLAINER = {
+    "learner.layout": "padded",
+    "learner.gradient_checkpointing": False,
+    "model.compile": False,
+    "model.compute": "float32",
+    "lora.rank": 0,
+}
+"""The settings of a learner that can be at fault, the likeliest first, and their plainest values."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Check:
+    """One model being checked. Every comparison is kept; the first beyond the tolerance is a `DisagreementError`."""
+
+    policy: LanguagePolicy
+    probes: Probes
+    tolerance: Tolerance
+    kind: str
+    """The model's type, for messages."""
+    replies: Replies
+    plain_alone: list[FloatArray]
+    """[T] what the plain forward pass says of each reply that was sampled alone."""
+    plain: list[FloatArray]
+    """[T] the same for each that was sampled in company."""
+    key: str | None = None
+    differences: list[Difference] = dataclasses.field(default_factory=list)
+
+    def engine(self) -> None:
+        """Compares what the engine reported with the plain forward pass."""
+        name = engine_name(self.policy)
+        against = "against the plain forward pass"
+        alone, company = self.replies.alone, self.replies.company
+        self._compare(f"{name} engine, one prompt at a time, {against}", alone, _reported(alone), self.plain_alone)
+        self._compare(f"{name} engine, all prompts at once, {against}", company, _reported(company), self.plain)
+
+    def learner(self, learner: Scores, options: Mapping[str, Any], *, shares_model: bool = False) -> None:
+        """Compares the learner, and where the engine `shares_model` with it, the engine once more.
+
+        `options` are values of the settings in `PLAINER`.
+        """
+        pair = f"learner{described(options)} against the plain forward pass"
+        with running("the learner", self.kind):
+            scores = learner_logprobs(learner, self.replies.company)
+        self._compare(pair, self.replies.company, scores, self.plain, remedy_for(options))
+        if shares_model:
+            self._beside_learner(remedy_for(options))
+
+    def updated(self, learner: Scores) -> None:
+        """Compares the engine, after it was given new weights, with the learner that made them."""
+        replies = sample_replies(self.policy, self.probes).company
+        pair = f"{engine_name(self.policy)} engine against the learner, after an update"
+        self._compare(pair, replies, _reported(replies), learner_logprobs(learner, replies))
+
+    def keep(self) -> None:
+        """Notes that all agreed, so that the next start need not measure."""
+        keep(self.key, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What was measured, for files and `--json`."""
+        return {
+            "tolerance": dataclasses.asdict(self.tolerance),
+            "differences": [dataclasses.asdict(found) for found in self.differences],
+            "not_crossed": list(self.probes.not_crossed),
+        }
+
+    def _beside_learner(self, remedy: str) -> None:
+        """The learner may have changed how the model attends. Replies that came out otherwise are not compared."""
+        pairs = [
+            (reply, plain)
+            for reply, before, plain in zip(
+                sample_replies(self.policy, self.probes).company, self.replies.company, self.plain, strict=True
+            )
+            if np.array_equal(reply.token_ids, before.token_ids)
+        ]
+        if 2 * len(pairs) < len(self.plain):
+            raise DisagreementError(
+                f"this model of type {self.kind!r} says something else once the learner has taken it over: only"
+                f" {len(pairs)} of {len(self.plain)} replies came out the same; {remedy}"
+            )
+        replies, plain = [reply for reply, _ in pairs], [scores for _, scores in pairs]
+        pair = f"{engine_name(self.policy)} engine, beside the learner, against the plain forward pass"
+        self._compare(pair, replies, _reported(replies), plain, remedy)
+
+    def _compare(
+        self,
+        pair: str,
+        replies: Sequence[Reply],
+        first: Sequence[FloatArray],
+        second: Sequence[FloatArray],
+        remedy: str = ENGINE_REMEDY,
+    ) -> None:
+        found = difference(pair, [len(reply.prompt_ids) for reply in replies], first, second)
+        self.differences.append(found)
+        require(found, self.tolerance, self.kind, remedy)
+
+
+def require(found: Difference, tolerance: Tolerance, kind: str, remedy: str) -> None:
+    """Raises `DisagreementError` for a difference that rounding does not explain."""
+    if not found.within(tolerance):
+        raise DisagreementError(
+            f"two ways to compute this model of type {kind!r} disagree: {found}; rounding explains"
+            f" {tolerance.mean:.2g} in the mean and {tolerance.max:.2g} at most; {remedy}"
+        )
+
+
+def begin_check(
+    policy: LanguagePolicy,
+    model: Any,
+    compute: str,
+    *,
+    games: Sequence[str] = ("tictactoe",),
+    key: str | None = None,
+) -> Check:
+    """Has the engine sample and the plain `model` score; nothing is compared yet.
+
+    Raises:
+        DisagreementError: one of them cannot compute this model at all.
+    """
+    kind = str(model.config.model_type)
+    probes = make_probes(
+        policy.codec,
+        model.config,
+        parameters=model.num_parameters(),
+        device=str(model.device.type),
+        context=policy.context,
+        games=games,
+    )
+    with running(f"the {engine_name(policy)} engine", kind):
+        replies = sample_replies(policy, probes)
+    with running("the plain forward pass", kind):
+        plain = plain_logprobs(model, [*replies.alone, *replies.company], replies.temperature)
+    return Check(
+        policy=policy,
+        probes=probes,
+        tolerance=tolerance_of(compute, replies.temperature),
+        kind=kind,
+        replies=replies,
+        plain_alone=plain[: len(replies.alone)],
+        plain=plain[len(replies.alone) :],
+        key=key,
+    )
+
+
+def run_check(
+    policy: LanguagePolicy,
+    load_plain: Callable[[], Any],
+    directory: str,
+    compute: str,
+    settings: Mapping[str, Any],
+    *,
+    games: Sequence[str] = ("tictactoe",),
+    kept: bool = False,
+) -> Check | None:
+    """The engine's part of a check; a learner's may follow. None where all is known to agree.
+
+    Args:
+        policy: the engine, with the weights of the plain model.
+        load_plain: gives the model that no learner has taken over, or None where there is no room for it.
+        directory: where its weights came from.
+        compute: "float32" or "bfloat16".
+        settings: whatever else decides what is computed; with the weights, what the result is kept by.
+        games: whose prompts are sampled from.
+        kept: whether this is the whole check, so that its result is kept.
+
+    Raises:
+        DisagreementError: the engine does not compute what the model does.
+    """
+    shown = {"compute": compute, "context": policy.context, "temperature": policy.sampling.temperature}
+    key = agreement_key(directory, {"engine": engine_name(policy), **shown, **settings})
+    if is_known(key):
+        return None
+    model = load_plain()
+    if model is None:
+        return None
+    check = begin_check(policy, model, compute, games=games, key=key)
+    check.engine()
+    if kept:
+        check.keep()
+    return check
+
+
+@contextmanager
+def running(who: str, kind: str) -> Iterator[None]:
+    """A model that cannot be computed at all is refused in one line that says where."""
+    try:
+        yield
+    except (DisagreementError, MemoryError):
+        raise
+    except Exception as error:  # of any family's own code
+        name, lines = type(error).__name__, str(error).strip().splitlines()
+        if name == "OutOfMemoryError" or str(error).startswith(("vLLM", "the model with weights")):
+            raise
+        raise DisagreementError(
+            f"{who} cannot compute this model of type {kind!r}: {name}: {lines[0] if lines else 'no reason given'}"
+        ) from error
+
+
+def engine_name(policy: LanguagePolicy) -> str:
+    """What `engine.kind` calls a policy's engine."""
+    return "transformers" if isinstance(policy, TransformersPolicy) else "vllm"
+
+
+def _reported(replies: Sequence[Reply]) -> list[FloatArray]:
+    return [reply.logprobs for reply in replies]
+
+
+def described(options: Mapping[str, Any]) -> str:
+    """The options that are not the plainest, for the name of a pair."""
+    chosen = [
+        f"{name} = {_toml(options[name])}" for name in PLAINER if options.get(name, PLAINER[name]) != PLAINER[name]
+    ]
+    return f" ({', '.join(chosen)})" if chosen else ""
+
+
+def remedy_for(options: Mapping[str, Any]) -> str:
+    """Which settings to change."""
+    changed = [f"{name} = {_toml(plain)}" for name, plain in PLAINER.items() if options.get(name, plain) != plain]
+    return f"set {' or '.join(changed)} and try again" if changed else "this model cannot be trained here"
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,53 @@
+"""Agreement is measured once for the same weights, settings and versions: what was found is kept for the next start.
+
+One small file an entry in `agreement/` beside the local models. What cannot be read or written is measured again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spiral.evaluation.results import versions
+from spiral.files import write_atomically
+from spiral.policies.local_models import store_directory
+from spiral.policies.weights_hash import settings_sha256, weights_sha256
+
+MAX_KEPT = 500
+METHOD = 1
+"""To be raised when other things are measured, or by other tolerances."""
+
+
+def agreement_key(directory: str, settings: Mapping[str, Any]) -> str | None:
+    """What an agreement is known by; None for weights that are not here, which are measured every time."""
+    weights = weights_sha256(directory)
+    if weights is None:
+        return None
+    parts = [METHOD, weights, settings_sha256(directory), settings, versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def is_known(key: str | None) -> bool:
+    """Whether this was measured before and found to agree."""
+    return key is not None and _file(key).is_file()
+
+
+def keep(key: str | None, record: Mapping[str, Any]) -> None:
+    """Notes that this was measured and found to agree."""
+    if key is None:
+        return
+    file = _file(key)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda path: path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8"))
+        entries = sorted(file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for old in entries[:-MAX_KEPT]:
+            old.unlink()
+
+
+def _file(key: str) -> Path:
+    return store_directory().parent / "agreement" / f"{key}.json"

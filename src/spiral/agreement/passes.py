@@ -1,0 +1,154 @@
+"""The log-probabilities of the same sampled tokens by the engine, a plain forward pass and the learner.
+
+Shapes: P tokens of a prompt, T of a reply, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spiral.agreement.probes import Probes
+from spiral.batch import Batch, make_batch
+from spiral.policies.base import TurnReply
+from spiral.policies.config import SamplingConfig
+from spiral.policies.language import LanguagePolicy, PromptRequest
+from spiral.records import FloatArray, IntArray, Sample
+from spiral.seeds import derive_seed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One probe's reply, as the engine reports it."""
+
+    prompt_ids: IntArray
+    """[P]"""
+    token_ids: IntArray
+    """[T]"""
+    logprobs: FloatArray
+    """[T] nats at temperature `Replies.temperature`, with the whole vocabulary in play."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replies:
+    """What an engine said to the probes."""
+
+    alone: tuple[Reply, ...]
+    """Some of the probes, one at a time."""
+    company: tuple[Reply, ...]
+    """All probes at once."""
+    temperature: float
+
+
+class Scores(Protocol):
+    """A learner that scores sampled tokens."""
+
+    def score(self, batch: Batch) -> FloatArray:
+        """[A] the log-probabilities of a batch's action tokens."""
+        ...
+
+
+def sample_replies(policy: LanguagePolicy, probes: Probes) -> Replies:
+    """Has the engine continue the probes: some one at a time, then all at once.
+
+    The replies do not end before their budget, whatever is sampled. The policy is left as it was.
+    """
+    requests = [
+        PromptRequest(key=key, prompt_ids=prompt, seed=derive_seed("agreement", key))
+        for key, prompt in enumerate(probes.prompts)
+    ]
+    with _probed(policy, probes.new_tokens) as temperature:
+        alone = [reply for index in probes.alone for reply in _replies(policy, [requests[index]])]
+        company = _replies(policy, requests)
+    return Replies(alone=tuple(alone), company=tuple(company), temperature=temperature)
+
+
+@contextmanager
+def _probed(policy: LanguagePolicy, new_tokens: int) -> Iterator[float]:
+    """The policy samples whole replies of `new_tokens`, from the whole vocabulary; gives the temperature.
+
+    A greedy reply has log-probability 0 whatever the model says, so greedy policies are probed at temperature 1.
+    """
+    temperature = policy.sampling.temperature or 1.0
+    stops, slept = policy.stop_ids, policy.asleep
+    policy.stop_ids = frozenset()
+    try:
+        with policy.sampled_with(SamplingConfig(temperature=temperature, max_new_tokens=new_tokens)):
+            yield temperature
+    finally:
+        policy.stop_ids = stops
+        policy.cancel()
+        if slept:
+            policy.sleep()
+
+
+def _replies(policy: LanguagePolicy, requests: Sequence[PromptRequest]) -> list[Reply]:
+    policy.submit_prompts(requests)
+    done: list[TurnReply] = []
+    while len(done) < len(requests):
+        done += policy.poll()
+    return [_reply(turn) for turn in sorted(done, key=lambda turn: turn.key)]
+
+
+def _reply(turn: TurnReply) -> Reply:
+    assert turn.prompt_ids is not None
+    assert turn.generation is not None
+    generation = turn.generation
+    return Reply(prompt_ids=turn.prompt_ids, token_ids=generation.token_ids, logprobs=generation.logprobs)
+
+
+@torch.no_grad()
+def plain_logprobs(model: Any, replies: Sequence[Reply], temperature: float) -> list[FloatArray]:
+    """[T] of every reply: what one forward pass of the model's own class says, unpadded and without a cache."""
+    found: dict[bytes, FloatArray] = {}
+    scores = []
+    for reply in replies:
+        key = reply.prompt_ids.tobytes() + b"|" + reply.token_ids.tobytes()
+        if key not in found:
+            found[key] = _plain(model, reply, temperature)
+        scores.append(found[key])
+    return scores
+
+
+def _plain(model: Any, reply: Reply, temperature: float) -> FloatArray:
+    count = len(reply.token_ids)
+    ids = torch.from_numpy(np.concatenate([reply.prompt_ids, reply.token_ids])).to(model.device)
+    # Logits of the reply alone, where the model can leave the others out: a long prompt's take gigabytes.
+    fewer = "logits_to_keep" in inspect.signature(type(model).forward).parameters
+    options = {"logits_to_keep": count} if fewer else {}
+    logits_TV: Tensor = model(input_ids=ids[None, :-1], use_cache=False, **options).logits[0, -count:]
+    logprobs_TV = torch.log_softmax(logits_TV.float() / temperature, dim=-1)
+    scores: FloatArray = logprobs_TV.gather(-1, ids[-count:, None]).squeeze(-1).cpu().numpy()
+    return scores
+
+
+def learner_logprobs(learner: Scores, replies: Sequence[Reply]) -> list[FloatArray]:
+    """[T] of every reply: what the learner computes with all its options, at its recipe's temperature."""
+    scores = learner.score(probe_batch(replies))
+    ends = np.cumsum([len(reply.token_ids) for reply in replies])
+    return np.split(scores, ends[:-1])
+
+
+def probe_batch(replies: Sequence[Reply]) -> Batch:
+    """The replies as the learner is given those of games."""
+    return make_batch(
+        [
+            Sample(
+                token_ids=np.concatenate([reply.prompt_ids, reply.token_ids]),
+                action_mask=np.arange(len(reply.prompt_ids) + len(reply.token_ids)) >= len(reply.prompt_ids),
+                behaviour_logprobs=np.concatenate([np.zeros(len(reply.prompt_ids), dtype=np.float32), reply.logprobs]),
+                advantage=1.0 if index % 2 else -1.0,
+                game="probe",
+                player=0,
+                policy_version=0,
+            )
+            for index, reply in enumerate(replies)
+        ]
+    )

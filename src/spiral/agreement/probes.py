@@ -1,0 +1,98 @@
+"""On what texts agreement is measured: prompts of a game, and fillers of the lengths at which models change.
+
+A few hundred tokens are enough: a wrong mask, position, head or dropout shows in every token. What changes with the
+length of a text (rotary factors that switch, windows, chunks) needs one that is long enough, where that is affordable.
+How many tokens that is depends on the model's size and the device alone, so that every run of the same recipe measures
+the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spiral.games import Game, load_game
+from spiral.policies.loading import length_switches
+from spiral.records import IntArray
+from spiral.text import ChatCodec
+
+FILLERS, FEW_FILLERS = (5, 23, 40, 90), (5, 23, 70)
+"""Lengths of fillers, and those for a model that is large for its device. The engine pads prompts above 64 tokens, and
+fills batches of fewer than 4 rows."""
+NEW_TOKENS, FEW_NEW_TOKENS = 8, 5
+GAME_TOKENS, FEW_GAME_TOKENS = 150, 32
+"""Of each game's prompt."""
+PASSES = 6
+"""About how often each token goes through the model: engine, plain pass and learner, before and after an update."""
+AFFORDABLE_FLOPS = {"cpu": 2.5e11, "cuda": 5e13}
+"""A second or two: a CPU core computes 1e11 a second in float32, a GPU more than 2e13. A model that takes more for the
+full set of texts gets the small one."""
+PAST_A_SWITCH = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probes:
+    """What the engine is asked to continue."""
+
+    prompts: tuple[IntArray, ...]
+    """Each [P]."""
+    alone: tuple[int, ...]
+    """Which of them are also sampled from one at a time."""
+    new_tokens: int
+    """Tokens that every reply has."""
+    not_crossed: tuple[str, ...] = ()
+    """Lengths at which the model changes, but which are too long to be measured."""
+
+
+def make_probes(
+    codec: ChatCodec,
+    config: Any,
+    *,
+    parameters: int,
+    device: str,
+    context: int,
+    games: Sequence[str] = ("tictactoe",),
+) -> Probes:
+    """Probes for a model with a transformers `config` and so many `parameters` on a kind of `device`."""
+    affordable = int(AFFORDABLE_FLOPS.get(device, AFFORDABLE_FLOPS["cpu"]) / (2 * PASSES * parameters))
+    large = affordable < sum(FILLERS) + GAME_TOKENS
+    fillers, game_tokens = (FEW_FILLERS, FEW_GAME_TOKENS) if large else (FILLERS, GAME_TOKENS)
+    new_tokens = max(1, min(FEW_NEW_TOKENS if large else NEW_TOKENS, context // 4))
+    room = context - new_tokens
+    played = [_first_prompt(codec, load_game(game)) for game in games[: 1 if large else 2]]
+    words = np.concatenate(played)
+    words = words[words < int(config.get_text_config().vocab_size)]
+    lengths = dict.fromkeys(min(length, room) for length in fillers)
+    prompts = [_filler(words, length, turn) for turn, length in enumerate(lengths)]
+    alone = [0, len(prompts) - 1] if not large else [0, 1]
+    prompts += [prompt[: min(game_tokens, room)] for prompt in played]
+    not_crossed = []
+    for name, length in length_switches(config).items():
+        if length + PAST_A_SWITCH > context:
+            continue  # no text gets there
+        if length > affordable:
+            not_crossed.append(f"{name} at {length:,} tokens")
+            continue
+        alone.append(len(prompts))
+        across, past = length - new_tokens // 2, min(length + PAST_A_SWITCH, room)
+        prompts += [_filler(words, across, 1), _filler(words, past, 2)]
+    return Probes(
+        prompts=tuple(prompts), alone=tuple(dict.fromkeys(alone)), new_tokens=new_tokens, not_crossed=tuple(not_crossed)
+    )
+
+
+def _first_prompt(codec: ChatCodec, game: Game) -> IntArray:
+    """[P] what the first player of a game is asked, after the first outcome of chance."""
+    state = game.initial_state()
+    while state.is_chance:
+        state = state.apply(state.chance_outcomes()[0][0])
+    return codec.encode(state.observation(state.current_player, codec.config.observation), game)
+
+
+def _filler(words: IntArray, length: int, turn: int) -> IntArray:
+    """[length] the words over and over, each filler from another place on."""
+    turned = np.roll(words, -7 * turn)
+    return np.resize(turned, length).astype(np.int64)
