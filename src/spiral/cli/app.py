@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from spiral.cli import benchmarking, clusters, comparing, listing, measuring, playing, tournament, training
+from spiral.cli import benchmarking, checking, clusters, comparing, listing, measuring, playing, tournament, training
 from spiral.cli.faults import INTERRUPTED, explain
 from spiral.cli.log import warnings_told
 from spiral.printable import printable
@@ -50,6 +50,7 @@ app.command("exploitability")(measuring.exploitability)
 app.command("tournament")(tournament.tournament)
 app.command("benchmark")(benchmarking.benchmark)
 app.command("compare")(comparing.compare)
+app.command("check")(checking.check)
 app.command("play")(playing.play)
 app.command("games")(listing.games)
 app.command("recipes")(listing.recipes)

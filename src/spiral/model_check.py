@@ -1,0 +1,133 @@
+"""What `spiral check` measures: every computation of a run, before and after an update, and the chat template."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from spiral.agreement import Difference, DisagreementError, Tolerance, begin_check, probe_batch, tolerance_of
+from spiral.learner.config import LossConfig
+from spiral.learner.learner import Learner
+from spiral.policies.config import resolved
+from spiral.policies.engines import make_policy
+from spiral.policies.loading import LanguageModel, load_language_model, model_directory
+from spiral.recipe import Recipe
+from spiral.run_agreement import learner_options
+from spiral.text.prompts import PromptConfig
+from spiral.text.template_report import TemplateReport, describe_template
+
+TRIAL_RATE = 1e-3
+"""Learning rate of the trial update: large enough for an engine that misses some of the weights to show."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """What was found out about a model."""
+
+    headline: str
+    """Parameters, family, precision, context."""
+    tolerance: Tolerance
+    differences: list[Difference]
+    not_crossed: tuple[str, ...]
+    """Lengths at which the model changes, but which are too long to be measured here."""
+    template: TemplateReport
+    error: ValueError | None
+    """Why the model is refused."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as one JSON object."""
+        return {
+            "model": self.headline,
+            "agrees": self.error is None,
+            "error": None if self.error is None else str(self.error),
+            "tolerance": dataclasses.asdict(self.tolerance),
+            "differences": [dataclasses.asdict(found) for found in self.differences],
+            "not_crossed": list(self.not_crossed),
+            "template": dataclasses.asdict(self.template),
+        }
+
+
+def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
+    """Measures a model as `recipe` would run it.
+
+    Args:
+        recipe: whose model, engine, precision, sampling, prompt and learner are checked.
+        every_layout: also with packed rows and gradient checkpointing, whatever the recipe says.
+
+    Raises:
+        ValueError: the model cannot be loaded, or an engine cannot be made for it.
+    """
+    loaded = load_language_model(recipe.model)
+    recipe = _with_prompt(recipe, loaded)
+    engine = resolved(recipe.engine)
+    recipe = recipe.model_copy(update={"engine": engine})
+    template = describe_template(loaded.tokenizer, recipe.prompt, loaded.declared_ends)
+    policy = make_policy(
+        engine,
+        loaded,
+        model_directory(recipe.model.path),
+        loaded.codec(recipe.prompt),
+        recipe.sampling,
+        compute=recipe.model.compute,
+        head=recipe.model.head,
+        device=recipe.model.device,
+        shared=True,
+    )
+    config = loaded.model.config
+    headline = (
+        f"{loaded.model.num_parameters() / 1e6:,.1f}M parameters, {config.model_type}, {recipe.model.compute},"
+        f" a context of {policy.context:,} tokens"
+    )
+    tolerance = tolerance_of(recipe.model.compute, recipe.sampling.temperature)
+    differences: list[Difference] = []
+    not_crossed: tuple[str, ...] = ()
+    error: ValueError | None = None
+    shared = getattr(policy, "model", None) is loaded.model
+    try:
+        check = begin_check(policy, loaded.model, recipe.model.compute, games=list(recipe.selfplay.games))
+        differences, not_crossed = check.differences, check.probes.not_crossed
+        check.engine()
+        packed = {"layout": "packed", "gradient_checkpointing": True}
+        for update in [{}, packed] if every_layout else [{}]:
+            varied = recipe.model_copy(update={"learner": recipe.learner.model_copy(update=update)})
+            learner = _learner(varied, loaded.model)
+            check.learner(learner, learner_options(varied), shares_model=shared and learner.model is loaded.model)
+        learner.update(probe_batch(check.replies.company))
+        policy.load_weights(learner.weights(), learner.version)
+        check.updated(learner)
+    except DisagreementError as refused:
+        error = refused
+    finally:
+        policy.close()
+    return ModelReport(
+        headline=headline,
+        tolerance=tolerance,
+        differences=differences,
+        not_crossed=not_crossed,
+        template=template,
+        error=error,
+    )
+
+
+def _with_prompt(recipe: Recipe, loaded: LanguageModel) -> Recipe:
+    """The model's own prompt where the recipe says nothing, and a plain one for a model without a chat template."""
+    if "prompt" in recipe.model_fields_set:
+        return recipe
+    prompt = loaded.prompt or (recipe.prompt if loaded.tokenizer.chat_template else PromptConfig(template="qwen3"))
+    return recipe.model_copy(update={"prompt": prompt})
+
+
+def _learner(recipe: Recipe, model: Any) -> Learner:
+    """A learner for the trial update: one small step, without a reference."""
+    once = {"learning_rate": TRIAL_RATE, "epochs": 1, "minibatches": 1, "warmup_steps": 0}
+    return Learner(
+        model,
+        config=recipe.learner.model_copy(update=once),
+        loss_config=LossConfig(),
+        sampling=recipe.sampling,
+        total_steps=1,
+        seed=recipe.run.seed,
+        compute=recipe.model.compute,
+        head=recipe.model.head,
+        compiled=recipe.model.compile,
+    )
