@@ -86,8 +86,10 @@ def _kinds(left: str, right: str) -> list[str]:
         readings = [_at(text, "positive", 0) for text in (left, right)]
     except UnreadableError:
         readings = []
-    if not readings or any(reading.integral for reading in readings):
+    if not readings or all(reading.integral for reading in readings):
         return ["integer"]
+    if any(reading.integral for reading in readings):  # the floor of x is `x` at integers only
+        return ["integer", "positive"]
     return ["positive", "negative"] if any(reading.absolute for reading in readings) else ["positive"]
 
 

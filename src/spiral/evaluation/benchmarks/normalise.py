@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 
 from spiral.text.latex import bare, undress
 
@@ -37,11 +38,6 @@ _UNICODE = str.maketrans(
         "\u2208": r"\in ",
         "\u2205": r"\emptyset ",
         "\u00b0": r"\text{degrees}",
-        "\u00b2": "^2",
-        "\u00b3": "^3",
-        "\u00bd": r"\frac{1}{2}",
-        "\u00bc": r"\frac{1}{4}",
-        "\u00be": r"\frac{3}{4}",
         "\u2026": r"\ldots ",
         "√": r"\sqrt ",
         "∞": r"\infty ",
@@ -82,6 +78,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\text\{degrees\}\s*([CFK])(?![A-Za-z])", r"\\text{degrees \1}"),
         (r"(?<=\d)\s*\^\s*\{\s*\\prime\s*\\prime\s*\}", r"\\text{arcsec}"),
         (r"\\%", "%"),
+        (r"\\langle(?![A-Za-z])", "("),
+        (r"\\rangle(?![A-Za-z])", ")"),
         (r"\bnp\.|\bmath\.", ""),
         (r"\*\*", "^"),
         (r"\\text\{\s*([eid])\s*\}", r" \1"),
@@ -95,17 +93,26 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![\w.])(\d+)\s*(?:\\text\{\s*choose\s*\}|choose)\s*(\d+)", r"\\binom{\1}{\2}"),
         (r"(?<![A-Za-z\\])(?:n?Cr?|\\text\{\s*n?Cr?\s*\})\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
         (r"(?:\{\s*\}\s*|(?<![\w)}\]' ]))[_^]\s*\{?(\d+)\}?\s*(?:\\text\{C\}|C)\s*_\s*\{?(\d+)\}?", r"\\binom{\1}{\2}"),
-        (r"(?<![A-Za-z\\])C\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))", r"\\binom{\1\2}{\3\4}"),
-        (r"(?<![A-Za-z\\])C\s*\^\s*(?:\{(\d+)\}|(\d))\s*_\s*(?:\{(\d+)\}|(\d))", r"\\binom{\3\4}{\1\2}"),
+        (
+            r"(?:\\text\{C\}|(?<![A-Za-z\\{])C)\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))",
+            r"\\binom{\1\2}{\3\4}",
+        ),
+        (
+            r"(?:\\text\{C\}|(?<![A-Za-z\\{])C)\s*\^\s*(?:\{(\d+)\}|(\d))\s*_\s*(?:\{(\d+)\}|(\d))",
+            r"\\binom{\3\4}{\1\2}",
+        ),
         (r"(?<![\w.])(\d+)C(\d+)(?!\w)", r"\\binom{\1}{\2}"),
         (r"\s+", " "),
         (r"^\s*\\(?:approx|sim|equiv)(?![A-Za-z])\s*", ""),
     )
 )
-_MARKDOWN = re.compile(r"^[*_`\s]+|[*_`\s]+$")
+_MARKDOWN = re.compile(r"^(?:[*`\s]|_(?![{\d]))+|[*_`\s]+$")
 _EDGES = " .,;:"
 
 
+_RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u207f]+")
+_LOWERED = re.compile("[\u2080-\u208b]+")
+_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])")
 _CASES = re.compile(r"\\begin\{cases\}([^&]*?)\\end\{cases\}")
 MAX_INFIX = 20
@@ -115,7 +122,9 @@ MAX_INFIX = 20
 @functools.lru_cache(maxsize=8192)
 def clean(text: str) -> str:
     """`text` in the one spelling; its length must have been limited before."""
-    text = undress(_MARKDOWN.sub("", bare(text))).translate(_UNICODE)
+    text = undress(_MARKDOWN.sub("", bare(text)))
+    if not text.isascii():
+        text = _spelt_out(text)
     if r"\over" in text or r"\choose" in text:
         text = _as_commands(text)
     if r"\begin{cases}" in text:
@@ -128,6 +137,29 @@ def clean(text: str) -> str:
             break
         text = text[1:-1].strip()
     return text
+
+
+def _spelt_out(text: str) -> str:
+    """Unicode's signs and digits as LaTeX: raised and lowered ones, those of other scripts, fractions of one sign."""
+    text = _RAISED.sub(lambda match: _moved("^", match.group()), text)
+    text = _LOWERED.sub(lambda match: _moved("_", match.group()), text)
+    text = _VULGAR.sub(lambda match: _fraction(_compatible(match.group())), text)
+    text = text.replace("\u2044", "/").translate(_UNICODE)
+    return "".join(str(unicodedata.decimal(sign, sign)) for sign in text)
+
+
+def _fraction(text: str) -> str:
+    above, _, below = text.partition("\u2044")
+    return rf"\frac{{{above}}}{{{below}}}"
+
+
+def _moved(mark: str, signs: str) -> str:
+    moved = _compatible(signs).replace("\u2212", "-")
+    return mark + (moved if len(moved) == 1 else f"{{{moved}}}")
+
+
+def _compatible(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
 
 
 def _as_commands(text: str) -> str:

@@ -40,7 +40,9 @@ _NAME = re.compile(
     r"|\\text\{[^{}]*\}|\\(?:overline|vec|hat|bar|dot|ddot)\s*\{[^{}]*\}"
     r"|\\frac\s*\{\s*d\s*\\?[A-Za-z]+\s*\}\s*\{\s*d\s*[A-Za-z]\s*\}|[A-Za-z ]+"
 )
-_NAMES = re.compile(rf"\( ?{_SYMBOL} ?(?:, ?{_SYMBOL} ?)+\)")
+_NAMES = re.compile(rf"\( ?(?P<names>{_SYMBOL} ?(?:, ?{_SYMBOL} ?)+)\)")
+_BUILDER = re.compile(rf"\s*(?P<name>{_SYMBOL}) ?(?:\\in[^:|]{{1,40}}?)?(?::|\||\\mid(?![A-Za-z])) ?(?P<condition>.+)")
+"""What stands in `{x : x > 2}`."""
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\d .,])\d{1,3}(?: \d{3})+(?![\d ])")
 _MIXED = re.compile(r"(?<![\d./^])(\d+) (\d+)/(\d+)(?![\d.])")
 
@@ -161,9 +163,15 @@ def _matrix(text: str, body: str, depth: int) -> Shape:
 def _bracketed(text: str, depth: int) -> Shape | None:
     """A set in braces, or several things in other brackets."""
     if text.startswith(r"\{") and text.endswith(r"\}") and closing(text, 1) == len(text) - 1:
+        built = _BUILDER.fullmatch(text[2:-2])
+        if built is not None:
+            solution = _shape(clean(built["condition"]), depth)
+            if solution.kind in ("tuple", "union") and built["name"] in (
+                solution.name,
+                *(p.name for p in solution.parts),
+            ):
+                return solution
         return _several("set", text, [piece for piece in _split(text[2:-2], _SEPARATOR) if piece], depth)
-    if text.startswith(r"\langle") and text.endswith(r"\rangle"):
-        text = "(" + text.removeprefix(r"\langle").removesuffix(r"\rangle") + ")"
     if text[:1] not in ("(", "[") or text[-1:] not in (")", "]") or closing(text, 0) != len(text) - 1:
         return None
     pieces = _split(text[1:-1], re.compile("[,;]"))
@@ -220,8 +228,8 @@ def _named(text: str, sides: list[str], marks: list[str], depth: int) -> Shape |
         approximate = r"\approx" in marks[1:]
         value = sides[marks.index(r"\approx", 1)] if approximate else sides[-1]
         named = _shape(clean(value), depth)
-        if _NAMES.fullmatch(sides[0]) is not None:
-            return _in_order_of_names(sides[0], named)
+        if (names := _NAMES.fullmatch(sides[0])) is not None:
+            return _in_order_of_names(names["names"], named)
         return dataclasses.replace(named, name="".join(sides[0].split()))
     if marks[0] == r"\approx":
         return _shape(clean(sides[0]), depth)
@@ -230,7 +238,7 @@ def _named(text: str, sides: list[str], marks: list[str], depth: int) -> Shape |
 
 def _in_order_of_names(names: str, named: Shape) -> Shape:
     """`(y, x) = (2, 1)` is `(1, 2)`; a tuple of names adds nothing else."""
-    each = [name.strip() for name in names[1:-1].split(",")]
+    each = [name.strip() for name in names.split(",")]
     if not _in_order(each) or named.kind != "tuple" or len(each) != len(named.parts) or each == sorted(each):
         return named
     parts = tuple(part for _, part in sorted(zip(each, named.parts, strict=True), key=lambda pair: pair[0]))
