@@ -18,6 +18,7 @@ Left out: conversion of units, simplest form, answers that are equal by a theore
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -42,6 +43,9 @@ _SCIENTIFIC = re.compile(
 )
 _WORDS = re.compile(r"[A-Za-z][A-Za-z'\-]*(?:[ ,][A-Za-z'\-]+)*")
 _ARTICLE = re.compile(r"^(?:the|an|a)\s+")
+_TEXT = re.compile(r"\\(?:text|operatorname)\s*\{([^{}]*)\}")
+_MARKS = re.compile(r"\\[ ,;:!]|[$*_`\"~]")
+_IN_BRACKETS = re.compile(r"^\((\w)\)$")
 _UNORDERED = ("list", "set", "union")
 
 
@@ -68,12 +72,13 @@ def _has_words(text: str) -> bool:
     return is_prose or _is_words(clean(text))
 
 
+@functools.lru_cache(maxsize=8192)
 def plain(text: str) -> str:
     """An answer as plain lower-case text."""
-    text = re.sub(r"\\(?:text|operatorname)\s*\{([^{}]*)\}", r" \1 ", undress(text))
-    text = re.sub(r"\\[ ,;:!]|[$*_`\"~]", " ", text)
+    text = _TEXT.sub(r" \1 ", undress(text))
+    text = _MARKS.sub(" ", text)
     text = " ".join(text.split()).strip(" .,;:!?'").casefold()
-    text = re.sub(r"^\((\w)\)$", r"\1", text)
+    text = _IN_BRACKETS.sub(r"\1", text)
     return _ARTICLE.sub("", text)
 
 

@@ -47,65 +47,80 @@ _UNICODE = str.maketrans(
     }
 )
 
-_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"[\x00-\x1f\x7f]+", " "),
-        (r"\\(?:dollar|textdollar)(?![A-Za-z])|\\\$", MONEY),
-        (r"\s*,\s*\$|\$\s*,\s*", ", "),  # "$1$,$2$" is a list, never a thousands comma
-        (r"\$", ""),
-        (r"(?<!\\)\\[()\[\]]", " "),
-        (r"(?<=\d),(?:\s*\\!)+\s*(?=\d{3})", ""),
-        (r"(?<=\d)\{,\}(?=\d{3})", ""),
-        (r"(?<=\d)\{,\}(?=\d)", "."),
-        (r"(?<=\d)\\,(?=\d{3})", ""),
-        (r"(?<!\\)\\!", ""),
-        (r"(?<!\\)\\[ ,;:>]|~", " "),
-        (r"\\(?:[dtc]|nice|flat|x|s|i)frac(?![A-Za-z])", r"\\frac"),
-        (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
-        (r"\{\s*([:;.])\s*\}", r"\1"),
-        (r"\\colon(?![A-Za-z])", ":"),
-        (r"\\(?:[lc]?dots|dots[cbmio])(?![A-Za-z])|\.\.\.", r"\\ldots "),
-        (r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=", r"\\le "),
-        (r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\lt(?![A-Za-z])", "<"),
-        (r"\\gt(?![A-Za-z])", ">"),
-        (r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
-        (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
-        (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
-        (r"\\\{\s*+\\\}", r"\\emptyset "),
-        (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degrees?(?![A-Za-z])", r"\\text{degrees}"),
-        (r"\\text\{degrees\}\s*([CFK])(?![A-Za-z])", r"\\text{degrees \1}"),
-        (r"(?<=\d)\s*\^\s*\{\s*\\prime\s*\\prime\s*\}", r"\\text{arcsec}"),
-        (r"\\%", "%"),
-        (r"\\langle(?![A-Za-z])", "("),
-        (r"\\rangle(?![A-Za-z])", ")"),
-        (r"\bnp\.|\bmath\.", ""),
-        (r"\*\*", "^"),
-        (r"\\text\{\s*([eid])\s*\}", r" \1"),
-        (r"(\\text\{[^{}]*\^)\{(-?\d)\}", r"\1\2"),
-        (r"(\\text\{[^{}]*\^)\{(-?\d)\}", r"\1\2"),
-        (r"\\operatorname\*?\s*\{\s*(\w+)\s*\}", r"\\\1 "),
-        (r"\\operatorname\*?\s*\{([^{}]*)\}", r"\\text{\1}"),
-        (r"\\text\{([^{}A-Za-z]*)\}", r" \1 "),
-        (r"^\s*\\text\{\s*\([A-J]\)\s*\}\s*(?=[^\s.,])", ""),  # the letter that contests print before the value
-        (r"\\text\{([^{}]*)\}\s*\\text\{(?!\s*(?:,|and\b|or\b))([^{}]*)\}", r"\\text{\1 \2}"),
-        (r"(?<![\w.])(\d+)\s*(?:\\text\{\s*choose\s*\}|choose)\s*(\d+)", r"\\binom{\1}{\2}"),
-        (r"(?<![A-Za-z\\])(?:n?Cr?|\\text\{\s*n?Cr?\s*\})\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
-        (r"(?:\{\s*\}\s*|(?<![\w)}\]' ]))[_^]\s*\{?(\d+)\}?\s*(?:\\text\{C\}|C)\s*_\s*\{?(\d+)\}?", r"\\binom{\1}{\2}"),
+_RULES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+    (needle, re.compile(pattern), replacement)
+    for needle, pattern, replacement in (
+        ("", r"[\x00-\x1f\x7f]+", " "),
+        ("\\", r"\\(?:dollar|textdollar)(?![A-Za-z])|\\\$", MONEY),
+        ("$", r"\s*,\s*\$|\$\s*,\s*", ", "),  # "$1$,$2$" is a list, never a thousands comma
+        ("$", r"\$", ""),
+        ("\\", r"(?<!\\)\\[()\[\]]", " "),
+        (r"\!", r"(?<=\d),(?:\s*\\!)+\s*(?=\d{3})", ""),
+        ("{,}", r"(?<=\d)\{,\}(?=\d{3})", ""),
+        ("{,}", r"(?<=\d)\{,\}(?=\d)", "."),
+        (r"\,", r"(?<=\d)\\,(?=\d{3})", ""),
+        ("\\", r"(?<!\\)\\!", ""),
+        ("\\", r"(?<!\\)\\[ ,;:>]", " "),
+        ("~", r"~", " "),
+        ("frac", r"\\(?:[dtc]|nice|flat|x|s|i)frac(?![A-Za-z])", r"\\frac"),
+        ("binom", r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+        ("{", r"\{\s*([:;.])\s*\}", r"\1"),
+        ("colon", r"\\colon(?![A-Za-z])", ":"),
+        ("dots", r"\\(?:[lc]?dots|dots[cbmio])(?![A-Za-z])", r"\\ldots "),
+        ("...", r"\.\.\.", r"\\ldots "),
+        (r"\le", r"\\(?:leqslant|leq|le)(?![A-Za-z])", r"\\le "),
+        ("<=", r"<=", r"\\le "),
+        (r"\ge", r"\\(?:geqslant|geq|ge)(?![A-Za-z])", r"\\ge "),
+        (">=", r">=", r"\\ge "),
+        ("\\", r"\\lt(?![A-Za-z])", "<"),
+        ("\\", r"\\gt(?![A-Za-z])", ">"),
+        ("varnothing", r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
+        ("lbrace", r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
+        ("rbrace", r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
+        ("\\", r"\\\{\s*+\\\}", r"\\emptyset "),
+        ("\\", r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degrees?(?![A-Za-z])", r"\\text{degrees}"),
+        ("degrees", r"\\text\{degrees\}\s*([CFK])(?![A-Za-z])", r"\\text{degrees \1}"),
+        ("prime", r"(?<=\d)\s*\^\s*\{\s*\\prime\s*\\prime\s*\}", r"\\text{arcsec}"),
+        ("%", r"\\%", "%"),
+        ("langle", r"\\langle(?![A-Za-z])", "("),
+        ("rangle", r"\\rangle(?![A-Za-z])", ")"),
+        (".", r"\bnp\.|\bmath\.", ""),
+        ("**", r"\*\*", "^"),
+        (r"\text", r"\\text\{\s*([eid])\s*\}", r" \1"),
+        (r"\text", r"(\\text\{[^{}]*\^)\{(-?\d)\}", r"\1\2"),
+        (r"\text", r"(\\text\{[^{}]*\^)\{(-?\d)\}", r"\1\2"),
+        ("operatorname", r"\\operatorname\*?\s*\{\s*(\w+)\s*\}", r"\\\1 "),
+        ("operatorname", r"\\operatorname\*?\s*\{([^{}]*)\}", r"\\text{\1}"),
+        (r"\text", r"\\text\{([^{}A-Za-z]*)\}", r" \1 "),
         (
+            r"\text",
+            r"^\s*\\text\{\s*\([A-J]\)\s*\}\s*(?=[^\s.,])",
+            "",
+        ),  # the letter that contests print before the value
+        (r"\text", r"\\text\{([^{}]*)\}\s*\\text\{(?!\s*(?:,|and\b|or\b))([^{}]*)\}", r"\\text{\1 \2}"),
+        ("choose", r"(?<![\w.])(\d+)\s*(?:\\text\{\s*choose\s*\}|choose)\s*(\d+)", r"\\binom{\1}{\2}"),
+        ("C", r"(?<![A-Za-z\\])(?:n?Cr?|\\text\{\s*n?Cr?\s*\})\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
+        (
+            "C",
+            r"(?:\{\s*\}\s*|(?<![\w)}\]' ]))[_^]\s*\{?(\d+)\}?\s*(?:\\text\{C\}|C)\s*_\s*\{?(\d+)\}?",
+            r"\\binom{\1}{\2}",
+        ),
+        (
+            "C",
             r"(?:\\text\{C\}|(?<![A-Za-z\\{])C)\s*_\s*(?:\{(\d+)\}|(\d))\s*\^\s*(?:\{(\d+)\}|(\d))",
             r"\\binom{\1\2}{\3\4}",
         ),
         (
+            "C",
             r"(?:\\text\{C\}|(?<![A-Za-z\\{])C)\s*\^\s*(?:\{(\d+)\}|(\d))\s*_\s*(?:\{(\d+)\}|(\d))",
             r"\\binom{\3\4}{\1\2}",
         ),
-        (r"(?<![\w.])(\d+)C(\d+)(?!\w)", r"\\binom{\1}{\2}"),
-        (r"\s+", " "),
-        (r"^\s*\\(?:approx|sim|equiv)(?![A-Za-z])\s*", ""),
+        ("C", r"(?<![\w.])(\d+)C(\d+)(?!\w)", r"\\binom{\1}{\2}"),
+        ("", r"\s+", " "),
+        ("\\", r"^\s*\\(?:approx|sim|equiv)(?![A-Za-z])\s*", ""),
     )
 )
+"""Without its first part in a text, a rule has nothing to do there."""
 _MARKDOWN = re.compile(r"^(?:[*`\s]|_(?![{\d]))+|[*_`\s]+$")
 _EDGES = " .,;:"
 
@@ -129,8 +144,9 @@ def clean(text: str) -> str:
         text = _as_commands(text)
     if r"\begin{cases}" in text:
         text = _CASES.sub(lambda match: ", ".join(match[1].split(r"\\")).rstrip(", "), text)
-    for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
+    for needle, pattern, replacement in _RULES:
+        if needle in text:
+            text = pattern.sub(replacement, text)
     text = text.rstrip(_EDGES).lstrip(" =:;,")
     for _ in range(8):
         if not (text.startswith("{") and text.endswith("}") and closing(text, 0) == len(text) - 1):
@@ -199,6 +215,11 @@ def closing(text: str, start: int) -> int:
     return -1
 
 
+@functools.lru_cache(maxsize=8192)
 def squeeze(text: str) -> str:
     """Without white space, but between digits, and without braces around single characters: to compare spellings."""
-    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text))
+    return _BRACED.sub(r"\1", _SPACE.sub("", text))
+
+
+_BRACED = re.compile(r"\{(\w)\}")
+_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")

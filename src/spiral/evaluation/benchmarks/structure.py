@@ -46,6 +46,8 @@ _BUILDER = re.compile(rf"\s*(?P<name>{_SYMBOL}) ?(?:\\in[^:|]{{1,40}}?)?(?::|\||
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\d .,])\d{1,3}(?: \d{3})+(?![\d ])")
 _MIXED = re.compile(r"(?<![\d./^])(\d+) (\d+)/(\d+)(?![\d.])")
 
+_DEPTHS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
+
 Kind = Literal["list", "set", "union", "tuple", "matrix", "relation", "single"]
 
 
@@ -309,7 +311,7 @@ def _join_thousands(text: str) -> str:
     """1,234 without its comma, outside brackets only: (1,234) is a pair."""
     depth, starts = 0, []
     for character in text:
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
+        depth += _DEPTHS.get(character, 0)
         starts.append(depth)
     return _THOUSANDS.sub(
         lambda match: re.sub("[ ,]", "", match.group()) if starts[match.start()] == 0 else match.group(), text
@@ -318,11 +320,14 @@ def _join_thousands(text: str) -> str:
 
 def _top_level(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
     """The matches of a pattern outside all brackets."""
+    matches = list(pattern.finditer(text))
+    if not matches:
+        return []
     depth, inside = 0, []
     for character in text:
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
+        depth += _DEPTHS.get(character, 0)
         inside.append(depth)
-    return [match for match in pattern.finditer(text) if inside[match.start()] == 0]
+    return [match for match in matches if inside[match.start()] == 0]
 
 
 def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
