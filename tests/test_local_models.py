@@ -60,7 +60,7 @@ def test_where_models_are_kept(variables, expected, monkeypatch):
 def test_what_counts_as_a_local_model(home):
     assert local_models.local_models() == {}
     paths = {name: put(home, name) for name in ("mine-0.1B", "another")}
-    put(home, ".smollm2.writing")
+    put(home, ".smollm2.4711-0123abcd.writing")
     (home / "models" / "notes").mkdir()
     assert local_models.local_models() == {"another": paths["another"], "mine-0.1B": paths["mine-0.1B"]}
     assert local_model_directory("another") == paths["another"]
@@ -118,7 +118,7 @@ def test_get_leaves_nothing_behind_when_it_stops(home, fetch, error, status):
 
 
 def test_get_starts_afresh_after_it_was_killed(home, fetch):
-    put(home, ".smollm2.writing")
+    put(home, ".smollm2.4711-0123abcd.writing")
     fetch(lambda directory, tell: (directory / "config.json").write_text("{}"))
     directory = get_model("smollm2", lambda line: None)
     assert [path.name for path in directory.iterdir()] == ["config.json"]

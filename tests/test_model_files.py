@@ -439,6 +439,13 @@ def test_every_call_that_could_run_a_models_code_says_that_it_must_not():
     assert others == {"model_files.py"}, "from_pretrained is called where its report is read, and nowhere else"
 
 
+def test_attention_that_is_not_computed_here(tmp_path, tokenizer):
+    config = AutoConfig.for_model("codegen", vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=4, rotary_dim=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert "CodeGenForCausalLM cannot compute its attention with PyTorch's" in why_not(tmp_path)
+
+
 def test_experts_of_a_mixture(tmp_path, tokenizer):
     config = AutoConfig.for_model(
         "mixtral", vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from spiral.files import write_directory_atomically
+from spiral.files import remove_unfinished, write_directory_atomically
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MAX_NAME = 255
@@ -141,5 +141,6 @@ def get_model(name: str, tell: Tell) -> Path:
     if name not in FETCHABLE:
         raise ValueError(f"there is no model {name!r} to get; expected one of {', '.join(FETCHABLE)}")
     directory = store_directory() / name
+    remove_unfinished(store_directory())
     write_directory_atomically(directory, lambda path: FETCHABLE[name].write(path, tell))
     return directory

@@ -435,6 +435,11 @@ def _why(error: Exception, directory: Path) -> str:
             f"it brings code of its own ({_auto_map(directory)}), which spiral does not run; expected a model of a kind"
             " that transformers knows by itself"
         )
+    if "scaled_dot_product_attention" in text:
+        return (
+            f"{text.partition(' ')[0]} cannot compute its attention with PyTorch's scaled_dot_product_attention, as"
+            " spiral does; expected a model that can, such as Qwen or Llama"
+        )
     return _reason(error)
 
 
