@@ -84,3 +84,20 @@ def test_what_the_text_names_is_in_the_code() -> None:
     outside = {"py", "tests"}
     assert sorted(parts - words - outside) == []
     assert {"derive_seed", "parse_action", "samples_from_episodes", "score_tokens", "TokenScores"} <= parts
+
+
+def test_text_files_are_utf8_whatever_the_locale() -> None:
+    """Every call that reads or writes text names its encoding."""
+    found = []
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            no_path = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") in ("os", "loan")
+            words = {word.arg: word.value for word in node.keywords}
+            given = [part.value for part in (*node.args, *words.values()) if isinstance(part, ast.Constant)]
+            binary = any(isinstance(mode, str) and re.fullmatch(r"[rwax]b\+?|[rwax]\+b", mode) for mode in given)
+            if name in ("read_text", "write_text", "open") and not binary and not no_path and "encoding" not in words:
+                found.append(f"{file.relative_to(SOURCE)}:{node.lineno}")
+    assert found == []

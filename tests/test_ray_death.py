@@ -67,8 +67,8 @@ def started(path, steps=500):
     [
         ("raylet/raylet", "raylet"),
         ("gcs/gcs_server", "gcs_server"),
-        ("runtime_env/agent", "runtime environment agent"),
-        ("dashboard/agent", "agent"),
+        ("ray::RuntimeEnvAgent", "runtime environment agent"),
+        ("ray::DashboardAgent", "dashboard agent"),
     ],
 )
 def test_a_death_of_rays_is_told(mark, name, tmp_path):

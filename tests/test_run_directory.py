@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from spiral.evaluation import Report
+from spiral.evaluation.report import record_name
 from spiral.run_directory import RunDirectory, read_metrics, read_reports
 
 ROWS = [json.dumps({"step": step, "loss/total": step / 7}).encode() for step in range(1, 7)]
@@ -96,3 +97,23 @@ def test_a_directory_that_has_the_name_of_a_file(name, tmp_path):
     (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match=f"{name} is a directory, where a run keeps a file of that name; move it away"):
         RunDirectory(tmp_path).refuse_existing()
+
+
+def test_names_of_records_are_short_and_never_shared():
+    taken: set[str] = set()
+    labels = [
+        "tictactoe-against-random",
+        "tictactoe-against-minimax(depth=1)",
+        "tictactoe-against-" + "/a/long/path" * 40,
+        "tictactoe-against-" + "/a/long/path" * 40 + "/b",
+        "tictactoe-against-runs/Foo",
+        "tictactoe-against-runs/foo",
+        "tictactoe-against-runs-foo",
+        "\u65e5\u672c",
+        "\u672c\u65e5",
+    ]
+    names = [record_name(label, taken) for label in labels]
+    assert names[:2] == ["tictactoe-against-random", "tictactoe-against-minimax-depth=1"]
+    assert len({name.casefold() for name in names}) == len(labels)
+    assert max(len(name.encode()) for name in names) == 100
+    assert all(names)

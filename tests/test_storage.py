@@ -1,5 +1,6 @@
 """Episodes on disk: a round trip loses nothing, and a crash while writing leaves the old file."""
 
+import contextlib
 import dataclasses
 import errno
 
@@ -257,3 +258,24 @@ def test_a_link_takes_the_place_of_a_copied_directory(tmp_path):
 def test_a_known_hash(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_harm_to_a_file_of_episodes_is_noticed(tmp_path):
+    """Every file is read as it was written, or refused by its name; never something else, never another error."""
+    path = tmp_path / "episodes.parquet"
+    episodes = [new_episode((1.0, -1.0), [new_turn(0), new_turn(1)]), new_episode((0.0, 0.0), [new_turn(1)])]
+    write_episodes(path, episodes)
+    content = path.read_bytes()
+    refused = 0
+    harmed = [content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
+              for position in range(0, len(content), 29)]  # fmt: skip
+    for data in (*harmed, b"", content[:-1], content[: len(content) // 2], content[8:], b"\0" * len(content)):
+        path.write_bytes(data)
+        found = None
+        with contextlib.suppress(ValueError):
+            found = read_episodes(path)
+        if found is None:
+            refused += 1
+        else:
+            assert_equal(tuple(found), tuple(episodes))
+    assert refused > len(harmed) * 0.6

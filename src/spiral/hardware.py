@@ -47,7 +47,7 @@ def is_gpu(device: str) -> bool:
 def _main_memory() -> float:
     """What this process may have of the machine's memory, in bytes."""
     files = [Path(name) for name in CGROUP_LIMITS if Path(name).is_file()]
-    said = [file.read_text().strip() for file in files]
+    said = [file.read_text(encoding="utf-8").strip() for file in files]
     limits = [math.inf, *(float(text) for text in said if text.isdigit())]
     if hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names):
         limits.append(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))

@@ -22,6 +22,9 @@ VERSION_KEY = b"spiral_schema_version"
 READ_VERSIONS = ("1", "2", "3", str(SCHEMA_VERSION))
 """Version 1 told nothing of thinking, 2 nothing of games that were not played, 3 nothing of the context's end."""
 
+ADDED_IN = {"thinking_tokens": "2", "has_thought": "2", "fault": "3", "budget": "4"}
+"""The version since which a column is there, where that is not 1."""
+
 SCHEMA = pa.schema(
     [
         ("episode", pa.int32()),
@@ -71,6 +74,10 @@ def read_episodes(path: Path) -> list[Episode]:
         raise ValueError(f"cannot read episodes from {path}: {str(error).splitlines()[0]}") from error
     if version not in READ_VERSIONS:
         raise ValueError(f"{path} has schema version {version}; this spiral reads {', '.join(READ_VERSIONS)}")
+    for field in SCHEMA:
+        known = version >= ADDED_IN.get(field.name, "1")
+        if known and (field.name not in table.schema.names or table.schema.field(field.name).type != field.type):
+            raise ValueError(f"{path} is damaged: it has no column {field.name!r} of {field.type}")
     try:
         grouped = itertools.groupby(table.to_pylist(), key=lambda row: row["episode"])
         return [_episode(list(rows)) for _, rows in grouped]

@@ -358,7 +358,7 @@ def _write(
     """The table as Markdown, CSV and JSON beside the results that it was made from."""
     from spiral.evaluation.comparison import to_csv, to_markdown
     from spiral.evaluation.results import result_directory
-    from spiral.files import write_atomically
+    from spiral.files import write_text_atomically
     from spiral.seating import is_language_model
 
     # The names of the results end in hashes of all their settings, so other settings make another comparison.
@@ -369,7 +369,7 @@ def _write(
     place = result_directory("compare", f"{Path(a).name}-{Path(b).name}", settings, model=whose, out=plan.out)
     with place.measuring():
         for name, text in (("table.md", to_markdown(rows, a, b)), ("table.csv", to_csv(rows))):
-            write_atomically(place.path / name, lambda temporary, text=text: temporary.write_text(text))  # type: ignore[misc]
+            write_text_atomically(place.path / name, text)
         asked = {} if asked is None else {"asked_alike": asked}
         place.write({"a": a, "b": b, **asked, "rows": [row.to_json() for row in rows], "notes": list(notes)})
     return place.path

@@ -21,6 +21,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+AGENTS = {
+    b"ray::RuntimeEnvAgent": "runtime environment agent",
+    b"runtime_env/agent": "runtime environment agent",
+    b"ray::DashboardAgent": "dashboard agent",
+    b"dashboard/agent": "dashboard agent",
+}
+"""In their command lines, which Ray replaces a little later."""
 LOOK_SECONDS = 0.1
 GRACE_SECONDS = 3.0
 GOODBYE = b"g"
@@ -125,14 +132,11 @@ def _runs(pid: int) -> bool:
 
 def _agents(raylet: int) -> dict[int, str]:
     """The helpers that a raylet has started; it ends when one of them does."""
-    found = {}
+    found: dict[int, str] = {}
     with contextlib.suppress(OSError, ValueError):
         for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text(encoding="ascii").split():
             line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ")
-            for mark, name in ((b"runtime_env_agent", "runtime environment agent"), (b"/dashboard/agent", "agent")):
-                if mark in line:
-                    found[int(child)] = name
-                    break
+            found |= {int(child): name for mark, name in AGENTS.items() if mark in line}
     return found
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from spiral.files import write_atomically
+from spiral.files import write_text_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -65,4 +65,4 @@ def write_status(file: Path, status: dict[str, Any]) -> None:
         "driver": {"pid": os.getpid(), "host": socket.gethostname()},
     }
     text = json.dumps({**about, **status}, indent=2)
-    write_atomically(file, lambda temporary: temporary.write_text(text))
+    write_text_atomically(file, text)

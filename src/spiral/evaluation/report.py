@@ -8,6 +8,7 @@ changes what training draws.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ from spiral.storage import write_episodes
 
 Seat = Callable[[str, Game], Policy]
 """Who sits down when a name is called."""
+MAX_RECORD_NAME = 100
+"""File systems take 255 bytes, encrypted ones 143, and a file that is being written has a longer name."""
 THEORY_FIGURES = ("exploitability", "optimal_share", "regret_self")
 
 
@@ -74,6 +77,7 @@ def measure(
     the figures were computed from.
     """
     arena, theory, progress = [], [], shown()
+    taken: set[str] = set()
     for spec in config.games:
         game = load_game(spec)
         for name in able_opponents(config.opponents, game):
@@ -90,12 +94,13 @@ def measure(
             arena.append(result.to_json())
             if records is not None:
                 records.mkdir(parents=True, exist_ok=True)
-                write_episodes(records / f"{plain_name(spec)}-against-{plain_name(name)}.parquet", played)
+                label = record_name(f"{spec}-against-{name}", taken)
+                write_episodes(records / f"{label}.parquet", played)
     for spec in config.exploitability:
         progress.stage(f"exploitability in {spec}")
         measured = measure_theory(policy, load_game(spec), seed=config.seed, watch=progress.count)
         theory.append(measured.to_json())
-        _keep(records, f"{plain_name(spec)}-states", measured.records())
+        _keep(records, record_name(f"{spec}-states", taken), measured.records())
     return Report(arena=tuple(arena), exploitability=tuple(theory))
 
 
@@ -104,6 +109,7 @@ def measure_benchmarks(
 ) -> tuple[dict[str, Any], ...]:
     """Every task of the recipe, in the JSON form of its result."""
     results = []
+    taken: set[str] = set()
     for name, file in config.tasks.items():
         benchmark = load_benchmark(
             name,
@@ -119,8 +125,21 @@ def measure_benchmarks(
             policy, benchmark, policy.name, in_flight=config.in_flight, tell=progress.update
         )
         results.append(result.to_json())
-        _keep(records, plain_name(name), [dataclasses.asdict(attempt) for attempt in attempts])
+        _keep(records, record_name(name, taken), [dataclasses.asdict(attempt) for attempt in attempts])
     return tuple(results)
+
+
+def record_name(label: str, taken: set[str]) -> str:
+    """A file's name for a label, added to `taken`: short enough for every disk, and no other label's.
+
+    Disks that do not tell capitals apart are reckoned with.
+    """
+    name = "-against-".join(plain_name(part) for part in label.split("-against-"))
+    if len(name) > MAX_RECORD_NAME or name.casefold() in taken or not name:
+        digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+        name = f"{name[: MAX_RECORD_NAME - 13]}-{digest}"
+    taken.add(name.casefold())
+    return name
 
 
 def _keep(records: Path | None, name: str, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -207,7 +207,8 @@ def check_without_weights(directory: str, name: str, config: Any) -> Any:
 
 def save_prompt(directory: Path, prompt: PromptConfig) -> None:
     """Writes beside a model how it is prompted."""
-    (directory / PROMPT_FILE).write_text(json.dumps({"prompt": prompt.model_dump()}, indent=2) + "\n")
+    text = json.dumps({"prompt": prompt.model_dump()}, indent=2) + "\n"
+    (directory / PROMPT_FILE).write_text(text, encoding="utf-8")
 
 
 def cast_parameters(model: Any, dtype: torch.dtype) -> None:
@@ -327,6 +328,6 @@ def saved_prompt(directory: str) -> PromptConfig | None:
     if not file.is_file():
         return None
     try:
-        return PromptConfig.model_validate(json.loads(file.read_text())["prompt"])
+        return PromptConfig.model_validate(json.loads(file.read_text(encoding="utf-8"))["prompt"])
     except (KeyError, TypeError, json.JSONDecodeError, ValidationError) as error:
         raise ValueError(f"{file} is damaged ({type(error).__name__}); expected {{'prompt': {{...}}}}") from error

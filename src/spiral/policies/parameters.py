@@ -107,7 +107,7 @@ def _stored_names(directory: str) -> set[str] | None:
     """What the weights are called in the files of a model; None where it has no safetensors."""
     index = _file(directory, INDEX)
     if index is not None:
-        return set(json.loads(index.read_text())["weight_map"])
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     weights = _file(directory, WEIGHTS)
     if weights is None:
         return None
