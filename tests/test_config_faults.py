@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import UnionType
 from typing import Literal, get_origin
 
 import pytest
@@ -20,6 +21,7 @@ WRONG = {
     float: ["much", True, [], {}, float("nan"), float("inf"), -1.0],
     bool: [1, "yes", 0.0, []],
     str: [1, True, 2.5, [], {}],
+    UnionType: [1, True, 2.5, [], {}],  # text that may be left out
     Literal: ["no such choice", 1, True, []],
     list: ["one", [1], {}, 3],
     dict: ["one", [], 3, {"tictactoe": "x"}, {"tictactoe": -1}],

@@ -75,7 +75,7 @@ def vllm_installed() -> bool:
 
 
 class SamplingConfig(Section):
-    """How replies are sampled. Nothing else, such as a model's `generation_config.json`, has a say."""
+    """How replies are sampled. A model's `generation_config.json` only says where they end."""
 
     temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 takes the most likely token.")
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the most likely tokens whose mass reaches this share.")
