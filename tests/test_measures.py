@@ -84,6 +84,22 @@ def test_a_box_inside_thoughts_is_no_answer(template):
     assert unboxed == [opened, opened, True, True, opened, True, True, True, False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("reply", "unboxed"),
+    [
+        (r"\boxed {bet}", 0),
+        (r"\boxed bet", 0),
+        (r"\fbox{bet}", 0),
+        (r"\framebox{bet}", 0),
+        ("bet", 1),
+        (r"\box bet", 1),
+    ],
+)
+def test_a_box_may_be_drawn_in_other_ways(reply, unboxed):
+    made = dataclasses.replace(new_turn(0, thinking_tokens=0), reply=reply)
+    assert episode_metrics([new_episode((1.0, -1.0), [made])], {})["rollout/unboxed"] == unboxed
+
+
 def test_a_player_who_writes_nothing_leaves_no_box_out():
     turns = [Turn(player=0, observation="o", action="0"), new_turn(1, thinking_tokens=2)]
     assert episode_metrics([new_episode((1.0, -1.0), turns)], {})["rollout/unboxed"] == 0.5

@@ -9,6 +9,7 @@ nothing while the averages still look well. `thinking` metrics tell thinking col
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from spiral.records import Episode, Generation, Turn
 
 Metrics = dict[str, float]
 Item = TypeVar("Item", Episode, Turn, Generation)
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox|fcolorbox|bbox)(?![A-Za-z])")
+"""What begins a box, as in `spiral.text.boxes`, which is a floor above."""
 
 
 def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> Metrics:
@@ -102,7 +105,7 @@ def _unboxed(turn: Turn) -> bool:
     if generation is None:
         return False
     unanswered = generation.thinking_tokens == len(generation.token_ids)
-    return unanswered or "\\boxed{" not in turn.reply.rpartition("</think>")[2]
+    return unanswered or _BOX.search(turn.reply.rpartition("</think>")[2]) is None
 
 
 def _no_room(generation: Generation) -> bool:
