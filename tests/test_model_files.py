@@ -477,3 +477,17 @@ def test_names_that_no_model_can_have(name, words):
         assert words in line
         assert len(line) < 500
     assert words in refused("train", "nano", "--dry-run", "--model", name)
+
+
+def test_a_result_is_not_repeated_for_weights_that_were_replaced(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIRAL_RESULTS", str(tmp_path / "results"))
+    line = ["evaluate", str(model), "--game", "tictactoe", "--opponent", "random", "--episodes", "8", "--json"]
+    to_bin(model)
+    first, again = spiral(*line).json, spiral(*line).json
+    assert first["illegal"] < 0.5
+    assert {key: again[key] for key in ("win", "draw", "loss")} == {key: first[key] for key in ("win", "draw", "loss")}
+    weights = torch.load(model / "pytorch_model.bin")
+    torch.save({key: torch.zeros_like(value) for key, value in weights.items()}, model / "pytorch_model.bin")
+    zeroed = spiral(*line).json
+    assert zeroed["illegal"] == 1.0
+    assert len(list((tmp_path / "results").glob("evaluate-*"))) == 2
