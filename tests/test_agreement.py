@@ -210,8 +210,7 @@ def test_engine_and_learner_in_different_processes(random_model, tokenizer):
     check = LearnerCheck(copy.deepcopy(random_model), engine.codec, "float32", 1.0)
     learner = learner_of(random_model, layout="packed")
     check.compare(learner, {})
-    replies, version = sample_probes(engine, random_model.config, 100_000, "cpu", ["kuhn_poker"])
-    assert version == 0
+    replies = sample_probes(engine, random_model.config, 100_000, "cpu", ["kuhn_poker"])
     compare_with_learner(replies, learner, "llama", "float32", "vllm")
     with torch.no_grad():
         learner.model.model.layers[0].self_attn.q_proj.weight.mul_(1.2)

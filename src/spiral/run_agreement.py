@@ -39,7 +39,7 @@ class WatchedLearner:
     def __init__(self, learner: Updater, recipe: Recipe) -> None:
         """Takes the limit and what is comparable from the recipe.
 
-        Where top-p cuts the distribution, or greedy sampling has none, the learner computes another one by design.
+        Where top-p cuts the distribution, the learner computes another one by design.
         After the first step, schedules other than "sync" learn from games of older weights.
         """
         self._learner = learner
@@ -48,7 +48,7 @@ class WatchedLearner:
         self._limit = tolerance_of(compute, sampling.temperature).mean
         if compute != "float32":
             self._limit = max(self._limit, recipe.loss.gap_limit)
-        comparable = sampling.top_p == 1 and sampling.temperature > 0
+        comparable = sampling.top_p == 1
         self._left = (2 if recipe.cluster.schedule == "sync" else 1) if comparable else 0
 
     @property

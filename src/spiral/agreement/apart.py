@@ -53,15 +53,13 @@ def _last_as_reply(prompt: Any, count: int) -> Reply:
     return Reply(prompt_ids=prompt[:-count], token_ids=prompt[-count:], logprobs=np.zeros(count, dtype=np.float32))
 
 
-def sample_probes(
-    policy: LanguagePolicy, config: Any, parameters: int, device: str, games: Sequence[str]
-) -> tuple[Replies, int]:
-    """What an engine says to the probes of a model with a transformers `config`, and its version of the weights."""
+def sample_probes(policy: LanguagePolicy, config: Any, parameters: int, device: str, games: Sequence[str]) -> Replies:
+    """What an engine says to the probes of a model with a transformers `config`."""
     probes = make_probes(
         policy.codec, config, parameters=parameters, device=device, context=policy.context, games=games
     )
     with running("the engine", str(config.model_type)):
-        return sample_replies(policy, probes), policy.version
+        return sample_replies(policy, probes)
 
 
 def compare_with_learner(replies: Replies, learner: Scores, kind: str, compute: str, engine: str) -> None:

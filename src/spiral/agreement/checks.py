@@ -70,12 +70,12 @@ class Check:
         with running("the learner", self.kind):
             scores = learner_logprobs(learner, self.replies.company)
         self._compare(pair, self.replies.company, scores, self.plain, remedy_for(options))
-        if shares_model:
+        if shares_model and options.get("learner.layout") == "packed":  # attention of padded rows is the model's own
             self._beside_learner(remedy_for(options))
 
     def updated(self, learner: Scores) -> None:
         """Compares the engine, after it was given new weights, with the learner that made them."""
-        replies = sample_replies(self.policy, self.probes).company
+        replies = sample_replies(self.policy, self.probes, alone=False).company
         pair = f"{engine_name(self.policy)} engine against the learner, after an update"
         self._compare(pair, replies, _reported(replies), learner_logprobs(learner, replies))
 
@@ -96,7 +96,10 @@ class Check:
         pairs = [
             (reply, plain)
             for reply, before, plain in zip(
-                sample_replies(self.policy, self.probes).company, self.replies.company, self.plain, strict=True
+                sample_replies(self.policy, self.probes, alone=False).company,
+                self.replies.company,
+                self.plain,
+                strict=True,
             )
             if np.array_equal(reply.token_ids, before.token_ids)
         ]

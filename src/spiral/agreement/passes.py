@@ -55,8 +55,8 @@ class Scores(Protocol):
         ...
 
 
-def sample_replies(policy: LanguagePolicy, probes: Probes) -> Replies:
-    """Has the engine continue the probes: some one at a time, then all at once.
+def sample_replies(policy: LanguagePolicy, probes: Probes, *, alone: bool = True) -> Replies:
+    """Has the engine continue the probes: some one at a time if `alone` says so, then all at once.
 
     The replies do not end before their budget, whatever is sampled. The policy is left as it was.
     """
@@ -65,9 +65,9 @@ def sample_replies(policy: LanguagePolicy, probes: Probes) -> Replies:
         for key, prompt in enumerate(probes.prompts)
     ]
     with _probed(policy, probes.new_tokens) as temperature:
-        alone = [reply for index in probes.alone for reply in _replies(policy, [requests[index]])]
+        single = [_replies(policy, [requests[index]])[0] for index in probes.alone if alone]
         company = _replies(policy, requests)
-    return Replies(alone=tuple(alone), company=tuple(company), temperature=temperature)
+    return Replies(alone=tuple(single), company=tuple(company), temperature=temperature)
 
 
 @contextmanager

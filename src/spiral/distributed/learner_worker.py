@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from spiral.agreement import LearnerCheck
 from spiral.batch import Batch
 from spiral.distributed.broadcast import Meeting, own_address
 from spiral.distributed.control import thread_stacks
@@ -25,6 +26,8 @@ from spiral.locks import Claim
 from spiral.measures import Metrics
 from spiral.policies.loading import LanguageModel, load_language_model
 from spiral.recipe import Recipe
+from spiral.records import FloatArray
+from spiral.run_agreement import learner_options
 
 
 class LearnerWorker:
@@ -64,6 +67,9 @@ class LearnerWorker:
             backend = BACKENDS.get(loaded.model.device.type, BACKENDS["cpu"])
             join_group(self.rank, self.size, port=port, address=address, backend=backend, timeout_seconds=seconds)
         self._loaded = loaded
+        # Over several ranks all measure, whatever one of them may know: scoring is collective.
+        model, codec, compute = loaded.model, loaded.codec(recipe.prompt), recipe.model.compute
+        check = LearnerCheck(model, codec, compute, recipe.sampling.temperature)
         self._learner = Learner(
             loaded.model,
             config=recipe.learner,
@@ -76,7 +82,13 @@ class LearnerWorker:
             compiled=recipe.model.compile,
             lora=recipe.lora,
         )
+        check.compare(self._learner, learner_options(recipe))
         return {} if checkpoint is None else load_checkpoint(checkpoint, self._learner)
+
+    def score(self, batch: Batch) -> FloatArray:
+        """[A] the log-probabilities of a batch's action tokens; all have to be asked."""
+        assert self._learner is not None
+        return self._learner.score(batch)
 
     def update(self, batch: Batch | None) -> tuple[int, Metrics]:
         """One update; the version it made and its metrics."""

@@ -31,6 +31,7 @@ from spiral.learner.group import GroupError
 from spiral.locks import Claim
 from spiral.measures import Metrics
 from spiral.recipe import Recipe
+from spiral.records import FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,12 @@ class ClusterLearner:
         self.version = int(self.state.get("version", 0))
         if self._way == "ipc":
             self._lenders = self._begin_lending()
+
+    def score(self, batch: Batch) -> FloatArray:
+        """[A] the log-probabilities of a batch's action tokens, computed as in an update."""
+        ray = import_ray()
+        scores, *_ = self._all("score", ray.put(batch), seconds=self._cluster.learner_seconds)
+        return cast(FloatArray, scores)
 
     def update(self, batch: Batch | None) -> Metrics:
         """One update by all ranks."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from spiral.agreement import agreement_key, compare_with_learner, is_known, keep, sample_probes
 from spiral.credit import RoleBaselines
 from spiral.distributed.learning import ClusterLearner
 from spiral.distributed.placement import gpus_per_rank, placed
@@ -28,9 +29,10 @@ from spiral.policies.language import LanguagePolicy
 from spiral.policies.loading import load_language_model, model_directory
 from spiral.recipe import Recipe
 from spiral.records import Episode
+from spiral.run_agreement import computation
 from spiral.run_directory import RunDirectory, lasting_settings
 from spiral.run_evaluation import evaluate_run, sample_game
-from spiral.seating import Opponents, model_config
+from spiral.seating import Opponents, count_parameters, model_config
 from spiral.selfplay import check_prompts
 
 
@@ -143,6 +145,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
         if checkpoint is not None:
             baselines.load_state_dict(learner.state["baselines"])
         collector.receive_weights(learner.weights(), learner.version)
+        check_engine(recipe, collector, learner)
         run = ClusterRun(
             recipe=recipe,
             directory=RunDirectory(path),
@@ -154,6 +157,23 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
         resources.enter_context(status_written(path / STATUS_FILE, run.status))
         run.resources = resources.pop_all()
         return run
+
+
+def check_engine(recipe: Recipe, collector: ClusterCollector, learner: ClusterLearner) -> None:
+    """Has one rollout worker sample and the learners score the same; free where they are known to agree.
+
+    Raises:
+        DisagreementError: they do not.
+    """
+    name = recipe.model.path
+    key = agreement_key(model_directory(name), {**computation(recipe), "engine": recipe.engine.model_dump()})
+    if is_known(key):
+        return
+    device = "cuda" if recipe.model.device != "cpu" and torch.cuda.is_available() else "cpu"
+    config, games = model_config(name), list(recipe.selfplay.games)
+    replies = collector.measure(sample_probes, config, count_parameters(name), device, games)
+    compare_with_learner(replies, learner, str(config.model_type), recipe.model.compute, recipe.engine.kind)
+    keep(key, {"cluster": True})
 
 
 def make_worker_policy(recipe: Recipe) -> LanguagePolicy:
