@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
 from rich.text import Text
@@ -264,3 +266,27 @@ def test_what_a_run_keeps_is_not_changed(tmp_path, monkeypatch):
     spiral("evaluate", "x", "--game", "tictactoe", "--opponent", "random", "--episodes", "2", "--out", str(out))
     (file,) = out.glob("*/result.json")
     assert json.loads(file.read_text(encoding="utf-8"))["result"]["policy"] == Talker.name
+
+
+def run(*arguments, **environment):
+    """A command line in a process of its own, with other encodings of its output."""
+    command = [sys.executable, "-m", "spiral", *arguments]
+    return subprocess.run(
+        command, capture_output=True, check=False, env={**os.environ, "COLUMNS": "300", **environment}, timeout=120
+    )
+
+
+def test_a_locale_that_does_not_know_a_letter_loses_no_result(tmp_path):
+    name = str(tmp_path / "mod\u00e8le \u4e2d")
+    shutil.copytree(NANO_DIRECTORY, name)
+    arguments = ("exploitability", name, "--game", "kuhn_poker", "--out", str(tmp_path / "kept"))
+    done = run(*arguments, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"mod\xe8le \u4e2d in kuhn_poker: exploitability 0." in done.stdout
+    assert b"NashConv" in done.stdout
+
+
+def test_a_reader_that_goes_early_is_told_so():
+    error = SystemExit(1)
+    error.__context__ = BrokenPipeError(32, "Broken pipe")
+    assert explain(error) == (1, "the reader of the output has gone")

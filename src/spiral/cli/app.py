@@ -7,6 +7,7 @@ Ctrl-C. Everything but 0 comes with exactly one line on standard error. `SPIRAL_
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import threading
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns the exit status; never raises for what a user can cause."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = bool(os.environ.get("SPIRAL_DEBUG"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no result is lost to a letter that a locale does not know
     with warnings_told(), contextlib.nullcontext() if debug else _packages_silenced():
         try:
             status: int = typer.main.get_command(app).main(given, prog_name="spiral", standalone_mode=False) or 0

@@ -61,6 +61,8 @@ def _ended(error: BaseException) -> tuple[int, str]:
             "out of memory; lower learner.tokens_per_microbatch, selfplay.in_flight, evaluation.in_flight or"
             " sampling.max_new_tokens"
         )
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):  # click's way to end then
+        return FAILED, "the reader of the output has gone"
     if isinstance(error, OSError):
         return FAILED, describe_os_error(error)
     return FAILED, f"{type(error).__name__}: {error} (a fault in spiral; SPIRAL_DEBUG=1 shows where)"
