@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import time
 from decimal import Decimal
 
@@ -20,6 +21,7 @@ from spiral.rollout import play
 
 KUHN = load_game("kuhn_poker")
 KEY = "sk-secret-0123456789"
+PRICES = {"prompt_price": 1000.0, "completion_price": 1000.0}
 
 
 @pytest.fixture(autouse=True)
@@ -238,8 +240,32 @@ def test_a_proxy_that_is_not_there_is_named(new_policy, monkeypatch):
     assert reply.fault == ("cannot connect to api.example.com through the proxy 127.0.0.1:9; given up after 3 attempts")
 
 
+def test_a_proxy_that_does_not_answer_costs_seconds(new_policy, monkeypatch):
+    monkeypatch.setattr("spiral.policies.endpoint_transport.CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        policy, started = new_policy(base_url="https://api.example.com/v1", budget=PRICES), time.monotonic()
+        reply = one_turn(policy)
+        assert time.monotonic() - started < 5
+        expected = (
+            f"cannot connect to api.example.com through the proxy 127.0.0.1:{port} within 0.2 s; given up after 3"
+        )
+        assert reply.fault == f"{expected} attempts"
+        assert policy.usage().cost_usd_unknown == 0  # nothing was sent
+
+
+def test_a_server_that_accepts_and_says_nothing_in_TLS_costs_seconds(new_policy, monkeypatch):
+    monkeypatch.setattr("spiral.policies.endpoint_transport.CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        reply = one_turn(new_policy(base_url=f"https://127.0.0.1:{silent.getsockname()[1]}/v1"))
+    assert "cannot connect to 127.0.0.1" in reply.fault
+    assert "within 0.2 s" in reply.fault
+
+
 def test_a_server_that_is_not_there_costs_seconds(server, caplog, monkeypatch):
-    monkeypatch.setattr("spiral.policies.endpoint_client.UNREACHABLE_SECONDS", 0.3)
+    monkeypatch.setattr("spiral.policies.endpoint_client.UNREACHABLE_SECONDS", 1.5)
     config = EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m", retries=50)
     policy, started = EndpointPolicy(config, name="endpoint:x", backoff_seconds=0.05), time.monotonic()
     episodes = play(paired_matches(policy, scripted_policy("random", KUHN), KUHN, 20, seed=0))
@@ -263,9 +289,6 @@ def test_a_redirect_on_the_same_host_is_a_request(server, new_policy):
     policy = new_policy()
     assert one_turn(policy).fault is None
     assert policy.usage().requests == len(server.requests) == 2
-
-
-PRICES = {"prompt_price": 1000.0, "completion_price": 1000.0}
 
 
 @pytest.mark.parametrize("opponent_in_flight", [1, 16])

@@ -40,7 +40,7 @@ SCOUT_SECONDS = 2.0
 """How long the others wait for the first request; a refusal comes sooner."""
 BACKOFF_SECONDS = 1.0
 UNREACHABLE_SECONDS = 15.0
-"""After which a server to which there never was a connection is given up."""
+"""A server to which there never was a connection is tried for so long."""
 LONGEST_BACKOFF = 60.0
 CHARACTERS_A_TOKEN = 32
 """Far more than the mean of any text worth reading; what a server says beyond its budget was not asked for."""
@@ -150,6 +150,7 @@ class EndpointClient:
         await self._drop()
         with contextlib.suppress(Exception):  # there is nothing left to lose
             await self._requester.close()
+        await asyncio.sleep(0.01)  # connections that were broken off close themselves
         self._loop.stop()
 
     async def _answer(self, ask: Ask) -> Answer | Fault:
@@ -172,13 +173,14 @@ class EndpointClient:
                     return self._fault(failure.reason, filtered=failure.filtered)
                 if failure.learnt:
                     continue
-                late = not self._reached and time.monotonic() - begun > UNREACHABLE_SECONDS
+                pause = self._pause(ask, attempt, failure.wait)
+                late = not self._reached and time.monotonic() - begun + pause > UNREACHABLE_SECONDS
                 if late or attempt == self._config.retries:
                     reason = f"{failure.reason}; given up after {attempt + 1} attempts"
                     self._given_up = reason if late else ""
                     return self._fault(reason)
                 self._tell(failure.reason)
-                await asyncio.sleep(self._pause(ask, attempt, failure.wait))
+                await asyncio.sleep(pause)
                 attempt += 1
             else:
                 self._scouted.set()

@@ -33,8 +33,6 @@ KEPT_METHOD = frozenset({307, 308})
 """Redirects that ask for the same request again."""
 UNPACKED_BY = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """Encodings that some servers use though none is asked for, and zlib's number for each."""
-NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"})
-"""Errors of the HTTP library in which no request was sent, so that it cost nothing."""
 
 
 class LostError(Exception):
@@ -89,7 +87,6 @@ class Transport:
             # What the environment says of proxies is not for this machine itself.
             transport=httpx2.AsyncHTTPTransport(verify=verify, limits=httpx2.Limits()) if config.is_local else None,
             verify=verify,
-            timeout=httpx2.Timeout(config.timeout_seconds, connect=min(CONNECT_SECONDS, 0.9 * config.timeout_seconds)),
             limits=httpx2.Limits(),
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
         )
@@ -105,17 +102,28 @@ class Transport:
         """
         content = json.dumps(request).encode()
         most = min(MAX_BYTES, ROOM_BYTES + BYTES_A_TOKEN * max_tokens)
+        sent = False
+        seconds = dict.fromkeys(("connect", "read", "write", "pool"), CONNECT_SECONDS)
+
+        async def watch(event: str, info: Mapping[str, Any]) -> None:
+            """Ends the time for connecting, which also a proxy may use up, when the request itself is sent."""
+            nonlocal sent
+            if event.endswith("send_request_headers.started") and info["request"].method == b"POST":
+                sent = True
+                seconds.update(read=self._config.timeout_seconds, write=self._config.timeout_seconds)
+
+        extensions = {"trace": watch, "timeout": seconds}
         try:
-            async with self._client.stream("POST", url, content=content) as response:
+            async with self._client.stream("POST", url, content=content, extensions=extensions) as response:
                 found = Response(status=response.status_code, headers=response.headers, body=b"")
                 body = await self._read(response, most if found.is_reply else MAX_ERROR_BYTES, whole=found.is_reply)
                 return dataclasses.replace(found, body=body)
-        except (TooMuchError, TimeoutError):
+        except TooMuchError:
             raise
-        except (self._httpx.ReadTimeout, self._httpx.WriteTimeout) as error:
-            raise TimeoutError from error
         except Exception as error:  # the HTTP library's own errors, and whatever it lets through from below
-            raise self._lost(error) from error
+            if sent and isinstance(error, self._httpx.TimeoutException):
+                raise TimeoutError from error
+            raise self._lost(error, sent=sent) from error
 
     async def _read(self, response: Any, most: int, *, whole: bool) -> bytes:
         """The body, unpacked. What is longer than `most` bytes is an error if the `whole` is wanted, and else cut."""
@@ -154,15 +162,15 @@ class Transport:
             return None
         return there if response.status in KEPT_METHOD and same else None
 
-    def _lost(self, error: Exception) -> LostError:
-        host, kind = self._config.host, type(error).__name__
+    def _lost(self, error: Exception, *, sent: bool) -> LostError:
+        host = self._config.host
+        if sent:
+            return LostError(f"the connection to {host} broke ({type(error).__name__})", sent=True)
+        through = f" through the proxy {self._proxy}" if self._proxy else ""
+        waited = f" within {CONNECT_SECONDS:g} s" if isinstance(error, self._httpx.TimeoutException) else ""
         said = str(error)
-        why = "" if not said or "All connection attempts failed" in said else f" ({said})"
-        if kind in NEVER_SENT:
-            through = f" through the proxy {self._proxy}" if self._proxy else ""
-            waited = f" within {CONNECT_SECONDS:g} s" if kind == "ConnectTimeout" else ""
-            return LostError(f"cannot connect to {host}{through}{waited}{why}", sent=False)
-        return LostError(f"the connection to {host} broke ({kind})", sent=True)
+        why = f" ({said})" if said and "All connection attempts failed" not in said else ""
+        return LostError(f"cannot connect to {host}{through}{waited}{why}", sent=False)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
