@@ -18,7 +18,7 @@ from spiral.policies.loading import NANO_DIRECTORY
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
 COMMIT = "0" * 40
-FAST = 0.5
+FAST = 0.2
 
 
 @pytest.fixture(autouse=True)

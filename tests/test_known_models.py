@@ -49,6 +49,7 @@ def away(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_every_variant_has_the_published_number_of_parameters():
     assert {name: count_parameters(name) for name in VARIANTS} == PUBLISHED
     assert all(base in KNOWN_MODELS for base, _ in VARIANTS.values())

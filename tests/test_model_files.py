@@ -479,6 +479,7 @@ def test_names_that_no_model_can_have(name, words):
     assert words in refused("train", "nano", "--dry-run", "--model", name)
 
 
+@pytest.mark.slow
 def test_a_result_is_not_repeated_for_weights_that_were_replaced(model, tmp_path, monkeypatch):
     monkeypatch.setenv("SPIRAL_RESULTS", str(tmp_path / "results"))
     line = ["evaluate", str(model), "--game", "tictactoe", "--opponent", "random", "--episodes", "8", "--json"]
