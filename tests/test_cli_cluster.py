@@ -210,12 +210,14 @@ def test_warnings_are_told_once_and_only_ours(capsys):
     try:
         with warnings_told():
             ours.warning("rollout worker %d is stuck; its threads:\nthread play:\n  File x", 3)
-            ours.info("nobody needs to know")
+            ours.debug("nobody needs to know")
+            ours.info("good to know")
             ours.error("this is worse")
         assert capsys.readouterr().err.splitlines() == [
             "warning: rollout worker 3 is stuck; its threads:",
             "  thread play:",
             "    File x",
+            "note: good to know",
             "error: this is worse",
         ]
     finally:
