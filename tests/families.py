@@ -59,7 +59,7 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "glm": ("glm", {"head_dim": 16, "attention_dropout": 0.1}),
     "glm4": ("glm4", {"head_dim": 16}),
     "smollm3": ("smollm3", {"no_rope_layers": [1, 0]}),
-    "exaone4": ("exaone4", {"sliding_window": None}),
+    "exaone4": ("exaone4", {"sliding_window_pattern": 2, "layer_types": ["full_attention"] * 2}),
     "nemotron": ("nemotron", {"attention_dropout": 0.1, "hidden_dropout": 0.1}),
     "seed-oss": ("seed_oss", {"head_dim": 16, "residual_dropout": 0.1, "attention_dropout": 0.1}),
     "helium": ("helium", {"head_dim": 16}),
@@ -86,13 +86,11 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "apertus": ("apertus", {}),
     "arcee": ("arcee", {}),
     "bitnet": ("bitnet", {}),
-    "ministral": ("ministral", {"sliding_window": None}),
     "gemma2": ("gemma2", {"head_dim": 16}),
     "gemma3": ("gemma3_text", {"head_dim": 16, "sliding_window": 64}),
     "cohere2": ("cohere2", {"sliding_window": 64}),
     "gpt-oss": ("gpt_oss", EXPERTS | {"head_dim": 16, "sliding_window": 64}),
     "mamba": ("mamba", {}),
-    "moshi-like-rwkv": ("rwkv", {}),
 }  # fmt: skip
 """By a name of ours: transformers' name of the family, and what is set apart from `SMALL`."""
 
