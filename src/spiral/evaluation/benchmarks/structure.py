@@ -23,7 +23,7 @@ MOST_PARTS = 64
 MAX_DEPTH = 12
 """Brackets within brackets that are still taken apart."""
 _MATRIX = re.compile(
-    r"(?P<open>[(\[]?) ?\\begin\{(?P<name>[pbvB]?(?:small)?matrix|array)\}(?:\[[a-z]\])?(?:\{[clr|@ ]*\})?"
+    r"(?P<open>[(\[]?) ?\\begin\{(?P<name>[pbB]?(?:small)?matrix|array)\}(?:\[[a-z]\])?(?:\{[clr|@ ]*\})?"
     r"(?P<body>(?:(?!\\begin).)*)\\end\{(?P=name)\} ?(?P<close>[)\]]?)",
     re.DOTALL,
 )
