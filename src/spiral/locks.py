@@ -58,7 +58,7 @@ class Owner:
     machine: str
     pid: int
     started: str
-    """When the process started, in the system's own count; tells it from a later one with its id."""
+    """When the process started, in the system's own count; distinguishes it from a later process with the same id."""
     since: str
 
     def __str__(self) -> str:

@@ -30,7 +30,7 @@ class Progress:
     """What is being done, and how much of it is done. Made by `progress_shown`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, by_stage: bool = False) -> None:
-        """`by_stage` tells the time since the present stage began, instead of since the beginning."""
+        """`by_stage` shows the time since the present stage began, instead of since the beginning."""
         self._clock = clock
         self._by_stage = by_stage
         self._start = clock()
@@ -103,9 +103,9 @@ _current: list[Progress] = []
 
 
 def shown() -> Progress:
-    """The progress that is shown at present; where none is, one that nobody sees.
+    """The progress that is shown at present; where none is, a silent one.
 
-    For work that is far below the command that shows it. What it is told has no say in what is computed.
+    For work that is far below the command that shows it. It has no influence on what is computed.
     """
     return _current[-1] if _current else _unseen
 
@@ -152,7 +152,7 @@ def _shown(progress: Progress, bar: bool, fast_seconds: float) -> Iterator[Progr
         while not ended.wait(SECONDS_BETWEEN_LINES):
             if progress.stage_seconds < fast_seconds:
                 continue
-            with suppress(OSError, ValueError):  # nobody reads any more
+            with suppress(OSError, ValueError):  # the reader has gone
                 print(progress.line(), file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=write_lines, name="progress", daemon=True)

@@ -1,7 +1,7 @@
 """A rich console that shows text as text.
 
-Nothing in what it prints is taken for markup (`[red]`), for an emoji (`:smile:`) or for an escape sequence, whoever
-wrote it: a model, a game, a server or the name of a file.
+Nothing in what it prints is taken for markup (`[red]`), for an emoji (`:smile:`) or for an escape sequence, whether a
+model, a game, a server or the name of a file wrote it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The same checks where engine and learner live in different processes.
 
-A learner's process compares it with the plain forward pass, on texts that nobody sampled. An engine's process samples,
+A learner's process compares it with the plain forward pass, on fixed texts. An engine's process samples,
 and the learners score what it reports: where both agree, engine and plain forward pass do.
 """
 

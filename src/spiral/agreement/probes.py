@@ -56,7 +56,7 @@ def make_probes(
     context: int,
     games: Sequence[str] = ("tictactoe",),
 ) -> Probes:
-    """Probes for a model with a transformers `config` and so many `parameters` on a kind of `device`."""
+    """Probes for a model with a transformers `config` and this number of `parameters`, on a kind of `device`."""
     affordable = int(AFFORDABLE_FLOPS.get(device, AFFORDABLE_FLOPS["cpu"]) / (2 * PASSES * parameters))
     large = affordable < sum(FILLERS) + GAME_TOKENS
     fillers, game_tokens = (FEW_FILLERS, FEW_GAME_TOKENS) if large else (FILLERS, GAME_TOKENS)

@@ -57,7 +57,7 @@ def _print_tables(console: Console, run: Run) -> None:
 def next_commands(run: str, game: str, exact: list[str], games: Sequence[str] = ()) -> list[str]:
     """What to try with the trained model.
 
-    Where a game is a module of the working directory that Python was told of, each command tells it again.
+    Where a game is a module found through PYTHONPATH, each command repeats that setting.
     """
     where = shlex.quote(run)
     opponent = "minimax" if game == FAVOURITE else "random"

@@ -29,7 +29,7 @@ class _Teller(logging.Handler):
 
 @contextmanager
 def warnings_told() -> Iterator[None]:
-    """Tells what is logged as a note, a warning or worse, and keeps it from other handlers; once where it is nested."""
+    """Prints log messages from INFO up, and keeps them from other handlers; nested calls print once."""
     logger, teller = logging.getLogger(OURS), _Teller(logging.INFO)
     if any(isinstance(handler, _Teller) for handler in logger.handlers):
         yield

@@ -3,7 +3,7 @@
 `watched` starts this file as a program of its own, which needs nothing but the standard library. It looks after Ray's
 processes and the one that watches; when that one is gone without having said goodbye, and one of Ray's is gone too, it
 prints one line on the standard error that both share. Where Ray's death does not end the watched process within
-`GRACE_SECONDS` (a lost GCS takes a minute), it is told to end itself, with status 1.
+`GRACE_SECONDS` (a lost GCS takes a minute), it is asked to end itself, with status 1.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def measure_games(
     """Plays the games, half from each seat with the same deals, and keeps them in `place`.
 
     With `reuse`, games that are there already are read instead, and those of them that could not be played then are
-    played now. `watch` is told how far the games are. Raises as `evaluate` does, and `ValueError` when another process
-    measures in `place`.
+    played now. `watch` receives the progress of the games. Raises as `evaluate` does, and `ValueError` when another
+    process measures in `place`.
     """
     matches = paired_matches(policy, opponent, game, episodes, seed)
     kept = _kept_games(place, episodes) if place is not None and reuse else []
@@ -106,7 +106,7 @@ def measure_kept_theory(
 ) -> Mapping[str, Any]:
     """Exploitability, and where nothing is hidden optimality, in their JSON form; kept in `place`.
 
-    `watch` is told what is being done and how far it is. Raises `ValueError` when another process measures in `place`.
+    `watch` receives the stage and its progress. Raises `ValueError` when another process measures in `place`.
     """
     if reuse and place.result_file.exists():
         return dict(read_result(place.path)["result"])

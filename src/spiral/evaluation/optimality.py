@@ -260,7 +260,7 @@ def measure_theory(
     """Exploitability, and where nothing is hidden optimality, from one table of the policy's probabilities.
 
     `samples` replies a state are drawn where they have to be: 200, or 20 where nothing is hidden, if left out.
-    `watch` is told what is being done and how far it is.
+    `watch` receives the stage and its progress.
     """
     if not has_perfect_information(game):
         found = measure_exploitability(policy, game, samples=samples or EXPLOITABILITY_SAMPLES, seed=seed, watch=watch)

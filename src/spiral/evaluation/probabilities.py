@@ -84,7 +84,7 @@ def decisions(game: Game) -> list[Decision]:
 
 
 def unwatched(what: str, done: int, total: int) -> None:
-    """Tells nobody."""
+    """Ignores the progress."""
 
 
 def known_table(

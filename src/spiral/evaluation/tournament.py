@@ -139,7 +139,7 @@ def round_robin(
 ) -> Iterator[tuple[Game, Pairing, list[Episode]]]:
     """Plays `episodes` games of each game between every two players; yields each pairing as it is done.
 
-    `begin` is told of each pairing before it is played, and gives who watches its games.
+    `begin` receives each pairing before it is played, and returns the watcher of its games.
     """
     for row in range(len(players)):
         columns = range(row + 1, len(players))

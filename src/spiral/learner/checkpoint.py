@@ -72,7 +72,7 @@ def save_checkpoint(
         (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2), encoding="utf-8")
         files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
         for file in files:
-            file.chmod((directory / STATE).stat().st_mode)  # safetensors lets nobody else read its files
+            file.chmod((directory / STATE).stat().st_mode)  # safetensors makes files that only their owner can read
         manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
         (directory / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
 

@@ -53,7 +53,7 @@ class EndpointPolicy:
         Args:
             config: where the server is, how it is asked and what it may cost.
             name: what the player is called; the endpoint's limits hold for all players called so in this process.
-            required: parameters that are never left out, because the user asked for them in so many words.
+            required: parameters that are never left out, because the user set them on the command line.
             source: the file that the configuration is from, to be named where a key is sent.
             backoff_seconds: the first pause before a request is sent again; each further one is twice as long.
 

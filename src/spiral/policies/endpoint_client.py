@@ -3,7 +3,7 @@
 An event loop in a thread of its own does the waiting, so that replies come in while other players think. The pauses
 before a request is sent again double each time, with jitter, and are never shorter than the server asks for
 (Retry-After, RFC 9110). A server that refuses everybody, cannot be reached, or has not answered any of the first turns
-is asked nothing more at all. The first failure is told while it is tried again.
+is asked nothing more at all. The first failure is reported while the request is sent again.
 
 Requests of older games go first. When the money runs out, few games are then under way and most are either finished
 or not begun.

@@ -3,8 +3,8 @@
 Servers differ in what they take. What an endpoint's table says (`omit`, `rename`) holds from the start. The rest is
 found out from the first refusal that names a parameter: it is sent under its other name, or left out, from then on.
 Every name is given up at most once, so that a server that refuses everything is not asked for ever, and every change
-is told in one line and is part of the usage. A value that is out of range is not a parameter that is not taken: it is
-an error, for the number asked for would be another one.
+is reported in one line and is part of the usage. A value that is out of range is not a parameter that is not taken: it
+is an error, for the number asked for would be another one.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Parameters:
     """Which parameters an endpoint is sent and under which names, as far as that is known."""
 
     def __init__(self, config: EndpointConfig, required: frozenset[str] = frozenset()) -> None:
-        """`required` parameters were asked for by the user in so many words; they are never left out."""
+        """`required` parameters were set by the user on the command line; they are never left out."""
         self._config = config
         self._required = required
         self._names: dict[str, _Name] = {}

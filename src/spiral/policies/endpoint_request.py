@@ -49,8 +49,8 @@ class FailedError(Exception):
     ) -> None:
         """`again`: worth another try, after `wait` seconds if given; `for_all`: so will every other request fail.
 
-        `bill` is what it cost; None when nobody knows. `learnt`: the next try will be another request. `unreachable`:
-        there was no connection. `filtered`: the server will not answer this prompt, though it could.
+        `bill` is what it cost; None when it is not known. `learnt`: the next try will be another request.
+        `unreachable`: there was no connection. `filtered`: the server will not answer this prompt, though it could.
         """
         super().__init__(reason)
         self.reason = reason

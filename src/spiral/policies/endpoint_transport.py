@@ -96,7 +96,7 @@ class Transport:
         await self._client.aclose()
 
     async def post(self, request: Mapping[str, Any], max_tokens: int, url: str) -> Response:
-        """Sends a request to `url` and reads what comes back, for a reply of at most so many tokens.
+        """Sends a request to `url` and reads what comes back, for a reply of at most `tokens` tokens.
 
         The time is the caller's to limit. Raises `LostError` and `TooMuchError`.
         """

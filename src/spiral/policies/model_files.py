@@ -323,7 +323,7 @@ def _why_unreadable(file: Path, error: Exception) -> str:
 
 
 def _check_report(model: Any, report: Mapping[str, Any], name: str) -> None:
-    """Raises `ModelFilesError` for weights that were made up; tells of those that nobody wanted."""
+    """Raises `ModelFilesError` for weights that were made up; warns of those that the model does not use."""
     missing = sorted(report["missing_keys"])
     unexpected = sorted(report["unexpected_keys"])
     wrong = sorted(report["mismatched_keys"])

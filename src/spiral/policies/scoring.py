@@ -26,7 +26,7 @@ def reply_logprobs(
 
     Under the distribution that the policy samples from, temperature and top-p included. A reply is over at an end of
     turn, or without one when its budget is used up; a longer one cannot be given, and has probability 0. The reply's
-    usual tokenisation is scored; the same text spelled with other tokens is not counted. `watch` is told how many
+    usual tokenisation is scored; the same text spelled with other tokens is not counted. `watch` receives how many
     replies of how many are scored.
     """
     spelled = [policy.codec.encode_reply(reply) for reply in replies]

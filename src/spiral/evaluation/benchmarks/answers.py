@@ -18,7 +18,7 @@ import re
 from spiral.text.boxes import last_box
 from spiral.text.thinking import split_reply
 
-LONGEST_STATEMENT = 500
+MAX_STATEMENT = 500
 _STATEMENT = re.compile(
     r"(?:\banswer\b(?:\s+to\s+the\s+(?:question|problem))?|\b(?:correct|right|best)\s+(?:option|choice)\b)"
     r"\s*(?:\*\*)?\s*(?:is|=|:)\s*:?\s*(?:\*\*)?(?:\s*(?:therefore|thus|then|simply|just)\b,?)?\s*(?P<answer>\S.*)$",
@@ -54,7 +54,7 @@ def _final_statement(text: str) -> str | None:
     if tagged is not None:
         return tagged[2].strip() or None
     line = text.rpartition("\n")[2]
-    if not line or len(line) > LONGEST_STATEMENT:
+    if not line or len(line) > MAX_STATEMENT:
         return None
     match = _MARK.match(line) or _last_match(line)
     if match is None:
@@ -78,9 +78,7 @@ def _below_heading(text: str) -> str | None:
     answer = " ".join(blocks[places[-1] + 1 :]).strip("* ").removesuffix(".").strip("* ")
     is_alone = len(blocks) == places[-1] + 2 or _BRACKETS.fullmatch(answer) is not None
     return (
-        answer
-        if is_alone and answer and len(answer) <= LONGEST_STATEMENT and not _NEXT_SENTENCE.search(answer)
-        else None
+        answer if is_alone and answer and len(answer) <= MAX_STATEMENT and not _NEXT_SENTENCE.search(answer) else None
     )
 
 

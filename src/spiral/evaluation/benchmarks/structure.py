@@ -19,7 +19,7 @@ from spiral.evaluation.benchmarks import identity
 from spiral.evaluation.benchmarks.arithmetic import TooLargeError, UnreadableError
 from spiral.evaluation.benchmarks.normalise import clean, closing
 
-MOST_PARTS = 64
+MAX_PARTS = 64
 MAX_DEPTH = 12
 """Brackets within brackets that are still taken apart."""
 _MATRIX = re.compile(
@@ -147,7 +147,7 @@ def _is_below(low: str, high: str, otherwise: bool) -> bool:
 def _several(kind: Kind, text: str, pieces: list[str], depth: int) -> Shape:
     """Parts of which those that stand for two answers count as two."""
     parts: list[Shape] = []
-    for piece in pieces[:MOST_PARTS]:
+    for piece in pieces[:MAX_PARTS]:
         part = _shape(clean(piece), depth)
         parts.extend(part.parts if part.kind == "list" and kind != "tuple" else [part])
     return Shape(kind=kind, text=text, parts=tuple(parts))
@@ -156,7 +156,7 @@ def _several(kind: Kind, text: str, pieces: list[str], depth: int) -> Shape:
 def _matrix(text: str, body: str, depth: int) -> Shape:
     rows = [row.split("&") for row in re.split(r"\\\\(?:\[[^\]]*\])?", body) if row.strip()]
     columns = {len(row) for row in rows}
-    if len(columns) != 1 or len(rows) * max(columns) > MOST_PARTS:
+    if len(columns) != 1 or len(rows) * max(columns) > MAX_PARTS:
         return Shape(kind="single", text=text)
     parts = tuple(_shape(clean(entry), depth) for row in rows for entry in row)
     return Shape(kind="matrix", text=text, parts=parts, brackets=f"{len(rows)}x{max(columns)}")
@@ -179,16 +179,16 @@ def _bracketed(text: str, depth: int) -> Shape | None:
     pieces = _split(text[1:-1], re.compile("[,;]"))
     if len(pieces) < 2:
         return None
-    parts = tuple(_shape(clean(piece), depth) for piece in pieces[:MOST_PARTS])
+    parts = tuple(_shape(clean(piece), depth) for piece in pieces[:MAX_PARTS])
     if any(part.kind == "list" for part in parts) and len(pieces) <= 4:
         return _choices_of(text, parts)
     return Shape(kind="tuple", text=text, parts=parts, brackets=text[0] + text[-1])
 
 
 def _choices_of(text: str, parts: tuple[Shape, ...]) -> Shape:
-    r"""`(\pm 3, 2)` is two tuples; more than `MOST_PARTS` of them are not written out."""
+    r"""`(\pm 3, 2)` is two tuples; more than `MAX_PARTS` of them are not written out."""
     options = [part.parts if part.kind == "list" else (part,) for part in parts]
-    if math.prod(map(len, options)) > MOST_PARTS:
+    if math.prod(map(len, options)) > MAX_PARTS:
         return Shape(kind="single", text=text)
     brackets = text[0] + text[-1]
     tuples = (Shape(kind="tuple", text="", parts=row, brackets=brackets) for row in itertools.product(*options))
