@@ -3,7 +3,7 @@
     python tests/kill_attack.py --kills 100 --pairs 20 [--seed 0] [--work DIR] [--jobs 1]
 
 One command line begins a run and goes on with it (`--resume`). It is killed with SIGKILL after a random time, from its
-first moment on, or as soon as a half-written file shows; up to three times a run; then it is left alone to its end.
+first moment on, or as soon as a half-written file shows; up to eight times a run; then it is left alone to its end.
 What it has left is compared with an undisturbed run: metrics but times, weights, episodes, measurements, the bytes of
 every file. A pair is two such processes at once, on a new directory or on a killed run, the first one sometimes
 suspended: one of them does the run, the other is refused with status 2. Prints counts, and exits with 1 if anything was
@@ -87,7 +87,7 @@ def kill_somewhere(path: Path, draw: random.Random, seconds: float) -> bool:
     """Starts the run and kills it; False when it came to its end before."""
     process = begin(path)
     half_written = draw.random() < 0.4
-    end = time.monotonic() + draw.uniform(0.2, seconds)
+    end = time.monotonic() + draw.uniform(0.2, 0.7 * seconds)
     while process.poll() is None:
         if time.monotonic() > end and (not half_written or any(path.rglob(".*-????????.*"))):
             break
@@ -102,7 +102,9 @@ def killed_run(
 ) -> tuple[int, str]:
     """How many kills one run took, and what was wrong with it in the end."""
     draw, path = random.Random(f"{seed} {number}"), work / f"killed-{number}"
-    done = sum(kill_somewhere(path, draw, seconds) for _ in range(kills))
+    done = 0
+    while done < kills and kill_somewhere(path, draw, seconds):
+        done += 1
     process = begin(path)
     _, said = process.communicate()
     last = said.splitlines()[-1] if said else ""
@@ -161,22 +163,22 @@ def main() -> int:
     seconds, expected = time.monotonic() - begun, contents(work / "undisturbed")
     counts = {"kills": 0, "runs": 0, "identical": 0, "pairs": 0, "pairs right": 0}
     wrong: list[str] = []
-    draw, planned = random.Random(options.seed), []
-    while sum(planned) < options.kills:
-        planned.append(min(draw.choice([1, 1, 2, 3]), options.kills - sum(planned)))
+    draw = random.Random(options.seed)
     with ThreadPoolExecutor(options.jobs) as pool:
-        runs = [
-            pool.submit(killed_run, number, options.seed, kills, seconds, expected, work)
-            for number, kills in enumerate(planned)
-        ]
+        while counts["kills"] < options.kills:
+            most = [min(draw.choice([2, 4, 6, 8]), options.kills - counts["kills"]) for _ in range(options.jobs)]
+            runs = [
+                pool.submit(killed_run, counts["runs"] + number, options.seed, kills, seconds, expected, work)
+                for number, kills in enumerate(most)
+            ]
+            for run in runs:
+                kills, fault = run.result()
+                wrong += [f"run {counts['runs']}: {fault}"] if fault else []
+                counts["kills"] += kills
+                counts["runs"] += 1
+                counts["identical"] += not fault
+                print(json.dumps(counts), *wrong[-1:] if fault else [], flush=True)
         pairs = [pool.submit(pair, number, options.seed, seconds, expected, work) for number in range(options.pairs)]
-        for number, run in enumerate(runs):
-            kills, fault = run.result()
-            counts["kills"] += kills
-            counts["runs"] += 1
-            counts["identical"] += not fault
-            wrong += [f"run {number}: {fault}"] if fault else []
-            print(json.dumps(counts), *wrong[-1:] if fault else [], flush=True)
         for number, done in enumerate(pairs):
             fault = done.result()
             counts["pairs"] += 1
