@@ -200,9 +200,9 @@ def test_an_engine_that_does_not_take_new_weights_is_refused(random_model, token
     learner = learner_of(random_model, learning_rate=1e-3)
     learner.update(probe_batch(check.replies.company))
     with pytest.raises(DisagreementError, match=r"against the learner, after an update: .* nats a token"):
-        check.updated(learner)
+        check.updated(learner, {})
     engine.load_weights(learner.weights(), learner.version)
-    check.updated(learner)
+    check.updated(learner, {})
 
 
 def test_engine_and_learner_in_different_processes(random_model, tokenizer):
@@ -234,7 +234,8 @@ def test_texts_are_long_enough_for_what_changes_with_length(random_model, tokeni
     assert probes.not_crossed == ()
     assert len(probes.prompts[probes.alone[-1]]) == 124
     large, probes = lengths(7_000_000_000)
-    assert large[-1] == 70
+    assert large == [32, 70]
+    assert (probes.alone, probes.again, probes.new_tokens) == ((), (1,), 3)
     assert probes.not_crossed == ("window at 128 tokens",)
     assert lengths(7_000_000_000, device="cuda")[0][-1] == 144
     assert lengths(100_000, context=130)[0][-1] < 124

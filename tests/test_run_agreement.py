@@ -86,10 +86,21 @@ def test_a_model_that_agrees():
     report = found.json
     assert report["agrees"]
     assert report["error"] is None
-    assert len(report["differences"]) == 6
+    assert len(report["differences"]) == 5
     assert max(row["mean"] for row in report["differences"]) < 1e-5
     assert "after an update" in report["differences"][-1]["pair"]
     assert report["template"]["question_survives"]
+
+
+def test_low_rank_layers_are_checked_as_a_run_has_them():
+    found = command("check", "nano", "--set", "lora.rank=4", "--set", "learner.layout=packed", "--json")
+    assert (found.status, found.err) == (0, "")
+    pairs = [row["pair"] for row in found.json["differences"]]
+    assert pairs[-2:] == [
+        'learner (learner.layout = "packed", lora.rank = 4) against the plain forward pass',
+        'transformers engine against the learner (learner.layout = "packed", lora.rank = 4), after an update',
+    ]
+    assert max(row["mean"] for row in found.json["differences"]) < 1e-5
 
 
 def test_a_model_that_cannot_be_packed(doge):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
-from spiral.agreement import Difference, DisagreementError, Tolerance, begin_check, probe_batch, tolerance_of
+import torch
+
+from spiral.agreement import Difference, DisagreementError, Tolerance, begin_check, tolerance_of
 from spiral.learner.config import LossConfig
 from spiral.learner.learner import Learner
 from spiral.policies.config import resolved
@@ -87,14 +90,16 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
         check = begin_check(policy, loaded.model, recipe.model.compute, games=list(recipe.selfplay.games))
         differences, not_crossed = check.differences, check.probes.not_crossed
         check.engine()
-        packed = {"layout": "packed", "gradient_checkpointing": True}
-        for update in [{}, packed] if every_layout else [{}]:
-            varied = recipe.model_copy(update={"learner": recipe.learner.model_copy(update=update)})
-            learner = _learner(varied, loaded.model)
-            check.learner(learner, learner_options(varied), shares_model=shared and learner.model is loaded.model)
-        learner.update(probe_batch(check.replies.company))
+        if every_layout:
+            check.learner(_learner(recipe, loaded.model), learner_options(recipe), fewer=True)
+            packed = {"layout": "packed", "gradient_checkpointing": True}
+            recipe = recipe.model_copy(update={"learner": recipe.learner.model_copy(update=packed)})
+        options = learner_options(recipe)
+        learner = _learner(recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model)
+        check.learner(learner, options)
+        learner.update(check.trial())
         policy.load_weights(learner.weights(), learner.version)
-        check.updated(learner)
+        check.updated(learner, options)
     except DisagreementError as refused:
         error = refused
     finally:
@@ -117,17 +122,32 @@ def _with_prompt(recipe: Recipe, loaded: LanguageModel) -> Recipe:
     return recipe.model_copy(update={"prompt": prompt})
 
 
+class SignStep(torch.optim.AdamW):
+    """A first step, which is the sign of every gradient, without memory and time for its moments."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Moves every parameter by the rate."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad.sign_(), alpha=-group["lr"])
+
+
 def _learner(recipe: Recipe, model: Any) -> Learner:
     """A learner for the trial update: one small step, without a reference."""
     once = {"learning_rate": TRIAL_RATE, "epochs": 1, "minibatches": 1, "warmup_steps": 0}
-    return Learner(
+    learner = Learner(
         model,
         config=recipe.learner.model_copy(update=once),
-        loss_config=LossConfig(),
+        loss_config=LossConfig(old_logprobs="behaviour"),
         sampling=recipe.sampling,
         total_steps=1,
         seed=recipe.run.seed,
         compute=recipe.model.compute,
         head=recipe.model.head,
         compiled=recipe.model.compile,
+        lora=recipe.lora,
     )
+    learner.optimizer = SignStep(learner.optimizer.param_groups)
+    return learner

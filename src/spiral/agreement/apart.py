@@ -66,6 +66,8 @@ def compare_with_learner(replies: Replies, learner: Scores, kind: str, compute: 
     """Raises `DisagreementError` when what an engine reported is not what the learner computes."""
     tolerance = tolerance_of(compute, replies.temperature)
     for how, sampled in (("one prompt at a time", replies.alone), ("all prompts at once", replies.company)):
+        if not sampled:
+            continue
         scores = learner_logprobs(learner, sampled)
         pair = f"{engine} engine, {how}, against the learner"
         found = difference(

@@ -19,8 +19,17 @@ import numpy as np
 
 from spiral.agreement.differences import Difference, DisagreementError, Tolerance, difference, tolerance_of
 from spiral.agreement.kept import agreement_key, is_known, keep
-from spiral.agreement.passes import Replies, Reply, Scores, learner_logprobs, plain_logprobs, sample_replies
+from spiral.agreement.passes import (
+    Replies,
+    Reply,
+    Scores,
+    learner_logprobs,
+    plain_logprobs,
+    probe_batch,
+    sample_replies,
+)
 from spiral.agreement.probes import Probes, make_probes
+from spiral.batch import Batch
 from spiral.policies.language import LanguagePolicy
 from spiral.policies.transformers import TransformersPolicy
 from spiral.records import FloatArray
@@ -58,26 +67,40 @@ class Check:
         name = engine_name(self.policy)
         against = "against the plain forward pass"
         alone, company = self.replies.alone, self.replies.company
-        self._compare(f"{name} engine, one prompt at a time, {against}", alone, _reported(alone), self.plain_alone)
+        if alone:
+            self._compare(f"{name} engine, one prompt at a time, {against}", alone, _reported(alone), self.plain_alone)
         self._compare(f"{name} engine, all prompts at once, {against}", company, _reported(company), self.plain)
 
-    def learner(self, learner: Scores, options: Mapping[str, Any], *, shares_model: bool = False) -> None:
+    def learner(
+        self, learner: Scores, options: Mapping[str, Any], *, shares_model: bool = False, fewer: bool = False
+    ) -> None:
         """Compares the learner, and where the engine `shares_model` with it, the engine once more.
 
-        `options` are values of the settings in `PLAINER`.
+        Args:
+            learner: which scores what the engine sampled.
+            options: values of the settings in `PLAINER`.
+            shares_model: whether the engine's model is the learner's.
+            fewer: only some of a large model's texts, for a learner beside the one that matters.
         """
         pair = f"learner{described(options)} against the plain forward pass"
+        chosen = self.probes.again if fewer else range(len(self.plain))
+        replies, plain = [self.replies.company[index] for index in chosen], [self.plain[index] for index in chosen]
         with running("the learner", self.kind):
-            scores = learner_logprobs(learner, self.replies.company)
-        self._compare(pair, self.replies.company, scores, self.plain, remedy_for(options))
+            scores = learner_logprobs(learner, replies)
+        self._compare(pair, replies, scores, plain, remedy_for(options))
         if shares_model and options.get("learner.layout") == "packed":  # attention of padded rows is the model's own
             self._beside_learner(remedy_for(options))
 
-    def updated(self, learner: Scores) -> None:
+    def trial(self) -> Batch:
+        """What a trial update learns from."""
+        return probe_batch([self.replies.company[index] for index in self.probes.again])
+
+    def updated(self, learner: Scores, options: Mapping[str, Any]) -> None:
         """Compares the engine, after it was given new weights, with the learner that made them."""
-        replies = sample_replies(self.policy, self.probes, alone=False).company
-        pair = f"{engine_name(self.policy)} engine against the learner, after an update"
-        self._compare(pair, replies, _reported(replies), learner_logprobs(learner, replies))
+        replies = sample_replies(self.policy, self.probes, again=True).company
+        pair = f"{engine_name(self.policy)} engine against the learner{described(options)}, after an update"
+        remedy = f"{ENGINE_REMEDY}; or {remedy_for(options)}"
+        self._compare(pair, replies, _reported(replies), learner_logprobs(learner, replies), remedy)
 
     def keep(self) -> None:
         """Notes that all agreed, so that the next start need not measure."""
@@ -93,20 +116,16 @@ class Check:
 
     def _beside_learner(self, remedy: str) -> None:
         """The learner may have changed how the model attends. Replies that came out otherwise are not compared."""
+        again = sample_replies(self.policy, self.probes, again=True).company
         pairs = [
-            (reply, plain)
-            for reply, before, plain in zip(
-                sample_replies(self.policy, self.probes, alone=False).company,
-                self.replies.company,
-                self.plain,
-                strict=True,
-            )
-            if np.array_equal(reply.token_ids, before.token_ids)
+            (reply, self.plain[index])
+            for reply, index in zip(again, self.probes.again, strict=True)
+            if np.array_equal(reply.token_ids, self.replies.company[index].token_ids)
         ]
-        if 2 * len(pairs) < len(self.plain):
+        if 2 * len(pairs) < len(again):
             raise DisagreementError(
                 f"this model of type {self.kind!r} says something else once the learner has taken it over: only"
-                f" {len(pairs)} of {len(self.plain)} replies came out the same; {remedy}"
+                f" {len(pairs)} of {len(again)} replies came out the same; {remedy}"
             )
         replies, plain = [reply for reply, _ in pairs], [scores for _, scores in pairs]
         pair = f"{engine_name(self.policy)} engine, beside the learner, against the plain forward pass"

@@ -55,8 +55,8 @@ class Scores(Protocol):
         ...
 
 
-def sample_replies(policy: LanguagePolicy, probes: Probes, *, alone: bool = True) -> Replies:
-    """Has the engine continue the probes: some one at a time if `alone` says so, then all at once.
+def sample_replies(policy: LanguagePolicy, probes: Probes, *, again: bool = False) -> Replies:
+    """Has the engine continue the probes: some one at a time, then all at once; or `again`, with fewer of them at once.
 
     The replies do not end before their budget, whatever is sampled. The policy is left as it was.
     """
@@ -65,8 +65,8 @@ def sample_replies(policy: LanguagePolicy, probes: Probes, *, alone: bool = True
         for key, prompt in enumerate(probes.prompts)
     ]
     with _probed(policy, probes.new_tokens) as temperature:
-        single = [_replies(policy, [requests[index]])[0] for index in probes.alone if alone]
-        company = _replies(policy, requests)
+        single = [] if again else [_replies(policy, [requests[index]])[0] for index in probes.alone]
+        company = _replies(policy, [requests[index] for index in probes.again] if again else requests)
     return Replies(alone=tuple(single), company=tuple(company), temperature=temperature)
 
 

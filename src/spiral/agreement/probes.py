@@ -19,10 +19,10 @@ from spiral.policies.loading import length_switches
 from spiral.records import IntArray
 from spiral.text import ChatCodec
 
-FILLERS, FEW_FILLERS = (5, 23, 40, 90), (5, 23, 70)
+FILLERS, FEW_FILLERS = (5, 23, 40, 90), (70,)
 """Lengths of fillers, and those for a model that is large for its device. The engine pads prompts above 64 tokens, and
 fills batches of fewer than 4 rows."""
-NEW_TOKENS, FEW_NEW_TOKENS = 8, 5
+NEW_TOKENS, FEW_NEW_TOKENS = 8, 3
 GAME_TOKENS, FEW_GAME_TOKENS = 150, 32
 """Of each game's prompt."""
 PASSES = 6
@@ -40,7 +40,9 @@ class Probes:
     prompts: tuple[IntArray, ...]
     """Each [P]."""
     alone: tuple[int, ...]
-    """Which of them are also sampled from one at a time."""
+    """Which of them are also sampled from one at a time; none of a large model's short ones."""
+    again: tuple[int, ...]
+    """Which of them a trial update learns from, and are sampled from once more after one, or beside the learner."""
     new_tokens: int
     """Tokens that every reply has."""
     not_crossed: tuple[str, ...] = ()
@@ -67,7 +69,8 @@ def make_probes(
     words = words[words < int(config.get_text_config().vocab_size)]
     lengths = dict.fromkeys(min(length, room) for length in fillers)
     prompts = [_filler(words, length, turn) for turn, length in enumerate(lengths)]
-    alone = [0, len(prompts) - 1] if not large else [0, 1]
+    # Texts of different lengths in one batch show what padding and company do, at a smaller price.
+    alone = [] if large else [0, len(prompts) - 1]
     prompts += [prompt[: min(game_tokens, room)] for prompt in played]
     not_crossed = []
     for name, length in length_switches(config).items():
@@ -79,8 +82,14 @@ def make_probes(
         alone.append(len(prompts))
         across, past = length - new_tokens // 2, min(length + PAST_A_SWITCH, room)
         prompts += [_filler(words, across, 1), _filler(words, past, 2)]
+    # What is wrong with weights shows in every token, so a large model's shortest text is enough.
+    again = (len(lengths),) if large else range(len(prompts))
     return Probes(
-        prompts=tuple(prompts), alone=tuple(dict.fromkeys(alone)), new_tokens=new_tokens, not_crossed=tuple(not_crossed)
+        prompts=tuple(prompts),
+        alone=tuple(dict.fromkeys(alone)),
+        again=tuple(again),
+        new_tokens=new_tokens,
+        not_crossed=tuple(not_crossed),
     )
 
 

@@ -51,7 +51,9 @@ def check(
         "engine.context": context,
     }
     settings = [*(overrides or []), *(f"{name}={value}" for name, value in given.items() if value is not None)]
-    report = check_model_report(_recipe(model, recipe, settings), every_layout=recipe is None and layout is None)
+    checked = _recipe(model, recipe, settings)
+    chosen = recipe is not None or not {"learner", "lora"}.isdisjoint(checked.model_fields_set)
+    report = check_model_report(checked, every_layout=not chosen)
     if as_json:
         print_json(report.to_json())
     else:
