@@ -234,7 +234,7 @@ def test_texts_are_long_enough_for_what_changes_with_length(random_model, tokeni
     assert probes.not_crossed == ()
     assert len(probes.prompts[probes.alone[-1]]) == 124
     large, probes = lengths(7_000_000_000)
-    assert large == [32, 70]
+    assert large == [16, 70]
     assert (probes.alone, probes.again, probes.new_tokens) == ((), (1,), 3)
     assert probes.not_crossed == ("window at 128 tokens",)
     assert lengths(7_000_000_000, device="cuda")[0][-1] == 144

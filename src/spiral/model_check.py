@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ import torch
 from spiral.agreement import Difference, DisagreementError, Tolerance, begin_check, tolerance_of
 from spiral.learner.config import LossConfig
 from spiral.learner.learner import Learner
-from spiral.policies.config import resolved
+from spiral.policies.config import EngineConfig, resolved
 from spiral.policies.engines import make_policy
 from spiral.policies.loading import LanguageModel, load_language_model, model_directory
 from spiral.recipe import Recipe
@@ -21,6 +23,8 @@ from spiral.text.template_report import TemplateReport, describe_template
 
 TRIAL_RATE = 1e-3
 """Learning rate of the trial update: large enough for an engine that misses some of the weights to show."""
+KEYS_AND_VALUES = 1 << 30
+"""Bytes for the keys and values of one long text, beside half of the weights'."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
     """
     loaded = load_language_model(recipe.model)
     recipe = _with_prompt(recipe, loaded)
-    engine = resolved(recipe.engine)
+    engine = _small_engine(resolved(recipe.engine), loaded.model, recipe.model.compute)
     recipe = recipe.model_copy(update={"engine": engine})
     template = describe_template(loaded.tokenizer, recipe.prompt, loaded.declared_ends)
     policy = make_policy(
@@ -112,6 +116,16 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
         template=template,
         error=error,
     )
+
+
+def _small_engine(engine: EngineConfig, model: Any, compute: str) -> EngineConfig:
+    """Less memory for a vLLM on a CPU where nobody says how much: it fills all that it is given, which takes long."""
+    if engine.kind != "vllm" or model.device.type != "cpu" or "memory_share" in engine.model_fields_set:
+        return engine
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    nodes = max(1, len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))))  # the share is of one node's
+    needed = 1.5 * model.num_parameters() * getattr(torch, compute).itemsize + KEYS_AND_VALUES
+    return engine.model_copy(update={"memory_share": min(engine.memory_share, nodes * needed / total)})
 
 
 def _with_prompt(recipe: Recipe, loaded: LanguageModel) -> Recipe:

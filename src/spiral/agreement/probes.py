@@ -23,7 +23,7 @@ FILLERS, FEW_FILLERS = (5, 23, 40, 90), (70,)
 """Lengths of fillers, and those for a model that is large for its device. The engine pads prompts above 64 tokens, and
 fills batches of fewer than 4 rows."""
 NEW_TOKENS, FEW_NEW_TOKENS = 8, 3
-GAME_TOKENS, FEW_GAME_TOKENS = 150, 32
+GAME_TOKENS, FEW_GAME_TOKENS = 150, 16
 """Of each game's prompt."""
 PASSES = 6
 """About how often each token goes through the model: engine, plain pass and learner, before and after an update."""
