@@ -1,16 +1,19 @@
 """Problems of the reasoning benchmarks: from files, from the hub's rows, from seeds, and how they are asked."""
 
 import json
+import logging
 import sys
 import types
 
 import pytest
 
+from spiral.evaluation.benchmarks.grading import grade
 from spiral.evaluation.benchmarks.problems import LETTERS, Problem, load_problems, read_problems
-from spiral.evaluation.benchmarks.tasks import TASKS, fields_of, load_task
+from spiral.evaluation.benchmarks.tasks import TASKS, load_task
 
 MATH = load_task("math500")
 GPQA = load_task("gpqa_diamond")
+MMLU = load_task("mmlu_pro")
 SIZES = {
     "math500": 500,
     "aime24": 30,
@@ -70,7 +73,12 @@ def test_choices_are_lettered():
     [
         (MATH, "{", "line 1: "),
         (MATH, "[1]", "line 1: got list; expected an object"),
-        (MATH, {"question": "Q", "answer": 5}, "answer is 5; expected text"),
+        (MATH, {"question": "Q", "answer": True}, "answer is True; expected text"),
+        (MATH, {"question": "Q", "answer": {"value": 5}}, "answer is {'value': 5}; expected text"),
+        (MATH, {"question": "Q", "answer": "so\n####  "}, "answer is ''; expected text"),
+        (MATH, {"question": "Q", "solution": "so 5"}, "no answer and no box in its solution: 'so 5'"),
+        (MMLU, {"question": "Q", "answer": "A", "answer_index": 1, "options": ["x", "y"]}, "is 'A' and answer_index 1"),
+        (MMLU, {"question": "Q", "answer_index": 2, "options": ["x", "y"]}, "answer is 2; expected text"),
         (MATH, {"question": " ", "answer": "5"}, "question is ' '; expected text"),
         (MATH, {"question": "Q", "answer": "5", "alt_answers": "6"}, "alt_answers is '6'"),
         (MATH, {"question": "Q", "answer": "5", "tolerance": "much"}, "tolerance is 'much'"),
@@ -142,27 +150,92 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
     ]
 
 
-def test_rows_of_the_hub():
-    assert fields_of("gsm8k", {"question": "Q", "answer": "so\n#### 1,234"}, 7) == {
-        "id": "gsm8k-7",
-        "question": "Q",
-        "answer": "1234",
-        "error": None,
-    }
-    assert fields_of("math500", {"problem": "Q", "answer": "x", "unique_id": "u/1"}, 0)["id"] == "u/1"
-    assert fields_of("aime24", {"problem": "Q", "solution": "so \\boxed{204}", "id": 60}, 0)["answer"] == "204"
-    assert fields_of("olympiadbench", {"question": "Q", "final_answer": ["1", "2"], "id": 3}, 0)["answer"] == "1, 2"
-    gpqa = {
-        "Record ID": "r",
-        "Question": "Q",
-        "Correct Answer": "a\n",
-        **{f"Incorrect Answer {n}": n for n in (1, 2, 3)},
-    }
-    assert fields_of("gpqa_diamond", gpqa, 0)["choices"] == ["a", "1", "2", "3"]
-    mmlu = {"question_id": 4, "question": "Q", "options": ["a", "b"], "answer": "B"}
-    assert fields_of("mmlu_pro", mmlu, 0) == {"id": "4", "question": "Q", "choices": ["a", "b"], "answer": "B"}
-    with pytest.raises(ValueError, match="no answer and no box"):
-        fields_of("aime24", {"problem": "Q", "solution": "so"}, 0)
+GSM = {
+    "question": "Janet sells 9 eggs at $2. How much?",
+    "answer": "Janet makes 9*2=<<9*2=18>>18 dollars.\nSo:\n#### 1,018",
+}
+GPQA_ROW = {
+    "Record ID": "r",
+    "Question": "Q",
+    "Correct Answer": "a\n",
+    **{f"Incorrect Answer {n}": n for n in (1, 2, 3)},
+}
+MMLU_ROW = {"question_id": 4, "question": "Q", "options": ["a", "b"], "answer": "B", "answer_index": 1}
+PUBLISHED = [
+    ("gsm8k", GSM, "1018"),
+    ("gsm8k", {"question": "Q", "answer": "18"}, "18"),
+    ("gsm8k", {"question": "Q", "answer": "#### -3.50"}, "-3.50"),
+    ("math500", {"problem": "Q", "answer": "x", "unique_id": "u/1", "solution": "so \\boxed{y}"}, "x"),
+    ("math500", {"problem": "Q", "level": "Level 2", "solution": "is \\boxed{\\frac{1}{2}}."}, "\\frac{1}{2}"),
+    ("math500", {"problem": "Q", "answer": "", "solution": "first \\boxed{1}, then \\boxed{(2, 3)}"}, "(2, 3)"),
+    ("math500", {"problem": "Q", "answer": "so it is $\\boxed{18}$"}, "18"),
+    ("aime24", {"problem": "Q", "solution": "so \\boxed{204}", "id": 60}, "204"),
+    ("aime24", {"ID": "2024-I-1", "Problem": "Q", "Solution": "long", "Answer": 73}, "73"),
+    ("aime25", {"question": "Q", "answer": "073"}, "073"),
+    ("amc23", {"id": 0, "question": "Q", "answer": 27.0}, "27"),
+    ("amc23", {"id": 0, "problem": "Q", "answer": 0.5}, "0.5"),
+    ("olympiadbench", {"question": "Q", "solution": ["s"], "final_answer": ["1", "2"], "error": None, "id": 3}, "1, 2"),
+    ("olympiadbench", {"question": "Q", "final_answer": None, "solution": ["so \\boxed{7}"]}, "7"),
+    ("olympiadbench", {"question": "Q", "answer": ["$x=1$", "$x=2$"]}, "$x=1$, $x=2$"),
+    ("minerva_math", {"problem": "Q", "solution": "so \\boxed{4.5e33}", "idx": 1, "type": "astronomy"}, "4.5e33"),
+    ("gpqa_diamond", GPQA_ROW, "A"),
+    ("mmlu_pro", MMLU_ROW, "B"),
+    ("mmlu_pro", {"question": "Q", "choices": ["a", "b", "c"], "answer": 2}, "C"),
+    ("mmlu_pro", {"question": "Q", "options": ["a", "b"], "answer_index": 0}, "A"),
+    ("mmlu_pro", {"question": "Q", "options": [1, 2.0], "answer": 1, "answer_index": 1}, "B"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "answer"), PUBLISHED)
+def test_rows_as_the_sets_are_published(tmp_path, caplog, name, row, answer):
+    task = load_task(name)
+    (problem,) = read_problems(written(tmp_path / "data.jsonl", row), task)
+    assert (problem.question, problem.answer) == (row.get("question", GSM["question"] if row is GSM else "Q"), answer)
+    assert grade(f"Thus \\boxed{{{answer}}}.", problem.answer, choices=problem.choices)
+    assert not caplog.records
+
+
+def test_names_choices_and_tolerances_of_published_rows(tmp_path):
+    def read(name, row):
+        return read_problems(written(tmp_path / "data.jsonl", row), load_task(name))[0]
+
+    assert read("math500", {"problem": "Q", "answer": "x", "unique_id": "u/1"}).id == "u/1"
+    assert read("aime24", {"ID": "2024-I-1", "Problem": "Q", "Answer": 73}).id == "2024-I-1"
+    assert (read("gpqa_diamond", GPQA_ROW).id, read("gpqa_diamond", GPQA_ROW).choices) == ("r", ("a", "1", "2", "3"))
+    assert (read("mmlu_pro", MMLU_ROW).id, read("mmlu_pro", MMLU_ROW).choices) == ("4", ("a", "b"))
+    assert read("olympiadbench", {"question": "Q", "final_answer": ["0.1"], "error": "1e-2"}).tolerance == 0.01
+
+
+def test_a_hub_row_means_the_same_as_its_line(monkeypatch, tmp_path):
+    rows = [{"problem": f"{n}?", "solution": f"so \\boxed{{{n}}}", "id": n} for n in range(30)]
+    fake_hub(monkeypatch, rows)
+    assert load_problems(load_task("aime24")) == load_problems(
+        load_task("aime24"), written(tmp_path / "data.jsonl", *rows)
+    )
+
+
+def test_an_answer_that_no_reply_can_give_is_refused(tmp_path):
+    lines = [{"question": "Q", "answer": answer} for answer in ("5", "}{", "6", "\\boxed{")]
+    with pytest.raises(ValueError, match="2 of 4 answers would count as wrong") as caught:
+        read_problems(written(tmp_path / "mine.jsonl", *lines), MATH)
+    assert "line 2: '}{', line 4: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "9*2=<<9*2=18>>18, so 18",
+        "first 9\nthen 18",
+        "She sells nine eggs a day for two dollars each and so she makes 18 dollars",
+    ],
+)
+def test_an_answer_that_looks_like_a_solution_is_warned_of(tmp_path, caplog, answer):
+    lines = [{"question": "Q", "answer": text} for text in ("5", "\\begin{pmatrix} 1 \\\\\n 2 \\end{pmatrix}", answer)]
+    with caplog.at_level(logging.WARNING):
+        assert len(read_problems(written(tmp_path / "mine.jsonl", *lines), MATH)) == 3
+    (record,) = caplog.records
+    assert "1 of 3 answers look like worked solutions" in record.getMessage()
+    assert "line 3: " in record.getMessage()
 
 
 def fake_hub(monkeypatch, rows):

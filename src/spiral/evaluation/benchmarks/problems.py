@@ -2,7 +2,7 @@
 
 A data file has one JSON object a line: `question` and `answer`, and where there is one `id`, `alt_answers` (other
 right answers), `tolerance` (the absolute difference that the question allows) and `choices`, with the letter of the
-right one as the answer.
+right one as the answer. Rows as the sets are published in will do as well (`rows.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from spiral.evaluation.benchmarks.tasks import Task, fields_of
+from spiral.evaluation.benchmarks.golds import check_golds
+from spiral.evaluation.benchmarks.rows import LETTERS, fields_of
+from spiral.evaluation.benchmarks.tasks import Task
 from spiral.policies.hub import offline_unless_answered
 from spiral.seeds import derive_seed
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 GYM_ITEMS = 100
 """Problems of a seeded task where no limit is given."""
 
@@ -68,9 +69,10 @@ def read_problems(path: Path, task: Task) -> list[Problem]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # no other line ends: a question may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {error}; expected a JSONL file with question and answer") from error
-    problems = []
+    problems, numbers = [], []
     for number, line in enumerate(lines, start=1):
         if line.strip():
+            numbers.append(number)
             try:
                 problems.append(_problem(json.loads(line), task, f"{path.name}-{number}"))
             except json.JSONDecodeError as error:
@@ -78,13 +80,15 @@ def read_problems(path: Path, task: Task) -> list[Problem]:
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
     _check_ids(problems, str(path))
+    check_golds(problems, numbers, str(path))
     return problems
 
 
-def _problem(fields: Any, task: Task, default_id: str) -> Problem:
+def _problem(row: Any, task: Task, default_id: str) -> Problem:
     """Checks one line's fields."""
-    if not isinstance(fields, dict):
-        raise ValueError(f"got {type(fields).__name__}; expected an object with question and answer")
+    if not isinstance(row, dict):
+        raise ValueError(f"got {type(row).__name__}; expected an object with question and answer")
+    fields = fields_of(row, choice=task.kind == "choice")
     for key in ("question", "answer"):
         if not _is_text(fields.get(key)) or not fields[key].strip():
             raise ValueError(f"{key} is {fields.get(key)!r}; expected text")
@@ -106,7 +110,7 @@ def _problem(fields: Any, task: Task, default_id: str) -> Problem:
         answer=fields["answer"],
         alt_answers=tuple(alternatives) if task.alternatives else (),
         choices=tuple(choices) if task.kind == "choice" else None,
-        tolerance=_tolerance(fields.get("tolerance", fields.get("error")) or None),  # OlympiadBench says "error"
+        tolerance=_tolerance(fields["tolerance"] or fields["error"] or None),  # OlympiadBench says "error"
     )
 
 
@@ -163,8 +167,7 @@ def _from_hub(task: Task) -> list[Problem]:
         ) from error
     if len(rows) != source.rows:
         raise ValueError(f"{source.name} at {source.revision[:12]} has {len(rows)} rows; expected {source.rows}")
-    fields = [fields_of(task.name, row, index) for index, row in enumerate(rows)]
-    problems = [_problem(row, task, f"{task.name}-{index}") for index, row in enumerate(fields)]
+    problems = [_problem(dict(row), task, f"{task.name}-{index}") for index, row in enumerate(rows)]
     _check_ids(problems, source.name)
     return problems
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from spiral.policies.config import SamplingConfig
-from spiral.text import last_boxed
 
 GYM = "reasoning_gym/"
 SOLVE = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
@@ -24,7 +22,6 @@ CHOOSE = (
     "{question}\n\n{choices}\n\nPlease reason step by step, and put the letter of the right choice within \\boxed{{}}."
 )
 PAPER_SAMPLING = SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=8192)
-Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,39 +135,3 @@ def load_task(name: str) -> Task:
     near = difflib.get_close_matches(name, TASKS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(f"there is no task {name!r}{hint} Known: {', '.join(TASKS)}, and {GYM}NAME")
-
-
-def fields_of(task: str, row: Row, index: int) -> dict[str, Any]:
-    """A row of the task's hub source in the form of a line of a data file."""
-    if task == "gpqa_diamond":
-        wrong = [str(row[f"Incorrect Answer {number}"]).strip() for number in (1, 2, 3)]
-        return {
-            "id": str(row["Record ID"]),
-            "question": row["Question"],
-            "choices": [str(row["Correct Answer"]).strip(), *wrong],
-            "answer": "A",
-        }
-    if task == "mmlu_pro":
-        return {
-            "id": str(row["question_id"]),
-            "question": row["question"],
-            "choices": list(row["options"]),
-            "answer": row["answer"],
-        }
-    question = row["question"] if "question" in row else row["problem"]
-    name = row.get("unique_id", row.get("id", f"{task}-{index}"))
-    return {"id": str(name), "question": question, "answer": _answer_of(task, row), "error": row.get("error")}
-
-
-def _answer_of(task: str, row: Row) -> str:
-    """The gold answer, wherever the data set keeps it."""
-    if task == "gsm8k":
-        return str(row["answer"]).rsplit("####", 1)[-1].strip().replace(",", "")
-    if task == "olympiadbench":
-        return ", ".join(str(answer) for answer in row["final_answer"])
-    if "answer" in row:
-        return str(row["answer"])
-    boxed = last_boxed(str(row["solution"]))
-    if boxed is None:
-        raise ValueError(f"a problem of {task} has no answer and no box in its solution: {dict(row)!r}")
-    return boxed
