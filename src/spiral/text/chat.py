@@ -27,6 +27,7 @@ from spiral.text.thinking import (
     split_reply,
     thinking_tokens,
 )
+from spiral.text.tokenizer_check import check_actions, check_tokenizer
 from spiral.text.tokens import any_of, special_tokens, template_tags
 from spiral.text.turn_ends import end_tokens
 
@@ -61,7 +62,8 @@ class ChatCodec:
 
         Raises:
             ValueError: the template is "chat" and the tokenizer has none, or its template fails, does not come to an
-                end, loses what it is given, or does not open the model's turn.
+                end, loses what it is given, or does not open the model's turn; or the tokenizer cannot write English
+                and games are put in words.
         """
         if config.template == "chat" and not tokenizer.chat_template:
             raise ValueError(
@@ -83,6 +85,9 @@ class ChatCodec:
         self._hidden = {id_ for id_, text in special.items() if text not in visible} | self.stop_ids
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
         self._readings: OrderedDict[bytes, Reading] = OrderedDict()
+        self._held: set[Game | None] = set()
+        if config.observation == "full":
+            check_tokenizer(tokenizer, self._render(question(QUESTION, config)))
 
     @functools.cached_property
     def system_role(self) -> bool:
@@ -107,12 +112,19 @@ class ChatCodec:
     def encode(self, observation: str, game: Game | None = None) -> IntArray:
         """[P] the ids of the whole prompt for one observation of `game`, ready for the model to go on.
 
-        The game may be left out where the prompt shows no example of it; `ValueError` where it does.
+        The game may be left out where the prompt shows no example of it; `ValueError` where it does, and where the
+        tokenizer does not hold the first prompt or the first actions of a game.
         """
         key = (game, observation) if self.config.example else observation
         cached = self._prompts.get(key)
         if cached is None:
-            cached = self._tokenize(self.render(observation, game))
+            prompt = self.render(observation, game)
+            if game not in self._held:
+                check_tokenizer(self.tokenizer, prompt)
+                if game is not None:
+                    check_actions(self, game)
+                self._held.add(game)
+            cached = self._tokenize(prompt)
             cached.flags.writeable = False
             _remember(self._prompts, key, cached)
         return cached

@@ -41,7 +41,7 @@ def _early_state(game: Game, seed: int) -> State:
     """The state of decision number `DECISION` in a random game, or of the last one where no game has as many."""
     longest: list[State] = []
     for attempt in range(ATTEMPTS):
-        longest = max(longest, _first_decisions(game, random.Random(derive_seed(seed, attempt))), key=len)
+        longest = max(longest, first_decisions(game, random.Random(derive_seed(seed, attempt))), key=len)
         if len(longest) > DECISION:
             return longest[DECISION]
     if not longest:
@@ -49,7 +49,7 @@ def _early_state(game: Game, seed: int) -> State:
     return longest[-1]
 
 
-def _first_decisions(game: Game, rng: random.Random) -> list[State]:
+def first_decisions(game: Game, rng: random.Random) -> list[State]:
     """The states in which a seat decides, along one random game, up to the one wanted."""
     state = game.initial_state()
     decisions: list[State] = []

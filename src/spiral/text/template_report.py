@@ -12,6 +12,7 @@ from spiral.text.chat import ChatCodec
 from spiral.text.chat_template import QUESTION, REPLY, render_chat, takes_system
 from spiral.text.prompts import PLAIN, PromptConfig
 from spiral.text.thinking import FAMILIES, opened_family
+from spiral.text.tokenizer_check import tokenizer_warnings
 from spiral.text.tokens import any_of, special_tokens
 from spiral.text.turn_ends import EndToken, ignored_ends
 
@@ -98,6 +99,8 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
         beginning.append(special[id_])
     game = load_game("tictactoe")
     observation = game.initial_state().observation(0, config.observation)
+    game_prompt = codec.render(observation, game)
+    codec.encode(observation, game)  # refuses a tokenizer that does not hold it
     report = TemplateReport(
         template=config.template,
         beginning=tuple(beginning),
@@ -111,7 +114,7 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
         opens_thought=codec.opens_thinking,
         reads_enable_thinking=chat and codec.reads_enable_thinking,
         question_survives=QUESTION in asked,
-        game_prompt=codec.render(observation, game),
+        game_prompt=game_prompt,
         user_prompt=codec.render_question(USER_TEXT),
         warnings=[],
     )
@@ -142,7 +145,7 @@ def _warnings(report: TemplateReport, tokenizer: Any, ids: list[int]) -> list[st
     pieces = [] if report.template == "chat" else _missing_marks(report.template, tokenizer)
     if pieces:
         found.append(f"{', '.join(pieces)} of prompt.template {report.template!r} are no tokens of this tokenizer")
-    return found
+    return found + tokenizer_warnings(tokenizer, report.game_prompt)
 
 
 def _turn_end(tokenizer: Any) -> str:
