@@ -208,7 +208,7 @@ def test_a_second_stop_ends_it_at_once(stop, monkeypatch, tmp_path):
     )
 
 
-STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+STOPS = [signal.SIGTERM, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (signal.SIGINT, signal.SIGHUP))]
 
 
 @pytest.mark.parametrize("stop", STOPS)
