@@ -103,6 +103,14 @@ def test_low_rank_layers_are_checked_as_a_run_has_them():
     assert max(row["mean"] for row in found.json["differences"]) < 1e-5
 
 
+def test_both_layouts_are_checked_where_the_learner_shards_its_model():
+    found = command("check", "nano", "--compute", "bfloat16", "--json")
+    assert (found.status, found.err) == (0, "")
+    pairs = [row["pair"] for row in found.json["differences"]]
+    assert sum(pair.startswith("learner (") for pair in pairs) == 2
+    assert 1e-5 < max(row["mean"] for row in found.json["differences"]) < 0.05
+
+
 def test_a_model_that_cannot_be_packed(doge):
     found = command("check", doge)
     assert found.status == 2

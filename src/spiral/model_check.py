@@ -95,7 +95,9 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
         differences, not_crossed = check.differences, check.probes.not_crossed
         check.engine()
         if every_layout:
-            check.learner(_learner(recipe, loaded.model), learner_options(recipe), fewer=True)
+            sharded = recipe.model.compute == "bfloat16"  # which can be done to a model once only
+            model = copy.deepcopy(loaded.model) if sharded else loaded.model
+            check.learner(_learner(recipe, model), learner_options(recipe), fewer=True)
             packed = {"layout": "packed", "gradient_checkpointing": True}
             recipe = recipe.model_copy(update={"learner": recipe.learner.model_copy(update=packed)})
         options = learner_options(recipe)
