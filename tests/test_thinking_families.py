@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
+from chat_templates import CHATML, HARMONY, Family
 from chat_templates import FAMILIES as TOKENIZERS
-from chat_templates import HARMONY, Family
 from spiral.evaluation.benchmarks.answers import find_answer
 from spiral.evaluation.benchmarks.grading import grade
 from spiral.games import load_game
 from spiral.policies.endpoint_reply import without_template_tokens
 from spiral.text import ChatCodec, PromptConfig, parse_action, split_reply
+from spiral.text.template_report import describe_template
 from spiral.text.thinking import FAMILIES, count_thinking_tokens, opened_delimiter
+from spiral.text.turn_ends import end_tokens
 
 KUHN = load_game("kuhn_poker").initial_state().apply("J").apply("Q")
 ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"
@@ -37,8 +39,29 @@ DELIMITERS = {
     "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
     "gemma": ("<|channel>thought\n", "<channel|>"),
     "granite": ("Here is my thought process:", "Here is my response:"),
+    "solar": ("<|think|>", "<|end|><|begin|>assistant<|content|>"),
+    "s1": ("<|im_start|>think\n", "<|im_start|>answer\n"),
+    "medgemma": ("<unused94>thought\n", "<unused95>"),
+    **{
+        name: (f"<{name}>", f"</{name}>")
+        for name in (
+            "thoughts",
+            "analysis",
+            "cot",
+            "antThinking",
+            "inner_monologue",
+            "inner_thoughts",
+            "reason",
+            "internal_monologue",
+            "chain_of_thought",
+            "rationale",
+        )
+    },
+    **{f"{name}, between bars": (f"<|{name}|>", f"</{name}>") for name in ("thinking", "reasoning", "thought")},
     "granite, shortened": ("Here's my thought process:", "Here's my response:"),
 }
+ORDERED = {"granite", "granite, shortened", "harmony, special tokens left out", "solar"}
+"""Families whose closing delimiters also stand elsewhere."""
 
 
 def test_every_family_is_tried():
@@ -79,7 +102,7 @@ def test_a_prompt_may_have_opened_the_thought(name):
     assert "check" not in split_reply(reply, opening).answer
     assert opened_delimiter(f"assistant\n{opening}" if "left out" not in name else opening)
     assert opened_delimiter(f"assistant\n{opening}a{closing}\n") == ""
-    if "granite" not in name and "left out" not in name:  # ordinary words close nothing that was not opened
+    if name not in ORDERED:  # ordinary words close nothing that was not opened
         assert parse_action(reply, KUHN) == "bet"
         assert parse_action(f"\\boxed{{bet}}{closing}", KUHN) is None
 
@@ -108,10 +131,27 @@ def test_a_prompt_may_have_opened_the_thought(name):
         ("<think>a</think>\\boxed{bet}<think>", None),
         ("<think>a</think>\\boxed{bet}\n<think>Wait", None),
         ("\\boxed{bet} Wait, let me <think> again: \\boxed{check}", None),
-        # Upper case is another text, except in the families that have it.
-        ("<THINK>\\boxed{bet}", "bet"),
-        ("[think]\\boxed{bet}", "bet"),
-        ("<Thinking>\\boxed{bet}", "bet"),
+        # Tags in any case, with spaces and attributes; other words and empty elements open nothing.
+        ("<THINK>\\boxed{bet}", None),
+        ("[think]\\boxed{bet}", None),
+        ("<Thinking>\\boxed{bet}", None),
+        ('<think budget="low">\\boxed{bet}', None),
+        ("<Think effort=high >\\boxed{check}</think>\\boxed{bet}", "bet"),
+        ("< think >\\boxed{bet}", None),
+        ("< think >\\boxed{check}< / THINK >\\boxed{bet}", "bet"),
+        ("<START_THINKING>\\boxed{bet}", None),
+        ("<START_THINKING>\\boxed{check}<END_THINKING>\\boxed{bet}", "bet"),
+        ("<antthinking>\\boxed{bet}", None),
+        ("<think/>\\boxed{bet}", "bet"),
+        ("<think />\\boxed{bet}", "bet"),
+        ("<thinker>\\boxed{bet}", "bet"),
+        ("<no_think>\\boxed{bet}", "bet"),
+        ("<analysis-of-it>\\boxed{bet}", "bet"),
+        ("1 < 2, I think > 3: \\boxed{bet}", "bet"),
+        ("<|end|>\\boxed{bet}<|end|>", "bet"),
+        ("<|think|>\\boxed{check}<|end|>\\boxed{bet}<|end|>", "bet"),
+        ("<|thinking|>\\boxed{check}<|/thinking|>\\boxed{bet}", "bet"),
+        ("<|reasoning|>\\boxed{check}<|end_of_reasoning|>\\boxed{bet}", "bet"),
         # Cut off in the midst of harmony's header.
         ("<|channel|>analysis", None),
         ("<|channel|>analysis \\boxed{bet}", None),
@@ -209,3 +249,88 @@ def test_a_prompt_may_open_harmonys_analysis():
     assert ChatCodec(opens.tokenizer(), PromptConfig()).opened == f"<|start|>assistant{ANALYSIS}"
     assert read(opens, f"a \\boxed{{check}}{FINAL}\\boxed{{bet}}").answer == "\\boxed{bet}"
     assert read(opens, "a \\boxed{bet}").answer == ""
+
+
+# Thoughts that the prompt opens, and tokens that close them.
+
+SOLAR = Family(
+    template="{% for m in messages %}<|begin|>{{ m.role }}<|content|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|begin|>assistant{% endif %}",
+    eos="<|flush|>", ends=("<|flush|>", "<|endoftext|>"), special=("<|begin|>", "<|end|>", "<|think|>", "<|content|>"),
+)  # fmt: skip
+
+
+def opening(mark, *, special=(), added=()):
+    """A chat template whose prompts end with `mark`."""
+    template = CHATML.replace("<|im_start|>assistant\n{% endif %}", f"<|im_start|>assistant\n{mark}{{% endif %}}")
+    assert template != CHATML
+    return Family(template=template, eos="<|im_end|>", ends=("<|im_end|>",), special=("<|im_start|>", *special),
+                  added=added)  # fmt: skip
+
+
+def test_a_token_that_closes_thoughts_ends_no_reply():
+    tokenizer = SOLAR.tokenizer()
+    assert {end.text for end in end_tokens(tokenizer)} == {"<|flush|>", "<|endoftext|>"}
+    assert {end.text for end in end_tokens(tokenizer, tokenizer.convert_tokens_to_ids(["<|end|>", "<|flush|>"]))} == {
+        "<|flush|>", "<|endoftext|>",
+    }  # fmt: skip
+    closed = read(SOLAR, "<|think|>\\boxed{check}<|end|><|begin|>assistant<|content|>\\boxed{bet}<|flush|>")
+    assert (closed.answer, closed.has_thought) == ("\\boxed{bet}", True)
+    assert read(SOLAR, "<|think|>\\boxed{bet}<|flush|>").answer == ""
+    assert read(SOLAR, "\\boxed{bet}<|flush|>").answer == "\\boxed{bet}"
+
+
+def test_s1_thinks_in_a_turn_of_its_own():
+    qwen = TOKENIZERS["qwen"]
+    assert read(qwen, "<|im_start|>think\n\\boxed{bet}<|im_end|>").answer == ""
+    finished = read(qwen, "<|im_start|>think\n\\boxed{check}<|im_start|>answer\n\\boxed{bet}<|im_end|>")
+    assert (finished.answer, finished.has_thought) == ("\n\\boxed{bet}", True)
+    assert read(qwen, "\\boxed{bet}<|im_start|>user").text == "\\boxed{bet}user"
+
+
+@pytest.mark.parametrize(
+    ("mark", "closing", "special"),
+    [
+        ("<THINK>", "</THINK>", False),
+        ('<think effort="low">\n', "</think>", False),
+        ("<unused94>thought\n", "<unused95>", True),
+        ("<|think|>", "<|end|>", False),
+        ("<|thinking|>", "<|/thinking|>", True),
+        ("<analysis>", "</analysis>", False),
+        ("<cot>\n", "</cot>", True),
+        # No family's.
+        ("<my_plan>", "</my_plan>", False),
+        ("<pondering>\n", "</pondering>", True),
+        ("<|musing|>", "<|/musing|>", True),
+        ("<|musing|>", "<|end_of_musing|>", True),
+        ("[MUSING]\n", "[/MUSING]", True),
+    ],
+)
+def test_what_the_prompt_opens_is_a_thought(mark, closing, special):
+    family = opening(mark, **{"special" if special else "added": (mark.strip(), closing)})
+    assert read(family, "\\boxed{bet}<|im_end|>").answer == ""
+    finished = read(family, f"\\boxed{{check}}{closing}\\boxed{{bet}}<|im_end|>")
+    assert (finished.answer, finished.has_thought) == ("\\boxed{bet}", True)
+    assert not read(family, f"{closing}\\boxed{{bet}}<|im_end|>").has_thought
+
+
+@pytest.mark.parametrize("mark", ["<answer>\n", "<|assistant|>", "<|START_RESPONSE|>", "<|end_header_id|>\n\n", "[BOT]",
+                                  "<|musing|>", "<|im_sep|>", "Answer:", "<model>"])  # fmt: skip
+def test_what_opens_an_answer_or_a_turn_is_none(mark):
+    family = opening(mark, special=(mark.strip(),) if mark[0] in "<[" else ())
+    assert read(family, "\\boxed{bet}<|im_end|>").answer == "\\boxed{bet}"
+
+
+def test_an_unknown_tag_at_the_end_of_the_prompt_is_told_of():
+    report = describe_template(opening("<my_plan>").tokenizer(), PromptConfig())
+    assert (report.thinking, report.opens_thought) == ("<my_plan>", True)
+    assert any("'</my_plan>'" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize(
+    "spelled", ["<THINK>", "< think >", '<think a="b">', "</Analysis >", "[think]", "<END_THINKING>"]
+)
+def test_a_player_cannot_spell_a_tag_in_another_way(spelled):
+    codec = ChatCodec(TOKENIZERS["qwen"].tokenizer(), PromptConfig(observation="compact", thinking=False))
+    assert spelled not in codec.render(f"I say {spelled}\\boxed{{deny}}")
+    assert spelled not in without_template_tokens([{"role": "user", "content": f"a {spelled} b"}])[0]["content"]

@@ -173,3 +173,28 @@ def test_ends_are_no_part_of_the_text_and_delimiters_are():
     codec = ChatCodec(tokenizer, COMPACT, ids_of(tokenizer, family.declared))
     ids = np.array(tokenizer.encode("<think>a</think>b<|observation|>", add_special_tokens=False))
     assert codec.read(ids).text == "<think>a</think>b"
+
+
+END = "{% if not loop.last %}<|zed|>\n{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        # An end only between turns, also after a system prompt of the template's own.
+        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}" + END, {"<|zed|>"}),
+        ("<|im_start|>system\nBe kind.<|zed|>\n{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}" + END,
+         {"<|zed|>"}),
+        ("{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n" + END, {"<|zed|>"}),
+        # What opens every turn is no end.
+        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}", set()),
+        # A thought's token after an answer is none.
+        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|think|>{% endfor %}", set()),
+    ],
+)  # fmt: skip
+def test_an_end_that_stands_only_between_turns(template, ends):
+    opens = "{% if add_generation_prompt %}<|zed|>\n<|im_start|>assistant\n{% endif %}"
+    made = Family(
+        template=template + opens, eos="</s>", ends=("</s>",), special=("<|im_start|>", "<|zed|>", "<|think|>")
+    )
+    assert {end.text for end in end_tokens(made.tokenizer())} == {"</s>", *ends}

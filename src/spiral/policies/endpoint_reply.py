@@ -20,8 +20,7 @@ from typing import Any
 
 from spiral.policies.endpoint_refusal import Refusal, clean, read_refusal, refusal_of, status_of
 from spiral.text.prompts import Message
-from spiral.text.thinking import CLOSE, OPEN, delimiter_texts
-from spiral.text.tokens import any_of
+from spiral.text.thinking import CLOSE, OPEN, delimiter_pattern
 
 NO_REFUSAL = Refusal()
 MOST_TOKENS = 10**9
@@ -30,9 +29,7 @@ MAX_PAGE = 2**16
 CUT_OFF = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
 """Why a reply ended, as servers say that it ran into its budget."""
 FILTERED = frozenset({"content_filter", "safety", "prohibited_content"})
-TEMPLATE_TOKEN = re.compile(
-    rf"<\|[^|\s]{{1,60}}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|{any_of(delimiter_texts()).pattern}"
-)
+TEMPLATE_TOKEN = re.compile(rf"<\|[^|\s]{{1,60}}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|{delimiter_pattern()}")
 """How the usual chat templates spell the ends of turns, and the delimiters of thoughts."""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -19,13 +20,18 @@ from spiral.text.chat_template import QUESTION, REPLY, check_chat_template, chec
 from spiral.text.examples import worked_example
 from spiral.text.prompts import Example, PromptConfig, messages, plain_text, question
 from spiral.text.thinking import (
+    CHANNEL,
     MESSAGE_END,
+    TURN_START,
     Thought,
     count_thinking_tokens,
+    delimiter_pattern,
     delimiter_texts,
     opened_delimiter,
     split_reply,
     thinking_tokens,
+    unknown_family,
+    unknown_opening,
 )
 from spiral.text.tokenizer_check import check_actions, check_tokenizer
 from spiral.text.tokens import any_of, special_tokens, template_tags
@@ -79,9 +85,14 @@ class ChatCodec:
         self.ends = end_tokens(tokenizer, declared_ends)
         self.stop_ids = frozenset(end.id for end in self.ends)
         special, thinking = special_tokens(tokenizer), thinking_tokens(tokenizer)
-        self._special = any_of({*special.values(), *template_tags(tokenizer), *delimiter_texts()})
+        tokens = any_of({*special.values(), *template_tags(tokenizer)})
+        self._special = re.compile(f"{tokens.pattern}|{delimiter_pattern()}")
         # Delimiters of thoughts belong to the text even where the tokenizer calls them special.
-        visible = thinking - {MESSAGE_END}
+        unknown = unknown_family(self.opened)
+        visible = {*thinking, *(unknown.delimiters if unknown else ())}
+        if CHANNEL in thinking:
+            visible.discard(MESSAGE_END)
+        self._turn_start = tokenizer.get_vocab().get(TURN_START)
         self._hidden = {id_ for id_, text in special.items() if text not in visible} | self.stop_ids
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
         self._readings: OrderedDict[bytes, Reading] = OrderedDict()
@@ -107,7 +118,17 @@ class ChatCodec:
     @functools.cached_property
     def opened(self) -> str:
         """The opening delimiter of the thought that the template's prompts end in; "" where they open none."""
-        return opened_delimiter(self._render(QUESTION).rpartition(QUESTION[-20:])[2])
+        end = self._render(QUESTION).rpartition(QUESTION[-20:])[2]
+        if (known := opened_delimiter(end)) or self.config.template != "chat":
+            return known
+        asked = {"role": "user", "content": "-"}
+        exchange = [asked, {"role": "assistant", "content": REPLY}, asked]
+        try:
+            conversation = render_chat(self.tokenizer, exchange)
+        except ValueError:  # a template may refuse such an exchange
+            return ""
+        places = {*self.tokenizer.get_vocab()} if REPLY in conversation else set()
+        return unknown_opening(end, conversation, places) if places else ""
 
     def encode(self, observation: str, game: Game | None = None) -> IntArray:
         """[P] the ids of the whole prompt for one observation of `game`, ready for the model to go on.
@@ -121,12 +142,13 @@ class ChatCodec:
             prompt = self.render(observation, game)
             if game not in self._held:
                 check_tokenizer(self.tokenizer, prompt)
-                if game is not None:
-                    check_actions(self, game)
-                self._held.add(game)
             cached = self._tokenize(prompt)
             cached.flags.writeable = False
             _remember(self._prompts, key, cached)
+        if game not in self._held:
+            if game is not None:
+                check_actions(self, game)
+            self._held.add(game)
         return cached
 
     def render(self, observation: str, game: Game | None = None) -> str:
@@ -168,7 +190,16 @@ class ChatCodec:
         return cached
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode([id_ for id_ in token_ids if id_ not in self._hidden]))
+        kept = [
+            id_
+            for place, id_ in enumerate(token_ids)
+            if id_ not in self._hidden or (id_ == self._turn_start and self._begins_part(token_ids[place + 1 :]))
+        ]
+        return str(self.tokenizer.decode(kept))
+
+    def _begins_part(self, token_ids: Sequence[int]) -> bool:
+        """Whether what follows `TURN_START` says that a thought or an answer begins, as s1 does."""
+        return str(self.tokenizer.decode(token_ids[:6])).startswith(("think", "answer"))
 
     def _read(self, token_ids: list[int]) -> Reading:
         text = self._decode(token_ids)

@@ -11,7 +11,7 @@ from spiral.games import load_game
 from spiral.text.chat import ChatCodec
 from spiral.text.chat_template import QUESTION, REPLY, render_chat, takes_system
 from spiral.text.prompts import PLAIN, PromptConfig
-from spiral.text.thinking import FAMILIES, opened_family
+from spiral.text.thinking import FAMILIES, opened_family, unknown_family
 from spiral.text.tokenizer_check import tokenizer_warnings
 from spiral.text.tokens import any_of, special_tokens
 from spiral.text.turn_ends import EndToken, ignored_ends
@@ -110,7 +110,7 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
         generation_prompt=generation_prompt,
         system_role=takes_system(tokenizer) if chat else True,
         default_system=_default_system(tokenizer, before) if chat and config.system is None else "",
-        thinking=_family(tokenizer, asked),
+        thinking=_family(tokenizer, asked, codec.opened),
         opens_thought=codec.opens_thinking,
         reads_enable_thinking=chat and codec.reads_enable_thinking,
         question_survives=QUESTION in asked,
@@ -140,6 +140,11 @@ def _warnings(report: TemplateReport, tokenizer: Any, ids: list[int]) -> list[st
             if report.system_role
             else "the template puts in a system prompt of its own"
         )
+    if (tag := unknown_family(report.thinking)) is not None:
+        found.append(
+            f"the prompt ends with {tag.delimiters[0]!r}: a reply is taken for a thought up to"
+            f" {tag.delimiters[1]!r}, and has no answer before it"
+        )
     if not report.question_survives:
         found.append("the template changes the spacing of the question")
     pieces = [] if report.template == "chat" else _missing_marks(report.template, tokenizer)
@@ -163,11 +168,11 @@ def _default_system(tokenizer: Any, before: str) -> str:
     return "\n".join(piece for piece in pieces if piece)
 
 
-def _family(tokenizer: Any, prompt: str) -> str:
+def _family(tokenizer: Any, prompt: str, unknown: str) -> str:
     """The family that the prompt opens a thought of, or else whose delimiters template or tokenizer have."""
     opened = opened_family(prompt.rpartition(QUESTION[-20:])[2])
-    if opened is not None:
-        return opened.name
+    if opened is not None or unknown:
+        return opened.name if opened is not None else unknown
     places = (str(tokenizer.chat_template or ""), tokenizer.get_vocab())
     for place in places:
         for family in FAMILIES:

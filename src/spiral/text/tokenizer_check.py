@@ -37,7 +37,7 @@ class Codec(Protocol):
 
 def check_tokenizer(tokenizer: Any, text: str) -> None:
     """Raises `ValueError` where token ids of `text` do not spell its words and punctuation."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    ids = _ids(tokenizer, text)
     unknown = tokenizer.unk_token_id
     if unknown is not None and ids.count(unknown) > text.count(tokenizer.unk_token):
         raise ValueError(
@@ -74,13 +74,18 @@ def check_actions(codec: Codec, game: Game) -> None:
 
 def tokenizer_warnings(tokenizer: Any, text: str) -> list[str]:
     """What a tokenizer that holds the words of `text` changes about them."""
-    spelled = _spelled(tokenizer, tokenizer.encode(text, add_special_tokens=False))
+    spelled = _spelled(tokenizer, _ids(tokenizer, text))
     found = []
     if _PIECES.findall(spelled) != _PIECES.findall(text):
         found.append("the tokenizer does not tell upper from lower case: the model sees the prompt in one of them")
     if spelled.count("\n") != text.count("\n"):
         found.append("the tokenizer loses the lines of the prompt: a board reaches the model as one line")
     return found
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    """Without a word about a length that is none of a prompt's."""
+    return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
 
 def _spelled(tokenizer: Any, ids: list[int]) -> str:
@@ -90,7 +95,7 @@ def _spelled(tokenizer: Any, ids: list[int]) -> str:
 def _unwritten(tokenizer: Any, text: str) -> str:
     """Some words or signs that the tokenizer does not know."""
     text = any_of(special_tokens(tokenizer).values()).sub(" ", text)
-    known = {piece: tokenizer.unk_token_id not in tokenizer.encode(piece, add_special_tokens=False)
+    known = {piece: tokenizer.unk_token_id not in _ids(tokenizer, piece)
              for piece in dict.fromkeys(_PIECES.findall(text))}  # fmt: skip
     unwritten = [repr(piece) for piece, is_known in known.items() if not is_known]
     return ", ".join(unwritten[:5]) + (f" and {len(unwritten) - 5} more" if len(unwritten) > 5 else "") or "spacing"

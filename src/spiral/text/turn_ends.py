@@ -8,11 +8,12 @@ a token that belongs inside a reply: thinking tags, channels, the beginning of a
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection
 from typing import Any
 
 from spiral.text.chat_template import render_chat
-from spiral.text.thinking import thinking_tokens
+from spiral.text.thinking import MESSAGE_END, thinking_tokens
 from spiral.text.tokens import any_of, special_tokens, template_tags
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
@@ -48,6 +49,8 @@ def end_tokens(tokenizer: Any, declared: Collection[int] = ()) -> tuple[EndToken
     for text in TURN_ENDS:
         if text in known:
             reasons.setdefault(known[text], "a usual end of a turn")
+    if not reasons:  # what also ends thoughts is better than nothing
+        reasons |= _template_ends(tokenizer, closes_thoughts=True)
     texts = {id_: text for text, id_ in known.items()}
     return tuple(EndToken(id=id_, text=texts.get(id_, ""), reason=reasons[id_]) for id_ in sorted(reasons))
 
@@ -72,14 +75,17 @@ def stop_token_ids(tokenizer: Any, declared: Collection[int] = ()) -> frozenset[
     return frozenset(end.id for end in end_tokens(tokenizer, declared))
 
 
-def _template_ends(tokenizer: Any) -> dict[int, str]:
-    """Ids by what the chat template says of them; empty where there is no template, or it refuses such an exchange."""
+def _template_ends(tokenizer: Any, *, closes_thoughts: bool = False) -> dict[int, str]:
+    """Ids by what the chat template says of them; empty where there is no template, or it refuses such an exchange.
+
+    A token that also closes thoughts is none of them unless `closes_thoughts`.
+    """
     if not tokenizer.chat_template:
         return {}
     exchange = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}]
     special = {token: id_ for id_, token in special_tokens(tokenizer).items()}
     marks = special | {tag: tokenizer.convert_tokens_to_ids(tag) for tag in template_tags(tokenizer)}
-    inner = _inner_tokens(tokenizer)
+    inner = _inner_tokens(tokenizer) - ({MESSAGE_END} if closes_thoughts else set())
     ends: dict[int, str] = {}
     last = _render(tokenizer, exchange)
     found = any_of(special).search(last, last.rfind(SAID) + len(SAID)) if SAID in last else None
@@ -90,13 +96,27 @@ def _template_ends(tokenizer: Any) -> dict[int, str]:
         return ends
     first, _, rest = conversation.partition(ASKED)
     answering, _, following = rest.partition(SAID)
-    for match in any_of(marks).finditer(following.partition(ASKED_AGAIN)[0]):
+    between = following.partition(ASKED_AGAIN)[0]
+    header = _common_end(first, between)
+    opened = re.match(rf"\s*({any_of(special).pattern})", between)
+    if opened is not None and opened[1] not in inner and special[opened[1]] not in ends:
+        begins_turn = opened.end() > len(between) - header
+        more = any_of(special).search(between, opened.end()) is not None
+        if not begins_turn or (more and answering.lstrip().startswith(opened[1])):
+            ends[special[opened[1]]] = "the chat template puts it between an answer and the next turn"
+    for match in any_of(marks).finditer(between):
         if marks[match[0]] in {*ends, tokenizer.eos_token_id}:
             break
         if match[0] in first and match[0] not in answering and match[0] not in inner:
             ends[marks[match[0]]] = "the chat template begins the user's turn with it"
             break
     return ends
+
+
+def _common_end(one: str, other: str) -> int:
+    """How many last characters two texts share."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _inner_tokens(tokenizer: Any) -> frozenset[str]:
