@@ -86,7 +86,7 @@ def test_work_is_counted_and_bounded():
 
 def patterns():
     """Every compiled pattern of the modules that read replies, by its module and its text."""
-    yield "spiral.text.thinking", thinking._pattern()
+    yield from (("spiral.text.thinking", thinking._pattern(family)) for family in thinking.FAMILIES)
     for package in (spiral.text, spiral.evaluation.benchmarks):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             for value in vars(importlib.import_module(module.name)).values():
