@@ -33,6 +33,7 @@ from spiral.text.thinking import (
     unknown_family,
     unknown_opening,
 )
+from spiral.text.thinking_switch import thinking_options
 from spiral.text.tokenizer_check import check_actions, check_tokenizer
 from spiral.text.tokens import any_of, special_tokens, template_tags
 from spiral.text.turn_ends import end_tokens
@@ -69,7 +70,7 @@ class ChatCodec:
         Raises:
             ValueError: the template is "chat" and the tokenizer has none, or its template fails, does not come to an
                 end, loses what it is given, or does not open the model's turn; or the tokenizer cannot write English
-                and games are put in words.
+                and games are put in words; or the template opens a thought though none is wanted.
         """
         if config.template == "chat" and not tokenizer.chat_template:
             raise ValueError(
@@ -81,7 +82,7 @@ class ChatCodec:
         if config.template == "chat":
             example = Example(observation="-", thought="", answer=REPLY) if config.example else None
             exchange = messages(QUESTION, config, example, system_role=self.system_role)
-            check_chat_template(tokenizer, exchange, enable_thinking=config.thinking)
+            check_chat_template(tokenizer, exchange, **self._options[config.thinking])
         self.ends = end_tokens(tokenizer, declared_ends)
         self.stop_ids = frozenset(end.id for end in self.ends)
         special, thinking = special_tokens(tokenizer), thinking_tokens(tokenizer)
@@ -97,6 +98,12 @@ class ChatCodec:
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
         self._readings: OrderedDict[bytes, Reading] = OrderedDict()
         self._held: set[Game | None] = set()
+        if config.template == "chat" and not config.thinking and self.opened:
+            raise ValueError(
+                f"prompt.thinking is false, but the model's chat template opens a thought with {self.opened!r} all the"
+                " same, and every reply would begin as one; set prompt.thinking to true (--thinking), or"
+                " prompt.template to 'qwen3' or 'llama'"
+            )
         if config.observation == "full":
             check_tokenizer(tokenizer, self._render(question(QUESTION, config)))
 
@@ -247,8 +254,12 @@ class ChatCodec:
 
     def _chat(self, asked: str, example: Example | None = None, *, thinking: bool) -> str:
         exchange = messages(asked, self.config, example, system_role=self.system_role)
-        # Templates of models that think or not on request (Qwen3) read `enable_thinking`; others ignore it.
-        return render_chat(self.tokenizer, exchange, add_generation_prompt=True, enable_thinking=thinking)
+        return render_chat(self.tokenizer, exchange, add_generation_prompt=True, **self._options[thinking])
+
+    @functools.cached_property
+    def _options(self) -> dict[bool, dict[str, Any]]:
+        """How the template is told to think or not."""
+        return {thinking: thinking_options(self.tokenizer, thinking=thinking) for thinking in (True, False)}
 
 
 def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:

@@ -43,7 +43,7 @@ REPLY = "I take it: \\boxed{4b7d}"
 SYSTEM = "You are player 9c2e."
 
 
-def render_chat(tokenizer: Any, exchange: Sequence[Message], **options: bool) -> str:
+def render_chat(tokenizer: Any, exchange: Sequence[Message], **options: Any) -> str:
     """The text that the tokenizer's own template makes of an exchange, the same on every day.
 
     Raises `ValueError` when the template fails or does not come to an end.
@@ -64,7 +64,7 @@ def render_chat(tokenizer: Any, exchange: Sequence[Message], **options: bool) ->
         raise ValueError(f"the model's chat template fails when given the roles {roles}: {said}") from error
 
 
-def can_render(tokenizer: Any, exchange: Sequence[Message], **options: bool) -> bool:
+def can_render(tokenizer: Any, exchange: Sequence[Message], **options: Any) -> bool:
     """Whether the template takes an exchange."""
     try:
         render_chat(tokenizer, exchange, **options)
@@ -82,7 +82,7 @@ def takes_system(tokenizer: Any) -> bool:
         return False
 
 
-def check_chat_template(tokenizer: Any, exchange: Sequence[Message], **options: bool) -> None:
+def check_chat_template(tokenizer: Any, exchange: Sequence[Message], **options: Any) -> None:
     """Tries the template with an exchange of the kind that it will be given, `QUESTION` at its end.
 
     Raises `ValueError` when it fails, loses part of the exchange, or does not open the model's turn.
@@ -114,7 +114,7 @@ def check_kept(content: str, text: str, role: str = "user") -> None:
     )
 
 
-def _advice(tokenizer: Any, exchange: Sequence[Message], **options: bool) -> str:
+def _advice(tokenizer: Any, exchange: Sequence[Message], **options: Any) -> str:
     """How to get round a template that fails on an exchange."""
     system = {"role": "system", "content": SYSTEM}
     roles = [message["role"] for message in exchange]
@@ -125,7 +125,7 @@ def _advice(tokenizer: Any, exchange: Sequence[Message], **options: bool) -> str
     return WAY_OUT
 
 
-def _check_turn_opened(tokenizer: Any, exchange: Sequence[Message], text: str, **options: bool) -> None:
+def _check_turn_opened(tokenizer: Any, exchange: Sequence[Message], text: str, **options: Any) -> None:
     """A template without a generation prompt is right only where a reply follows the question directly (Llama 2)."""
     try:
         without = render_chat(tokenizer, exchange, add_generation_prompt=False, **options)
@@ -144,12 +144,16 @@ def _check_turn_opened(tokenizer: Any, exchange: Sequence[Message], text: str, *
         )
 
 
+def parse_template(template: str) -> jinja2.nodes.Template:
+    """A chat template as a tree. Raises `jinja2.TemplateError` for one that is none."""
+    return jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
+
+
 @functools.lru_cache(maxsize=8)
 def _check_arithmetic(template: str) -> None:
     """Raises `ValueError` for a template with a power or with a product of large constants."""
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        parsed = environment.parse(_GENERATION.sub("", template))
+        parsed = parse_template(template)
     except jinja2.TemplateError:
         return  # rendering says what is wrong
     powers = list(parsed.find_all(jinja2.nodes.Pow))

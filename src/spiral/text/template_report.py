@@ -11,7 +11,8 @@ from spiral.games import load_game
 from spiral.text.chat import ChatCodec
 from spiral.text.chat_template import QUESTION, REPLY, render_chat, takes_system
 from spiral.text.prompts import PLAIN, PromptConfig
-from spiral.text.thinking import FAMILIES, opened_family, unknown_family
+from spiral.text.thinking import FAMILIES, opened_family, split_reply, unknown_family
+from spiral.text.thinking_switch import thinking_variables
 from spiral.text.tokenizer_check import tokenizer_warnings
 from spiral.text.tokens import any_of, special_tokens
 from spiral.text.turn_ends import EndToken, ignored_ends
@@ -50,6 +51,8 @@ class TemplateReport:
     """Whether a reply begins inside a thought."""
     reads_enable_thinking: bool
     """Whether `prompt.thinking` changes the prompt's frame."""
+    thinking_variables: tuple[str, ...]
+    """The variables of the template by which it does."""
     question_survives: bool
     """Whether the question stands in the prompt to the letter."""
     game_prompt: str
@@ -63,14 +66,14 @@ class TemplateReport:
         ends = ", ".join(f"{end.text!r} ({end.id}: {end.reason})" for end in self.ends) or "none"
         thought = self.thinking or "no delimiters of its own"
         ignored = f"; declared, but ordinary tokens: {', '.join(self.ignored_ends)}" if self.ignored_ends else ""
+        asked = f", on request ({', '.join(self.thinking_variables)})" if self.thinking_variables else ""
         own = "" if not self.default_system else f"; by itself it says {self.default_system!r}"
         return [
             f"prompt.template: {self.template}; prompts begin with {' '.join(self.beginning) or 'no special token'}",
             f"a reply ends at: {ends}{ignored}",
             f"after an answer: {self.turn_end!r}; before a reply: {self.generation_prompt!r}",
             f"system message: {'yes' if self.system_role else 'no, a system prompt goes before the question'}{own}",
-            f"thinking: {thought}{', opened by the prompt' if self.opens_thought else ''}"
-            f"{', on request (enable_thinking)' if self.reads_enable_thinking else ''}",
+            f"thinking: {thought}{', opened by the prompt' if self.opens_thought else ''}{asked}",
             f"the question stands in the prompt: {'to the letter' if self.question_survives else 'with other spacing'}",
         ]
 
@@ -113,15 +116,16 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
         thinking=_family(tokenizer, asked, codec.opened),
         opens_thought=codec.opens_thinking,
         reads_enable_thinking=chat and codec.reads_enable_thinking,
+        thinking_variables=thinking_variables(tokenizer) if chat else (),
         question_survives=QUESTION in asked,
         game_prompt=game_prompt,
         user_prompt=codec.render_question(USER_TEXT),
         warnings=[],
     )
-    return dataclasses.replace(report, warnings=_warnings(report, tokenizer, ids))
+    return dataclasses.replace(report, warnings=_warnings(report, tokenizer, ids, config))
 
 
-def _warnings(report: TemplateReport, tokenizer: Any, ids: list[int]) -> list[str]:
+def _warnings(report: TemplateReport, tokenizer: Any, ids: list[int], config: PromptConfig) -> list[str]:
     """What is legal and probably not meant."""
     found = []
     if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
@@ -145,6 +149,8 @@ def _warnings(report: TemplateReport, tokenizer: Any, ids: list[int]) -> list[st
             f"the prompt ends with {tag.delimiters[0]!r}: a reply is taken for a thought up to"
             f" {tag.delimiters[1]!r}, and has no answer before it"
         )
+    if config.thinking and not report.opens_thought and _closes_thought(report.generation_prompt):
+        found.append("prompt.thinking is true, but the template closes the thought before it begins")
     if not report.question_survives:
         found.append("the template changes the spacing of the question")
     pieces = [] if report.template == "chat" else _missing_marks(report.template, tokenizer)
@@ -179,6 +185,12 @@ def _family(tokenizer: Any, prompt: str, unknown: str) -> str:
             if family.delimiters and all(text in place for text in family.delimiters[:2]):
                 return family.name
     return ""
+
+
+def _closes_thought(generation_prompt: str) -> bool:
+    """Whether a thought ends where the reply begins."""
+    head = split_reply(generation_prompt).head
+    return bool(head) and not generation_prompt.removeprefix(head).strip() and opened_family(head[:-1]) is not None
 
 
 def _missing_marks(template: str, tokenizer: Any) -> list[str]:

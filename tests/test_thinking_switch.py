@@ -1,0 +1,82 @@
+"""Templates that are told to think or not by variables of their own, and those that cannot be told."""
+
+import pytest
+
+from chat_templates import CHATML, FAMILIES, Family
+from spiral.text import ChatCodec, PromptConfig
+from spiral.text.template_report import describe_template
+
+UNLESS_DEFINED = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+OPEN, SHUT = "<think>\n", "<think>\n\n</think>\n\n"
+
+
+def told(reply):
+    template = CHATML.replace("<|im_start|>assistant\n{% endif %}", f"<|im_start|>assistant\n{reply}{{% endif %}}")
+    return Family(template=template, eos="<|im_end|>", ends=("<|im_end|>",), special=("<|im_start|>",)).tokenizer()
+
+
+def when(condition, yes, no):
+    return f"{{% if {condition} %}}{yes}{{% else %}}{no}{{% endif %}}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "reply"),
+    [
+        ("thinking", when("thinking is defined and thinking is false", SHUT, OPEN)),
+        ("thinking", UNLESS_DEFINED + when("thinking", OPEN, SHUT)),
+        ("reasoning", when("reasoning is defined and reasoning == false", SHUT, OPEN)),
+        ("enable_reasoning", when("enable_reasoning is defined and not enable_reasoning", SHUT, OPEN)),
+        ("thinking_mode", when("thinking_mode is defined and thinking_mode == 'off'", SHUT, OPEN)),
+        ("thinking_mode", when("thinking_mode is defined and thinking_mode == 'thinking'", OPEN, SHUT)),
+        ("thinking_mode", when("thinking_mode | default('chat') | lower != 'chat'", OPEN, SHUT)),
+        ("reasoning_mode", when("reasoning_mode in ['none', 'disabled']", SHUT, OPEN)),
+        ("no_think", when("no_think", SHUT, OPEN)),
+        ("disable_thinking", when("disable_thinking is defined and disable_thinking", SHUT, OPEN)),
+        ("thinking_budget", when("thinking_budget is defined and thinking_budget == 0", SHUT, OPEN)),
+        ("reasoning_effort", when("reasoning_effort == 'none'", SHUT, OPEN)),
+        ("think", when("think is defined and think == false", SHUT, OPEN)),
+        ("with_thoughts", when("with_thoughts", OPEN, "")),
+        ("enable_thinking", when("enable_thinking is defined and enable_thinking is false", SHUT, OPEN)),
+    ],
+)  # fmt: skip
+def test_a_template_is_told_by_its_own_variable(variable, reply):
+    tokenizer = told(reply)
+    thinks, answers = (ChatCodec(tokenizer, PromptConfig(thinking=thinking)) for thinking in (True, False))
+    assert (thinks.opened, answers.opened) == ("<think>", "")
+    assert thinks.render_question("1 + 1?").endswith(OPEN)
+    assert not answers.render_question("1 + 1?").endswith(OPEN)
+    assert thinks.reads_enable_thinking
+    report = describe_template(tokenizer, PromptConfig())
+    assert report.thinking_variables == (variable,)
+    assert f"on request ({variable})" in "\n".join(report.lines())
+
+
+@pytest.mark.parametrize("name", ["minimax", "deepseek-r1 distill", "exaone deep"])
+def test_a_template_that_thinks_in_any_case_is_refused_where_no_thoughts_are_wanted(name):
+    tokenizer = FAMILIES[name].tokenizer()
+    with pytest.raises(ValueError, match=r"prompt\.thinking is false, but .* opens a thought"):
+        ChatCodec(tokenizer, PromptConfig(thinking=False))
+    assert ChatCodec(tokenizer, PromptConfig(thinking=True)).opened
+    assert ChatCodec(tokenizer, PromptConfig(thinking=False, template="r1")).opened == ""
+
+
+def test_a_thought_that_is_closed_at_once_is_warned_of():
+    report = describe_template(told(SHUT), PromptConfig())
+    assert any("closes the thought" in line for line in report.warnings)
+    assert not describe_template(told(SHUT), PromptConfig(thinking=False)).warnings
+
+
+@pytest.mark.parametrize("name", ["qwen", "llama-3", "gpt-oss", "magistral", "gemma-3"])
+def test_other_templates_read_nothing(name):
+    report = describe_template(FAMILIES[name].tokenizer(), PromptConfig())
+    assert (report.thinking_variables, report.reads_enable_thinking) == ((), False)
+
+
+def test_how_much_is_thought_stays_the_templates_own_choice():
+    effort = told("").chat_template.replace(
+        "{% for m", "Reasoning: {{ reasoning_effort | default('medium') }}{% for m", 1
+    )
+    tokenizer = told("")
+    tokenizer.chat_template = effort
+    for thinking in (True, False):
+        assert "Reasoning: medium" in ChatCodec(tokenizer, PromptConfig(thinking=thinking)).render_question("?")
