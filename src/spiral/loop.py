@@ -8,6 +8,7 @@ exactly as if it had never stopped.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ from spiral.records import Episode
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 class RunConfig(Section):
@@ -85,6 +88,7 @@ def train(
 ) -> None:
     """Trains from the learner's version up to `config.steps`; `baselines` is updated in place."""
     estimate = load_estimator(credit.estimator)
+    warned = False
     for step in range(learner.version + 1, config.steps + 1):
         times: Metrics = {}
         shown().stage(f"step {step}: playing")
@@ -110,6 +114,7 @@ def train(
                for game, seat in sorted({(e.matchup, seat) for e in episodes for seat in e.learning_seats})},
             **learned,
         }  # fmt: skip
+        warned = warned or _warn_of_room(metrics, step)
         shown().stage(f"step {step}: recording")
         recorder.record(step, metrics, episodes)
 
@@ -120,6 +125,20 @@ def _check_played(episodes: Sequence[Episode], step: int) -> None:
     if episodes and faults.total() == len(episodes):
         fault, _ = faults.most_common(1)[0]
         raise NotPlayedError(f"none of the {len(episodes)} games of step {step} could be played: {fault}")
+
+
+def _warn_of_room(metrics: Metrics, step: int) -> bool:
+    """Warns where prompts filled the model's context; returns whether they did."""
+    share = metrics.get("rollout/prompt_too_long", 0.0)
+    if share > 0:
+        logger.warning(
+            "step %d: %.2g%% of the prompts fill the model's context and count as illegal moves"
+            " (rollout/prompt_too_long, told once); expected prompt.observation = 'compact', a longer context, or games"
+            " that end sooner",
+            step,
+            100 * share,
+        )
+    return share > 0
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from spiral.agreement import Difference, DisagreementError, Tolerance, begin_check, tolerance_of
+from spiral.games import load_game
 from spiral.learner.config import LossConfig
 from spiral.learner.learner import Learner
 from spiral.policies.config import EngineConfig, resolved
 from spiral.policies.engines import make_policy
 from spiral.policies.loading import LanguageModel, load_language_model, model_directory
+from spiral.policies.room import PromptRoomError, check_room
 from spiral.recipe import Recipe
 from spiral.run_agreement import learner_options
 from spiral.text.prompts import PromptConfig
@@ -91,6 +93,8 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
     error: ValueError | None = None
     shared = getattr(policy, "model", None) is loaded.model
     try:
+        for spec in recipe.selfplay.games:
+            check_room(policy, load_game(spec), recipe.model.path, first=True)
         check = begin_check(policy, loaded.model, recipe.model.compute, games=list(recipe.selfplay.games))
         differences, not_crossed = check.differences, check.probes.not_crossed
         check.engine()
@@ -106,7 +110,7 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
         learner.update(check.trial())
         policy.load_weights(learner.weights(), learner.version)
         check.updated(learner, options)
-    except DisagreementError as refused:
+    except (DisagreementError, PromptRoomError) as refused:
         error = refused
     finally:
         policy.close()

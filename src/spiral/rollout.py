@@ -118,7 +118,10 @@ class _Table:
         return TurnRequest(key=key, game=self.match.game, state=self.state, seat=player, seed=seed)
 
     def take(self, reply: TurnReply) -> None:
-        """Records a reply and moves on; an illegal one ends the game, and so does a missing one."""
+        """Records a reply and moves on; an illegal one ends the game, and so does a missing one.
+
+        A prompt that leaves no room is an illegal move of a policy that learns, which may so learn to be brief.
+        """
         seat = self.state.current_player
         self.turns.append(
             Turn(
@@ -130,7 +133,7 @@ class _Table:
                 generation=reply.generation,
             )
         )
-        if reply.fault is not None:
+        if reply.fault is not None and not (reply.generation is not None and self.match.trainable[seat]):
             self.fault = reply.fault or "no reason given"
         elif reply.action is None:
             self.illegal_seat = seat

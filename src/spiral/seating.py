@@ -45,6 +45,7 @@ from spiral.policies.loading import (
 )
 from spiral.policies.local_models import FETCHABLE, NotFetchedError, local_model_directory, weight_files
 from spiral.policies.model_files import check_no_adapter, check_text_only, check_unquantised, read_config
+from spiral.policies.room import check_room
 from spiral.text import PromptConfig
 from spiral.theory import TabularPolicy
 
@@ -131,14 +132,26 @@ class Opponents:
             return scripted_policy(name, game)
         if name not in self._known:
             self._known[name] = seat_policy(name, game, self._options)
+        check_room(self._known[name], game, first=True)
         return self._known[name]
 
 
 def seat_policy(name: str, game: Game, options: SeatOptions = DEFAULTS) -> Policy:
-    """The policy that MODEL `name` stands for in `game`. Raises `ValueError` when there is none."""
+    """The policy that MODEL `name` stands for in `game`.
+
+    Raises `ValueError` when there is none, or when the game's first prompt leaves it no room for an answer.
+    """
     if is_scripted(name):
         return scripted_policy(name, game)
-    return endpoint_policy(name, options) if name.startswith(ENDPOINT) else language_policy(name, options)
+    if name.startswith(ENDPOINT):
+        return endpoint_policy(name, options)
+    policy = language_policy(name, options)
+    try:
+        check_room(policy, game)
+    except BaseException:
+        policy.close()
+        raise
+    return policy
 
 
 def endpoint_policy(name: str, options: SeatOptions) -> EndpointPolicy:

@@ -16,10 +16,12 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from spiral.evaluation.probabilities import decisions
 from spiral.games import Game, load_game
 from spiral.games.registry import NATIVE_GAMES
 from spiral.policies import Policy, scripted_policy
 from spiral.policies.language import LanguagePolicy
+from spiral.policies.room import check_room, check_states_room
 from spiral.progress import shown
 from spiral.recipe import NANO_KNOWS, Recipe
 from spiral.records import Episode
@@ -148,22 +150,20 @@ class SelfPlay:
 
 
 def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
-    """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
+    """Raises `ValueError` when a game's prompt leaves the model no room for an answer.
+
+    Of games that are played the first prompts, of those that are measured the later ones, too.
+    """
     foreign = [game for game in recipe.selfplay.games if load_game(game).name not in NATIVE_GAMES]
     if foreign and _reads_only_our_games(policy):
         logger.warning("%s hardly learns %s: %s", recipe.model.path, ", ".join(foreign), NANO_KNOWS)
-    for match in Matchmaker(policy, recipe.selfplay, recipe.run.seed, seat=lambda _name, _game: policy).matches(1):
-        state = match.game.initial_state()
-        while state.is_chance:
-            state = state.apply(state.chance_outcomes()[0][0])
-        style = policy.codec.config.observation
-        length = len(policy.codec.encode(state.observation(state.current_player, style), match.game))
-        if length >= policy.context:
-            raise ValueError(
-                f"the first prompt of {match.game.spec} has {length} tokens, and {recipe.model.path} takes"
-                f" {policy.context} with the answer; expected a shorter prompt, such as with prompt.observation ="
-                " 'compact'"
-            )
+    for spec in recipe.selfplay.games:
+        check_room(policy, load_game(spec), recipe.model.path, first=True)
+    for spec in recipe.evaluation.games:
+        check_room(policy, load_game(spec), recipe.model.path)
+    for spec in recipe.evaluation.exploitability:
+        game = load_game(spec)
+        check_states_room(policy, game, decisions(game), recipe.model.path)
 
 
 def _reads_only_our_games(policy: LanguagePolicy) -> bool:

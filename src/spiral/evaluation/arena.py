@@ -4,10 +4,10 @@ Games come in pairs: the same seed, so the same deal, once from each seat. Both 
 Wilson's at 95% (Wilson, 1927). Games ended by an illegal move are counted apart from those decided on the board,
 whoever made it.
 
-A game for which a reply was not to be had (a network that is down, a spend limit) was not played: nobody has won or
-lost it, and it is counted apart with the reason. All rates are over the games that were played, also where only one
-game of a pair was. Long games ask for more replies and so fail more often; a large share of games not played makes
-the rates less trustworthy than their intervals say.
+A game for which a reply was not to be had (a network that is down, a spend limit, a full context) was not played:
+nobody has won or lost it, and it is counted apart with the reason. All rates are over the games that were played, also
+where only one game of a pair was. Long games ask for more replies and so fail more often; a large share of games not
+played makes the rates less trustworthy than their intervals say.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from spiral.evaluation.statistics import Rate, wilson
 from spiral.games import Game
 from spiral.policies import Policy
+from spiral.policies.room import check_room
 from spiral.records import Episode
 from spiral.rollout import Match, play
 from spiral.seeds import derive_seed
@@ -91,10 +92,12 @@ def evaluate(
 def paired_matches(policy: Policy, opponent: Policy, game: Game, episodes: int, seed: int) -> list[Match]:
     """`episodes` matches, an even number: two by two with the same seed, `policy` first in seat 0 and then in seat 1.
 
-    Raises `ValueError` for an odd or non-positive number of games.
+    Raises `ValueError` for an odd or non-positive number of games, and for a model without room for a first prompt.
     """
     if episodes < 2 or episodes % 2:
         raise ValueError(f"got {episodes} episodes; expected an even number of at least 2, half for each seat")
+    for player in (policy, opponent):
+        check_room(player, game)
     matches = []
     for pair in range(episodes // 2):
         pair_seed = derive_seed(seed, "arena", pair)

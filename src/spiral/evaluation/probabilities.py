@@ -20,6 +20,7 @@ import numpy as np
 from spiral.games import Game, State
 from spiral.policies import Policy, TurnRequest
 from spiral.policies.language import LanguagePolicy
+from spiral.policies.room import check_states_room
 from spiral.policies.scoring import reply_logprobs
 from spiral.policies.transformers import TransformersPolicy
 from spiral.seeds import derive_seed
@@ -90,9 +91,13 @@ def unwatched(what: str, done: int, total: int) -> None:
 def known_table(
     policy: LanguagePolicy | TabularPolicy, game: Game, watch: TheoryWatch = unwatched
 ) -> PolicyTable | None:
-    """The table of a policy whose probabilities can be known; None for a language model that has to be sampled."""
+    """The table of a policy whose probabilities can be known; None for a language model that has to be sampled.
+
+    Raises `ValueError` for a language model to which some state's prompt leaves no room for an answer.
+    """
     if not isinstance(policy, LanguagePolicy):
         return _exact_table(policy, game)
+    check_states_room(policy, game, decisions(game))
     thinks = policy.codec.config.thinking or policy.codec.opens_thinking
     if thinks or not isinstance(policy, TransformersPolicy):
         return None

@@ -23,6 +23,7 @@ from spiral.games import Game
 from spiral.policies import Policy, ScriptedPolicy, is_scripted
 from spiral.policies.base import TurnRequest
 from spiral.policies.endpoint import EndpointPolicy
+from spiral.policies.room import check_room
 from spiral.records import Episode
 from spiral.rollout import Watch, play
 
@@ -83,7 +84,9 @@ def check_players(players: Sequence[str], games: Sequence[Game], bench: Bench) -
     """Asks for everyone once, and scripted players for a first move. Raises `ValueError` for who cannot play."""
     for name in players:
         for game in games:
-            _first_move(bench.ask(name, game), game)
+            policy = bench.ask(name, game)
+            check_room(policy, game)
+            _first_move(policy, game)
 
 
 def _first_move(policy: Policy, game: Game) -> None:

@@ -53,8 +53,9 @@ class ReplyLength:
 class TurnReply:
     """The decision made; fields as in `records.Turn`.
 
-    `fault` says why no reply was to be had at all (the network, a rate limit, a spend limit): the game then ends
-    without a result, and nobody has lost it.
+    `fault` says why no reply was to be had at all (the network, a rate limit, a spend limit, a prompt that fills the
+    context): the game then ends without a result, and nobody has lost it. Only a policy that learns from the turn is
+    paid for an illegal move where its own prompt leaves no room.
     """
 
     key: int

@@ -49,6 +49,10 @@ class OpenTurn:
     """The state in which the reply is to be an action; None outside a game."""
 
 
+SHORTEST = 8
+"""Actions of the fewest letters, of which one has the fewest tokens."""
+
+
 class LanguagePolicy(ABC):
     """A policy that plays by generating text; subclasses are engines and write `_generate`, `poll`, `cancel`."""
 
@@ -66,7 +70,7 @@ class LanguagePolicy(ABC):
         self._done: list[TurnReply] = []
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Turns every request into a prompt; a prompt that fills the whole context gets an empty reply."""
+        """Turns every request into a prompt; where one leaves no room for an answer, the reply has a fault."""
         self._take_on([self._open(request) for request in requests])
 
     def submit_prompts(self, requests: Sequence[PromptRequest]) -> None:
@@ -155,6 +159,11 @@ class LanguagePolicy(ABC):
             state=request.state,
         )
 
+    def answer_tokens(self, state: State) -> int:
+        """Tokens of the shortest legal answer and its end, as far as the actions are listed."""
+        actions = sorted(state.legal_actions(), key=len)[:SHORTEST]
+        return 1 + min((len(self.codec.encode_reply(f"\\boxed{{{action}}}")) for action in actions), default=0)
+
     def budget(self, prompt_ids: IntArray) -> int:
         """Tokens that a reply to a prompt [P] may have; none where the prompt fills the context."""
         return min(self.sampling.max_new_tokens, self.context - len(prompt_ids))
@@ -168,6 +177,7 @@ class LanguagePolicy(ABC):
         _check_finite(logprobs, self.version)
         ids = np.asarray(token_ids, dtype=np.int64)
         reading = self.codec.read(ids)
+        action = None if turn.state is None else parse_action(self.codec.opened + reading.text, turn.state)
         generation = Generation(
             token_ids=ids,
             logprobs=np.asarray(logprobs, dtype=np.float32),
@@ -182,14 +192,21 @@ class LanguagePolicy(ABC):
                 key=turn.key,
                 observation=turn.observation,
                 reply=reading.text,
-                action=None if turn.state is None else parse_action(self.codec.opened + reading.text, turn.state),
+                action=action,
                 prompt_ids=turn.prompt_ids,
                 generation=generation,
                 length=ReplyLength(
                     tokens=len(ids), thinking_tokens=reading.thinking_tokens, truncated=stop_reason != "stop"
                 ),
+                fault=self._no_room(turn) if action is None and stop_reason == "context" else None,
             )
         )
+
+    def _no_room(self, turn: OpenTurn) -> str | None:
+        """The fault of a turn whose prompt leaves less than the shortest answer; None where it leaves enough."""
+        if turn.state is None or turn.budget >= self.answer_tokens(turn.state):
+            return None
+        return f"a prompt left no room for an answer in the context of {self.name}, {self.context:,} tokens"
 
     def _take_done(self) -> list[TurnReply]:
         """The finished turns, handed out once."""
