@@ -3,16 +3,14 @@
 A template is a program that comes with a model. Whatever goes wrong in it is reported as a `ValueError` that says what
 it does and which setting gets round it.
 
-A template is stopped between two operations of Python. Powers and products of large numbers, of which a single one may
-take for ever or fill the memory, are refused before.
+A template is stopped between two operations of Python; `template_limits` is for what a single one may do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import datetime
-import functools
-import math
 import re
 import threading
 import time
@@ -20,27 +18,25 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-import jinja2
-
 from spiral.text.prompts import Message
+from spiral.text.template_limits import ADDRESS, MAX_BYTES, MAX_CHARACTERS, forbidden_operation, limited_memory
 
 DATE = datetime.date(2024, 7, 26)
 """For templates that tell the date (Llama 3, whose own default this is): today's would change prompts every day."""
 MAX_SECONDS = 5.0
 """A template takes milliseconds; one that takes longer is in a loop."""
 WAY_OUT = "set prompt.template to 'qwen3', 'llama' or 'r1', which are plain text, or give the model another template"
-_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-"""A tag of transformers' own, around what an assistant says."""
 QUESTION = (
     "You are player 0 of <two>.\n  Board & history:\n\n| 1 | X |\n| 2 | O |\n\n"
     + "".join(f"Turn {turn}: the other side said 'offer {turn} wood' and \"nothing\".\n" for turn in range(60))
     + "Write your action inside \\boxed{}. This is the last line, 5e1f7a"
 )
 """What a template is tried with: several lines, quotes, markup, and some thousand characters."""
-MAX_FACTOR = 1_000_000
-"""The constants of a product; templates repeat a text a few times, if at all."""
 REPLY = "I take it: \\boxed{4b7d}"
 SYSTEM = "You are player 9c2e."
+AGAIN = "b8a2f4"
+_rendered: set[Any] = set()
+"""Templates, roles and options that were rendered within the limits."""
 
 
 def render_chat(tokenizer: Any, exchange: Sequence[Message], **options: Any) -> str:
@@ -49,19 +45,31 @@ def render_chat(tokenizer: Any, exchange: Sequence[Message], **options: Any) -> 
     Raises `ValueError` when the template fails or does not come to an end.
     """
     day = {"date_string": DATE.strftime("%d %b %Y"), "strftime_now": DATE.strftime}
-    _check_arithmetic(str(tokenizer.get_chat_template()))
+    template = str(tokenizer.get_chat_template())
+    if forbidden := forbidden_operation(template):
+        raise ValueError(f"the model's chat template {forbidden}; {WAY_OUT}")
+    kind = (template, tuple(message["role"] for message in exchange), tuple(sorted(options.items())))
+    memory = contextlib.nullcontext() if kind in _rendered else limited_memory()
     try:
-        with _Watchdog(MAX_SECONDS):
-            return str(tokenizer.apply_chat_template(list(exchange), tokenize=False, **day, **options))
+        with memory, _Watchdog(MAX_SECONDS):
+            text = str(tokenizer.apply_chat_template(list(exchange), tokenize=False, **day, **options))
     except _TooSlowError:
         raise ValueError(
             f"the model's chat template was still running after {MAX_SECONDS:.0f} seconds; is it in a loop? {WAY_OUT}"
+        ) from None
+    except MemoryError:
+        raise ValueError(
+            f"the model's chat template takes more than {MAX_BYTES >> 30} GiB of memory for one prompt; {WAY_OUT}"
         ) from None
     except Exception as error:  # the template is the model's own program and may raise anything
         reason = str(error).strip().splitlines()
         said = f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__
         roles = ", ".join(message["role"] for message in exchange)
         raise ValueError(f"the model's chat template fails when given the roles {roles}: {said}") from error
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"the model's chat template writes a prompt of {len(text):,} characters; {WAY_OUT}")
+    _rendered.add(kind)
+    return text
 
 
 def can_render(tokenizer: Any, exchange: Sequence[Message], **options: Any) -> bool:
@@ -90,14 +98,17 @@ def check_chat_template(tokenizer: Any, exchange: Sequence[Message], **options: 
     try:
         text = render_chat(tokenizer, exchange, add_generation_prompt=True, **options)
     except ValueError as error:
-        if "still running" in str(error):
+        if WAY_OUT in str(error):
             raise
         raise ValueError(f"{error}; {_advice(tokenizer, exchange, **options)}") from error
     *before, last = exchange
     check_kept(last["content"], text)
     for message in before:
         check_kept(message["content"], text, "system" if message["role"] == "system" else "assistant")
+    if ADDRESS.search(text) is not None:
+        raise ValueError(f"the model's chat template writes an address in memory, another one every time; {WAY_OUT}")
     _check_turn_opened(tokenizer, exchange, text, **options)
+    _check_turn_opened_once(tokenizer, exchange, text, **options)
 
 
 def check_kept(content: str, text: str, role: str = "user") -> None:
@@ -144,30 +155,44 @@ def _check_turn_opened(tokenizer: Any, exchange: Sequence[Message], text: str, *
         )
 
 
-def parse_template(template: str) -> jinja2.nodes.Template:
-    """A chat template as a tree. Raises `jinja2.TemplateError` for one that is none."""
-    return jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
-
-
-@functools.lru_cache(maxsize=8)
-def _check_arithmetic(template: str) -> None:
-    """Raises `ValueError` for a template with a power or with a product of large constants."""
+def _check_turn_opened_once(tokenizer: Any, exchange: Sequence[Message], text: str, **options: Any) -> None:
+    """The generation prompt opens the model's turn and not the user's, and does so once."""
+    mark, answer = exchange[-1]["content"][-20:].strip(), {"role": "assistant", "content": REPLY}
     try:
-        parsed = parse_template(template)
-    except jinja2.TemplateError:
-        return  # rendering says what is wrong
-    powers = list(parsed.find_all(jinja2.nodes.Pow))
-    if powers or any(_factor(product) > MAX_FACTOR for product in parsed.find_all(jinja2.nodes.Mul)):
-        what = "a power" if powers else f"a product of more than {MAX_FACTOR:,}"
-        raise ValueError(f"the model's chat template computes {what}, which may never end; {WAY_OUT}")
+        without = render_chat(tokenizer, exchange, add_generation_prompt=False, **options)
+    except ValueError:
+        return
+    before, _, end = text.rpartition(mark)
+    plain = without.rpartition(mark)[2]
+    opening = end.removeprefix(plain).strip()[:200]
+    again = plain.rstrip().endswith(opening) or re.fullmatch(r"(.+?)(?:\s*\1)+", opening, re.DOTALL) is not None
+    if again and len(re.findall(r"\w", opening)) > 1:
+        raise ValueError(
+            f"the model's chat template opens the model's turn twice: a prompt ends with {end.strip()[-80:]!r};"
+            f" {WAY_OUT}"
+        )
+    try:
+        conversation = render_chat(tokenizer, [*exchange, answer, {"role": "user", "content": AGAIN}], **options)
+    except ValueError:
+        return
+    answering, _, following = conversation.rpartition(REPLY)
+    question = exchange[-1]["content"]
+    start = before.rfind(question[:20].strip())
+    user = (
+        common_end(before[:start], following.partition(AGAIN)[0]).strip() if start >= 0 and AGAIN in following else ""
+    )
+    if re.search(r"\w", user) and end.rstrip().endswith(user) and not answering.rstrip().endswith(user):
+        raise ValueError(
+            f"the model's chat template opens the user's turn where the model is to speak: a prompt ends with {user!r};"
+            f" {WAY_OUT}"
+        )
 
 
-def _factor(product: jinja2.nodes.Mul) -> int:
-    """The product of a product's whole constants."""
-    sides = (product.left, product.right)
-    constants = [side.value for side in sides if isinstance(side, jinja2.nodes.Const)]
-    inner = [_factor(side) for side in sides if isinstance(side, jinja2.nodes.Mul)]
-    return math.prod([abs(value) for value in constants if isinstance(value, int)] + inner)
+def common_end(one: str, other: str) -> str:
+    """The longest end of both texts."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    count = next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    return one[len(one) - count :]
 
 
 def _words(text: str) -> str:

@@ -18,6 +18,7 @@ from spiral.text.tokens import any_of, special_tokens
 from spiral.text.turn_ends import EndToken, ignored_ends
 
 USER_TEXT = "Which of the numbers 2 and 3 is even? Put your answer inside \\boxed{}."
+OTHER_QUESTION = "Which number is odd?"
 
 _ROLE = re.compile(
     r"\A[\s#\[<|]*(?:system|developer|user|human|instruction|assistant)\b[\]>|]*:?[ \t]*(?:\n|\Z)", re.IGNORECASE
@@ -112,7 +113,9 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
         turn_end=_turn_end(tokenizer) if chat else PLAIN[config.template][1],
         generation_prompt=generation_prompt,
         system_role=takes_system(tokenizer) if chat else True,
-        default_system=_default_system(tokenizer, before) if chat and config.system is None else "",
+        default_system=_default_system(tokenizer, before, codec.render_question(OTHER_QUESTION))
+        if chat and config.system is None
+        else "",
         thinking=_family(tokenizer, asked, codec.opened),
         opens_thought=codec.opens_thinking,
         reads_enable_thinking=chat and codec.reads_enable_thinking,
@@ -167,10 +170,19 @@ def _turn_end(tokenizer: Any) -> str:
         return ""
 
 
-def _default_system(tokenizer: Any, before: str) -> str:
-    """What a template says before the question, without tokens and the names of roles."""
+def _default_system(tokenizer: Any, before: str, other: str) -> str:
+    """What a template says before a question whatever it is, without tokens and the names of roles.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        before: the prompt up to the end of `QUESTION`.
+        other: the prompt for `OTHER_QUESTION`.
+    """
+    before = before.removesuffix(QUESTION[:-20])
+    same = zip(before, other, strict=False)
+    before = before[: next((count for count, (a, b) in enumerate(same) if a != b), len(before))]
     marks = any_of(map(str, tokenizer.added_tokens_decoder.values()))
-    pieces = [_ROLE.sub("", piece).strip() for piece in marks.split(before.removesuffix(QUESTION[:-20]))]
+    pieces = [_ROLE.sub("", piece).strip() for piece in marks.split(before)]
     return "\n".join(piece for piece in pieces if piece)
 
 

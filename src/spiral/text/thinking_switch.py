@@ -12,7 +12,8 @@ from typing import Any
 
 import jinja2
 
-from spiral.text.chat_template import parse_template, render_chat
+from spiral.text.chat_template import render_chat
+from spiral.text.template_limits import parse_template
 from spiral.text.thinking import opened_delimiter
 
 USUAL = "enable_thinking"

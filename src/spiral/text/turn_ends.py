@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from spiral.text.chat_template import render_chat
+from spiral.text.chat_template import common_end, render_chat
 from spiral.text.thinking import MESSAGE_END, thinking_tokens
 from spiral.text.tokens import any_of, special_tokens, template_tags
 
@@ -97,7 +97,7 @@ def _template_ends(tokenizer: Any, *, closes_thoughts: bool = False) -> dict[int
     first, _, rest = conversation.partition(ASKED)
     answering, _, following = rest.partition(SAID)
     between = following.partition(ASKED_AGAIN)[0]
-    header = _common_end(first, between)
+    header = len(common_end(first, between))
     opened = re.match(rf"\s*({any_of(special).pattern})", between)
     if opened is not None and opened[1] not in inner and special[opened[1]] not in ends:
         begins_turn = opened.end() > len(between) - header
@@ -111,12 +111,6 @@ def _template_ends(tokenizer: Any, *, closes_thoughts: bool = False) -> dict[int
             ends[marks[match[0]]] = "the chat template begins the user's turn with it"
             break
     return ends
-
-
-def _common_end(one: str, other: str) -> int:
-    """How many last characters two texts share."""
-    pairs = zip(reversed(one), reversed(other), strict=False)
-    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _inner_tokens(tokenizer: Any) -> frozenset[str]:
