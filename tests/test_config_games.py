@@ -137,3 +137,20 @@ def test_numbers_at_the_bounds_are_taken():
     recipe = load_recipe("nano", [*settings, "selfplay.games={tictactoe=1e30, kuhn_poker=1e-30}"])
     assert (recipe.run.seed, recipe.selfplay.episodes_per_step) == (2**63 - 1, 1_000_000)
     assert sum(recipe.selfplay.games.values()) < float("inf")
+
+
+def test_a_name_given_twice_is_refused():
+    line = refused("train", "nano", "--dry-run", "--set", "selfplay.games=tictactoe=1,tictactoe=2")
+    assert line == "selfplay.games: got 'tictactoe' twice; expected every name once"
+
+
+@pytest.mark.parametrize("option", ["--run-dir", "--out"])
+def test_an_empty_path_is_not_the_current_directory(option):
+    command = ["train", "nano"] if option == "--run-dir" else ["evaluate", "random", "--game", "tictactoe"]
+    assert "got an empty path; expected one such as '.'" in refused(*command, option, "")
+
+
+def test_a_file_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('summary = "with a mark"', encoding="utf-8-sig")
+    assert load_recipe(str(file)).summary == "with a mark"

@@ -197,9 +197,12 @@ def test_the_beat_goes_on_and_never_hides_a_new_owner(tmp_path, monkeypatch):
         assert first == later
         lock.check()
         write_owner(tmp_path / "lock")
+        taken = json.loads(owner.read_bytes())
+        time.sleep(0.3)  # a beat may be on its way still: it leaves the rest of the record alone
         content = owner.read_bytes()
         time.sleep(0.2)
         assert owner.read_bytes() == content
+        assert json.loads(content) | {"beat": taken["beat"]} == taken
 
 
 def test_the_last_to_write_its_name_has_it_where_flock_is_not_shared(tmp_path, no_flock, impatient, monkeypatch):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
 from spiral.evaluation import Report
 from spiral.evaluation.report import record_name
+from spiral.files import share_mode
 from spiral.run_directory import RunDirectory, read_metrics, read_reports
 
 ROWS = [json.dumps({"step": step, "loss/total": step / 7}).encode() for step in range(1, 7)]
@@ -117,3 +119,20 @@ def test_names_of_records_are_short_and_never_shared():
     assert len({name.casefold() for name in names}) == len(labels)
     assert max(len(name.encode()) for name in names) == 100
     assert all(names)
+
+
+def test_files_without_a_run_are_not_a_run(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 3}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"neither config.toml nor a checkpoint of a run; choose another --run-dir"):
+        RunDirectory(tmp_path).refuse_existing()
+
+
+def test_a_file_system_that_refuses_modes(tmp_path, monkeypatch):
+    def refuse(self, mode):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    file = tmp_path / "weights"
+    file.write_bytes(b"1")
+    share_mode(file, 0o644)
+    assert file.read_bytes() == b"1"

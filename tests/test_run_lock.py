@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -70,6 +71,17 @@ def test_a_holder_without_a_sign_of_life_is_told(tmp_path, monkeypatch):
         monkeypatch.setattr("spiral.locks._silent_seconds", lambda _: 90.0)
         with pytest.raises(RunHeldError, match=r"without a sign of life for 90 s: .* gone, remove .*/\.lock$"):
             hold_run(path)
+
+
+def test_a_copy_of_a_run_under_way_belongs_to_nobody(tmp_path):
+    path, copy = tmp_path / "run", tmp_path / "copy"
+    path.mkdir()
+    with held_elsewhere(path / ".lock"):
+        shutil.copytree(path, copy)
+        assert (copy / ".lock.owner").exists()
+        with pytest.raises(RunHeldError):
+            hold_run(path)
+        hold_run(copy).release()
 
 
 def test_it_is_free_at_the_end_of_a_command(tmp_path):

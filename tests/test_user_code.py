@@ -32,7 +32,6 @@ FAULTS = {
     "chance outcomes": "gave the chance_outcomes (1, 2)",
     "legal": "failed in legal_actions: ValueError: not enough values to unpack",
     "exit": "failed in legal_actions: SystemExit: 3",
-    "no actions": "gave the legal_actions ()",
     "numbers": "lists the action",
     "apply": "failed in apply: KeyError: 'boom' (broken_game.py",
     "no return": "from apply(",

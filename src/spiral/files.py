@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -161,6 +162,12 @@ def pointed_to(link: Path) -> Path | None:
         name = link.read_bytes()[:4096].decode("utf-8", "replace").strip("\r\n\t \ufeff")
         return link.parent / name if name else None
     return link if link.is_dir() else None
+
+
+def share_mode(path: Path, mode: int) -> None:
+    """Gives a file an access mode, where the file system has such a thing and lets it be changed."""
+    with contextlib.suppress(OSError):  # CIFS, exFAT and bucket mounts refuse
+        path.chmod(mode)
 
 
 def sync(path: Path) -> None:

@@ -189,7 +189,7 @@ def saved_recipe(path: Path) -> Recipe:
     """
     file = RunDirectory(path).config_file
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not a run directory: there is no {file.name} in it") from error
     except (OSError, ValueError) as error:

@@ -188,7 +188,8 @@ def _take(path: Path, excludes: bool) -> Owner:
     file = _owner_file(path)
     before = _read(file)
     elsewhere = before is not None and before.machine != _machine()
-    if before is not None and (_still_beats(file, before) if elsewhere else _alive(before)):
+    # Where flock excludes, a live owner on this machine would have it; without, it holds what this is a copy of.
+    if before is not None and (_still_beats(file, before) if elsewhere else not excludes and _alive(before)):
         raise HeldError(path, before)
     owner = Owner(
         token=secrets.token_hex(8),

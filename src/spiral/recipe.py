@@ -84,7 +84,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(_no_recipe(name)) from error
     except OSError as error:
@@ -361,8 +361,11 @@ def _table(name: str, text: str, kind: type) -> dict[str, object]:
     table: dict[str, object] = {}
     for item in _ITEM.findall(text):
         key, equals, value = item.rpartition("=") if _VALUE.search(item) else (item, "", "")
+        plain = key.strip().strip("'\"")
+        if plain in table:
+            raise ValueError(f"{name}: got {shown(plain)} twice; expected every name once")
         try:
-            table[key.strip().strip("'\"")] = kind(value.strip().strip("'\"")) if equals or kind is str else kind(1)
+            table[plain] = kind(value.strip().strip("'\"")) if equals or kind is str else kind(1)
         except ValueError as error:
             raise ValueError(f"{name}: got {shown(item.strip())}; expected NAME=NUMBER, NAME=NUMBER, ...") from error
     return table

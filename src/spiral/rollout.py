@@ -333,6 +333,8 @@ def _game_error(error: BaseException, tables: dict[int, _Table]) -> GameError | 
     """The error of the game that an exception came out of, or that made a policy fail; None where no game did."""
     failure = find_game_failure(error)
     if failure is None:
+        if isinstance(error, ValueError):  # a policy's own refusal, in its own words
+            return None
         return next((table.error(what) for table in tables.values() if (what := table.broken_contract())), None)
     table = _table_in(error) or next((table for table in tables.values() if table.state is failure.owner), None)
     return table.error(f"failed in {failure.method}: {describe_error(error)}") if table else GameError(failure.message)

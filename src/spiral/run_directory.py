@@ -69,6 +69,11 @@ class RunDirectory:
         A run that has done none is begun again, whatever has ended it: a kill, or a setting that could not be met.
         """
         self.refuse_foreign()
+        if self.done_steps() and not self.begun():
+            raise ValueError(
+                f"{self.path} holds metrics, episodes or measurements, but neither {self.config_file.name} nor a"
+                " checkpoint of a run; choose another --run-dir, or move them away"
+            )
         if self.done_steps():
             raise ValueError(
                 f"{self.path} already holds a run; go on with it by adding --resume, or choose another --run-dir"

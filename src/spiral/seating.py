@@ -438,7 +438,7 @@ def _run_config(name: str) -> dict[str, Any]:
     if checkpoint.parent.name != "checkpoints" or not file.is_file():
         return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
 

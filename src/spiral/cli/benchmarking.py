@@ -29,7 +29,11 @@ Task = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(help="JSONL with question and answer, in place of the hub; also alt_answers, choices, id."),
+    typer.Option(
+        parser=opt.a_path,
+        metavar="PATH",
+        help="JSONL with question and answer, in place of the hub; also alt_answers, choices, id.",
+    ),
 ]
 
 

@@ -65,7 +65,7 @@ def read_status(run: Path) -> dict[str, Any]:
 def _check_cluster_run(run: Path) -> None:
     file = run / "config.toml"
     try:
-        recipe = tomllib.loads(file.read_text(encoding="utf-8"))
+        recipe = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(f"{run} is not a run directory: there is no {file.name} in it") from error
     except ValueError as error:

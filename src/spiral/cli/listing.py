@@ -205,7 +205,7 @@ def _absent_table(absent: dict[str, str]) -> Table:
 
 def _recipe_row(file: Path) -> dict[str, Any]:
     """Read as plain TOML: checking a recipe takes torch, and listing should not."""
-    values = tomllib.loads(file.read_text(encoding="utf-8"))
+    values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     hardware = values.get("hardware", {})
     devices, memory = hardware.get("devices", 1), hardware.get("memory_gib")
     return {

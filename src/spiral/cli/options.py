@@ -53,11 +53,22 @@ Context = Annotated[
         " vllm at most 16,384, or more where replies or the run need it).",
     ),
 ]
+
+
+def a_path(text: str) -> Path:
+    """A path of the command line. An empty one, as from a variable that is not set, would be the current directory."""
+    if not text.strip():
+        raise typer.BadParameter("got an empty path; expected one such as '.' or 'runs/mine'")
+    return Path(text)
+
+
 Out = Annotated[
     Path | None,
     typer.Option(
+        parser=a_path,
+        metavar="PATH",
         help="Directory for the result's files; left out: the one that the environment variable SPIRAL_RESULTS names,"
-        " or results/ in MODEL's run, or here."
+        " or results/ in MODEL's run, or here.",
     ),
 ]
 InFlight = Annotated[int, typer.Option(min=1, help="Games or replies under way at once.")]

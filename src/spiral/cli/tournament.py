@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 Out = Annotated[
     Path | None,
     typer.Option(
+        parser=opt.a_path,
+        metavar="PATH",
         help="Directory for the files; left out: in the one that the environment variable SPIRAL_RESULTS names, or"
-        " results/ in the one run, or here."
+        " results/ in the one run, or here.",
     ),
 ]
 INTERVALS_UP_TO = 5

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from spiral.cli import options as opt
 from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
 from spiral.cli.programs import program
 from spiral.display import Pace, make_display, wide_console
@@ -55,7 +56,10 @@ def train(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="A built-in recipe (`spiral recipes`) or a .toml file.")
     ] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where the run goes; runs/RECIPE-SEED if left out.")] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(parser=opt.a_path, metavar="PATH", help="Where the run goes; runs/RECIPE-SEED if left out."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, in place of run.steps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of run.seed.")] = None,
     model: Annotated[str | None, typer.Option(help="In place of model.path.")] = None,

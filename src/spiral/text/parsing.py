@@ -17,7 +17,10 @@ MAX_CONTENT = 100_000
 
 
 def parse_action(reply: str, state: State) -> str | None:
-    """The legal action that `reply` gives in `state`, in the game's own spelling, or None when it is illegal."""
+    """The legal action that `reply` gives in `state`, or None when it is illegal.
+
+    An action that the game lists comes in the game's own spelling, another one of a game with free text as it was said.
+    """
     boxed = last_boxed(split_reply(reply).answer)
     if boxed is None or len(boxed) > MAX_CONTENT or state.is_terminal or state.is_chance:
         return None

@@ -109,6 +109,11 @@ class Quantity:
     base: int | None = None
 
 
+CURRENCIES = {"€": "euro", "£": "pound", r"\pounds": "pound", "¥": "yen", "₹": "rupee"}
+"""Signs before an amount. A dollar's may also stand elsewhere."""
+_CURRENCY_SIGN = re.compile(r"\s*(?:\\text\{)?(€|£|\\pounds|¥|₹)\}?\s*")
+
+
 @functools.lru_cache(maxsize=8192)
 def quantity(text: str, counted: frozenset[str] | None = None) -> Quantity:
     """Takes a cleaned answer apart; one without a unit is all value.
@@ -121,18 +126,19 @@ def quantity(text: str, counted: frozenset[str] | None = None) -> Quantity:
         return _in_base(text, based)
     if _PERCENT.search(text):
         return Quantity(value=_PERCENT.sub("", text), percent=True)
-    money = MONEY in text
-    if money:
+    currency = "dollar" if MONEY in text else None
+    sign = _CURRENCY_SIGN.match(text)
+    if currency:
         text = re.sub(rf"(?:\\text\{{\s*US\s*\}}|US)?\s*{MONEY}", "", text, count=1).strip()
-    elif text.startswith(("€", "£", r"\pounds", r"\text{€}")):
-        text = re.sub(r"^(?:€|£|\\pounds|\\text\{€\})\s*", "", text)
+    elif sign is not None:
+        currency, text = CURRENCIES[sign[1]], text[sign.end() :]
     text = _FRACTION_OF_UNITS.sub(r"\1/\2", text)
     tail = _TAIL.search(text)
     unit = _unit(tail[1]) if tail is not None and tail.start() else None
     if tail is None or unit is None or not _may_be_counted(text[: tail.start()], tail[0], counted):
-        return Quantity(value=text, unit=frozenset({("dollar", 1)} if money else ()))
+        return Quantity(value=text, unit=frozenset({(currency, 1)} if currency else ()))
     powers, factor = unit
-    powers |= {("dollar", 1)} if money else set()
+    powers |= {(currency, 1)} if currency else set()
     return Quantity(value=text[: tail.start()].strip(), unit=frozenset(powers), factor=Fraction(factor))
 
 
