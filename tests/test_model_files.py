@@ -302,6 +302,9 @@ def test_adapters(model, whole):
     [
         ({"model_type": "t5"}, "'t5' is an encoder-decoder model"),
         ({"model_type": "bart"}, "'bart' is an encoder-decoder model"),
+        ({"model_type": "bart", "is_encoder_decoder": False}, "'bart' is an encoder-decoder model"),
+        ({"model_type": "mbart", "is_encoder_decoder": False}, "'mbart' is an encoder-decoder model"),
+        ({"model_type": "pegasus", "is_encoder_decoder": False}, "'pegasus' is an encoder-decoder model"),
         ({"model_type": "qwen2_5_vl"}, "'qwen2_5_vl' is a vision-language model"),
         ({"model_type": "vit"}, "'vit' is not a language model"),
         ({"model_type": "bert"}, "'bert' reads a whole text at once"),
@@ -492,3 +495,56 @@ def test_a_result_is_not_repeated_for_weights_that_were_replaced(model, tmp_path
     zeroed = spiral(*line).json
     assert zeroed["illegal"] == 1.0
     assert len(list((tmp_path / "results").glob("evaluate-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["LlamaForSequenceClassification", "Qwen2ForTokenClassification", "Qwen2ForRewardModel", "InternLM2ForRewardModel"],
+)
+def test_models_that_score_or_label_a_text_are_refused(model, architecture):
+    set_json(model, architectures=[architecture])
+    words = f"{architecture} (architectures in its config.json) gives a text a score or a label"
+    assert words in why_not(model)
+    assert words in refused("train", "nano", "--model", str(model), "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"hidden_act": "swiglu2"}, "config.json: hidden_act 'swiglu2' is unknown to transformers "),
+        ({"hidden_act": "gelu-x"}, "config.json: hidden_act 'gelu-x' is unknown to transformers "),
+        (
+            {"rope_parameters": {"rope_type": "su", "rope_theta": 1e4}},
+            "config.json: rope_parameters.rope_type 'su' is unknown to transformers ",
+        ),
+    ],
+)
+def test_settings_that_transformers_does_not_know(model, settings, words):
+    set_json(model, **settings)
+    assert words in why_not(model)
+
+
+def test_an_index_without_metadata(model):
+    shutil.move(model / FILE, model / "x.safetensors")
+    weights = dict.fromkeys(load_file(model / "x.safetensors"), "x.safetensors")
+    (model / f"{FILE}.index.json").write_text(json.dumps({"weight_map": weights}))
+    assert "the index of its weights has no metadata; expected one as save_pretrained writes it" in why_not(model)
+
+
+def test_a_link_to_weights_that_are_not_there(model):
+    (model / FILE).unlink()
+    (model / FILE).symlink_to("../../blobs/abc")
+    with pytest.raises(ModelFilesError, match=r"model.safetensors is a link to ../../blobs/abc, which is not there"):
+        load_language_model(ModelConfig(path=str(model), device="cpu"))
+
+
+def test_a_tokenizer_that_is_a_pointer(model):
+    (model / "tokenizer.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "tokenizer.json is a Git LFS pointer of " in why_not(model)
+
+
+def test_a_sentencepiece_model_alone(model, monkeypatch):
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.model").write_bytes(b"\x0a\x05pieces")
+    monkeypatch.setattr("spiral.policies.model_files._lacks", lambda package: package == "sentencepiece")
+    assert "its tokenizer is in tokenizer.model alone, which takes the package sentencepiece" in why_not(model)

@@ -9,9 +9,11 @@ Left out: whether the weights compute what they should; that takes a forward pas
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import json
 import logging
+import os
 import re
 import zipfile
 from collections import Counter
@@ -43,6 +45,13 @@ QUANTISED = ("I8", "U8", "I4", "U4", "F4", "F6", "F8", "int8", "uint8", "float8"
 QUANTISED_NAMES = ("weight", "qweight", "weight_packed")
 CAUSAL_ANYWAY = ("gpt_neox", "gpt_neox_japanese")
 """Kinds of model with a setting `is_decoder` that they do not read."""
+ENCODER_DECODERS = ("bart", "mbart", "plbart", "pegasus", "blenderbot", "blenderbot-small", "marian", "bigbird_pegasus")
+"""Kinds of model of which transformers has the decoder as a causal one, which cannot go on from keys and values."""
+OTHER_HEADS = (
+    *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
+    *("RewardModel", "ForReward", "ValueModel", "ForValue"),
+)
+"""How the architectures end that have a head other than one for tokens."""
 MAX_NAMED = 3
 MAX_REASON = 300
 
@@ -94,7 +103,14 @@ def check_kind(config: Any, name: str) -> None:
     from transformers import AutoModelForCausalLM
 
     kind = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
+    heads = [str(architecture) for architecture in getattr(config, "architectures", None) or []]
+    if heads and all(head.endswith(OTHER_HEADS) for head in heads):
+        raise ModelFilesError(
+            name,
+            f"{heads[0]} (architectures in its config.json) gives a text a score or a label and cannot continue one;"
+            " expected a model for text (ForCausalLM), such as Qwen or Llama",
+        )
+    if getattr(config, "is_encoder_decoder", False) or kind in ENCODER_DECODERS:
         raise ModelFilesError(
             name, f"{kind!r} is an encoder-decoder model; expected a decoder-only model, such as Qwen or Llama"
         )
@@ -152,11 +168,25 @@ def read_tokenizer(directory: str | Path, name: str, vocabulary: int | None = No
     from transformers import AutoTokenizer
 
     where = Path(directory)
+    for file in sorted(where.glob("tokenizer*.json")) if where.is_dir() else ():
+        if size := pointer_bytes(file):
+            raise ModelFilesError(
+                name,
+                f"{file.name} is a Git LFS pointer of {size} bytes in place of the tokenizer; to fetch it, run git lfs"
+                " pull",
+            )
     if where.is_dir() and not any(any(where.glob(pattern)) for pattern in TOKENIZERS):
         raise ModelFilesError(name, f"it has no tokenizer: {where} holds none of {', '.join(TOKENIZERS)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # as above
+        pieces = next(iter(sorted(where.glob("*.model"))), None)
+        if pieces is not None and not (where / "tokenizer.json").exists() and _lacks("sentencepiece"):
+            raise ModelFilesError(
+                name,
+                f"its tokenizer is in {pieces.name} alone, which takes the package sentencepiece to read; run pip"
+                " install sentencepiece, or save the tokenizer with its tokenizer.json",
+            ) from error
         raise ModelFilesError(name, f"its tokenizer cannot be read: {_why(error, where)}") from error
     if vocabulary is not None:
         check_vocabulary(tokenizer, vocabulary, name)
@@ -299,6 +329,10 @@ def _no_weights(directory: Path) -> str:
         if not parts:
             return f"{index} is damaged; expected a weight_map from names of weights to files"
         return f"{index.name} names {_count(len(parts), 'file')}, of which {len(absent)} are missing ({_names(absent)})"
+    for weights in WEIGHTS:
+        link = directory / weights
+        if link.is_symlink() and not link.exists():
+            return f"{weights} is a link to {os.readlink(link)}, which is not there; fetch or copy the weights again"
     others = sorted(
         file.name for pattern in ("*.gguf", "*.safetensors", "*.bin", "*.pt") for file in directory.glob(pattern)
     )
@@ -308,11 +342,11 @@ def _no_weights(directory: Path) -> str:
 
 def _why_unreadable(file: Path, error: Exception) -> str:
     """Why a weight file cannot be opened."""
-    size = file.stat().st_size if file.is_file() else 0
-    if size < 1024 and file.is_file() and file.read_bytes().startswith(LFS_POINTER):
+    if size := pointer_bytes(file):
         return (
             f"{file.name} is a Git LFS pointer of {size} bytes in place of the weights; to fetch them, run git lfs pull"
         )
+    size = file.stat().st_size if file.is_file() else 0
     if type(error).__name__ == "UnpicklingError" and "weights_only" in str(error).lower().replace(" ", "_"):
         return (
             f"{file.name} holds more than tensors: loading it would run code that comes with it, which spiral does not;"
@@ -320,6 +354,17 @@ def _why_unreadable(file: Path, error: Exception) -> str:
         )
     kind = "damaged, cut short" if isinstance(error, SafetensorError | RuntimeError | OSError | EOFError) else "damaged"
     return f"{file.name} ({size:,} bytes) is {kind} or no weights at all: {_reason(error)}; fetch or save it again"
+
+
+def pointer_bytes(file: Path) -> int:
+    """How large a file is that only stands for one in Git LFS; 0 for any other."""
+    size = file.stat().st_size if file.is_file() else 0
+    return size if size < 1024 and file.is_file() and file.read_bytes().startswith(LFS_POINTER) else 0
+
+
+def _lacks(package: str) -> bool:
+    """Whether a package is not installed."""
+    return importlib.util.find_spec(package) is None
 
 
 def _check_report(model: Any, report: Mapping[str, Any], name: str) -> None:
@@ -440,7 +485,38 @@ def _why(error: Exception, directory: Path) -> str:
             f"{text.partition(' ')[0]} cannot compute its attention with PyTorch's scaled_dot_product_attention, as"
             " spiral does; expected a model that can, such as Qwen or Llama"
         )
+    if isinstance(error, KeyError):  # a table of transformers lacks what a setting names
+        return _unknown(error, directory)
     return _reason(error)
+
+
+def _unknown(error: KeyError, directory: Path) -> str:
+    """Which setting holds what transformers does not know, as far as its files say."""
+    import transformers
+
+    word = error.args[0] if error.args else ""
+    if word == "metadata":
+        return "the index of its weights has no metadata; expected one as save_pretrained writes it, with total_size"
+    for file in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        try:
+            values = json.loads((directory / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if setting := _setting_of(values, word):
+            return f"{file}: {setting} {word!r} is unknown to transformers {transformers.__version__}"
+    return f"transformers {transformers.__version__} misses {word!r} in its files"
+
+
+def _setting_of(values: Any, word: Any) -> str:
+    """The dotted name of the setting with a value, empty where there is none."""
+    if not isinstance(values, dict):
+        return ""
+    for key, value in values.items():
+        if value == word:
+            return str(key)
+        if inner := _setting_of(value, word):
+            return f"{key}.{inner}"
+    return ""
 
 
 def _auto_map(directory: Path) -> str:
