@@ -111,12 +111,12 @@ def disk_full_in_safetensors(*_arguments, **_options):
     ("target", "fault"),
     [
         ("safetensors.torch.save_file", disk_full),
-        ("safetensors.torch.save_file", disk_full_in_safetensors),
-        ("spiral.learner.checkpoint.save_prompt", disk_full),
-        ("spiral.learner.checkpoint.point_to", disk_full),
+        pytest.param("safetensors.torch.save_file", disk_full_in_safetensors, marks=pytest.mark.slow),
+        pytest.param("spiral.learner.checkpoint.save_prompt", disk_full, marks=pytest.mark.slow),
+        pytest.param("spiral.learner.checkpoint.point_to", disk_full, marks=pytest.mark.slow),
         ("spiral.storage.pq.write_table", disk_full),
         ("spiral.files.sync", disk_full),
-        ("torch.utils.tensorboard.writer.SummaryWriter.add_scalar", disk_full),
+        pytest.param("torch.utils.tensorboard.writer.SummaryWriter.add_scalar", disk_full, marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_leaves_the_last_good_checkpoint(target, fault, trained, monkeypatch, tmp_path):
@@ -200,6 +200,7 @@ def test_a_damaged_line_of_metrics_costs_that_line(copied):
     assert file.read_bytes().splitlines(keepends=True)[0] == second
 
 
+@pytest.mark.slow
 def test_rows_that_are_whole_stay_as_they_are(copied):
     """Also the last one, where an editor has taken the end of its line."""
     file = copied / "metrics.jsonl"
@@ -209,7 +210,7 @@ def test_rows_that_are_whole_stay_as_they_are(copied):
     assert file.read_bytes().startswith(content)
 
 
-@pytest.mark.parametrize("step", ["000000", "000002"])
+@pytest.mark.parametrize("step", [pytest.param("000000", marks=pytest.mark.slow), "000002"])
 def test_a_damaged_report_of_the_past_bars_nothing(step, copied):
     file = copied / "evaluation" / f"step-{step}.json"
     file.write_bytes(b"\xff\xfe")
@@ -252,6 +253,7 @@ def test_a_file_that_has_the_name_of_a_directory(name, copied):
     assert line.endswith("move it away")
 
 
+@pytest.mark.slow
 def test_a_later_checkpoint_that_is_a_link_is_no_obstacle(copied, tmp_path):
     """Taking it back removes the link, not what it names."""
     root = copied / "checkpoints"
@@ -301,6 +303,7 @@ def test_a_disk_without_links(monkeypatch, tmp_path):
     assert result.json["episodes"] == 2
 
 
+@pytest.mark.slow
 def test_old_checkpoints_go_but_the_first_the_newest_and_what_is_not_the_runs_own(tmp_path):
     path = tmp_path / "run"
     assert tiny_run(path, run__keep_checkpoints="1").status == 0

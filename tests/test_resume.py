@@ -160,7 +160,14 @@ def test_a_run_is_never_started_over_another(finished: Path, uninterrupted: Path
     assert_same(finished, uninterrupted)
 
 
-@pytest.mark.parametrize("moment", ["before the first checkpoint", "during the first checkpoint", "before measuring"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("before the first checkpoint", marks=pytest.mark.slow),
+        "during the first checkpoint",
+        pytest.param("before measuring", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_killed_before_its_first_step_is_begun_again(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert run(path, moment) == KILLED

@@ -135,7 +135,7 @@ def test_an_estimator_that_cannot_be_had(name, said):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("unittest.__main__:x", "cannot be imported.*SystemExit: 2"),
+        ("unittest.__main__:x", "cannot be imported.*SystemExit"),
         (f"kuhn_poker(hands={'-' * 900}1)", "expected a value of type int"),
         (f"kuhn_poker(hands={'(' * 900}1)", "expected a value of type int"),
         ("x" * 5_000, "expected a name such as"),
