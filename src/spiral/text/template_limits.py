@@ -57,7 +57,7 @@ def limited_memory() -> Iterator[None]:
     try:
         import resource
 
-        with open("/proc/self/statm") as file:
+        with open("/proc/self/statm", encoding="ascii") as file:
             now = int(file.read().split()[0]) * resource.getpagesize()
     except (ImportError, OSError):
         yield
