@@ -39,7 +39,7 @@ EMPTY_SET = r"\emptyset"
 APPROXIMATE, MEASURED = 1e-4, 1e-2
 _DECIMAL = re.compile(r"[-+]?\d*\.\d+")
 _SCIENTIFIC = re.compile(
-    r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+|\s*\\times\s*10\s*\^\s*(?:\{\s*[-+]?\d+\s*\}|-?\d+))"
+    r"[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d+|\s*\\times\s*10\s*\^\s*(?:\{\s*[-+]?\d+\s*\}|-?\d+))"
 )
 _WORDS = re.compile(r"[A-Za-z][A-Za-z'\-]*(?:[ ,][A-Za-z'\-]+)*")
 _ARTICLE = re.compile(r"^(?:the|an|a)\s+")
