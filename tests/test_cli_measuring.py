@@ -249,12 +249,13 @@ def test_the_context_can_be_asked_for(command, tmp_path, monkeypatch):
     assert "--context" in refused(*whole, "--context", "0")
 
 
-def test_a_context_cuts_replies_off():
-    whole, cut = (
-        evaluate("nano", "tictactoe", "random", "--episodes", "4", *more) for more in ([], ["--context", "5"])
+def test_a_context_without_room_for_an_answer_is_refused():
+    whole, other = (
+        evaluate("nano", "tictactoe", "random", "--episodes", "4", *more) for more in ([], ["--context", "400"])
     )
-    assert whole["illegal"] < cut["illegal"] == 1.0
-    assert whole["files"] != cut["files"]  # `compare` does not take the one for the other
+    assert whole["files"] != other["files"]  # `compare` does not take the one for the other
+    line = refused("evaluate", "nano", "--game", "tictactoe", "--opponent", "random", "--context", "5")
+    assert "the first prompt of tictactoe has 5 tokens, the shortest answer 2, and nano takes 5 together" in line
 
 
 def test_a_run_without_a_checkpoint(tmp_path):
@@ -273,7 +274,9 @@ def test_a_run_whose_config_is_damaged(run_directory):
 def test_a_model_that_does_not_say_how_to_prompt_it(bare_model):
     arguments = ["evaluate", str(bare_model), "--game", "tictactoe", "--opponent", "random", "--episodes", "2"]
     assert "add --template qwen3, r1 or llama" in refused(*arguments)
-    result = spiral(*arguments, "--template", "qwen3", "--max-new-tokens", "4", "--json")
+    template = ["--template", "qwen3", "--max-new-tokens", "4"]
+    assert "moves of tictactoe has 578 tokens" in refused(*arguments, *template)
+    result = spiral(*arguments, *template, "--observation", "compact", "--json")
     assert (result.status, json.loads(result.out)["episodes"]) == (0, 2)
 
 
