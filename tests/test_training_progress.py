@@ -114,10 +114,12 @@ def test_the_result_is_the_last_thing_on_the_screen(tmp_path):
         (SILENT, "in the first step, nearly every game ends with an illegal move in tictactoe"),
     ],
 )
-def test_a_model_that_does_not_know_the_game_is_warned_of(settings, words, tmp_path):
-    """In words the built-in model reads nothing but letters, and answers at random."""
-    result = tiny_run(tmp_path / "run", prompt__observation="full", run__steps="1", **(SILENT | settings))
-    assert result.status == 0
+def test_a_model_that_does_not_know_the_game_is_warned_of(settings, words, random_model, tokenizer, tmp_path):
+    random_model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    asked = {"model__path": str(tmp_path / "model"), "run__steps": "1"}
+    result = tiny_run(tmp_path / "run", **(SILENT | asked | settings))
+    assert result.status == 0, result.err
     (warning,) = [line for line in result.err.splitlines() if line.startswith("warning: ")]
     assert words in warning
     assert "prompt.example=true" in warning

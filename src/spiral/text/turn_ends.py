@@ -99,7 +99,8 @@ def _template_ends(tokenizer: Any, *, closes_thoughts: bool = False) -> dict[int
     between = following.partition(ASKED_AGAIN)[0]
     header = len(common_end(first, between))
     opened = re.match(rf"\s*({any_of(special).pattern})", between)
-    if opened is not None and opened[1] not in inner and special[opened[1]] not in ends:
+    # Where something else ends the last answer, this is the end of another kind of message.
+    if found is None and opened is not None and opened[1] not in inner:
         begins_turn = opened.end() > len(between) - header
         more = any_of(special).search(between, opened.end()) is not None
         if not begins_turn or (more and answering.lstrip().startswith(opened[1])):
