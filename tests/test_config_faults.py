@@ -144,6 +144,7 @@ def test_files_that_are_no_recipes(tmp_path):
         assert f"{name}.toml" in refused("train", str(tmp_path / f"{name}.toml"))
 
 
+@pytest.mark.slow
 @settings(
     max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -106,6 +106,7 @@ def gpus_of(actors):
 
 
 @pytest.mark.usefixtures("two_gpus")
+@pytest.mark.slow
 def test_a_worker_gets_its_rank_s_gpu_again_and_again():
     told = config()
     assert (gpus_per_rank("auto"), gpus_per_rank("cuda"), gpus_per_rank("cpu")) == (1.0, 1.0, 0.0)

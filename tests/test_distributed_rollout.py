@@ -71,6 +71,7 @@ def test_opponents_sit_on_workers_as_they_sit_in_one_process():
     assert {seat.policy for episode in episodes for seat in episode.seats} == {"coin", "random", "minimax(depth=2)"}
 
 
+@pytest.mark.slow
 def test_a_game_that_fails_ends_the_run_by_its_name():
     games = GAMES.model_copy(update={"games": {"tests.broken_game:Broken(fault=apply)": 1.0}})
     with collector(coin, games) as played:
@@ -79,6 +80,7 @@ def test_a_game_that_fails_ends_the_run_by_its_name():
             played.collect(1)
 
 
+@pytest.mark.slow
 def test_engines_sleep_when_the_games_of_a_step_are_over():
     with ClusterCollector(coin, GAMES, 3, cluster(), vocabulary=VOCABULARY, sleep=True) as played:
         played.receive_weights(weights(0), 0)

@@ -276,6 +276,7 @@ def run(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_locale_that_does_not_know_a_letter_loses_no_result(tmp_path):
     name = str(tmp_path / "mod\u00e8le \u4e2d")
     shutil.copytree(NANO_DIRECTORY, name)

@@ -72,12 +72,12 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(killed: Path, uninterrupted:
 @pytest.mark.parametrize(
     ("moment", "checkpoint", "left_behind"),
     [
-        ("after step 12", 10, "checkpoints/step-000010/manifest.json"),
+        pytest.param("after step 12", 10, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
         ("during games", 10, "checkpoints/step-000010/manifest.json"),
-        ("during a metrics line", 10, "checkpoints/step-000010/manifest.json"),
+        pytest.param("during a metrics line", 10, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
         ("during an episode file", 5, "episodes/.step-000010.parquet.*.tmp"),
         ("during a checkpoint", 5, "checkpoints/.step-000010.*.writing/model.safetensors"),
-        ("before latest", 5, "checkpoints/step-000010/manifest.json"),
+        pytest.param("before latest", 5, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
     ],
 )
 def test_it_may_be_killed_again_at_any_moment(
