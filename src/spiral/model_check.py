@@ -125,7 +125,7 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
 
 
 def _small_engine(engine: EngineConfig, model: Any, compute: str) -> EngineConfig:
-    """Less memory for a vLLM on a CPU where nobody says how much: it fills all that it is given, which takes long."""
+    """Less memory for vLLM on a CPU where the user set no memory_share: it fills all that it gets, which takes long."""
     if engine.kind != "vllm" or model.device.type != "cpu" or "memory_share" in engine.model_fields_set:
         return engine
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -56,7 +56,7 @@ class LossConfig(Section):
     reference_refresh_steps: int = Field(
         0, ge=0, description="Steps between copies of the policy into the reference; 0 keeps the start."
     )
-    max_skipped_updates: int = Field(3, ge=0, description="Stop after so many in a row; 0 never.")
+    max_skipped_updates: int = Field(3, ge=0, description="Stop after this many in a row; 0 never.")
 
 
 class LoraConfig(Section):
