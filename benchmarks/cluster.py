@@ -3,8 +3,9 @@
     python -m benchmarks.cluster --model nano --workers 1 2 4 --steps 12
     python -m benchmarks.cluster --recipe smollm2-cpu --workers 1 --schedules sync overlap --steps 3 --games 12
 
-Each row is a run of `spiral.launch.assemble` and `spiral.loop.train` with the recipe's settings and a learner of its
-own process, against the same run in one process. The first steps, in which workers load and warm up, are left out.
+Each row is a run of `spiral.launch.assemble` and `spiral.training.loop.train` with the recipe's settings and a
+learner of its own process, against the same run in one process. The first steps, in which workers load and warm up,
+are left out.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import record, work_of_two
+from spiral.core.metrics import Metrics
+from spiral.core.records import Episode
 from spiral.launch import assemble
-from spiral.loop import train
-from spiral.measures import Metrics
-from spiral.recipe import Recipe, load_recipe
-from spiral.records import Episode
+from spiral.runs.recipe import Recipe, load_recipe
+from spiral.training.loop import train
 
 WARMUP = 2
 """Steps that are not counted."""

@@ -31,20 +31,20 @@ from transformers import AutoModelForCausalLM
 from benchmarks.common import GIB, Row, attempt, clock, matmul_rate, peak_memory, published_peak, record
 from benchmarks.learner import about, flop, layout_rows, memory_rows
 from benchmarks.rollout import Measured, measured_rows, offline_transformers, table
-from spiral.batch import Batch, make_batch
+from spiral.core.records import IntArray, Sample
+from spiral.core.seeds import derive_seed
 from spiral.games import Game
-from spiral.learner.config import LearnerConfig, LossConfig
-from spiral.learner.learner import Learner
+from spiral.inference.transformers import LEAST_ROWS, TransformersPolicy
+from spiral.models.loading import cast_parameters, load_language_model
+from spiral.models.nano.tokenizer import build_tokenizer
+from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
-from spiral.policies.config import ModelConfig
-from spiral.policies.loading import cast_parameters, load_language_model
-from spiral.policies.transformers import LEAST_ROWS, TransformersPolicy
-from spiral.recipes.nano_tokenizer import build_tokenizer
-from spiral.records import IntArray, Sample
-from spiral.seating import model_config
-from spiral.seeds import derive_seed
+from spiral.policies.registry import model_config
 from spiral.text import ChatCodec, PromptConfig
 from spiral.text.chat import Reading
+from spiral.training.batch import Batch, make_batch
+from spiral.training.learner import Learner
+from spiral.training.settings import LearnerConfig, LossConfig
 
 UPDATES = ((True, False), (False, False), (False, True))
 """Whether activations are checkpointed, and whether blocks are compiled."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common import clock, record
-from spiral.evaluation.benchmarks.grading_pool import GradingItem, GradingPool
+from spiral.evaluation.reasoning.grading.pool import GradingItem, GradingPool
 
 WRITINGS = (
     r"Therefore the answer is $\boxed{%s}$.",

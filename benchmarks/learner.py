@@ -27,19 +27,20 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import GIB, attempt, clock, matmul_rate, peak_memory, record
-from spiral.batch import Batch, make_batch, samples_from_episodes
 from spiral.games import load_game
-from spiral.learner.config import LearnerConfig, LossConfig
-from spiral.learner.layout import MicroBatch, micro_batches
-from spiral.learner.learner import Learner
-from spiral.learner.logprobs import CHUNK_ELEMENTS, score_tokens
-from spiral.learner.prefixes import Family, packed_rows, shared_prefixes
+from spiral.inference.engines import make_policy
+from spiral.inference.settings import EngineConfig
+from spiral.models.loading import LanguageModel, load_language_model, model_directory
+from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
-from spiral.policies.config import EngineConfig, ModelConfig
-from spiral.policies.engines import make_policy
-from spiral.policies.loading import LanguageModel, load_language_model, model_directory
-from spiral.rollout import Match, play
+from spiral.rollout.loop import Match, play
 from spiral.text import ChatCodec, PromptConfig
+from spiral.training.batch import Batch, make_batch, samples_from_episodes
+from spiral.training.learner import Learner
+from spiral.training.logprobs import CHUNK_ELEMENTS, score_tokens
+from spiral.training.packing import MicroBatch, micro_batches
+from spiral.training.prefixes import Family, packed_rows, shared_prefixes
+from spiral.training.settings import LearnerConfig, LossConfig
 
 GAMES = ("tictactoe", "kuhn_poker")
 LAYOUTS = ("one padded block", "padded, sorted", "packed")

@@ -24,19 +24,19 @@ from torch import Tensor
 
 from benchmarks.cluster import WARMUP, PhaseClock
 from benchmarks.common import record, work_of_two
-from spiral.credit import RoleBaselines
-from spiral.distributed.learning import ClusterLearner
+from spiral.distributed.collector import ClusterCollector
+from spiral.distributed.learner import ClusterLearner
 from spiral.distributed.placement import gpus_per_rank, placed
-from spiral.distributed.rollout import ClusterCollector
 from spiral.distributed.session import cluster_session
-from spiral.loop import train
+from spiral.inference.base import LanguagePolicy, OpenTurn
+from spiral.models.loading import load_language_model
 from spiral.policies import TurnReply
-from spiral.policies.language import LanguagePolicy, OpenTurn
-from spiral.policies.loading import load_language_model
-from spiral.recipe import Recipe, load_recipe
-from spiral.seating import model_config
+from spiral.policies.registry import model_config
+from spiral.runs.recipe import Recipe, load_recipe
 from spiral.text import ChatCodec
 from spiral.text.turn_ends import stop_token_ids
+from spiral.training.advantages import RoleBaselines
+from spiral.training.loop import train
 
 
 class WaitingEngine(LanguagePolicy):

@@ -8,10 +8,10 @@ machine, as in a run; they do nothing else meanwhile. The ways:
 
 - "checkpoint file": written to the system's temporary directory and read, with safetensors. What systems do that
   restart or reload their engine, and what the ratios are against, a row of the same precision and number of workers.
-- "object store, numpy": `spiral.distributed.weights`, the arrays in Ray's shared memory, mapped by every worker.
+- "object store, numpy": `spiral.distributed.weights.base`, the arrays in Ray's shared memory, mapped by every worker.
 - "object store, torch": tensors as they are, which Ray pickles. What one should not do.
-- "broadcast, gloo": `spiral.distributed.weight_sync`, from process to process; with the worker's copy into parameters.
-- "ipc, shared memory": `spiral.distributed.sharing`, every worker reads where the learner has written.
+- "broadcast, gloo": `spiral.distributed.weights.sync`, from process to process; with the worker's copy into parameters.
+- "ipc, shared memory": `spiral.distributed.weights.ipc`, every worker reads where the learner has written.
 
 Of several repetitions the fastest counts: the machine is shared. Between GPUs the broadcast is NCCL's, and processes
 on one GPU read by CUDA IPC, neither of which is measured here.
@@ -33,13 +33,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.common import clock, record
-from spiral.cluster import ClusterConfig
-from spiral.distributed.broadcast import Meeting
 from spiral.distributed.session import cluster_session, import_ray
-from spiral.distributed.sharing import Lender, Loan, borrowed
-from spiral.distributed.weight_sync import Receiver, Sender
-from spiral.distributed.weights import PackedWeights, pack, unpack
-from spiral.seating import model_config
+from spiral.distributed.weights.base import PackedWeights, pack, unpack
+from spiral.distributed.weights.broadcast import Meeting
+from spiral.distributed.weights.ipc import Lender, Loan, borrowed
+from spiral.distributed.weights.sync import Receiver, Sender
+from spiral.policies.registry import model_config
+from spiral.runs.cluster import ClusterConfig
 
 BASELINE = "checkpoint file"
 NOTE = (

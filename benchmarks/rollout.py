@@ -6,7 +6,7 @@ Every row plays tic-tac-toe and Kuhn poker with the same model, prompts and samp
 
 - "1 in flight": one game at a time, as a loop does that owns one environment; what the paper's code does per actor.
   The transformers engine fills a batch up to `LEAST_ROWS` rows, so that it computes several for this one.
-- "8", "64", "256 in flight": `spiral.rollout.play`, where no game waits for another's turn.
+- "8", "64", "256 in flight": `spiral.rollout.loop.play`, where no game waits for another's turn.
 - "in lock-step": as many games as in the last of these, but all wait until every pending turn has its reply.
 - "offline": the turns of the last row in flight, given to the engine without a game between them, each with the length
   it had: what the engine can do at best. It is asked directly, past SPIRAL's policy: vLLM for everything at once and
@@ -27,15 +27,17 @@ from functools import partial
 import torch
 
 from benchmarks.common import clock, record
+from spiral.core.policy import SamplingConfig
+from spiral.core.records import Episode, Turn
 from spiral.games import load_game
+from spiral.inference.base import LanguagePolicy
+from spiral.inference.engines import make_policy
+from spiral.inference.settings import EngineConfig
+from spiral.inference.transformers import LEAST_ROWS
+from spiral.models.loading import load_language_model, model_directory
+from spiral.models.settings import ModelConfig
 from spiral.policies import Policy, TurnReply, TurnRequest
-from spiral.policies.config import EngineConfig, ModelConfig, SamplingConfig
-from spiral.policies.engines import make_policy
-from spiral.policies.language import LanguagePolicy
-from spiral.policies.loading import load_language_model, model_directory
-from spiral.policies.transformers import LEAST_ROWS
-from spiral.records import Episode, Turn
-from spiral.rollout import Match, play
+from spiral.rollout.loop import Match, play
 from spiral.text import ChatCodec, PromptConfig
 
 GAMES = ("tictactoe", "kuhn_poker")

@@ -52,8 +52,8 @@ from benchmarks.scaling_tables import (
 from spiral.games import load_game
 from spiral.plan.tokens import EXPECTED_SHARE, survey_games
 from spiral.policies.scripted import RandomPolicy
-from spiral.recipe import Recipe, load_recipe
-from spiral.rollout import Match, play
+from spiral.rollout.loop import Match, play
+from spiral.runs.recipe import Recipe, load_recipe
 
 WORKERS = tuple(2**power for power in range(11))
 GAMES_SURVEYED = 200

@@ -27,7 +27,7 @@ from benchmarks.scaling_model import (
 from benchmarks.scaling_play import Game, draw_games
 from benchmarks.scaling_simulation import CHUNKS_PER_WORKER, FORMER_CHUNKS, Result, Setting, simulate
 from benchmarks.scaling_worker import Way
-from spiral.cluster import Schedule
+from spiral.runs.cluster import Schedule
 
 COSTS = ("small batches", "uneven games", "waiting for weights", "learning", "publishing and the driver")
 MOST_LEARNER_GPUS = 1024

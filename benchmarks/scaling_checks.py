@@ -22,15 +22,15 @@ from benchmarks.common import Row
 from benchmarks.scaling_inputs import H200, QWEN3_4B, SMOLLM2, Device, Shape, Workload
 from benchmarks.scaling_model import Constants, Engine, learner_compute_seconds
 from benchmarks.scaling_play import Game, play
-from spiral.batch import make_batch, samples_from_episodes
-from spiral.credit import RoleBaselines, role_conditioned_advantages
+from spiral.core.metrics import episode_metrics
+from spiral.core.records import Episode, Generation, Turn
 from spiral.distributed.checks import check_episode
 from spiral.games import load_game
-from spiral.measures import episode_metrics
 from spiral.policies.scripted import RandomPolicy
-from spiral.records import Episode, Generation, Turn
-from spiral.rollout import Match
-from spiral.rollout import play as play_games
+from spiral.rollout.loop import Match
+from spiral.rollout.loop import play as play_games
+from spiral.training.advantages import RoleBaselines, role_conditioned_advantages
+from spiral.training.batch import make_batch, samples_from_episodes
 
 MATRIX_RATE = 414e9
 """FLOP/s, learner.md."""

@@ -21,7 +21,7 @@ import math
 from typing import Literal
 
 from benchmarks.scaling_inputs import Device, Shape, Workload
-from spiral.cluster import Schedule
+from spiral.runs.cluster import Schedule
 
 Publishing = Literal["store", "broadcast", "free"]
 GPUS_A_NODE = 8

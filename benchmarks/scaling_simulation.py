@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 from benchmarks.scaling_model import Engine
 from benchmarks.scaling_play import Game, deal
 from benchmarks.scaling_worker import Chunk, Table, Way, Worker
-from spiral.cluster import Schedule
+from spiral.runs.cluster import Schedule
 
 MOST_CHUNKS = 32
 """Chunks in a worker's hand at most, as `spiral.distributed.rollout_worker.MOST_CHUNKS`."""
 CHUNKS_PER_WORKER = 8
-"""As `spiral.distributed.dealer.CHUNKS_PER_WORKER`."""
+"""As `spiral.distributed.game_queue.CHUNKS_PER_WORKER`."""
 FORMER_CHUNKS = 2
 """Chunks that a worker's share was cut into, and chunks in its hand, when it played one after the other."""
 
@@ -53,7 +53,7 @@ class Setting:
 
     @property
     def steps_ahead(self) -> int:
-        """As `spiral.cluster.ClusterConfig.steps_ahead`."""
+        """As `spiral.runs.cluster.ClusterConfig.steps_ahead`."""
         return {"sync": 0, "overlap": 1, "async": self.max_staleness}[self.schedule]
 
 
@@ -217,7 +217,7 @@ class _Cluster:
 
 
 def simulate(setting: Setting, draw: Callable[[int], Sequence[Game]], steps: int, warm_up: int = 2) -> Result:
-    """Runs the training loop of `spiral.loop` over the games `draw(0)`, `draw(1)`, ...; the first steps do not count.
+    """Runs `spiral.training.loop` over the games `draw(0)`, `draw(1)`, ...; the first steps do not count.
 
     Raises `ValueError` when there are too few steps.
     """

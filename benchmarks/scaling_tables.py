@@ -9,7 +9,7 @@ from benchmarks.common import Row
 from benchmarks.scaling_cases import Case
 from benchmarks.scaling_inputs import H200, Workload
 from benchmarks.scaling_simulation import Result
-from spiral.cluster import Schedule
+from spiral.runs.cluster import Schedule
 
 WORTHWHILE = 0.5
 """Share of the best tokens a second and GPU below which a schedule has stopped scaling."""

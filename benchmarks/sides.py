@@ -21,8 +21,8 @@ from statistics import mean
 import torch
 
 from benchmarks.common import peak_resident, versions
-from spiral.recipe import Recipe, load_recipe
-from spiral.records import Sample
+from spiral.core.records import Sample
+from spiral.runs.recipe import Recipe, load_recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

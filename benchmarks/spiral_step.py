@@ -1,4 +1,4 @@
-"""SPIRAL's side of the step benchmark: `spiral.launch.assemble` and `spiral.loop.train`, as `spiral train` runs them.
+"""SPIRAL's side of the step benchmark: `spiral.launch.assemble` and `spiral.training.loop.train`, as in `spiral train`.
 
 What a run leaves on disk (metrics, episodes, checkpoints) is left out; TRL's side writes nothing either.
 """
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.sides import Step, parser, recipe_of, step_of, write_report
-from spiral.batch import samples_from_episodes
+from spiral.core.metrics import Metrics
+from spiral.core.records import Episode
 from spiral.launch import assemble
-from spiral.loop import train
-from spiral.measures import Metrics
-from spiral.records import Episode
+from spiral.training.batch import samples_from_episodes
+from spiral.training.loop import train
 
 
 class StepClock:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from benchmarks.common import GIB, ROOT, Row, record
 from benchmarks.sides import Report, read_report
-from spiral.recipe import load_recipe
+from spiral.runs.recipe import load_recipe
 
 TRL_ENVIRONMENT = ROOT / ".venv-trl"
 TRL_VERSION = "1.16.0"

@@ -27,16 +27,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.sides import Step, parser, recipe_of, step_of, write_report
-from spiral.batch import samples_from_episodes
-from spiral.credit import RoleBaselines, load_estimator
-from spiral.policies.base import TurnReply
-from spiral.policies.language import LanguagePolicy, OpenTurn
-from spiral.policies.loading import model_directory
-from spiral.recipe import Recipe
-from spiral.records import Sample, StopReason
-from spiral.selfplay import SelfPlay
+from spiral.core.policy import TurnReply
+from spiral.core.records import Sample, StopReason
+from spiral.inference.base import LanguagePolicy, OpenTurn
+from spiral.models.loading import model_directory
+from spiral.rollout.collector import SelfPlay
+from spiral.runs.recipe import Recipe
 from spiral.text import ChatCodec
 from spiral.text.turn_ends import stop_token_ids
+from spiral.training.advantages import RoleBaselines, load_estimator
+from spiral.training.batch import samples_from_episodes
 
 
 class LockStepPolicy(LanguagePolicy):

@@ -6,7 +6,7 @@ import dataclasses
 
 from tokenizers import AddedToken
 
-from spiral.recipes.nano_tokenizer import build_tokenizer
+from spiral.models.nano.tokenizer import build_tokenizer
 
 EACH, NEXT = "{% for m in messages %}", "{% endfor %}"
 ASK = "{% if add_generation_prompt %}"

@@ -7,17 +7,20 @@ import signal
 import pytest
 import torch
 
-from spiral.policies.loading import ModelConfig, load_language_model
-from spiral.recipes.nano_model import new_model
-from spiral.recipes.nano_tokenizer import build_tokenizer
+from spiral.models.loading import ModelConfig, load_language_model
+from spiral.models.nano.build import new_model
+from spiral.models.nano.tokenizer import build_tokenizer
+
+ALONE = ("test_ray_death", "test_vllm_broadcast")
+"""Tests of the cluster that do not use the shared Ray."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """With `pytest -n`, each file is run by one process, and those that share one Ray by the same."""
     for item in items:
-        name = item.path.stem
-        group = "ray" if name.startswith(("test_cluster", "test_distributed", "test_vllm_cluster")) else name
+        path = item.path.relative_to(item.config.rootpath)
+        group = "ray" if path.parent.name == "distributed" and path.stem not in ALONE else str(path)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

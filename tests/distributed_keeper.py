@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from distributed_policies import weights
-from spiral.distributed.broadcast import Group
 from spiral.distributed.control import CONTROL
-from spiral.distributed.sharing import Lender, own_places
-from spiral.distributed.weight_sync import WEIGHTS, Sender
-from spiral.distributed.weights import Source, WeightsHandle
+from spiral.distributed.weights.base import Source, WeightsHandle
+from spiral.distributed.weights.broadcast import Group
+from spiral.distributed.weights.ipc import Lender, own_places
+from spiral.distributed.weights.sync import WEIGHTS, Sender
 
 
 class Keeper:

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spiral.core.records import Generation
+from spiral.inference.sampling import SamplingConfig
 from spiral.policies import TurnReply
-from spiral.policies.sampling import SamplingConfig
-from spiral.records import Generation
 from spiral.text import ChatCodec, PromptConfig
 
 VOCABULARY = 32
@@ -26,8 +26,8 @@ VOCABULARY = 32
 
 def nano_policy():
     """The built-in model as it is."""
-    from spiral.policies.loading import ModelConfig, load_language_model  # loads transformers; a coin needs none
-    from spiral.policies.transformers import TransformersPolicy
+    from spiral.inference.transformers import TransformersPolicy
+    from spiral.models.loading import ModelConfig, load_language_model  # loads transformers; a coin needs none
 
     loaded = load_language_model(ModelConfig(path="nano", device="cpu"))
     codec = ChatCodec(loaded.tokenizer, PromptConfig(observation="compact", thinking=False))

@@ -7,11 +7,11 @@ import os
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from spiral.cluster import ClusterConfig
-from spiral.distributed import crew
+from spiral.distributed import pool as crew
 from spiral.distributed.session import cluster_session
-from spiral.rollout import SelfPlayConfig
-from spiral.selfplay import SelfPlay
+from spiral.rollout.collector import SelfPlay
+from spiral.rollout.loop import SelfPlayConfig
+from spiral.runs.cluster import ClusterConfig
 
 GAMES = SelfPlayConfig(
     games={"tictactoe": 1.0, "kuhn_poker(hands=2)": 1.0}, episodes_per_step=14, opening_plies={"tictactoe": 3}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from spiral.policies.loading import NANO_DIRECTORY
+from spiral.models.loading import NANO_DIRECTORY
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 
-import spiral.learner.checkpoint
+import spiral.training.checkpoint
+from spiral.core.records import Episode
 from spiral.launch import execute, resume, start
-from spiral.recipe import load_recipe
-from spiral.records import Episode
-from spiral.run_directory import RunDirectory
-from spiral.selfplay import SelfPlay
+from spiral.rollout.collector import SelfPlay
+from spiral.runs.directory import RunDirectory
+from spiral.runs.recipe import load_recipe
 
 SETTINGS = (
     "run.steps=20",
@@ -122,12 +122,12 @@ def _during_a_checkpoint() -> None:
 
 def _before_latest() -> None:
     """The checkpoint of step 10 is whole, but `latest` does not name it yet."""
-    _trap(spiral.learner.checkpoint, "point_to", lambda link, target: target == "step-000010")
+    _trap(spiral.training.checkpoint, "point_to", lambda link, target: target == "step-000010")
 
 
 def _before_the_first_checkpoint() -> None:
     """The recipe is written, and nothing else."""
-    _trap(spiral.learner.checkpoint, "write_directory_atomically", lambda path, *_: path.name == "step-000000")
+    _trap(spiral.training.checkpoint, "write_directory_atomically", lambda path, *_: path.name == "step-000000")
 
 
 def _during_the_first_checkpoint() -> None:

@@ -22,20 +22,20 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-import spiral.learner.learner
+import spiral.training.learner
 from made_up import random_samples
-from spiral.batch import Batch, make_batch
-from spiral.learner.checkpoint import load_checkpoint, save_checkpoint
-from spiral.learner.group import GroupError, free_port, join_group, leave_group
-from spiral.learner.learner import Learner, LearnerConfig
-from spiral.learner.lora import LoraConfig
-from spiral.learner.loss import LossConfig
-from spiral.learner.reference import frozen_copy
-from spiral.learner.sharding import shard
-from spiral.measures import Metrics
+from spiral.core.metrics import Metrics
+from spiral.models.nano.tokenizer import build_tokenizer
 from spiral.policies import SamplingConfig
-from spiral.recipes.nano_tokenizer import build_tokenizer
 from spiral.text import PromptConfig
+from spiral.training.batch import Batch, make_batch
+from spiral.training.checkpoint import load_checkpoint, save_checkpoint
+from spiral.training.fsdp import shard
+from spiral.training.learner import Learner, LearnerConfig
+from spiral.training.lora import LoraConfig
+from spiral.training.loss import LossConfig
+from spiral.training.process_group import GroupError, free_port, join_group, leave_group
+from spiral.training.reference import frozen_copy
 
 LIMIT = 60.0
 """Seconds that a test waits for the slowest rank; ranks wait for each other for less."""
@@ -149,7 +149,7 @@ def learner_of(model: Any, run: Run) -> Learner:
 def not_rounded() -> Any:
     """A bfloat16 learner made in here computes its passes in float32, so that nothing but the sharding is left."""
     return mock.patch.multiple(
-        spiral.learner.learner,
+        spiral.training.learner,
         shard=lambda scorer, _: shard(scorer, torch.float32),
         frozen_copy=lambda model, _, packed: frozen_copy(model, "float32", packed=packed),
     )

@@ -9,7 +9,7 @@ import sys
 HOLDER = """
 import sys
 from pathlib import Path
-from spiral.locks import locked
+from spiral.core.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spiral.records import Episode, Generation, Sample, Seat, Turn
+from spiral.core.records import Episode, Generation, Sample, Seat, Turn
 
 
 def new_turn(

@@ -9,16 +9,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spiral.batch import make_batch, samples_from_episodes
-from spiral.credit import RoleBaselines, role_conditioned_advantages
+from spiral.core.records import Generation
+from spiral.core.seeds import derive_seed, token_uniforms
 from spiral.games import load_game
-from spiral.learner.logprobs import TokenScores
-from spiral.learner.loss import LossConfig, loss
 from spiral.policies import TurnReply
-from spiral.records import Generation
-from spiral.rollout import Match, play
-from spiral.seeds import derive_seed, token_uniforms
+from spiral.rollout.loop import Match, play
 from spiral.theory import exploitability, information_states, policy_from_table
+from spiral.training.advantages import RoleBaselines, role_conditioned_advantages
+from spiral.training.batch import make_batch, samples_from_episodes
+from spiral.training.logprobs import TokenScores
+from spiral.training.loss import LossConfig, loss
 
 KUHN = load_game("kuhn_poker")
 NAMES = [(state.information_state(seat), state.legal_actions()) for state, seat in information_states(KUHN)]

@@ -10,8 +10,8 @@ import spiral
 from commands import TINY, tiny_run
 from commands import spiral as command
 from spiral.launch import saved_recipe
-from spiral.policies.loading import model_directory
-from spiral.recipe import load_recipe
+from spiral.models.loading import model_directory
+from spiral.runs.recipe import load_recipe
 
 SETTINGS = [f"{key}={value}" for key, value in TINY.items()]
 

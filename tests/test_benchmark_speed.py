@@ -14,14 +14,14 @@ from benchmarks.learner import BlockLearner, flop, layout_rows, memory_rows, pac
 from benchmarks.rollout import LockStep, measured_rows, offline_transformers, played, table
 from benchmarks.sides import Report, Step, read_report
 from made_up import random_samples
-from spiral.batch import make_batch
-from spiral.learner.learner import Learner, LearnerConfig
-from spiral.learner.loss import LossConfig
+from spiral.core.records import Sample
+from spiral.inference.transformers import TransformersPolicy
+from spiral.models.nano.build import DIRECT
 from spiral.policies import SamplingConfig
-from spiral.policies.transformers import TransformersPolicy
-from spiral.recipes.nano_model import DIRECT
-from spiral.records import Sample
 from spiral.text import ChatCodec
+from spiral.training.batch import make_batch
+from spiral.training.learner import Learner, LearnerConfig
+from spiral.training.loss import LossConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

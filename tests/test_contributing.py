@@ -14,8 +14,8 @@ import pytest
 
 from spiral.games import load_game
 from spiral.launch import execute, start
-from spiral.recipe import load_recipe
-from spiral.run_directory import read_metrics
+from spiral.runs.directory import read_metrics
+from spiral.runs.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(python|toml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -41,7 +41,7 @@ def test_commands_that_only_speak_load_neither_torch_nor_transformers(tmp_path):
     ]
     code = f"""
 import contextlib, io, json, sys
-import spiral.recipe
+import spiral.runs.recipe
 seen = []
 for line in {lines!r}:
     from spiral.cli import main

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from commands import refused, tiny_run, tiny_settings
-from spiral.run_directory import read_metrics, read_reports
-from spiral.storage import read_episodes
+from spiral.core.storage import read_episodes
+from spiral.runs.directory import read_metrics, read_reports
 
 TRAINED = ("loss/policy", "loss/entropy", "learner/grad_norm", "credit/samples")
 

@@ -10,8 +10,8 @@ import pytest
 
 from killed_runs import KILLED, contents, go_on, metrics_rows, run
 from spiral.launch import resume, start
-from spiral.recipe import load_recipe
-from spiral.run_directory import RunDirectory
+from spiral.runs.directory import RunDirectory
+from spiral.runs.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")

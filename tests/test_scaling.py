@@ -31,14 +31,15 @@ from benchmarks.scaling_play import deal, draw_games, play
 from benchmarks.scaling_simulation import FORMER_CHUNKS, Setting, _Cluster, simulate
 from benchmarks.scaling_tables import Point, last_worthwhile
 from benchmarks.scaling_worker import Chunk
-from spiral.cluster import ClusterConfig, Schedule
-from spiral.distributed import dealer, rollout_worker
-from spiral.distributed.crew import Crew, Member
+from spiral.distributed import game_queue as dealer
+from spiral.distributed import rollout_worker
+from spiral.distributed.pool import Crew, Member
 from spiral.distributed.tasks import Play
+from spiral.models.shapes import known_config
 from spiral.plan.memory import model_shape
 from spiral.plan.tokens import survey_games
-from spiral.policies.known_models import known_config
-from spiral.recipe import load_recipe
+from spiral.runs.cluster import ClusterConfig, Schedule
+from spiral.runs.recipe import load_recipe
 
 EVEN = Workload(games=32, turns=(3,), prompt=100.0, reply=50.0, budget=400)
 UNEVEN = Workload(games=64, turns=(2, 3, 4), prompt=100.0, reply=100.0, budget=800, tail=1.0)

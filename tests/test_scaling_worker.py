@@ -15,7 +15,7 @@ from benchmarks.scaling_worker import Chunk, Worker
 from spiral.distributed.fresh_policy import FreshPolicy
 from spiral.games import load_game
 from spiral.policies import TurnReply
-from spiral.rollout import Match, play_as_completed
+from spiral.rollout.loop import Match, play_as_completed
 
 UNEVEN = Workload(games=24, turns=(2, 3, 4), prompt=100.0, reply=100.0, budget=800, tail=1.0)
 SLOW = Engine(
@@ -170,7 +170,7 @@ class VirtualEngine:
 )
 @settings(max_examples=40, deadline=None)
 def test_simulated_games_end_when_those_of_the_game_loop_do(seed, rows, chunks, load, times):
-    """`spiral.rollout` and `FreshPolicy`, with an engine in virtual time: the same ends, the same versions."""
+    """`spiral.rollout.loop` and `FreshPolicy`, with an engine in virtual time: the same ends, the same versions."""
     engine = dataclasses.replace(SLOW, rows=rows, cache_seconds=0.0)
     games = draw_games(UNEVEN, seed, 1)
     tells = [(time, version) for version, time in enumerate(sorted(times), start=1)]

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from spiral.policies.smollm2 import MEMBER, NAMES, WHEEL
+from spiral.models.smollm2 import MEMBER, NAMES, WHEEL
 
 KINDS = {"B": 0, "b": 1, "H": 2, "h": 3, "I": 4, "i": 5, "f": 6, "?": 7, "string": 8, "Q": 10, "q": 11, "d": 12}
 F32, Q4_0, Q4_1, Q8_0 = 0, 2, 3, 8

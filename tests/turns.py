@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 from spiral.games import load_game
+from spiral.models.nano.build import random_turns
 from spiral.policies import TurnRequest
-from spiral.recipes.nano_model import random_turns
 
 GAMES = ("tictactoe", "kuhn_poker", "kuhn_poker(hands=5)", "leduc_poker", "connect_four", "simple_negotiation")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from spiral.inference.engines import EngineConfig
+from spiral.inference.sampling import sampling_logprobs
+from spiral.inference.vllm import VllmPolicy
+from spiral.models.head import output_head
 from spiral.policies import SamplingConfig
-from spiral.policies.engines import EngineConfig
-from spiral.policies.head import output_head
-from spiral.policies.sampling import sampling_logprobs
-from spiral.policies.vllm import VllmPolicy
 from spiral.text import ChatCodec, PromptConfig
 
 # What vLLM warns of is not ours to mend.

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from spiral.api import TrainResult, load_policy, read_episodes, read_metrics, train
     from spiral.evaluation import evaluate
-    from spiral.evaluation.benchmarks import grade
+    from spiral.evaluation.reasoning import grade
     from spiral.games import load_game
     from spiral.games.testing import check_game
-    from spiral.rollout import Match, play
+    from spiral.rollout.loop import Match, play
     from spiral.text import parse_action
     from spiral.theory import best_response, expected_returns, exploitability, minimax_value, nash_conv
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "spiral.api": ("TrainResult", "load_policy", "read_episodes", "read_metrics", "train"),
     "spiral.evaluation": ("evaluate",),
-    "spiral.evaluation.benchmarks": ("grade",),
+    "spiral.evaluation.reasoning": ("grade",),
     "spiral.games": ("load_game",),
     "spiral.games.testing": ("check_game",),
-    "spiral.rollout": ("Match", "play"),
+    "spiral.rollout.loop": ("Match", "play"),
     "spiral.text": ("parse_action",),
     "spiral.theory": ("best_response", "expected_returns", "exploitability", "minimax_value", "nash_conv"),
 }

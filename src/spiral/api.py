@@ -12,16 +12,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from spiral.core.metrics import Metrics
+from spiral.core.steps import numbered
 from spiral.games import Game, load_game
 from spiral.launch import execute, saved_recipe, start
 from spiral.launch import resume as resume_run
-from spiral.measures import Metrics
 from spiral.policies import Policy
-from spiral.recipe import Recipe, load_recipe
-from spiral.run_directory import RunDirectory
-from spiral.run_directory import read_metrics as metrics_rows
-from spiral.seating import SeatOptions, seat_policy
-from spiral.steps import numbered
+from spiral.policies.registry import SeatOptions, seat_policy
+from spiral.runs.directory import RunDirectory
+from spiral.runs.directory import read_metrics as metrics_rows
+from spiral.runs.recipe import Recipe, load_recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def train(
     Raises:
         ValueError: The recipe is wrong, the run does not fit this machine, or the directory already holds a run, or
             another process has it.
-        spiral.run_directory.RunStopped: Ctrl-C or SIGTERM; there is a checkpoint, and `resume=True` goes on from it.
+        spiral.runs.directory.RunStopped: Ctrl-C or SIGTERM; there is a checkpoint, and `resume=True` goes on from it.
     """
     given = load_recipe(str(recipe), [*overrides, *([f"run.steps={steps}"] if steps is not None else [])])
     path = Path(run_dir)
@@ -111,6 +111,6 @@ def load_policy(name: str, game: str | Game, **options: Any) -> Policy:
     Args:
         name: As on the command line, such as "minimax", "nano", "runs/r1" or "runs/r1@15".
         game: The game that it is to play.
-        options: Fields of `spiral.seating.SeatOptions`, such as `temperature=0.0`.
+        options: Fields of `spiral.policies.registry.SeatOptions`, such as `temperature=0.0`.
     """
     return seat_policy(name, load_game(game) if isinstance(game, str) else game, SeatOptions(**options))

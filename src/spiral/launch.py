@@ -15,25 +15,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from spiral.cluster import ClusterConfig
-from spiral.credit import RoleBaselines
+from spiral.core.metrics import Metrics
+from spiral.core.policy import NotPlayedError
+from spiral.core.records import Episode
+from spiral.core.steps import checkpoints_in, latest_checkpoint
+from spiral.core.stopping import stop_requests
 from spiral.distributed.faults import LearnerLostError
 from spiral.distributed.run import assemble_cluster
-from spiral.evaluation import NotPlayedError, Report
-from spiral.learner.checkpoint import STATE, checkpoint_state
-from spiral.local_run import assemble_local
-from spiral.loop import Collector, Updater, train
-from spiral.measures import Metrics
+from spiral.evaluation import Report
+from spiral.games.failures import UserCodeError
 from spiral.plan import check_plan, check_runnable
-from spiral.recipe import Recipe, validate_recipe
-from spiral.records import Episode
-from spiral.run_agreement import WatchedLearner
-from spiral.run_directory import RunDirectory, RunRecorder, lasting_settings, read_reports
-from spiral.run_lock import hold_run, run_held
-from spiral.seating import model_config
-from spiral.steps import checkpoints_in, latest_checkpoint
-from spiral.stopping import stop_requests
-from spiral.user_code import UserCodeError
+from spiral.policies.registry import model_config
+from spiral.runs.agreement import WatchedLearner
+from spiral.runs.cluster import ClusterConfig
+from spiral.runs.directory import RunDirectory, RunRecorder, lasting_settings, read_reports
+from spiral.runs.local import assemble_local
+from spiral.runs.lock import hold_run, run_held
+from spiral.runs.recipe import Recipe, validate_recipe
+from spiral.training.advantages import RoleBaselines
+from spiral.training.checkpoint import STATE, checkpoint_state
+from spiral.training.loop import Collector, Updater, train
 
 logger = logging.getLogger(__name__)
 

@@ -29,10 +29,10 @@ from spiral.agreement.passes import (
     sample_replies,
 )
 from spiral.agreement.probes import Probes, make_probes
-from spiral.batch import Batch
-from spiral.policies.language import LanguagePolicy
-from spiral.policies.transformers import TransformersPolicy
-from spiral.records import FloatArray
+from spiral.core.records import FloatArray
+from spiral.inference.base import LanguagePolicy
+from spiral.inference.transformers import TransformersPolicy
+from spiral.training.batch import Batch
 
 ENGINE_REMEDY = "another engine.kind (--engine) may compute it as the model does"
 PLAINER = {

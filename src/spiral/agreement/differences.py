@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spiral.records import FloatArray
+from spiral.core.records import FloatArray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

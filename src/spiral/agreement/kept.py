@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spiral.evaluation.results import versions
-from spiral.files import write_atomically
-from spiral.policies.local_models import store_directory
-from spiral.policies.weights_hash import settings_sha256, weights_sha256
+from spiral.core.files import write_atomically
+from spiral.core.versions import versions
+from spiral.models.store import store_directory
+from spiral.models.weights_hash import settings_sha256, weights_sha256
 
 MAX_KEPT = 500
 METHOD = 1

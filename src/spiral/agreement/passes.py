@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from spiral.agreement.probes import Probes
-from spiral.batch import Batch, make_batch
-from spiral.policies.base import TurnReply
-from spiral.policies.config import SamplingConfig
-from spiral.policies.language import LanguagePolicy, PromptRequest
-from spiral.records import FloatArray, IntArray, Sample
-from spiral.seeds import derive_seed
+from spiral.core.policy import SamplingConfig, TurnReply
+from spiral.core.records import FloatArray, IntArray, Sample
+from spiral.core.seeds import derive_seed
+from spiral.inference.base import LanguagePolicy, PromptRequest
+from spiral.training.batch import Batch, make_batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from spiral.core.records import IntArray
 from spiral.games import Game, load_game
-from spiral.policies.loading import length_switches
-from spiral.records import IntArray
+from spiral.models.loading import length_switches
 from spiral.text import ChatCodec
 
 FILLERS, FEW_FILLERS = (5, 23, 40, 90), (70,)

@@ -19,10 +19,17 @@ from typing import Annotated
 
 import typer
 
-from spiral.cli import benchmarking, checking, clusters, comparing, listing, measuring, playing, tournament, training
+from spiral.cli import benchmark as benchmarking
+from spiral.cli import check as checking
+from spiral.cli import cluster as clusters
+from spiral.cli import compare as comparing
+from spiral.cli import evaluate as measuring
+from spiral.cli import listing, tournament
+from spiral.cli import play as playing
+from spiral.cli import train as training
 from spiral.cli.faults import INTERRUPTED, explain
 from spiral.cli.log import warnings_told
-from spiral.printable import printable
+from spiral.core.printable import printable
 
 QUIET = {
     "HF_HUB_VERBOSITY": "critical",

@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
-from spiral.printable import printable
+from spiral.core.printable import printable
 
 
 def endpoint_usage(who: str, policy: object) -> dict[str, Any]:
     """The usage of an endpoint under the key `WHO_usage`; nothing for any other player."""
-    from spiral.policies.endpoint import EndpointPolicy  # loads torch
+    from spiral.policies.endpoint.policy import EndpointPolicy  # loads torch
 
     if not isinstance(policy, EndpointPolicy):
         return {}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from spiral.games.failures import find_game_failure
-from spiral.printable import one_line
-from spiral.user_code import UserCodeError
+from spiral.core.printable import one_line
+from spiral.games.failures import UserCodeError, find_game_failure
 
 FAILED = 1
 MISUSED = 2

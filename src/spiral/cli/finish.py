@@ -9,14 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spiral.cli.playing import FAVOURITE, favourite
+from spiral.cli.play import FAVOURITE, favourite
 from spiral.cli.programs import program
-from spiral.curves import draw_learning_curve
-from spiral.display import wide_console
+from spiral.core.seeds import derive_seed
+from spiral.core.transcript import game_excerpt
 from spiral.launch import Run
-from spiral.run_directory import read_metrics, read_reports
-from spiral.seeds import derive_seed
-from spiral.summary import arena_table, collapsed_seats, exploitability_table, game_excerpt, gap_warnings
+from spiral.runs.curves import draw_learning_curve
+from spiral.runs.directory import read_metrics, read_reports
+from spiral.runs.display import wide_console
+from spiral.runs.summary import arena_table, collapsed_seats, exploitability_table, gap_warnings
 
 
 def show_results(run: Run) -> None:

@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from spiral.cli.programs import program
-from spiral.display import plain_table, wide_console
+from spiral.core.printable import printable
 from spiral.games import Game, game_names, load_game
 from spiral.games.registry import adapter_games
-from spiral.printable import printable
-from spiral.recipes import recipe_files
+from spiral.runs.display import plain_table, wide_console
+from spiral.runs.recipe import recipe_files
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 TRAINED = ("nano", "nano-strong", "smollm2-cpu")
@@ -96,8 +96,8 @@ def _list_models(context: typer.Context, as_json: Json = False) -> None:
         if as_json:
             raise ValueError(f"got --json with {context.invoked_subcommand!r}; it belongs to the list of models")
         return
-    from spiral.policies.loading import NANO_DIRECTORY  # loads torch
-    from spiral.policies.local_models import FETCHABLE, hub_models, local_models
+    from spiral.models.loading import NANO_DIRECTORY  # loads torch
+    from spiral.models.store import FETCHABLE, hub_models, local_models
 
     found = {"nano": NANO_DIRECTORY}
     for name, directory in (*local_models().items(), *hub_models().items()):
@@ -129,8 +129,8 @@ def _get_model(
     model hub can be reached. The package holds 4-bit weights; written out in
     bfloat16 (273 MB) they are not quite as good as the model's own.
     """
-    from spiral.policies.loading import NANO_DIRECTORY  # loads torch
-    from spiral.policies.local_models import get_model, local_model_directory
+    from spiral.models.loading import NANO_DIRECTORY  # loads torch
+    from spiral.models.store import get_model, local_model_directory
 
     here = NANO_DIRECTORY if name == "nano" else local_model_directory(name)
     if here is not None:
@@ -229,7 +229,7 @@ def _count_parameters(directory: Path) -> int | None:
     """Counted from the shapes at the head of the safetensors files."""
     from safetensors import SafetensorError, safe_open
 
-    from spiral.policies.local_models import weight_files
+    from spiral.models.store import weight_files
 
     parameters = 0
     for file in weight_files(directory):

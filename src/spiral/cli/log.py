@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from spiral.printable import printable
+from spiral.core.printable import printable
 
 OURS = "spiral"
 KINDS = {logging.INFO: "note", logging.WARNING: "warning", logging.ERROR: "error", logging.CRITICAL: "critical"}

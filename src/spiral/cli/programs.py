@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from spiral.printable import printable
+from spiral.core.printable import printable
 
 
 def program(name: str) -> str:

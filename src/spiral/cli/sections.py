@@ -11,8 +11,8 @@ from pydantic.fields import FieldInfo
 from rich.table import Table
 from rich.text import Text
 
-from spiral.config import Section
-from spiral.recipe import Recipe
+from spiral.core.settings import Section
+from spiral.runs.recipe import Recipe
 
 
 def sections() -> dict[str, type[Section]]:

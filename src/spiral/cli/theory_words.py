@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from spiral.display import plain_table
 from spiral.games import Game
+from spiral.runs.display import plain_table
 
 CHIPS = ("kuhn_poker", "leduc_poker")
 """Games whose returns are chips."""

@@ -14,15 +14,15 @@ from spiral.cli import options as opt
 from spiral.cli.faults import Stopped
 from spiral.cli.listing import print_json
 from spiral.cli.programs import shown_path
-from spiral.display import plain_table, wide_console
+from spiral.core.progress import Progress, progress_shown
+from spiral.core.steps import checkpoints_in
 from spiral.games import Game, load_game
-from spiral.progress import Progress, progress_shown
-from spiral.steps import checkpoints_in
+from spiral.runs.display import plain_table, wide_console
 
 if TYPE_CHECKING:
     from spiral.evaluation.tournament import Bench, Pairing  # loads torch
     from spiral.policies import Policy
-    from spiral.rollout import Watch
+    from spiral.rollout.loop import Watch
 
 Out = Annotated[
     Path | None,
@@ -74,7 +74,7 @@ def tournament(
     opt.check_episodes(episodes)
     from spiral.evaluation.tournament import Bench, check_players  # loads torch
     from spiral.evaluation.tournament_files import open_directory
-    from spiral.seating import SeatOptions, seat_policy
+    from spiral.policies.registry import SeatOptions, seat_policy
 
     options = SeatOptions(
         template=template,
@@ -127,8 +127,8 @@ def check_field(players: Sequence[str]) -> None:
         raise ValueError(
             f"got one player, {players[0]!r}; expected two or more, or one run directory, whose checkpoints then play"
         )
-    from spiral.policies.endpoint_config import ENDPOINT  # loads torch
-    from spiral.policies.loading import model_directory
+    from spiral.models.loading import model_directory
+    from spiral.policies.endpoint.config import ENDPOINT  # loads torch
     from spiral.policies.scripted import is_scripted
 
     known: dict[str, str] = {}
@@ -157,7 +157,7 @@ def _trained_games(run: str | None) -> list[str]:
     """The games of the one run. Raises `ValueError` when there is none."""
     games: list[str] = []
     if run is not None:
-        from spiral.seating import run_games  # loads torch
+        from spiral.policies.registry import run_games  # loads torch
 
         games = run_games(run)
     if not games:

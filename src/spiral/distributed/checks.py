@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spiral.core.records import Episode, Generation, Turn
 from spiral.games import State
-from spiral.records import Episode, Generation, Turn
-from spiral.rollout import ILLEGAL_MOVE_RETURN, ILLEGAL_MOVE_RETURN_OTHER, Match
+from spiral.rollout.loop import ILLEGAL_MOVE_RETURN, ILLEGAL_MOVE_RETURN_OTHER, Match
 
 ROUNDING = 1e-4
 """Nats that a log-probability may lie above zero."""

@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from spiral.agreement import LearnerCheck
-from spiral.batch import Batch
-from spiral.distributed.broadcast import Meeting, own_address
+from spiral.core.locks import Claim
+from spiral.core.metrics import Metrics
+from spiral.core.records import FloatArray
 from spiral.distributed.control import thread_stacks
-from spiral.distributed.sharing import Lender, Loan, own_places
-from spiral.distributed.weight_sync import Sender
-from spiral.distributed.weights import PackedWeights, pack
-from spiral.learner.checkpoint import load_checkpoint, save_checkpoint
-from spiral.learner.group import BACKENDS, free_port, join_group
-from spiral.learner.learner import Learner
-from spiral.locks import Claim
-from spiral.measures import Metrics
-from spiral.policies.loading import LanguageModel, load_language_model
-from spiral.recipe import Recipe
-from spiral.records import FloatArray
-from spiral.run_agreement import learner_options
+from spiral.distributed.weights.base import PackedWeights, pack
+from spiral.distributed.weights.broadcast import Meeting, own_address
+from spiral.distributed.weights.ipc import Lender, Loan, own_places
+from spiral.distributed.weights.sync import Sender
+from spiral.models.loading import LanguageModel, load_language_model
+from spiral.runs.agreement import learner_options
+from spiral.runs.recipe import Recipe
+from spiral.training.batch import Batch
+from spiral.training.checkpoint import load_checkpoint, save_checkpoint
+from spiral.training.learner import Learner
+from spiral.training.process_group import BACKENDS, free_port, join_group
 
 
 class LearnerWorker:

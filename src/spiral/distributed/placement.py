@@ -21,9 +21,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from spiral.cluster import ClusterConfig
 from spiral.distributed.faults import ClusterError
 from spiral.distributed.session import import_ray
+from spiral.runs.cluster import ClusterConfig
 
 logger = logging.getLogger(__name__)
 

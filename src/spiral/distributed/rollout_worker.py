@@ -22,21 +22,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from spiral.cluster import ClusterConfig
-from spiral.distributed.broadcast import Meeting
+from spiral.core.records import Episode
 from spiral.distributed.control import CONTROL, thread_stacks
-from spiral.distributed.dealer import games_of_step
-from spiral.distributed.fetching import fetch
 from spiral.distributed.fresh_policy import FreshPolicy
-from spiral.distributed.player import LAST, Player
+from spiral.distributed.game_queue import games_of_step
+from spiral.distributed.rollout_thread import LAST, Player
 from spiral.distributed.session import import_ray
-from spiral.distributed.weight_sync import WEIGHTS, Receiver
-from spiral.distributed.weights import WeightsHandle
+from spiral.distributed.weights.base import WeightsHandle
+from spiral.distributed.weights.broadcast import Meeting
+from spiral.distributed.weights.fetch import fetch
+from spiral.distributed.weights.sync import WEIGHTS, Receiver
+from spiral.inference.base import LanguagePolicy
 from spiral.policies import scripted_policy
-from spiral.policies.language import LanguagePolicy
-from spiral.records import Episode
-from spiral.rollout import Match, SelfPlayConfig
-from spiral.selfplay import Matchmaker, SeatOpponent
+from spiral.rollout.collector import Matchmaker, SeatOpponent
+from spiral.rollout.loop import Match, SelfPlayConfig
+from spiral.runs.cluster import ClusterConfig
 
 CHUNKS = "chunks"
 """The thread group of calls that wait for games."""

@@ -1,6 +1,6 @@
 """A run in many processes: rollout workers, learner workers, and this process, which deals, credits and records.
 
-Everything is the run of one process (`spiral.local_run`) with the collector and the learner elsewhere.
+Everything is the run of one process (`spiral.runs.local`) with the collector and the learner elsewhere.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any
 import torch
 
 from spiral.agreement import agreement_key, compare_with_learner, is_known, keep, sample_probes
-from spiral.credit import RoleBaselines
-from spiral.distributed.learning import ClusterLearner
+from spiral.core.metrics import Metrics
+from spiral.core.records import Episode
+from spiral.distributed.collector import ClusterCollector
+from spiral.distributed.learner import ClusterLearner
 from spiral.distributed.placement import gpus_per_rank, placed
-from spiral.distributed.rollout import ClusterCollector
 from spiral.distributed.session import cluster_session
 from spiral.distributed.status import STATUS_FILE, status_written
 from spiral.evaluation import Report
-from spiral.measures import Metrics
-from spiral.policies.engines import make_policy
-from spiral.policies.language import LanguagePolicy
-from spiral.policies.loading import load_language_model, model_directory
-from spiral.recipe import Recipe
-from spiral.records import Episode
-from spiral.run_agreement import computation
-from spiral.run_directory import RunDirectory, lasting_settings
-from spiral.run_evaluation import evaluate_run, sample_game
-from spiral.seating import Opponents, count_parameters, model_config
-from spiral.selfplay import check_prompts
+from spiral.inference.base import LanguagePolicy
+from spiral.inference.engines import make_policy
+from spiral.models.loading import load_language_model, model_directory
+from spiral.policies.registry import Opponents, count_parameters, model_config
+from spiral.runs.agreement import computation
+from spiral.runs.checks import check_prompts
+from spiral.runs.directory import RunDirectory, lasting_settings
+from spiral.runs.evaluation import evaluate_run, sample_game
+from spiral.runs.recipe import Recipe
+from spiral.training.advantages import RoleBaselines
 
 
 @dataclasses.dataclass(kw_only=True)

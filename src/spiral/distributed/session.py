@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from spiral.cluster import ClusterConfig
+from spiral.core.stopping import handlers_kept
 from spiral.distributed.ray_watch import watched
-from spiral.stopping import handlers_kept
+from spiral.runs.cluster import ClusterConfig
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from spiral.records import Episode, Turn
+from spiral.core.records import Episode, Turn
 
 
 def turn_ages(episodes: Sequence[Episode], version: int) -> list[int]:

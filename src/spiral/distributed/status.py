@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from spiral.files import write_text_atomically
+from spiral.core.files import write_text_atomically
 
 logger = logging.getLogger(__name__)
 

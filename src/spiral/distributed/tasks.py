@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from spiral.distributed.dealer import Chunk
+from spiral.distributed.game_queue import Chunk
 from spiral.distributed.rollout_worker import CHUNKS
-from spiral.distributed.weights import WeightsHandle
+from spiral.distributed.weights.base import WeightsHandle
 
 
 class Task(Protocol):

@@ -7,17 +7,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spiral.evaluation.arena import ArenaResult, NotPlayedError, evaluate
-    from spiral.evaluation.config import EvaluationConfig
+    from spiral.evaluation.arena import ArenaResult, evaluate
     from spiral.evaluation.exploitability import ExploitabilityResult, measure_exploitability
     from spiral.evaluation.optimality import OptimalityResult, TheoryResult, measure_optimality, measure_theory
     from spiral.evaluation.report import Report, measure, measure_benchmarks, read_report
+    from spiral.evaluation.settings import EvaluationConfig
 
 __all__ = [
     "ArenaResult",
     "EvaluationConfig",
     "ExploitabilityResult",
-    "NotPlayedError",
     "OptimalityResult",
     "Report",
     "TheoryResult",
@@ -30,8 +29,8 @@ __all__ = [
     "read_report",
 ]
 _MODULES = {
-    "arena": ("ArenaResult", "NotPlayedError", "evaluate"),
-    "config": ("EvaluationConfig",),
+    "arena": ("ArenaResult", "evaluate"),
+    "settings": ("EvaluationConfig",),
     "exploitability": ("ExploitabilityResult", "measure_exploitability"),
     "optimality": ("OptimalityResult", "TheoryResult", "measure_optimality", "measure_theory"),
     "report": ("Report", "measure", "measure_benchmarks", "read_report"),

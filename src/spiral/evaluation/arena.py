@@ -17,20 +17,17 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
+from spiral.core.policy import NotPlayedError
+from spiral.core.records import Episode
+from spiral.core.seeds import derive_seed
 from spiral.evaluation.statistics import Rate, wilson
 from spiral.games import Game
+from spiral.inference.room import check_room
 from spiral.policies import Policy
-from spiral.policies.room import check_room
-from spiral.records import Episode
-from spiral.rollout import Match, play
-from spiral.seeds import derive_seed
+from spiral.rollout.loop import Match, play
 
 MOST_REASONS = 8
 OTHER_REASONS = "other reasons"
-
-
-class NotPlayedError(RuntimeError):
-    """Not one of the games could be played."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from spiral.evaluation.benchmarks.runner import Attempt
+from spiral.core.records import Episode
+from spiral.evaluation.reasoning.runner import Attempt
 from spiral.evaluation.statistics import Estimate, alike_interval, clustered_rate, holm, paired_difference
-from spiral.records import Episode
 
 SIGNIFICANT = 0.05
 Kind = Literal["games", "theory", "benchmark"]

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spiral.core.files import write_atomically
 from spiral.evaluation.standings import Estimates
-from spiral.files import write_atomically
 
 INTERVALS_UP_TO = 8
 """Players for whom a cell has room for its interval."""

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spiral.core.records import Episode
+from spiral.core.storage import read_episodes
 from spiral.evaluation.arena import ArenaResult, paired_matches, summarise
 from spiral.evaluation.optimality import measure_theory
 from spiral.evaluation.probabilities import TheoryWatch, unwatched
 from spiral.evaluation.results import ResultDirectory, asked_of, describe_player, read_result, result_directory
 from spiral.games import Game
+from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy
-from spiral.policies.language import LanguagePolicy
-from spiral.records import Episode
-from spiral.rollout import Watch, play
-from spiral.storage import read_episodes
+from spiral.rollout.loop import Watch, play
 from spiral.theory import TabularPolicy
 
 

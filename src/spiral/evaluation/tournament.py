@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from spiral.core.policy import TurnRequest
+from spiral.core.records import Episode
 from spiral.evaluation.arena import paired_matches
-from spiral.evaluation.ratings import FloatArray
 from spiral.evaluation.results import describe_player
 from spiral.games import Game
+from spiral.inference.room import check_room
 from spiral.policies import Policy, ScriptedPolicy, is_scripted
-from spiral.policies.base import TurnRequest
-from spiral.policies.endpoint import EndpointPolicy
-from spiral.policies.room import check_room
-from spiral.records import Episode
-from spiral.rollout import Watch, play
+from spiral.policies.endpoint.policy import EndpointPolicy
+from spiral.rollout.loop import Watch, play
+from spiral.theory.metagame import FloatArray
 
 MOST_BYTES = 4 * 2**30
 """Parameters held at a time, unless two players alone have more."""

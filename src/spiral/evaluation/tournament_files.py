@@ -22,13 +22,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spiral.core.files import write_atomically
+from spiral.core.records import Episode
+from spiral.core.storage import write_episodes
+from spiral.core.versions import versions
 from spiral.evaluation.heatmap import draw_heatmap
-from spiral.evaluation.results import alone_in, versions
+from spiral.evaluation.results import alone_in
 from spiral.evaluation.standings import Standings
 from spiral.evaluation.tournament import Pairing
-from spiral.files import write_atomically
-from spiral.records import Episode
-from spiral.storage import write_episodes
 
 SCHEMA_VERSION = 1
 PAIR_FIGURES = ("payoff", "payoff_low", "payoff_high", "score", "score_low", "score_high")

@@ -7,9 +7,34 @@ the traceback of an error is searched for the game's own method.
 from __future__ import annotations
 
 import dataclasses
+import traceback
+from pathlib import Path
 
 from spiral.games.base import Game, State
-from spiral.user_code import UserCodeError, describe_error
+
+MAX_MESSAGE = 300
+"""Characters of the user's own error message that are repeated."""
+
+
+class UserCodeError(RuntimeError):
+    """The user's code failed or broke its contract.
+
+    The message names the code, what it did and where; it is not a fault of spiral's, and asking again or another worker
+    would not help.
+    """
+
+
+def describe_error(error: BaseException) -> str:
+    """`KeyError: 'boom' (my_game.py, line 42, in apply)`: what was raised, and the innermost line that raised it."""
+    text = " ".join(str(error).split())
+    shown = text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "..."
+    named = f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return named
+    last = frames[-1]
+    return f"{named} ({Path(last.filename).name}, line {last.lineno}, in {last.name})"
+
 
 OWN_PACKAGE = "spiral.games."
 
@@ -44,11 +69,11 @@ def find_game_failure(error: BaseException) -> GameFailure | None:
 
     A game's own refusal of its parameters (`__post_init__`) is not a failure.
     """
-    traceback = error.__traceback__
-    while traceback is not None:
-        frame = traceback.tb_frame
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
         owner = frame.f_locals.get("self")
         if isinstance(owner, State | Game) and not frame.f_code.co_name.startswith("__"):
             return GameFailure(owner=owner, method=frame.f_code.co_name, error=error)
-        traceback = traceback.tb_next
+        trace = trace.tb_next
     return None

@@ -35,7 +35,7 @@ NATIVE_GAMES = {
     "connect_four": "spiral.games.connect_four:ConnectFour",
 }
 
-ADAPTERS = {"openspiel": "spiral.games.openspiel", "textarena": "spiral.games.textarena"}
+ADAPTERS = {"openspiel": "spiral.games.adapters.openspiel.game", "textarena": "spiral.games.adapters.textarena.game"}
 """Prefix to the module that makes classes of another library's games."""
 
 MAX_SPEC = 1_000

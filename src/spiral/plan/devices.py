@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from spiral.plan.memory import Item, Phase
-from spiral.recipe import Recipe
+from spiral.runs.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

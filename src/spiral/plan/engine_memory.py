@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 
-from spiral.hardware import GIB
+from spiral.inference.slot_cache import round_up
 from spiral.plan.memory import Item, ModelShape, Phase, cache_bytes, copies_head, make_item, number_size
 from spiral.plan.tokens import TokenBudget
-from spiral.policies.slot_cache import round_up
-from spiral.recipe import Recipe
+from spiral.runs.hardware import GIB
+from spiral.runs.recipe import Recipe
 
 SAMPLING_BYTES = 32
 """A logit's worth of memory when a token is drawn from it: float32 and float64 probabilities and their sums."""

@@ -21,13 +21,13 @@ from typing import Any, Literal
 
 import torch
 
-from spiral.hardware import GIB
-from spiral.learner.logprobs import CHUNK_ELEMENTS
-from spiral.learner.prefixes import SHORTEST_PREFIX
+from spiral.models.loading import check_architecture, context_limit
 from spiral.plan.tokens import SHORT_SHARE, TokenBudget
-from spiral.policies.loading import check_architecture, context_limit
-from spiral.recipe import Recipe
-from spiral.seating import empty_model
+from spiral.policies.registry import empty_model
+from spiral.runs.hardware import GIB
+from spiral.runs.recipe import Recipe
+from spiral.training.logprobs import CHUNK_ELEMENTS
+from spiral.training.prefixes import SHORTEST_PREFIX
 
 LOGIT_ARRAYS = 6
 """Float32 arrays as large as a chunk's logits that are alive at the worst moment of its backward pass (measured)."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from spiral.plan.memory import publishes_from_gpu
 from spiral.plan.tokens import TokenBudget
-from spiral.recipe import Recipe
+from spiral.runs.recipe import Recipe
 
 Settings = dict[str, bool | int | float | str]
 """`section.key` to a value."""

@@ -15,18 +15,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spiral.batch import make_batch
+from spiral.core.records import IntArray, Sample
+from spiral.core.seeds import derive_seed
 from spiral.games import Game, State, load_game
-from spiral.learner.prefixes import shared_prefixes
 from spiral.policies.scripted import RandomPolicy
-from spiral.recipe import Recipe
-from spiral.records import IntArray, Sample
-from spiral.rollout import Match, play
-from spiral.seeds import derive_seed
-from spiral.selfplay import split_episodes
+from spiral.rollout.collector import split_episodes
+from spiral.rollout.loop import Match, play
+from spiral.runs.recipe import Recipe
 from spiral.text import ChatCodec, PromptConfig
 from spiral.text.examples import worked_example
 from spiral.text.prompts import question
+from spiral.training.batch import make_batch
+from spiral.training.prefixes import shared_prefixes
 
 CHARACTERS_A_TOKEN = 4
 TEMPLATE_TOKENS = 12

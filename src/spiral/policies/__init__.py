@@ -1,7 +1,6 @@
 """What can sit in a seat: scripted players and language models behind one protocol."""
 
-from spiral.policies.base import Policy, RemotePolicy, ScriptedPolicy, TurnReply, TurnRequest
-from spiral.policies.config import SamplingConfig
+from spiral.core.policy import Policy, RemotePolicy, SamplingConfig, ScriptedPolicy, TurnReply, TurnRequest
 from spiral.policies.scripted import (
     SCRIPTED_NAMES,
     able_opponents,

@@ -11,8 +11,8 @@ import random
 import re
 from collections.abc import Iterable
 
+from spiral.core.policy import ScriptedPolicy, TurnReply, TurnRequest
 from spiral.games import Game, State
-from spiral.policies.base import ScriptedPolicy, TurnReply, TurnRequest
 from spiral.theory import DepthLimited, Minimax, TabularPolicy, equilibrium, uniform_policy
 
 SCRIPTED_NAMES = ("random", "minimax", "equilibrium")

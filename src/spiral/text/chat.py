@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from spiral.core.records import IntArray
 from spiral.games import Game
-from spiral.records import IntArray
 from spiral.text.chat_template import QUESTION, REPLY, check_chat_template, check_kept, render_chat, takes_system
 from spiral.text.examples import worked_example
 from spiral.text.prompts import Example, PromptConfig, messages, plain_text, question

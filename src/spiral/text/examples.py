@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 import random
 
+from spiral.core.seeds import derive_seed
 from spiral.games import Game, State
-from spiral.seeds import derive_seed
 from spiral.text.prompts import Example, PromptConfig
 
 DECISION = 1

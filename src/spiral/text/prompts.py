@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from spiral.config import Section
+from spiral.core.settings import Section
 from spiral.games import Style
 from spiral.text.thinking import CLOSE, OPEN
 

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from spiral.core.records import IntArray
 from spiral.games import Game, State
-from spiral.records import IntArray
 from spiral.text.examples import first_decisions
 from spiral.text.parsing import parse_action
 from spiral.text.tokens import any_of, special_tokens

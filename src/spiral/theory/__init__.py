@@ -1,13 +1,13 @@
 """Exact game theory on whole game trees: best responses, NashConv, minimax, equilibria. Needs games and numpy only."""
 
+from spiral.theory.best_response import BestResponse, best_response
+from spiral.theory.cfr import equilibrium, solve_cfr
 from spiral.theory.depth_limited import DepthLimited
+from spiral.theory.exploitability import expected_returns, exploitability, nash_conv
 from spiral.theory.kuhn import kuhn_equilibrium, kuhn_quantities
 from spiral.theory.minimax import Minimax, minimax_actions, minimax_value
 from spiral.theory.policy import TabularPolicy, policy_from_table, uniform_policy
-from spiral.theory.responses import BestResponse, best_response
-from spiral.theory.solvers import equilibrium, solve_cfr
 from spiral.theory.tree import has_perfect_information, information_states, tree_size
-from spiral.theory.values import expected_returns, exploitability, nash_conv
 
 __all__ = [
     "BestResponse",

@@ -1,0 +1,205 @@
+"""`spiral cluster status`: what the processes of a run are doing, from what the run says of itself in its directory.
+
+Nothing is asked of the cluster: any machine that sees the directory can tell, while the run goes on and after its end.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spiral.cli.listing import Json, print_json
+from spiral.cli.train import resume_command
+from spiral.core.progress import duration
+from spiral.distributed.status import STATUS_FILE, STATUS_SECONDS
+from spiral.runs.display import WORKER_IDLE, WORKER_RATE, phase_seconds, plain_table, wide_console, worker_figures
+
+SILENT_SECONDS = 12 * STATUS_SECONDS
+"""A run that has said nothing for so long is dead or held up."""
+
+cluster = typer.Typer(help="The processes of a run that is spread over several.")
+
+
+@cluster.callback()
+def _cluster() -> None:
+    """Keeps `status` a command of its own, as long as it is the only one."""
+
+
+@cluster.command("status")
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    as_json: Json = False,
+) -> None:
+    """What the processes of RUN are doing: who is there, how far, how fast, and where the time of a step goes.
+
+    A run writes its status down every few seconds. The speed of a worker, its idle
+    share and the seconds of a step are those of the last complete step.
+    """
+    found = read_status(run)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """All there is to tell of a run on a cluster. Raises `ValueError` for one that is none."""
+    _check_cluster_run(run)
+    try:
+        said = json.loads((run / STATUS_FILE).read_text(encoding="utf-8"))
+        age = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(said["time"])).total_seconds()
+        return _told(run, said, max(0.0, age), _last_row(run))
+    except FileNotFoundError as error:
+        raise ValueError(f"the run in {run} has not said anything yet; its workers may be starting") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{run / STATUS_FILE} cannot be read; the run writes it anew while it goes on") from error
+
+
+def _check_cluster_run(run: Path) -> None:
+    file = run / "config.toml"
+    try:
+        recipe = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"{run} is not a run directory: there is no {file.name} in it") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not recipe.get("cluster", {}).get("rollout_workers"):
+        raise ValueError(
+            f"the run in {run} is not spread over a cluster, it has one process; --set cluster.rollout_workers=2 gives"
+            " it more, at its start or with --resume"
+        )
+
+
+def _last_row(run: Path) -> dict[str, Any]:
+    """The last whole row of the metrics; {} before the first step. Read without torch, so that the answer is quick."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    for line in reversed(lines[-2:]):
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:  # cut short by a kill
+            continue
+        return row
+    return {}
+
+
+def _told(run: Path, said: dict[str, Any], age: float, row: dict[str, Any]) -> dict[str, Any]:
+    """The status in the form in which it is printed."""
+    driver = {**said["driver"], "alive": _is_alive(said["driver"])}
+    rates, idle = worker_figures(row, WORKER_RATE), worker_figures(row, WORKER_IDLE)
+    workers = [
+        {**worker, "tokens_per_s": rates.get(worker["number"]), "idle": idle.get(worker["number"])}
+        for worker in said["rollout_workers"]
+    ]
+    return {
+        "run": str(run),
+        "state": _state(said["state"], driver["alive"], age),
+        "driver": driver,
+        "age_s": age,
+        "step": row.get("step", 0),
+        "steps": said["steps"],
+        "schedule": said["schedule"],
+        "version": said["version"],
+        "rollout_workers": said["workers"],
+        "ready": len(workers),
+        "workers": sorted(workers, key=lambda worker: int(worker["number"])),
+        "learners": said["learners"],
+        "staleness": row.get("cluster/staleness"),
+        "staleness_max": row.get("cluster/staleness_max"),
+        "dropped_turns": row.get("cluster/dropped_turns"),
+        "restarts": row.get("cluster/restarts"),
+        "step_s": row.get("cluster/wall_s", row.get("time/step_s")),
+        "phases_s": phase_seconds(row),
+    }
+
+
+def _is_alive(driver: dict[str, Any]) -> bool | None:
+    """Whether the process that leads the run is there; None when it is another machine's."""
+    if driver["host"] != socket.gethostname():
+        return None
+    try:
+        os.kill(driver["pid"], 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _state(said: str, alive: bool | None, age: float) -> str:
+    """What a run says of itself, unless its process is not there to say more."""
+    if said == "ended":
+        return said
+    if alive is False:
+        return "killed"
+    return "silent" if age > SILENT_SECONDS else said
+
+
+def _print(found: dict[str, Any]) -> None:
+    """The same for people."""
+    console = wide_console()
+    console.print(
+        f"{found['run']}: {found['state']}, step {found['step']} of {found['steps']} done, schedule"
+        f" {found['schedule']}, weights after {found['version']} updates",
+        soft_wrap=True,
+    )
+    console.print(_driver_line(found), soft_wrap=True)
+    console.print()
+    table = plain_table(
+        "worker", "process", "host", "state", "weights", "games", "tokens", "tokens/s", "idle", numbers_from=4
+    )
+    ready = {worker["number"]: worker for worker in found["workers"]}
+    for number in range(found["rollout_workers"]):
+        table.add_row(str(number), *_worker_row(ready.get(number)))
+    console.print(table)
+    console.print(f"\nLearner processes: {', '.join(map(str, found['learners'])) or 'starting'}")
+    if found["step"]:
+        console.print(_step_line(found), soft_wrap=True)
+        console.print(
+            f"Turns were {found['staleness']:.1f} updates old when learned from (at most"
+            f" {found['staleness_max']:.0f}); {found['dropped_turns']:.0f} dropped as too old; workers replaced:"
+            f" {found['restarts']:.0f}",
+            soft_wrap=True,
+        )
+
+
+def _driver_line(found: dict[str, Any]) -> str:
+    """Who leads the run, and what to do when nobody does."""
+    driver, state = found["driver"], found["state"]
+    who = f"Driver: process {driver['pid']} on {driver['host']}, last heard from {duration(found['age_s'])} ago"
+    finished = found["step"] >= found["steps"]
+    if state == "killed" or (state == "ended" and not driver["alive"]):
+        how = "; it no longer runs" if state == "killed" else "; it has ended"
+        return who + how + ("" if finished else f"; to resume: {resume_command(Path(found['run']))}")
+    if state == "ended":
+        return f"{who}; its workers have exited, and it is finishing or restarting them from the last checkpoint"
+    if state == "silent":
+        return f"{who}; it writes its status every {STATUS_SECONDS:.0f} seconds, so it is stuck, suspended or dead"
+    return who
+
+
+def _worker_row(worker: dict[str, Any] | None) -> list[str]:
+    if worker is None:
+        return ["", "", "starting or not responding", "", "", "", "", ""]
+    return [
+        str(worker["pid"]),
+        worker["host"],
+        worker["doing"],
+        str(worker["version"]),
+        f"{worker['games']:,}",
+        f"{worker['tokens']:,}",
+        "" if worker["tokens_per_s"] is None else f"{worker['tokens_per_s']:,.0f}",
+        "" if worker["idle"] is None else f"{worker['idle']:.0%}",
+    ]
+
+
+def _step_line(found: dict[str, Any]) -> str:
+    phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in found["phases_s"].items())
+    return f"Step {found['step']} took {found['step_s']:.2f} s: {phases}"

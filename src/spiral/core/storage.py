@@ -1,0 +1,151 @@
+"""Episodes as Parquet: one row a turn, readable with pyarrow, pandas, DuckDB or `datasets`.
+
+Columns that belong to the whole game repeat in each of its rows. The file's metadata carries the schema version.
+Files of former versions are read too; what they lack has its default.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spiral.core.files import write_atomically
+from spiral.core.records import SCHEMA_VERSION, Episode, Generation, Seat, Turn
+
+VERSION_KEY = b"spiral_schema_version"
+READ_VERSIONS = ("1", "2", "3", str(SCHEMA_VERSION))
+"""Version 1 told nothing of thinking, 2 nothing of games that were not played, 3 nothing of the context's end."""
+
+ADDED_IN = {"thinking_tokens": "2", "has_thought": "2", "fault": "3", "budget": "4"}
+"""The version since which a column is there, where that is not 1."""
+
+SCHEMA = pa.schema(
+    [
+        ("episode", pa.int32()),
+        ("turn", pa.int32()),
+        ("game", pa.string()),
+        ("seed", pa.int64()),
+        ("policies", pa.list_(pa.string())),
+        ("trainable", pa.list_(pa.bool_())),
+        ("actions", pa.list_(pa.string())),
+        ("returns", pa.list_(pa.float64())),
+        ("outcome", pa.string()),
+        ("fault", pa.string()),
+        ("player", pa.int8()),
+        ("observation", pa.string()),
+        ("reply", pa.string()),
+        ("action", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("stop_reason", pa.string()),
+        ("policy_version", pa.int32()),
+        ("budget", pa.int32()),
+        ("thinking_tokens", pa.int32()),
+        ("has_thought", pa.bool_()),
+    ],
+    metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
+)
+
+
+def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
+    """Writes episodes to one Parquet file, atomically."""
+    rows = [_row(number, episode, index, turn) for number, episode in enumerate(episodes)
+            for index, turn in enumerate(episode.turns)]  # fmt: skip
+    columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
+    table = pa.table(columns, schema=SCHEMA)
+    write_atomically(
+        path, lambda temporary: pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    )
+
+
+def read_episodes(path: Path) -> list[Episode]:
+    """The episodes of a file. Raises `ValueError` when it cannot be read, is damaged, or is of an unknown version."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"cannot read episodes from {path}: {str(error).splitlines()[0]}") from error
+    if version not in READ_VERSIONS:
+        raise ValueError(f"{path} has schema version {version}; this spiral reads {', '.join(READ_VERSIONS)}")
+    for field in SCHEMA:
+        known = version >= ADDED_IN.get(field.name, "1")
+        if known and (field.name not in table.schema.names or table.schema.field(field.name).type != field.type):
+            raise ValueError(f"{path} is damaged: it has no column {field.name!r} of {field.type}")
+    try:
+        grouped = itertools.groupby(table.to_pylist(), key=lambda row: row["episode"])
+        return [_episode(list(rows)) for _, rows in grouped]
+    except (pa.ArrowException, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any]:
+    generation = turn.generation
+    return {
+        "episode": number,
+        "turn": index,
+        "game": episode.game,
+        "seed": episode.seed,
+        "policies": [seat.policy for seat in episode.seats],
+        "trainable": [seat.trainable for seat in episode.seats],
+        "actions": list(episode.actions),
+        "returns": list(episode.returns),
+        "outcome": episode.outcome,
+        "fault": episode.fault,
+        "player": turn.player,
+        "observation": turn.observation,
+        "reply": turn.reply,
+        "action": turn.action,
+        "prompt_ids": turn.prompt_ids,
+        "token_ids": generation.token_ids if generation else None,
+        "logprobs": generation.logprobs if generation else None,
+        "stop_reason": generation.stop_reason if generation else None,
+        "policy_version": generation.policy_version if generation else None,
+        "budget": generation.budget if generation else None,
+        "thinking_tokens": generation.thinking_tokens if generation else None,
+        "has_thought": generation.has_thought if generation else None,
+    }
+
+
+def _episode(rows: list[dict[str, Any]]) -> Episode:
+    first = rows[0]
+    seats = [Seat(policy=p, trainable=t) for p, t in zip(first["policies"], first["trainable"], strict=True)]
+    return Episode(
+        game=first["game"],
+        seed=first["seed"],
+        seats=(seats[0], seats[1]),
+        turns=tuple(_turn(row) for row in rows),
+        actions=tuple(first["actions"]),
+        returns=(first["returns"][0], first["returns"][1]),
+        outcome=first["outcome"],
+        fault=first.get("fault", ""),
+    )
+
+
+def _turn(row: dict[str, Any]) -> Turn:
+    generation = None
+    if row["token_ids"] is not None:
+        generation = Generation(
+            token_ids=np.asarray(row["token_ids"], dtype=np.int64),
+            logprobs=np.asarray(row["logprobs"], dtype=np.float32),
+            stop_reason=row["stop_reason"],
+            policy_version=row["policy_version"],
+            budget=row.get("budget", 0),
+            thinking_tokens=row.get("thinking_tokens", 0),
+            has_thought=row.get("has_thought", False),
+        )
+    prompt_ids = None if row["prompt_ids"] is None else np.asarray(row["prompt_ids"], dtype=np.int64)
+    return Turn(
+        player=row["player"],
+        observation=row["observation"],
+        reply=row["reply"],
+        action=row["action"],
+        prompt_ids=prompt_ids,
+        generation=generation,
+    )

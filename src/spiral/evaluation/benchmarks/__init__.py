@@ -1,5 +1,0 @@
-"""Reasoning benchmarks: problems, a model's replies to them, and right or wrong."""
-
-from spiral.evaluation.benchmarks.grading import Grade, grade, grade_reply
-
-__all__ = ["Grade", "grade", "grade_reply"]

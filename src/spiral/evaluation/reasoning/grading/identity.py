@@ -1,0 +1,142 @@
+"""Whether two expressions are the same function of their variables, by their values at a few points.
+
+The identity test of Schwartz (1980) and Zippel (1979) in place of symbolic simplification: different expressions agree
+at random points only by an accident that does not happen. Points are positive, so that roots and logarithms take their
+usual branches; integers where floors, factorials or binomials occur; negative ones too for absolute values.
+"""
+
+from __future__ import annotations
+
+import cmath
+import functools
+import math
+import random
+from fractions import Fraction
+
+from spiral.core.seeds import derive_seed
+from spiral.evaluation.reasoning.grading.arithmetic import TooLargeError, UnreadableError, Value
+from spiral.evaluation.reasoning.grading.bounds import MAX_WORK_OF_EXPRESSION, spend
+from spiral.evaluation.reasoning.grading.expressions import Point, Reading, evaluate
+
+ROUNDING = 1e-9
+"""Relative difference that floating point may leave between equal values."""
+POINTS = {"positive": 3, "negative": 3, "integer": 30}
+"""How many points must agree: floors of different expressions agree at many integers."""
+ATTEMPTS = 10
+"""How many points more are tried where some lie outside an expression's domain."""
+_RANGES = {"positive": (1010, 2990, 1000), "negative": (-2990, -1010, 1000), "integer": (6, 40, 1)}
+
+
+def number(text: str) -> Value | None:
+    """The value of an expression without variables, None when it has some."""
+    try:
+        reading = _at(text, "positive", 0)
+    except UnreadableError:  # factorials and binomials have values at integers only
+        reading = _at(text, "integer", 0)
+    return None if reading.variables else reading.value
+
+
+def identical(left: str, right: str) -> bool:
+    """Whether both expressions have the same values everywhere; raises `UnreadableError` when one cannot be read."""
+    return all(_agree(left, right, kind) for kind in _kinds(left, right))
+
+
+def proportional(left: tuple[str, str], right: tuple[str, str]) -> bool:
+    """Whether the equations `a = b` and `c = d` say the same: their differences keep one ratio, which is not zero."""
+    ratios: list[Value] = []
+    for attempt in range(ATTEMPTS):
+        try:
+            first, second = (_difference(sides, attempt) for sides in (left, right))
+        except UnreadableError:
+            if attempt == ATTEMPTS - 1 and not ratios:
+                raise
+            continue
+        if not first or not second:
+            return not first and not second
+        ratios.append(first / second)
+        if len(ratios) == POINTS["positive"]:
+            return all(close(ratio, ratios[0]) for ratio in ratios)
+    return False
+
+
+def close(left: Value, right: Value, tolerance: float = ROUNDING) -> bool:
+    """Equality: exact for fractions, but for `tolerance` relative to the left in floating point."""
+    if isinstance(left, Fraction) and isinstance(right, Fraction) and tolerance == ROUNDING:
+        return left == right
+    try:
+        left, right = complex(left), complex(right)
+    except OverflowError:
+        return left == right
+    if left == right:
+        return True
+    if not (cmath.isfinite(left) and cmath.isfinite(right)):
+        return False
+    size = abs(left) if left and right else 1e-3
+    return math.isclose(abs(left - right), 0, abs_tol=tolerance * size)
+
+
+def _difference(sides: tuple[str, str], attempt: int) -> complex:
+    left, right = (complex(_at(side, "positive", attempt).value) for side in sides)
+    return 0j if close(left, right) else left - right
+
+
+def _kinds(left: str, right: str) -> list[str]:
+    """Which kinds of points the two expressions ask for."""
+    try:
+        readings = [_at(text, "positive", 0) for text in (left, right)]
+    except UnreadableError:
+        readings = []
+    if not readings or all(reading.integral for reading in readings):
+        return ["integer"]
+    if any(reading.integral for reading in readings):  # the floor of x is `x` at integers only
+        return ["integer", "positive"]
+    return ["positive", "negative"] if any(reading.absolute for reading in readings) else ["positive"]
+
+
+def _agree(left: str, right: str, kind: str) -> bool:
+    """Whether the expressions agree at the first few points of a kind that both are defined at."""
+    agreed, attempts = 0, POINTS[kind] + ATTEMPTS
+    for attempt in range(attempts):
+        try:
+            first, second = (_at(text, kind, attempt) for text in (left, right))
+        except UnreadableError:
+            if attempt == attempts - 1 and not agreed:
+                raise
+            continue
+        if not close(first.value, second.value):
+            return False
+        agreed += 1
+        if agreed == POINTS[kind] or not (first.variables or second.variables):
+            return True
+    return agreed > 0
+
+
+def _at(text: str, kind: str, attempt: int) -> Reading:
+    """The value of an expression at a point; what that costs is counted even where it is known already."""
+    try:
+        reading = _evaluated(text, kind, attempt)
+    except UnreadableError:
+        spend(len(text))
+        raise
+    except TooLargeError:
+        spend(MAX_WORK_OF_EXPRESSION // 2)
+        raise
+    spend(reading.work)
+    return reading
+
+
+@functools.lru_cache(maxsize=4096)
+def _evaluated(text: str, kind: str, attempt: int) -> Reading:
+    return evaluate(text, _point(kind, attempt))
+
+
+@functools.lru_cache(maxsize=64)
+def _point(kind: str, attempt: int) -> Point:
+    low, high, unit = _RANGES[kind]
+
+    @functools.lru_cache(maxsize=1024)
+    def value(name: str) -> Fraction:
+        rng = random.Random(derive_seed("grading", kind, attempt, name))
+        return Fraction(rng.randint(low, high), unit)
+
+    return value

@@ -1,0 +1,117 @@
+"""The other end of `GradingPool`: grades what comes in on standard input, one JSON object a line, until it ends.
+
+A line holds the arguments of `grade_with`, the answer to it a `Grade`; or it holds an answer for a seeded task's own
+verifier. The first line out says that the worker is ready: computer algebra is imported by then, so that no reply pays
+for it. Each item is graded in a fork of its own, which may use so much processor time and memory and is ended beyond:
+the next item finds the worker as it was. Processor time, since a busy machine must not make a right answer wrong; a
+clock stops only what sleeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+from spiral.evaluation.reasoning.grading.pool import READY, WAIT
+from spiral.evaluation.reasoning.grading.symbolic import import_algebra, same_by_algebra
+from spiral.evaluation.reasoning.grading.verdicts import GraderError, grade_with
+
+MEMORY = 2**30
+"""Bytes that grading may take beyond what the worker has when it starts."""
+
+
+def main() -> None:
+    """Serves until standard input ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not mix with the answers
+    with contextlib.suppress(GraderError):  # told when it is needed
+        import_algebra()
+    print(json.dumps(READY), file=answers, flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        limit = float(question.pop("limit"))
+        is_guarded = "prepare" not in question and hasattr(os, "fork")
+        answer = _in_a_fork(question, limit) if is_guarded else _answer(question)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _in_a_fork(question: dict[str, Any], limit: float) -> dict[str, Any]:
+    """The answer of a process that computes for at most `limit` seconds; it says "ended" when that was not enough."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.setitimer(signal.ITIMER_PROF, limit)  # SIGPROF ends the process
+            _limit_memory()
+            with os.fdopen(writing, "w", encoding="utf-8") as file:
+                json.dump(_answer(question), file)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    said = _read(reading, time.monotonic() + WAIT * limit)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    try:
+        answer: dict[str, Any] = json.loads(said)
+    except json.JSONDecodeError:
+        ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        is_late = ended in (signal.SIGPROF, signal.SIGKILL)
+        return {"ended": "took too long" if is_late else f"ended by signal {ended}", "timed_out": is_late}
+    return answer
+
+
+def _read(file: int, until: float) -> bytes:
+    """All that comes before the file ends or the time is up."""
+    said = b""
+    with os.fdopen(file, "rb", buffering=0) as stream:
+        while select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
+            block = stream.read(2**16)
+            if not block:
+                break
+            said += block
+    return said
+
+
+def _answer(item: dict[str, Any]) -> dict[str, Any]:
+    try:
+        if "prepare" in item:
+            from spiral.evaluation.reasoning.procedural import make_problems  # with it come packages of its own
+
+            make_problems(**item["prepare"])
+            return {"prepared": True}
+        if "verifier" in item:
+            return _verified(**item["verifier"])
+        return dataclasses.asdict(grade_with(same_by_algebra, **item))
+    except ValueError as error:  # a missing package or a wrong item: the parent raises it
+        return {"refused": str(error)}
+
+
+def _verified(reply: str, task: str, items: int, seed: int, index: int) -> dict[str, Any]:
+    """A verifier that fails on an answer has not found it right: each parses what a model wrote in its own way."""
+    from spiral.evaluation.reasoning.procedural import RIGHT, gym_score
+
+    try:
+        return {"right": gym_score(task, items, seed, index, reply) >= RIGHT}
+    except Exception as error:
+        return {"right": False, "error": f"{type(error).__name__}: {error}"[:200]}
+
+
+def _limit_memory() -> None:
+    with contextlib.suppress(ImportError, OSError, ValueError):  # no such limit on this system
+        import resource  # POSIX only
+
+        with open("/proc/self/statm", encoding="ascii") as file:
+            size = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+r"""The reasoning benchmarks: where their problems come from, how they are asked, and how replies are sampled.
+
+The protocol is the paper's (arXiv 2506.24119, section 4): temperature 0.6, top-p 0.95, four samples of at most 8,192
+tokens, the answer inside `\boxed{}`. Data comes from the Hugging Face hub, each set pinned to one commit and checked
+for its size, or from a file of one's own. A task `reasoning_gym/NAME` makes its problems from a seed instead
+(arXiv 2505.24760), so none of them can have been seen in training.
+
+Left out: few-shot prompts and tasks that are graded by running code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any, Literal
+
+from spiral.core.policy import SamplingConfig
+
+GYM = "reasoning_gym/"
+SOLVE = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+CHOOSE = (
+    "{question}\n\n{choices}\n\nPlease reason step by step, and put the letter of the right choice within \\boxed{{}}."
+)
+PAPER_SAMPLING = SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=8192)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """A data set on the Hugging Face hub at one commit."""
+
+    name: str
+    revision: str
+    rows: int
+    config: str | None = None
+    split: str = "test"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One benchmark."""
+
+    name: str
+    size: int
+    """Problems in the published set; 0 where they are made from a seed."""
+    kind: Literal["answer", "choice", "gym"]
+    source: HubSource | None = None
+    prompt: str = SOLVE
+    alternatives: bool = True
+    """Whether other right answers that a data file gives are to be believed."""
+    permute: bool = False
+    """Whether the choices are put into an order of their own for each problem."""
+    samples: int = 4
+    sampling: SamplingConfig = PAPER_SAMPLING
+
+
+def _task(name: str, size: int, source: HubSource, kind: Literal["answer", "choice"] = "answer", **more: Any) -> Task:
+    prompt = CHOOSE if kind == "choice" else SOLVE
+    return Task(name=name, size=size, source=source, kind=kind, prompt=prompt, **more)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        _task(
+            "math500",
+            500,
+            HubSource(name="HuggingFaceH4/MATH-500", revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", rows=500),
+        ),
+        _task(
+            "aime24",
+            30,
+            HubSource(name="math-ai/aime24", revision="83a7f387baaa524a8bda0022eac0541582297103", rows=30),
+        ),
+        _task(
+            "aime25",
+            30,
+            HubSource(name="math-ai/aime25", revision="563bb8404243c5f09de6ec262f2db674fe5bce9b", rows=30),
+        ),
+        _task(
+            "amc23",
+            40,
+            HubSource(name="math-ai/amc23", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057", rows=40),
+        ),
+        # The hub's copy lacks one of the 675 problems that published numbers are about.
+        _task(
+            "olympiadbench",
+            675,
+            HubSource(name="math-ai/olympiadbench", revision="4faaf1e6ec17d11a4218a9bf4c049ecaf954dd84", rows=674),
+        ),
+        _task(
+            "minerva_math",
+            272,
+            HubSource(name="math-ai/minervamath", revision="ee46ddc498933b1977577953250ca5c66be64f96", rows=272),
+            alternatives=False,  # those in circulation answer other questions in 43 of 272 cases
+        ),
+        _task(
+            "gsm8k",
+            1319,
+            HubSource(
+                name="openai/gsm8k", revision="740312add88f781978c0658806c59bc2815b9866", rows=1319, config="main"
+            ),
+        ),
+        _task(
+            "gpqa_diamond",
+            198,
+            HubSource(
+                name="Idavidrein/gpqa",
+                revision="633f5ee89ab8ad4522a9f850766b73f62147ffdd",
+                rows=198,
+                config="gpqa_diamond",
+                split="train",
+            ),
+            "choice",
+            permute=True,
+        ),
+        _task(
+            "mmlu_pro",
+            12032,
+            HubSource(name="TIGER-Lab/MMLU-Pro", revision="b189ec765aa7ed75c8acfea42df31fdae71f97be", rows=12032),
+            "choice",
+        ),
+    )
+}
+
+
+def load_task(name: str) -> Task:
+    """The task called `name`. Raises `ValueError` for an unknown one."""
+    if name.startswith(GYM):
+        from spiral.evaluation.reasoning.procedural import check_family  # an optional package
+
+        check_family(name)
+        return Task(name=name, size=0, kind="gym")
+    if name in TASKS:
+        return TASKS[name]
+    near = difflib.get_close_matches(name, TASKS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise ValueError(f"there is no task {name!r}{hint} Known: {', '.join(TASKS)}, and {GYM}NAME")

@@ -1,0 +1,170 @@
+"""One position of a TextArena game as a value: the library's mutable environment behind a function `step`.
+
+TextArena's environments change in place, draw from the global `random`, and forgive a bad move once. Here a move is
+made on a deep copy, with the game's own random state put in place of the global one for as long as the library
+works, and any move that the library calls invalid is undone and reported instead of punished. The bare environment
+is used, without TextArena's wrappers, and what it tells the seats is taken out of it after every move: it then stays
+small enough to be copied often.
+
+Left out: numpy's global generator, which no playable game uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import io
+import random
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple, NoReturn
+
+from spiral.games.adapters.textarena.catalog import PLAYABLE
+
+GAME = -1
+"""Who speaks when TextArena itself does."""
+_lock = threading.RLock()
+
+
+class Message(NamedTuple):
+    """One thing that a seat was told, or did."""
+
+    speaker: int
+    kind: str
+    """The name of a TextArena `ObservationType`, or "OWN" for the seat's own action, which is not always told."""
+    text: str
+
+
+Heard = tuple[tuple[Message, ...], tuple[Message, ...]]
+
+
+class _Refused(BaseException):
+    """TextArena calls a move invalid. Not an `Exception`, so that no game's own `except` can swallow it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position:
+    """An environment that nobody changes any more, with what belongs to it."""
+
+    name: str
+    env: Any
+    randomness: object
+    """What `random.getstate()` gave after the last move."""
+    heard: Heard
+
+    @property
+    def seat(self) -> int:
+        """Who is to act."""
+        return int(self.env.state.current_player_id)
+
+    def speaker(self, number: int) -> str:
+        """What TextArena calls a speaker."""
+        return "GAME" if number == GAME else str(self.env.state.role_mapping.get(number, f"Player {number}"))
+
+    def listed(self) -> tuple[str, ...]:
+        """The moves of the seat to act that the catalogue lists, those that must be tried out having been tried."""
+        entry = PLAYABLE[self.name]
+        found = tuple(entry.moves(self.env, self.seat))
+        return tuple(move for move in found if self.step(move)) if entry.tried else found
+
+    def step(self, action: str) -> Position | None:
+        """The position after an action; None when TextArena calls it invalid.
+
+        Raises `RuntimeError` when TextArena itself fails.
+        """
+        entry = PLAYABLE[self.name]
+        if entry.must_hold and not re.search(entry.must_hold, action, re.IGNORECASE):
+            return None
+        own = Message(self.seat, "OWN", action)
+        shared = {id(value): value for value in (getattr(self.env, field) for field in entry.shared)}
+        with _apart(self.randomness):
+            env = copy.deepcopy(self.env, shared)
+            try:
+                env.step(action)
+            except _Refused:
+                return None
+            except Exception as error:
+                raise RuntimeError(
+                    f"TextArena's {self.name} failed on the action {action!r}: {type(error).__name__}: {error}"
+                ) from error
+            heard = (
+                self.heard[0] + ((own,) if own.speaker == 0 else ()),
+                self.heard[1] + ((own,) if own.speaker == 1 else ()),
+            )
+            return Position(name=self.name, env=env, heard=_hear(env, heard), randomness=random.getstate())
+
+
+def deal(name: str, seed: int) -> Position:
+    """The first position of a game that TextArena deals from `seed`."""
+    make, kwargs = _environment(name)
+    with _apart(None):
+        random.seed(seed)
+        env = make(**kwargs)
+        env.reset(num_players=2, seed=seed)
+        env.state.error_allowance = 0
+        env.state.set_invalid_move = _refuse
+        return Position(name=name, env=env, heard=_hear(env, ((), ())), randomness=random.getstate())
+
+
+def installed() -> bool:
+    """Whether TextArena can be imported; does not import it."""
+    return importlib.util.find_spec("textarena") is not None
+
+
+def _refuse(reason: str = "") -> NoReturn:  # noqa: ARG001
+    """Stands in for TextArena's `set_invalid_move`."""
+    raise _Refused
+
+
+def _hear(env: Any, heard: Heard) -> Heard:
+    """Takes out of the environment what the seats have been told since the last move."""
+    state = env.state
+    told: dict[int, list[tuple[int, str, Any]]] = {0: list(state.observations[0]), 1: list(state.observations[1])}
+    state.observations = {0: [], 1: []}
+    state.logs = []
+    first, second = (
+        heard[seat] + tuple(Message(speaker, kind.name, str(text)) for speaker, text, kind in told[seat])
+        for seat in (0, 1)
+    )
+    return first, second
+
+
+@contextlib.contextmanager
+def _apart(randomness: Any) -> Iterator[None]:
+    """Lends the global `random` to the library and mutes its prints; gives both back, whatever happens."""
+    with _lock, contextlib.redirect_stdout(io.StringIO()):
+        before = random.getstate()
+        try:
+            if randomness is not None:
+                random.setstate(randomness)
+            yield
+        finally:
+            random.setstate(before)
+
+
+@functools.cache
+def _environment(name: str) -> tuple[Any, dict[str, Any]]:
+    """The class behind an environment's id, and what TextArena gives it."""
+    with _apart(None), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # A heavy optional package: only those who play these games pay for it.
+            from textarena.envs.registration import ENV_REGISTRY
+
+            spec = ENV_REGISTRY[name]
+            module, _, attribute = spec.entry_point.partition(":")
+            return getattr(importlib.import_module(module), attribute), dict(spec.kwargs)
+        except ImportError as error:
+            raise ValueError(
+                f"game 'textarena/{name}' cannot be loaded: {error}; pip install \"spiral-selfplay[games]\""
+            ) from error
+        except KeyError as error:
+            raise ValueError(
+                f"the TextArena that is installed has no environment {name!r}; expected 0.7.4 or one close to it"
+            ) from error

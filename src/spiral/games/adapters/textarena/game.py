@@ -1,0 +1,254 @@
+"""The two-player games of TextArena (Guertler et al., 2025, arXiv 2504.11442) under this project's protocol.
+
+A state is what was dealt and the actions since: chance deals one of 10,000 seeds (a game without random numbers has
+no such node), and everything after it, dice included, follows from that seed. The library's environment is carried
+along and rebuilt by playing again where it is missing, as after unpickling.
+
+These are games never trained on, kept as others measure them, so TextArena's rules are left as they are. Among
+their faults: in Simple Negotiation a refused offer stands until it is replaced, also for the side that made it; Kuhn
+poker lets the seats 1, 0, 1 open its three hands, and its chips decide only who wins; Pig ends at 100 turns only when
+a turn is passed on; a game whose position allows no move at all does not end, and is lost here for the seat
+that is stuck, which is what its next, illegal move would do in TextArena.
+
+What TextArena calls invalid is not legal here: there are no second tries. An action may leave its square brackets out
+where that means the same. The full observation is TextArena's own text, shortened where it grows beyond bounds; it
+does not list the legal actions. Returns are +1, -1 or 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from typing import Any, ClassVar
+
+from spiral.games.adapters.textarena.catalog import NOT_PLAYABLE, PLAYABLE, Entry
+from spiral.games.adapters.textarena.engine import Message, Position, deal, installed
+from spiral.games.base import CHANCE, TERMINAL, Game, State, Style
+
+NUM_DEALS = 10_000
+DEALS = tuple((str(seed), 1 / NUM_DEALS) for seed in range(NUM_DEALS))
+MAX_CHARACTERS = 6_000
+"""About how long an observation gets."""
+MAX_MESSAGE = 1_500
+"""Where a single message is cut."""
+MIN_RECENT = 2_000
+"""What is left to the game's course, however long its rules are."""
+
+
+def names() -> dict[str, str | None]:
+    """Every game by TextArena's id, with None where it can be played and otherwise one line that says why not."""
+    missing = None if installed() else 'needs textarena: pip install "spiral-selfplay[games]"'
+    return {**dict.fromkeys(PLAYABLE, missing), **NOT_PLAYABLE}
+
+
+@functools.cache
+def game_class(name: str) -> type[Game]:
+    """The class of the game with TextArena's id `name`. Raises `ValueError` for one that cannot be played."""
+    if name in NOT_PLAYABLE:
+        raise ValueError(f"game 'textarena/{name}' is not available: {NOT_PLAYABLE[name]}")
+    if name not in PLAYABLE:
+        near = difflib.get_close_matches(name, PLAYABLE, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(PLAYABLE)}"
+        raise ValueError(f"there is no game {name!r} for two players among TextArena's{hint}")
+    if not installed():
+        raise ValueError(f"game 'textarena/{name}' {names()[name]}")
+    body = {
+        "__doc__": f"TextArena's {name}: {PLAYABLE[name].summary}.",
+        "__module__": __name__,
+        "name": f"textarena/{name}",
+        "summary": PLAYABLE[name].summary,
+    }
+    made = type(name.removesuffix("-v0"), (TextArenaGame,), body)
+    return dataclasses.dataclass(frozen=True, kw_only=True)(made)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextArenaGame(Game):
+    """What all of these games have in common."""
+
+    name: ClassVar[str] = "textarena"
+    rules: ClassVar[str] = "TextArena 0.7.4"
+    free_text: ClassVar[bool] = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name, as the class is made at run time."""
+        return _load, (self.environment,)
+
+    @property
+    def environment(self) -> str:
+        """TextArena's id."""
+        return self.name.partition("/")[2]
+
+    @property
+    def entry(self) -> Entry:
+        """What the catalogue knows of it."""
+        return PLAYABLE[self.environment]
+
+    @property
+    def max_turns(self) -> int:
+        """As the catalogue says; where the rules set no bound (dice, bets, ties), 1,000: play does not come near it."""
+        return self.entry.max_turns
+
+    def initial_state(self) -> TextArenaState:
+        """Before the deal, or the first position of a game in which nothing is dealt."""
+        return TextArenaState(game=self, dealt=None if self.entry.dealt else 0)
+
+
+def _load(environment: str) -> Game:
+    return game_class(environment)()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextArenaState(State):
+    """The game, the seed that was dealt, and the actions of the seats."""
+
+    game: TextArenaGame
+    dealt: int | None = None
+    actions: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the environment."""
+        return _state, (self.game, self.dealt, self.actions)
+
+    @functools.cached_property
+    def _position(self) -> Position:
+        """TextArena's side of this state: left here by `apply`, or played again."""
+        assert self.dealt is not None, "there is no position before the deal"
+        position = deal(self.game.environment, self.dealt)
+        for action in self.actions:
+            following = position.step(action)
+            assert following is not None, "an action that was legal once is legal again"
+            position = following
+        return position
+
+    @functools.cached_property
+    def _listed(self) -> tuple[str, ...]:
+        return () if self.dealt is None or self._position.env.state.done else self._position.listed()
+
+    @property
+    def current_player(self) -> int:
+        """Chance before the deal; a seat without any move has lost, so the game is over."""
+        if self.dealt is None:
+            return CHANCE
+        return self._position.seat if self._listed else TERMINAL
+
+    def legal_actions(self) -> tuple[str, ...]:
+        """The actions in TextArena's syntax; a choice of them where there is talk, or no end of bids."""
+        return self._listed
+
+    def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
+        """One of 10,000 seeds."""
+        return DEALS if self.dealt is None else ()
+
+    def is_legal(self, action: str) -> bool:
+        """Whether TextArena takes the action, with or without brackets around it, when it is tried out."""
+        return self._try(action) is not None
+
+    def apply(self, action: str) -> TextArenaState:
+        """Deals a seed, or makes a move on a copy of the environment."""
+        if self.dealt is None:
+            if action not in _SEEDS:
+                raise self.refuse(action)
+            return TextArenaState(game=self.game, dealt=_SEEDS[action])
+        tried = self._try(action)
+        if tried is None:
+            raise self.refuse(action)
+        taken, position = tried
+        state = TextArenaState(game=self.game, dealt=self.dealt, actions=(*self.actions, taken))
+        vars(state)["_position"] = position
+        return state
+
+    def returns(self) -> tuple[float, float]:
+        """What TextArena pays. Raises `RuntimeError` where that does not sum to zero."""
+        if self.current_player != TERMINAL:
+            return (0.0, 0.0)
+        state = self._position.env.state
+        if not state.done:  # nothing was legal
+            return (-1.0, 1.0) if self._position.seat == 0 else (1.0, -1.0)
+        paid = state.rewards or {}
+        if sorted(paid) != [0, 1] or paid[0] + paid[1] != 0:
+            raise RuntimeError(f"game {self.game.name!r} paid {paid!r}; expected two rewards that sum to zero")
+        return (float(paid[0]), float(paid[1]))
+
+    def information_state(self, seat: int) -> str:
+        """Everything that the seat was told or did, in order, and whose turn it is."""
+        if self.dealt is None:
+            return "not dealt"
+        told = [(message.speaker, message.kind, message.text) for message in self._position.heard[seat]]
+        return f"{self.current_player}{told}"
+
+    def observation(self, seat: int, style: Style = "full") -> str:
+        """What TextArena has told the seat, the newest last; the compact form leaves out the rules."""
+        if self.dealt is None:
+            return "The game has not been dealt yet."
+        heard = [message for message in self._position.heard[seat] if message.kind != "OWN"]
+        rules = [message.text.strip() for message in heard if message.kind == "PROMPT"] if style == "full" else []
+        rest = [message for message in heard if message.kind != "PROMPT"]
+        room = max(MAX_CHARACTERS - sum(map(len, rules)), MIN_RECENT)
+        return "\n".join([*rules, *self._recent(rest, room), self._tell_now(seat)])
+
+    def _recent(self, messages: list[Message], room: int) -> list[str]:
+        """As many of the last messages as there is room for, and the last board in any case."""
+        lines = [self._line(message) for message in messages]
+        first = len(lines)
+        while first > 0 and room >= len(lines[first - 1]):
+            first -= 1
+            room -= len(lines[first])
+        if first == 0:
+            return lines
+        boards = [index for index, message in enumerate(messages[:first]) if message.kind == "GAME_BOARD"]
+        later = any(message.kind == "GAME_BOARD" for message in messages[first:])
+        kept = [lines[boards[-1]]] if boards and not later else []
+        return [f"({first - len(kept)} earlier messages are left out.)", *kept, *lines[first:]]
+
+    def _line(self, message: Message) -> str:
+        """A message with its speaker. Line breaks of a player could pose as other messages."""
+        text = " ".join(message.text.split()) if message.speaker >= 0 else message.text.strip("\n")
+        cut = f"{text[:MAX_MESSAGE]} (cut)" if len(text) > MAX_MESSAGE else text
+        return f"[{self._position.speaker(message.speaker)}] {cut}"
+
+    def _tell_now(self, seat: int) -> str:
+        """Whose turn it is, or how the game ended."""
+        if self.is_terminal:
+            won = self.returns()[seat]
+            return f"The game is over: {'it is a draw' if won == 0 else 'you won' if won > 0 else 'you lost'}."
+        return "It is your turn." if self.current_player == seat else "It is your opponent's turn."
+
+    def _try(self, action: str) -> tuple[str, Position] | None:
+        """The action as TextArena takes it and what follows, or None; the last answer is kept for `apply`."""
+        kept = vars(self).get("_tried")
+        if kept is None or kept[0] != action:
+            kept = vars(self)["_tried"] = (action, self._attempt(action))
+        found: tuple[str, Position] | None = kept[1]
+        return found
+
+    def _attempt(self, action: str) -> tuple[str, Position] | None:
+        if not action.strip() or self.current_player < 0:
+            return None
+        for listed in self._listed:
+            if _bare(listed) == _bare(action):
+                following = self._position.step(listed)
+                assert following is not None, f"{self.game.name} lists {listed!r}, which TextArena refuses"
+                return listed, following
+        for text in (action, f"[{action}]"):
+            try:
+                following = self._position.step(text)
+            except RuntimeError:  # TextArena cannot cope with this text: it is nothing that the rules know
+                following = None
+            if following is not None or "[" in action:
+                return (text, following) if following else None
+        return None
+
+
+_SEEDS = {name: int(name) for name, _ in DEALS}
+
+
+def _state(game: TextArenaGame, dealt: int | None, actions: tuple[str, ...]) -> TextArenaState:
+    return TextArenaState(game=game, dealt=dealt, actions=actions)
+
+
+def _bare(action: str) -> str:
+    """An action without case, spaces around it and one pair of brackets."""
+    text = action.strip().casefold()
+    return text[1:-1].strip() if text.startswith("[") and text.endswith("]") else text

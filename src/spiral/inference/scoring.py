@@ -1,0 +1,71 @@
+"""Exact probabilities of given replies, without sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from spiral.core.records import IntArray
+from spiral.inference.sampling import sampling_logprobs
+from spiral.inference.transformers import TransformersPolicy
+
+ROWS = 64
+
+
+@torch.no_grad()
+def reply_logprobs(
+    policy: TransformersPolicy,
+    prompts: list[IntArray],
+    replies: list[str],
+    watch: Callable[[int, int], object] = lambda *_: None,
+) -> list[float]:
+    """The log-probability (nats) that each prompt [P] is answered by exactly the given text.
+
+    Under the distribution that the policy samples from, temperature and top-p included. A reply is over at an end of
+    turn, or without one when its budget is used up; a longer one cannot be given, and has probability 0. The reply's
+    usual tokenisation is scored; the same text spelled with other tokens is not counted. `watch` receives how many
+    replies of how many are scored.
+    """
+    spelled = [policy.codec.encode_reply(reply) for reply in replies]
+    budgets = [policy.budget(prompt) for prompt in prompts]
+    # A prompt that fills the context is answered by nothing at all.
+    scores = [
+        0.0 if budget <= 0 and not len(reply) else -math.inf for reply, budget in zip(spelled, budgets, strict=True)
+    ]
+    fitting = [row for row, budget in enumerate(budgets) if 0 < budget >= len(spelled[row])]
+    for start in range(0, len(fitting), ROWS):
+        rows = fitting[start : start + ROWS]
+        ended = [len(spelled[row]) < budgets[row] for row in rows]
+        found = _score(policy, [(prompts[row], spelled[row]) for row in rows], ended)
+        for row, score in zip(rows, found, strict=True):
+            scores[row] = score
+        watch(start + len(rows), len(fitting))
+    return scores
+
+
+def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]], ended: list[bool]) -> list[float]:
+    """One padded forward pass; logits only where a token of a reply [T] or its end is predicted, T + 1 places each.
+
+    `ended` says of each pair whether an end of turn must follow.
+    """
+    policy.wake()
+    model, width = policy.model, max(len(prompt) + len(reply) for prompt, reply in pairs)
+    token_ids = np.zeros((len(pairs), width), dtype=np.int64)
+    for row, (prompt, reply) in enumerate(pairs):
+        token_ids[row, : len(prompt) + len(reply)] = np.concatenate([prompt, reply])
+    counts = [len(reply) + 1 for _, reply in pairs]
+    rows_K = torch.arange(len(pairs)).repeat_interleave(torch.tensor(counts))
+    places_K = torch.cat([torch.arange(len(prompt) - 1, len(prompt) + len(reply)) for prompt, reply in pairs])
+    ids_NW = torch.from_numpy(token_ids).to(model.device)
+    hidden_NWD = model.base_model(input_ids=ids_NW, use_cache=False).last_hidden_state
+    logits_KV = policy.logits(hidden_NWD[rows_K, places_K])
+    logprobs_KV = sampling_logprobs(logits_KV, policy.sampling).cpu()
+    ends = sorted(policy.stop_ids)
+    scores = []
+    for (_, reply), logprobs_TV, must_end in zip(pairs, torch.split(logprobs_KV, counts), ended, strict=True):
+        end = float(logprobs_TV[-1, ends].logsumexp(0)) if must_end else 0.0
+        scores.append(float(logprobs_TV[np.arange(len(reply)), reply].sum()) + end)
+    return scores

@@ -1,0 +1,47 @@
+"""Settings of the engine that generates replies, read without loading torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal
+
+from pydantic import Field
+
+from spiral.core.settings import Section
+
+
+class EngineConfig(Section):
+    """How replies are generated."""
+
+    kind: Literal["transformers", "vllm", "auto"] = Field(
+        "transformers",
+        description="'transformers' runs everywhere; 'vllm' is faster and must be installed; 'auto': vllm if it is.",
+    )
+    max_rows: int = Field(1024, ge=1, description="Replies generated at once; further ones wait.")
+    context: int = Field(0, ge=0, description="Most tokens of prompt and reply together; 0 takes the model's limit.")
+    memory_share: float = Field(
+        0.4, gt=0, lt=1, description="vLLM: share of the device's memory for its weights and keys and values."
+    )
+    stall_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="vLLM: a step that takes longer ends the run with what it was doing; a start may take 6 times"
+        " as long.",
+    )
+    sleep: bool = Field(
+        False,
+        description="Give the device's memory to the learner between games; a vLLM that sleeps needs a GPU, and room"
+        " for its weights in the memory of the CPU.",
+    )
+
+
+def resolved(config: EngineConfig) -> EngineConfig:
+    """The same with 'auto' replaced by the engine that it stands for here."""
+    if config.kind != "auto":
+        return config
+    return config.model_copy(update={"kind": "vllm" if vllm_installed() else "transformers"})
+
+
+def vllm_installed() -> bool:
+    """Whether the vLLM engine can be asked for here."""
+    return importlib.util.find_spec("vllm") is not None

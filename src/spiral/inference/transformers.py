@@ -1,0 +1,226 @@
+"""A Hugging Face causal language model as a policy: continuous batching in plain PyTorch.
+
+Each `poll` admits the waiting prompts, then decodes one token for every reply in flight until at least one reply
+is done. Replies join and leave the batch at any step (`SlotCache`). Every reply has its own random stream, so
+what it says does not depend on what else is in the batch: bit for bit on one CPU thread, and up to the rounding of
+matrix products elsewhere.
+
+The model computes in the precision of its own weights. In float32 it is shared with the learner when both live in
+one process: an update is then visible at once, and only the version number has to be told. In bfloat16 it is a copy.
+
+Asleep, it holds no keys and values, and a model of its own on a CUDA device waits in the memory of the CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from spiral.core.policy import SamplingConfig, TurnReply
+from spiral.core.seeds import token_uniforms
+from spiral.inference.base import LanguagePolicy, OpenTurn
+from spiral.inference.parameters import ParameterNames
+from spiral.inference.sampling import sample_tokens
+from spiral.inference.slot_cache import GRAIN, SlotCache, round_up
+from spiral.models.head import output_head, stated_precision
+from spiral.models.loading import check_architecture, usable_context
+from spiral.models.settings import HeadPrecision
+from spiral.text import ChatCodec
+
+LEAST_ROWS = 4
+"""A matrix product of fewer rows is summed in another order on CPUs; smaller batches are filled up to this."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Row:
+    """One reply in flight."""
+
+    turn: OpenTurn
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        """Where the last sampled token stands in the sequence."""
+        return len(self.turn.prompt_ids) + len(self.token_ids) - 1
+
+
+class TransformersPolicy(LanguagePolicy):
+    """Plays with a causal language model; holds at most `max_rows` replies in flight."""
+
+    def __init__(
+        self,
+        model: Any,
+        codec: ChatCodec,
+        sampling: SamplingConfig,
+        *,
+        name: str = "policy",
+        max_rows: int = 1024,
+        context: int | None = None,
+        head: HeadPrecision = "compute",
+        own: bool = False,
+    ) -> None:
+        """`context` is the most tokens of prompt and reply together; None takes the model's own limit. `own` says that
+        nobody else uses the model, so that it may be moved while the engine sleeps.
+
+        Raises `ValueError` for models with sliding-window or recurrent layers, or with rescaled logits.
+        """
+        check_architecture(model.config, "the transformers engine")
+        usable = usable_context(model.config, context, "the transformers engine")
+        super().__init__(codec, sampling, name=name, context=usable)
+        self.model = model
+        self.precision = stated_precision(str(model.dtype).removeprefix("torch."), head)
+        self._max_rows = max_rows
+        self._head_precision: HeadPrecision = head
+        self._head: Callable[[Tensor], Tensor] | None = None
+        self._own = own
+        self._device = torch.device(model.device)
+        self._waiting: deque[_Row] = deque()
+        self._active: list[_Row] = []
+        self._cache = SlotCache()
+
+    def _generate(self, turns: Sequence[OpenTurn]) -> None:
+        """Puts turns in the queue."""
+        self.wake()
+        self._waiting.extend(_Row(turn=turn) for turn in turns)
+
+    @torch.no_grad()
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Takes new weights by parameter name; tensors that are the model's own are not copied.
+
+        Missing, unknown and misshapen weights are errors.
+        """
+        assert not self._waiting, "weights can only change between turns"
+        assert not self._active, "weights can only change between turns"
+        self.wake()
+        self._head = None
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in ParameterNames(self.model).checked(weights):
+            if parameters[name].data_ptr() != tensor.data_ptr():
+                parameters[name].copy_(tensor)
+        self.version = version
+
+    def sleep(self) -> None:
+        """Drops the keys and values; a model that is the engine's own leaves a CUDA device."""
+        assert not self._waiting, "an engine can only sleep between turns"
+        assert not self._active, "an engine can only sleep between turns"
+        self._cache, self._head = SlotCache(), None
+        self._move(torch.device("cpu"))
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # the learner may be another process
+        self.asleep = True
+
+    def wake(self) -> None:
+        """Brings the model back to its device."""
+        if self.asleep:
+            self._move(self._device)
+        self.asleep = False
+
+    def _move(self, device: torch.device) -> None:
+        """Moves the model in place, if it is the engine's own and lives on a CUDA device."""
+        if self._own and self._device.type == "cuda":
+            self.model.to(device)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """[N, V] what the output head says of hidden states, in the precision asked for."""
+        if self._head is None:
+            self._head = output_head(self.model, self._head_precision)
+        return self._head(hidden_ND)
+
+    @torch.no_grad()
+    def poll(self) -> list[TurnReply]:
+        """Decodes until a reply is done; returns all that are."""
+        while not self._done and (self._waiting or self._active):
+            self._admit()
+            if self._active:
+                self._decode()
+        return self._take_done()
+
+    def cancel(self) -> None:
+        """Forgets every reply waited for or in flight."""
+        self._waiting.clear()
+        self._active, self._done = [], []
+        self._cache = SlotCache()
+
+    def _admit(self) -> None:
+        """Prefills waiting prompts, equal padded lengths together, and samples their first tokens."""
+        count = min(len(self._waiting), self._max_rows - len(self._active))
+        groups: dict[int, list[_Row]] = {}
+        for _ in range(count):
+            row = self._waiting.popleft()
+            groups.setdefault(self._padded_length(len(row.turn.prompt_ids)), []).append(row)
+        for length, rows in groups.items():
+            token_ids = np.zeros((len(rows), length), dtype=np.int64)
+            for index, row in enumerate(rows):
+                token_ids[index, : len(row.turn.prompt_ids)] = row.turn.prompt_ids
+            ids_NP = torch.from_numpy(token_ids).to(self.model.device)
+            last_N = torch.tensor([len(row.turn.prompt_ids) - 1 for row in rows], device=ids_NP.device)
+            self._cache.begin_prefill(len(rows), self.model.config.num_hidden_layers)
+            hidden_NPD = self._forward(input_ids=ids_NP)
+            self._active.extend(rows)
+            self._sample(rows, hidden_NPD[torch.arange(len(rows), device=last_N.device), last_N])
+        if groups:
+            self._retire()
+
+    def _padded_length(self, length: int) -> int:
+        """Short prompts are grouped by exact length, long ones by the next multiple of the cache's grain.
+
+        Never more than the context: beyond it there may be no positions, or others.
+        """
+        padded = max(LEAST_ROWS, length) if length <= 2 * GRAIN else round_up(length)
+        return max(length, min(padded, self.context))
+
+    def _decode(self) -> None:
+        """One more token for every active row."""
+        device = self.model.device
+        rows = self._active
+        filler = [0] * (LEAST_ROWS - len(rows))
+        last_N = torch.tensor([row.token_ids[-1] for row in rows] + filler, device=device)
+        positions_N = torch.tensor([row.position for row in rows] + filler, device=device)
+        reach = round_up(max(row.position for row in rows) + 1)
+        self._cache.begin_decode(positions_N, reach)
+        mask_N11K = (torch.arange(reach, device=device) <= positions_N[:, None])[:, None, None, :]
+        hidden_N1D = self._forward(
+            input_ids=last_N[:, None], position_ids=positions_N[:, None], attention_mask=mask_N11K
+        )
+        self._sample(rows, hidden_N1D[:, -1])
+        self._retire()
+
+    def _forward(self, **inputs: Tensor) -> Tensor:
+        """The last hidden states; logits are computed only where a token is sampled."""
+        output = self.model.base_model(**inputs, past_key_values=self._cache, use_cache=True)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _sample(self, rows: list[_Row], hidden_ND: Tensor) -> None:
+        """Draws each row's next token from its own stream; hidden states beyond the rows are filler."""
+        hidden_ND = pad(hidden_ND, (0, 0, 0, max(0, LEAST_ROWS - len(hidden_ND))))
+        logits_NV = self.logits(hidden_ND)[: len(rows)]
+        seeds = np.array([row.turn.seed for row in rows], dtype=np.uint64)
+        counters = np.array([len(row.token_ids) for row in rows], dtype=np.uint64)
+        uniforms_N = torch.from_numpy(token_uniforms(seeds, counters))
+        tokens_N, logprobs_N = sample_tokens(logits_NV, uniforms_N, self.sampling)
+        for row, token, logprob in zip(rows, tokens_N.tolist(), logprobs_N.tolist(), strict=True):
+            row.token_ids.append(token)
+            row.logprobs.append(logprob)
+
+    def _retire(self) -> None:
+        """Takes finished rows out of the batch."""
+        kept: list[int] = []
+        for index, row in enumerate(self._active):
+            if row.token_ids[-1] in self.stop_ids:
+                self._finish(row.turn, row.token_ids, row.logprobs, "stop")
+            elif len(row.token_ids) >= row.turn.budget:
+                self._finish(row.turn, row.token_ids, row.logprobs, "length")
+            else:
+                kept.append(index)
+        if len(kept) < len(self._active):
+            self._active = [self._active[index] for index in kept]
+            self._cache.keep(torch.tensor(kept, dtype=torch.long, device=self.model.device))

@@ -1,0 +1,243 @@
+"""vLLM as an engine (Kwon et al., 2023, arXiv 2309.06180): continuous batching with paged keys and values and a cache
+of shared prefixes, inside this process.
+
+Token ids go in and come out; vLLM sees no tokenizer and has no sampling default of its own. New weights are copied into
+the running engine. An engine that fails, makes no progress or hangs ends the run with what it was doing.
+
+Asleep, a vLLM on a GPU holds neither keys and values nor weights: those wait in the memory of the CPU (level 1 of its
+sleep). Level 2 would drop them, since newer ones are about to come; but then an engine that is asked for something else
+first would answer with no weights at all.
+
+Left out: an engine in a process of its own, several devices for one model, quantised weights. A reply has its own seed,
+but unlike with the `transformers` engine the rounding of a batch can change it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiral.core.policy import SamplingConfig, TurnReply
+from spiral.inference.base import LanguagePolicy, OpenTurn
+from spiral.inference.parameters import ParameterNames
+from spiral.inference.settings import EngineConfig
+from spiral.inference.vllm_engine import Watchdog, quiet, start_engine, stop_engine
+from spiral.models.head import stated_precision
+from spiral.models.hub import local_copy
+from spiral.models.loading import usable_context
+from spiral.models.settings import HeadPrecision
+from spiral.text import ChatCodec
+
+LEAST_TEMPERATURE = 0.01
+"""Below it, vLLM samples at this temperature."""
+
+SLEEP_LEVEL = 1
+"""Weights wait in the memory of the CPU; keys and values are dropped."""
+
+SPARE_STEPS = 100
+"""Steps that may compute nothing before an engine counts as stuck."""
+
+
+class VllmPolicy(LanguagePolicy):
+    """Plays with a causal language model run by vLLM; holds at most `config.max_rows` replies in flight."""
+
+    def __init__(
+        self,
+        directory: str,
+        codec: ChatCodec,
+        sampling: SamplingConfig,
+        *,
+        config: EngineConfig,
+        compute: str,
+        head: HeadPrecision = "compute",
+        name: str = "policy",
+        trained: bool = True,
+    ) -> None:
+        """Loads the model in `directory`, or of that Hugging Face name, in the precision `compute`, with such a head.
+
+        `trained` says that new weights will come. Raises `ValueError` when vLLM is not installed, cannot run the model
+        here, cannot take its weights, or cannot sample as asked.
+        """
+        _check_temperature(sampling)
+        directory = local_copy(directory)  # before anybody watches how long vLLM takes
+        self._directory = directory
+        self._parameters = ParameterNames.read(directory)
+        if trained:
+            self._parameters.check_files(directory)
+        self._names_checked = trained
+        usable = usable_context(self._parameters.config, config.context, "the vLLM engine")
+        super().__init__(codec, sampling, name=name, context=usable)
+        self.precision = stated_precision(compute, head)
+        self._dtype: torch.dtype = getattr(torch, compute)
+        self._pending: dict[str, OpenTurn] = {}
+        self._asked = 0
+        self._can_sleep = config.sleep
+        self._watchdog = Watchdog(config.stall_seconds)
+        try:
+            self._engine = start_engine(
+                directory, self.context, config, compute, head, self._parameters.count, self._watchdog
+            )
+        except BaseException:
+            self._watchdog.stop()
+            raise
+        self._stop = weakref.finalize(self, _stop, self._engine, self._watchdog)
+
+    def _generate(self, turns: Sequence[OpenTurn]) -> None:
+        """Gives turns to the engine, which queues those that it has no room for."""
+        from vllm.inputs import tokens_input
+
+        _check_temperature(self.sampling)
+        self.wake()
+        with self._reported(f"taking on {len(turns)} prompts"):
+            for turn in turns:
+                request, self._asked = str(self._asked), self._asked + 1
+                prompt = tokens_input(turn.prompt_ids.tolist())
+                self._engine.add_request(request, prompt, self._sampling_parameters(turn))
+                self._pending[request] = turn
+
+    def poll(self) -> list[TurnReply]:
+        """Steps the engine until a reply is done; returns all that are."""
+        # Every step computes a token of some reply, but for a few in which a batch only begins or ends.
+        steps = SPARE_STEPS + sum(len(turn.prompt_ids) + turn.budget for turn in self._pending.values())
+        while self._pending and not self._done:
+            doing = f"generating {len(self._pending)} replies with weights of version {self.version}"
+            with self._reported(doing):
+                if steps == 0:
+                    raise RuntimeError("it has made more steps than there are tokens to compute, and finished no reply")
+                outputs = self._engine.step()
+            for output in outputs:  # what goes wrong in reading a reply is not the engine's fault
+                self._take(output)
+            steps -= 1
+        return self._take_done()
+
+    def cancel(self) -> None:
+        """Forgets every pending turn, those in flight too."""
+        pending = list(self._pending)
+        self._pending.clear()
+        self._done.clear()
+        # Called on the way out of errors too; what is wrong with the engine shows again at its next step.
+        with contextlib.suppress(Exception), self._watchdog.watching(f"giving up {len(pending)} replies"):
+            self._engine.abort_request(pending)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Copies new weights into the running engine, by Hugging Face parameter name and from any precision.
+
+        Missing, unknown and misshapen weights are errors. Nothing computed with the old weights is used again.
+        """
+        assert not self._pending, "weights can only change between turns"
+        if not self._names_checked:
+            self._parameters.check_files(self._directory)
+            self._names_checked = True
+        self.wake()
+        complete = self._parameters.complete(weights, self._dtype)
+        with self._reported(f"taking weights of version {version}"), torch.no_grad(), quiet():
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": complete})
+            self._drop_prefixes()
+        self.version = version
+
+    def sleep(self) -> None:
+        """Frees the engine's memory on the device. Raises `ValueError` when it was not started with `engine.sleep`."""
+        assert not self._pending, "an engine can only sleep between turns"
+        if not self._can_sleep:
+            raise ValueError("this vLLM was started with engine.sleep false; expected true for an engine that sleeps")
+        if self.asleep:
+            return
+        with self._reported("falling asleep"), quiet():
+            self._drop_prefixes()
+            self._engine.sleep(level=SLEEP_LEVEL)
+        self.asleep = True
+
+    def wake(self) -> None:
+        """Takes the memory again, and puts the weights back that the engine had."""
+        if not self.asleep:
+            return
+        with self._reported("waking up"), quiet():
+            self._engine.wake_up()
+        self.asleep = False
+
+    def close(self) -> None:
+        """Stops the engine and gives its memory back."""
+        self._stop()
+
+    def _drop_prefixes(self) -> None:
+        """Empties the cache of shared prefixes; a batch still in flight may have to end first."""
+        for _ in range(3):
+            if self._engine.reset_prefix_cache():
+                return
+            self._engine.step()
+        raise RuntimeError("it would not drop the keys and values of shared prefixes")
+
+    def _sampling_parameters(self, turn: OpenTurn) -> Any:
+        """What the recipe says; everything else that changes the distribution is named and off."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            top_k=0,
+            min_p=0.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            repetition_penalty=1.0,
+            seed=turn.seed,
+            max_tokens=turn.budget,
+            min_tokens=0,
+            stop_token_ids=sorted(self.stop_ids),
+            ignore_eos=True,  # the tokens above are the only ones that stop
+            logprobs=0,  # at temperature 0 too, where only a broken model's show
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # made for this request alone
+        )
+
+    def _take(self, output: Any) -> None:
+        """Keeps a finished reply, unless it was given up."""
+        turn = self._pending.get(output.request_id)
+        if turn is None:
+            return
+        (reply,) = output.outputs
+        token_ids = list(reply.token_ids)
+        stopped = bool(token_ids) and token_ids[-1] in self.stop_ids
+        if not stopped and len(token_ids) != turn.budget:
+            raise RuntimeError(
+                f"vLLM ended a reply after {len(token_ids)} tokens for the reason {reply.finish_reason!r};"
+                f" expected a stop token or all {turn.budget} tokens"
+            )
+        logprobs = list(reply.logprobs.logprobs)
+        if self.sampling.temperature == 0:
+            # The most likely token of a distribution that is all on it; vLLM tells its share at temperature 1.
+            logprobs = [0.0 if math.isfinite(logprob) else logprob for logprob in logprobs]
+        del self._pending[output.request_id]
+        self._finish(turn, token_ids, logprobs, "stop" if stopped else "length")
+
+    @contextlib.contextmanager
+    def _reported(self, doing: str) -> Iterator[None]:
+        """Watches one call of the engine; whatever goes wrong in it is told with what it was doing."""
+        try:
+            with self._watchdog.watching(doing):
+                yield
+        except Exception as error:
+            self._pending.clear()  # the engine is in no state to be asked to give them up
+            raise RuntimeError(f"vLLM failed while {doing}: {type(error).__name__}: {error}") from error
+
+
+def _stop(engine: Any, watchdog: Watchdog) -> None:
+    watchdog.stop()
+    stop_engine(engine)
+
+
+def _check_temperature(sampling: SamplingConfig) -> None:
+    """Raises `ValueError` for a temperature at which vLLM would sample otherwise."""
+    if 0 < sampling.temperature < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"the temperature is {sampling.temperature:g}, which vLLM takes for {LEAST_TEMPERATURE:g};"
+            f" expected 0, or at least {LEAST_TEMPERATURE:g}, or engine.kind 'transformers'"
+        )

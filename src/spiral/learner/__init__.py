@@ -1,1 +1,0 @@
-"""The learner: from a batch to a gradient and an update."""

@@ -1,0 +1,81 @@
+"""From hidden states to logits, and in which precision.
+
+bfloat16 has 8 bits: a logit of 20 moves in steps of 1/8. So two programs with the same weights that sum in another
+order say log-probabilities that are some hundredths of a nat apart, and what is learned from them is off-policy before
+the first update. With a float32 head the same bfloat16 hidden states and weights are multiplied exactly and summed in
+float32, and logits are not rounded. MiniMax-M1 (arXiv 2506.13585) found the head to be the cause, and this the cure.
+
+The weights stay those in bfloat16, which is what every engine holds. Left out: gradients in float32. The backward pass
+is that of the plain head, whose logits' gradient is rounded to the precision of the blocks.
+
+Shapes: K rows, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiral.models.settings import HeadPrecision
+
+
+def output_head(model: Any, precision: HeadPrecision) -> Callable[[Tensor], Tensor]:
+    """The model's head as a function of hidden states [K, D], with a `weight` [V, D], giving logits [K, V].
+
+    A float32 head is made from the weights of this moment: make it anew when they have changed.
+    """
+    linear: Callable[[Tensor], Tensor] = model.get_output_embeddings()
+    return linear if precision == "compute" or not rounds(linear) else WideHead(linear)
+
+
+def stated_precision(compute: str, precision: HeadPrecision) -> str:
+    """What is said of a policy that computes so."""
+    return f"{compute}, head float32" if precision == "float32" and compute != "float32" else compute
+
+
+def rounds(linear: Any) -> bool:
+    """Whether the logits of a plain head would be rounded to less than float32."""
+    return bool(torch.finfo(linear.weight.dtype).bits < 32)
+
+
+class WideHead:
+    """Logits in float32 from hidden states and weights in bfloat16.
+
+    A CUDA device sums such products in float32 by itself. Elsewhere there is a float32 copy of the weights, made once.
+    """
+
+    def __init__(self, linear: Any) -> None:
+        self.weight: Tensor = linear.weight
+        self._bias: Tensor | None = getattr(linear, "bias", None)
+        sums_wide = self.weight.is_cuda and hasattr(torch.ops.aten.mm, "dtype")  # since torch 2.8
+        self._wide = None if sums_wide else self.weight.detach().float()
+
+    def __call__(self, hidden_KD: Tensor) -> Tensor:
+        """[K, V] logits in float32."""
+        logits_KV: Tensor = _Product.apply(hidden_KD, self.weight, self._wide)  # type: ignore[no-untyped-call]
+        return logits_KV if self._bias is None else logits_KV + self._bias.float()
+
+
+class _Product(torch.autograd.Function):
+    """Hidden states times weights, in float32; its gradient as if it had been rounded like everything else."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_KD: Tensor, weight_VD: Tensor, wide_VD: Tensor | None) -> Tensor:
+        ctx.save_for_backward(hidden_KD, weight_VD)
+        if wide_VD is None:
+            return torch.mm(hidden_KD, weight_VD.t(), out_dtype=torch.float32)
+        return hidden_KD.float() @ wide_VD.t()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        hidden_KD, weight_VD = ctx.saved_tensors
+        gradient_KV = gradients[0].to(hidden_KD.dtype)
+        hidden_wanted, weight_wanted, _ = ctx.needs_input_grad
+        return (
+            gradient_KV @ weight_VD if hidden_wanted else None,
+            gradient_KV.t() @ hidden_KD if weight_wanted else None,
+            None,
+        )

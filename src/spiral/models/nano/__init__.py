@@ -1,0 +1,1 @@
+"""The built-in model: its weights, and how they were made."""

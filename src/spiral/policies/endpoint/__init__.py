@@ -1,0 +1,1 @@
+"""A player behind an OpenAI-compatible server."""

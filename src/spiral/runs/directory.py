@@ -1,0 +1,312 @@
+"""What a run leaves on disk.
+
+    runs/NAME/
+      config.toml       the whole recipe, every default spelled out
+      metrics.jsonl     one JSON object a step: `step` first, then flat group/name keys
+      tensorboard/      the same numbers
+      episodes/         step-000010.parquet: one row a turn
+      evaluation/       step-000000.json before training, and so on; step-000000/ holds the games and replies behind it
+      checkpoints/      step-000100/ ..., latest
+      cluster.json      what a run on a cluster says of itself, every few seconds
+      .lock             held by the process that has the run (`spiral.runs.lock`)
+
+On resume everything after the checkpoint is taken back, so that the files look as if the run had never stopped. Names
+that a run does not use itself are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from spiral.core.files import remove, remove_unfinished, sync, write_atomically, write_text_atomically
+from spiral.core.locks import Lock
+from spiral.core.metrics import Metrics
+from spiral.core.progress import shown
+from spiral.core.records import Episode
+from spiral.core.steps import checkpoints_in, numbered, step_name
+from spiral.core.storage import write_episodes
+from spiral.evaluation import Report, read_report
+from spiral.runs.evaluation import measured_at
+from spiral.runs.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+class RunDirectory:
+    """Writes a run's files, and takes back those of later steps on resume."""
+
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
+        """`lock` is the process's hold on the run; without one nothing is checked before writing."""
+        self.path = path
+        self.lock = lock
+        self.checkpoints = path / "checkpoints"
+        self.episodes = path / "episodes"
+        self.evaluation = path / "evaluation"
+        self.tensorboard = path / "tensorboard"
+        self.metrics_file = path / "metrics.jsonl"
+        self.config_file = path / "config.toml"
+
+    def check(self) -> None:
+        """Raises `LockLostError` when another process has taken the run since; called before everything written."""
+        if self.lock is not None:
+            self.lock.check()
+
+    def release(self) -> None:
+        """Lets go of the run."""
+        lock, self.lock = self.lock, None
+        if lock is not None:
+            lock.release()
+
+    def refuse_existing(self) -> None:
+        """Raises `ValueError` when the directory holds a run that has done a step.
+
+        A run that has done none is begun again, whatever has ended it: a kill, or a setting that could not be met.
+        """
+        self.refuse_foreign()
+        if self.done_steps() and not self.begun():
+            raise ValueError(
+                f"{self.path} holds metrics, episodes or measurements, but neither {self.config_file.name} nor a"
+                " checkpoint of a run; choose another --run-dir, or move them away"
+            )
+        if self.done_steps():
+            raise ValueError(
+                f"{self.path} already holds a run; go on with it by adding --resume, or choose another --run-dir"
+            )
+
+    def refuse_foreign(self) -> None:
+        """Raises `ValueError` when something that no run writes has the name of what a run writes."""
+        for directory in (self.checkpoints, self.episodes, self.evaluation, self.tensorboard):
+            if directory.exists() and not directory.is_dir():
+                raise ValueError(f"{directory} is a file, where a run keeps a directory of that name; move it away")
+        for file in (self.metrics_file, self.config_file):
+            if file.is_dir():
+                raise ValueError(f"{file} is a directory, where a run keeps a file of that name; move it away")
+        for _, path in numbered(self.checkpoints):
+            if not path.is_dir():
+                raise ValueError(f"{path} is not a directory, but has the name of a checkpoint; move it away")
+
+    def done_steps(self) -> int:
+        """The last step of which anything is there."""
+        found = (
+            *numbered(self.episodes, ".parquet"),
+            *numbered(self.evaluation, ".json"),
+            *checkpoints_in(self.checkpoints),
+        )
+        measured = self.metrics_file.is_file() and self.metrics_file.stat().st_size > 0
+        return max([int(measured), *(step for step, _ in found)])
+
+    def begun(self) -> bool:
+        """Whether a recipe was written, or a checkpoint, which has it too."""
+        return self.config_file.exists() or bool(checkpoints_in(self.checkpoints))
+
+    def start(self, recipe: dict[str, Any]) -> None:
+        """Makes the directory and writes the recipe, in place of a run that has done no step."""
+        self.refuse_existing()
+        self.check()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.take_back(-1)
+        self.episodes.mkdir(exist_ok=True)
+        self.write_config(recipe)
+
+    def write_config(self, recipe: dict[str, Any]) -> None:
+        """Writes `config.toml`."""
+        self.check()
+        write_text_atomically(self.config_file, tomli_w.dumps(recipe))
+
+    def take_back(self, step: int) -> None:
+        """Removes everything that belongs to steps after `step`, and what a kill left half written."""
+        self.check()
+        records = [path for _, path in numbered(self.evaluation) if path.is_dir()]
+        for directory in (self.path, self.episodes, self.evaluation, self.checkpoints, *records):
+            remove_unfinished(directory)
+        self._take_back_metrics(step)
+        files = [*numbered(self.episodes, ".parquet"), *numbered(self.evaluation, ".json")]
+        directories = [*numbered(self.evaluation), *checkpoints_in(self.checkpoints)]
+        for found, are_directories in ((files, False), (directories, True)):
+            for at, path in found:
+                if at > step and path.is_dir() == are_directories:
+                    remove(path)
+        if step < 0:
+            remove(self.checkpoints / "latest")
+
+    def _take_back_metrics(self, step: int) -> None:
+        """Leaves the lines up to `step` as they are, and warns where one is missing."""
+        lines = _metrics_lines(self.metrics_file) if self.metrics_file.exists() else []
+        kept = {at: line for at, line in lines if at <= step}
+        missing = [at for at in range(1, step + 1) if at not in kept]
+        if missing:
+            named = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            logger.warning("%s lacks the rows of %d steps: %s", self.metrics_file, len(missing), named)
+        content = b"".join(line for at, line in lines if at <= step)
+        if not self.metrics_file.exists() or content != self.metrics_file.read_bytes():
+            write_atomically(self.metrics_file, lambda temporary: temporary.write_bytes(content))
+
+    def append_metrics(self, step: int, metrics: Metrics) -> None:
+        """Adds a step's line to `metrics.jsonl`."""
+        self.check()
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def records(self, step: int) -> Path:
+        """The directory for what the figures of a measurement were computed from."""
+        return self.evaluation / step_name(step)
+
+    def save_report(self, step: int, report: Report) -> None:
+        """Writes what was measured after `step` steps."""
+        self.check()
+        self.evaluation.mkdir(exist_ok=True)
+        write_text_atomically(self.evaluation / f"{step_name(step)}.json", json.dumps(report.to_json(), indent=2))
+
+    def save_episodes(self, step: int, episodes: Sequence[Episode]) -> None:
+        """Writes a step's episodes."""
+        self.check()
+        self.episodes.mkdir(exist_ok=True)
+        write_episodes(self.episodes / f"{step_name(step)}.parquet", episodes)
+
+
+def lasting_settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The settings that stay through a run, by section: all but its length and how it is spread over processes."""
+    values = recipe.model_dump(exclude={"summary", "cluster"})
+    del values["run"]["steps"], values["hardware"]["devices"]
+    return values
+
+
+class RunRecorder:
+    """The training loop's `Recorder`: files, TensorBoard, evaluation, checkpoints and the display."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        recipe: Recipe,
+        *,
+        save: Callable[[int], None],
+        measure: Callable[[int], Report],
+        more: Callable[[], Metrics],
+        show: Callable[[int, Metrics], None],
+        stop_requested: Callable[[], bool],
+        first_step: int,
+    ) -> None:
+        """`save(step)` writes a checkpoint, `measure(step)` evaluates, `more()` adds to a step's metrics.
+
+        `show(step, metrics)` tells the user.
+        """
+        from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and only training needs it
+
+        self._directory = directory
+        self._recipe = recipe
+        self._save = save
+        self._measure = measure
+        self._more = more
+        self._show = show
+        self._stop_requested = stop_requested
+        self._recorded = self._kept = first_step - 1
+        self._board = SummaryWriter(str(directory.tensorboard), purge_step=first_step)
+
+    def record(self, step: int, metrics: Metrics, episodes: Sequence[Episode]) -> None:
+        """Writes a step's results, the checkpoint last, so that it never runs ahead of the files.
+
+        Raises `RunStopped` after the checkpoint when the user has asked to stop.
+        """
+        config = self._recipe.run
+        self._directory.check()
+        metrics = {**metrics, **self._more()}
+        last = step == config.steps
+        stopping = self._stop_requested() and not last
+        if step % config.episodes_every == 0 or last:
+            self._directory.save_episodes(step, episodes)
+        if measured_at(self._recipe, step):
+            report = self._measure(step)
+            self._directory.save_report(step, report)
+            metrics = {**metrics, **report.metrics()}
+        for key, value in metrics.items():
+            self._board.add_scalar(key, value, step)
+        self._directory.append_metrics(step, metrics)
+        self._recorded = step
+        if step % config.checkpoint_every == 0 or last or stopping:
+            shown().stage(f"step {step}: writing the checkpoint")
+            self._keep(step)
+        self._show(step, metrics)
+        if stopping:
+            raise RunStopped(step)
+
+    def keep(self, version: int) -> None:
+        """Writes the checkpoint of the last step on record, unless it has one or the weights have moved on.
+
+        For a run that cannot go on, so that the steps since the last checkpoint are not lost.
+        """
+        if self._kept < self._recorded == version:
+            self._keep(version)
+
+    def _keep(self, step: int) -> None:
+        self._board.flush()
+        sync(self._directory.metrics_file)
+        self._save(step)
+        self._kept = step
+
+    def close(self) -> None:
+        """Flushes TensorBoard."""
+        self._board.close()
+
+
+class RunStopped(Exception):  # noqa: N818 (the user asked for it; it is no error)
+    """The run stopped on request after `step`, with a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`.
+
+    A damaged line is left out with a warning, one that a kill has cut short without.
+    """
+    file = path / "metrics.jsonl"
+    return [json.loads(line) for _, line in _metrics_lines(file)] if file.exists() else []
+
+
+def _metrics_lines(file: Path) -> list[tuple[int, bytes]]:
+    """The whole lines of `metrics.jsonl` as they are, with the steps that they are of."""
+    *lines, last = file.read_bytes().split(b"\n")
+    found = []
+    for number, line in enumerate([*lines, last], 1):
+        try:
+            row = json.loads(line.decode("utf-8"))
+            step = row["step"]
+            if type(step) is not int or step < 0:
+                raise ValueError("its step is no number of a step")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            if number <= len(lines):
+                logger.warning("%s, line %d is damaged and left out: %s", file, number, _damage(error))
+            continue
+        found.append((step, line + b"\n"))
+    return found
+
+
+def _damage(error: Exception) -> str:
+    """Why a line is no row."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON at character {error.pos + 1}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"no UTF-8 at byte {error.start + 1}"
+    return "no object with a step" if isinstance(error, TypeError | KeyError) else str(error)
+
+
+def read_reports(path: Path) -> list[tuple[int, Report]]:
+    """What a run measured, as `(step, report)` in the order of the steps.
+
+    A damaged file is left out, with a warning.
+    """
+    found = []
+    for step, file in numbered(path / "evaluation", ".json"):
+        try:
+            found.append((step, read_report(file)))
+        except ValueError as error:
+            logger.warning("%s; it is left out", error)
+    return found

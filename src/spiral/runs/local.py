@@ -1,0 +1,159 @@
+"""A run in one process: sampler and learner side by side, sharing the model where both compute in float32."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spiral.agreement import run_check
+from spiral.core.metrics import Metrics
+from spiral.core.progress import shown
+from spiral.core.records import Episode
+from spiral.evaluation import Report
+from spiral.inference.base import LanguagePolicy
+from spiral.inference.engines import make_policy
+from spiral.models.loading import LanguageModel, load_language_model, model_directory
+from spiral.policies.registry import Opponents
+from spiral.rollout.collector import SelfPlay
+from spiral.runs.agreement import computation, learner_options
+from spiral.runs.checks import check_prompts
+from spiral.runs.directory import RunDirectory, lasting_settings
+from spiral.runs.evaluation import evaluate_run, sample_game
+from spiral.runs.recipe import Recipe
+from spiral.training.advantages import RoleBaselines
+from spiral.training.checkpoint import load_checkpoint, save_checkpoint
+from spiral.training.learner import Learner
+
+
+@dataclasses.dataclass(kw_only=True)
+class LocalRun:
+    """The parts of a run."""
+
+    recipe: Recipe
+    directory: RunDirectory
+    language_model: LanguageModel
+    policy: LanguagePolicy
+    learner: Learner
+    baselines: RoleBaselines
+    collector: SelfPlay
+    opponents: Opponents
+    """Those whom the policy plays against and is measured against."""
+
+    def save(self, step: int) -> None:
+        """Writes the checkpoint of `step`."""
+        save_checkpoint(
+            self.directory.checkpoints,
+            learner=self.learner,
+            tokenizer=self.language_model.tokenizer,
+            prompt=self.recipe.prompt,
+            state={"step": step, "baselines": self.baselines.state_dict(), "recipe": lasting_settings(self.recipe)},
+            keep=self.recipe.run.keep_checkpoints,
+            check=self.directory.check,
+        )
+
+    def measure(self, step: int) -> Report:
+        """Evaluates the current policy."""
+        return evaluate_run(self.policy, self.recipe, step, self.directory.records(step), self.opponents)
+
+    def sample_game(self, game: str, seed: int) -> Episode:
+        """One game of the current policy against itself."""
+        return sample_game(self.policy, game, seed)
+
+    def check_prompts(self) -> None:
+        """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
+        check_prompts(self.policy, self.recipe)
+
+    def metrics(self) -> Metrics:
+        """Nothing beyond what the loop tells of every step."""
+        return {}
+
+    def close(self) -> None:
+        """Gives the engine's memory back, and lets go of the directory."""
+        try:
+            self.policy.close()
+        finally:
+            self.directory.release()
+
+
+def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> LocalRun:
+    """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_state` has found whole.
+
+    Raises `ValueError` for what does not fit.
+    """
+    source = recipe.model
+    if checkpoint is not None and not recipe.lora.rank:
+        source = source.model_copy(update={"path": str(checkpoint)})
+    shown().stage(f"loading {source.path}")
+    loaded = load_language_model(source)
+    if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
+        recipe = recipe.model_copy(update={"prompt": loaded.prompt})
+    codec = loaded.codec(recipe.prompt)
+    directory = model_directory(source.path)
+    if recipe.engine.kind != "transformers":
+        shown().stage(f"starting {recipe.engine.kind}")
+    policy = make_policy(
+        recipe.engine,
+        loaded,
+        directory,
+        codec,
+        recipe.sampling,
+        compute=recipe.model.compute,
+        head=recipe.model.head,
+        device=recipe.model.device,
+    )
+    shared = getattr(policy, "model", None) is loaded.model
+    with _closed_on_error(policy):
+        games = list(recipe.selfplay.games)
+        check = run_check(
+            policy, lambda: loaded.model, directory, recipe.model.compute, computation(recipe), games=games
+        )
+        learner = _learner(recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model)
+        if check is not None:
+            check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
+            check.keep()
+    baselines = RoleBaselines(recipe.credit.decay)
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint, learner)
+        baselines.load_state_dict(state["baselines"])
+        policy.load_weights(learner.weights(), learner.version)
+    opponents = Opponents(recipe.model.device)
+    return LocalRun(
+        recipe=recipe,
+        directory=RunDirectory(path),
+        language_model=loaded,
+        policy=policy,
+        learner=learner,
+        baselines=baselines,
+        collector=SelfPlay(policy, recipe.selfplay, recipe.run.seed, seat=opponents, sleep=recipe.engine.sleep),
+        opponents=opponents,
+    )
+
+
+@contextmanager
+def _closed_on_error(policy: LanguagePolicy) -> Iterator[None]:
+    """Gives the engine's memory back when a run cannot begin."""
+    try:
+        yield
+    except BaseException:
+        policy.close()
+        raise
+
+
+def _learner(recipe: Recipe, model: Any) -> Learner:
+    """The learner that takes `model` over."""
+    return Learner(
+        model,
+        config=recipe.learner,
+        loss_config=recipe.loss,
+        sampling=recipe.sampling,
+        total_steps=recipe.run.steps,
+        seed=recipe.run.seed,
+        compute=recipe.model.compute,
+        head=recipe.model.head,
+        compiled=recipe.model.compile,
+        lora=recipe.lora,
+    )

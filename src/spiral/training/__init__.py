@@ -1,0 +1,1 @@
+"""Training: from episodes to advantages, a batch, a gradient and an update."""

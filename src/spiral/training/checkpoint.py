@@ -1,0 +1,203 @@
+"""Checkpoints: a directory that Hugging Face loads as it is, plus what training needs to go on exactly.
+
+    step-000100/   config.json, model.safetensors, tokenizer files, spiral.json    load with from_pretrained
+                   training/optimizer.safetensors, reference/, state.json          the rest of the training state
+                   training/adapter.safetensors                                    with LoRA: its layers, apart
+                   manifest.json                                                   the hash of every file
+    latest         a symbolic link to the last complete one; where there are no links, a text file with its name
+
+There is no generator state to save: every random draw is a function of the seed and the step (`spiral.core.seeds`).
+A checkpoint appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spiral.core.files import point_to, remove, sha256, share_mode, write_directory_atomically
+from spiral.core.steps import LATEST, checkpoints_in, step_name
+from spiral.models.files import read_weights
+from spiral.models.loading import save_prompt
+from spiral.text import PromptConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spiral.training.learner import Learner
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+OPTIMIZER = "training/optimizer.safetensors"
+ADAPTER = "training/adapter.safetensors"
+"""In a directory of their own: vLLM takes every safetensors file beside the model's for a part of it."""
+REFERENCE = "reference"
+ENTRIES = ("config.json", "model*.safetensors", OPTIMIZER, STATE)
+"""Without one of these, by the names in its manifest, a directory is no checkpoint."""
+
+
+def save_checkpoint(
+    root: Path,
+    *,
+    learner: Learner,
+    tokenizer: Any,
+    prompt: PromptConfig,
+    state: Mapping[str, Any],
+    keep: int = 0,
+    check: Callable[[], None] = lambda: None,
+) -> Path:
+    """Writes the checkpoint of the learner's version under `root` and points `latest` to it.
+
+    `state` is any JSON-ready state (baselines, counters, the recipe). With `keep` > 0 only the newest `keep` stay, and
+    that of step 0. `check()` raises when this process may no longer write. With several ranks all call this; rank 0
+    writes, and the others return when it has.
+    """
+    from safetensors.torch import save_file
+
+    path = root / step_name(learner.version)
+
+    def write(directory: Path) -> None:
+        learner.model.save_pretrained(directory, state_dict=weights)
+        tokenizer.save_pretrained(directory)
+        save_prompt(directory, prompt)
+        (directory / OPTIMIZER).parent.mkdir()
+        save_file(optimizer, directory / OPTIMIZER)
+        if adapter:
+            save_file(adapter, directory / ADAPTER)
+        if learner.reference is not None:
+            learner.reference.save_pretrained(directory / REFERENCE)
+        (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2), encoding="utf-8")
+        files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
+        for file in files:
+            # safetensors makes files that only their owner can read
+            share_mode(file, (directory / STATE).stat().st_mode)
+        manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
+        (directory / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
+
+    def put_in_place() -> None:
+        check()
+        root.mkdir(parents=True, exist_ok=True)
+        write_directory_atomically(path, write, check)
+        point_to(root / LATEST, path.name)
+        if keep:
+            _remove_old(root, learner.version, keep)
+
+    with learner.ranks.at(f"writing checkpoint {path.name}"):
+        weights, optimizer, adapter = _whole_weights(learner), learner.optimizer_tensors(), learner.adapter_tensors()
+        learner.ranks.lead(put_in_place)
+    return path
+
+
+def _whole_weights(learner: Learner) -> dict[str, Tensor]:
+    """The plain model's weights on rank 0, in the memory of the CPU where there are several ranks; {} on the others."""
+    if learner.ranks.size == 1:
+        return dict(learner.weights())
+    kept = {}
+    for name, weight in learner.weights():  # gathered one by one, on all ranks
+        if learner.ranks.rank == 0:
+            kept[name] = weight.cpu()
+    return kept
+
+
+def _remove_old(root: Path, version: int, keep: int) -> None:
+    """Leaves the newest `keep` checkpoints up to `version`, the first of all, and what was linked in."""
+    own = [path for step, path in checkpoints_in(root) if 0 < step <= version and not path.is_symlink()]
+    for old in own[:-keep]:
+        remove(old)
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Raises `ValueError` when a file of the checkpoint is missing or changed; says which checkpoint is still good."""
+    fault = _fault(path)
+    if fault is None:
+        return
+    good = next((p.name for _, p in reversed(checkpoints_in(path.parent)) if p != path and _fault(p) is None), None)
+    mend = f"the last good checkpoint is {good}; " if good else "no other checkpoint is whole; "
+    advice = f"remove {path.name} and point 'latest' to {good} to go on" if good else "start a new run"
+    raise ValueError(f"checkpoint {path} is damaged: {fault}; {mend}{advice}")
+
+
+def checkpoint_state(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint: `version`, how many steps it has seen, and what `save_checkpoint` was given.
+
+    Raises `ValueError` when damaged.
+    """
+    verify_checkpoint(path)
+    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
+    """Puts optimizer, reference and version into `learner`; returns the state.
+
+    The learner's model was loaded from `path`, or with LoRA from where the run began; the layers added are put back.
+    With several ranks all read it; there may be more or fewer than when it was written. Raises `ValueError` when the
+    checkpoint is not whole.
+    """
+    with learner.ranks.at(f"loading checkpoint {path.name}"):
+        return _load(path, learner)
+
+
+def _load(path: Path, learner: Learner) -> dict[str, Any]:
+    """`load_checkpoint`, whose ranks are at it."""
+    from safetensors.torch import load_file
+
+    state = checkpoint_state(path)
+    if (path / ADAPTER).is_file():
+        learner.load_adapter_tensors(load_file(path / ADAPTER))
+        _check_base(path, learner)
+    learner.load_optimizer_tensors(load_file(path / OPTIMIZER))
+    if learner.reference is not None:
+        if not (path / REFERENCE).is_dir():
+            raise ValueError(
+                f"checkpoint {path} has no reference model, but loss.kl_coefficient is not 0;"
+                " resume with the settings that the run was started with"
+            )
+        reference = read_weights(type(learner.reference), path / REFERENCE, str(path / REFERENCE))
+        learner.load_reference(reference.named_parameters())
+    learner.version = int(state["version"])
+    return state
+
+
+def _check_base(path: Path, learner: Learner) -> None:
+    """With LoRA the checkpoint's model is the one that the run began with and the additions; both have to be there."""
+    import torch
+    from safetensors.torch import load_file
+
+    saved: dict[str, Tensor] = {}
+    for file in path.glob("model*.safetensors"):
+        saved.update(load_file(file))
+    for name, weight in learner.weights():
+        if name in saved and not torch.equal(weight.cpu(), saved[name]):
+            raise ValueError(
+                f"the model that this LoRA run began with has changed: {name!r} is not as in checkpoint {path};"
+                " expected the model of model.path as it was"
+            )
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        text = (path / MANIFEST).read_bytes().decode("utf-8")
+        manifest = json.loads(text)
+        missing = [entry for entry in ENTRIES if not fnmatch.filter(manifest, entry)]
+        if missing:
+            return f"{MANIFEST} lists no {missing[0]}"
+        if text != _manifest_text(manifest):
+            return f"{MANIFEST} is not as it was written"
+        for name, digest in manifest.items():
+            if sha256(path / name) != digest:
+                return f"{name} does not match its recorded hash"
+    except OSError as error:
+        return f"{Path(error.filename or MANIFEST).name} cannot be read"
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST} is not readable"
+    return None
+
+
+def _manifest_text(manifest: Mapping[str, str]) -> str:
+    """The one way in which a manifest is written. Nothing holds its own hash, so any other form of it is damage."""
+    return json.dumps(manifest, indent=2)

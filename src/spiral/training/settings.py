@@ -1,0 +1,69 @@
+"""Settings of the learner: the optimizer, the loss and low-rank training.
+
+They are apart from what they configure, so that a recipe is read and checked without loading torch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from spiral.core.settings import Section
+
+Layout = Literal["padded", "packed"]
+
+
+class LearnerConfig(Section):
+    """How weights are updated."""
+
+    learning_rate: float = Field(1e-6, gt=0, description="AdamW step size.")
+    final_learning_rate_share: float = Field(
+        1.0, ge=0, le=1, description="Share of learning_rate that is left at the last step; linear in between."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises from zero.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW decay of the gradient's mean.")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW decay of the gradient's square.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    epochs: int = Field(2, ge=1, description="Passes over each batch.")
+    minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
+    layout: Layout = Field(
+        "padded", description="'padded': one sample a row, sorted by length; 'packed': end to end, attended apart."
+    )
+    tokens_per_microbatch: int = Field(16384, ge=1, description="Tokens in one forward and backward pass.")
+    gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
+
+
+class LossConfig(Section):
+    """What is minimised."""
+
+    kind: Literal["policy_gradient", "ppo"] = Field(
+        "ppo", description="'ppo' clips the ratio; 'policy_gradient' does not."
+    )
+    clip_low: float = Field(0.2, gt=0, lt=1, description="PPO: the ratio counts down to 1 - clip_low.")
+    clip_high: float = Field(0.2, gt=0, description="PPO: the ratio counts up to 1 + clip_high.")
+    importance_cap: float = Field(2.0, gt=0, description="Largest weight of a token that the sampler found unlikely.")
+    old_logprobs: Literal["behaviour", "learner"] = Field(
+        "learner",
+        description="Whose log-probabilities the ratio divides by; 'learner' allows for a sampler that differs.",
+    )
+    gap_limit: float = Field(
+        0.05, gt=0, description="Warn when sampler and learner differ by more nats a token, on average."
+    )
+    entropy_bonus: float = Field(0.0, ge=0, description="Weight of the entropy, in units of return per nat.")
+    kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0 holds none.")
+    reference_refresh_steps: int = Field(
+        0, ge=0, description="Steps between copies of the policy into the reference; 0 keeps the start."
+    )
+    max_skipped_updates: int = Field(3, ge=0, description="Stop after this many in a row; 0 never.")
+
+
+class LoraConfig(Section):
+    """Low-rank training instead of all parameters."""
+
+    rank: int = Field(0, ge=0, le=65_536, description="Rank of the additions; 0 trains every parameter of the model.")
+    alpha: float = Field(32.0, gt=0, description="The additions are scaled by alpha / rank.")
+    modules: list[str] = Field(
+        [], description="Names of the linear layers to add to; none named means all but the head."
+    )

@@ -1,0 +1,209 @@
+"""A person at the keyboard: typed lines in, a game out."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+
+import pytest
+
+from commands import refused, spiral
+from spiral.cli.play import play_game, wrapped
+from spiral.games import load_game
+from spiral.models.loading import NANO_DIRECTORY
+from spiral.policies import scripted_policy
+from spiral.policies.human import read_action, refusal
+
+
+def script(*lines):
+    """Reads the lines one after another and then ends the input; keeps what was written."""
+    remaining = list(lines)
+    written = []
+
+    def read(prompt):
+        if not remaining:
+            raise EOFError
+        return remaining.pop(0)
+
+    return read, written.append, written
+
+
+def test_a_whole_game_against_perfect_play():
+    typed = "\n".join(str(cell) for cell in range(9)) + "\n"
+    result = spiral("play", "minimax", "--game", "tictactoe", "--seat", "0", "--seed", "1", stdin=typed * 3)
+    assert (result.status, result.err) == (0, "")
+    assert "You are X, your opponent is O." in result.out
+    assert "minimax plays: " in result.out
+    assert "Result: minimax won (returns: you -1, minimax +1)." in result.out
+    assert result.out.rstrip().endswith("Goodbye.")
+
+
+def test_a_slip_is_asked_about_again_and_forfeits_nothing():
+    game = load_game("tictactoe")
+    read, write, written = script("9", "", "centre", "{", " [4] ")
+    with pytest.raises(EOFError):
+        play_game(game, scripted_policy("random", game), 0, 5, read, write)
+    slips = [text for text in written if text.startswith("That is not legal")]
+    assert len(slips) == 4
+    assert slips[0] == "That is not legal: got action '9' of seat 0; legal here: 0, 1, 2, 3, 4, 5, 6, 7, 8"
+    assert "X took 4" in written[-1]
+
+
+def test_the_other_seat():
+    game = load_game("tictactoe")
+    read, write, written = script(*[str(cell) for cell in range(9)] * 5)
+    episode = play_game(game, scripted_policy("random", game), 1, 5, read, write)
+    assert [turn.player for turn in episode.turns][:2] == [0, 1]
+    assert [seat.policy for seat in episode.seats] == ["random", "you"]
+    assert episode.outcome == "finished"
+    assert "You are O, your opponent is X." in written[1]
+    assert written[-1].startswith("Result: ")
+
+
+def test_actions_are_read_as_freely_as_a_models():
+    state = load_game("kuhn_poker").initial_state().apply("J").apply("Q")
+    assert read_action("BET", state) == "bet"
+    assert read_action(" \\boxed{check} ", state) == "check"
+    assert read_action("raise", state) is None
+    assert refusal("raise", state) == "That is not legal: got action 'raise' of seat 0; legal here: check, bet"
+
+
+@pytest.fixture
+def run_directory(tmp_path):
+    """A run directory as training leaves it; `games` in its recipe is for the test to set."""
+    path = tmp_path / "run"
+    shutil.copytree(NANO_DIRECTORY, path / "checkpoints" / "step-000007")
+    (path / "checkpoints" / "latest").symlink_to("step-000007")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("games", "played"),
+    [
+        ("{kuhn_poker = 0.5, tictactoe = 0.5}", "tictactoe"),
+        ("{'kuhn_poker(hands=2)' = 0.5, leduc_poker = 0.5}", "kuhn_poker(hands=2)"),
+    ],
+)
+@pytest.mark.parametrize("inside", ["", "checkpoints/latest", "checkpoints/step-000007"])
+def test_a_run_says_which_game(games, played, inside, run_directory):
+    (run_directory / "config.toml").write_text(f"[selfplay]\ngames = {games}\n")
+    result = spiral("play", str(run_directory / inside), "--seed", "3")
+    assert (result.status, result.err) == (0, "")
+    assert f"You play {played} against {run_directory / inside}" in result.out
+    asked = spiral("play", str(run_directory / inside), "--game", "connect_four")
+    assert "You play connect_four against" in asked.out
+
+
+def test_without_a_run_the_game_has_to_be_given(run_directory, monkeypatch):
+    missing = "Missing option '--game'; see `spiral play --help`"
+    for model in ("nano", "random", "nowhere", str(run_directory)):
+        assert refused("play", model) == missing
+    for config in ("", "[selfplay]\n", "selfplay = 3\n", "[selfplay]\ngames = 3\n"):
+        (run_directory / "config.toml").write_text(config)
+        assert refused("play", str(run_directory)) == missing
+    (run_directory / "config.toml").write_text("[selfplay")
+    assert "config.toml is damaged" in refused("play", str(run_directory))
+    (run_directory / "random").mkdir()
+    monkeypatch.chdir(run_directory)
+    assert refused("play", "random") == missing
+
+
+def test_talk_is_an_action_where_the_game_has_talk():
+    result = spiral(
+        "play", "random", "--game", "simple_negotiation", "--seed", "2", stdin="Good morning! [pass]\n[pass\n"
+    )
+    assert result.status == 0
+    assert "random plays: " in result.out
+    assert 'Turn 1, you: [pass], saying "Good morning! [pass]"' in result.out
+
+
+def test_a_model_says_what_it_replies():
+    result = spiral("play", "nano", "--game", "tictactoe", "--seed", "1", "--temperature", "0", stdin="4\n")
+    assert result.status == 0
+    assert "nano replies: \\boxed{" in result.out
+    assert "nano plays: " in result.out
+
+
+@pytest.mark.parametrize(("option", "seats"), [([], ["0", "1", "0"]), (["--seat", "1"], ["1", "1", "1"])])
+def test_another_game(option, seats, monkeypatch):
+    """Seats change from game to game unless one was asked for."""
+    answers = iter(["y", "Yes", "n"])
+    actions = itertools.cycle(["check", "call"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers if "Another" in prompt else actions))
+    result = spiral("play", "equilibrium", "--game", "kuhn_poker", "--seed", "1", *option)
+    games = result.out.split("Result: ")
+    assert [re.search("You are seat (.)", game).group(1) for game in games[:-1]] == seats
+    assert games[-1].endswith("Goodbye.\n")
+
+
+@pytest.mark.parametrize("stdin", ["", "4\n", "hello\n"])
+def test_the_end_of_the_input_is_a_polite_end(stdin):
+    result = spiral("play", "random", "--game", "tictactoe", stdin=stdin)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.endswith("\nGoodbye.\n")
+
+
+def test_ctrl_c_is_a_polite_end(monkeypatch):
+    def interrupted(prompt):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    result = spiral("play", "random", "--game", "tictactoe")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.endswith("\nGoodbye.\n")
+
+
+def typed(monkeypatch, *, moves, answers):
+    """What a person types: moves in turn, and an answer after every game."""
+    replies, actions = iter(answers), itertools.cycle(moves)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(replies if "Another" in prompt else actions))
+
+
+def test_rules_are_told_once_a_game():
+    cells = "\n".join(str(cell) for cell in range(9)) + "\n"
+    out = spiral("play", "random", "--game", "tictactoe", "--seat", "0", "--seed", "1", stdin=cells * 2).out
+    assert out.count("You are playing tic-tac-toe.") == 1
+    assert out.count("Moves so far: ") == out.count("random plays: ") + 1 + ("you won" in out)
+
+
+def test_a_move_after_the_end_is_no_answer(monkeypatch):
+    typed(monkeypatch, moves=["check", "call"], answers=["6", "yes please", "Y", "bet", ""])
+    result = spiral("play", "equilibrium", "--game", "kuhn_poker", "--seed", "1")
+    assert result.out.count("Result: ") == 2
+    assert "That game is over, so '6' is no move in it. Type y for another game, or n to end." in result.out
+    assert result.out.endswith("Goodbye.\n")
+
+
+def test_the_score_is_kept_over_games(monkeypatch):
+    typed(monkeypatch, moves=["check", "call"], answers=["y", "y", "y", "n"])
+    out = spiral("play", "random", "--game", "kuhn_poker", "--seed", "1", "--seat", "1").out
+    scores = re.findall(r"Score: you (\d+), random (\d+), draws 0; your returns add up to ([+-]\d+)\.", out)
+    returns = [int(value) for value in re.findall(r"Result: .* \(returns: random [+-]\d, you ([+-]\d)\)", out)]
+    assert len(returns) == len(scores) == 4
+    for games, (wins, losses, total) in enumerate(scores, start=1):
+        so_far = returns[:games]
+        assert int(wins) == sum(value > 0 for value in so_far)
+        assert int(losses) == sum(value < 0 for value in so_far)
+        assert int(total) == sum(so_far)
+
+
+@pytest.mark.parametrize(
+    ("game", "hint"),
+    [
+        ("kuhn_poker", "It is played with hands=1; to play with another: --game 'kuhn_poker(hands=...)'."),
+        ("kuhn_poker(hands=3)", "It is played with hands=3; to play with another: --game 'kuhn_poker(hands=...)'."),
+    ],
+)
+def test_what_a_game_can_be_played_with(game, hint):
+    assert spiral("play", "random", "--game", game).out.splitlines()[1] == hint
+    assert "It is played with" not in spiral("play", "random", "--game", "tictactoe").out
+
+
+def test_no_word_is_broken_at_the_margin():
+    text = "the higher player wins, unless an/option-with-hyphens follows " * 3 + "\n 0 | 1 | 2\n" + "x" * 50
+    lines = wrapped(text, 30).split("\n")
+    assert all(len(line) <= 30 for line in lines[:-1])
+    assert " ".join(lines[:-2]).split() == text.partition("\n")[0].split()
+    assert lines[-2:] == [" 0 | 1 | 2", "x" * 50]
+    assert wrapped("short", 30) == "short"

@@ -1,0 +1,105 @@
+"""Metrics of a step's episodes, by hand: how long is thought and answered, by whom, and what tells a collapse."""
+
+import dataclasses
+
+import pytest
+
+from made_up import new_episode, new_turn
+from spiral.core.metrics import episode_metrics
+from spiral.core.records import Turn
+from spiral.models.nano.tokenizer import build_tokenizer
+from spiral.text import ChatCodec, PromptConfig
+
+
+def turn(player, tokens, thinking, has_thought=True, **fields):
+    return new_turn(player, tokens=range(tokens), thinking_tokens=thinking, has_thought=has_thought, **fields)
+
+
+def test_thinking_by_hand():
+    episodes = [
+        new_episode((1.0, -1.0), [turn(0, 10, 8), turn(1, 2, 0, has_thought=False), turn(0, 6, 3)]),
+        # Cut off inside the thinking; empty tags; a scripted player, who says nothing.
+        new_episode((-1.5, 0.5), [turn(0, 4, 4, stop_reason="length"), turn(1, 8, 2, has_thought=False)]),
+        new_episode((0.0, 0.0), [Turn(player=0, observation="o", action="0"), turn(1, 2, 1)], game="kuhn_poker"),
+    ]
+    metrics = episode_metrics(episodes, {})
+    thinking = {name: value for name, value in metrics.items() if "thinking" in name}
+    assert thinking == {
+        "thinking/length": pytest.approx((8 + 0 + 3 + 4 + 2 + 1) / 6),
+        "thinking/answer_length": pytest.approx((2 + 2 + 3 + 0 + 6 + 1) / 6),
+        "thinking/empty": pytest.approx(2 / 6),
+        "thinking/unclosed": pytest.approx(1 / 6),
+        "tictactoe/thinking_length_seat_0": pytest.approx((8 + 3 + 4) / 3),
+        "tictactoe/thinking_length_seat_1": pytest.approx((0 + 2) / 2),
+        "kuhn_poker/thinking_length_seat_0": 0.0,
+        "kuhn_poker/thinking_length_seat_1": 1.0,
+    }
+    assert metrics["rollout/response_length"] == pytest.approx(32 / 6)
+    assert metrics["tictactoe/response_length_seat_0"] == pytest.approx(20 / 3)
+    parts = metrics["thinking/length"] + metrics["thinking/answer_length"]
+    assert parts == pytest.approx(metrics["rollout/response_length"])
+
+
+def test_a_reply_without_tokens_is_empty_but_not_unclosed():
+    metrics = episode_metrics([new_episode((-1.5, 0.5), [turn(0, 0, 0, has_thought=False)])], {})
+    assert metrics["thinking/empty"] == 1.0
+    assert metrics["thinking/unclosed"] == 0.0
+
+
+def test_without_language_models_there_is_nothing():
+    metrics = episode_metrics([new_episode((1.0, -1.0), [Turn(player=0, observation="o", action="0")])], {})
+    assert {metrics[f"thinking/{name}"] for name in ("length", "answer_length", "empty", "unclosed")} == {0.0}
+
+
+def test_replies_are_cut_by_the_budget_or_by_the_context():
+    episodes = [
+        new_episode((1.0, -1.0), [turn(0, 4, 0), turn(1, 9, 0, stop_reason="length")]),
+        new_episode((1.0, -1.0), [turn(0, 5, 0, stop_reason="context"), turn(1, 0, 0, stop_reason="context")]),
+        new_episode((0.0, 0.0), [turn(0, 4, 0)]),
+    ]
+    metrics = episode_metrics(episodes, {})
+    assert metrics["rollout/cut_off"] == pytest.approx(3 / 5)
+    assert metrics["rollout/cut_by_context"] == pytest.approx(2 / 5)
+    assert metrics["rollout/prompt_too_long"] == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize("template", ["qwen3", "r1"])
+def test_a_box_inside_thoughts_is_no_answer(template):
+    codec = ChatCodec(build_tokenizer(), PromptConfig(template=template, observation="compact"))
+    texts = [
+        *("I bet. \\boxed{bet}", "\\boxed{bet}", "I bet.", "", "\\boxed{be"),
+        *("<think>\\boxed{bet}", "<think>\\boxed{bet}</think>", "<think>\\boxed{bet}</think>bet"),
+        *("\\boxed{bet}</think>\\boxed{bet}", "a</think>b", "a</think>\\boxed{bet}<think>\\boxed{bet}"),
+    ]
+    opened = template == "r1"
+    unboxed = []
+    for text in texts:
+        ids = codec.encode_reply(text)
+        reading = codec.read(ids)
+        made = new_turn(0, tokens=ids, thinking_tokens=reading.thinking_tokens, has_thought=reading.has_thought)
+        made = dataclasses.replace(made, reply=reading.text)
+        (share,) = {episode_metrics([new_episode((1.0, -1.0), [made])], {})["rollout/unboxed"]}
+        assert share == float("\\boxed{" not in reading.answer), text
+        unboxed.append(bool(share))
+    assert unboxed == [opened, opened, True, True, opened, True, True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("reply", "unboxed"),
+    [
+        (r"\boxed {bet}", 0),
+        (r"\boxed bet", 0),
+        (r"\fbox{bet}", 0),
+        (r"\framebox{bet}", 0),
+        ("bet", 1),
+        (r"\box bet", 1),
+    ],
+)
+def test_a_box_may_be_drawn_in_other_ways(reply, unboxed):
+    made = dataclasses.replace(new_turn(0, thinking_tokens=0), reply=reply)
+    assert episode_metrics([new_episode((1.0, -1.0), [made])], {})["rollout/unboxed"] == unboxed
+
+
+def test_a_player_who_writes_nothing_leaves_no_box_out():
+    turns = [Turn(player=0, observation="o", action="0"), new_turn(1, thinking_tokens=2)]
+    assert episode_metrics([new_episode((1.0, -1.0), turns)], {})["rollout/unboxed"] == 0.5

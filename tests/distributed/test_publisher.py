@@ -1,0 +1,403 @@
+"""Weights by broadcast: the same bits as through the object store, whoever is late, stopped, killed or replaced."""
+
+import logging
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import torch
+
+from distributed_keeper import gloo_threads, handle, keeper
+from distributed_policies import VOCABULARY, coin, nano_policy, trapped, weights
+from distributed_session import GAMES, cluster, facts, one_process, small_ray, versions
+from spiral.distributed.collector import ClusterCollector
+from spiral.distributed.faults import LearnerLostError
+from spiral.distributed.weights import publisher as publishing
+from spiral.distributed.weights.base import flatten, pack, unpack
+from spiral.distributed.weights.broadcast import Meeting
+from spiral.distributed.weights.sync import Receiver, Sender, broadcast_device, way
+from spiral.runs.cluster import ClusterConfig
+from spiral.runs.directory import read_metrics
+from tests.distributed import test_cluster_runs as runs
+
+pytestmark = pytest.mark.slow  # every group of processes takes seconds to meet
+
+pytest.importorskip("ray")
+
+SOME = {
+    "matrix": torch.randn(3, 50).t(),
+    "half": torch.randn(7).to(torch.bfloat16),
+    "scalar": torch.tensor(2.5),
+    "parameter": torch.nn.Parameter(torch.randn(2, 2)),
+    "empty": torch.empty(0, 4),
+    "large": torch.randn(100, 30),
+}
+
+
+def same(found, expected):
+    """Names, types, shapes and bits, in order."""
+    found, expected = list(found), list(expected)
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    for (_, a), (_, b) in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("bucket_bytes", [1, 500, 2**20])
+def test_flat_weights_are_the_same_bits_and_a_copy(dtype, bucket_bytes):
+    source = {name: tensor.detach().clone() for name, tensor in SOME.items()}
+    flat = flatten(source.items(), dtype, bucket_bytes)
+    expected = [(name, tensor.to(dtype or tensor.dtype)) for name, tensor in SOME.items()]
+    for tensor in source.values():
+        tensor.zero_()
+    same(flat.tensors(), expected)
+    same(unpack(pack(flat.tensors())), expected)
+    assert len(flat.buckets) == {1: 5, 500: 1 if dtype else 2, 2**20: 1}[bucket_bytes]
+
+
+def meetings(size, place, generation=1, seconds=20.0):
+    return [
+        Meeting(
+            generation=generation, rank=rank, size=size, address=place[0], port=place[1], local=True, device="cpu",
+            seconds=seconds,
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def party():
+    """A sender, three receivers, and how to let them meet: each in a thread of its own."""
+    sender, receivers = Sender(), [Receiver() for _ in range(3)]
+    place = sender.meeting_place(True, 20.0)
+    with ThreadPoolExecutor(4) as threads:
+
+        def meet(version, present=(0, 1, 2), size=None, **options):
+            told = meetings(size or len(present) + 1, place, **options)
+            calls = [threads.submit(sender.send, version, told[0])]
+            calls += [threads.submit(receivers[n].receive, version, told[i]) for i, n in enumerate(present, 1)]
+            return calls
+
+        yield sender, receivers, meet
+    for one in (sender, *receivers):
+        one.close()
+
+
+def answers(calls):
+    return [call.result(timeout=60) for call in calls]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_what_is_received_is_what_was_sent(party, dtype):
+    sender, receivers, meet = party
+    group = torch.distributed.is_initialized()  # a learner of before may have made one
+    for version in (4, 5, 6):
+        sender.keep(version, [(name, tensor + version) for name, tensor in SOME.items()], dtype, keep=1)
+        assert answers(meet(version)) == [None] * 4
+    for receiver in receivers:
+        assert receiver.take(4) is None  # two are kept
+        for version in (5, 6):
+            taken = receiver.take(version)
+            same(taken.tensors(), flatten([(n, t + version) for n, t in SOME.items()], dtype).tensors())
+            assert receiver.take(version) is None
+    assert torch.distributed.is_initialized() == group
+
+
+def test_groups_come_and_go_and_leave_no_threads(party):
+    sender, _, meet = party
+    sender.keep(0, SOME.items(), None, keep=1)
+    answers(meet(0))
+    before = gloo_threads()
+    for generation in range(2, 8):
+        present = [(0, 1, 2), (0, 2), (1,)][generation % 3]
+        assert answers(meet(0, present, generation=generation)) == [None] * (len(present) + 1)
+    answers(meet(0, generation=9))
+    assert gloo_threads() == before
+
+
+def test_who_does_not_come_is_waited_for_so_long_and_named(party):
+    sender, receivers, meet = party
+    sender.keep(0, SOME.items(), None, keep=1)
+    begun = time.monotonic()
+    assert answers(meet(0, (0,), size=3, seconds=1.0)) == ["waited 1 s for rank 2 to come"] * 2
+    assert 1 <= time.monotonic() - begun < 5
+    # Who knows better says so, and nobody waits.
+    calls = meet(0, (0,), size=3, generation=2, seconds=60.0)
+    sender.abandon(2)
+    assert answers(calls) == ["somebody else could not come"] * 2
+    assert receivers[0].take(0) is None
+    assert answers(meet(0, generation=3)) == [None] * 4
+
+
+def test_who_leaves_is_noticed_at_once(party):
+    sender, receivers, meet = party
+    sender.keep(0, SOME.items(), None, keep=2)
+    assert answers(meet(0)) == [None] * 4
+    receivers[1].close()
+    sender.keep(1, SOME.items(), None, keep=2)
+    begun = time.monotonic()
+    calls = meet(1, (0, 2), size=4, seconds=60.0)
+    assert any("peer" in fault for fault in answers(calls) if fault)
+    assert time.monotonic() - begun < 10
+    sender.keep(2, SOME.items(), None, keep=2)
+    assert answers(meet(2, generation=2)) == [None] * 4
+
+
+def test_another_version_than_the_one_expected_is_not_taken(party):
+    sender, receivers, _ = party
+    sender.keep(3, SOME.items(), None, keep=1)
+    told = meetings(2, sender.meeting_place(True, 20.0))
+    with ThreadPoolExecutor(1) as thread:
+        sending = thread.submit(sender.send, 3, told[0])
+        assert receivers[0].receive(4, told[1]) == "got weights of version 3; expected version 4"
+        sending.result(timeout=60)
+    assert receivers[0].take(3) is receivers[0].take(4) is None
+
+
+def test_auto_reads_on_a_shared_gpu_and_broadcasts_between_others():
+    ways = ("object_store", "broadcast", "ipc")
+    auto = {gpus: ClusterConfig(gpus_per_worker=gpus, rollout_workers=2) for gpus in (0, 0.5, 1)}
+    assert [way(config, 1.0) for config in auto.values()] == ["object_store", "ipc", "broadcast"]
+    assert [way(config, 0.5) for config in auto.values()] == ["object_store", "ipc", "object_store"]
+    assert [way(config, 0.0) for config in auto.values()] == ["object_store"] * 3
+    said = [config.model_copy(update={"publish": name}) for config in auto.values() for name in ways]
+    assert [way(config, gpus) for gpus in (0.0, 1.0) for config in said] == list(ways) * 6
+    assert [broadcast_device(config, 1.0) for config in auto.values()] == ["cpu", "cpu", "cuda"]
+    assert {broadcast_device(config, 0.0) for config in auto.values()} == {"cpu"}
+
+
+@pytest.fixture(scope="module")
+def session():
+    with small_ray():
+        yield
+
+
+def collector(make_policy, vocabulary=VOCABULARY, **settings):
+    return ClusterCollector(make_policy, GAMES, 3, cluster(**settings), vocabulary=vocabulary)
+
+
+def bits(policy):
+    """A measurement: the weights' bits, whose they are, and whether torch.distributed thinks itself at work."""
+    named = {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
+    return named, policy.version, torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session", "one_thread")
+def test_a_model_gets_the_same_bits_either_way():
+    policy = nano_policy()
+    named = [(name, weight.detach() + 0.002) for name, weight in policy.model.named_parameters()]
+    actor = keeper()
+    with collector(nano_policy, vocabulary=policy.model.config.vocab_size, rollout_workers=1) as played:
+        for version, (dtype, way) in enumerate((d, w) for d in (None, torch.bfloat16) for w in ("sent", "put")):
+            played._dtype = dtype
+            given = handle(actor, version, named=named, dtype=dtype) if way == "sent" else named
+            played.receive_weights(given, version)
+            found, acted, distributed = played.measure(bits)
+            assert (acted, distributed) == (version, False)
+            assert found.keys() == dict(named).keys()
+            assert all(torch.equal(found[name], weight.to(dtype or weight.dtype)) for name, weight in named)
+    assert asked(actor) == 0
+
+
+def asked(actor):
+    """Copies that somebody asked for."""
+    import ray
+
+    return ray.get(actor.asked_for.remote())
+
+
+def both_ready(played):
+    """The processes of two workers that have nothing to do."""
+    end = time.monotonic() + 90
+    while len(statuses := played.statuses()) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return [status.pid for status in statuses]
+
+
+def one_step(played, step, given):
+    """Publishes and plays a step, which is to be that of one process; how many workers the broadcast has reached."""
+    played.receive_weights(given, step - 1)
+    episodes = played.collect(step)
+    assert versions(episodes) == {step - 1}
+    assert [facts(e) for e in episodes] == one_process(coin(), (weights(step - 1), step - 1), step)
+    return played.metrics()["cluster/publish_reached"]
+
+
+def told(caplog):
+    """Failed broadcasts, and replaced workers."""
+    said = [record.getMessage() for record in caplog.records]
+    return [line for line in said if "by broadcast (" in line], [line for line in said if "It is replaced" in line]
+
+
+@pytest.mark.usefixtures("session")
+@pytest.mark.parametrize("when", ["during", pytest.param("before", marks=pytest.mark.slow)])
+def test_a_worker_killed_in_a_broadcast_changes_nothing(caplog, when):
+    import ray
+
+    actor = keeper()
+    with caplog.at_level(logging.WARNING, logger="spiral.distributed"), collector(coin) as played:
+        pids = both_ready(played)
+        assert one_step(played, 1, handle(actor, 0, keep=1)) == 2
+        assert asked(actor) == 0
+        threads = ray.get(actor.threads.remote())
+        begun = time.monotonic()
+        if when == "before":
+            os.kill(pids[0], signal.SIGKILL)
+        else:
+            ray.get(actor.harm.remote(pids[0], signal.SIGKILL))
+        assert one_step(played, 2, handle(actor, 1, keep=1)) < 2
+        both_ready(played)
+        assert one_step(played, 3, handle(actor, 2, keep=1)) == 2
+        assert time.monotonic() - begun < 100  # and not cluster.worker_seconds, which is 600
+        assert ray.get(actor.threads.remote()) == threads
+        assert played.metrics()["cluster/restarts"] == 1
+        failed, replaced = told(caplog)
+    assert len(failed) == len(replaced) == 1
+    assert "the others take them from the object store" in failed[0]
+    assert "died while weights were sent: ActorDiedError" in replaced[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session")
+def test_a_stopped_worker_is_waited_for_so_long_and_replaced(caplog):
+    import ray
+
+    actor = keeper()
+    with (
+        caplog.at_level(logging.WARNING, logger="spiral.distributed"),
+        collector(coin, worker_seconds=5.0) as played,
+    ):
+        pids = both_ready(played)
+        assert one_step(played, 1, handle(actor, 0, keep=1)) == 2
+        ray.get(actor.harm.remote(pids[0], signal.SIGSTOP))
+        begun = time.monotonic()
+        assert one_step(played, 2, handle(actor, 1, keep=1)) < 2
+        assert 15 <= time.monotonic() - begun < 60
+        both_ready(played)
+        assert one_step(played, 3, handle(actor, 2, keep=1)) == 2
+        failed, replaced = told(caplog)
+        assert not alive(pids[0])
+    assert len(failed) == len(replaced) == 1
+    assert "did not say within 5 s that it has new weights" in failed[0]
+    assert "did not say within 5 s that it has new weights. It is replaced" in replaced[0]
+
+
+def alive(pid):
+    """Whether there is such a process that has not ended, for some seconds."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] == "Z":
+                    return False
+        except FileNotFoundError:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session")
+def test_games_under_way_keep_their_weights(tmp_path):
+    """The schedule plays ahead, and lost games need weights that are not the newest."""
+    actor = keeper()
+    make_policy = trapped(tmp_path, (1, "kill"), (3, "raise"), slow=0.02)
+    with collector(make_policy, schedule="overlap") as played:
+        for step in range(1, 7):
+            played.receive_weights(handle(actor, step - 1), step - 1)
+            acted = max(0, step - 2)
+            assert [facts(e) for e in played.collect(step)] == one_process(coin(), (weights(acted), acted), step)
+        assert played.metrics()["cluster/restarts"] == 2
+    assert asked(actor) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session")
+def test_async_takes_new_weights_between_games():
+    actor = keeper()
+    with collector(partial(coin, slow=0.02), schedule="async", max_staleness=2) as played:
+        both_ready(played)
+        acted = set()
+        for step in range(1, 9):
+            played.receive_weights(handle(actor, step - 1, keep=3), step - 1)
+            episodes = played.collect(step)
+            assert played.metrics()["cluster/publish_reached"] == 2
+            assert {step - 1 - version for version in versions(episodes)} <= {0, 1, 2}
+            acted |= versions(episodes)
+        assert len(acted) > 3
+    assert asked(actor) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session")
+def test_what_the_learner_took_with_it_is_its_loss_and_no_worker_s():
+    import ray
+
+    actor = keeper()
+    with collector(coin, rollout_workers=1) as played:
+        given = handle(actor, 0)
+        played._publisher._in_vain = 99  # nothing is sent
+        played.receive_weights(given, 0)
+        ray.kill(actor)
+        with pytest.raises(LearnerLostError, match="learner worker 0 died before it could give weights of version 0"):
+            played.collect(1)
+        assert len(played.statuses()) == 1
+        played._publisher._in_vain = 0
+        with pytest.raises(LearnerLostError, match="learner worker 0 died at broadcast_place"):
+            played.receive_weights(given, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session")
+def test_broadcasts_that_reach_nobody_are_given_up(caplog):
+    import ray
+
+    actor = keeper()
+    ray.get(actor.fail.remote("the network is down"))
+    with caplog.at_level(logging.WARNING, logger="spiral.distributed"), collector(coin, rollout_workers=1) as played:
+        for step in range(1, 6):
+            assert one_step(played, step, handle(actor, step - 1)) == 0
+        failed, replaced = told(caplog)
+    assert replaced == []
+    assert len(failed) == publishing.ATTEMPTS == 3
+    assert "somebody else could not come; learner worker 0: the network is down" in failed[0]
+    assert failed[-1].endswith("as all will from now on, after 3 broadcasts that reached nobody")
+    assert asked(actor) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session", "one_thread")
+def test_whoever_is_killed_the_run_is_that_of_one_process(tmp_path):
+    """The broadcast between whole processes: a learner, two workers; one of each is killed."""
+    victims = {1: lambda run: run.collector.statuses()[0].pid, 3: lambda run: run.learner.processes()[0]}
+
+    def kill(run, step):
+        if step in victims:
+            os.kill(victims.pop(step)(run), signal.SIGKILL)
+
+    alone = runs.ran(tmp_path / "alone", runs.recipe(4, 0, 1, "run.checkpoint_every=2"))
+    recipe = runs.recipe(4, 2, 1, "run.checkpoint_every=2", "cluster.publish=broadcast")
+    spread = runs.ran(tmp_path / "spread", recipe, kill)
+    assert victims == {}
+    assert runs.played(spread) == runs.played(alone)
+    assert runs.figures(spread) == runs.figures(alone)
+    assert runs.same_bits(runs.weights(spread, 4), runs.weights(alone, 4))
+    assert max(row["cluster/publish_reached"] for row in read_metrics(spread)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session", "one_thread")
+def test_two_learner_workers_in_bfloat16_publish_by_broadcast(tmp_path):
+    path = runs.ran(tmp_path / "run", runs.recipe(2, 1, 2, "model.compute=bfloat16", "cluster.publish=broadcast"))
+    rows = read_metrics(path)
+    size = sum(weight.numel() for weight in runs.weights(path, 2).values())
+    assert [row["cluster/publish_reached"] for row in rows] == [1, 1]
+    assert all(2 * size <= row["cluster/publish_bytes"] < 2.1 * size for row in rows)
+    assert all(row["cluster/staleness_max"] == 0 for row in rows)

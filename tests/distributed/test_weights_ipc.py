@@ -1,0 +1,294 @@
+"""Weights read in the learner's memory: the same bits, whoever is late or killed, and nothing left in shared memory."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from distributed_keeper import keeper, lent
+from distributed_policies import VOCABULARY, Coin, coin, nano_policy, weights
+from distributed_session import GAMES, cluster, facts, one_process, small_ray, versions
+from spiral.distributed.collector import ClusterCollector
+from spiral.distributed.faults import ClusterError, LearnerLostError
+from spiral.distributed.weights.base import flatten, refill
+from spiral.distributed.weights.fetch import fetch
+from spiral.distributed.weights.ipc import Lender, borrowed
+from spiral.distributed.weights.sync import Receiver
+from tests.distributed import test_cluster_runs as runs
+
+pytest.importorskip("ray")
+
+SOME = {
+    "matrix": torch.randn(3, 50).t(),
+    "half": torch.randn(7).to(torch.bfloat16),
+    "scalar": torch.tensor(2.5),
+    "parameter": torch.nn.Parameter(torch.randn(2, 2)),
+    "large": torch.randn(100, 30),
+}
+SHARED_MEMORY = Path("/dev/shm")
+"""Where it has its names on Linux."""
+
+
+def moved(version):
+    return [(name, tensor.detach() + version) for name, tensor in SOME.items()]
+
+
+def assert_same(found, expected):
+    """Names, types, shapes and bits, in order."""
+    found, expected = list(found), list(expected)
+    assert [(name, a.dtype, a.shape) for name, a in found] == [(name, b.dtype, b.shape) for name, b in expected]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True))
+
+
+def read(lender, version):
+    """What a borrower gets, and whether it was left alone meanwhile."""
+    loan = pickle.loads(pickle.dumps(lender.lend(version)))
+    return [(name, tensor.clone()) for name, tensor in borrowed(loan)], lender.holds(loan.number)
+
+
+def names():
+    """Files in shared memory, without those of Ray's object stores, which come and go with it."""
+    return {file.name for file in SHARED_MEMORY.iterdir() if not file.name.startswith("plasma")}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_buckets_are_written_again_with_the_same_bits(dtype):
+    flat = flatten(moved(1), dtype, 500)
+    places = [bucket.data_ptr() for bucket in flat.buckets]
+    assert_same(refill(flat, moved(2), dtype).tensors(), flatten(moved(2), dtype).tensors())
+    assert [bucket.data_ptr() for bucket in flat.buckets] == places
+    with pytest.raises(AssertionError):
+        refill(flat, moved(2), torch.float16)
+
+
+@pytest.mark.parametrize("newest_only", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_what_is_lent_is_what_was_kept_and_buckets_are_used_again(dtype, newest_only):
+    lender, places = Lender(newest_only), set()
+    for version in range(4, 10):
+        size = lender.keep(version, moved(version), dtype, keep=2)
+        assert size == flatten(moved(version), dtype).num_bytes
+        assert read(lender, version)[1]
+        for known in range(max(4, version - 1), version + 1):
+            expected = flatten(moved(known), dtype).tensors()
+            if known == version or not newest_only:
+                assert_same(read(lender, known)[0], expected)
+            else:
+                assert lender.lend(known) is None
+            assert_same(lender._kept[known].tensors(), flatten(moved(known), dtype).tensors())
+        assert lender.lend(version - 2) is None
+        places.add(lender._lent[version].flat.buckets[0].data_ptr())
+    assert len(places) == (1 if newest_only else 2)
+
+
+def test_who_reads_what_is_written_over_is_told():
+    lender = Lender(newest_only=False)
+    lender.keep(1, moved(1), None, keep=1)
+    loan = lender.lend(1)
+    assert lender.holds(loan.number)
+    lender.keep(2, moved(2), None, keep=1)
+    assert not lender.holds(loan.number)
+    lender.keep(2, moved(2), None, keep=1)
+    assert read(lender, 2)[1]
+    assert list(lender._kept) == [2]
+
+
+def test_no_room_is_told_with_a_remedy(monkeypatch):
+    def full(descriptor, offset, size):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ClusterError, match=r"find no room in the machine's memory \(No space left on device\)"):
+        Lender(newest_only=False).keep(1, moved(1), None, keep=1)
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(ClusterError, match="for Linux only; expected 'object_store'"):
+        Lender(newest_only=False).keep(1, moved(1), None, keep=1)
+
+
+class Reader(Coin):
+    """Stops or ends its process in the middle of reading some version, the first time."""
+
+    def load_weights(self, weights, version):
+        ((_, weight),) = weights
+        trap = self.traps.get(-version)
+        if trap is not None and self.first(trap):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().load_weights([("weight", weight)], version)
+
+
+def reader(folder, traps, slow=0.0):
+    return Reader(dict(traps), folder, slow)
+
+
+@pytest.fixture(scope="module")
+def session():
+    with small_ray():
+        yield
+
+
+@pytest.fixture
+def shared(session):
+    """An actor that lends, and where; what it leaves in shared memory is looked for afterwards."""
+    import ray
+
+    before, actor = names(), keeper()
+    yield actor, ray.get(actor.lend.remote())
+    ray.kill(actor)
+    assert names() <= before
+
+
+def collector(make_policy, vocabulary=VOCABULARY, **settings):
+    return ClusterCollector(make_policy, GAMES, 3, cluster(**settings), vocabulary=vocabulary)
+
+
+def bits(policy):
+    """A measurement: the weights' bits, and whose they are."""
+    return {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}, policy.version
+
+
+def copies(actor):
+    """Those that somebody asked for."""
+    import ray
+
+    return ray.get(actor.asked_for.remote())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_model_gets_the_same_bits_as_through_the_object_store(shared):
+    actor, place = shared
+    policy = nano_policy()
+    named = [(name, weight.detach() + 0.002) for name, weight in policy.model.named_parameters()]
+    with collector(nano_policy, vocabulary=policy.model.config.vocab_size, rollout_workers=1) as played:
+        found = []
+        for version, given in enumerate((lent(actor, 0, place, named=named), named)):
+            played.receive_weights(given, version)
+            found.append(played.measure(bits))
+        assert [acted for _, acted in found] == [0, 1]
+        assert all(torch.equal(found[0][0][name], weight) for name, weight in named)
+        assert all(torch.equal(found[0][0][name], weight) for name, weight in found[1][0].items())
+    assert copies(actor) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("schedule", "keep"), [("sync", 1), ("overlap", 2)])
+def test_workers_killed_while_they_read_or_play_change_nothing(shared, schedule, keep, tmp_path):
+    """Version 1 kills who reads it, version 2 who plays with it."""
+    actor, place = shared
+    make_policy = partial(reader, str(tmp_path), ((-1, "reading"), (2, "kill")), 0.01)
+    with collector(make_policy, schedule=schedule) as played:
+        for step in range(1, 5):
+            played.receive_weights(lent(actor, step - 1, place, keep=keep), step - 1)
+            acted = max(0, step - keep)
+            episodes = played.collect(step)
+            assert [facts(e) for e in episodes] == one_process(coin(), (weights(acted), acted), step)
+        assert played.metrics()["cluster/restarts"] == 2
+        assert played.metrics()["cluster/publish_reached"] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kill", "reading"]
+    assert copies(actor) == 0
+
+
+@pytest.mark.slow
+def test_async_reads_the_newest(shared):
+    actor, place = shared
+    with collector(partial(coin, slow=0.01), schedule="async", max_staleness=2) as played:
+        acted = set()
+        for step in range(1, 7):
+            played.receive_weights(lent(actor, step - 1, place, keep=3), step - 1)
+            episodes = played.collect(step)
+            assert {step - 1 - version for version in versions(episodes)} <= {0, 1, 2}
+            acted |= versions(episodes)
+        assert len(acted) > 2
+        assert played.metrics()["cluster/restarts"] == 0
+
+
+def fetched(given, meanwhile=lambda: None):
+    """Every time that weights were put into a policy; `meanwhile()` happens within the first."""
+    taken = []
+
+    def load(named, version):
+        ((_, weight),) = named
+        if not taken:
+            meanwhile()
+        taken.append((float(weight), version))
+
+    fetch(given, Receiver(), 30.0, load)
+    return taken
+
+
+def test_who_is_elsewhere_or_late_takes_a_copy_from_the_object_store(shared):
+    import ray
+
+    actor, place = shared
+    ray.get(actor.lend.remote(True))
+    given = lent(actor, 3, place)
+    assert fetched(given) == [(3.0, 3)]
+    assert copies(actor) == 0
+    assert fetched(lent(actor, 3, "another node")) == [(3.0, 3)]
+    assert copies(actor) == 1
+    # What is written over while it is read is read again elsewhere, and what is gone from there is there at once.
+    late = fetched(given, lambda: lent(actor, 4, place))
+    assert [version for _, version in late] == [3, 3]
+    assert late[-1] == (3.0, 3)
+    assert fetched(given) == [(3.0, 3)]
+    lent(actor, 5, place)
+    with pytest.raises(RuntimeError, match=r"weights of version 3 are gone; kept are \[4, 5\]"):
+        fetched(given)
+
+
+def test_the_learner_s_death_is_no_worker_s_fault(session):
+    import ray
+
+    actor = keeper()
+    place = ray.get(actor.lend.remote())
+    with collector(coin, rollout_workers=1) as played:
+        played.receive_weights(lent(actor, 0, place), 0)
+        ray.kill(actor)
+        with pytest.raises(LearnerLostError, match="died before it could give weights of version 0 from the learner's"):
+            played.collect(1)
+
+
+LENDS = """
+import pickle, sys, time, torch
+from spiral.distributed.weights.ipc import Lender
+lender = Lender(newest_only=False)
+lender.keep(1, [("weight", torch.arange(1000.0))], None, keep=1)
+print(pickle.dumps(lender.lend(1)).hex(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_who_reads_in_a_process_that_is_killed_reads_on_and_nobody_after_it():
+    process = subprocess.Popen([sys.executable, "-c", LENDS], stdout=subprocess.PIPE, text=True)
+    loan = pickle.loads(bytes.fromhex(process.stdout.readline()))
+    ((_, weight),) = borrowed(loan)
+    process.kill()
+    process.communicate()
+    assert torch.equal(weight, torch.arange(1000.0))
+    weight += 1  # of one's own, for nobody else to see
+    with pytest.raises(FileNotFoundError):
+        borrowed(loan)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("session", "one_thread")
+@pytest.mark.parametrize("learners", [1, 2])
+def test_a_run_is_that_of_one_process_and_leaves_no_shared_memory(tmp_path, learners):
+    """Whole processes: two workers, of which one is killed, and one or two learners, which are killed at the end."""
+    before = names()
+    alone = runs.ran(tmp_path / "alone", runs.recipe(4, 2, learners, "cluster.publish=object_store"))
+
+    def kill(run, step):
+        if step == 2:
+            os.kill(run.collector.statuses()[0].pid, signal.SIGKILL)
+
+    read = runs.ran(tmp_path / "read", runs.recipe(4, 2, learners, "cluster.publish=ipc"), kill)
+    assert runs.played(read) == runs.played(alone)
+    assert runs.figures(read) == runs.figures(alone)
+    assert runs.same_bits(runs.weights(read, 4), runs.weights(alone, 4))
+    assert names() <= before

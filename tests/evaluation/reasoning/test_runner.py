@@ -1,0 +1,285 @@
+"""Running a benchmark: what is asked, how it is graded, what is kept, and the figures worked out by hand."""
+
+import dataclasses
+import json
+
+import pytest
+
+from spiral.evaluation.reasoning.grader import Grader
+from spiral.evaluation.reasoning.measuring import (
+    Benchmark,
+    benchmark_directory,
+    load_benchmark,
+    measure_benchmark,
+    read_attempts,
+)
+from spiral.evaluation.reasoning.problems import Problem, load_problems
+from spiral.evaluation.reasoning.runner import summarise_attempts
+from spiral.evaluation.reasoning.tasks import load_task
+from spiral.evaluation.results import read_result
+from spiral.inference.base import LanguagePolicy
+from spiral.inference.transformers import TransformersPolicy
+from spiral.models.nano.tokenizer import END
+from spiral.policies import SamplingConfig
+from spiral.text import ChatCodec, PromptConfig
+
+MATH = load_task("math500")
+PROBLEMS = [
+    Problem(id="one", question="1 + 1?", answer="2"),
+    Problem(id="two", question="2 + 2?", answer="4"),
+    Problem(id="three", question="half?", answer="\\frac{1}{2}"),
+]
+
+
+class Recited(LanguagePolicy):
+    """Says what `said(question, number of the attempt)` gives, in chunks of `batch` replies a poll."""
+
+    def __init__(self, tokenizer, said, *, batch=2, context=400, prompt=PromptConfig(thinking=False)):  # noqa: B008
+        super().__init__(ChatCodec(tokenizer, prompt), SamplingConfig(), name="said", context=context)
+        self.said, self.batch, self.turns, self.asked, self.seeds, self.samplings = said, batch, [], [], [], set()
+        self.most = 0
+
+    def _generate(self, turns):
+        self.turns.extend(turns)
+        self.most = max(self.most, len(self.turns))
+
+    def poll(self):
+        now, self.turns = self.turns[: self.batch], self.turns[self.batch :]
+        for turn in now:
+            question = self.codec.tokenizer.decode(turn.prompt_ids)
+            self.asked.append(question)
+            self.seeds.append(turn.seed)
+            self.samplings.add(self.sampling)
+            text = self.said(question, turn.key % MATH.samples)
+            ids = self.codec.tokenizer.encode(text + END, add_special_tokens=False)
+            cut = ids[: turn.budget]
+            self._finish(turn, cut, [0.0] * len(cut), "stop" if len(cut) == len(ids) else "length")
+        return self._take_done()
+
+    def cancel(self):
+        self.turns.clear()
+
+    def load_weights(self, weights, version):
+        self.version = version
+
+
+def says(question, sample):
+    """Right on the first problem always, on the second half of the time, on the third never."""
+    if "1 + 1?" in question:
+        return "so \\boxed{2}"
+    if "2 + 2?" in question:
+        return "\\boxed{4}" if sample % 2 else "it is four"
+    return "\\boxed{2}"
+
+
+def measure(policy, problems=PROBLEMS, task=MATH, **more):
+    return measure_benchmark(policy, Benchmark(task=task, problems=problems, seed=0), "said", **more)[0]
+
+
+def test_the_figures(tokenizer):
+    policy = Recited(tokenizer, says)
+    result = measure(policy)
+    assert (result.items, result.samples, result.task, result.model, result.seed) == (3, 4, "math500", "said", 0)
+    assert result.accuracy.value == pytest.approx((4 + 2 + 0) / 12)
+    assert result.accuracy.low < 0.25
+    assert result.accuracy.high > 0.75
+    assert result.pass_at_k.value == pytest.approx(2 / 3)
+    assert result.unboxed == pytest.approx(2 / 12)
+    assert (result.truncated, result.grading_timeouts) == (0.0, 0)
+    assert policy.samplings == {MATH.sampling}
+    assert policy.sampling == SamplingConfig()
+    assert len(set(policy.seeds)) == 12
+    assert all("put your final answer within" in question for question in policy.asked)
+    flat = json.loads(json.dumps(result.to_json()))
+    assert flat["accuracy_low"] <= flat["accuracy"] <= flat["accuracy_high"]
+    assert {"items", "truncated", "unboxed", "pass_at_k", "response_length"} < set(flat)
+
+
+def test_no_more_than_asked_are_under_way(tokenizer):
+    policy = Recited(tokenizer, says)
+    measure(policy, in_flight=3)
+    assert policy.most == 3
+
+
+def test_prompts_are_encoded_when_their_turn_comes(tokenizer):
+    policy = Recited(tokenizer, says)
+    encode, polled = policy.codec.encode_question, []
+    policy.codec.encode_question = lambda text: polled.append(len(policy.asked)) or encode(text)
+    measure(policy, in_flight=3)
+    # How many were answered when each was encoded: three at once, then two for every two that were answered.
+    assert polled == [0, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10]
+
+
+def test_a_benchmark_by_name_takes_what_is_asked_for_and_the_task_for_the_rest(tmp_path):
+    data = tmp_path / "sums.jsonl"
+    data.write_text("".join(json.dumps({"question": f"{n}?", "answer": "1", "id": str(n)}) + "\n" for n in range(9)))
+    plain = load_benchmark("math500", data=data)
+    assert (plain.task, len(plain.problems), plain.seed, plain.attempts) == (MATH, 9, 0, 36)
+    asked = load_benchmark("math500", data=data, limit=4, samples=2, temperature=0.0, max_new_tokens=7, seed=5)
+    assert asked.task.sampling == SamplingConfig(temperature=0.0, top_p=0.95, max_new_tokens=7)
+    assert (asked.task.samples, asked.seed, asked.attempts) == (2, 5, 8)
+    assert asked.problems == load_problems(MATH, data, 4, 5)
+    with pytest.raises(ValueError, match=r"^top-p: got 3\.0; Input should be less than or equal to 1$"):
+        load_benchmark("math500", data=tmp_path / "none", top_p=3.0)
+
+
+def test_a_reply_that_is_cut_off(tokenizer):
+    task = dataclasses.replace(MATH, samples=1, sampling=SamplingConfig(max_new_tokens=3))
+    result = measure(Recited(tokenizer, lambda *_: "a long way to \\boxed{2}"), task=task)
+    assert (result.truncated, result.unboxed, result.accuracy.value, result.response_length) == (1.0, 1.0, 0.0, 3.0)
+
+
+def test_letters_and_verifiers(tokenizer):
+    gpqa = dataclasses.replace(load_task("gpqa_diamond"), samples=1)
+    letters = [Problem(id="1", question="Q", answer="B", choices=("red", "blue"))]
+    for said, right in (("\\boxed{B}", 1.0), ("\\boxed{A}", 0.0), ("\\boxed{\\text{blue}}", 1.0), ("\\boxed{AB}", 0.0)):
+        assert measure(Recited(tokenizer, lambda *_, said=said: said), letters, gpqa).accuracy.value == right
+    gcd = dataclasses.replace(load_task("reasoning_gym/gcd"), samples=1)
+    problems = load_problems(gcd, limit=4, seed=1)
+    with Grader(gcd) as grader:
+        right = grader.grade([(problem, f"\\boxed{{{problem.answer}}}") for problem in problems])
+        wrong = grader.grade([(problem, f"\\boxed{{{problem.answer}1}}") for problem in problems])
+        silent = grader.grade([(problem, "no idea") for problem in problems])
+    assert [grade.correct for grade in right] == [True] * 4
+    assert not any(grade.correct for grade in [*wrong, *silent])
+    assert not any(grade.boxed for grade in silent)
+
+
+def test_a_benchmark_that_is_stopped_goes_on(tokenizer, tmp_path):
+    whole = measure(Recited(tokenizer, says))
+
+    def stops(question, sample):
+        if "half?" in question:
+            raise KeyboardInterrupt
+        return says(question, sample)
+
+    benchmark = Benchmark(task=MATH, problems=PROBLEMS, seed=0)
+    first = Recited(tokenizer, stops)
+    place = benchmark_directory(first, benchmark, "nano", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        measure(first, place=place)
+    kept = len(read_attempts(place))
+    assert 4 <= kept < 12
+    with place.items_file.open("a") as file:
+        file.write('{"id": "thr')  # cut short by a kill
+    done = []
+    second = Recited(tokenizer, says)
+    assert measure(second, place=place, tell=done.append) == whole
+    assert len(second.asked) == 12 - kept
+    assert (done[0], done[-1]) == (kept, 12)
+    saved = read_result(place.path)
+    assert (saved["kind"], saved["result"]) == ("benchmark", whole.to_json())
+    again = Recited(tokenizer, says)
+    assert measure(again, place=place) == whole
+    assert again.asked == []
+    assert measure(again, place=place, fresh=True) == whole
+    assert len(again.asked) == 12
+    # Every attempt can be graded again from the file.
+    attempts = read_attempts(place)
+    assert (
+        summarise_attempts(
+            sorted(attempts, key=lambda a: ([p.id for p in PROBLEMS].index(a.id), a.sample)), MATH, "said", 0
+        )
+        == whole
+    )
+
+
+def test_nothing_kept_is_lost_by_odd_letters_or_damage(tokenizer, tmp_path):
+    benchmark = Benchmark(task=MATH, problems=PROBLEMS, seed=0)
+    place = benchmark_directory(Recited(tokenizer, says), benchmark, "nano", tmp_path)
+    place.make()
+    records = [{"reply": "a\u2028b\x85c"}, {"reply": "\u221a2"}]
+    for record in records:
+        place.append_item(record)
+    before = place.items_file.stat().st_ino
+    assert place.read_items() == records
+    assert place.items_file.stat().st_ino == before  # a whole file is not written again
+    with place.items_file.open("ab") as file:
+        file.write(b"4\n" + json.dumps(records[0]).encode() + b'\n{"reply": "\xe2\x88')  # cut within a letter
+    assert place.read_items() == [*records, records[0]]
+    place.append_item(records[1])
+    assert place.read_items() == [*records, *records]
+
+
+def test_records_of_another_kind_are_refused(tokenizer, tmp_path):
+    policy = Recited(tokenizer, says)
+    place = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
+    place.make()
+    place.append_item({"id": "one"})
+    with pytest.raises(ValueError, match="no attempts; measure again with --fresh"):
+        measure(policy, place=place)
+
+
+def test_measured_afresh_is_complete_only_at_the_end(tokenizer, tmp_path):
+    def stops(question, sample):
+        raise KeyboardInterrupt
+
+    policy = Recited(tokenizer, says)
+    place = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
+    measure(policy, place=place)
+    assert place.result_file.exists()
+    with pytest.raises(KeyboardInterrupt):
+        measure(Recited(tokenizer, stops), place=place, fresh=True)
+    assert not place.result_file.exists()
+
+
+def test_kept_replies_are_graded_again(tokenizer, tmp_path):
+    policy = Recited(tokenizer, says)
+    place = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
+    first = measure(policy, place=place)
+    spoilt = [record | {"correct": True} for record in place.read_items()]
+    place.items_file.write_text("".join(json.dumps(record) + "\n" for record in spoilt))
+    again = Recited(tokenizer, says)
+    assert measure(again, place=place).accuracy.value == 1.0
+    assert measure(again, place=place, regrade=True) == first
+    assert again.asked == []
+    assert [attempt.correct for attempt in read_attempts(place)].count(True) == 6
+
+
+def test_other_settings_go_to_another_place(nano, tmp_path):
+    policy = TransformersPolicy(nano.model, ChatCodec(nano.tokenizer, PromptConfig()), SamplingConfig(), name="nano")
+
+    def place(task=MATH, problems=PROBLEMS, seed=0):
+        return benchmark_directory(policy, Benchmark(task=task, problems=problems, seed=seed), "nano", tmp_path).path
+
+    assert place() == place()
+    changed = dataclasses.replace(MATH, sampling=SamplingConfig(temperature=0.5))
+    others = [place(seed=1), place(problems=PROBLEMS[:2]), place(changed), place(dataclasses.replace(MATH, samples=1))]
+    others.append(place(problems=[dataclasses.replace(problem, tolerance=0.1) for problem in PROBLEMS]))
+    assert len({place(), *others}) == 6
+    assert place().name.startswith("benchmark-math500-nano-")
+
+
+def test_a_prompt_that_does_not_fit_is_a_problem_that_is_not_solved(tokenizer):
+    long = Problem(id="long", question="?" * 500, answer="2")
+    policy = Recited(tokenizer, says)
+    result = measure(policy, [PROBLEMS[0], long])
+    assert (result.too_long, result.truncated, result.accuracy.value) == (1, 0.5, 0.5)
+    assert len(policy.asked) == 4
+
+
+def test_thoughts_that_the_prompt_opened_hold_no_answer(tokenizer, tmp_path):
+    said = {
+        "1 + 1?": "First guess \\boxed{2}, but wait, let me check",
+        "2 + 2?": "Perhaps \\boxed{5}.</think>It is \\boxed{4}.",
+        "half?": "The answer is 1/2.",
+    }
+
+    def thinks(question, _):
+        return next(reply for asked, reply in said.items() if asked in question)
+
+    task = dataclasses.replace(MATH, samples=1)
+    policy = Recited(tokenizer, thinks, context=4000, prompt=PromptConfig(template="r1"))
+    benchmark = Benchmark(task=task, problems=PROBLEMS, seed=0)
+    place = benchmark_directory(policy, benchmark, "nano", tmp_path)
+    result, attempts = measure_benchmark(policy, benchmark, "said", place=place)
+    assert [attempt.correct for attempt in attempts] == [False, True, False]
+    assert [attempt.extracted for attempt in attempts] == [None, "4", None]
+    assert [attempt.reply for attempt in attempts] == ["<think>" + reply for reply in said.values()]
+    assert [attempt.thinking_tokens == attempt.tokens for attempt in attempts] == [True, False, True]
+    assert (result.accuracy.value, result.unboxed) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    # What is kept can be graded by itself.
+    assert measure_benchmark(policy, benchmark, "said", place=place, regrade=True)[0] == result
+    # Without the tag in the prompt the same words are an answer in plain sight.
+    plain = measure(Recited(tokenizer, thinks), task=task)
+    assert (plain.accuracy.value, plain.unboxed) == (1.0, pytest.approx(1 / 3))

@@ -1,0 +1,116 @@
+"""Measurements that are kept: what is read again, what is played again, and one process at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from commands import refused, spiral
+from lock_holder import held_elsewhere
+from spiral.core.locks import locked
+from spiral.core.policy import NotPlayedError
+from spiral.core.storage import read_episodes
+from spiral.evaluation.measurements import games_directory, measure_games
+from spiral.evaluation.results import LOCK
+from spiral.games import load_game
+from spiral.policies import ScriptedPolicy, TurnReply, scripted_policy
+
+KUHN = load_game("kuhn_poker")
+GAMES = {"episodes": 20, "seed": 3}
+
+
+class Absent(ScriptedPolicy):
+    """The first legal action, but while it is `down` no reply to some of the requests, or to any."""
+
+    name = "absent"
+
+    def __init__(self, down):
+        super().__init__()
+        self.down, self.asked = down, 0
+
+    def choose(self, state, seat, rng):
+        return state.legal_actions()[0]
+
+    def _reply(self, request):
+        self.asked += 1
+        if self.down == "always" or (self.down == "sometimes" and request.seed % 3 == 1):
+            return TurnReply(key=request.key, observation="", reply="", action=None, fault="HTTP 503")
+        return super()._reply(request)
+
+
+def measured(policy, tmp_path):
+    other = scripted_policy("random", KUHN)
+    place = games_directory(policy, other, KUHN, out=tmp_path, **GAMES)
+    return *measure_games(policy, other, KUHN, place=place, reuse=True, **GAMES), place
+
+
+def test_games_that_were_not_played_are_played_again(tmp_path):
+    first, games, place = measured(Absent("sometimes"), tmp_path)
+    assert 0 < first.not_played < 20
+    back = Absent("never")
+    result, played, _ = measured(back, tmp_path)
+    assert (result.not_played, result.played, result.faults) == (0, 20, {})
+    # Only those are played again, and all is as if nothing had failed.
+    assert [new for new, old in zip(played, games, strict=True) if old.outcome != "not_played"] == [
+        game for game in games if game.outcome != "not_played"
+    ]
+    whole = Absent("never")
+    assert (result, played) == measured(whole, tmp_path / "elsewhere")[:2]
+    assert 0 < back.asked < whole.asked
+    kept = json.loads(place.result_file.read_text())["result"]
+    assert (kept["not_played"], kept["win"]) == (0, result.win.value)
+    assert [game.outcome for game in read_episodes(place.episodes_file)] == ["finished"] * 20
+
+
+def test_games_that_were_all_played_are_read_again(tmp_path):
+    first, games, place = measured(Absent("never"), tmp_path)
+    written = place.episodes_file.stat().st_mtime_ns
+    nobody = Absent("always")
+    again, read, _ = measured(nobody, tmp_path)
+    assert (again, read, nobody.asked) == (first, games, 0)
+    assert place.episodes_file.stat().st_mtime_ns == written
+
+
+def test_games_that_fail_once_more_stay_not_played(tmp_path):
+    first, games, _ = measured(Absent("sometimes"), tmp_path)
+    still = Absent("always")
+    again, played, _ = measured(still, tmp_path)
+    assert 0 < still.asked <= first.not_played
+    assert again.not_played == first.not_played
+    assert [game.outcome for game in played] == [game.outcome for game in games]
+    with pytest.raises(NotPlayedError, match="none of 20 games"):
+        measured(Absent("always"), tmp_path / "elsewhere")
+
+
+def test_a_second_process_is_refused_while_the_first_measures(tmp_path):
+    arguments = ("evaluate", "random", "--game", "kuhn_poker", "--opponent", "random", "--episodes", "4")
+    place = spiral(*arguments, "--out", str(tmp_path), "--json").json["files"]
+    with held_elsewhere(Path(place) / LOCK) as process:
+        line = refused(*arguments, "--out", str(tmp_path))
+    assert line.startswith(f"process {process.pid} on ")
+    assert f"is measuring into {place} just now; wait until it is done, or choose another place with --out DIR" in line
+    assert spiral(*arguments, "--out", str(tmp_path), "--json").json["files"] == place
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("exploitability", "equilibrium", "--game", "kuhn_poker"),
+        ("benchmark", "nano", "--task", "gsm8k", "--data", "one.jsonl", "--samples", "1"),
+        ("tournament", "random", "equilibrium", "--game", "kuhn_poker", "--episodes", "4"),
+        ("compare", "random", "equilibrium", "--game", "kuhn_poker", "--episodes", "4"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_command_measures_alone(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("one.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    arguments = (*arguments, "--max-new-tokens", "4", "--out", str(tmp_path))
+    before = spiral(*arguments, "--json").json
+    found = before["files"]
+    place = tmp_path if isinstance(found, dict) else Path(found)
+    with locked(place / LOCK):
+        assert f"is measuring into {place} just now" in refused(*arguments)
+    assert spiral(*arguments, "--json").json == before

@@ -1,0 +1,339 @@
+"""Standings of made-up results, and round robins that are really played."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from spiral.core.records import Episode, Seat, Turn
+from spiral.core.storage import read_episodes
+from spiral.evaluation.heatmap import draw_heatmap
+from spiral.evaluation.standings import Estimates, standings
+from spiral.evaluation.statistics import bootstrap_weights
+from spiral.evaluation.tournament import Bench, Pairing, check_players, held_bytes, pairing, round_robin
+from spiral.evaluation.tournament_files import open_directory, save_games, save_standings, short_names
+from spiral.games import load_game
+from spiral.models.loading import NANO_DIRECTORY
+from spiral.policies import ScriptedPolicy
+from spiral.policies.registry import seat_policy
+from spiral.theory.metagame import elo
+
+TICTACTOE, KUHN = load_game("tictactoe"), load_game("kuhn_poker")
+CIRCLE = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+"""Rock, paper, scissors."""
+LADDER = np.subtract.outer([3.0, 2.0, 0.0, -1.0], [3.0, 2.0, 0.0, -1.0])
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Enough to see an interval, and quick."""
+    monkeypatch.setattr("spiral.evaluation.standings.RANKING_DRAWS", 20)
+
+
+# Standings of results that are made up.
+
+
+def made_pairings(payoffs, deals=6, spread=0.0, seed=0):
+    """Everyone against everyone with these payoffs, the same in both seats but for noise."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for row, column in itertools.combinations(range(len(payoffs)), 2):
+        first = payoffs[row, column] + spread * rng.normal(size=(deals, 2))
+        returns = np.stack([first, -first], axis=-1)
+        pairs.append(Pairing(row=row, column=column, returns=returns, illegal=(0, 0), not_played=0))
+    return pairs
+
+
+def test_standings_of_a_circle():
+    result = standings("made_up", ("rock", "paper", "scissors"), made_pairings(CIRCLE), seed=0)
+    assert result.payoff.value == pytest.approx(CIRCLE)
+    assert result.payoff.low == pytest.approx(CIRCLE)
+    assert result.score.value == pytest.approx((CIRCLE + 1) / 2)
+    assert result.games.tolist() == [[0, 12, 12], [12, 0, 12], [12, 12, 0]]
+    assert result.elo.value == pytest.approx(np.zeros(3))
+    assert result.alpharank.value == pytest.approx(np.full(3, 1 / 3))
+    assert result.nash.value == pytest.approx(np.full(3, 1 / 3))
+    assert (result.cycles.cyclic_triples, result.cycles.cyclic_part) == (1, 1.0)
+    assert (result.episodes, result.history, result.notes) == (12, None, ())
+
+
+def test_standings_of_a_ladder_of_checkpoints():
+    climbing = made_pairings(-LADDER, spread=0.1)
+    result = standings("made_up", ("a", "b", "c", "random"), climbing, seed=0, checkpoints=3)
+    assert (result.history.better, result.history.worse, result.history.undecided) == (3, 0, 0)
+    assert result.nash.value == pytest.approx([0, 0, 0, 1])
+    assert result.elo.value[3] == 0
+    assert result.elo.low[3] == result.elo.high[3] == 0
+    assert np.all(result.elo.value[:3] < 0)
+    falling = standings("made_up", ("a", "b", "c", "d"), made_pairings(LADDER, spread=3.0), seed=0, checkpoints=4)
+    assert falling.history.better == 0
+    assert falling.history.worse + falling.history.undecided == 6
+    assert falling.history.undecided > 0
+    assert falling.elo.value.mean() == pytest.approx(0)
+
+
+def test_intervals_draw_whole_deals():
+    # Four deals worth 1, 0, 0, 0 to the first player: of 256 equal draws 81 have mean 0, 12 have 0.75 and 1 has 1.
+    returns = np.zeros((4, 2, 2))
+    returns[0] = [[1.0, -1.0], [1.0, -1.0]]
+    pair = Pairing(row=0, column=1, returns=returns, illegal=(0, 0), not_played=0)
+    result = standings("made_up", ("a", "b"), [pair], seed=0)
+    assert result.payoff.value[0, 1] == 0.25
+    assert (result.payoff.low[0, 1], result.payoff.high[0, 1]) == (0.0, 0.75)
+    assert result.score.value[0, 1] == 0.625
+    assert result.score.value[1, 0] == 0.375
+    # Eight games, and one imagined draw.
+    assert result.elo.value[0] - result.elo.value[1] == pytest.approx(400 * math.log10(5.5 / 3.5))
+
+
+def test_one_deal_has_no_interval():
+    result = standings("made_up", ("a", "b"), made_pairings(LADDER[:2, :2], deals=1), seed=0)
+    assert result.payoff.value[0, 1] == 1
+    assert np.isnan(result.payoff.low[0, 1])
+    assert np.isnan(result.elo.high).all()
+    values = json.loads(json.dumps(result.to_json()))
+    assert (values["payoff"], values["payoff_low"]) == ([[0, 1], [-1, 0]], [[0, None], [None, 0]])
+    assert values["elo_low"] == values["nash_low"] == [None, None]
+
+
+def test_elo_intervals_hold_the_truth():
+    rng, truth = np.random.default_rng(0), np.array([100.0, 0.0, -100.0])
+    chances = 1 / (1 + 10 ** (-np.subtract.outer(truth, truth) / 400))
+    held = []
+    for _ in range(60):
+        wins = np.triu(rng.random((80, 3, 3)) < chances, 1)
+        wins = (wins + np.tril(1.0 - np.swapaxes(wins, 1, 2), -1)).reshape(80, -1)
+        draws = elo((bootstrap_weights(80, rng, 400) @ wins).reshape(-1, 3, 3))
+        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+        held.append((low <= truth) & (truth <= high))
+    assert np.mean(held) == pytest.approx(0.94, abs=0.05)
+
+
+# Reading games.
+
+
+def episode(returns, outcome="finished", player=0):
+    """A game of one turn."""
+    turn = Turn(player=player, observation="", action=None if outcome == "illegal_move" else "0")
+    seats = (Seat(policy="a", trainable=False), Seat(policy="b", trainable=False))
+    return Episode(game="tictactoe", seed=0, seats=seats, turns=(turn,), returns=returns, outcome=outcome)
+
+
+def test_pairings_read_both_seats():
+    games = [
+        episode((1.0, -1.0)),
+        episode((0.0, 0.0)),
+        episode((-1.5, 0.5), "illegal_move", player=0),  # row had seat 0
+        episode((-1.5, 0.5), "illegal_move", player=0),  # column had seat 0
+        episode((0.5, -1.5), "illegal_move", player=1),  # column had seat 1
+        episode((-1.0, 1.0)),
+    ]
+    pair = pairing(2, 5, games)
+    assert (pair.row, pair.column, pair.illegal, pair.not_played) == (2, 5, (1, 2), 0)
+    assert pair.returns.tolist() == [
+        [[1.0, -1.0], [0.0, 0.0]],
+        [[-1.5, 0.5], [0.5, -1.5]],
+        [[0.5, -1.5], [1.0, -1.0]],
+    ]
+
+
+def test_a_game_that_was_not_played_counts_as_nothing():
+    games = [episode((1.0, -1.0)), episode((0.0, 0.0), "not_played"), episode((1.0, -1.0)), episode((-1.0, 1.0))] * 2
+    pair = pairing(0, 1, games)
+    assert pair.not_played == 2
+    assert np.isnan(pair.returns).all(axis=(1, 2)).tolist() == [True, False, True, False]
+    result = standings("tictactoe", ("a", "b"), [pair], seed=0)
+    # The other game of the deal is left out with it: seats would not count equally.
+    assert (result.payoff.value[0, 1], result.games[0, 1], result.not_played[1, 0]) == (1.0, 4, 2)
+    assert result.score.value[1, 0] == 0.0
+
+
+def test_players_who_never_met():
+    pairs = made_pairings(CIRCLE)
+    empty = Pairing(row=0, column=1, returns=np.full((6, 2, 2), np.nan), illegal=(0, 0), not_played=12)
+    result = standings("made_up", ("a", "b", "c"), [empty, *pairs[1:]], seed=0)
+    values = result.to_json()
+    assert values["payoff"][0] == [0.0, None, 1.0]
+    assert (values["alpharank"], values["nash"], values["cycles"]) == (None, None, None)
+    assert "not every two players have a deal played" in values["notes"][0]
+    assert np.isfinite(result.elo.value).all()
+    assert result.elo.value[0] > result.elo.value[2] > result.elo.value[1]
+
+
+def test_left_out_rankings_are_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_spiel.python.egt", None)
+    result = standings("made_up", ("a", "b", "c"), made_pairings(CIRCLE), seed=0)
+    assert result.alpharank is None
+    assert result.nash is not None
+    (note,) = result.notes
+    assert note.startswith("alpha-rank is left out")
+    assert "spiral-selfplay[games]" in note
+
+
+# Who plays.
+
+
+class Weighty(ScriptedPolicy):
+    """Random play by a model of some megabytes."""
+
+    def __init__(self, name, numbers):
+        super().__init__()
+        import torch
+
+        self.name = name
+        self.model = torch.nn.Linear(numbers, 1, bias=False)
+
+    def choose(self, state, seat, rng):
+        return rng.choice(state.legal_actions())
+
+
+def test_only_so_many_models_are_held():
+    loaded = []
+
+    def seat(name, game):
+        loaded.append(name)
+        return Weighty(name, 1000)  # 4,000 bytes
+
+    bench = Bench(seat, most_bytes=8000)
+    assert held_bytes(bench.ask("a", TICTACTOE)) == 4000
+    bench.ask("b", TICTACTOE, keep="a")
+    bench.ask("a", TICTACTOE, keep="b")
+    bench.ask("c", TICTACTOE, keep="b")  # a was asked for last, but b is needed
+    assert loaded == ["a", "b", "c"]
+    bench.ask("b", TICTACTOE)
+    bench.ask("a", TICTACTOE, keep="b")
+    assert loaded == ["a", "b", "c", "a"]
+    generous = Bench(seat)
+    names = [f"player {number}" for number in range(6)]
+    list(round_robin(names, [TICTACTOE, KUHN], generous, 2, seed=0))
+    assert sorted(loaded[4:]) == names
+
+
+def test_at_least_two_are_held_however_large():
+    loaded = []
+
+    def seat(name, game):
+        loaded.append(name)
+        return Weighty(name, 1000)
+
+    bench = Bench(seat, most_bytes=1)
+    pairs = [(pair.row, pair.column) for _, pair, _ in round_robin("abcd", [TICTACTOE], bench, 2, seed=0)]
+    assert sorted(pairs) == list(itertools.combinations(range(4), 2))
+    # Each pair but the first finds one of its two still there, as the rows run to and fro.
+    assert len(loaded) <= 2 + 5 + 2
+
+
+def test_scripted_players_are_asked_for_a_first_move():
+    bench = Bench(seat_policy)
+    check_players(["random", "minimax"], [TICTACTOE], bench)
+    check_players(["random", "equilibrium"], [KUHN], bench)
+    with pytest.raises(ValueError, match="minimax"):
+        check_players(["random", "minimax"], [TICTACTOE, KUHN], bench)
+
+
+# Playing.
+
+
+def played(players, game, episodes, seed):
+    bench = Bench(seat_policy)
+    pairs = [pair for _, pair, _ in round_robin(players, [game], bench, episodes, seed)]
+    return standings(game.spec, players, pairs, seed=seed)
+
+
+def test_random_and_perfect_play():
+    result = played(("random", "minimax"), TICTACTOE, 80, seed=1)
+    assert result.payoff.value[0, 1] == -result.payoff.value[1, 0]
+    assert result.payoff.low[1, 0] > 0.7
+    assert result.elo.value[0] == 0
+    assert result.elo.low[1] > 200
+    assert result.alpharank.value == pytest.approx([0, 1], abs=1e-5)
+    assert result.nash.value == pytest.approx([0, 1])
+    assert result.illegal.sum() == result.not_played.sum() == 0
+
+
+def test_the_same_seed_gives_the_same_tournament():
+    first = played(("random", "equilibrium"), KUHN, 60, seed=3).to_json()
+    assert played(("random", "equilibrium"), KUHN, 60, seed=3).to_json() == first
+    assert played(("random", "equilibrium"), KUHN, 60, seed=4).to_json()["payoff"] != first["payoff"]
+
+
+def test_a_model_against_itself(tmp_path, one_thread):
+    # Both games of a deal share every draw, so what one seat wins the same seat loses in the other game.
+    copies = [str(shutil.copytree(NANO_DIRECTORY, tmp_path / name)) for name in ("one", "two")]
+    result = played((*copies, "random"), TICTACTOE, 20, seed=0)
+    assert result.payoff.value[0, 1] == -result.illegal[0, 1] / 20
+    assert result.illegal[0, 1] == result.illegal[1, 0]
+    assert (result.score.value[0, 1], result.score.low[0, 1], result.score.high[0, 1]) == (0.5, 0.5, 0.5)
+    # All pairs play the same deals.
+    assert result.payoff.value[0, 2] == result.payoff.value[1, 2]
+    assert result.elo.value[0] == pytest.approx(result.elo.value[1])
+
+
+# Files.
+
+
+def test_short_names(tmp_path):
+    for name in ("a/checkpoints/step-000001", "b/checkpoints/step-000001", "b/checkpoints/step-000002"):
+        (tmp_path / name).mkdir(parents=True)
+    one, two = (str(tmp_path / "b" / "checkpoints" / name) for name in ("step-000001", "step-000002"))
+    assert short_names((one, two, "random")) == ("step-000001", "step-000002", "random")
+    assert short_names((str(tmp_path / "a"), "org/model")) == ("a", "org/model")
+    other = str(tmp_path / "a" / "checkpoints" / "step-000001")
+    assert short_names((one, other)) == ("b/checkpoints/step-000001", "a/checkpoints/step-000001")
+
+
+def test_files(tmp_path):
+    players, directory = ("random", "equilibrium"), tmp_path / "out"
+    bench = Bench(seat_policy)
+    ((_, pair, games),) = round_robin(players, [KUHN], bench, 10, seed=0)
+    result = standings("kuhn_poker", players, [pair], seed=0)
+    with open_directory(directory):
+        save_games(directory, players, 0, pair, games)
+        values = save_standings(directory, result, players, bench.descriptions, {"faults": {}})
+    written = json.loads((directory / "tournament.json").read_text())
+    assert written == {**written, **values}
+    assert written["models"] == [{"name": "random"}, {"name": "equilibrium"}]
+    assert {"python", "numpy"} < set(written["versions"])
+    (file,) = (directory / "episodes").iterdir()
+    assert file.name == "000_random_equilibrium.parquet"
+    assert len(read_episodes(file)) == 10
+    assert [row.split(",")[:2] for row in (directory / "payoffs.csv").read_text().splitlines()] == [
+        ["row", "column"],
+        ["random", "equilibrium"],
+        ["equilibrium", "random"],
+    ]
+    header, row, _ = (line.split(",") for line in (directory / "ratings.csv").read_text().splitlines())
+    assert dict(zip(header, row, strict=True))["elo"] == "0.0"
+    assert (directory / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+    with open_directory(directory):
+        assert list((directory / "episodes").iterdir()) == []
+
+
+def test_directories_that_cannot_be_used(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds a run"), open_directory(tmp_path / "run"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="choose another place with --out"), open_directory(tmp_path / "file"):
+        pass
+    out = tmp_path / "out"
+    with open_directory(out), pytest.raises(ValueError, match="is measuring into"), open_directory(out):
+        pass
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_heatmaps(tmp_path, count):
+    payoffs = np.subtract.outer(np.arange(count), np.arange(count)) / count
+    payoffs[0, 1] = np.nan
+    names = [f"a player with the number {number}" for number in range(count)]
+    estimates = Estimates(value=payoffs, low=payoffs - 0.3, high=payoffs + 0.3)
+    draw_heatmap(tmp_path / "heatmap.png", names, estimates, "a title")
+    header = (tmp_path / "heatmap.png").read_bytes()[16:24]
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
+    assert 300 < height <= width < 2000

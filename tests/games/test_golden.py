@@ -1,0 +1,101 @@
+"""Recorded playthroughs: every text of every state of one game, so that a change of wording is seen and meant.
+
+`SPIRAL_UPDATE_GOLDEN=1 pytest tests/games/test_golden.py` records them anew.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from spiral.games import Game, State, load_game
+from spiral.games.registry import NATIVE_GAMES
+from spiral.games.testing import random_playout
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SPECS = [*NATIVE_GAMES, "kuhn_poker(hands=3)"]
+SEED = 4
+TALK = [
+    "Good day! I have wood to spare. [Offer: 3 wood -> 2 gold]",
+    "That is too little for me. [offer: 1 gold -> 3 wood]",
+    "[deny] I will not go that low.",
+    "Very well. [pass]",
+    "My last word: [offer: 2 wood -> 2 gold]",
+    "I accept your point, and the offer: [accept]",
+    "pass",
+    "offer: 1 gold -> 1 wood",
+    "accept",
+    "pass",
+]
+"""Uniform players hardly ever accept, and never speak."""
+
+
+def path_of(spec: str) -> Path:
+    return GOLDEN / f"{spec.replace('(', '-').replace(')', '')}.txt"
+
+
+def playthrough(game: Game) -> list[tuple[str, State]]:
+    """Each state with the action that led to it."""
+    state = game.initial_state()
+    if not game.free_text:
+        actions, _ = random_playout(game, SEED)
+    else:
+        rng, deals = random.Random(SEED), state
+        actions = []
+        while deals.is_chance:
+            actions.append(rng.choice(deals.chance_outcomes())[0])
+            deals = deals.apply(actions[-1])
+        actions += TALK
+    states = [("", state)]
+    for action in actions:
+        state = state.apply(action)
+        states.append((action, state))
+    return states
+
+
+def unfold(text: str, before: str) -> list[str]:
+    """The lines of a text; those it opens with that were the same in the state before are only counted."""
+    lines, old = text.split("\n"), before.split("\n")
+    same = 0
+    while same < min(len(lines), len(old)) and lines[same] == old[same]:
+        same += 1
+    return ([f"({same} lines as before)"] if same else []) + lines[same:]
+
+
+def render(game: Game) -> str:
+    out = [f"game: {game.spec}", f"summary: {game.summary}", f"rules: {game.rules}"]
+    shown = ["", ""]
+    for action, state in playthrough(game):
+        out += ["", f"=== {action}" if action else "=== start"]
+        if state.is_chance:
+            out.append("chance: " + ", ".join(f"{name} {chance:.4f}" for name, chance in state.chance_outcomes()))
+        elif state.is_terminal:
+            out.append(f"returns: {state.returns()}")
+        else:
+            actions = state.legal_actions()
+            listed = ", ".join(actions[:12]) + (f", ... ({len(actions)} in all)" if len(actions) > 12 else "")
+            out.append(f"seat {state.current_player} to act: {listed}")
+        for seat in (0, 1):
+            full = state.observation(seat, "full")
+            out += [f"--- seat {seat}", f"information state: {state.information_state(seat)}"]
+            out += [f"compact: {state.observation(seat, 'compact')}", *unfold(full, shown[seat])]
+            shown[seat] = full
+    return "\n".join(out) + "\n"
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_texts_are_as_recorded(spec: str) -> None:
+    path = path_of(spec)
+    rendered = render(load_game(spec))
+    if os.environ.get("SPIRAL_UPDATE_GOLDEN") == "1":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(rendered, encoding="utf-8")
+    assert path.exists(), f"{path} is missing; record it with SPIRAL_UPDATE_GOLDEN=1"
+    assert rendered == path.read_text(encoding="utf-8"), "if the change is meant, run with SPIRAL_UPDATE_GOLDEN=1"
+
+
+def test_no_recording_is_left_over() -> None:
+    assert sorted(GOLDEN.iterdir()) == sorted(map(path_of, SPECS))

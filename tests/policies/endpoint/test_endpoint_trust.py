@@ -1,0 +1,356 @@
+"""Money, keys and hosts: what is worth another try, where a key may go, and one limit for everyone in a process."""
+
+import json
+import logging
+import os
+import socket
+import time
+from decimal import Decimal
+
+import pytest
+
+from commands import refused, spiral
+from endpoint_server import EndpointServer, Response, good, refusing, saying
+from spiral.evaluation.arena import paired_matches
+from spiral.games import load_game
+from spiral.policies import TurnRequest, scripted_policy
+from spiral.policies.endpoint.config import EndpointConfig, load_endpoint
+from spiral.policies.endpoint.policy import EndpointPolicy
+from spiral.policies.endpoint.refusal import read_refusal
+from spiral.rollout.loop import play
+
+KUHN = load_game("kuhn_poker")
+KEY = "sk-secret-0123456789"
+PRICES = {"prompt_price": 1000.0, "completion_price": 1000.0}
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+@pytest.fixture
+def server():
+    with EndpointServer() as running:
+        yield running
+
+
+@pytest.fixture
+def new_policy(server):
+    made = []
+
+    def make(name="endpoint:test", **fields):
+        config = EndpointConfig.model_validate({"base_url": server.base_url, "model": "m", "retries": 2, **fields})
+        made.append(EndpointPolicy(config, name=name, backoff_seconds=0.002))
+        return made[-1]
+
+    yield make
+    for policy in made:
+        policy.close()
+
+
+def one_turn(policy):
+    state = KUHN.initial_state()
+    while state.is_chance:
+        state = state.apply(state.chance_outcomes()[0][0])
+    policy.submit([TurnRequest(key=0, game=KUHN, state=state, seat=state.current_player, seed=7)])
+    return policy.poll()[0]
+
+
+def error(status, /, **fields):
+    return lambda request: Response(status=status, body=json.dumps({"error": fields}).encode())
+
+
+QUOTA = "You exceeded your current quota, please check your plan and billing details."
+NO_USE = {
+    "openai, no money": error(429, message=QUOTA, type="insufficient_quota", code="insufficient_quota"),
+    "openai, words alone": error(429, message=QUOTA),
+    "openai, hard limit": error(400, message="Billing hard limit has been reached", code="billing_hard_limit_reached"),
+    "anthropic": error(400, type="invalid_request_error", message="Your credit balance is too low to access the API."),
+    "deepseek": error(402, message="Insufficient Balance", code="invalid_request_error"),
+    "openrouter": error(402, message="This request requires more credits, or fewer max_tokens.", code=402),
+    "moonshot": error(429, type="exceeded_current_quota_error", message="Your account x is suspended, check billing"),
+    "alibaba": error(400, code="Arrearage", message="Access denied, make sure your account is in good standing."),
+    "inside of a 200": lambda r: Response(body=b'{"error": {"message": "no", "code": "insufficient_quota"}}'),
+    "401": error(401, message="Incorrect API key provided: sk-x."),
+    "403": error(403, message="Your API key has no permission to use this model"),
+    "403, place": error(403, message="Country, region, or territory not supported"),
+    "gemini": error(400, message="API key not valid. Please pass a valid API key.", status="INVALID_ARGUMENT"),
+    "400, expired": error(400, message="The API key has expired"),
+}
+
+
+@pytest.mark.parametrize("name", NO_USE)
+def test_no_money_and_no_key_end_it_at_once(server, new_policy, name):
+    server.behaviour = NO_USE[name]
+    policy = new_policy(max_in_flight=4)
+    episodes = play(paired_matches(policy, scripted_policy("random", KUHN), KUHN, 30, seed=0))
+    assert len(server.requests) == 1
+    faults = {episode.fault for episode in episodes if episode.outcome == "not_played"}
+    assert len(faults) == 1
+    assert "answers HTTP" in faults.pop()
+
+
+PASSING = {
+    "openai": error(429, message="Rate limit reached for m in organization o on requests per min. Try again in 1s."),
+    "gemini": lambda r: Response(
+        status=429,
+        body=json.dumps(
+            [{"error": {"code": 429, "message": QUOTA, "details": [{"@type": "RetryInfo", "retryDelay": "34s"}]}}]
+        ).encode(),
+    ),
+    "bare": refusing(429, Retry_After="0"),
+    "ms": refusing(429, "slow down", retry_after_ms="10"),
+    "overloaded": error(529, type="overloaded_error", message="Overloaded"),
+    "a bill in a 500": error(500, message="the billing service is down"),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_passes_is_tried_again(server, new_policy, name):
+    server.behaviour = lambda request: (good if request.number else PASSING[name])(request)
+    assert one_turn(new_policy()).fault is None
+    assert len(server.requests) == 2
+
+
+def test_what_was_played_before_the_money_ran_out_is_kept(places, server):
+    no_money = NO_USE["openai, no money"]
+    server.behaviour = lambda request: (good if request.number < 9 else no_money)(request)
+    text = f'[local]\nbase_url = "{server.base_url}"\nmodel = "m"\nmax_in_flight = 1\n'
+    (places / "here" / "endpoints.toml").write_text(text)
+    result = spiral("evaluate", "random", "--game", "kuhn_poker", "--opponent", "endpoint:local", "--episodes", "20")
+    assert result.status == 0
+    assert len(server.requests) == 10
+    assert "You exceeded your current quota" in result.out
+    assert "games could not be played" in result.out
+
+
+def test_a_refusal_of_one_prompt_stops_nothing_else(server, new_policy):
+    flagged = error(400, message="Your request was flagged by our moderation system", code="content_policy")
+    server.behaviour = lambda request: (flagged if request.number % 2 else good)(request)
+    policy = new_policy()
+    faults = [one_turn(policy).fault for _ in range(6)]
+    assert [fault is None for fault in faults] == [True, False] * 3
+
+
+def test_every_way_to_say_why():
+    for body, text in (
+        (b'{"detail": [{"loc": ["body", "n"], "msg": "bad"}]}', "body.n: bad"),
+        (b'{"error": {"message": {"detail": "deep"}}}', "deep"),
+        (b'{"errors": ["a", {"message": "b"}]}', "a; b"),
+        (b'[{"error": {"message": "in a list"}}]', "in a list"),
+        (b'{"title": "Forbidden", "detail": "by rule 7"}', "by rule 7: Forbidden"),
+        (b'{"error": "bad", "error_description": "because"}', "bad: because"),
+        (b'{"error": {"code": "only_a_code"}}', "only_a_code"),
+        (b'"a bare text"', "a bare text"),
+        (b"<html><head><title>502 Bad\n Gateway</title>", "502 Bad Gateway"),
+        (b"upstream connect error", "upstream connect error"),
+        (b'{"message": "{\\"error\\": {\\"message\\": \\"quoted\\"}}"}', "quoted"),
+        (b'{"error": {"message": "cut of', '{"error": {"message": "cut of'),
+        (b"", ""),
+        (b'{"a": 1}', ""),
+    ):
+        assert read_refusal(body).text == text
+    assert len(read_refusal(b"x" * 2**20).text) < 2000
+
+
+def table(base_url, variable="MY_KEY", name="local"):
+    return f'[{name}]\nbase_url = "{base_url}"\nmodel = "m"\napi_key_env = "{variable}"\n'
+
+
+@pytest.mark.parametrize(
+    ("base_url", "variable"),
+    [
+        ("http://127.0.0.1:9/v1", "OPENROUTER_API_KEY"),
+        ("https://evil.example/v1", "OPENAI_API_KEY"),
+        ("https://openai.com.evil.example/v1", "OPENAI_API_KEY"),
+        ("https://notopenai.com/v1", "OPENAI_API_KEY"),
+        ("http://localhost:9/v1", "AWS_SECRET_ACCESS_KEY"),
+        ("https://evil.example/v1", "GITHUB_TOKEN"),
+        ("https://api.openai.com/v1", "HF_TOKEN"),
+        ("https://evil.example/v1", "DATABASE_PASSWORD"),
+    ],
+)
+def test_a_file_that_may_be_anybodys_sends_no_key_elsewhere(places, base_url, variable):
+    (places / "here" / "endpoints.toml").write_text(table(base_url, variable))
+    line = refused("evaluate", "random", "--game", "kuhn_poker", "--opponent", "endpoint:local")
+    assert f"would send the value of {variable} to" in line
+    assert f"move the table to {places / 'home' / 'endpoints.toml'}" in line
+    (places / "here" / "endpoints.toml").rename(places / "home" / "endpoints.toml")
+    assert load_endpoint("local").api_key_env == variable
+
+
+@pytest.mark.parametrize(
+    ("base_url", "variable"),
+    [
+        ("https://api.openai.com/v1", "OPENAI_API_KEY"),
+        ("https://eu.api.openai.com/v1", "OPENAI_KEY_2"),
+        ("https://x.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY"),
+        ("http://127.0.0.1:9/v1", "MY_KEY"),
+        ("http://[::1]:9/v1", "VLLM_API_KEY"),
+    ],
+)
+def test_where_a_key_belongs_it_goes(places, base_url, variable):
+    (places / "here" / "endpoints.toml").write_text(table(base_url, variable))
+    assert load_endpoint("local").base_url == base_url
+
+
+def test_openrouter_stays_where_it_is(places):
+    (places / "here" / "endpoints.toml").write_text('openrouter = {base_url = "http://127.0.0.1:9/v1"}')
+    with pytest.raises(ValueError, match=r"\[openrouter\]: base_url cannot be set here"):
+        load_endpoint("openrouter/openai/gpt-x")
+    (places / "here" / "endpoints.toml").write_text('openrouter = {api_key_env = "AWS_SECRET_ACCESS_KEY"}')
+    with pytest.raises(ValueError, match=r"would send the value of AWS_SECRET_ACCESS_KEY to openrouter\.ai"):
+        load_endpoint("openrouter/openai/gpt-x")
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7:8000", "node17:8000", "localhost.evil.example", "0.0.0.0:80"])
+def test_no_key_in_plain_text_to_another_machine(places, host):
+    (places / "home" / "endpoints.toml").write_text(table(f"http://{host}/v1"))
+    with pytest.raises(ValueError, match="would be sent the key in plain text; expected https://, or an ssh tunnel"):
+        load_endpoint("local")
+    EndpointConfig(base_url=f"http://{host}/v1", model="m")  # without a key it may
+
+
+def test_which_key_goes_where_is_said_once(places, server, monkeypatch):
+    monkeypatch.setenv("TOLD_KEY", KEY)
+    (places / "home" / "endpoints.toml").write_text(table(server.base_url, "TOLD_KEY"))
+    command = ("evaluate", "endpoint:local", "--game", "kuhn_poker", "--opponent", "endpoint:local", "--episodes", "2")
+    result = spiral(*command)
+    host = server.base_url.split("/")[2]
+    expected = f"note: sending $TOLD_KEY to {host}, as {places / 'home' / 'endpoints.toml'} says"
+    assert result.err.splitlines() == [expected]
+    assert KEY not in result.out + result.err
+    assert spiral(*command).err == ""
+
+
+def test_no_proxy_stands_before_this_machine(server, new_policy, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert one_turn(new_policy()).fault is None
+
+
+def test_a_proxy_that_is_not_there_is_named(new_policy, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@127.0.0.1:9")
+    reply = one_turn(new_policy(base_url="https://api.example.com/v1"))
+    assert reply.fault == ("cannot connect to api.example.com through the proxy 127.0.0.1:9; given up after 3 attempts")
+
+
+def test_a_proxy_that_does_not_answer_costs_seconds(new_policy, monkeypatch):
+    monkeypatch.setattr("spiral.policies.endpoint.transport.CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        policy, started = new_policy(base_url="https://api.example.com/v1", budget=PRICES), time.monotonic()
+        reply = one_turn(policy)
+        assert time.monotonic() - started < 5
+        expected = (
+            f"cannot connect to api.example.com through the proxy 127.0.0.1:{port} within 0.2 s; given up after 3"
+        )
+        assert reply.fault == f"{expected} attempts"
+        assert policy.usage().cost_usd_unknown == 0  # nothing was sent
+
+
+def test_a_server_that_accepts_and_says_nothing_in_TLS_costs_seconds(new_policy, monkeypatch):
+    monkeypatch.setattr("spiral.policies.endpoint.transport.CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        reply = one_turn(new_policy(base_url=f"https://127.0.0.1:{silent.getsockname()[1]}/v1"))
+    assert "cannot connect to 127.0.0.1" in reply.fault
+    assert "within 0.2 s" in reply.fault
+
+
+def test_a_server_that_is_not_there_costs_seconds(server, caplog, monkeypatch):
+    monkeypatch.setattr("spiral.policies.endpoint.client.UNREACHABLE_SECONDS", 1.5)
+    config = EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m", retries=50)
+    policy, started = EndpointPolicy(config, name="endpoint:x", backoff_seconds=0.05), time.monotonic()
+    episodes = play(paired_matches(policy, scripted_policy("random", KUHN), KUHN, 20, seed=0))
+    policy.close()
+    assert time.monotonic() - started < 8
+    assert any("cannot connect to 127.0.0.1:9; given up after" in episode.fault for episode in episodes)
+    assert caplog.messages == ["cannot connect to 127.0.0.1:9; trying again"]
+
+
+def test_no_redirect_takes_a_prompt_elsewhere(server, new_policy):
+    with EndpointServer() as other:
+        for status in (301, 302, 303, 307, 308):
+            server.behaviour = refusing(status, Location=f"{other.base_url}/chat/completions")
+            assert "which is not followed; set base_url" in one_turn(new_policy()).fault
+        assert other.requests == []
+
+
+def test_a_redirect_on_the_same_host_is_a_request(server, new_policy):
+    moved = refusing(307, Location="/v1/chat/completions/")
+    server.behaviour = lambda request: (good if request.path.endswith("/") else moved)(request)
+    policy = new_policy()
+    assert one_turn(policy).fault is None
+    assert policy.usage().requests == len(server.requests) == 2
+
+
+@pytest.mark.parametrize("opponent_in_flight", [1, 16])
+def test_a_limit_holds_for_everyone_of_a_name(server, new_policy, opponent_in_flight):
+    budget = {**PRICES, "spend_limit": 8.0}
+    a = new_policy(budget=budget, max_new_tokens=100)
+    b = new_policy(budget=budget, max_new_tokens=100, max_in_flight=opponent_in_flight)
+    play(paired_matches(a, b, KUHN, 100, seed=0))
+    spent = [policy.usage().cost_usd for policy in (a, b)]
+    assert min(spent) > 0
+    assert 8.0 - 2 < sum(spent) <= 8.0
+    assert a._client.ledger.account is b._client.ledger.account
+    other = new_policy(name="endpoint:other", budget=budget, max_new_tokens=100)
+    assert one_turn(other).fault is None
+    # A model of the same table shares its limit.
+    assert "spend limit" in one_turn(new_policy(name="endpoint:test/x/y", budget=budget, max_new_tokens=100)).fault
+
+
+@pytest.mark.parametrize(
+    ("usage", "spent", "reported"),
+    [
+        ({"prompt_tokens": 100, "completion_tokens": 10, "cost": 0}, "0.11", 0.11),
+        ({"prompt_tokens": 100, "completion_tokens": 10, "cost": 0.0}, "0.11", 0.11),
+        ({"prompt_tokens": 100, "completion_tokens": 10, "cost": 0.01}, "0.11", 0.01),
+        ({"prompt_tokens": 100, "completion_tokens": 10, "cost": 0.5}, "0.5", 0.5),
+        ({"prompt_tokens": 100, "completion_tokens": 10, "cost": -1}, "0.11", 0.11),
+    ],
+)
+def test_the_larger_price_counts_against_the_limit(server, new_policy, usage, spent, reported):
+    server.behaviour = saying("\\boxed{bet}", usage=usage)
+    policy = new_policy(name=f"endpoint:{os.urandom(4).hex()}", budget=PRICES)
+    one_turn(policy)
+    assert policy._client.ledger.account.spent == Decimal(spent)
+    assert policy.usage().cost_usd == pytest.approx(reported)
+
+
+@pytest.mark.parametrize(
+    "usage", [{"cost": 0}, {"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": 5}, {}, None, "none"]
+)
+def test_what_is_not_said_counts_in_full(server, new_policy, usage):
+    server.behaviour = saying("\\boxed{bet}", usage=usage if usage is not None else [])
+    policy = new_policy(name=f"endpoint:{os.urandom(4).hex()}", budget=PRICES, max_new_tokens=100)
+    one_turn(policy)
+    size = len(server.requests[0].observation.encode())
+    assert policy.usage().cost_usd_unknown == pytest.approx((size + 256 + 100) / 1000)
+
+
+def test_the_pace_is_everyones(server, new_policy):
+    a, b = (new_policy(requests_per_minute=600) for _ in range(2))
+    for policy in (a, b, a, b):
+        one_turn(policy)
+    times = [request.time_s for request in server.requests]
+    assert times[-1] - times[0] >= 0.29
+
+
+def test_notes_are_no_warnings(caplog):
+    caplog.set_level(logging.INFO)
+    os.environ["OTHER_TOLD_KEY"] = KEY
+    config = EndpointConfig(base_url="http://localhost:9/v1", model="m", api_key_env="OTHER_TOLD_KEY")
+    for _ in range(2):
+        EndpointPolicy(config, name="endpoint:x").close()
+    del os.environ["OTHER_TOLD_KEY"]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "sending $OTHER_TOLD_KEY to localhost:9")
+    ]

@@ -1,0 +1,258 @@
+"""Chat templates that fail, lose what they are given or never end, each refused in one line; and system prompts."""
+
+import dataclasses
+import json
+import threading
+import time
+
+import pytest
+from pydantic import ValidationError
+
+from chat_templates import CHATML, FAMILIES, GEMMA, LLAMA, Family, turns
+from commands import refused
+from spiral.games import load_game
+from spiral.models.nano.tokenizer import build_tokenizer
+from spiral.text import ChatCodec, PromptConfig, chat_template
+from spiral.text.chat_template import render_chat
+from spiral.text.prompts import plain_text, question
+from spiral.text.template_report import TemplateReport, describe_template
+
+KUHN = load_game("kuhn_poker")
+LOOP = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+ENDLESS = {
+    "ranges": LOOP,
+    "text": "{% for a in messages[0].content * 99 %}{% for b in messages[0].content * 99 %}{% for c in 'ab' * 9999 %}"
+    "{% endfor %}{% endfor %}{% endfor %}",
+    "macro": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+}
+
+
+def with_template(template, *special):
+    return Family(
+        template=template, eos="<|im_end|>", ends=("<|im_end|>",), special=("<|im_start|>", *special)
+    ).tokenizer()
+
+
+@pytest.mark.parametrize(
+    ("template", "config", "words"),
+    [
+        # It raises.
+        ("{% if messages[0].role != 'system' %}{{ raise_exception('no system message') }}{% endif %}" + CHATML, {},
+         ("no system message", "set prompt.system")),
+        ("{{ raise_exception('never') }}", {}, ("TemplateError: never", "prompt.template")),
+        ("{{ messages[1].content }}", {}, ("UndefinedError", "prompt.template")),
+        ("{{ 1 / 0 }}", {}, ("ZeroDivisionError", "prompt.template")),
+        ("{{ ''.__class__.mro() }}", {}, ("SecurityError", "prompt.template")),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", {}, ("RecursionError", "prompt.template")),
+        ("{% for i in range(9999999) %}{% endfor %}", {}, ("OverflowError", "prompt.template")),
+        ("{% if messages|length > 1 %}{{ raise_exception('one at a time') }}{% endif %}" + CHATML, {"example": True},
+         ("one at a time", "prompt.example to false", "prompt.template")),
+        # It computes for ever, or fills the memory, in one operation.
+        ("{{ messages[0].content }}{{ 9 ** 9 ** 9 ** 9 }}", {}, ("computes a power", "prompt.template")),
+        ("{{ messages[0].content }}{{ 'a' * 9999 * (9999 * 9999) }}", {}, ("product of more than 1,000,000",)),
+        ("{{ messages[0].content * 99999999 }}", {}, ("product of more than 1,000,000",)),
+        # It has syntax errors.
+        ("{% for m in messages %}{{ m.content }}", {}, ("TemplateSyntaxError", "prompt.template")),
+        ("{{ messages[0].content | nonsense }}", {}, ("nonsense", "prompt.template")),
+        ("{{ messages[0].content", {}, ("TemplateSyntaxError", "prompt.template")),
+        # It loses the question, or part of it.
+        ("<|im_start|>assistant\n", {}, ("loses the question", "prompt.template")),
+        ("{{ messages[0].content[:200] }}", {}, ("loses the question",)),
+        ("{{ messages[0].content[-200:] }}", {}, ("loses the question",)),
+        ("{{ messages[0].content.split('\n')[0] }}", {}, ("loses the question",)),
+        ("{{ messages[0].content | upper }}", {}, ("loses the question",)),
+        ("{{ messages[0].content | truncate(255) }}", {}, ("loses the question",)),
+        ("{{ messages[0].content | striptags }}", {}, ("loses the question",)),
+        ("{{ messages[0].text }}", {}, ("loses the question",)),
+        # The worked example, or the system prompt.
+        ("{{ messages[-1].content }}", {"example": True}, ("loses the worked example", "prompt.example")),
+        # It does not open the model's turn.
+        (CHATML.partition("{% if add_generation_prompt")[0], {},
+         ("ignores add_generation_prompt", "'<|im_start|>assistant'", "prompt.template")),
+        (LLAMA.partition("{% if add_generation_prompt")[0], {}, ("ignores add_generation_prompt",)),
+        (turns("User: {}\n", "Assistant: {}\n"), {}, ("ignores add_generation_prompt", "'Assistant:'")),
+    ],
+)  # fmt: skip
+def test_a_template_that_cannot_be_used_is_refused_with_what_it_does(template, config, words):
+    with pytest.raises(ValueError, match="chat template") as caught:
+        ChatCodec(with_template(template), PromptConfig(**config))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(("kind", "main"), [("ranges", True), ("ranges", False), ("text", True), ("macro", False)])
+def test_a_template_that_does_not_end_is_stopped_in_any_thread(kind, main, monkeypatch):
+    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.3)
+    tokenizer, caught = with_template("{{ messages[0].content }}" + ENDLESS[kind]), []
+
+    def build():
+        try:
+            ChatCodec(tokenizer, PromptConfig())
+        except ValueError as error:
+            caught.append(str(error))
+
+    began = time.monotonic()
+    if main:
+        build()
+    else:
+        thread = threading.Thread(target=build)
+        thread.start()
+        thread.join(30)
+    assert time.monotonic() - began < 20
+    assert "still running" in caught[0]
+    assert "prompt.template" in caught[0]
+    sum(range(200_000))  # nothing arrives later
+
+
+def test_a_watched_template_that_ends_in_time_is_left_alone(monkeypatch):
+    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.05)
+    tokenizer = with_template("{{ messages[0].content }}")
+    texts = [render_chat(tokenizer, [{"role": "user", "content": str(number)}]) for number in range(50)]
+    time.sleep(0.1)
+    assert texts == [str(number) for number in range(50)]
+
+
+def test_a_question_that_only_later_is_lost_is_an_error():
+    codec = ChatCodec(with_template("{{ messages[0].content[:6000] }}"), PromptConfig(observation="compact"))
+    assert codec.render("word " * 1000, KUHN)
+    with pytest.raises(ValueError, match="loses the question"):
+        codec.encode("word " * 2000 + "last", KUHN)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0].content | replace('\n', ' ') }}",
+        "{{ messages[0].content.split() | join(' ') }}",
+        "<s>{{ messages[0].content | trim }}</s>",
+        "{{ (messages | last).content }}",
+        "{% generation %}{{ messages[0].content ~ ' ' * 4 }}{% endgeneration %}",
+    ],
+)
+def test_a_template_may_change_white_space(template):
+    assert "Your card" in ChatCodec(with_template(template), PromptConfig()).render("Your card: J.", KUHN)
+
+
+def test_a_command_says_so_in_one_line_with_status_two(tmp_path, nano):
+    nano.model.save_pretrained(tmp_path)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('wants tools') }}"
+    tokenizer.save_pretrained(tmp_path)
+    for arguments in (
+        ["evaluate", str(tmp_path), "--game", "kuhn_poker", "--opponent", "random", "--episodes", "2"],
+        ["train", "nano", "--model", str(tmp_path), "--dry-run", "--set", "prompt.template=chat"],
+    ):
+        message = refused(*arguments)
+        assert "wants tools" in message
+        assert "prompt.template" in message
+        assert "fault in spiral" not in message
+
+
+# System prompts.
+
+SYSTEM = "You are a careful player."
+
+
+def prompt_of(name, **config):
+    codec = ChatCodec(
+        FAMILIES[name].tokenizer(), PromptConfig(**{"observation": "compact", "thinking": False, **config})
+    )
+    return codec.render("Your card: J.", KUHN)
+
+
+def test_a_system_prompt_stands_where_the_template_puts_it():
+    assert prompt_of("qwen", system=SYSTEM).startswith(
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nYour"
+    )
+    assert f"[SYSTEM_PROMPT]{SYSTEM}[/SYSTEM_PROMPT][INST]Your card" in prompt_of("mistral", system=SYSTEM)
+    assert "First think" not in prompt_of("magistral", system="")
+    assert "First think" in prompt_of("magistral")
+    assert prompt_of("qwen") == "<|im_start|>user\nYour card: J.<|im_end|>\n<|im_start|>assistant\n"
+    assert SYSTEM in ChatCodec(FAMILIES["qwen"].tokenizer(), PromptConfig(system=SYSTEM)).render_question("1 + 1?")
+
+
+def test_without_a_system_message_it_stands_before_the_users_words():
+    start = "<bos><start_of_turn>user\n"
+    assert prompt_of("gemma-3", system=SYSTEM).startswith(f"{start}{SYSTEM}\n\nYour card: J.<end_of_turn>")
+    shown = prompt_of("gemma-3", system=SYSTEM, example=True)
+    assert shown.startswith(f"{start}{SYSTEM}\n\n")
+    assert shown.count(SYSTEM) == 1
+    dropping = with_template(
+        CHATML.replace("{{ m.content | trim }}", "", 0).replace("system\n{{ m.content | trim }}", "system\n")
+    )
+    report = describe_template(dropping, PromptConfig(system=SYSTEM))
+    assert not report.system_role
+    assert f"<|im_start|>user\n{SYSTEM}\n\n" in report.user_prompt
+
+
+def test_plain_templates_have_a_system_prompt_too():
+    asked = question("X", PromptConfig())
+    for template, start in (
+        ("qwen3", f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nX"),
+        ("llama", f"<|start_header_id|>system<|end_header_id|>\n\n{SYSTEM}<|eot_id|><|start_header_id|>user"),
+        ("r1", f"{SYSTEM}\nUser: X"),
+    ):
+        assert plain_text(asked, PromptConfig(template=template, system=SYSTEM)).startswith(start)
+        braces = "Use {} and {0}."
+        assert braces in plain_text(asked, PromptConfig(template=template, system=braces))
+
+
+def test_no_system_prompt_leaves_settings_as_they_were():
+    assert "system" not in PromptConfig().model_dump()
+    assert PromptConfig(system="").model_dump()["system"] == ""
+    assert json.loads(PromptConfig(system="a").model_dump_json())["system"] == "a"
+    assert PromptConfig.model_validate({"template": "chat"}).system is None
+    with pytest.raises(ValidationError):
+        PromptConfig(system=3)
+
+
+# The report.
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].template])
+def test_every_family_is_described(name):
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    report = describe_template(tokenizer, PromptConfig(), [tokenizer.convert_tokens_to_ids(t) for t in family.declared])
+    assert {end.text for end in report.ends} == set(family.ends)
+    assert report.opens_thought is bool(family.opened)
+    assert report.question_survives
+    assert report.system_role is (family.template != GEMMA)
+    assert "tic-tac-toe" in report.game_prompt.lower()
+    assert "Which of the numbers 2 and 3 is even?" in report.user_prompt
+    assert report.beginning[:1] == (
+        (family.bos,) if report.user_prompt.startswith(family.bos or "?") else report.beginning[:1]
+    )
+    assert len(report.lines()) == 6
+    if name not in ("magistral", "gpt-oss", "llama-3"):
+        assert report.default_system == ""
+
+
+def test_what_a_report_says_and_warns_of():
+    def report(name, config=None, **change):
+        family = dataclasses.replace(FAMILIES[name], **change)
+        return describe_template(family.tokenizer(), config or PromptConfig())
+
+    assert report("qwen").turn_end == "<|im_end|>\n"
+    assert report("qwen").generation_prompt == "<|im_end|>\n<|im_start|>assistant\n"
+    assert report("glm-4").turn_end == ""
+    assert report("qwen").warnings == []
+    assert report("glm-4.5").reads_enable_thinking
+    assert not report("qwen").reads_enable_thinking
+    assert (report("magistral").thinking, report("gpt-oss").thinking) == ("magistral", "harmony")
+    assert "First think" in report("magistral").default_system
+    assert any("system prompt of its own" in line for line in report("magistral").warnings)
+    assert report("magistral", PromptConfig(system="a")).warnings == []
+    twice = report("qwen", template="{{ bos_token }}" + LLAMA, bos="<s>", special=("<|im_start|>",))
+    assert twice.beginning == ("<s>", "<s>")
+    assert any("begin twice with '<s>'" in line for line in twice.warnings)
+    words = report("qwen", template=turns("User: {}\n", "Assistant: {}</over>\n", reply="Assistant: "))
+    assert any("'</over>', which is no token" in line for line in words.warnings)
+    squeezed = report("qwen", template="{{ messages[0].content.split() | join(' ') }}")
+    assert not squeezed.question_survives
+    assert any("spacing" in line for line in squeezed.warnings)
+    plain = report("gemma-3", PromptConfig(template="qwen3"))
+    assert isinstance(plain, TemplateReport)
+    assert any("<|im_start|>" in line for line in plain.warnings)

@@ -1,0 +1,268 @@
+"""From replies to actions: what is forgiven, what is not, and every legal action survives the way through text."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spiral.games import load_game
+from spiral.models.nano.build import random_turns
+from spiral.text import last_boxed, parse_action
+from spiral.text.boxes import last_box
+from turns import GAMES, random_states
+
+TICTACTOE = load_game("tictactoe").initial_state()
+KUHN = load_game("kuhn_poker").initial_state().apply("J").apply("Q")
+STATES = random_states(60, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "content"),
+    [
+        (r"\boxed{4}", "4"),
+        (r"I think \boxed{3}, no, \boxed{4}.", "4"),
+        (r"\boxed{a{b}c{}}", "a{b}c{}"),
+        (r"\boxed{\text{bet}} done", r"\text{bet}"),
+        (r"\boxed{\boxed{4}}", "4"),
+        (r"\boxed{}", ""),
+        ("\\boxed{\n4 }", "\n4 "),
+        (r"\boxed{4", None),
+        (r"\boxed{3} and then \boxed{4", None),
+        (r"\boxed{{4}", None),
+        (r"\Boxed{4}", None),
+        ("boxed{4}", None),
+        ("4", None),
+        ("", None),
+    ],
+)
+def test_the_last_box_with_balanced_braces(reply, content):
+    assert last_boxed(reply) == content
+
+
+@pytest.mark.parametrize(
+    ("reply", "content"),
+    [
+        (r"\boxed {37}", "37"),
+        ("\\boxed\n  { 37 }", " 37 "),
+        (r"\boxed 7", "7"),
+        (r"so $\boxed7$.", "7"),
+        (r"\boxed 37.", "37"),
+        (r"\boxed -1.5", "-1.5"),
+        (r"\boxed 1,234 apples", "1,234"),
+        (r"\boxed\text{Yes}", r"\text{Yes}"),
+        (r"$\boxed \frac{1}{2}$", r"\frac{1}{2}"),
+        (r"\boxed\frac12", r"\frac12"),
+        (r"\boxed A.", "A"),
+        (r"\boxed bet.", "bet"),
+        (r"\boxed(2,-3)", "(2,-3)"),
+        (r"\boxed[4]", "[4]"),
+        (r"$\boxed 3x+1$ holds", "3x+1"),
+        (r"\[\boxed 3x+1\]", "3x+1"),
+        (r"\fbox{37}", "37"),
+        (r"\framebox{37}", "37"),
+        (r"\framebox[2cm][c]{37}", "37"),
+        (r"\fcolorbox{red}{white}{37}", "37"),
+        (r"\bbox[yellow, 5px]{37}", "37"),
+        (r"\fbox{$\boxed{37}$}", "37"),
+        (r"\boxed{3}, no, \boxed 7", "7"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{\left\{ x : x>0 \right.}", r"\left\{ x : x>0 \right."),
+        (r"\boxed{37} in the \boxed{} notation", ""),
+        (r"\boxed{37}, as \boxed says", "37"),
+        (r"in \boxed notation it is seven", None),
+        (r"in \boxed a way", None),
+        (r"\boxed 3x+1 without an end", None),
+        (r"\fcolorbox{red}{white", None),
+        (r"\fcolorbox{red}", None),
+        (r"\boxedin{4}", None),
+        (r"\boxed", None),
+    ],
+)
+def test_boxes_however_they_are_drawn(reply, content):
+    assert last_boxed(reply) == content
+
+
+def test_an_unfinished_box_is_told_from_none():
+    assert last_box(r"so \boxed{4").content is None
+    assert last_box(r"so \boxed{4").start == 3
+    assert last_box("so 4") is None
+
+
+@pytest.mark.parametrize("reply", [r"\boxed {bet}", r"\boxed bet", r"\fbox{bet}", r"\boxed\text{bet}", r"\boxed[bet]"])
+def test_a_move_in_any_box(reply):
+    assert parse_action(f"I think so. {reply}", KUHN) == "bet"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        r"\boxed{bet}",
+        r"\boxed{BET}",
+        "\\boxed{  bet\n}",
+        r"\boxed{[bet]}",
+        r"\boxed{[ Bet ]}",
+        r"\boxed{\text{bet}}",
+        r"\boxed{\textbf{[bet]}}",
+        r"\boxed{\mathrm {bet}}",
+        r"\boxed{check}, no: \boxed{bet}",
+        r"\boxed{\boxed{bet}}",
+        r"\boxed{bet} and nothing else }{",
+        r"\boxed{\textrm{bet}}",
+        r"\boxed{\textsf{\textbf{\text{[bet]}}}}",
+        r"\boxed{$\text{bet}$}",
+        r"\boxed{\(\mathrm{bet}\)}",
+        r"\boxed{{bet}}",
+        r"\boxed{bet.}",
+        r"\boxed{\text{bet.}}",
+        r"\boxed{**bet**}",
+        r"\boxed{`bet`}",
+        "\\boxed{\u201cbet\u201d}",
+        r"\boxed{``bet''}",
+        r"\boxed{\,\text{bet}\;}",
+        r"\boxed{~bet\quad}",
+        r"\boxed{\textcolor{blue}{bet}}",
+        r"\boxed{\color{red} bet}",
+        r"\boxed{\Large\bfseries bet}",
+        r"\boxed{\underline{\emph{bet}}}",
+        r"\boxed{\left[\text{bet}\right]}",
+        r"\boxed{\boldsymbol{\mathit{bet}}}",
+        r"\[\boxed{\displaystyle \mathsf{bet}}\]",
+        r"\boxed{<b>bet</b>}",
+        "\\boxed{\uff42\uff45\uff54}",
+        "\\boxed{\u200bbet\u00a0}",
+    ],
+)
+def test_what_is_forgiven(reply):
+    assert parse_action(reply, KUHN) == "bet"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "bet",
+        r"\boxed{}",
+        r"\boxed{bet",
+        r"\boxed{bet} \boxed{",
+        r"\boxed{bet} \boxed{raise}",
+        r"\boxed{bet or check}",
+        r"\boxed{bet, check}",
+        r"\boxed{[[bet]]}",
+        r"\boxed{bet!}",
+        r"\boxed{b e t}",
+        r"\boxed{call}",
+        r"\boxed{J}",
+        r"\boxed{\frac{bet}{1}}",
+        r"\boxed{\text{bet} \text{check}}",
+        r"\boxed{{bet}{bet}}",
+        r"\boxed{\textbf{bet} \rightarrow \text{bet}}",
+        r"\boxed{\text{not bet}}",
+        r"\boxed{\phantom{bet}}",
+        r"\boxed{\bet}",
+        r"\boxed{bet..}",
+        r"\boxed{bet^2}",
+        r"\boxed{\sqrt{bet}}",
+    ],
+)
+def test_what_is_not(reply):
+    assert parse_action(reply, KUHN) is None
+
+
+def test_a_cell_is_its_own_number_only():
+    after = TICTACTOE.apply("4")
+    assert parse_action(r"\boxed{4}", TICTACTOE) == "4"
+    assert parse_action(r"\boxed{4}", after) is None
+    assert parse_action(r"\boxed{04}", after) is None
+    assert parse_action(r"\boxed{5.0}", after) is None
+    assert parse_action(r"\boxed{9}", after) is None
+
+
+@pytest.mark.parametrize(
+    "content", [r"\textbf{\text{4}}", r"\textrm{4}", "$4$", "{4}", "4.", r"\fbox{4}", r"\mathbf{[4]}"]
+)
+def test_a_cell_in_any_dress(content):
+    assert parse_action(rf"\boxed{{{content}}}", TICTACTOE) == "4"
+
+
+@pytest.mark.parametrize(
+    "content", ["4^2", "4\u00b2", r"\frac{4}{1}", r"\sqrt{4}", "-4", "4,", "4 5", "4.4", r"0\!4", "4!"]
+)
+def test_what_is_no_dress_of_a_cell(content):
+    assert parse_action(rf"\boxed{{{content}}}", TICTACTOE) is None
+
+
+OFFER = "offer: 2 wood -> 1 gold"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        r"\text{offer: 2 wood} \rightarrow \text{1 gold}",
+        r"\text{offer: 2 wood} \to \textbf{1 gold}",
+        r"$\text{Offer: 2 wood $\rightarrow$ 1 gold}$",
+        r"\textbf{offer:}\ 2\ \text{wood} \longrightarrow 1\ \text{gold}.",
+        r"\text{offer: } 2 \text{ wood} \implies 1 \text{ gold}",
+        r"\mathrm{offer}\colon 2~\mathrm{wood} \Rightarrow 1~\mathrm{gold}",
+        "offer: 2 wood \u2192 1 gold",
+        r"\left[\text{offer: 2 wood} \to \text{1 gold}\right]",
+        r"\text{\textit{offer: 2 wood} -\textgreater{} 1 gold}",
+    ],
+)
+def test_an_offer_in_any_dress(content):
+    state = next(s for s in random_states(300, seed=3, games=("simple_negotiation",)) if OFFER in s.legal_actions())
+    assert parse_action(rf"\boxed{{{content}}}", state) == OFFER
+
+
+def test_an_offer_is_still_one_offer():
+    state = next(s for s in random_states(300, seed=3, games=("simple_negotiation",)) if OFFER in s.legal_actions())
+    assert parse_action(r"\boxed{\text{offer: 2 wood} \gets \text{1 gold}}", state) is None
+    assert parse_action(rf"\boxed{{\text{{{OFFER}}} \text{{{OFFER}}}}}", state) is None
+    assert parse_action(r"\boxed{\text{2 wood} \to \text{1 gold}}", state) is None
+
+
+def test_a_box_too_long_for_any_game_is_no_action():
+    assert parse_action(rf"\boxed{{bet{' ' * 200_000}}}", KUHN) is None
+
+
+def test_nobody_acts_at_chance_and_after_the_end():
+    dealing = load_game("kuhn_poker").initial_state()
+    over = KUHN.apply("bet").apply("fold")
+    assert dealing.is_chance
+    assert over.is_terminal
+    assert parse_action(r"\boxed{J}", dealing) is None
+    assert parse_action(r"\boxed{check}", over) is None
+
+
+def test_a_negotiator_may_talk_inside_the_box():
+    state = next(s for s in random_states(50, seed=2, games=("simple_negotiation",)) if "pass" in s.legal_actions())
+    said = parse_action(r"\boxed{Your   gold is fine. [Pass]}", state)
+    assert said == "Your gold is fine. [Pass]"
+    assert state.apply(said).log[-1].token == "pass"
+    assert parse_action(r"\boxed{[pass]}", state) == "pass"
+    assert parse_action(r"\boxed{[pass] [pass]}", state) is None
+
+
+@pytest.mark.parametrize("spec", GAMES)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_every_legal_action_survives(spec, seed):
+    for state in random_turns(load_game(spec), random.Random(seed)):
+        for action in state.legal_actions():
+            assert parse_action(f"Some thought.\n\\boxed{{{action}}}", state) == action
+            assert parse_action(f"\\boxed{{\\text{{ [{action.upper()}] }}}}.", state) == action
+
+
+PIECES = st.sampled_from(["\\boxed{", "\\text{", "}", "{", "[", "]", "offer:", "3 wood -> 2 gold", "bet", "4", " "])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    reply=st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join)),
+    state=st.sampled_from(STATES),
+)
+def test_any_text_gives_a_legal_action_or_none(reply, state):
+    for text in (reply, f"\\boxed{{{reply}}}"):
+        action = parse_action(text, state)
+        assert action is None or state.is_legal(action)
+        if action is not None:
+            assert state.apply(action) != state

@@ -1,0 +1,200 @@
+"""Where a reply ends, in every family's own template, and that a checkpoint's replies end in the same places."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from chat_templates import FAMILIES, Family
+from spiral.core.policy import TurnRequest
+from spiral.games import load_game
+from spiral.inference.base import LanguagePolicy
+from spiral.inference.transformers import TransformersPolicy
+from spiral.models.loading import declared_ends, load_language_model
+from spiral.models.settings import ModelConfig
+from spiral.policies import SamplingConfig
+from spiral.text import ChatCodec, PromptConfig
+from spiral.text.turn_ends import end_tokens, ignored_ends, stop_token_ids
+from spiral.training.checkpoint import save_checkpoint
+from spiral.training.learner import Learner, LearnerConfig
+from spiral.training.loss import LossConfig
+from turns import replies_of
+
+KUHN = load_game("kuhn_poker")
+COMPACT = PromptConfig(observation="compact", thinking=False)
+
+
+def ids_of(tokenizer, tokens):
+    return {tokenizer.convert_tokens_to_ids(token) for token in tokens}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_reply_ends_where_its_family_ends_turns(name):
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    declared = ids_of(tokenizer, family.declared)
+    assert {end.text for end in end_tokens(tokenizer, declared)} == set(family.ends)
+    assert stop_token_ids(tokenizer, declared) == ids_of(tokenizer, family.ends)
+    assert all(end.reason for end in end_tokens(tokenizer, declared))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].template])
+def test_prompts_of_every_family_open_the_models_turn(name):
+    family = FAMILIES[name]
+    codec = ChatCodec(family.tokenizer(), PromptConfig(example=True))
+    prompt = codec.render("Your card: J.", KUHN)
+    assert "Your card: J.\n\nReason step by step" in prompt
+    assert codec.opened == family.opened
+
+
+def test_thinking_tokens_channels_words_and_the_beginning_end_nothing():
+    tokenizer = FAMILIES["gpt-oss"].tokenizer()
+    inner = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>", "<|startoftext|>", "<think>")
+    words = [*ids_of(tokenizer, ("a", "0", "maybe ", *inner)), len(tokenizer), 10**9, -1]
+    assert set(ignored_ends(tokenizer, words)) == set(words)
+    assert stop_token_ids(tokenizer, words) == ids_of(tokenizer, ("<|return|>", "<|endoftext|>"))
+    # In Phi's tokenizer the same token ends a turn.
+    phi = FAMILIES["phi-3"].tokenizer()
+    assert ids_of(phi, ("<|end|>",)) <= stop_token_ids(phi)
+
+
+def test_nothing_may_say_how_a_turn_ends():
+    tokenizer = Family(template=None, eos="</s>", ends=("</s>",)).tokenizer()
+    tokenizer.eos_token = None
+    assert stop_token_ids(tokenizer) == frozenset()
+    assert stop_token_ids(tokenizer, ids_of(tokenizer, ["</s>"])) == ids_of(tokenizer, ["</s>"])
+
+
+# A model that recites.
+
+
+def reciting_model(tokenizer, prompt, reply, ends=None):
+    """A Llama that follows the last token of `prompt` with the ids `reply`, all different, and then with "z" for ever.
+
+    Each token's embedding is a direction of its own, attention and MLP add nothing, and the head leads to the next.
+    """
+    size = len(tokenizer)
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=-(-size // 64) * 64, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=False,
+        bos_token_id=None, eos_token_id=ends,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    chain = [prompt[-1], *reply, tokenizer.convert_tokens_to_ids("z")]
+    assert len(set(chain)) == len(chain)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(1.0 if "norm" in name else 0.0)
+        model.model.embed_tokens.weight.fill_diagonal_(1.0)
+        for token, following in zip(chain, [*chain[1:], chain[-1]], strict=True):
+            model.lm_head.weight[following, token] = 50.0
+    return model
+
+
+def kuhn_reply(policy: LanguagePolicy):
+    state = KUHN.initial_state().apply("J").apply("Q")
+    return replies_of(policy, [TurnRequest(key=0, game=KUHN, state=state, seat=0, seed=0)])[0]
+
+
+def recital(family, said="abcdefg\\boxed{bet}", end="<|user|>", **declared):
+    """A family's tokenizer and a model that says `said`, ends its turn, and goes on as the user."""
+    tokenizer = family.tokenizer()
+    prompt = ChatCodec(tokenizer, COMPACT).encode("x", KUHN).tolist()
+    reply = tokenizer.encode(said, add_special_tokens=False) + tokenizer.encode(f"{end}XYZ", add_special_tokens=False)
+    return tokenizer, reciting_model(tokenizer, prompt, reply, **declared)
+
+
+@pytest.mark.parametrize("name", ["glm-4", "glm-4 without a generation configuration"])
+def test_a_glm_says_nine_tokens_and_not_sixty_four(name, tmp_path):
+    tokenizer, model = recital(FAMILIES[name])
+    if FAMILIES[name].declared:
+        model.generation_config.eos_token_id = sorted(ids_of(tokenizer, FAMILIES[name].declared))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_language_model(ModelConfig(path=str(tmp_path), device="cpu"))
+    policy = TransformersPolicy(loaded.model, loaded.codec(COMPACT), SamplingConfig(max_new_tokens=64))
+    reply = kuhn_reply(policy)
+    assert len(reply.generation.token_ids) == 9
+    assert reply.generation.stop_reason == "stop"
+    assert (reply.reply, reply.action) == ("abcdefg\\boxed{bet}", "bet")
+
+
+@pytest.mark.parametrize(
+    ("files", "ends"),
+    [
+        ({"generation_config.json": {"eos_token_id": [7, 5]}, "config.json": {"eos_token_id": 3}}, (7, 5)),
+        ({"generation_config.json": {"eos_token_id": 7}, "config.json": {}}, (7,)),
+        ({"generation_config.json": {"temperature": 1.0}, "config.json": {"eos_token_id": [3, 4]}}, (3, 4)),
+        ({"config.json": {"eos_token_id": 0}}, (0,)),
+        ({"config.json": {"text_config": {"eos_token_id": [9]}}}, (9,)),
+        ({"config.json": {"eos_token_id": None}}, ()),
+        ({}, ()),
+    ],
+)
+def test_what_the_files_of_a_model_declare(files, ends, tmp_path):
+    for name, values in files.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    assert declared_ends(str(tmp_path)) == ends
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [true]}', "\udcff"])
+def test_a_damaged_generation_configuration_is_named(text, tmp_path):
+    (tmp_path / "generation_config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"generation_config\.json"):
+        declared_ends(str(tmp_path))
+
+
+def test_a_checkpoint_ends_its_replies_where_its_model_did(tmp_path):
+    # transformers loads this configuration and refuses to save it, which would lose the run at its first checkpoint.
+    unsavable = {"do_sample": False, "temperature": 0.6}
+    tokenizer, model = recital(FAMILIES["glm-4"])
+    declared = sorted(ids_of(tokenizer, FAMILIES["glm-4"].declared))
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": declared, **unsavable}))
+    loaded = load_language_model(ModelConfig(path=str(tmp_path / "model"), device="cpu"))
+    assert loaded.declared_ends == tuple(declared)
+    learner = Learner(
+        loaded.model, config=LearnerConfig(), loss_config=LossConfig(), sampling=SamplingConfig(), total_steps=1, seed=0
+    )
+    prompt = PromptConfig(observation="compact", system="Be brief.")
+    path = save_checkpoint(tmp_path / "run", learner=learner, tokenizer=tokenizer, prompt=prompt, state={})
+    again = load_language_model(ModelConfig(path=str(path), device="cpu"))
+    assert again.declared_ends == loaded.declared_ends
+    assert again.prompt == prompt
+    assert again.codec(COMPACT).stop_ids == loaded.codec(COMPACT).stop_ids == ids_of(tokenizer, FAMILIES["glm-4"].ends)
+
+
+def test_ends_are_no_part_of_the_text_and_delimiters_are():
+    family = FAMILIES["glm-4"]
+    tokenizer = family.tokenizer()
+    codec = ChatCodec(tokenizer, COMPACT, ids_of(tokenizer, family.declared))
+    ids = np.array(tokenizer.encode("<think>a</think>b<|observation|>", add_special_tokens=False))
+    assert codec.read(ids).text == "<think>a</think>b"
+
+
+END = "{% if not loop.last %}<|zed|>\n{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        # An end only between turns, also after a system prompt of the template's own.
+        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}" + END, {"<|zed|>"}),
+        ("<|im_start|>system\nBe kind.<|zed|>\n{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}" + END,
+         {"<|zed|>"}),
+        ("{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n" + END, {"<|zed|>"}),
+        # What opens every turn is no end.
+        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}", set()),
+        # A thought's token after an answer is none.
+        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|think|>{% endfor %}", set()),
+    ],
+)  # fmt: skip
+def test_an_end_that_stands_only_between_turns(template, ends):
+    opens = "{% if add_generation_prompt %}<|zed|>\n<|im_start|>assistant\n{% endif %}"
+    made = Family(
+        template=template + opens, eos="</s>", ends=("</s>",), special=("<|im_start|>", "<|zed|>", "<|think|>")
+    )
+    assert {end.text for end in end_tokens(made.tokenizer())} == {"</s>", *ends}

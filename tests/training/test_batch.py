@@ -1,0 +1,112 @@
+"""Episodes to a batch, token by token: masks, offsets, and what is left out."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from made_up import new_episode, new_turn, random_samples
+from spiral.core.records import Sample, Turn
+from spiral.training.batch import make_batch, samples_from_episodes
+
+
+def sample(prompt, reply, advantage=1.0):
+    return Sample(
+        token_ids=np.array([*prompt, *reply], dtype=np.int64),
+        action_mask=np.array([False] * len(prompt) + [True] * len(reply)),
+        behaviour_logprobs=np.array([0.0] * len(prompt) + [-0.5 * token for token in reply], dtype=np.float32),
+        advantage=advantage,
+        game="tictactoe",
+        player=0,
+        policy_version=3,
+    )
+
+
+def test_a_turn_becomes_a_sample_untouched():
+    turns = [new_turn(0, (5, 6, 7), (8, 9), (-0.25, -0.5), version=4), new_turn(1, (5,), (2,), (-1.0,), version=4)]
+    samples, dropped = samples_from_episodes(
+        [new_episode((1.0, -1.0), turns)], [(0.75, -0.5)], drop_zero_advantage=True
+    )
+    assert dropped == 0
+    first, second = samples
+    assert first.token_ids.tolist() == [5, 6, 7, 8, 9]
+    assert first.action_mask.tolist() == [False, False, False, True, True]
+    assert first.behaviour_logprobs.tolist() == [0.0, 0.0, 0.0, -0.25, -0.5]
+    assert (first.advantage, first.game, first.player, first.policy_version) == (0.75, "tictactoe", 0, 4)
+    assert (second.advantage, second.player) == (-0.5, 1)
+    assert second.token_ids.tolist() == [5, 2]
+
+
+def test_every_turn_of_a_seat_gets_that_seats_advantage():
+    turns = [new_turn(ply % 2) for ply in range(5)]
+    samples, _ = samples_from_episodes([new_episode((1.0, -1.0), turns)], [(0.9, -0.9)], drop_zero_advantage=False)
+    assert [one.advantage for one in samples] == [0.9, -0.9, 0.9, -0.9, 0.9]
+
+
+def test_only_what_a_trainable_seat_sampled_is_trained():
+    scripted = Turn(player=0, observation="o", reply="0", action="0")
+    empty = new_turn(0, (1, 2), (), stop_reason="length", action=None)
+    turns = [new_turn(0), new_turn(1), scripted, empty]
+    for trainable, players in (
+        ((True, True), [0, 1]),
+        ((True, False), [0]),
+        ((False, True), [1]),
+        ((False, False), []),
+    ):
+        episode = new_episode((1.0, -1.0), turns, trainable=trainable)
+        samples, dropped = samples_from_episodes([episode], [(1.0, -1.0)], drop_zero_advantage=True)
+        assert [one.player for one in samples] == players
+        assert dropped == 0
+
+
+def test_samples_without_advantage_are_dropped_and_counted():
+    turns = [new_turn(0), new_turn(1), new_turn(0)]
+    episodes = [new_episode((1.0, -1.0), turns), new_episode((0.0, 0.0), turns), new_episode((1.0, 0.0), turns)]
+    advantages = [(0.0, -1.0), (0.0, 0.0), (1e-9, 0.0)]
+    samples, dropped = samples_from_episodes(episodes, advantages, drop_zero_advantage=True)
+    assert [one.advantage for one in samples] == [-1.0, 1e-9, 1e-9]
+    assert dropped == 6
+    samples, dropped = samples_from_episodes(episodes, advantages, drop_zero_advantage=False)
+    assert (len(samples), dropped) == (9, 0)
+
+
+def test_advantages_must_match_the_episodes():
+    with pytest.raises(ValueError, match="zip"):
+        samples_from_episodes([new_episode((1.0, -1.0), [new_turn(0)])], [], drop_zero_advantage=True)
+
+
+def test_offsets_by_hand():
+    batch = make_batch([sample((1, 2), (3,), 0.5), sample((4,), (5, 6, 7), -1.0), sample((8, 9, 10), (11, 12), 2.0)])
+    assert batch.token_ids_L.tolist() == list(range(1, 13))
+    assert batch.starts_S.tolist() == [0, 3, 7]
+    assert batch.lengths_S.tolist() == [3, 4, 5]
+    assert batch.prompt_lengths_S.tolist() == [2, 1, 3]
+    assert batch.advantages_S.tolist() == [0.5, -1.0, 2.0]
+    assert batch.action_ids_A.tolist() == [3, 5, 6, 7, 11, 12]
+    assert batch.behaviour_logprobs_A.tolist() == [-1.5, -2.5, -3.0, -3.5, -5.5, -6.0]
+    assert batch.action_sample_A.tolist() == [0, 1, 1, 1, 2, 2]
+    assert (batch.num_samples, batch.num_action_tokens) == (3, 6)
+    assert {batch.token_ids_L.dtype, batch.action_ids_A.dtype} == {torch.int64}
+    assert {batch.advantages_S.dtype, batch.behaviour_logprobs_A.dtype} == {torch.float32}
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(1, 12), seed=st.integers(0, 1000))
+def test_every_sample_can_be_read_back(count, seed):
+    samples = random_samples(count, 100, seed, longest=6)
+    batch = make_batch(samples)
+    for index, one in enumerate(samples):
+        start, length = int(batch.starts_S[index]), int(batch.lengths_S[index])
+        assert batch.token_ids_L[start : start + length].tolist() == one.token_ids.tolist()
+        mine = batch.action_sample_A == index
+        assert batch.action_ids_A[mine].tolist() == one.token_ids[one.action_mask].tolist()
+        assert batch.behaviour_logprobs_A[mine].tolist() == one.behaviour_logprobs[one.action_mask].tolist()
+        assert int(batch.prompt_lengths_S[index]) == len(one.token_ids) - int(one.action_mask.sum())
+
+
+def test_what_cannot_be_a_batch():
+    with pytest.raises(ValueError, match="got no samples"):
+        make_batch([])
+    with pytest.raises(ValueError, match="first token is an action"):
+        make_batch([sample((1,), (2,)), sample((), (2, 3))])

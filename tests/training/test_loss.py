@@ -1,0 +1,247 @@
+"""The loss in numbers that can be checked with a pencil, and its gradients against a naive implementation."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from spiral.training.logprobs import TokenScores, score_tokens
+from spiral.training.loss import LossConfig, importance_weights, loss, policy_loss_tokens
+
+LN2 = math.log(2.0)
+
+
+def scores_of(logprobs, entropy=0.0, kl=0.0):
+    fill = torch.zeros_like(logprobs)
+    return TokenScores(logprobs_K=logprobs, entropy_K=fill + entropy, kl_K=fill + kl)
+
+
+def tensors(*columns):
+    return [torch.tensor(column, dtype=torch.float64) for column in columns]
+
+
+def test_policy_gradient_by_hand():
+    logprobs, old, advantages = tensors([-1.0, -2.0, -0.5], [-1.0, -2.0, -0.5], [2.0, -1.0, 0.5])
+    logprobs.requires_grad_()
+    parts = loss(scores_of(logprobs), old, old, advantages, 10.0, LossConfig(kind="policy_gradient"))
+    # -(2 * -1 + -1 * -2 + 0.5 * -0.5) / 10
+    assert parts.total.item() == pytest.approx(0.025)
+    assert parts.policy.item() == parts.total.item()
+    assert parts.clipped.item() == 0
+    parts.total.backward()
+    assert logprobs.grad.tolist() == pytest.approx([-0.2, 0.1, -0.05])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "value", "flows"),
+    [
+        (1.0, 1.0, -1.0, True),
+        (1.1, 1.0, -1.1, True),
+        (1.5, 1.0, -1.2, False),  # already likelier than the clip allows: no more reward for it
+        (0.5, 1.0, -0.5, True),  # a good action that got rarer may come back
+        (0.5, -1.0, 0.8, False),  # a bad action that is already rarer: no more reward for it
+        (1.5, -1.0, 1.5, True),  # a bad action that got likelier is pushed back in full
+        (0.9, -2.0, 1.8, True),
+        (3.0, 0.0, 0.0, False),
+    ],
+)
+def test_the_clip_on_both_sides_for_both_signs(ratio, advantage, value, flows):
+    old, advantages = tensors([-1.5], [advantage])
+    logprobs = (old + math.log(ratio)).requires_grad_()
+    tokens, clipped = policy_loss_tokens(logprobs, old, advantages, LossConfig(clip_low=0.2, clip_high=0.2))
+    assert tokens.item() == pytest.approx(value)
+    tokens.sum().backward()
+    assert logprobs.grad.item() == pytest.approx(-ratio * advantage if flows else 0.0)
+    assert clipped.item() == (not flows and advantage != 0)
+
+
+def test_a_higher_upper_clip_lets_rare_tokens_grow():
+    old, advantages = tensors([-4.0, -4.0], [1.0, -1.0])
+    logprobs = old + math.log(1.25)
+    same, _ = policy_loss_tokens(logprobs, old, advantages, LossConfig())
+    higher, clipped = policy_loss_tokens(logprobs, old, advantages, LossConfig(clip_high=0.28))
+    assert same.tolist() == pytest.approx([-1.2, 1.25])
+    assert higher.tolist() == pytest.approx([-1.25, 1.25])
+    assert clipped.tolist() == [False, False]
+
+
+def test_ppo_at_ratio_one_has_the_policy_gradient():
+    logprobs, advantages = tensors([-1.0, -2.0, -0.5], [2.0, -1.0, 0.5])
+    grads = []
+    for kind in ("ppo", "policy_gradient"):
+        leaf = logprobs.clone().requires_grad_()
+        loss(scores_of(leaf), logprobs, logprobs, advantages, 3.0, LossConfig(kind=kind)).total.backward()
+        grads.append(leaf.grad.tolist())
+    assert grads[0] == pytest.approx(grads[1])
+
+
+def test_importance_weights_are_truncated_above_only_and_carry_no_gradient():
+    old, behaviour = tensors([-1.0, -1.0, -1.0, -1.0], [-1.0, -1.0 - LN2, -1.0 + 3 * LN2, -9.0])
+    old.requires_grad_()
+    weights = importance_weights(old, behaviour, cap=3.0)
+    assert weights.tolist() == pytest.approx([1.0, 2.0, 0.125, 3.0])
+    assert not weights.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["ppo", "policy_gradient"])
+def test_the_weight_multiplies_a_tokens_loss_and_its_gradient(kind):
+    logprobs, behaviour, advantages = tensors([-1.0, -1.0], [-1.0 - LN2, -9.0], [1.0, 1.0])
+    config = LossConfig(kind=kind, importance_cap=4.0)
+    leaf = logprobs.clone().requires_grad_()
+    parts = loss(scores_of(leaf), logprobs, behaviour, advantages, 1.0, config)
+    parts.total.backward()
+    token = 1.0 if kind == "policy_gradient" else -1.0
+    assert parts.total.item() == pytest.approx(2.0 * token + 4.0 * token)
+    assert leaf.grad.tolist() == pytest.approx([-2.0, -4.0])
+
+
+def test_entropy_and_kl_are_added_with_their_weights():
+    logprobs, advantages = tensors([-1.0, -1.0], [0.0, 0.0])
+    config = LossConfig(entropy_bonus=0.1, kl_coefficient=0.5)
+    parts = loss(scores_of(logprobs, entropy=2.0, kl=0.3), logprobs, logprobs, advantages, 4.0, config)
+    assert parts.total.item() == pytest.approx((-0.1 * 2.0 + 0.5 * 0.3) * 2 / 4)
+    assert parts.policy.item() == 0.0
+
+
+def test_a_token_weighs_the_same_in_a_short_and_in_a_long_answer():
+    # Two samples of 2 and 6 tokens with one advantage: the constant denominator knows nothing of lengths.
+    logprobs, advantages = torch.full((8,), -1.0).requires_grad_(), torch.ones(8)
+    old = logprobs.detach()
+    loss(scores_of(logprobs), old, old, advantages, 2 * 16.0, LossConfig(kind="policy_gradient")).total.backward()
+    assert logprobs.grad.tolist() == pytest.approx([-1 / 32] * 8)
+
+
+def test_micro_batches_add_up():
+    torch.manual_seed(0)
+    logprobs, old, behaviour, advantages = (torch.randn(10, dtype=torch.float64) * 0.3 for _ in range(4))
+    config = LossConfig()
+    whole = loss(scores_of(logprobs), old, behaviour, advantages, 7.0, config)
+    parts = [
+        loss(scores_of(logprobs[cut]), old[cut], behaviour[cut], advantages[cut], 7.0, config)
+        for cut in (slice(0, 3), slice(3, 4), slice(4, 10))
+    ]
+    assert sum(part.total.item() for part in parts) == pytest.approx(whole.total.item())
+    assert sum(part.clipped.item() for part in parts) == whole.clipped.item() > 0
+
+
+def test_impossible_settings_are_refused():
+    for wrong in ({"clip_low": 1.0}, {"clip_high": 0.0}, {"importance_cap": 0}, {"kind": "grpo"}, {"kl": 0.1}):
+        with pytest.raises(ValidationError):
+            LossConfig(**wrong)
+
+
+# From hidden states to scores.
+
+TOKENS, SIZE, VOCABULARY = 13, 8, 29
+
+
+def setting(seed=0):
+    """Hidden states, two output heads and targets."""
+    torch.manual_seed(seed)
+    head, other = (torch.nn.Linear(SIZE, VOCABULARY, bias=False).double() for _ in range(2))
+    hidden, reference = (torch.randn(TOKENS, SIZE, dtype=torch.float64) * 2 for _ in range(2))
+    return hidden.requires_grad_(), head, torch.randint(0, VOCABULARY, (TOKENS,)), (reference, other)
+
+
+def naive_scores(hidden, head, targets, temperature, reference):
+    """Everything from full logits, one token at a time, with probabilities rather than their logarithms."""
+    columns = []
+    for place in range(TOKENS):
+        p = torch.softmax(head(hidden[place]).float() / temperature, 0)
+        q = torch.softmax(reference[1](reference[0][place]).float() / temperature, 0)
+        entropy = sum(-p[token] * torch.log(p[token]) for token in range(VOCABULARY))
+        kl = sum(p[token] * torch.log(p[token] / q[token]) for token in range(VOCABULARY))
+        columns.append((torch.log(p[targets[place]]), entropy, kl))
+    return [torch.stack(column) for column in zip(*columns, strict=True)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 1000])
+def test_scores_and_gradients_equal_a_naive_implementation(temperature, chunk_tokens):
+    weights = torch.randn(3, TOKENS, generator=torch.Generator().manual_seed(1))
+    results = []
+    for naive in (True, False):
+        hidden, head, targets, reference = setting()
+        if naive:
+            columns = naive_scores(hidden, head, targets, temperature, reference)
+        else:
+            size = chunk_tokens * VOCABULARY
+            scores = score_tokens(hidden, head, targets, temperature, reference, chunk_elements=size)
+            columns = [scores.logprobs_K, scores.entropy_K, scores.kl_K]
+        sum((weight * column).sum() for weight, column in zip(weights, columns, strict=True)).backward()
+        results.append([*(column.detach().double() for column in columns), hidden.grad, head.weight.grad])
+        assert naive or reference[1].weight.grad is None
+    for expected, found in zip(*results, strict=True):
+        assert expected.abs().max() > 1e-3
+        assert torch.allclose(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_entropy_and_kl_of_known_distributions():
+    # Logits given directly: the head is the identity.
+    head = torch.nn.Linear(4, 4, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(4))
+    uniform, skewed = torch.zeros(1, 4), torch.tensor([[0.0, LN2, 0.0, 0.0]])  # 1/4 each; 1/5, 2/5, 1/5, 1/5
+    target = torch.tensor([1])
+    scores = score_tokens(skewed, head, target, 1.0, (uniform, head))
+    assert scores.logprobs_K.item() == pytest.approx(math.log(0.4), abs=1e-6)
+    entropy = -(0.4 * math.log(0.4) + 0.6 * math.log(0.2))
+    assert scores.entropy_K.item() == pytest.approx(entropy, abs=1e-6)
+    assert scores.kl_K.item() == pytest.approx(math.log(4) - entropy, abs=1e-6)
+    back = score_tokens(uniform, head, target, 1.0, (skewed, head))
+    assert back.kl_K.item() == pytest.approx(0.25 * math.log(0.25 / 0.4) + 0.75 * math.log(0.25 / 0.2), abs=1e-6)
+    same = score_tokens(skewed, head, target, 1.0, (skewed, head))
+    assert same.kl_K.item() == 0.0
+    assert score_tokens(skewed, head, target, 1.0).kl_K.item() == 0.0
+
+
+def test_temperature_zero_is_scored_at_temperature_one():
+    hidden, head, targets, reference = setting()
+    greedy, plain = (score_tokens(hidden, head, targets, temperature, reference) for temperature in (0.0, 1.0))
+    assert torch.equal(greedy.logprobs_K, plain.logprobs_K)
+    assert torch.equal(greedy.kl_K, plain.kl_K)
+
+
+def test_gradients_agree_with_finite_differences():
+    hidden, head, targets, reference = setting(seed=2)
+    old = torch.full((TOKENS,), -3.0)
+    advantages = torch.linspace(-1, 1, TOKENS)
+    config = LossConfig(clip_low=0.9, clip_high=50.0, entropy_bonus=0.3, kl_coefficient=0.7)
+
+    def value(hidden):
+        scores = score_tokens(hidden, head, targets, 1.0, reference, chunk_elements=5 * VOCABULARY)
+        return loss(scores, old, old, advantages, 5.0, config).total
+
+    value(hidden).backward()
+    torch.manual_seed(3)
+    step = 1e-2
+    for _ in range(5):
+        direction = torch.randn_like(hidden)
+        with torch.no_grad():
+            slope = (value(hidden + step * direction) - value(hidden - step * direction)) / (2 * step)
+        assert slope.item() == pytest.approx((hidden.grad * direction).sum().item(), rel=0.02, abs=2e-3)
+
+
+def saved(chunk_elements):
+    """The sizes of all tensors that the forward pass keeps for the backward pass."""
+    hidden, head, targets, reference = setting()
+    sizes = []
+
+    def note(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        scores = score_tokens(hidden, head, targets, 1.0, reference, chunk_elements=chunk_elements)
+    kept = list(sizes)
+    (scores.logprobs_K + scores.entropy_K + scores.kl_K).sum().backward()
+    assert hidden.grad.abs().min() > 0
+    return kept
+
+
+def test_chunks_are_computed_again_and_not_kept():
+    whole = saved(chunk_elements=10**6)
+    assert whole.count(TOKENS * VOCABULARY) >= 3
+    # Of a chunk of four tokens its hidden states are kept, and nothing as large as its logits.
+    assert max(saved(chunk_elements=4 * VOCABULARY)) == 4 * SIZE < 4 * VOCABULARY
