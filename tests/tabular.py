@@ -45,7 +45,7 @@ class TablePlayer:
         return [self._reply(request, uniform) for request, uniform in zip(pending, uniforms, strict=True)]
 
     def _reply(self, request, uniform):
-        row = ROW[request.state.information_state(request.seat)]
+        row = ROW[request.state.information_state(request.player)]
         choice = int(uniform >= self._first[row])
         generation = Generation(
             token_ids=np.array([choice]),

@@ -29,7 +29,7 @@ def game_of(state):
 def requests_for(states, seed=0):
     """One request a state, keyed by its place."""
     return [
-        TurnRequest(key=key, game=game_of(state), state=state, seat=state.current_player, seed=1000 * seed + key)
+        TurnRequest(key=key, game=game_of(state), state=state, player=state.current_player, seed=1000 * seed + key)
         for key, state in enumerate(states)
     ]
 

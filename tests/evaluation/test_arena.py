@@ -30,7 +30,7 @@ class Faulty(ScriptedPolicy):
         return rng.choice(state.legal_actions())
 
     def _reply(self, request):
-        if request.seat == self.seat and len(request.state.moves) >= 2:
+        if request.player == self.seat and len(request.state.moves) >= 2:
             return TurnReply(key=request.key, observation="", reply="?", action=None)
         return super()._reply(request)
 

@@ -59,7 +59,7 @@ def test_asleep_there_are_no_keys_and_values(nano, compute):
 
 def test_whatever_is_asked_of_a_sleeping_engine_wakes_it(nano):
     policy = policy_of(nano)
-    prompts = [request.state.observation(request.seat, "compact") for request in REQUESTS[:2]]
+    prompts = [request.state.observation(request.player, "compact") for request in REQUESTS[:2]]
     ids = [policy.codec.encode(prompt, REQUESTS[0].game) for prompt in prompts]
     scores = reply_logprobs(policy, ids, ["1", "2"])
     policy.sleep()

@@ -145,7 +145,7 @@ def test_a_prompt_that_fills_the_context_gets_an_empty_reply(random_model, token
     state = TICTACTOE.initial_state()
     length = len(policy.codec.encode(state.observation(0), TICTACTOE))
     assert length > policy.model.config.max_position_embeddings
-    reply = replies_of(policy, [TurnRequest(key=3, game=TICTACTOE, state=state, seat=0, seed=0)])[3]
+    reply = replies_of(policy, [TurnRequest(key=3, game=TICTACTOE, state=state, player=0, seed=0)])[3]
     assert reply.generation.token_ids.tolist() == []
     assert reply.generation.logprobs.tolist() == []
     assert (reply.generation.stop_reason, reply.generation.budget) == ("context", 0)
@@ -161,7 +161,7 @@ def test_a_long_prompt_leaves_what_is_left_of_the_context(random_model, tokenize
     model.config.max_position_embeddings = length + 3
     policy = new_policy(model, tokenizer)
     replies = replies_of(
-        policy, [TurnRequest(key=key, game=TICTACTOE, state=state, seat=0, seed=key) for key in range(20)]
+        policy, [TurnRequest(key=key, game=TICTACTOE, state=state, player=0, seed=key) for key in range(20)]
     )
     assert max(len(reply.generation.token_ids) for reply in replies.values()) == 3
 
@@ -302,7 +302,7 @@ def test_the_observation_and_action_are_those_of_the_game(nano):
     replies = replies_of(policy, requests)
     for request in requests:
         reply = replies[request.key]
-        assert reply.observation == request.state.observation(request.seat, "compact")
+        assert reply.observation == request.state.observation(request.player, "compact")
         assert reply.action in request.state.legal_actions()
         assert reply.reply == f"\\boxed{{{reply.action}}}"
         assert reply.generation.stop_reason == "stop"
@@ -323,7 +323,7 @@ def test_every_game_is_asked_with_its_own_example(nano):
 
 def test_prompts_outside_a_game_are_answered_as_turns_are(nano):
     policy = new_policy(nano.model, nano.tokenizer, thinking=True, budget=12)
-    request = TurnRequest(key=0, game=TICTACTOE, state=TICTACTOE.initial_state(), seat=0, seed=5)
+    request = TurnRequest(key=0, game=TICTACTOE, state=TICTACTOE.initial_state(), player=0, seed=5)
     turn = replies_of(policy, [request])[0]
     policy.submit_prompts([PromptRequest(key=7, prompt_ids=turn.prompt_ids, seed=5)])
     (reply,) = policy.poll()

@@ -67,7 +67,7 @@ def test_it_names_candidates_first_when_asked_to_think(nano):
     policy = policy_of(nano, nano_model.THINKING)
     game = load_game("tictactoe")
     state = game.initial_state().apply("4")
-    policy.submit([TurnRequest(key=key, game=game, state=state, seat=1, seed=key) for key in range(50)])
+    policy.submit([TurnRequest(key=key, game=game, state=state, player=1, seed=key) for key in range(50)])
     replies = []
     while len(replies) < 50:
         replies.extend(policy.poll())
@@ -87,7 +87,7 @@ def test_at_once_it_is_asked_and_answers_without_a_thought(nano):
     game = load_game("kuhn_poker")
     state = game.initial_state().apply("J").apply("Q").apply("bet")
     policy = policy_of(nano, nano_model.DIRECT)
-    policy.submit([TurnRequest(key=key, game=game, state=state, seat=1, seed=key) for key in range(20)])
+    policy.submit([TurnRequest(key=key, game=game, state=state, player=1, seed=key) for key in range(20)])
     replies = policy.poll()
     asked = [{"role": "user", "content": "kuhn_poker:Q:bet"}]
     for reply in replies:

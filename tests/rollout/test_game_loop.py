@@ -83,7 +83,7 @@ class Slow:
         place = {"last": -1, "first": 0, "any": self.rng.randrange(len(self.pending))}[self.order]
         request = self.pending.pop(place)
         action = random.Random(request.seed).choice(request.state.legal_actions())
-        observation = request.state.observation(request.seat)
+        observation = request.state.observation(request.player)
         return [TurnReply(key=request.key, observation=observation, reply=action, action=action)]
 
 

@@ -71,7 +71,9 @@ def test_a_reply_ends_with_the_models_turn():
     codec = ChatCodec(tokenizer, PromptConfig(observation="compact"))
     policy = TransformersPolicy(new_model(len(tokenizer)).eval(), codec, sampling)
     state = KUHN.initial_state().apply("J").apply("Q")
-    replies = replies_of(policy, [TurnRequest(key=key, game=KUHN, state=state, seat=0, seed=key) for key in range(60)])
+    replies = replies_of(
+        policy, [TurnRequest(key=key, game=KUHN, state=state, player=0, seed=key) for key in range(60)]
+    )
     written = [reply.generation.token_ids.tolist() for reply in replies.values()]
     assert {ids[-1] for ids in written} >= {turn_end, end}
     assert not any({turn_end, end} & set(ids[:-1]) for ids in written)

@@ -95,7 +95,7 @@ def reciting_model(tokenizer, prompt, reply, ends=None):
 
 def kuhn_reply(policy: LanguagePolicy):
     state = KUHN.initial_state().apply("J").apply("Q")
-    return replies_of(policy, [TurnRequest(key=0, game=KUHN, state=state, seat=0, seed=0)])[0]
+    return replies_of(policy, [TurnRequest(key=0, game=KUHN, state=state, player=0, seed=0)])[0]
 
 
 def recital(family, said="abcdefg\\boxed{bet}", end="<|user|>", **declared):

@@ -1,4 +1,4 @@
-"""Best responses: they win what they claim, beat everything else, and see no more than the seat does."""
+"""Best responses: they win what they claim, beat everything else, and see no more than the player does."""
 
 import pickle
 
@@ -27,38 +27,38 @@ def random_policy(game, seed, concentration=1.0):
     """Dirichlet probabilities at every information state; a small concentration is nearly pure."""
     rng = np.random.default_rng(seed)
     table = {}
-    for state, seat in information_states(game):
+    for state, player in information_states(game):
         actions = state.legal_actions()
         row = rng.dirichlet(np.full(len(actions), concentration))
-        table[state.information_state(seat)] = dict(zip(actions, row.tolist(), strict=True))
+        table[state.information_state(player)] = dict(zip(actions, row.tolist(), strict=True))
     return policy_from_table(table)
 
 
-def seated(seat, mine, other):
-    """`mine` in `seat` and `other` in the other one."""
-    return [mine, other] if seat == 0 else [other, mine]
+def seated(player, mine, other):
+    """`mine` in `player` and `other` in the other one."""
+    return [mine, other] if player == 0 else [other, mine]
 
 
 @pytest.mark.parametrize("game", [KUHN, LEDUC], ids=lambda game: game.name)
-@pytest.mark.parametrize("seat", [0, 1])
+@pytest.mark.parametrize("player", [0, 1])
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), concentration=st.sampled_from([0.02, 1.0]))
-def test_a_best_response_wins_its_value_and_nothing_wins_more(game, seat, seed, concentration):
+def test_a_best_response_wins_its_value_and_nothing_wins_more(game, player, seed, concentration):
     policy = random_policy(game, seed, concentration)
-    reply = best_response(game, policy, seat)
-    returns = expected_returns(game, seated(seat, reply.policy, policy))
+    reply = best_response(game, policy, player)
+    returns = expected_returns(game, seated(player, reply.policy, policy))
     assert sum(returns) == 0.0
-    assert returns[seat] == pytest.approx(reply.value, abs=1e-9)
+    assert returns[player] == pytest.approx(reply.value, abs=1e-9)
     other = random_policy(game, seed + 1, concentration)
-    assert expected_returns(game, seated(seat, other, policy))[seat] <= reply.value + 1e-9
+    assert expected_returns(game, seated(player, other, policy))[player] <= reply.value + 1e-9
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_nash_conv_is_the_sum_of_both_seats_gains(seed):
+def test_nash_conv_is_the_sum_of_both_players_gains(seed):
     policy = random_policy(LEDUC, seed)
     on_policy = expected_returns(LEDUC, [policy, policy])
-    gains = [best_response(LEDUC, policy, seat).value - on_policy[seat] for seat in (0, 1)]
+    gains = [best_response(LEDUC, policy, player).value - on_policy[player] for player in (0, 1)]
     assert min(gains) >= -1e-9
     assert nash_conv(LEDUC, policy) == pytest.approx(sum(gains), abs=1e-9)
 
@@ -66,7 +66,7 @@ def test_nash_conv_is_the_sum_of_both_seats_gains(seed):
 def test_the_reply_to_uniform_kuhn_in_words():
     # Seat 1 against random play: J folds to a bet, since calling never wins.
     reply = best_response(KUHN, uniform_policy, 1)
-    by_state = {state.information_state(seat): state for state, seat in information_states(KUHN) if seat == 1}
+    by_state = {state.information_state(player): state for state, player in information_states(KUHN) if player == 1}
     assert set(reply.actions) == set(by_state)
     facing_bet = {state.cards[1]: reply.actions[name] for name, state in by_state.items() if state.actions == ("bet",)}
     assert facing_bet == {"J": "fold", "Q": "call", "K": "call"}
@@ -81,7 +81,7 @@ def test_the_reply_to_uniform_kuhn_in_words():
 
 def test_the_responder_cannot_see_the_hidden_card():
     # One who sees it folds every lower card (-1) and wins 2 with every higher one: 1/2 in place of 1/3.
-    def bold(state, seat):
+    def bold(state, player):
         return {"bet" if "bet" in state.legal_actions() else "call": 1.0}
 
     assert best_response(KUHN, bold, 1).value == pytest.approx(1 / 3, abs=1e-12)
@@ -90,23 +90,23 @@ def test_the_responder_cannot_see_the_hidden_card():
 def test_every_information_state_is_asked_once():
     asked = []
 
-    def policy(state, seat):
-        asked.append((seat, state.information_state(seat)))
-        return uniform_policy(state, seat)
+    def policy(state, player):
+        asked.append((player, state.information_state(player)))
+        return uniform_policy(state, player)
 
     nash_conv(KUHN, policy)
     assert len(asked) == len(set(asked)) == 12
     asked.clear()
     best_response(KUHN, policy, 0)
-    assert {seat for seat, _ in asked} == {1}
+    assert {player for player, _ in asked} == {1}
     assert len(asked) == 6
 
 
 def test_information_states_of_the_games():
-    # Kuhn: 3 cards and 2 lines of play for each seat. Leduc without suits: 288 in all.
-    assert [sum(seat == mine for _, seat in information_states(KUHN)) for mine in (0, 1)] == [6, 6]
+    # Kuhn: 3 cards and 2 lines of play for each player. Leduc without suits: 288 in all.
+    assert [sum(player == mine for _, player in information_states(KUHN)) for mine in (0, 1)] == [6, 6]
     assert len(information_states(LEDUC)) == 288
-    assert all(state.current_player == seat for state, seat in information_states(LEDUC))
+    assert all(state.current_player == player for state, player in information_states(LEDUC))
     # 5,478 positions of tic-tac-toe, 958 of them final.
     assert len(information_states(TICTACTOE, merge_positions=True)) == 5_478 - 958
 
@@ -114,7 +114,7 @@ def test_information_states_of_the_games():
 def test_perfect_tictactoe_cannot_be_exploited():
     search = Minimax()
 
-    def perfect(state, seat):
+    def perfect(state, player):
         return {search.optimal_actions(state)[0]: 1.0}
 
     assert nash_conv(TICTACTOE, perfect, merge_positions=True) == 0.0

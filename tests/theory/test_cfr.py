@@ -25,7 +25,9 @@ def test_kuhn_converges_to_an_equilibrium():
     assert exploitability(KUHN, policy) < 1e-3
     assert expected_returns(KUHN, [policy, policy])[0] == pytest.approx(-1 / 18, abs=1e-3)
     # No member of the family bets first with Q, and the second to act bluffs with J one time in three.
-    by_play = {(state.cards[seat], state.actions): policy(state, seat) for state, seat in information_states(KUHN)}
+    by_play = {
+        (state.cards[player], state.actions): policy(state, player) for state, player in information_states(KUHN)
+    }
     assert by_play["Q", ()]["bet"] < 0.01
     assert by_play["J", ("check",)]["bet"] == pytest.approx(1 / 3, abs=0.03)
     assert by_play["K", ("bet",)]["call"] > 0.999
@@ -35,7 +37,7 @@ def test_kuhn_converges_to_an_equilibrium():
 def test_leduc_converges_to_its_value():
     policy = solve_cfr(LEDUC, 200)
     assert exploitability(LEDUC, policy) < 0.02
-    # The game's value to seat 0 is about -0.0856 chips.
+    # The game's value to player 0 is about -0.0856 chips.
     assert -best_response(LEDUC, policy, 1).value <= -0.0856 <= best_response(LEDUC, policy, 0).value
     assert expected_returns(LEDUC, [policy, policy])[0] == pytest.approx(-0.0856, abs=2e-3)
 

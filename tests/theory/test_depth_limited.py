@@ -121,7 +121,7 @@ def test_what_cannot_be_searched_is_refused():
     kuhn = load_game("kuhn_poker").initial_state()
     with pytest.raises(ValueError, match="without chance"):
         DepthLimited(2).best_actions(kuhn)
-    with pytest.raises(ValueError, match="the seats know different things"):
+    with pytest.raises(ValueError, match="the players know different things"):
         DepthLimited(2).best_actions(kuhn.apply("Q").apply("K"))
     with pytest.raises(ValueError, match="got a finished game"):
         DepthLimited(2).best_actions(after(TICTACTOE, "03142"))

@@ -110,5 +110,5 @@ def test_chance_is_refused():
 
 def test_hidden_information_is_refused():
     dealt = load_game("kuhn_poker").initial_state().apply("Q").apply("K")
-    with pytest.raises(ValueError, match="the seats know different things"):
+    with pytest.raises(ValueError, match="the players know different things"):
         minimax_value(dealt)

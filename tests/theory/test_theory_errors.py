@@ -25,7 +25,7 @@ KUHN = load_game("kuhn_poker")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pennies(Game):
-    """Seat 0 hides a coin, seat 1 guesses it and wins when right; then seat 0 waves. `fault` breaks one rule."""
+    """Seat 0 hides a coin, player 1 guesses it and wins when right; then player 0 waves. `fault` breaks one rule."""
 
     name: ClassVar[str] = "pennies"
     summary: ClassVar[str] = "matching pennies"
@@ -68,13 +68,13 @@ class PenniesState(State):
             return (1.0, 1.0)
         return (-1.0, 1.0) if right else (1.0, -1.0)
 
-    def information_state(self, seat):
-        if seat == 1:
+    def information_state(self, player):
+        if player == 1:
             return f"moves {len(self.moves)}"
         return f"moves {len(self.moves)}" if self.fault == "memory" else ",".join(self.moves)
 
-    def observation(self, seat, style="full"):
-        return self.information_state(seat)
+    def observation(self, player, style="full"):
+        return self.information_state(player)
 
 
 class Talk(Pennies):
@@ -82,7 +82,7 @@ class Talk(Pennies):
     free_text: ClassVar[bool] = True
 
 
-def heads(state, seat):
+def heads(state, player):
     return {state.legal_actions()[0]: 1.0}
 
 
@@ -107,9 +107,9 @@ def test_a_hidden_coin_is_hidden():
         (Pennies(small=False), "too large for exact theory; load the game with smaller parameters"),
         (load_game("connect_four"), "tree of connect_four is too large"),
         (load_game("kuhn_poker", hands=5), r"kuhn_poker\(hands=5\) is too large.*hands=1"),
-        (Pennies(fault="actions"), "'moves 1' of seat 1.*different legal actions"),
+        (Pennies(fault="actions"), "'moves 1' of player 1.*different legal actions"),
         (Pennies(fault="sum"), "returns .* expected a sum of zero"),
-        (Pennies(fault="memory"), "'moves 2' of seat 0 .* forgets"),
+        (Pennies(fault="memory"), "'moves 2' of player 0 .* forgets"),
     ],
     ids=lambda value: getattr(value, "spec", None),
 )
@@ -121,7 +121,7 @@ def test_unfit_games(game, message):
 
 @pytest.mark.parametrize("game", [KUHN, load_game("leduc_poker"), Pennies()], ids=lambda game: game.name)
 def test_merging_positions_needs_perfect_information(game):
-    with pytest.raises(ValueError, match=r"hides something from seat .*merge_positions is for games of perfect info"):
+    with pytest.raises(ValueError, match=r"hides something from player .*merge_positions is for games of perfect info"):
         nash_conv(game, uniform_policy, merge_positions=True)
 
 
@@ -137,11 +137,11 @@ def test_merging_positions_needs_perfect_information(game):
     ],
 )
 def test_unfit_policies(row, message):
-    state, seat = information_states(KUHN)[0]
-    where = f"information state {state.information_state(seat)!r} of seat 0"
+    state, player = information_states(KUHN)[0]
+    where = f"information state {state.information_state(player)!r} of player 0"
 
-    def policy(asked, seat):
-        return row if asked == state else uniform_policy(asked, seat)
+    def policy(asked, player):
+        return row if asked == state else uniform_policy(asked, player)
 
     for ask in (
         lambda: nash_conv(KUHN, policy),
@@ -153,14 +153,16 @@ def test_unfit_policies(row, message):
 
 
 def test_single_precision_and_explicit_zeros_are_accepted():
-    def policy(state, seat):
-        return {**{a: p * (1 + 4e-7) for a, p in uniform_policy(state, seat).items()}, "resign": 0.0}
+    def policy(state, player):
+        return {**{a: p * (1 + 4e-7) for a, p in uniform_policy(state, player).items()}, "resign": 0.0}
 
     assert nash_conv(KUHN, policy) == pytest.approx(11 / 12, abs=1e-12)
 
 
 def test_tables_must_be_complete():
-    table = {state.information_state(seat): uniform_policy(state, seat) for state, seat in information_states(KUHN)}
+    table = {
+        state.information_state(player): uniform_policy(state, player) for state, player in information_states(KUHN)
+    }
     assert nash_conv(KUHN, policy_from_table(table)) == pytest.approx(11 / 12, abs=1e-12)
     missing = next(iter(table))
     del table[missing]
@@ -168,10 +170,10 @@ def test_tables_must_be_complete():
         nash_conv(KUHN, policy_from_table(table))
 
 
-def test_wrong_seats_are_refused():
-    with pytest.raises(ValueError, match="got seat 2; expected 0 or 1"):
+def test_wrong_players_are_refused():
+    with pytest.raises(ValueError, match="got player 2; expected 0 or 1"):
         best_response(KUHN, uniform_policy, 2)
-    with pytest.raises(ValueError, match="got 1 policies; expected one for each of the 2 seats"):
+    with pytest.raises(ValueError, match="got 1 policies; expected one for each of the 2 players"):
         expected_returns(KUHN, [uniform_policy])
 
 

@@ -51,17 +51,17 @@ class Translated(policies.Policy):
 def random_policy(name, seed):
     rng = np.random.default_rng(seed)
     table = {}
-    for state, seat in information_states(GAMES[name]):
+    for state, player in information_states(GAMES[name]):
         actions = state.legal_actions()
-        table[state.information_state(seat)] = dict(zip(actions, rng.dirichlet(np.ones(len(actions))), strict=True))
+        table[state.information_state(player)] = dict(zip(actions, rng.dirichlet(np.ones(len(actions))), strict=True))
     return policy_from_table(table)
 
 
 def pure_policy(place):
-    return lambda state, seat: {state.legal_actions()[place]: 1.0}
+    return lambda state, player: {state.legal_actions()[place]: 1.0}
 
 
-def bold(state, seat):
+def bold(state, player):
     return {next(action for action in state.legal_actions() if action in ("bet", "call")): 1.0}
 
 
@@ -87,8 +87,8 @@ def test_same_as_openspiel(name, kind):
     game = pyspiel.load_game(name)
     root = game.new_initial_state()
     assert nash_conv(GAMES[name], policy) == pytest.approx(exploitability.nash_conv(game, theirs), abs=1e-9)
-    for seat in (0, 1):
-        value = responses.BestResponsePolicy(game, seat, theirs, root).value(root)
-        assert best_response(GAMES[name], policy, seat).value == pytest.approx(value, abs=1e-9)
+    for player in (0, 1):
+        value = responses.BestResponsePolicy(game, player, theirs, root).value(root)
+        assert best_response(GAMES[name], policy, player).value == pytest.approx(value, abs=1e-9)
     returns = scores.policy_value(root, [theirs, theirs])
     assert expected_returns(GAMES[name], [policy, policy]) == pytest.approx(tuple(returns), abs=1e-9)

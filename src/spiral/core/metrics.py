@@ -29,7 +29,7 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
     """
     not_played = sum(episode.outcome == "not_played" for episode in episodes)
     episodes = [episode for episode in episodes if episode.outcome != "not_played"]
-    turns = [turn for episode in episodes for turn in episode.turns if turn.player in episode.learning_seats]
+    turns = [turn for episode in episodes for turn in episode.turns if turn.player in episode.learning_players]
     generations = _generations(turns)
     lengths = [len(generation.token_ids) for generation in generations]
     seconds = sum(times.values())
@@ -74,7 +74,7 @@ def _game_metrics(game: str, episodes: Sequence[Episode]) -> Metrics:
     metrics: Metrics = {f"{game}/games": float(len(episodes))}
     metrics[f"{game}/turns"] = sum(len(episode.turns) for episode in episodes) / len(episodes)
     for seat in (0, 1):
-        own = [episode for episode in episodes if seat in episode.learning_seats]
+        own = [episode for episode in episodes if seat in episode.learning_players]
         if not own:
             continue
         turns = [turn for episode in own for turn in episode.turns if turn.player == seat]

@@ -39,7 +39,7 @@ class TurnRequest:
     key: int
     game: Game
     state: State
-    seat: int
+    player: int
     seed: int
 
 
@@ -166,6 +166,6 @@ class ScriptedPolicy(ABC):
         self._pending.clear()
 
     def _reply(self, request: TurnRequest) -> TurnReply:
-        action = self.choose(request.state, request.seat, random.Random(request.seed))
-        observation = request.state.observation(request.seat)
+        action = self.choose(request.state, request.player, random.Random(request.seed))
+        observation = request.state.observation(request.player)
         return TurnReply(key=request.key, observation=observation, reply=action, action=action)

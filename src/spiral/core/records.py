@@ -93,7 +93,7 @@ class Episode:
         return f"{self.game}{AGAINST}{opposite[0]}" if len(opposite) == 1 else self.game
 
     @property
-    def learning_seats(self) -> tuple[int, ...]:
+    def learning_players(self) -> tuple[int, ...]:
         """The seats whose returns count: the one that learns where one does, else both."""
         learning = tuple(seat for seat in (0, 1) if self.seats[seat].trainable)
         return learning if len(learning) == 1 else (0, 1)

@@ -156,7 +156,7 @@ def _sampled(
     random_I = random_visits(judge.tree)
     chosen = rng.choice(total, count, replace=False).tolist()
     met = rng.choice(total, count, p=random_I / random_I.sum()).tolist()
-    asked = [(judge.tree.infosets[place].state, judge.tree.infosets[place].seat) for place in chosen + met]
+    asked = [(judge.tree.infosets[place].state, judge.tree.infosets[place].player) for place in chosen + met]
     table = sampled_table(policy, game, asked, samples=samples, seed=seed, purpose="optimality", watch=watch)
     figures_FN = figures(judge, table.rows, chosen + met)
     chosen_FN, met_FN = figures_FN[:, :count], figures_FN[:, count:]
@@ -195,7 +195,9 @@ def _self_play(
     seeds = [derive_seed(seed, "optimality", "game", index) for index in range(episodes)]
     matches = [Match(game=game, seed=match_seed, policies=(policy, policy)) for match_seed in seeds]
     played = play(matches, watch=lambda games, _: watch("games of self-play", games, episodes))
-    places = {(infoset.seat, infoset.state.position_key()): place for place, infoset in enumerate(judge.tree.infosets)}
+    places = {
+        (infoset.player, infoset.state.position_key()): place for place, infoset in enumerate(judge.tree.infosets)
+    }
     totals_GF = np.array([_game_totals(episode, game, judge, places) for episode in played])
     moves, share, regret, illegal = (float(total) for total in totals_GF.sum(axis=0))
     weight_DG = bootstrap_weights(episodes, np.random.default_rng(derive_seed(seed, "optimality", "bootstrap")))

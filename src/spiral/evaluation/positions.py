@@ -52,14 +52,14 @@ def judge_game(game: Game) -> Judge:
     tree = decision_tree(game)
     value_N = optimal_values(tree)
     moves = tree.slot_E >= 0
-    sign_A = np.where(tree.seat_A == 0, 1.0, -1.0)
+    sign_A = np.where(tree.player_A == 0, 1.0, -1.0)
     regret_A = np.zeros(len(sign_A))
     regret_A[tree.slot_E[moves]] = value_N[tree.source_E[moves]] - value_N[tree.target_E[moves]]
     regret_A *= sign_A
     nodes = np.flatnonzero(tree.infoset_N >= 0)
     value_I = np.zeros(len(tree.infosets))
     value_I[tree.infoset_N[nodes]] = value_N[nodes]
-    first_I = np.array([infoset.seat == 0 for infoset in tree.infosets])
+    first_I = np.array([infoset.player == 0 for infoset in tree.infosets])
     forfeit_I = np.where(first_I, value_I - tree.payoff_N.min(), tree.payoff_N.max() - value_I)
     return Judge(tree=tree, optimal_A=regret_A <= TIE, regret_A=regret_A, forfeit_I=forfeit_I)
 

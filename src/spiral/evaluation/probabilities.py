@@ -81,7 +81,7 @@ def decision_tree(game: Game) -> GameTree:
 
 def decisions(game: Game) -> list[Decision]:
     """All that a policy is asked, in the order of the rows of its table."""
-    return [(infoset.state, infoset.seat) for infoset in decision_tree(game).infosets]
+    return [(infoset.state, infoset.player) for infoset in decision_tree(game).infosets]
 
 
 def unwatched(what: str, done: int, total: int) -> None:
@@ -111,7 +111,7 @@ def _exact_table(policy: TabularPolicy, game: Game) -> PolicyTable:
     rows = []
     for infoset in tree.infosets:
         given = probability_A[infoset.first_slot : infoset.first_slot + len(infoset.actions)]
-        rows.append(_row(infoset.state, infoset.seat, dict(zip(infoset.actions, given, strict=True)), 0.0))
+        rows.append(_row(infoset.state, infoset.player, dict(zip(infoset.actions, given, strict=True)), 0.0))
     return PolicyTable(game=game, method="exact", rows=tuple(rows))
 
 
@@ -153,7 +153,7 @@ def sampled_table(
         )
     policy.submit(
         [
-            TurnRequest(key=index, game=game, state=state, seat=seat, seed=derive_seed(seed, purpose, index, draw))
+            TurnRequest(key=index, game=game, state=state, player=seat, seed=derive_seed(seed, purpose, index, draw))
             for index, (state, seat) in enumerate(asked)
             for draw in range(samples)
         ]

@@ -97,7 +97,7 @@ def _first_move(policy: Policy, game: Game) -> None:
     while state.is_chance:
         outcomes = state.chance_outcomes()
         state = state.apply(rng.choices([name for name, _ in outcomes], weights=[p for _, p in outcomes])[0])
-    policy.submit([TurnRequest(key=0, game=game, state=state, seat=state.current_player, seed=0)])
+    policy.submit([TurnRequest(key=0, game=game, state=state, player=state.current_player, seed=0)])
     policy.poll()
 
 

@@ -147,7 +147,7 @@ class LanguagePolicy(ABC):
 
     def _open(self, request: TurnRequest) -> OpenTurn:
         """Puts the position into words and the words into tokens."""
-        observation = request.state.observation(request.seat, self.codec.config.observation)
+        observation = request.state.observation(request.player, self.codec.config.observation)
         prompt_ids = self.codec.encode(observation, request.game)
         return OpenTurn(
             key=request.key,

@@ -50,7 +50,7 @@ class HumanPolicy:
     def _ask(self, request: TurnRequest) -> TurnReply:
         """Asks until the answer is legal."""
         state = request.state
-        observation = state.observation(request.seat)
+        observation = state.observation(request.player)
         self._write(f"\n{news(self._seen, observation) or observation}")
         self._seen = observation
         while True:

@@ -114,7 +114,7 @@ class _Table:
         if player not in (0, 1):
             raise self.error(f"gave current_player {player!r}; expected 0, 1, CHANCE or TERMINAL")
         self.asked = (len(self.turns) + 1, player)
-        return TurnRequest(key=key, game=self.match.game, state=self.state, seat=player, seed=seed)
+        return TurnRequest(key=key, game=self.match.game, state=self.state, player=player, seed=seed)
 
     def take(self, reply: TurnReply) -> None:
         """Records a reply and moves on; an illegal one ends the game, and so does a missing one.
@@ -353,7 +353,7 @@ def _table_in(error: BaseException) -> _Table | None:
 def _ask(table: _Table, key: int, asked: dict[int, list[TurnRequest]]) -> None:
     """Notes the decision that a game waits for under the policy that has to make it."""
     request = table.request(key)
-    asked.setdefault(id(table.match.policies[request.seat]), []).append(request)
+    asked.setdefault(id(table.match.policies[request.player]), []).append(request)
 
 
 def _submit(asked: dict[int, list[TurnRequest]], policies: dict[int, Policy]) -> None:

@@ -1,7 +1,7 @@
 """Best responses: what the best opponent of a fixed policy wins, and how.
 
 Backward induction over the responder's information states, deepest first: each takes the action with the largest
-value summed over the states it cannot tell apart, weighted by how likely chance and the other seat make them
+value summed over the states it cannot tell apart, weighted by how likely chance and the other player make them
 (the computation of exploitability in Lanctot et al., 2019, arXiv 1908.09453). Nothing is sampled.
 """
 
@@ -19,9 +19,9 @@ from spiral.theory.tree import Floats, GameTree, InformationState, Ints, build_t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BestResponse:
-    """The best reply of `seat` to a policy in the other seat."""
+    """The best reply of `player` to a policy in the other player."""
 
-    seat: int
+    player: int
     value: float
     """The responder's expected return."""
     actions: Mapping[str, str]
@@ -30,38 +30,38 @@ class BestResponse:
     """The same replies as a policy."""
 
 
-def best_response(game: Game, policy: TabularPolicy, seat: int, *, merge_positions: bool = False) -> BestResponse:
-    """The best reply of `seat` to `policy` in the other seat, which is asked at its own information states only.
+def best_response(game: Game, policy: TabularPolicy, player: int, *, merge_positions: bool = False) -> BestResponse:
+    """The best reply of `player` to `policy` in the other player, which is asked at its own information states only.
 
-    Ties go to the first legal action, and so do information states that the other seat never lets happen.
+    Ties go to the first legal action, and so do information states that the other player never lets happen.
     `merge_positions` is for perfect information and a policy that depends on the position alone (see `tree`).
     """
-    if seat not in (0, 1):
-        raise ValueError(f"got seat {seat!r}; expected 0 or 1")
+    if player not in (0, 1):
+        raise ValueError(f"got player {player!r}; expected 0 or 1")
     tree = build_tree(game, merge_positions)
-    probability_A = policy_probabilities(tree, [policy if other != seat else None for other in (0, 1)])
-    value, chosen_A = respond(tree, probability_A, seat)
+    probability_A = policy_probabilities(tree, [policy if other != player else None for other in (0, 1)])
+    value, chosen_A = respond(tree, probability_A, player)
     actions = {
         tree.infosets[tree.infoset_A[slot]].name: _action(tree, int(slot))
-        for slot in np.flatnonzero((chosen_A == 1.0) & (tree.seat_A == seat))
+        for slot in np.flatnonzero((chosen_A == 1.0) & (tree.player_A == player))
     }
-    reply = table_from_probabilities(tree, chosen_A, [seat])
-    return BestResponse(seat=seat, value=value, actions=actions, policy=reply)
+    reply = table_from_probabilities(tree, chosen_A, [player])
+    return BestResponse(player=player, value=value, actions=actions, policy=reply)
 
 
-def respond(tree: GameTree, probability_A: Floats, seat: int) -> tuple[float, Floats]:
-    """The value of the best response of `seat`, and `probability_A` with the seat's own choices put in. [A]
+def respond(tree: GameTree, probability_A: Floats, player: int) -> tuple[float, Floats]:
+    """The value of the best response of `player`, and `probability_A` with the player's own choices put in. [A]
 
-    What `probability_A` holds for the seat itself is not read.
+    What `probability_A` holds for the player itself is not read.
     """
-    sign = 1.0 if seat == 0 else -1.0
-    weight_A = np.where(tree.seat_A == seat, 1.0, probability_A)
+    sign = 1.0 if player == 0 else -1.0
+    weight_A = np.where(tree.player_A == player, 1.0, probability_A)
     weight_E = tree.edge_weights(weight_A)
     # In a merged tree every decision stands alone, and its best action does not depend on how likely it is.
     reach_N = np.ones(len(tree.actor_N)) if tree.merged else tree.reach(weight_E)
     value_N = sign * tree.payoff_N
     for level in reversed(tree.levels):
-        edges = np.arange(level.edges.start, level.edges.stop)[tree.actor_N[tree.source_E[level.edges]] == seat]
+        edges = np.arange(level.edges.start, level.edges.stop)[tree.actor_N[tree.source_E[level.edges]] == player]
         if edges.size:
             gain_E = reach_N[tree.source_E[edges]] * value_N[tree.target_E[edges]]
             chosen = _first_best_slots(tree, tree.slot_E[edges], gain_E)

@@ -1,6 +1,6 @@
 """Approximate equilibria by CFR+: counterfactual regret minimisation with clipped regrets.
 
-Each seat in turn walks the tree against the other's current strategy, adds to every action the regret of not having
+Each player in turn walks the tree against the other's current strategy, adds to every action the regret of not having
 played it, clips at zero, and plays in proportion to what is left; the average strategy, later iterations weighing
 more, approaches equilibrium (Zinkevich et al., 2007; Tammelin, 2014, arXiv 1407.5042).
 
@@ -34,7 +34,7 @@ CHECK_EVERY = 50
 
 
 def solve_cfr(game: Game, iterations: int) -> TablePolicy:
-    """The average policy of both seats after `iterations` of CFR+ with alternating updates and linear averaging."""
+    """The average policy of both players after `iterations` of CFR+ with alternating updates and linear averaging."""
     if iterations < 1:
         raise ValueError(f"got {iterations} iterations; expected 1 or more")
     tree = build_tree(game)
@@ -67,7 +67,7 @@ def _solve(tree: GameTree) -> TablePolicy:
     for iteration, average_A in enumerate(_averages(tree), 1):
         if iteration % CHECK_EVERY == 0 or iteration == most:
             probability_A = normalised(tree, average_A)
-            exploitability = sum(respond(tree, probability_A, seat)[0] for seat in (0, 1)) / 2
+            exploitability = sum(respond(tree, probability_A, player)[0] for player in (0, 1)) / 2
             if exploitability <= target or iteration == most:
                 break
     return table_from_probabilities(tree, probability_A)
@@ -78,10 +78,10 @@ def _averages(tree: GameTree) -> Iterator[Floats]:
     regret_A = np.zeros(len(tree.infoset_A))
     average_A = np.zeros(len(tree.infoset_A))
     for iteration in itertools.count(1):
-        for seat in (0, 1):
+        for player in (0, 1):
             strategy_A = normalised(tree, regret_A)
-            regret_A = np.maximum(regret_A + _regrets(tree, strategy_A, seat), 0.0)
-            average_A += iteration * _own_weights(tree, normalised(tree, regret_A), seat)
+            regret_A = np.maximum(regret_A + _regrets(tree, strategy_A, player), 0.0)
+            average_A += iteration * _own_weights(tree, normalised(tree, regret_A), player)
         yield average_A
 
 
@@ -92,24 +92,24 @@ def normalised(tree: GameTree, weight_A: Floats) -> Floats:
     return np.where(total_A > 0.0, weight_A / np.where(total_A > 0.0, total_A, 1.0), uniform_A)
 
 
-def _regrets(tree: GameTree, strategy_A: Floats, seat: int) -> Floats:
-    """What `seat` would have gained by each action, weighted by how likely chance and the other seat get there. [A]"""
-    sign = 1.0 if seat == 0 else -1.0
+def _regrets(tree: GameTree, strategy_A: Floats, player: int) -> Floats:
+    """What `player` would have gained by each action, weighted by the reach of chance and the other player. [A]"""
+    sign = 1.0 if player == 0 else -1.0
     value_N = sign * tree.values(tree.edge_weights(strategy_A))
-    others_reach_N = tree.reach(tree.edge_weights(np.where(tree.seat_A == seat, 1.0, strategy_A)))
-    mine = tree.actor_N[tree.source_E] == seat
+    others_reach_N = tree.reach(tree.edge_weights(np.where(tree.player_A == player, 1.0, strategy_A)))
+    mine = tree.actor_N[tree.source_E] == player
     source, target = tree.source_E[mine], tree.target_E[mine]
     gain = others_reach_N[source] * (value_N[target] - value_N[source])
     regret_A: Floats = np.bincount(tree.slot_E[mine], gain, len(strategy_A)).astype(np.float64, copy=False)
     return regret_A
 
 
-def _own_weights(tree: GameTree, strategy_A: Floats, seat: int) -> Floats:
-    """The strategy of `seat` times its own probability of getting to each information state, zero elsewhere. [A]"""
-    weight_E = np.where(tree.actor_N[tree.source_E] == seat, tree.edge_weights(strategy_A), 1.0)
+def _own_weights(tree: GameTree, strategy_A: Floats, player: int) -> Floats:
+    """The strategy of `player` times its own probability of getting to each information state, zero elsewhere. [A]"""
+    weight_E = np.where(tree.actor_N[tree.source_E] == player, tree.edge_weights(strategy_A), 1.0)
     reach_N = tree.reach(weight_E)
-    # By perfect recall the seat's own probability is the same at every node of an information state.
-    nodes = np.flatnonzero(tree.actor_N == seat)
+    # By perfect recall the player's own probability is the same at every node of an information state.
+    nodes = np.flatnonzero(tree.actor_N == player)
     reach_I = np.zeros(len(tree.infosets))
     reach_I[tree.infoset_N[nodes]] = reach_N[nodes]
-    return np.where(tree.seat_A == seat, reach_I[tree.infoset_A] * strategy_A, 0.0)
+    return np.where(tree.player_A == player, reach_I[tree.infoset_A] * strategy_A, 0.0)

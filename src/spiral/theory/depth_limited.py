@@ -46,10 +46,10 @@ class DepthLimited:
     def best_actions(self, state: State) -> tuple[str, ...]:
         """The actions that the search finds best, in the order of `legal_actions`.
 
-        Raises `ValueError` when chance moves, the seats know different things, or there are too many positions.
+        Raises `ValueError` when chance moves, the players know different things, or there are too many positions.
         """
         if state.is_terminal:
-            raise ValueError("got a finished game; expected a state in which a seat has to act")
+            raise ValueError("got a finished game; expected a state in which a player has to act")
         require_openness(state)
         self._visited = 0
         sign = 1.0 if state.current_player == 0 else -1.0
@@ -66,7 +66,7 @@ class DepthLimited:
         return tuple(actions)
 
     def _value(self, state: State, ply: int, low: float, high: float) -> float:
-        """What seat 0 gets from `state`, exactly within `(low, high)` and as a bound outside."""
+        """What player 0 gets from `state`, exactly within `(low, high)` and as a bound outside."""
         self._visited += 1
         if self._visited > self.max_positions:
             raise ValueError(
@@ -101,7 +101,7 @@ def _listed(state: State) -> tuple[str, ...]:
 
 
 def _by_playouts(state: State, actions: tuple[str, ...], rng: random.Random) -> str:
-    """The action whose random games end best for the seat to act; the draw decides between equals."""
+    """The action whose random games end best for the player to act; the draw decides between equals."""
     sign = 1.0 if state.current_player == 0 else -1.0
     games = max(1, PLAYOUTS // len(actions))
     results = {}
@@ -113,7 +113,7 @@ def _by_playouts(state: State, actions: tuple[str, ...], rng: random.Random) -> 
 
 
 def _playout(state: State, rng: random.Random) -> float:
-    """What seat 0 gets from a game played on at random."""
+    """What player 0 gets from a game played on at random."""
     for _ in range(LONGEST_PLAYOUT):
         actions = state.legal_actions()
         if not actions:

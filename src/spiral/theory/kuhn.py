@@ -35,10 +35,10 @@ def kuhn_quantities(policy: TabularPolicy) -> dict[str, float]:
     }
 
 
-def _play(alpha: float, state: State, seat: int) -> dict[str, float]:
-    """The equilibrium's row for what `seat` knows; a module-level function, so that the policy can be pickled."""
-    if not isinstance(state, KuhnPokerState) or state.current_player != seat:
-        raise ValueError(f"got {state!r} for seat {seat}; expected a state of kuhn_poker in which that seat acts")
+def _play(alpha: float, state: State, player: int) -> dict[str, float]:
+    """The equilibrium's row for what `player` knows; a module-level function, so that the policy can be pickled."""
+    if not isinstance(state, KuhnPokerState) or state.current_player != player:
+        raise ValueError(f"got {state!r} for player {player}; expected a state of kuhn_poker in which that player acts")
     # The probability of putting a chip in (bet or call) with each card, by the actions of the hand so far.
     chip_in = {
         (): {"J": alpha, "Q": 0.0, "K": min(1.0, 3 * alpha)},
@@ -46,5 +46,5 @@ def _play(alpha: float, state: State, seat: int) -> dict[str, float]:
         ("bet",): {"J": 0.0, "Q": 1 / 3, "K": 1.0},
         ("check", "bet"): {"J": 0.0, "Q": alpha + 1 / 3, "K": 1.0},
     }
-    probability = chip_in[state.actions][state.cards[seat]]
+    probability = chip_in[state.actions][state.cards[player]]
     return {action: probability if action in ("bet", "call") else 1 - probability for action in state.legal_actions()}

@@ -33,9 +33,9 @@ class Minimax:
         self._values: dict[Hashable, float] = {}
 
     def value(self, state: State) -> float:
-        """What seat 0 gets from `state` on under perfect play by both.
+        """What player 0 gets from `state` on under perfect play by both.
 
-        Raises `ValueError` when chance moves, the seats know different things, or there are too many positions.
+        Raises `ValueError` when chance moves, the players know different things, or there are too many positions.
         """
         key = state.position_key()
         if key not in self._values:
@@ -45,11 +45,11 @@ class Minimax:
     def optimal_actions(self, state: State) -> tuple[str, ...]:
         """Every action that keeps the value of `state`, in the order of `legal_actions`."""
         if state.is_terminal:
-            raise ValueError("got a finished game; expected a state in which a seat has to act")
+            raise ValueError("got a finished game; expected a state in which a player has to act")
         best = self.value(state)
         return tuple(action for action in state.legal_actions() if self.value(state.apply(action)) == best)
 
-    def policy(self, state: State, seat: int) -> dict[str, float]:
+    def policy(self, state: State, player: int) -> dict[str, float]:
         """Uniform over the optimal actions: in these games an equilibrium, as a policy for exact theory."""
         actions = self.optimal_actions(state)
         return dict.fromkeys(actions, 1 / len(actions))
@@ -85,17 +85,17 @@ class Minimax:
 
 
 def minimax_value(state: State, *, max_positions: int = MAX_POSITIONS) -> float:
-    """What seat 0 gets from `state` on under perfect play by both; for games of perfect information without chance."""
+    """What player 0 gets from `state` on under perfect play; for games of perfect information without chance."""
     return Minimax(max_positions=max_positions).value(state)
 
 
 def minimax_actions(state: State, *, max_positions: int = MAX_POSITIONS) -> tuple[str, ...]:
-    """Every optimal action of the seat to act in `state`."""
+    """Every optimal action of the player to act in `state`."""
     return Minimax(max_positions=max_positions).optimal_actions(state)
 
 
 def optimal_values(tree: GameTree) -> Floats:
-    """What seat 0 gets from every position of a merged tree on under perfect play, chance averaged over. [N]"""
+    """What player 0 gets from every position of a merged tree on under perfect play, chance averaged over. [N]"""
     assert tree.merged
     value_N = tree.payoff_N.copy()
     for level in reversed(tree.levels):
@@ -110,12 +110,12 @@ def optimal_values(tree: GameTree) -> Floats:
 
 
 def require_openness(state: State) -> None:
-    """Raises `ValueError` where chance moves or the seats know different things."""
+    """Raises `ValueError` where chance moves or the players know different things."""
     if state.is_chance:
         raise ValueError(f"minimax needs a game without chance; {INSTEAD}")
     if state.information_state(0) != state.information_state(1):
         raise ValueError(
-            "minimax needs a game in which nothing is hidden, and in this one the seats know different things; "
+            "minimax needs a game in which nothing is hidden, and in this one the players know different things; "
             + INSTEAD
         )
 

@@ -1,6 +1,6 @@
-"""Policies as functions: `(state, seat)` to a probability for each action.
+"""Policies as functions: `(state, player)` to a probability for each action.
 
-A policy must not look at what the seat cannot see. That is enforced rather than trusted: exact theory asks it once
+A policy must not look at what the player cannot see. That is enforced rather than trusted: exact theory asks it once
 for each information state, with one state that fits, and uses the answer everywhere.
 """
 
@@ -16,43 +16,43 @@ from spiral.games import State
 from spiral.theory.tree import Floats, GameTree, InformationState
 
 TabularPolicy = Callable[[State, int], Mapping[str, float]]
-"""`(state, seat) -> {action: probability}`; legal actions left out have probability zero."""
+"""`(state, player) -> {action: probability}`; legal actions left out have probability zero."""
 
 SUM_TOLERANCE = 1e-6
 """Probabilities off by no more than this (single precision) are rescaled, others are refused."""
 
 
-def uniform_policy(state: State, seat: int) -> dict[str, float]:  # noqa: ARG001 - the signature of every policy
+def uniform_policy(state: State, player: int) -> dict[str, float]:  # noqa: ARG001 - the signature of every policy
     """Every legal action with the same probability."""
     actions = state.legal_actions()
     return {action: 1.0 / len(actions) for action in actions}
 
 
-def information_key(state: State, seat: int) -> Hashable:
-    """What the seat knows."""
-    return state.information_state(seat)
+def information_key(state: State, player: int) -> Hashable:
+    """What the player knows."""
+    return state.information_state(player)
 
 
-def seat_and_information_key(state: State, seat: int) -> Hashable:
-    """The seat and what it knows, for games that give both seats the same text."""
-    return (seat, state.information_state(seat))
+def player_and_information_key(state: State, player: int) -> Hashable:
+    """The player and what it knows, for games that give both players the same text."""
+    return (player, state.information_state(player))
 
 
-def position_key(state: State, seat: int) -> Hashable:
-    """The seat and the position, whatever the moves before it."""
-    return (seat, state.position_key())
+def position_key(state: State, player: int) -> Hashable:
+    """The player and the position, whatever the moves before it."""
+    return (player, state.position_key())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TablePolicy:
-    """A policy read from a table: `rows[key(state, seat)]` holds the probabilities."""
+    """A policy read from a table: `rows[key(state, player)]` holds the probabilities."""
 
     rows: Mapping[Hashable, Mapping[str, float]]
     key: Callable[[State, int], Hashable] = information_key
 
-    def __call__(self, state: State, seat: int) -> Mapping[str, float]:
-        """The row for what `seat` knows in `state`."""
-        key = self.key(state, seat)
+    def __call__(self, state: State, player: int) -> Mapping[str, float]:
+        """The row for what `player` knows in `state`."""
+        key = self.key(state, player)
         if key not in self.rows:
             raise ValueError(
                 f"the policy has no row for {key!r}; it has {len(self.rows)}, and needs one for each information state"
@@ -66,34 +66,34 @@ def policy_from_table(table: Mapping[str, Mapping[str, float]]) -> TablePolicy:
     return TablePolicy(rows=rows)
 
 
-def table_from_probabilities(tree: GameTree, probability_A: Floats, seats: Sequence[int] = (0, 1)) -> TablePolicy:
-    """The policy with probability `probability_A[slot]`, for the information states of `seats`."""
-    key = position_key if tree.merged else seat_and_information_key
+def table_from_probabilities(tree: GameTree, probability_A: Floats, players: Sequence[int] = (0, 1)) -> TablePolicy:
+    """The policy with probability `probability_A[slot]`, for the information states of `players`."""
+    key = position_key if tree.merged else player_and_information_key
     rows: dict[Hashable, Mapping[str, float]] = {}
     for infoset in tree.infosets:
-        if infoset.seat in seats:
+        if infoset.player in players:
             row = probability_A[infoset.first_slot : infoset.first_slot + len(infoset.actions)]
-            rows[key(infoset.state, infoset.seat)] = dict(zip(infoset.actions, row.tolist(), strict=True))
+            rows[key(infoset.state, infoset.player)] = dict(zip(infoset.actions, row.tolist(), strict=True))
     return TablePolicy(rows=rows, key=key)
 
 
 def policy_probabilities(tree: GameTree, policies: Sequence[TabularPolicy | None]) -> Floats:
-    """Both seats' policies as one array, each asked once for each of its information states. [A]
+    """Both players' policies as one array, each asked once for each of its information states. [A]
 
-    A seat given as None keeps probability one everywhere, which leaves it out of products of probabilities.
+    A player given as None keeps probability one everywhere, which leaves it out of products of probabilities.
     """
     probability_A = np.ones(len(tree.infoset_A))
     for infoset in tree.infosets:
-        policy = policies[infoset.seat]
+        policy = policies[infoset.player]
         if policy is not None:
             last_slot = infoset.first_slot + len(infoset.actions)
-            probability_A[infoset.first_slot : last_slot] = _checked_row(infoset, policy(infoset.state, infoset.seat))
+            probability_A[infoset.first_slot : last_slot] = _checked_row(infoset, policy(infoset.state, infoset.player))
     return probability_A
 
 
 def _checked_row(infoset: InformationState, given: Mapping[str, float]) -> list[float]:
     """The probability of each legal action in order, or a `ValueError` that says what is wrong."""
-    where = f"information state {infoset.name!r} of seat {infoset.seat}"
+    where = f"information state {infoset.name!r} of player {infoset.player}"
     if not isinstance(given, Mapping):
         raise ValueError(f"the policy gave {given!r} at {where}; expected a mapping from action to probability")
     row = [float(given.get(action, 0.0)) for action in infoset.actions]

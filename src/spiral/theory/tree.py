@@ -33,14 +33,14 @@ _TOLERANCE = 1e-9
 
 
 class HiddenInformationError(ValueError):
-    """Positions were to be merged in a game that hides something from a seat."""
+    """Positions were to be merged in a game that hides something from a player."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InformationState:
-    """What one seat knows when it has to act, with one state that fits it."""
+    """What one player knows when it has to act, with one state that fits it."""
 
-    seat: int
+    player: int
     name: str
     state: State
     actions: tuple[str, ...]
@@ -65,7 +65,7 @@ class GameTree:
     merged: bool
     actor_N: Ints
     payoff_N: Floats
-    """To seat 0 at terminal nodes, zero elsewhere."""
+    """To player 0 at terminal nodes, zero elsewhere."""
     infoset_N: Ints
     """The information state of a decision node, -1 elsewhere."""
     source_E: Ints
@@ -76,7 +76,7 @@ class GameTree:
     """The probability of a chance outcome, 1 for a player's action."""
     infosets: tuple[InformationState, ...]
     infoset_A: Ints
-    seat_A: Ints
+    player_A: Ints
     levels: tuple[Level, ...]
 
     def edge_weights(self, weight_A: Floats) -> Floats:
@@ -100,7 +100,7 @@ class GameTree:
         value_N[level.nodes] += np.bincount(self.source_E[level.edges] - level.nodes.start, flow, size)
 
     def values(self, weight_E: Floats) -> Floats:
-        """The expected payoff to seat 0 from every node on. [N]"""
+        """The expected payoff to player 0 from every node on. [N]"""
         value_N = self.payoff_N.copy()
         for level in reversed(self.levels):
             self.back_up(level, weight_E, value_N)
@@ -195,30 +195,32 @@ class _Builder:
         infoset = self.infosets[self.infoset[-1]]
         return [(action, 1.0, infoset.first_slot + place) for place, action in enumerate(infoset.actions)]
 
-    def _find_infoset(self, state: State, seat: int) -> int:
-        """The number of the acting seat's information state, a new one when it was not met before."""
-        name, actions, depth = state.information_state(seat), state.legal_actions(), len(self.levels)
-        known = self.infoset_of.get((seat, name))
+    def _find_infoset(self, state: State, player: int) -> int:
+        """The number of the acting player's information state, a new one when it was not met before."""
+        name, actions, depth = state.information_state(player), state.legal_actions(), len(self.levels)
+        known = self.infoset_of.get((player, name))
         if known is None:
             if not actions:
                 raise ValueError(
-                    f"{self.game.spec} gives seat {seat} no legal action at {state!r}; expected one or more"
+                    f"{self.game.spec} gives player {player} no legal action at {state!r}; expected one or more"
                 )
-            number = self.infoset_of[seat, name] = len(self.infosets)
+            number = self.infoset_of[player, name] = len(self.infosets)
             self.infosets.append(
-                InformationState(seat=seat, name=name, state=state, actions=actions, depth=depth, first_slot=self.slots)
+                InformationState(
+                    player=player, name=name, state=state, actions=actions, depth=depth, first_slot=self.slots
+                )
             )
             self.slots += len(actions)
             return number
         if self.merge:
             raise HiddenInformationError(
-                f"{self.game.spec} hides something from seat {seat} (two positions share information state {name!r});"
-                " merge_positions is for games of perfect information, leave it out here"
+                f"{self.game.spec} hides something from player {player} (two positions share information state {name!r})"
+                "; merge_positions is for games of perfect information, leave it out here"
             )
         before = self.infosets[known]
         if before.actions != actions or before.depth != depth:
             raise ValueError(
-                f"information state {name!r} of seat {seat} in {self.game.spec} covers states with different legal"
+                f"information state {name!r} of player {player} in {self.game.spec} covers states with different legal"
                 f" actions or numbers of moves: {before.actions} after {before.depth}, {actions} after {depth};"
                 " make its text tell them apart"
             )
@@ -240,13 +242,13 @@ class _Builder:
             chance_E=np.array(self.chance, dtype=np.float64),
             infosets=tuple(self.infosets),
             infoset_A=np.repeat(np.arange(len(sizes)), sizes),
-            seat_A=np.repeat(np.array([infoset.seat for infoset in self.infosets], dtype=np.int64), sizes),
+            player_A=np.repeat(np.array([infoset.player for infoset in self.infosets], dtype=np.int64), sizes),
             levels=tuple(self.levels),
         )
 
 
 def _payoff(game: Game, state: State) -> float:
-    """What seat 0 gets at the end of a game."""
+    """What player 0 gets at the end of a game."""
     first, second = state.returns()
     if abs(first + second) > _TOLERANCE:
         raise ValueError(f"returns of {game.spec} are {(first, second)} at {state!r}; expected a sum of zero")
@@ -254,14 +256,14 @@ def _payoff(game: Game, state: State) -> float:
 
 
 def _check_recall(tree: GameTree) -> None:
-    """Raises `ValueError` when a seat forgets what it knew or did: best responses would then be wrong, silently."""
-    for seat in (0, 1):
+    """Raises `ValueError` when a player forgets what it knew or did: best responses would then be wrong, silently."""
+    for player in (0, 1):
         last_slot_N = np.full(len(tree.actor_N), -1)
         for level in tree.levels:
             source, slot = tree.source_E[level.edges], tree.slot_E[level.edges]
-            mine = tree.actor_N[source] == seat
+            mine = tree.actor_N[source] == player
             last_slot_N[tree.target_E[level.edges]] = np.where(mine, slot, last_slot_N[source])
-        nodes = np.flatnonzero(tree.actor_N == seat)
+        nodes = np.flatnonzero(tree.actor_N == player)
         infoset = tree.infoset_N[nodes]
         lowest = np.full(len(tree.infosets), np.iinfo(np.int64).max)
         highest = np.full(len(tree.infosets), -2)
@@ -269,13 +271,13 @@ def _check_recall(tree: GameTree) -> None:
         np.maximum.at(highest, infoset, last_slot_N[nodes])
         for number in np.flatnonzero(highest > lowest):
             raise ValueError(
-                f"information state {tree.infosets[number].name!r} of seat {seat} in {tree.game.spec} forgets what the"
-                " seat knew or did before; exact theory needs perfect recall, so put the seat's own past in its text"
+                f"information state {tree.infosets[number].name!r} of player {player} in {tree.game.spec} forgets what"
+                " the player knew or did before; exact theory needs perfect recall, so put the player's past in its text"
             )
 
 
 def has_perfect_information(game: Game) -> bool:
-    """Whether both seats always know the position. Raises `ValueError` for games without exact theory."""
+    """Whether both players always know the position. Raises `ValueError` for games without exact theory."""
     try:
         build_tree(game, True)
     except HiddenInformationError:
@@ -289,8 +291,8 @@ def tree_size(game: Game, *, merge_positions: bool = False) -> int:
 
 
 def information_states(game: Game, *, merge_positions: bool = False) -> list[tuple[State, int]]:
-    """One `(state, seat to act)` for every information state of either seat, in the order of play.
+    """One `(state, player to act)` for every information state of either player, in the order of play.
 
     This is all that a policy is ever asked, so it can be put to a model in one batch.
     """
-    return [(infoset.state, infoset.seat) for infoset in build_tree(game, merge_positions).infosets]
+    return [(infoset.state, infoset.player) for infoset in build_tree(game, merge_positions).infosets]

@@ -99,7 +99,7 @@ def batch_mean_advantages(episodes: Sequence[Episode], baselines: RoleBaselines)
     """The return minus the mean return of the same game and seat in this batch; the baselines follow along."""
     totals: dict[tuple[str, int], list[float]] = {}
     for episode in filter(_has_result, episodes):
-        for seat in episode.learning_seats:
+        for seat in episode.learning_players:
             totals.setdefault((episode.matchup, seat), []).append(episode.returns[seat])
         _follow(baselines, episode)
     mean = {key: sum(values) / len(values) for key, values in totals.items()}
@@ -116,7 +116,7 @@ def plain_returns(episodes: Sequence[Episode], baselines: RoleBaselines) -> Adva
 def _less(episode: Episode, baseline: Mapping[int, float]) -> tuple[float, float]:
     """The returns less a baseline; nothing for a seat that does not learn, and for games without a result."""
     first, second = (
-        episode.returns[seat] - baseline[seat] if _has_result(episode) and seat in episode.learning_seats else 0.0
+        episode.returns[seat] - baseline[seat] if _has_result(episode) and seat in episode.learning_players else 0.0
         for seat in (0, 1)
     )
     return first, second
@@ -124,7 +124,7 @@ def _less(episode: Episode, baseline: Mapping[int, float]) -> tuple[float, float
 
 def _follow(baselines: RoleBaselines, episode: Episode) -> None:
     """Moves the baselines of the seats that learn."""
-    for seat in episode.learning_seats if _has_result(episode) else ():
+    for seat in episode.learning_players if _has_result(episode) else ():
         baselines.update(episode.matchup, seat, episode.returns[seat])
 
 

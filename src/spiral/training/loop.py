@@ -111,7 +111,7 @@ def train(
             "credit/samples": float(len(samples)),
             "credit/dropped": float(dropped),
             **{f"credit/baseline {game} seat {seat}": baselines.value(game, seat)
-               for game, seat in sorted({(e.matchup, seat) for e in episodes for seat in e.learning_seats})},
+               for game, seat in sorted({(e.matchup, seat) for e in episodes for seat in e.learning_players})},
             **learned,
         }  # fmt: skip
         warned = warned or _warn_of_room(metrics, step)

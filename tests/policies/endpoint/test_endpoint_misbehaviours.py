@@ -57,7 +57,7 @@ def test_a_misbehaviour_is_a_fault_or_a_reply(server, name):
         state = KUHN.initial_state()
         while state.is_chance:
             state = state.apply(state.chance_outcomes()[0][0])
-        policy.submit([TurnRequest(key=3, game=KUHN, state=state, seat=state.current_player, seed=1)])
+        policy.submit([TurnRequest(key=3, game=KUHN, state=state, player=state.current_player, seed=1)])
         (reply,) = policy.poll()
         usage, account = policy.usage(), policy._client.ledger.account
     finally:

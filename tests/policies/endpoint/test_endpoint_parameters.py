@@ -263,7 +263,7 @@ def test_a_refusal_that_names_nothing_is_told_as_it_is():
         lambda request: Response(status=422, body=json.dumps(fastapi(("x", "bad", ""))).encode())
     ) as it:
         policy = EndpointPolicy(EndpointConfig(base_url=it.base_url, model="m"), name="endpoint:x")
-        policy.submit([TurnRequest(key=0, game=game, state=state, seat=state.current_player, seed=0)])
+        policy.submit([TurnRequest(key=0, game=game, state=state, player=state.current_player, seed=0)])
         (reply,) = policy.poll()
         policy.close()
         assert reply.fault.endswith("answers HTTP 422 Unprocessable Entity: body.x: bad")

@@ -57,7 +57,7 @@ def one_turn(policy):
     state = KUHN.initial_state()
     while state.is_chance:
         state = state.apply(state.chance_outcomes()[0][0])
-    policy.submit([TurnRequest(key=0, game=KUHN, state=state, seat=state.current_player, seed=7)])
+    policy.submit([TurnRequest(key=0, game=KUHN, state=state, player=state.current_player, seed=7)])
     return policy.poll()[0]
 
 

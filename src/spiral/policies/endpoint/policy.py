@@ -70,7 +70,7 @@ class EndpointPolicy:
         """Asks for every turn, as many at once as the configuration allows."""
         asks = []
         for request in requests:
-            observation = request.state.observation(request.seat, self.config.prompt.observation)
+            observation = request.state.observation(request.player, self.config.prompt.observation)
             self._turns[self._asked] = _OpenTurn(request=request, observation=observation)
             asks.append(self._ask(request, self._messages(request, observation)))
         self._client.send(asks)
