@@ -214,7 +214,7 @@ class _Builder:
             return number
         if self.merge:
             raise HiddenInformationError(
-                f"{self.game.spec} hides something from player {player} (two positions share information state {name!r})"
+                f"{self.game.spec} hides something from player {player} (two positions share {name!r})"
                 "; merge_positions is for games of perfect information, leave it out here"
             )
         before = self.infosets[known]
@@ -272,7 +272,7 @@ def _check_recall(tree: GameTree) -> None:
         for number in np.flatnonzero(highest > lowest):
             raise ValueError(
                 f"information state {tree.infosets[number].name!r} of player {player} in {tree.game.spec} forgets what"
-                " the player knew or did before; exact theory needs perfect recall, so put the player's past in its text"
+                " the player knew or did before; exact theory needs perfect recall, so put its past in its text"
             )
 
 
