@@ -1,0 +1,77 @@
+"""Find what a recipe names: something built in, an installed entry point, or "module:attribute".
+
+Everything that a user can exchange (advantage estimators, losses, opponent samplers, rewards, trackers) is found here.
+A package adds one by an entry point in its pyproject, whose group is "spiral." and the kind:
+
+    [project.entry-points."spiral.rewards"]
+    brevity = "my_package.rewards:brevity"
+
+A class or function of one's own needs no package: a recipe names it by "my_module:my_function".
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def resolve(kind: str, name: str, builtin: Mapping[str, T]) -> T:
+    """Return the class or function called `name`.
+
+    Built-in names come first, so that no package can replace them; then entry points; then "module:attribute".
+
+    Args:
+        kind: The plural noun of what is looked for, such as "rewards". Entry points are in the group "spiral.rewards".
+        name: The name in a recipe.
+        builtin: The built-in names and what they stand for.
+
+    Raises:
+        ValueError: There is no such name, it cannot be imported, or it is not callable.
+    """
+    if name in builtin:
+        return builtin[name]
+    installed = _installed(kind)
+    if name in installed or ":" in name:
+        found: T = _load(kind, name, installed[name].value if name in installed else name)
+        return found
+    near = difflib.get_close_matches(name, [*builtin, *installed], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    added = names(kind, builtin)[len(builtin) :]
+    packages = f", and from installed packages {', '.join(added)}" if added else ""
+    raise ValueError(
+        f"there is no {name!r} among the {kind}{hint} Known {kind}: {', '.join(builtin)}{packages};"
+        " or give 'module:attribute' for one of your own"
+    )
+
+
+def names(kind: str, builtin: Mapping[str, object]) -> tuple[str, ...]:
+    """Return every name that `resolve` finds without a module: the built-in ones, then those of installed packages."""
+    return (*builtin, *(name for name in sorted(_installed(kind)) if name not in builtin))
+
+
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"spiral.{kind}")}
+
+
+def _load(kind: str, name: str, path: str) -> Any:
+    """Import "module:attribute". A user's module can raise anything when it is imported, `SystemExit` included."""
+    module, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (Exception, SystemExit) as error:
+        here = isinstance(error, ModuleNotFoundError) and error.name == module
+        hint = f"; if {module}.py is in this directory, run with PYTHONPATH=." if here else ""
+        source = "" if path == name else f" from {path!r}"
+        raise ValueError(
+            f"{name!r}, one of the {kind}, cannot be imported{source}: {type(error).__name__}: {error}{hint}"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"{name!r} is a {type(found).__name__}; expected a class or function for the {kind}")
+    return found
