@@ -17,8 +17,7 @@ from spiral.core.steps import numbered
 from spiral.games import Game, load_game
 from spiral.launch import execute, saved_recipe, start
 from spiral.launch import resume as resume_run
-from spiral.policies import Policy
-from spiral.policies.registry import SeatOptions, seat_policy
+from spiral.policies import Policy, registry
 from spiral.runs.directory import RunDirectory
 from spiral.runs.directory import read_metrics as metrics_rows
 from spiral.runs.recipe import Recipe, load_recipe
@@ -111,6 +110,7 @@ def load_policy(name: str, game: str | Game, **options: Any) -> Policy:
     Args:
         name: As on the command line, such as "minimax", "nano", "runs/r1" or "runs/r1@15".
         game: The game that it is to play.
-        options: Fields of `spiral.policies.registry.SeatOptions`, such as `temperature=0.0`.
+        options: Fields of `spiral.policies.registry.PolicyOptions`, such as `temperature=0.0`.
     """
-    return seat_policy(name, load_game(game) if isinstance(game, str) else game, SeatOptions(**options))
+    rules = load_game(game) if isinstance(game, str) else game
+    return registry.load_policy(name, rules, registry.PolicyOptions(**options))

@@ -12,7 +12,7 @@ from commands import refused, spiral
 from spiral.games import load_game
 from spiral.inference.engines import EngineConfig
 from spiral.models.loading import NANO_DIRECTORY
-from spiral.policies.registry import DEFAULTS, SeatOptions, language_policy, seat_policy
+from spiral.policies.registry import DEFAULTS, PolicyOptions, load_language_policy, load_policy
 
 RATES = ("win", "draw", "loss")
 
@@ -156,11 +156,11 @@ def test_wrong_input(arguments, words):
 
 def test_a_run_brings_its_prompt_and_its_sampling(run_directory):
     for name in (str(run_directory), str(run_directory / "checkpoints" / "step-000007")):
-        policy = language_policy(name, DEFAULTS)
+        policy = load_language_policy(name, DEFAULTS)
         assert policy.name == name
         assert (policy.sampling.temperature, policy.sampling.max_new_tokens, policy.sampling.top_p) == (0.5, 9, 1.0)
         assert policy.codec.config.observation == "compact"
-        changed = language_policy(name, SeatOptions(temperature=0.0, observation="full", thinking=True))
+        changed = load_language_policy(name, PolicyOptions(temperature=0.0, observation="full", thinking=True))
         assert (changed.sampling.temperature, changed.sampling.max_new_tokens) == (0.0, 9)
         assert (changed.codec.config.observation, changed.codec.config.thinking) == ("full", True)
 
@@ -192,22 +192,22 @@ def test_a_run_brings_its_engines_settings(run_directory, engines):
         config.write(ENGINE)
     run = str(run_directory)
     asked = (
-        SeatOptions(engine="vllm"),
-        SeatOptions(engine="vllm", max_new_tokens=13000),
-        SeatOptions(engine="vllm", reply_tokens=14000),
-        SeatOptions(engine="vllm", reply_tokens=14000, context=128),
-        SeatOptions(),
-        SeatOptions(context=128),
+        PolicyOptions(engine="vllm"),
+        PolicyOptions(engine="vllm", max_new_tokens=13000),
+        PolicyOptions(engine="vllm", reply_tokens=14000),
+        PolicyOptions(engine="vllm", reply_tokens=14000, context=128),
+        PolicyOptions(),
+        PolicyOptions(context=128),
     )
     for options in asked:
-        language_policy(run, options)
+        load_language_policy(run, options)
     configs = [config for config, _ in engines]
     # The same for every model that is asked likewise: what the run had set aside is less than what is likely.
     assert [config.context for config in configs] == [16384, 13000 + 4096, 14000 + 4096, 128, 0, 128]
     assert [config.kind for config in configs] == ["vllm"] * 4 + ["transformers"] * 2
     assert {(config.max_rows, config.stall_seconds, config.sleep) for config in configs} == {(17, 50.0, False)}
     assert not any(options["trained"] or options["shared"] for _, options in engines)
-    language_policy("nano", SeatOptions(engine="vllm"))
+    load_language_policy("nano", PolicyOptions(engine="vllm"))
     assert engines[-1][0] == EngineConfig(kind="vllm", context=16384, memory_share=engines[-1][0].memory_share)
 
 
@@ -218,8 +218,8 @@ def test_without_a_learner_vllm_may_have_most_of_a_gpu(run_directory, engines, m
     monkeypatch.setattr("torch.cuda.is_available", lambda: free is not None)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free * 2**30, 80 * 2**30))
     for kind in ("vllm", "transformers"):
-        language_policy(str(run_directory), SeatOptions(engine=kind, device="cpu"))
-    language_policy(str(run_directory), SeatOptions(engine="vllm", device="cpu", alone=False))
+        load_language_policy(str(run_directory), PolicyOptions(engine=kind, device="cpu"))
+    load_language_policy(str(run_directory), PolicyOptions(engine="vllm", device="cpu", alone=False))
     assert [config.memory_share for config, _ in engines] == [pytest.approx(share), 0.25, 0.25]
 
 
@@ -240,7 +240,7 @@ def test_the_context_can_be_asked_for(command, tmp_path, monkeypatch):
         seen.append((name, options.context, options.reply_tokens))
         raise ValueError("seen enough")
 
-    monkeypatch.setattr("spiral.policies.registry.language_policy", noted)
+    monkeypatch.setattr("spiral.policies.registry.load_language_policy", noted)
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"question": "1 + 1?", "answer": "2"}\n')
     whole = [*command, str(problems)] if command[-1] == "--data" else command
@@ -289,4 +289,4 @@ def test_a_model_with_a_damaged_file(bare_model):
 def test_scripted_policies_come_before_directories(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("random").mkdir()
-    assert seat_policy("random", load_game("tictactoe")).name == "random"
+    assert load_policy("random", load_game("tictactoe")).name == "random"

@@ -227,7 +227,7 @@ def absent(monkeypatch, always):
     def seat(name, game, options):
         return scripted_policy(name, game) if name == "random" else Absent(always)
 
-    monkeypatch.setattr("spiral.policies.registry.seat_policy", seat)
+    monkeypatch.setattr("spiral.policies.registry.load_policy", seat)
     return ("tournament", "random", "endpoint:absent", "--game", "kuhn_poker", "--episodes", "40")
 
 

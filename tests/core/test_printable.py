@@ -156,7 +156,7 @@ def seated(monkeypatch, kind):
     def seat(name, game, options=None):
         return scripted_policy(name, game) if name == "random" else kind()
 
-    monkeypatch.setattr("spiral.policies.registry.seat_policy", seat)
+    monkeypatch.setattr("spiral.policies.registry.load_policy", seat)
 
 
 def test_talk_in_play(monkeypatch):

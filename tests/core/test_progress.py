@@ -104,7 +104,7 @@ class Slow(ScriptedPolicy):
 
 
 def slow(monkeypatch):
-    monkeypatch.setattr("spiral.policies.registry.seat_policy", lambda name, game, options=None: Slow())
+    monkeypatch.setattr("spiral.policies.registry.load_policy", lambda name, game, options=None: Slow())
 
 
 def test_lines_where_there_is_no_terminal(monkeypatch):

@@ -21,7 +21,7 @@ from spiral.evaluation.tournament_files import open_directory, save_games, save_
 from spiral.games import load_game
 from spiral.models.loading import NANO_DIRECTORY
 from spiral.policies import ScriptedPolicy
-from spiral.policies.registry import seat_policy
+from spiral.policies.registry import load_policy
 from spiral.theory.metagame import elo
 
 TICTACTOE, KUHN = load_game("tictactoe"), load_game("kuhn_poker")
@@ -230,7 +230,7 @@ def test_at_least_two_are_held_however_large():
 
 
 def test_scripted_players_are_asked_for_a_first_move():
-    bench = Bench(seat_policy)
+    bench = Bench(load_policy)
     check_players(["random", "minimax"], [TICTACTOE], bench)
     check_players(["random", "equilibrium"], [KUHN], bench)
     with pytest.raises(ValueError, match="minimax"):
@@ -241,7 +241,7 @@ def test_scripted_players_are_asked_for_a_first_move():
 
 
 def played(players, game, episodes, seed):
-    bench = Bench(seat_policy)
+    bench = Bench(load_policy)
     pairs = [pair for _, pair, _ in round_robin(players, [game], bench, episodes, seed)]
     return standings(game.spec, players, pairs, seed=seed)
 
@@ -290,7 +290,7 @@ def test_short_names(tmp_path):
 
 def test_files(tmp_path):
     players, directory = ("random", "equilibrium"), tmp_path / "out"
-    bench = Bench(seat_policy)
+    bench = Bench(load_policy)
     ((_, pair, games),) = round_robin(players, [KUHN], bench, 10, seed=0)
     result = standings("kuhn_poker", players, [pair], seed=0)
     with open_directory(directory):

@@ -17,7 +17,7 @@ from spiral.runs.display import plain_table, wide_console
 
 if TYPE_CHECKING:
     from spiral.evaluation.reasoning.measuring import Benchmark  # loads torch
-    from spiral.policies.registry import SeatOptions
+    from spiral.policies.registry import PolicyOptions
 
 
 Task = Annotated[
@@ -65,7 +65,7 @@ def benchmark(
     """
     from spiral.evaluation.reasoning.measuring import load_benchmark  # loads torch
     from spiral.policies.endpoint.config import ENDPOINT
-    from spiral.policies.registry import SeatOptions
+    from spiral.policies.registry import PolicyOptions
     from spiral.policies.scripted import is_scripted
 
     if is_scripted(model):
@@ -87,7 +87,7 @@ def benchmark(
             max_new_tokens=max_new_tokens,
             seed=seed,
         )
-        options = SeatOptions(
+        options = PolicyOptions(
             template=template,
             thinking=thinking,
             device=device,
@@ -109,15 +109,15 @@ def benchmark(
 
 
 def _measured(
-    model: str, asked: Benchmark, options: SeatOptions, out: Path | None, progress: Progress, **how: Any
+    model: str, asked: Benchmark, options: PolicyOptions, out: Path | None, progress: Progress, **how: Any
 ) -> tuple[dict[str, Any], Path]:
     """The result in its JSON form, and the directory where it is kept."""
     from spiral.evaluation.reasoning.measuring import benchmark_directory, measure_benchmark
     from spiral.evaluation.reasoning.runner import UnansweredError
-    from spiral.policies.registry import answerer
+    from spiral.policies.registry import load_answerer
 
     progress.stage(f"loading {model}")
-    policy = answerer(model, options)
+    policy = load_answerer(model, options)
     place = benchmark_directory(policy, asked, model, out)
     progress.stage(f"{asked.task.name}, {model}", asked.attempts, "replies")
     try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spiral.evaluation.reasoning.measuring import Benchmark
     from spiral.inference.base import LanguagePolicy
     from spiral.policies import Policy
-    from spiral.policies.registry import SeatOptions
+    from spiral.policies.registry import PolicyOptions
 
 
 ASKED, FILES = "prompt and sampling", " files"
@@ -88,7 +88,7 @@ def compare(
     measures itself.
     What was measured before with the same settings is read from its files.
     """
-    from spiral.policies.registry import SeatOptions, is_language_model  # loads torch
+    from spiral.policies.registry import PolicyOptions, is_language_model  # loads torch
 
     opt.check_episodes(episodes)
     games, exact = _asked(a, b, game, opponent, exploitability, task)
@@ -102,7 +102,7 @@ def compare(
         fresh=fresh,
         out=out,
     )
-    options = SeatOptions(
+    options = PolicyOptions(
         template=template,
         observation=observation,
         thinking=thinking,
@@ -125,16 +125,16 @@ def _asked(
     a: str, b: str, game: Names, opponent: Names, exploitability: Names, task: Names
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Games, each with an opponent, and those for exploitability; the run's own where nothing at all is asked for."""
-    from spiral.policies.registry import check_player  # loads torch
+    from spiral.policies.registry import check_policy_name  # loads torch
 
     for name in (a, b, *(opponent or [])):
-        check_player(name)
+        check_policy_name(name)
     games = [(spec, other) for spec in dict.fromkeys(game or []) for other in dict.fromkeys(opponent or ["random"])]
     exact = list(dict.fromkeys(exploitability or []))
     return (games, exact) if games or exact or task else _as_the_run(a, b, opponent)
 
 
-def _compare(a: str, b: str, plan: Plan, options: SeatOptions, as_json: bool, each_as_trained: bool) -> None:
+def _compare(a: str, b: str, plan: Plan, options: PolicyOptions, as_json: bool, each_as_trained: bool) -> None:
     """Measures both, writes the table and prints it."""
     from spiral.evaluation.comparison import asked_otherwise, corrected
 
@@ -166,21 +166,21 @@ def _asked_like(a: str, b: str) -> str | None:
 
     None where fewer than two of them are language models here.
     """
-    from spiral.policies.registry import asked_by_itself, is_language_model
+    from spiral.policies.registry import is_language_model, saved_settings
 
     if not (is_language_model(a) and is_language_model(b)):
         return None
-    asked = {name: asked_by_itself(name) for name in (b, a)}
+    asked = {name: saved_settings(name) for name in (b, a)}
     runs = [name for name, own in asked.items() if own.from_run]
     prompted = [name for name, own in asked.items() if own.prompt is not None]
     return (runs or prompted or [b])[0]
 
 
-def _alike(like: str, other: str, options: SeatOptions, in_games: bool) -> tuple[str, dict[str, Any], SeatOptions]:
+def _alike(like: str, other: str, options: PolicyOptions, in_games: bool) -> tuple[str, dict[str, Any], PolicyOptions]:
     """How both are asked: in one line, as values, and as options for both. Benchmarks have a sampling of their own."""
-    from spiral.policies.registry import asked_by_itself, effective_prompt, effective_sampling
+    from spiral.policies.registry import effective_prompt, effective_sampling, saved_settings
 
-    asked, own = asked_by_itself(like), asked_by_itself(other)
+    asked, own = saved_settings(like), saved_settings(other)
     prompt, sampling = effective_prompt(asked, options), effective_sampling(asked, options)
     words = [
         f"{prompt.template} template, {prompt.observation} observations",
@@ -203,7 +203,7 @@ def _alike(like: str, other: str, options: SeatOptions, in_games: bool) -> tuple
             values = ", ".join(f"{key.replace('_', '-')} {left.get(key)}" for key in otherwise)
             line += f" {other} was trained with {values}; --each-as-trained asks it so."
     asking = {"like": like, "prompt": prompt.model_dump(), "sampling": sampling.model_dump(), "engine": options.engine}
-    return line, asking, dataclasses.replace(options, asked_as=asked)
+    return line, asking, dataclasses.replace(options, saved=asked)
 
 
 def _unplayed(plan: Plan, rows: Sequence[Row]) -> list[str]:
@@ -257,9 +257,9 @@ def _task_and_file(entry: str) -> tuple[str, Path]:
     return task, Path(file)
 
 
-def _measured(name: str, plan: Plan, options: SeatOptions, progress: Progress) -> dict[str, Any]:
+def _measured(name: str, plan: Plan, options: PolicyOptions, progress: Progress) -> dict[str, Any]:
     """Everything about one model, by what it was measured on; one model is loaded at a time."""
-    from spiral.policies.registry import is_language_model, language_policy
+    from spiral.policies.registry import is_language_model, load_language_policy
 
     if not is_language_model(name):
         if plan.benchmarks:
@@ -267,7 +267,7 @@ def _measured(name: str, plan: Plan, options: SeatOptions, progress: Progress) -
         games = _games(name, plan, options, None, progress)
         return {ASKED: {}} | games | _theory(name, plan, options, None, progress)
     progress.stage(f"loading {name}")
-    with contextlib.closing(language_policy(name, options)) as language:
+    with contextlib.closing(load_language_policy(name, options)) as language:
         return (
             {ASKED: {**language.codec.config.model_dump(), **language.sampling.model_dump()}}
             | _games(name, plan, options, language, progress)
@@ -277,19 +277,19 @@ def _measured(name: str, plan: Plan, options: SeatOptions, progress: Progress) -
 
 
 def _games(
-    name: str, plan: Plan, options: SeatOptions, language: LanguagePolicy | None, progress: Progress
+    name: str, plan: Plan, options: PolicyOptions, language: LanguagePolicy | None, progress: Progress
 ) -> dict[str, Any]:
     """The episodes of every game against every opponent."""
     from spiral.core.policy import NotPlayedError
     from spiral.evaluation import measurements
-    from spiral.policies.registry import SeatOptions, seat_policy
+    from spiral.policies.registry import PolicyOptions, load_policy
 
     found: dict[str, Any] = {}
     for spec, other in plan.games:
         rules = load_game(spec)
-        player: Policy = language or seat_policy(name, rules, options)
+        player: Policy = language or load_policy(name, rules, options)
         progress.stage(f"loading {other}")
-        opponent = seat_policy(other, rules, SeatOptions(device=options.device, compute=options.compute))
+        opponent = load_policy(other, rules, PolicyOptions(device=options.device, compute=options.compute))
         games: dict[str, Any] = {"episodes": plan.episodes, "seed": plan.seed}
         place = measurements.games_directory(player, opponent, rules, out=plan.out, **games)
         progress.stage(f"{name}: {spec} against {other}", plan.episodes, "games")
@@ -305,17 +305,17 @@ def _games(
 
 
 def _theory(
-    name: str, plan: Plan, options: SeatOptions, language: LanguagePolicy | None, progress: Progress
+    name: str, plan: Plan, options: PolicyOptions, language: LanguagePolicy | None, progress: Progress
 ) -> dict[str, Any]:
     """Exploitability in every game, and of how many states."""
     from spiral.evaluation import measurements
-    from spiral.policies.registry import exploitable_policy
+    from spiral.policies.registry import load_exploitable_policy
 
     found: dict[str, Any] = {}
     for spec in plan.exploitability:
         progress.stage(f"{name}: exploitability in {spec}")
         rules = load_game(spec)
-        known = language or exploitable_policy(name, rules, options)
+        known = language or load_exploitable_policy(name, rules, options)
         place = measurements.theory_directory(name, known, rules, samples=None, seed=plan.seed, out=plan.out)
         found[spec] = measurements.measure_kept_theory(
             known, rules, samples=None, seed=plan.seed, place=place, reuse=not plan.fresh, watch=progress.count

@@ -45,9 +45,9 @@ def evaluate(
     opt.check_episodes(episodes)
     from spiral.core.policy import NotPlayedError  # loads torch
     from spiral.evaluation.measurements import games_directory, measure_games
-    from spiral.policies.registry import SeatOptions, is_language_model, seat_policy
+    from spiral.policies.registry import PolicyOptions, is_language_model, load_policy
 
-    options = SeatOptions(
+    options = PolicyOptions(
         template=template,
         observation=observation,
         thinking=thinking,
@@ -64,9 +64,9 @@ def evaluate(
     )
     with progress_shown(bar=not as_json) as progress:
         progress.stage(f"loading {opponent}")
-        other = seat_policy(opponent, rules, SeatOptions(device=device, compute=compute))
+        other = load_policy(opponent, rules, PolicyOptions(device=device, compute=compute))
         progress.stage(f"loading {model}")
-        policy = seat_policy(model, rules, options)
+        policy = load_policy(model, rules, options)
         place = games_directory(policy, other, rules, episodes=episodes, seed=seed, out=out)
         progress.stage(f"{rules.spec}, {model} against {opponent}", episodes, "games")
         games: dict[str, Any] = {"episodes": episodes, "seed": seed, "in_flight": in_flight, "place": place}
@@ -116,9 +116,9 @@ def exploitability(
     rules = load_game(game)
     from spiral.evaluation.exploitability import uniform_exploitability  # loads torch
     from spiral.evaluation.measurements import measure_kept_theory, theory_directory
-    from spiral.policies.registry import SeatOptions, exploitable_policy
+    from spiral.policies.registry import PolicyOptions, load_exploitable_policy
 
-    options = SeatOptions(
+    options = PolicyOptions(
         template=template,
         observation=observation,
         thinking=thinking,
@@ -134,7 +134,7 @@ def exploitability(
     )
     with progress_shown(bar=not as_json) as progress:
         progress.stage(f"loading {model}")
-        policy = exploitable_policy(model, rules, options)
+        policy = load_exploitable_policy(model, rules, options)
         place = theory_directory(model, policy, rules, samples=samples, seed=seed, out=out)
         progress.stage(f"exploitability of {model} in {rules.spec}")
         result = measure_kept_theory(policy, rules, samples=samples, seed=seed, place=place, watch=progress.count)

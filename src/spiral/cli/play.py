@@ -51,9 +51,9 @@ def play(
 ) -> None:
     """Play against MODEL. A mistyped move is asked about again; Ctrl-C or Ctrl-D ends."""
     rules = load_game(game or trained_game(model))
-    from spiral.policies.registry import SeatOptions, seat_policy
+    from spiral.policies.registry import PolicyOptions, load_policy
 
-    options = SeatOptions(
+    options = PolicyOptions(
         template=template,
         observation=observation,
         thinking=thinking,
@@ -65,7 +65,7 @@ def play(
         device=device,
         compute=compute,
     )
-    opponent = seat_policy(model, rules, options)
+    opponent = load_policy(model, rules, options)
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     _show(f"You play {rules.spec} against {opponent.name}, seed {first_seed}. Ctrl-C ends.")
     hint = parameters_hint(rules)
@@ -161,14 +161,14 @@ def favourite(games: Sequence[str]) -> str:
 def play_game(game: Game, opponent: Policy, seat: int, seed: int, read: Read, write: Write) -> Episode:
     """One game of a person in `seat` against `opponent`, told from the first move to the result."""
     from spiral.core.transcript import final_position, news, result_line
-    from spiral.policies.human import HumanPolicy, Narrated
+    from spiral.policies.human import HumanPolicy, NarratedPolicy
     from spiral.rollout.loop import Match
     from spiral.rollout.loop import play as play_matches
 
     def show(text: str) -> None:
         write(printable(text))
 
-    human, other = HumanPolicy(read, show), Narrated(opponent, show)
+    human, other = HumanPolicy(read, show), NarratedPolicy(opponent, show)
     policies: tuple[Policy, Policy] = (human, other) if seat == 0 else (other, human)
     (episode,) = play_matches([Match(game=game, seed=seed, policies=policies)])
     position = final_position(episode, seat)

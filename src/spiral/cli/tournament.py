@@ -74,9 +74,9 @@ def tournament(
     opt.check_episodes(episodes)
     from spiral.evaluation.tournament import Bench, check_players  # loads torch
     from spiral.evaluation.tournament_files import open_directory
-    from spiral.policies.registry import SeatOptions, seat_policy
+    from spiral.policies.registry import PolicyOptions, load_policy
 
-    options = SeatOptions(
+    options = PolicyOptions(
         template=template,
         observation=observation,
         thinking=thinking,
@@ -93,7 +93,7 @@ def tournament(
 
         def seat(name: str, rules: Game) -> Policy:
             progress.describe(f"loading {name}")
-            return seat_policy(name, rules, options)
+            return load_policy(name, rules, options)
 
         bench = Bench(seat)
         check_players(players, games, bench)

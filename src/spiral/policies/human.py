@@ -1,6 +1,6 @@
 """A person in a seat: one more policy for the one game loop.
 
-`HumanPolicy` asks instead of thinking; a slip of the keyboard is asked about again and never forfeits. `Narrated` sits
+`HumanPolicy` asks instead of thinking; a slip of the keyboard is asked about again and never forfeits. `NarratedPolicy` sits
 around the other side's policy and tells what it said. Both get `read` and `write` handed in, so a test can play.
 """
 
@@ -61,7 +61,7 @@ class HumanPolicy:
             self._write(refusal(line, state))
 
 
-class Narrated:
+class NarratedPolicy:
     """Another policy whose replies are told as they come."""
 
     def __init__(self, policy: Policy, write: Write) -> None:

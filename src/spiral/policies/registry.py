@@ -64,7 +64,7 @@ SAMPLING_OPTIONS = ("temperature", "top_p", "max_new_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
+class SavedSettings:
     """How a model says that it is asked: by its checkpoint and its run's recipe."""
 
     prompt: PromptConfig | None
@@ -76,7 +76,7 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SeatOptions:
+class PolicyOptions:
     """What the command line asks for; None leaves the model's own choice."""
 
     template: str | None = None
@@ -96,26 +96,26 @@ class SeatOptions:
     """A budget of replies beside `max_new_tokens` for which there has to be room, as a benchmark's."""
     alone: bool = True
     """Whether no other model is loaded beside it."""
-    asked_as: Asked | None = None
+    saved: SavedSettings | None = None
     """How another model is asked, in place of what this one says; what the command line asks for comes first."""
 
 
-LEAST_CONTEXT, PROMPT_ROOM = 16384, 4096
+MIN_CONTEXT, PROMPT_ROOM = 16384, 4096
 """What vLLM sets aside for prompt and reply when nobody says: enough for benchmarks and games, and the same for two
 models that are compared, where many a model's own limit would take more memory than there is."""
 
-ALONE = 0.85
+MAX_TOTAL_SHARE = 0.85
 """vLLM's share of a GPU that it has for itself."""
 
-LEFT_OVER = 0.95
+MAX_FREE_SHARE = 0.95
 """The most of a GPU's free memory that vLLM may have, for others may hold some of it already."""
 
-MAX_ON_CPU = 2_000_000_000
+MAX_CPU_PARAMETERS = 2_000_000_000
 """Parameters of a model that a CPU can pass a few hundred tokens through in seconds."""
 
 logger = logging.getLogger(__name__)
 
-DEFAULTS = SeatOptions()
+DEFAULTS = PolicyOptions()
 
 
 class Opponents:
@@ -123,7 +123,7 @@ class Opponents:
 
     def __init__(self, device: str = "auto") -> None:
         """`device` is where models run."""
-        self._options = SeatOptions(device=device)
+        self._options = PolicyOptions(device=device)
         self._known: dict[str, Policy] = {}
 
     def __call__(self, name: str, game: Game) -> Policy:
@@ -131,12 +131,12 @@ class Opponents:
         if is_scripted(name):
             return scripted_policy(name, game)
         if name not in self._known:
-            self._known[name] = seat_policy(name, game, self._options)
+            self._known[name] = load_policy(name, game, self._options)
         check_room(self._known[name], game, first=True)
         return self._known[name]
 
 
-def seat_policy(name: str, game: Game, options: SeatOptions = DEFAULTS) -> Policy:
+def load_policy(name: str, game: Game, options: PolicyOptions = DEFAULTS) -> Policy:
     """The policy that MODEL `name` stands for in `game`.
 
     Raises `ValueError` when there is none, or when the game's first prompt leaves it no room for an answer.
@@ -144,8 +144,8 @@ def seat_policy(name: str, game: Game, options: SeatOptions = DEFAULTS) -> Polic
     if is_scripted(name):
         return scripted_policy(name, game)
     if name.startswith(ENDPOINT):
-        return endpoint_policy(name, options)
-    policy = language_policy(name, options)
+        return _endpoint_policy(name, options)
+    policy = load_language_policy(name, options)
     try:
         check_room(policy, game)
     except BaseException:
@@ -154,7 +154,7 @@ def seat_policy(name: str, game: Game, options: SeatOptions = DEFAULTS) -> Polic
     return policy
 
 
-def endpoint_policy(name: str, options: SeatOptions) -> EndpointPolicy:
+def _endpoint_policy(name: str, options: PolicyOptions) -> EndpointPolicy:
     """Somebody else's model, asked as its table in `endpoints.toml` says."""
     config, file = find_endpoint(name.removeprefix(ENDPOINT))
     config = with_options(config, options, ("temperature", "top_p", "max_new_tokens"))
@@ -168,19 +168,19 @@ def endpoint_policy(name: str, options: SeatOptions) -> EndpointPolicy:
     )
 
 
-def answerer(name: str, options: SeatOptions) -> Answerer:
+def load_answerer(name: str, options: PolicyOptions) -> Answerer:
     """Who answers questions outside games under a name: a language model or an endpoint.
 
     Raises `ValueError` for scripted players, who write nothing.
     """
     if is_scripted(name):
         raise ValueError(f"got {name!r}, which plays games only; expected a language model or endpoint:NAME")
-    return endpoint_policy(name, options) if name.startswith(ENDPOINT) else language_policy(name, options)
+    return _endpoint_policy(name, options) if name.startswith(ENDPOINT) else load_language_policy(name, options)
 
 
-def exploitable_policy(name: str, game: Game, options: SeatOptions = DEFAULTS) -> LanguagePolicy | TabularPolicy:
+def load_exploitable_policy(name: str, game: Game, options: PolicyOptions = DEFAULTS) -> LanguagePolicy | TabularPolicy:
     """The same as something whose probabilities can be known: a language model, or a scripted policy's table."""
-    return scripted_table(name, game) if is_scripted(name) else language_policy(name, options)
+    return scripted_table(name, game) if is_scripted(name) else load_language_policy(name, options)
 
 
 def is_language_model(name: str) -> bool:
@@ -188,14 +188,14 @@ def is_language_model(name: str) -> bool:
     return not is_scripted(name) and not name.startswith(ENDPOINT)
 
 
-def language_policy(name: str, options: SeatOptions) -> LanguagePolicy:
+def load_language_policy(name: str, options: PolicyOptions) -> LanguagePolicy:
     """A language model that plays under the name it was asked for by."""
     from spiral.agreement import run_check  # loads torch, and so does the next
     from spiral.inference.engines import make_policy
 
     check_model(name, ())
     where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
-    sampling = effective_sampling(asked_by_itself(name) if options.asked_as is None else options.asked_as, options)
+    sampling = effective_sampling(saved_settings(name) if options.saved is None else options.saved, options)
     engine = _engine(name, options, max(sampling.max_new_tokens, options.reply_tokens))
     loaded = load_language_model(where, weights=engine.kind == "transformers", cast=True)
     codec = loaded.codec(_prompt(name, loaded, options))
@@ -231,13 +231,13 @@ def _plain_model(where: ModelConfig) -> Any:
     device = "cpu"
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > room:
         device = where.device
-    elif parameters > MAX_ON_CPU:
+    elif parameters > MAX_CPU_PARAMETERS:
         logger.warning("%s: no room to compare vLLM with the plain forward pass", where.path)
         return None
     return load_language_model(where.model_copy(update={"device": device}), cast=True).model
 
 
-def _engine(name: str, options: SeatOptions, reply_tokens: int) -> EngineConfig:
+def _engine(name: str, options: PolicyOptions, reply_tokens: int) -> EngineConfig:
     """The engine that `--engine` names, set up as in the run that the model comes from, but with nobody who trains.
 
     Only vLLM has to be told a context, since it sets memory aside for one.
@@ -249,8 +249,8 @@ def _engine(name: str, options: SeatOptions, reply_tokens: int) -> EngineConfig:
     engine = resolved(checked(EngineConfig, {**run.get("engine", {}), "kind": options.engine, "sleep": False}))
     context = options.context or 0
     if options.context is None and engine.kind == "vllm":
-        own = engine.context if options.asked_as is None else options.asked_as.context
-        context = max(LEAST_CONTEXT, own, reply_tokens + PROMPT_ROOM)
+        own = engine.context if options.saved is None else options.saved.context
+        context = max(MIN_CONTEXT, own, reply_tokens + PROMPT_ROOM)
     share = _memory_share(engine) if options.alone else engine.memory_share
     return checked(EngineConfig, {**engine.model_dump(), "context": context, "memory_share": share})
 
@@ -264,10 +264,10 @@ def _memory_share(engine: EngineConfig) -> float:
     gc.collect()
     torch.cuda.empty_cache()  # what is left of a model that was closed
     free, total = torch.cuda.mem_get_info()
-    return min(ALONE, LEFT_OVER * free / total)
+    return min(MAX_TOTAL_SHARE, MAX_FREE_SHARE * free / total)
 
 
-def check_player(name: str, others: Sequence[str] = ()) -> None:
+def check_policy_name(name: str, others: Sequence[str] = ()) -> None:
     """Raises `ValueError` for what cannot sit in a seat, as far as that shows before it is loaded.
 
     `others` are names that mean something where this one was found, for the error to suggest.
@@ -378,9 +378,9 @@ def local_tokenizer(name: str, config: Any) -> Any:
     return check_without_weights(str(directory), name, config)
 
 
-def _prompt(name: str, loaded: LanguageModel, options: SeatOptions) -> PromptConfig:
+def _prompt(name: str, loaded: LanguageModel, options: PolicyOptions) -> PromptConfig:
     """The prompt the model was trained with, or another's, or the default one, with what was asked for on top."""
-    own = loaded.prompt if options.asked_as is None else options.asked_as.prompt
+    own = loaded.prompt if options.saved is None else options.saved.prompt
     prompt = with_options(own or PromptConfig(), options, PROMPT_OPTIONS)
     if prompt.template == "chat" and not loaded.tokenizer.chat_template:
         raise ValueError(
@@ -389,10 +389,10 @@ def _prompt(name: str, loaded: LanguageModel, options: SeatOptions) -> PromptCon
     return prompt
 
 
-def asked_by_itself(name: str) -> Asked:
+def saved_settings(name: str) -> SavedSettings:
     """How the model `name` was asked in its training, as far as its files say."""
     run = run_config(name)
-    return Asked(
+    return SavedSettings(
         prompt=saved_prompt(model_directory(name)),
         sampling=_run_sampling(name),
         context=int(run.get("engine", {}).get("context", 0)),
@@ -400,12 +400,12 @@ def asked_by_itself(name: str) -> Asked:
     )
 
 
-def effective_prompt(asked: Asked, options: SeatOptions) -> PromptConfig:
+def effective_prompt(asked: SavedSettings, options: PolicyOptions) -> PromptConfig:
     """The prompt, with what the command line asks for on top."""
     return with_options(asked.prompt or PromptConfig(), options, PROMPT_OPTIONS)
 
 
-def effective_sampling(asked: Asked, options: SeatOptions) -> SamplingConfig:
+def effective_sampling(asked: SavedSettings, options: PolicyOptions) -> SamplingConfig:
     """The sampling, with what the command line asks for on top."""
     return with_options(asked.sampling, options, SAMPLING_OPTIONS)
 
@@ -437,7 +437,7 @@ def run_config(name: str) -> dict[str, Any]:
         raise ValueError(f"{file} is damaged: {error}") from error
 
 
-def with_options(section: Kind, options: SeatOptions, fields: tuple[str, ...]) -> Kind:
+def with_options(section: Kind, options: PolicyOptions, fields: tuple[str, ...]) -> Kind:
     """The section with every option that was given in its place, checked."""
     given = {field: getattr(options, field) for field in fields if getattr(options, field) is not None}
     return checked(type(section), {**section.model_dump(), **given})

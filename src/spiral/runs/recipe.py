@@ -27,7 +27,7 @@ from spiral.inference.settings import EngineConfig, resolved
 from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
 from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
-from spiral.policies.registry import check_player
+from spiral.policies.registry import check_policy_name
 from spiral.rollout.loop import MIRROR, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.hardware import HardwareConfig
@@ -270,7 +270,7 @@ def _check_opponents(config: SelfPlayConfig, source: str, workers: int) -> None:
     for name in config.opponents:
         try:
             if name != MIRROR:
-                check_player(name, [MIRROR])
+                check_policy_name(name, [MIRROR])
                 _check_limits(name, workers)
         except ValueError as error:
             raise ValueError(f"{source}: selfplay.opponents: {error}") from error
@@ -303,7 +303,7 @@ def _check_evaluation(config: EvaluationConfig, source: str) -> None:
     """What would otherwise stop a run at its first measurement."""
     for name in config.opponents:
         try:
-            check_player(name)
+            check_policy_name(name)
         except ValueError as error:
             raise ValueError(f"{source}: evaluation.opponents: {error}") from error
     for key in ("episodes", "episodes_between"):

@@ -10,7 +10,7 @@ from commands import refused, spiral
 from endpoint_server import EndpointServer, good, refusing
 from spiral.games import load_game
 from spiral.policies.endpoint.config import EndpointConfig, load_endpoint
-from spiral.policies.registry import SeatOptions, seat_policy
+from spiral.policies.registry import PolicyOptions, load_policy
 
 KEY = "sk-secret-0123456789"
 
@@ -149,8 +149,8 @@ def test_keys_that_are_none(monkeypatch, key):
 
 def test_the_command_line_comes_first(server):
     write(table(base_url=server.base_url, temperature=0.3))
-    options = SeatOptions(temperature=0.0, max_new_tokens=9, thinking=False)
-    policy = seat_policy("endpoint:local", load_game("kuhn_poker"), options)
+    options = PolicyOptions(temperature=0.0, max_new_tokens=9, thinking=False)
+    policy = load_policy("endpoint:local", load_game("kuhn_poker"), options)
     assert (policy.name, policy.config.temperature, policy.config.max_new_tokens) == ("endpoint:local", 0.0, 9)
     assert (policy.config.prompt.thinking, policy.config.top_p) == (False, 1.0)
     policy.close()
