@@ -1,7 +1,8 @@
-"""A person in a seat: one more policy for the one game loop.
+"""A person as a policy, for the same game loop as every other policy.
 
-`HumanPolicy` asks instead of thinking; a slip of the keyboard is asked about again and never forfeits. `NarratedPolicy` sits
-around the other side's policy and tells what it said. Both get `read` and `write` handed in, so a test can play.
+`HumanPolicy` asks a person for an action, and asks again after a typing mistake instead of forfeiting the game.
+`NarratedPolicy` wraps the opponent's policy and prints its replies. Both receive `read` and `write` as arguments, so
+that a test can play.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ Write = Callable[[str], object]
 
 
 class HumanPolicy:
-    """Shows the full observation, later only what is new in it, and reads an action."""
+    """Shows the full observation, on later turns only what is new in it, and reads an action."""
 
     name = "you"
 
     def __init__(self, read: Read, write: Write) -> None:
-        """`read(prompt)` gives a line and raises `EOFError` at the end of the input."""
+        """Both arguments are functions: `read(prompt)` returns a line or raises `EOFError`, `write(text)` prints."""
         self._read = read
         self._write = write
         self._pending: list[TurnRequest] = []
         self._seen = ""
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Takes on turns."""
+        """Adds turns to those pending."""
         self._pending.extend(requests)
 
     def poll(self) -> list[TurnReply]:
@@ -39,12 +40,12 @@ class HumanPolicy:
         return [self._ask(request) for request in pending]
 
     def cancel(self) -> None:
-        """Forgets every pending turn."""
+        """Drops every pending turn."""
         self._pending.clear()
 
     @property
     def seen(self) -> str:
-        """The observation shown last."""
+        """The observation that was shown last."""
         return self._seen
 
     def _ask(self, request: TurnRequest) -> TurnReply:
@@ -62,7 +63,7 @@ class HumanPolicy:
 
 
 class NarratedPolicy:
-    """Another policy whose replies are told as they come."""
+    """A policy whose replies are printed as they arrive."""
 
     def __init__(self, policy: Policy, write: Write) -> None:
         self._policy = policy
@@ -70,35 +71,35 @@ class NarratedPolicy:
 
     @property
     def name(self) -> str:
-        """The other policy's."""
+        """The name of the wrapped policy."""
         return self._policy.name
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Passes turns on."""
+        """Submits turns to the wrapped policy."""
         self._policy.submit(requests)
 
     def poll(self) -> list[TurnReply]:
-        """Passes replies back, told."""
+        """Returns the wrapped policy's replies and prints each one."""
         replies = self._policy.poll()
         for reply in replies:
-            if reply.fault is None:  # else the result says what happened
+            if reply.fault is None:  # the result of the game reports faults
                 self._write("\n" + told_reply(self.name, reply.reply, reply.action))
         return replies
 
     def cancel(self) -> None:
-        """Passes it on."""
+        """Drops the wrapped policy's pending turns."""
         self._policy.cancel()
 
 
 def read_action(line: str, state: State) -> str | None:
-    """The action a person means, spelled as freely as a model may spell it, boxed or not."""
+    """The action in a line that a person typed, parsed like a model's reply, with or without a box; None if illegal."""
     return parse_action(line, state) or parse_action(f"\\boxed{{{line}}}", state)
 
 
 def refusal(line: str, state: State) -> str:
-    """Why a line is no action, and what would be."""
+    """Message that says why a line is not a legal action, and what is legal."""
     try:
         state.apply(line)
     except IllegalActionError as error:
         return f"That is not legal: {error}"
-    return f"Got {line!r}; legal here: {', '.join(state.legal_actions())}"
+    return f"{line!r} is not legal here; legal actions: {', '.join(state.legal_actions())}"
