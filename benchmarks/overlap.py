@@ -89,8 +89,13 @@ def row_of(recipe: Recipe, seconds: float) -> dict[str, float]:
                 make_policy, recipe.selfplay, recipe.run.seed, recipe.cluster, vocabulary=vocabulary,
                 last_step=recipe.run.steps,
             ) as collector:  # fmt: skip
-                collector.receive_weights(learner.weights(), learner.version)
-                train(recipe.run, recipe.credit, RoleBaselines(recipe.credit.decay), collector, learner, clock)
+                collector.receive_weights(learner.publish())
+                baselines = RoleBaselines(recipe.credit.decay)
+
+                def publish() -> None:
+                    collector.receive_weights(learner.publish())
+
+                train(recipe.run, recipe.credit, baselines, collector, learner, publish, clock)
         finally:
             learner.close()
     steps = clock.steps[WARMUP:]

@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         run = assemble(recipe, Path(directory) / "run")
         clock = StepClock()
-        train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, run.learner, clock)
+        train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, run.learner, run.publish, clock)
     write_report(arguments.out, clock.steps, arguments.warmup)
 
 

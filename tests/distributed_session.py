@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spiral.distributed import pool as crew
 from spiral.distributed.session import cluster_session
+from spiral.distributed.weights.base import WeightsHandle, pack
 from spiral.rollout.collector import SelfPlay
 from spiral.rollout.loop import SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
@@ -41,6 +42,14 @@ def small_ray():
 def end_small_ray():
     """For whoever needs another one in this process."""
     _shared.close()
+
+
+def stored(weights, version, dtype=None):
+    """What a learner publishes through the object store."""
+    import ray
+
+    packed = pack(weights, dtype)
+    return WeightsHandle(version=version, ref=ray.put(packed), num_bytes=packed.num_bytes)
 
 
 def facts(episode):

@@ -59,6 +59,10 @@ class Run(Protocol):
         """Plays the games."""
         ...
 
+    def publish(self) -> None:
+        """Gives the learner's weights to the policy that plays."""
+        ...
+
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`."""
         ...
@@ -268,7 +272,7 @@ def _train(run: Run, show: Show) -> None:
         try:
             with _spared_from_collection():
                 learner = WatchedLearner(run.learner, run.recipe)
-                train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, learner, recorder)
+                train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, learner, run.publish, recorder)
         except (UserCodeError, NotPlayedError):
             recorder.keep(run.learner.version)
             raise

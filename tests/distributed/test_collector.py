@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from distributed_policies import VOCABULARY, broken, coin, nano_policy, refuses, trapped, weight_of, weights
-from distributed_session import GAMES, cluster, facts, one_process, small_ray, versions
+from distributed_session import GAMES, cluster, facts, one_process, small_ray, stored, versions
 from spiral.distributed.collector import ClusterCollector
 from spiral.games.failures import UserCodeError
 
@@ -42,7 +42,7 @@ def test_sync_is_one_process_bit_for_bit(workers):
     published = {version: nano_weights(policy, version) for version in range(3)}
     with collector(nano_policy, vocabulary=policy.model.config.vocab_size, rollout_workers=workers) as played:
         for step in (1, 2, 3):
-            played.receive_weights(published[step - 1], step - 1)
+            played.receive_weights(stored(published[step - 1], step - 1))
             episodes = played.collect(step)
             assert [facts(episode) for episode in episodes] == one_process(
                 policy, (published[step - 1], step - 1), step
@@ -65,7 +65,7 @@ def test_sync_is_one_process_bit_for_bit(workers):
 def test_opponents_sit_on_workers_as_they_sit_in_one_process():
     mixed = GAMES.model_copy(update={"opponents": {"mirror": 1.0, "random": 1.0, "minimax(depth=2)": 1.0}})
     with collector(coin, mixed) as played:
-        played.receive_weights(weights(1), 1)
+        played.receive_weights(stored(weights(1), 1))
         episodes = played.collect(1)
     assert [facts(episode) for episode in episodes] == one_process(coin(), (weights(1), 1), 1, mixed)
     assert {seat.policy for episode in episodes for seat in episode.seats} == {"coin", "random", "minimax(depth=2)"}
@@ -75,7 +75,7 @@ def test_opponents_sit_on_workers_as_they_sit_in_one_process():
 def test_a_game_that_fails_ends_the_run_by_its_name():
     games = GAMES.model_copy(update={"games": {"tests.broken_game:Broken(fault=apply)": 1.0}})
     with collector(coin, games) as played:
-        played.receive_weights(weights(0), 0)
+        played.receive_weights(stored(weights(0), 0))
         with pytest.raises(UserCodeError, match=r"game tests.broken_game:Broken\(fault=apply\) failed in apply"):
             played.collect(1)
 
@@ -83,10 +83,10 @@ def test_a_game_that_fails_ends_the_run_by_its_name():
 @pytest.mark.slow
 def test_engines_sleep_when_the_games_of_a_step_are_over():
     with ClusterCollector(coin, GAMES, 3, cluster(), vocabulary=VOCABULARY, sleep=True) as played:
-        played.receive_weights(weights(0), 0)
+        played.receive_weights(stored(weights(0), 0))
         assert not played.measure(is_asleep)
         for step in (1, 2):
-            played.receive_weights(weights(step), step)
+            played.receive_weights(stored(weights(step), step))
             assert [facts(e) for e in played.collect(step)] == one_process(coin(), (weights(step), step), step)
             assert played.measure(is_asleep)
 
@@ -105,7 +105,7 @@ def test_async_takes_what_is_done_within_its_bounds():
     with collector(partial(coin, slow=0.01), schedule="async", max_staleness=2, last_step=8) as played:
         seen, ages = [], []
         for step in range(1, 9):
-            played.receive_weights(weights(step - 1), step - 1)
+            played.receive_weights(stored(weights(step - 1), step - 1))
             episodes = played.collect(step)
             assert len(episodes) == 14
             assert played._dealer.unused <= 2 * 14
@@ -130,7 +130,7 @@ def test_overlap_is_one_update_behind_and_killed_stuck_and_raving_workers_change
         collector(make_policy, schedule="overlap", worker_seconds=4.0) as played,
     ):
         for step in range(1, 6):
-            played.receive_weights(weights(step - 1), step - 1)
+            played.receive_weights(stored(weights(step - 1), step - 1))
             begun = time.monotonic()
             episodes = played.collect(step)
             assert time.monotonic() - begun < 60
@@ -159,7 +159,7 @@ def test_failing_workers_and_those_killed_between_steps_change_nothing(tmp_path,
         collector(trapped(tmp_path, (1, "raise"))) as played,
     ):
         for step in (1, 2, 3, 4):
-            played.receive_weights(weights(step - 1), step - 1)
+            played.receive_weights(stored(weights(step - 1), step - 1))
             assert [facts(e) for e in played.collect(step)] == one_process(coin(), (weights(step - 1), step - 1), step)
             if step == 3:
                 os.kill(played.statuses()[0].pid, signal.SIGKILL)
@@ -191,7 +191,7 @@ def test_too_many_lost_workers_end_the_run(tmp_path):
     with collector(make_policy, rollout_workers=1, restarts=0) as played:
         with pytest.raises(RuntimeError, match="call receive_weights before the first step"):
             played.collect(1)
-        played.receive_weights(weights(0), 0)
+        played.receive_weights(stored(weights(0), 0))
         with pytest.raises(
             RuntimeError,
             match=r"1 rollout workers were lost, and cluster.restarts allows for 0; the last one: rollout worker 0"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distributed_policies import VOCABULARY, coin, weights
-from distributed_session import GAMES, cluster, end_small_ray, facts, one_process
+from distributed_session import GAMES, cluster, end_small_ray, facts, one_process, stored
 from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.session import cluster_session
 
@@ -53,7 +53,7 @@ def test_a_node_that_leaves_is_survived_and_one_that_joins_is_used(nodes):
     ):
         assert len(played.statuses()) == 2
         for step in range(1, 7):
-            played.receive_weights(weights(step - 1), step - 1)
+            played.receive_weights(stored(weights(step - 1), step - 1))
             if step == 2:
                 with played._changed:
                     played._deal(step)

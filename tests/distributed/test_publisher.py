@@ -12,7 +12,7 @@ import torch
 
 from distributed_keeper import gloo_threads, handle, keeper
 from distributed_policies import VOCABULARY, coin, nano_policy, trapped, weights
-from distributed_session import GAMES, cluster, facts, one_process, small_ray, versions
+from distributed_session import GAMES, cluster, facts, one_process, small_ray, stored, versions
 from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.faults import LearnerLostError
 from spiral.distributed.weights import publisher as publishing
@@ -195,9 +195,9 @@ def test_a_model_gets_the_same_bits_either_way():
     actor = keeper()
     with collector(nano_policy, vocabulary=policy.model.config.vocab_size, rollout_workers=1) as played:
         for version, (dtype, way) in enumerate((d, w) for d in (None, torch.bfloat16) for w in ("sent", "put")):
-            played._dtype = dtype
-            given = handle(actor, version, named=named, dtype=dtype) if way == "sent" else named
-            played.receive_weights(given, version)
+            sent = way == "sent"
+            given = handle(actor, version, named=named, dtype=dtype) if sent else stored(named, version, dtype)
+            played.receive_weights(given)
             found, acted, distributed = played.measure(bits)
             assert (acted, distributed) == (version, False)
             assert found.keys() == dict(named).keys()
@@ -223,7 +223,7 @@ def both_ready(played):
 
 def one_step(played, step, given):
     """Publishes and plays a step, which is to be that of one process; how many workers the broadcast has reached."""
-    played.receive_weights(given, step - 1)
+    played.receive_weights(given)
     episodes = played.collect(step)
     assert versions(episodes) == {step - 1}
     assert [facts(e) for e in episodes] == one_process(coin(), (weights(step - 1), step - 1), step)
@@ -311,7 +311,7 @@ def test_games_under_way_keep_their_weights(tmp_path):
     make_policy = trapped(tmp_path, (1, "kill"), (3, "raise"), slow=0.02)
     with collector(make_policy, schedule="overlap") as played:
         for step in range(1, 7):
-            played.receive_weights(handle(actor, step - 1), step - 1)
+            played.receive_weights(handle(actor, step - 1))
             acted = max(0, step - 2)
             assert [facts(e) for e in played.collect(step)] == one_process(coin(), (weights(acted), acted), step)
         assert played.metrics()["cluster/restarts"] == 2
@@ -326,7 +326,7 @@ def test_async_takes_new_weights_between_games():
         both_ready(played)
         acted = set()
         for step in range(1, 9):
-            played.receive_weights(handle(actor, step - 1, keep=3), step - 1)
+            played.receive_weights(handle(actor, step - 1, keep=3))
             episodes = played.collect(step)
             assert played.metrics()["cluster/publish_reached"] == 2
             assert {step - 1 - version for version in versions(episodes)} <= {0, 1, 2}
@@ -344,14 +344,14 @@ def test_what_the_learner_took_with_it_is_its_loss_and_no_worker_s():
     with collector(coin, rollout_workers=1) as played:
         given = handle(actor, 0)
         played._publisher._in_vain = 99  # nothing is sent
-        played.receive_weights(given, 0)
+        played.receive_weights(given)
         ray.kill(actor)
         with pytest.raises(LearnerLostError, match="learner worker 0 died before it could give weights of version 0"):
             played.collect(1)
         assert len(played.statuses()) == 1
         played._publisher._in_vain = 0
         with pytest.raises(LearnerLostError, match="learner worker 0 died at broadcast_place"):
-            played.receive_weights(given, 0)
+            played.receive_weights(given)
 
 
 @pytest.mark.slow

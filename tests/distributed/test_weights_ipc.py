@@ -13,7 +13,7 @@ import torch
 
 from distributed_keeper import keeper, lent
 from distributed_policies import VOCABULARY, Coin, coin, nano_policy, weights
-from distributed_session import GAMES, cluster, facts, one_process, small_ray, versions
+from distributed_session import GAMES, cluster, facts, one_process, small_ray, stored, versions
 from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.faults import ClusterError, LearnerLostError
 from spiral.distributed.weights.base import flatten, refill
@@ -166,8 +166,8 @@ def test_a_model_gets_the_same_bits_as_through_the_object_store(shared):
     named = [(name, weight.detach() + 0.002) for name, weight in policy.model.named_parameters()]
     with collector(nano_policy, vocabulary=policy.model.config.vocab_size, rollout_workers=1) as played:
         found = []
-        for version, given in enumerate((lent(actor, 0, place, named=named), named)):
-            played.receive_weights(given, version)
+        for given in (lent(actor, 0, place, named=named), stored(named, 1)):
+            played.receive_weights(given)
             found.append(played.measure(bits))
         assert [acted for _, acted in found] == [0, 1]
         assert all(torch.equal(found[0][0][name], weight) for name, weight in named)
@@ -183,7 +183,7 @@ def test_workers_killed_while_they_read_or_play_change_nothing(shared, schedule,
     make_policy = partial(reader, str(tmp_path), ((-1, "reading"), (2, "kill")), 0.01)
     with collector(make_policy, schedule=schedule) as played:
         for step in range(1, 5):
-            played.receive_weights(lent(actor, step - 1, place, keep=keep), step - 1)
+            played.receive_weights(lent(actor, step - 1, place, keep=keep))
             acted = max(0, step - keep)
             episodes = played.collect(step)
             assert [facts(e) for e in episodes] == one_process(coin(), (weights(acted), acted), step)
@@ -199,7 +199,7 @@ def test_async_reads_the_newest(shared):
     with collector(partial(coin, slow=0.01), schedule="async", max_staleness=2) as played:
         acted = set()
         for step in range(1, 7):
-            played.receive_weights(lent(actor, step - 1, place, keep=3), step - 1)
+            played.receive_weights(lent(actor, step - 1, place, keep=3))
             episodes = played.collect(step)
             assert {step - 1 - version for version in versions(episodes)} <= {0, 1, 2}
             acted |= versions(episodes)
@@ -247,7 +247,7 @@ def test_the_learner_s_death_is_no_worker_s_fault(session):
     actor = keeper()
     place = ray.get(actor.lend.remote())
     with collector(coin, rollout_workers=1) as played:
-        played.receive_weights(lent(actor, 0, place), 0)
+        played.receive_weights(lent(actor, 0, place))
         ray.kill(actor)
         with pytest.raises(LearnerLostError, match="died before it could give weights of version 0 from the learner's"):
             played.collect(1)

@@ -92,7 +92,7 @@ def test_the_engine_sleeps_after_the_games_of_a_step(nano, sleep):
     selfplay = SelfPlay(policy, SelfPlayConfig(games={"tictactoe": 1.0}, episodes_per_step=3), seed=0, sleep=sleep)
     assert len(selfplay.collect(1)) == 3
     assert policy.asleep is sleep
-    selfplay.receive_weights(nano.model.named_parameters(), 1)
+    selfplay.policy.load_weights(nano.model.named_parameters(), 1)
     assert not policy.asleep
 
 

@@ -1,8 +1,8 @@
 """Self-play spread over a cluster: a `Collector` that deals the games of steps to workers and gathers them.
 
     with cluster_session(config), ClusterCollector(make_policy, selfplay, seed, config, vocabulary=V) as collector:
-        collector.receive_weights(learner.weights(), learner.version)
-        train(..., collector, learner, recorder)
+        collector.receive_weights(learner.publish())
+        episodes = collector.collect(1)
 
 There is one way of working and three schedules. `collect(step)` sees to it that the games of some further steps are
 dealt too, and takes the episodes of one step's worth:
@@ -25,16 +25,12 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
-
-import torch
-from torch import Tensor
 
 from spiral.core.metrics import Metrics
 from spiral.core.records import Episode
 from spiral.distributed.checks import check_episode, check_results
-from spiral.distributed.faults import ClusterError
 from spiral.distributed.game_queue import Dealer
 from spiral.distributed.metrics import Figures
 from spiral.distributed.pool import Crew, Member, answers
@@ -42,9 +38,8 @@ from spiral.distributed.rollout_worker import MakePolicy, WorkerStatus, count_to
 from spiral.distributed.session import import_ray
 from spiral.distributed.staleness import split_stale
 from spiral.distributed.tasks import Measurement, Play, Sleep, Task
-from spiral.distributed.weights.base import WeightsHandle, pack
+from spiral.distributed.weights.base import WeightsHandle
 from spiral.distributed.weights.publisher import Publisher
-from spiral.distributed.weights.sync import store_full
 from spiral.policies import scripted_policy
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.collector import Matchmaker, SeatOpponent
@@ -68,7 +63,6 @@ class ClusterCollector:
         *,
         vocabulary: int,
         last_step: int | None = None,
-        dtype: torch.dtype | None = None,
         placements: Sequence[Any] | None = None,
         seat: SeatOpponent = scripted_policy,
         sleep: bool = False,
@@ -78,15 +72,14 @@ class ClusterCollector:
 
         `make_policy` is called in every worker, and `seat` for every opponent there; both must be picklable. Token ids
         must be below `vocabulary`, the number of rows of the model's output. No game beyond `last_step` is dealt.
-        `dtype` is what weights are sent in, None for what they are in. `placements` are Ray's scheduling strategies,
-        one for each worker. `sleep` puts the engines to sleep after every step's games.
+        `placements` are Ray's scheduling strategies, one for each worker. `sleep` puts the engines to sleep after every
+        step's games.
 
         Raises `ValueError` or `RuntimeError` with a worker's own words when it cannot be set up.
         """
         self._cluster = cluster
         self._vocabulary = vocabulary
         self._last_step = last_step
-        self._dtype = dtype
         self._sleep = sleep
         # Tells which games there are, and plays none.
         nobody = RandomPolicy()
@@ -139,24 +132,11 @@ class ClusterCollector:
             self._put_to_sleep()
         return kept
 
-    def receive_weights(self, weights: Iterable[tuple[str, Tensor]] | WeightsHandle, version: int) -> None:
-        """Publishes new weights: through the object store, where a handle's may be already, or as the handle says."""
-        ray = import_ray()
-
-        start, reached = time.perf_counter(), 0
-        if isinstance(weights, WeightsHandle):
-            assert weights.version == version, (weights.version, version)
-            handle = weights
-            start -= handle.seconds
-            if handle.source is not None and handle.source.device is not None:
-                reached = self._broadcast(handle)
-        else:
-            packed = pack(weights, self._dtype)
-            try:
-                ref = ray.put(packed)
-            except ray.exceptions.ObjectStoreFullError as error:
-                raise ClusterError(store_full(packed.num_bytes)) from error
-            handle = WeightsHandle(version=version, ref=ref, num_bytes=packed.num_bytes)
+    def receive_weights(self, handle: WeightsHandle) -> None:
+        """Takes new weights for the games of the next steps, and sends them to the workers where they are broadcast."""
+        start, reached = time.perf_counter() - handle.seconds, 0
+        if handle.source is not None and handle.source.device is not None:
+            reached = self._broadcast(handle)
         with self._changed:
             self._weights = handle
             if self._cluster.schedule == "async":

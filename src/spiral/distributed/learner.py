@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from spiral.core.locks import Claim
 from spiral.core.metrics import Metrics
@@ -43,7 +42,7 @@ CAUSE_SECONDS = 2.0
 
 
 class ClusterLearner:
-    """Owns the learner workers. `weights` gives a handle of weights that lie in the object store or with ranks."""
+    """Owns the learner workers."""
 
     def __init__(
         self,
@@ -103,8 +102,8 @@ class ClusterLearner:
         self.version = version
         return cast(Metrics, metrics)
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """A `WeightsHandle`, which the rollout workers take the place of the weights themselves for."""
+    def publish(self) -> WeightsHandle:
+        """Makes the current weights available to rollout workers; returns what `ClusterCollector` needs to get them."""
         begun, seconds = time.monotonic(), self._cluster.learner_seconds
         if self._way != "object_store":
             size, *_ = self._all("keep_weights", self._dtype, self._cluster.steps_ahead + 1, seconds=seconds)
@@ -137,14 +136,9 @@ class ClusterLearner:
         self._wait([worker.lend.remote() for worker in lenders.values()], "lend", seconds)
         return lenders
 
-    def _handle(self, begun: float, num_bytes: int, **where: Any) -> Iterator[tuple[str, Tensor]]:
+    def _handle(self, begun: float, num_bytes: int, **where: Any) -> WeightsHandle:
         spent = time.monotonic() - begun
-        handle = WeightsHandle(version=self.version, num_bytes=num_bytes, seconds=spent, **where)
-        return cast(Iterator[tuple[str, Tensor]], handle)
-
-    def _one(self, rank: int, method: str, *arguments: Any, seconds: float) -> Any:
-        (answer,) = self._wait([getattr(self._workers[rank], method).remote(*arguments)], method, seconds)
-        return answer
+        return WeightsHandle(version=self.version, num_bytes=num_bytes, seconds=spent, **where)
 
     def _all(self, method: str, *arguments: Any, seconds: float) -> list[Any]:
         """What every rank answers."""

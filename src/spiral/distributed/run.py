@@ -50,6 +50,10 @@ class ClusterRun:
     """When metrics were asked for last."""
     _learners: list[int] = dataclasses.field(default_factory=list)
 
+    def publish(self) -> None:
+        """Gives the learner's weights to the rollout workers."""
+        self.collector.receive_weights(self.learner.publish())
+
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`."""
         state = {"step": step, "baselines": self.baselines.state_dict(), "recipe": lasting_settings(self.recipe)}
@@ -134,7 +138,6 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 recipe.cluster,
                 vocabulary=int(model_config(recipe.model.path).vocab_size),
                 last_step=recipe.run.steps,
-                dtype=dtype,
                 placements=placement.workers,
                 seat=Opponents(recipe.model.device),
                 sleep=recipe.engine.sleep,
@@ -144,7 +147,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
         baselines = RoleBaselines(recipe.credit.decay)
         if checkpoint is not None:
             baselines.load_state_dict(learner.state["baselines"])
-        collector.receive_weights(learner.weights(), learner.version)
+        collector.receive_weights(learner.publish())
         check_engine(recipe, collector, learner)
         run = ClusterRun(
             recipe=recipe,

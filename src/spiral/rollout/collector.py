@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 from spiral.core.progress import shown
 from spiral.core.records import Episode
@@ -22,9 +21,6 @@ from spiral.games import Game, load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, scripted_policy
 from spiral.rollout.loop import MIRROR, Match, SelfPlayConfig, play
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ROUNDING = 1e-9
 SeatOpponent = Callable[[str, Game], Policy]
@@ -136,7 +132,3 @@ class SelfPlay:
         if self._sleep:
             self.policy.sleep()
         return episodes
-
-    def receive_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Takes the learner's new weights."""
-        self.policy.load_weights(weights, version)

@@ -7,10 +7,7 @@ layers in another order) shows there. Both numbers are in every update anyway (`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-
-from torch import Tensor
 
 from spiral.agreement import PLAINER, DisagreementError, tolerance_of
 from spiral.core.metrics import Metrics
@@ -69,7 +66,3 @@ class WatchedLearner:
                     " Try another engine.kind; `spiral check` says more"
                 )
         return metrics
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter by name."""
-        return self._learner.weights()

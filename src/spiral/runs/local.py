@@ -43,6 +43,10 @@ class LocalRun:
     opponents: Opponents
     """Those whom the policy plays against and is measured against."""
 
+    def publish(self) -> None:
+        """Gives the learner's weights to the policy that plays."""
+        self.policy.load_weights(self.learner.weights(), self.learner.version)
+
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`."""
         save_checkpoint(

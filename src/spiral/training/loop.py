@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pydantic import Field
 
@@ -24,9 +24,6 @@ from spiral.core.records import Episode
 from spiral.core.settings import Section
 from spiral.training.advantages import CreditConfig, RoleBaselines, load_estimator
 from spiral.training.batch import Batch, make_batch, samples_from_episodes
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +45,6 @@ class Collector(Protocol):
         """The step's episodes, in the order in which they enter the batch."""
         ...
 
-    def receive_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Takes new weights before the next step."""
-        ...
-
 
 class Updater(Protocol):
     """Owns the weights."""
@@ -63,10 +56,6 @@ class Updater(Protocol):
 
     def update(self, batch: Batch | None) -> Metrics:
         """One update; None when no sample was left to learn from, which still counts as a step."""
-        ...
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter by name."""
         ...
 
 
@@ -84,9 +73,13 @@ def train(
     baselines: RoleBaselines,
     collector: Collector,
     learner: Updater,
+    publish: Callable[[], None],
     recorder: Recorder,
 ) -> None:
-    """Trains from the learner's version up to `config.steps`; `baselines` is updated in place."""
+    """Trains from the learner's version up to `config.steps`; `baselines` is updated in place.
+
+    `publish` gives the learner's weights to the policy that the collector plays with.
+    """
     estimate = load_estimator(credit.estimator)
     warned = False
     for step in range(learner.version + 1, config.steps + 1):
@@ -105,7 +98,7 @@ def train(
         with _timed(times, "update"):
             learned = learner.update(batch)
         with _timed(times, "publish"):
-            collector.receive_weights(learner.weights(), learner.version)
+            publish()
         metrics = {
             **episode_metrics(episodes, times),
             "credit/samples": float(len(samples)),
