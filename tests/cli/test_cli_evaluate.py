@@ -138,7 +138,7 @@ def test_a_language_model_is_scored_or_sampled():
         (["evaluate", "minimax(depth=0)", "--game", "tictactoe", "--opponent", "random"], "got depth=0"),
         (
             ["evaluate", "random", "--game", "tictactoe", "--opponent", "random(depth=2)"],
-            "only minimax has a parameter",
+            "only minimax takes a parameter",
         ),
         (
             ["evaluate", "nano", "--game", "tictactoe", "--opponent", "random", "--temperature", "-1"],

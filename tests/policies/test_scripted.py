@@ -78,12 +78,12 @@ def test_which_names_are_scripted(name, scripted):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("minimax(deep)", "only minimax has a parameter, a whole number as in"),
-        ("minimax(depth=four)", "only minimax has a parameter"),
-        ("random(depth=4)", "only minimax has a parameter"),
+        ("minimax(deep)", "only minimax takes a parameter, a whole number as in"),
+        ("minimax(depth=four)", "only minimax takes a parameter"),
+        ("random(depth=4)", "only minimax takes a parameter"),
         ("minimax(depth=0)", "got depth=0; expected a whole number from 1 to 50"),
         ("minimax(depth=4", "there is no scripted policy 'minimax"),
-        ("nano", "there is no scripted policy 'nano'; known: random, minimax, equilibrium; minimax"),
+        ("nano", "there is no scripted policy 'nano'; the scripted policies are random, minimax, equilibrium; minimax"),
     ],
 )
 def test_wrong_names_are_refused(name, words):
@@ -113,7 +113,7 @@ def test_tables():
     assert scripted_table("random", KUHN) is uniform_policy
     assert exploitability(LEDUC, scripted_table("equilibrium", LEDUC)) < 0.02
     assert exploitability(TICTACTOE, scripted_table("minimax", TICTACTOE), merge_positions=True) == 0.0
-    with pytest.raises(ValueError, match=r"probabilities of minimax\(depth=2\) are not known"):
+    with pytest.raises(ValueError, match=r"minimax\(depth=2\) has no known action probabilities"):
         scripted_table("minimax(depth=2)", TICTACTOE)
 
 

@@ -1,7 +1,7 @@
-"""Policies that need no model: uniform random play, search, and equilibria.
+"""Policies without a model: uniform random play, minimax search and equilibrium play.
 
-`random` and `equilibrium` are whole names; `minimax` searches to the end of the game and `minimax(depth=4)` four moves
-ahead, written as games write their parameters.
+Their names are `random`, `equilibrium`, `minimax` (searches to the end of the game) and `minimax(depth=4)` (searches
+four moves ahead).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KNOWN = f"{', '.join(SCRIPTED_NAMES)}; minimax(depth=4) for larger games"
 
 
 class _ListedPolicy(ScriptedPolicy):
-    """A policy that chooses from the list of legal actions."""
+    """A policy that chooses from the game's list of legal actions."""
 
     def _reply(self, request: TurnRequest) -> TurnReply:
         if not request.state.legal_actions():
@@ -33,66 +33,76 @@ class RandomPolicy(_ListedPolicy):
 
     name = "random"
 
-    def choose(self, state: State, seat: int, rng: random.Random) -> str:
-        """Any legal action."""
+    def choose(self, state: State, player: int, rng: random.Random) -> str:
+        """A legal action, all with the same probability."""
         return rng.choice(state.legal_actions())
 
 
 class MinimaxPolicy(_ListedPolicy):
-    """Perfect play with a transposition table, uniform among the optimal actions; with `depth`, `DepthLimited` play."""
+    """Perfect play by minimax search, uniform over the optimal actions."""
 
     def __init__(self, depth: int | None = None) -> None:
+        """`depth` is the number of moves to search ahead (`DepthLimited`); None searches to the end of the game."""
         super().__init__()
         self.name = "minimax" if depth is None else f"minimax(depth={depth})"
         self._search = Minimax() if depth is None else DepthLimited(depth)
 
-    def choose(self, state: State, seat: int, rng: random.Random) -> str:
-        """An action of the best value; `ValueError` when the game is too large or has hidden or random parts."""
+    def choose(self, state: State, player: int, rng: random.Random) -> str:
+        """An action of the highest value.
+
+        Raises:
+            ValueError: The game is too large, hides information or has chance.
+        """
         if isinstance(self._search, DepthLimited):
             return self._search.choose(state, rng)
         return rng.choice(self._search.optimal_actions(state))
 
 
-class TablePolicy(ScriptedPolicy):
-    """Samples from a tabular policy."""
+class EquilibriumPolicy(ScriptedPolicy):
+    """Samples from an equilibrium of the game."""
 
-    def __init__(self, name: str, table: TabularPolicy) -> None:
+    name = "equilibrium"
+
+    def __init__(self, game: Game) -> None:
+        """Solves `game`, which is cached for equal games."""
         super().__init__()
-        self.name = name
-        self._table = table
+        self._table = equilibrium(game)
 
-    def choose(self, state: State, seat: int, rng: random.Random) -> str:
-        """An action drawn from the table's distribution."""
-        distribution = self._table(state, seat)
+    def choose(self, state: State, player: int, rng: random.Random) -> str:
+        """An action drawn from the equilibrium's distribution."""
+        distribution = self._table(state, player)
         return rng.choices(list(distribution), weights=list(distribution.values()))[0]
 
 
 def is_scripted(name: str) -> bool:
-    """Whether a name, with parameters or without, is a scripted policy's; `check_scripted` says if they are right."""
+    """Whether a name belongs to a scripted policy; `check_scripted` checks its parameters."""
     return name.partition("(")[0].strip() in SCRIPTED_NAMES
 
 
 def check_scripted(name: str) -> None:
-    """Raises `ValueError` where `scripted_policy` would for every game."""
+    """Raises `ValueError` when a name is not a scripted policy or its parameters are wrong, whatever the game."""
     _parse(name)
 
 
 def scripted_policy(name: str, game: Game) -> ScriptedPolicy:
-    """The scripted policy called `name` for `game`; `ValueError` when there is none."""
+    """The scripted policy called `name` for `game`. Raises `ValueError` when there is none."""
     kind, depth = _parse(name)
     if kind == "random":
         return RandomPolicy()
-    return MinimaxPolicy(depth) if kind == "minimax" else TablePolicy("equilibrium", equilibrium(game))
+    return MinimaxPolicy(depth) if kind == "minimax" else EquilibriumPolicy(game)
 
 
 def able_opponents(names: Iterable[str], game: Game) -> list[str]:
-    """Those who can play a game: minimax, for one, cannot play poker."""
+    """The names of policies that can play `game`: minimax, for example, cannot play poker.
+
+    Names of models are kept, since models play every game.
+    """
     return [name for name in names if not is_scripted(name) or can_play(name, game)]
 
 
 @functools.lru_cache(maxsize=256)
 def can_play(opponent: str, game: Game) -> bool:
-    """Whether a scripted opponent knows a game, found out by letting it try."""
+    """Whether a scripted opponent can play a game, tested by asking it for a first move."""
     try:
         player = scripted_policy(opponent, game)
         if not _lists_actions(game):
@@ -105,7 +115,7 @@ def can_play(opponent: str, game: Game) -> bool:
 
 
 def _lists_actions(game: Game) -> bool:
-    """Whether scripted players find something to choose from in the game's first decision."""
+    """Whether the game lists its legal actions at the first decision."""
     state = game.initial_state()
     while state.is_chance:
         state = state.apply(state.chance_outcomes()[0][0])
@@ -113,7 +123,11 @@ def _lists_actions(game: Game) -> bool:
 
 
 def scripted_table(name: str, game: Game) -> TabularPolicy:
-    """The probabilities with which the scripted policy called `name` plays; `ValueError` when they are not known."""
+    """The action probabilities of the scripted policy called `name`.
+
+    Raises:
+        ValueError: There is no such policy, or its probabilities are not known.
+    """
     kind, depth = _parse(name)
     if kind == "random":
         return uniform_policy
@@ -121,23 +135,23 @@ def scripted_table(name: str, game: Game) -> TabularPolicy:
         return equilibrium(game)
     if depth is not None:
         raise ValueError(
-            f"the probabilities of {name} are not known, since it decides by random games; expected plain minimax, or"
-            " measure its play with `spiral evaluate`"
+            f"{name} has no known action probabilities, because it decides by random games; use minimax without a"
+            " depth, or evaluate it with `spiral evaluate`"
         )
     return Minimax().policy
 
 
 @functools.cache
 def _parse(name: str) -> tuple[str, int | None]:
-    """The kind of policy and its depth."""
+    """The kind of policy and its search depth, None for none."""
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", name)
     kind, inner = match.groups() if match else (name, None)
     if kind not in SCRIPTED_NAMES:
-        raise ValueError(f"there is no scripted policy {name!r}; known: {KNOWN}")
+        raise ValueError(f"there is no scripted policy {name!r}; the scripted policies are {KNOWN}")
     if not inner:
         return kind, None
     depth = re.fullmatch(r"\s*depth\s*=\s*(\d+)\s*", inner)
     if kind != "minimax" or depth is None:
-        raise ValueError(f"got {name!r}; only minimax has a parameter, a whole number as in minimax(depth=4)")
-    DepthLimited(int(depth[1]))  # refuses depths out of range
+        raise ValueError(f"got {name!r}; only minimax takes a parameter, a whole number as in minimax(depth=4)")
+    DepthLimited(int(depth[1]))  # raises ValueError for a depth out of range
     return kind, int(depth[1])
