@@ -41,7 +41,7 @@ from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
 from spiral.policies.registry import model_config
 from spiral.text import ChatCodec, PromptConfig
-from spiral.text.chat import Reading
+from spiral.text.chat import ParsedReply
 from spiral.training.batch import Batch, make_batch
 from spiral.training.learner import Learner
 from spiral.training.settings import LearnerConfig, LossConfig
@@ -108,9 +108,9 @@ class MadeUpCodec(ChatCodec):
         rng = np.random.default_rng(derive_seed(observation))
         return rng.integers(0, self._vocabulary, PROMPT)
 
-    def read(self, token_ids: IntArray) -> Reading:
+    def read(self, token_ids: IntArray) -> ParsedReply:
         """Nothing: the tokens mean nothing."""
-        return Reading(text="", answer="", thinking_tokens=0, has_thought=False)
+        return ParsedReply(text="", answer="", thinking_tokens=0, has_thought=False)
 
 
 def update_cells(options: argparse.Namespace, rate: float, tokens: int, checkpointing: bool, compiled: bool) -> Row:

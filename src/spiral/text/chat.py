@@ -44,7 +44,7 @@ LONGEST_CACHED = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
+class ParsedReply:
     """What a sampled reply says."""
 
     text: str
@@ -96,7 +96,7 @@ class ChatCodec:
         self._turn_start = tokenizer.get_vocab().get(TURN_START)
         self._hidden = {id_ for id_, text in special.items() if text not in visible} | self.stop_ids
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
-        self._readings: OrderedDict[bytes, Reading] = OrderedDict()
+        self._readings: OrderedDict[bytes, ParsedReply] = OrderedDict()
         self._held: set[Game | None] = set()
         if config.template == "chat" and not config.thinking and self.opened:
             raise ValueError(
@@ -186,7 +186,7 @@ class ChatCodec:
         """The text of sampled ids [T], special tokens left out."""
         return self._decode(token_ids.tolist())
 
-    def read(self, token_ids: IntArray) -> Reading:
+    def read(self, token_ids: IntArray) -> ParsedReply:
         """The text [T] of a reply, split into thinking and answer."""
         key = token_ids.tobytes()
         cached = self._readings.get(key)
@@ -208,10 +208,10 @@ class ChatCodec:
         """Whether what follows `TURN_START` says that a thought or an answer begins, as s1 does."""
         return str(self.tokenizer.decode(token_ids[:6])).startswith(("think", "answer"))
 
-    def _read(self, token_ids: list[int]) -> Reading:
+    def _read(self, token_ids: list[int]) -> ParsedReply:
         text = self._decode(token_ids)
         thought = split_reply(text, self.opened)
-        return Reading(
+        return ParsedReply(
             text=text,
             answer=thought.answer,
             thinking_tokens=self._count(token_ids, thought),

@@ -1,9 +1,10 @@
-r"""LaTeX without its dress: fonts, colours, sizes, frames, spaces and tags say nothing about what is written.
+r"""Removes the formatting of LaTeX: fonts, colours, sizes, frames, spaces and tags.
 
-`undress` keeps the mathematics and marks words as `\text{...}`; answers are read from there. `plain_text` goes on to
-what a person would type, on one line and without a full stop, for moves and the verifiers of seeded problems:
-`\text{offer: 2 wood} \to \textbf{1 gold}` is "offer: 2 wood -> 1 gold". Commands that are unknown here stay, so nothing
-is guessed. Both are linear in the length of the text and take any text.
+`strip_formatting` keeps the mathematics and marks words as `\text{...}`; the grader reads answers from its result.
+`latex_to_text` gives what a person would type, on one line and without a final full stop. Moves of games and the
+verifiers of seeded problems use it: `\text{offer: 2 wood} \to \textbf{1 gold}` becomes "offer: 2 wood -> 1 gold".
+Commands that this module does not know are kept, so nothing is guessed. Every function accepts any text and takes
+time linear in its length.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _TEXT = frozenset(
         "mathnormal rm operatorname",
     )
 )
-"""Their argument is words."""
+"""Commands whose argument is words."""
 _STYLE = frozenset(
     re.findall(
         r"\S+",
@@ -27,7 +28,7 @@ _STYLE = frozenset(
         "mathrel mathord mathpunct",
     )
 )
-"""Their argument is mathematics, or text in a box."""
+"""Commands whose argument is mathematics, or text in a box."""
 _SWITCHES = frozenset(
     re.findall(
         r"\S+",
@@ -43,9 +44,9 @@ _ARGUMENTS_DROPPED = {
     **dict.fromkeys(("color", "textcolor", "colorbox", "fontsize", "scalebox", "raisebox"), 1),
     **dict.fromkeys(("fcolorbox", "resizebox"), 2),
 }
-"""How many of a command's arguments say nothing."""
+"""Commands with arguments that are not part of the content, and the number of these arguments."""
 _WRAPPERS = frozenset(("textcolor", "colorbox", "fcolorbox", "scalebox", "raisebox", "resizebox"))
-"""Of those the commands whose next argument is what is shown."""
+"""The commands among these whose next argument is the content."""
 _ENVIRONMENTS = frozenset(
     re.findall(
         r"\S+",
@@ -94,45 +95,53 @@ _QUOTES = (('"', '"'), ("'", "'"), ("`", "`"), ("\u201c", "\u201d"), ("\u2018", 
 
 
 @functools.lru_cache(maxsize=8192)
-def undress(text: str, *, mark_words: bool = True) -> str:
-    r"""`text` without dress; spaces and dollar signs stay, and words in `\text{...}` if `mark_words`."""
-    return _Undressing(text, mark_words).whole() if "\\" in text else text
+def strip_formatting(text: str, *, mark_words: bool = True) -> str:
+    r"""The text without formatting commands.
+
+    Args:
+        text: LaTeX, prose or both.
+        mark_words: Whether words stay marked as `\text{...}`.
+
+    Returns:
+        The text; its spaces and dollar signs are kept.
+    """
+    return _LatexReader(text, mark_words).strip() if "\\" in text else text
 
 
 @functools.lru_cache(maxsize=8192)
-def plain_text(text: str) -> str:
-    """What `text` says, as a person would type it."""
-    text = _ARROWS.sub("->", undress(text, mark_words=False).translate(_WIDE))
+def latex_to_text(text: str) -> str:
+    """The content of `text` as a person would type it, on one line."""
+    text = _ARROWS.sub("->", strip_formatting(text, mark_words=False).translate(_WIDE))
     text = _DELIMITERS.sub(" ", text)
     text = _DOLLARS.sub(r"\1", text)
     text = _SPACES.sub(" ", text)
     text = _SIGN.sub(lambda match: _SIGNS[match[1]], text)
-    if _COMMAND.search(text) is None:  # braces around the arguments of what stays have a meaning
+    if _COMMAND.search(text) is None:  # a command that is kept needs the braces around its arguments
         text = _BRACES.sub(lambda match: match[1] or "", text)
-    return bare(text)
+    return strip_quotes(text)
 
 
-def typed_lines(text: str) -> str:
-    r"""The lines of `text` as a person would type them, with `\frac{1}{2}` as 1/2 and `2 \times x^{3}` as 2*x**3.
+def latex_to_lines(text: str) -> str:
+    r"""The content of `text` line by line, with `\frac{1}{2}` as 1/2 and `2 \times x^{3}` as 2*x**3.
 
-    `\\` ends a line as well.
+    `\\` also ends a line.
     """
-    text = _DOLLARS.sub(r"\1", _DELIMITERS.sub(" ", undress(_unwrapped(text), mark_words=False)))
+    text = _DOLLARS.sub(r"\1", _DELIMITERS.sub(" ", strip_formatting(_unwrapped(text), mark_words=False)))
     for _ in range(4):
         text = _FRACTION.sub(lambda match: f"{_operand(match[1])}/{_operand(match[2])}", text)
     text = _TIMES.sub("*", text)
     text = _POWER.sub(r"**\1\2", text)
-    lines = (plain_text(line) for line in text.replace(r"\\", "\n").split("\n"))
+    lines = (latex_to_text(line) for line in text.replace(r"\\", "\n").split("\n"))
     return "\n".join(line for line in lines if line)
 
 
 def _operand(text: str) -> str:
-    """What stands above or below a fraction, in brackets where it needs them."""
+    """A numerator or denominator, in brackets where it needs them."""
     return text if re.fullmatch(r"[\w.]*", text) else f"({text})"
 
 
-def bare(text: str) -> str:
-    """On one line, without quotes or marks of emphasis around all of it and without a full stop at its end."""
+def strip_quotes(text: str) -> str:
+    """The text on one line, without quotes or emphasis around the whole of it and without a final full stop."""
     return _unwrapped(" ".join(text.split()))
 
 
@@ -150,29 +159,29 @@ def _unwrapped(text: str) -> str:
 
 
 def _inside(text: str, opening: str, closing: str) -> str:
-    """What stands between two quotes, if nothing but that is there."""
+    """The text between an opening and a closing quote; "" when they do not enclose the whole text."""
     size = len(opening)
     is_quoted = len(text) > 2 * size and text.startswith(opening) and text.endswith(closing)
     inner = text[size:-size] if is_quoted else ""
     return "" if opening in inner or closing in inner else inner
 
 
-class _Undressing:
-    """One text read from left to right, with the groups that are open on a stack."""
+class _LatexReader:
+    """Reads one text from left to right and keeps the open groups on a stack."""
 
     def __init__(self, text: str, mark_words: bool) -> None:
         self.text = text
         self.mark_words = mark_words
-        self.place = 0
+        self.position = 0
         self.out: list[str] = []
         self.open: list[tuple[str, int]] = []
-        """The command whose group it is, empty for a bare one, and where in `out` it begins."""
+        """The kind of each open group, "" for plain braces, and the index in `out` where it begins."""
         self.words = 0
-        """How many of them are words."""
+        """Number of open groups of words."""
 
-    def whole(self) -> str:
-        while (match := _TOKEN.match(self.text, self.place)) is not None:
-            self.place = match.end()
+    def strip(self) -> str:
+        while (match := _TOKEN.match(self.text, self.position)) is not None:
+            self.position = match.end()
             self.take(match.group())
         return "".join(self.out)
 
@@ -188,7 +197,7 @@ class _Undressing:
             self.out.append(token)
 
     def command(self, name: str) -> None:
-        """Drops a command that is dress, and opens the group that it dresses."""
+        """Drops a formatting command and opens the group that it formats."""
         if name in ("begin", "end"):
             self.environment(name)
         elif name in _ARGUMENTS_DROPPED:
@@ -207,19 +216,19 @@ class _Undressing:
             self.out.append("\\" + name)
 
     def environment(self, name: str) -> None:
-        match = _ENVIRONMENT.match(self.text, self.place)
+        match = _ENVIRONMENT.match(self.text, self.position)
         if match is None or match[1] not in _ENVIRONMENTS:
             self.out.append("\\" + name)
             return
-        self.place = match.end()
+        self.position = match.end()
         self.out.append(" ")
 
     def wrap(self, kind: str) -> bool:
-        """Opens a group of its own kind, if one follows."""
-        match = _GROUP.match(self.text, self.place)
+        """Opens a group of the given kind when one follows; returns whether it did."""
+        match = _GROUP.match(self.text, self.position)
         if match is None:
             return False
-        self.place = match.end()
+        self.position = match.end()
         if kind == "operatorname":
             kind = "text" if self.words else "\\operatorname"
         self.open.append((kind, len(self.out)))
@@ -227,24 +236,24 @@ class _Undressing:
         return True
 
     def drop(self, groups: int) -> None:
-        """Skips the next groups."""
-        if self.text.startswith("*", self.place):
-            self.place += 1
+        """Skips the next `groups` groups."""
+        if self.text.startswith("*", self.position):
+            self.position += 1
         for _ in range(groups):
-            match = _GROUP.match(self.text, self.place)
+            match = _GROUP.match(self.text, self.position)
             if match is None:
                 break
-            depth, place = 1, match.end()
-            while depth and (token := _TOKEN.match(self.text, place)) is not None:
+            depth, end = 1, match.end()
+            while depth and (token := _TOKEN.match(self.text, end)) is not None:
                 depth += {"{": 1, "}": -1}.get(token.group(), 0)
-                place = token.end()
+                end = token.end()
             if depth:
                 break
-            self.place = place
+            self.position = end
         self.out.append(" ")
 
     def close(self) -> None:
-        """Ends the group that is open; a brace too many stays."""
+        """Closes the innermost group; an unmatched brace is kept."""
         if not self.open:
             self.out.append("}")
             return
@@ -266,7 +275,7 @@ class _Undressing:
             self.out.append(" " + content)
 
     def as_words(self, content: str) -> str:
-        """Words within words are words already; mathematics within words is mathematics."""
+        """Marks a group of words; nested words are already marked, and mathematics among words is not."""
         if self.words or not self.mark_words:
             return content
         is_mathematics = "$" in content or re.search(r"\\[A-Za-z]++\s*+\{|\\\(", content) is not None

@@ -12,7 +12,7 @@ from typing import Any
 
 from spiral.evaluation.reasoning.problems import Problem
 from spiral.evaluation.reasoning.tasks import GYM
-from spiral.text.latex import plain_text, typed_lines
+from spiral.text.latex import latex_to_lines, latex_to_text
 
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 RIGHT = 0.999
@@ -65,9 +65,9 @@ def gym_score(task: str, items: int, seed: int, index: int, answer: str) -> floa
 
 def _readings(answer: str) -> list[str]:
     """An answer as it stands, on one line, as lines, and as a number without separators."""
-    typed = typed_lines(answer)
+    typed = latex_to_lines(answer)
     number = typed.replace(",", "") if _THOUSANDS.fullmatch(typed) else typed
-    return list(dict.fromkeys((answer, plain_text(answer), typed, typed.replace("**", "^"), number)))
+    return list(dict.fromkeys((answer, latex_to_text(answer), typed, typed.replace("**", "^"), number)))
 
 
 @functools.lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from spiral.evaluation.reasoning.grading.equality import plain
 from spiral.evaluation.reasoning.grading.normalise import clean, squeeze
-from spiral.text.latex import bare, undress
+from spiral.text.latex import strip_formatting, strip_quotes
 
 LETTERS = string.ascii_uppercase
 _LABEL = re.compile(
@@ -49,8 +49,8 @@ def letter_of(text: str) -> str | None:
 
 def _label(text: str) -> tuple[str | None, str]:
     """The letter in front, and what follows it."""
-    unwrapped = undress(text, mark_words=False).replace("$", " ").replace(r"\ ", " ")
-    unwrapped = bare(unwrapped.strip(" *.\n\t")).strip(" *.\n\t")
+    unwrapped = strip_formatting(text, mark_words=False).replace("$", " ").replace(r"\ ", " ")
+    unwrapped = strip_quotes(unwrapped.strip(" *.\n\t")).strip(" *.\n\t")
     if unwrapped.startswith("{") and unwrapped.endswith("}"):
         unwrapped = unwrapped[1:-1].strip()
     match = _LABEL.fullmatch(unwrapped)
@@ -79,4 +79,4 @@ def _by_text(text: str, choices: Sequence[str]) -> str | None:
 
 
 def _exact(text: str) -> str:
-    return squeeze(undress(clean(text), mark_words=False))
+    return squeeze(strip_formatting(clean(text), mark_words=False))

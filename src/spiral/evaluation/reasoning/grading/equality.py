@@ -31,7 +31,7 @@ from spiral.evaluation.reasoning.grading.normalise import clean, squeeze
 from spiral.evaluation.reasoning.grading.structure import Shape, is_thousands, shape
 from spiral.evaluation.reasoning.grading.tokens import FUNCTIONS
 from spiral.evaluation.reasoning.grading.units import Quantity, contradict, quantity, words_of
-from spiral.text.latex import undress
+from spiral.text.latex import strip_formatting
 
 Fallback = Callable[[str, str], bool]
 """Compares two expressions that cannot be read here."""
@@ -75,7 +75,7 @@ def _has_words(text: str) -> bool:
 @functools.lru_cache(maxsize=8192)
 def plain(text: str) -> str:
     """An answer as plain lower-case text."""
-    text = _TEXT.sub(r" \1 ", undress(text))
+    text = _TEXT.sub(r" \1 ", strip_formatting(text))
     text = _MARKS.sub(" ", text)
     text = " ".join(text.split()).strip(" .,;:!?'").casefold()
     text = _IN_BRACKETS.sub(r"\1", text)

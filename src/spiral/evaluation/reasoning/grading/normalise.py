@@ -12,7 +12,7 @@ import functools
 import re
 import unicodedata
 
-from spiral.text.latex import bare, undress
+from spiral.text.latex import strip_formatting, strip_quotes
 
 MONEY = "¤"
 
@@ -137,7 +137,7 @@ MAX_INFIX = 20
 @functools.lru_cache(maxsize=8192)
 def clean(text: str) -> str:
     """`text` in the one spelling; its length must have been limited before."""
-    text = undress(_MARKDOWN.sub("", bare(text)))
+    text = strip_formatting(_MARKDOWN.sub("", strip_quotes(text)))
     if not text.isascii():
         text = _spelt_out(text)
     if r"\over" in text or r"\choose" in text:
