@@ -9,6 +9,7 @@ import pytest
 import spiral
 from commands import TINY, tiny_run
 from commands import spiral as command
+from spiral.core.metrics import Matchup
 from spiral.launch import saved_recipe
 from spiral.models.loading import model_directory
 from spiral.runs.recipe import load_recipe
@@ -84,7 +85,8 @@ def test_a_past_checkpoint_as_opponent_by_a_plain_key(trained, tmp_path):
     assert recipe.selfplay.opponents == {"mirror": 3.0, f"{path}@1": 1.0}
     result = tiny_run(tmp_path / "run", selfplay__opponents=f"mirror=1,{path}@1=1", evaluation__games="[]")
     assert result.status == 0
-    assert f"tictactoe against {path}@1/games" in spiral.read_metrics(tmp_path / "run")[0]
+    against = Matchup(game="tictactoe", opponent=f"{path}@1")
+    assert spiral.read_metrics(tmp_path / "run")[0][against.key("games")] == 4
 
 
 def test_runs_and_recipes_of_earlier_versions_load(trained, tmp_path):

@@ -104,7 +104,7 @@ def test_the_recipe_trains(directory: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[1]["rollout/games"] == 16
     assert rows[1]["my_games:Nim/turns"] >= 1
-    assert rows[1]["credit/baseline my_games:Nim seat 0"] == 0, "this estimator keeps no baseline"
+    assert rows[1]["selfplay/my_games.Nim/player0/baseline"] == 0, "this estimator keeps no baseline"
 
 
 def test_the_readme_runs(directory: Path) -> None:

@@ -55,8 +55,8 @@ def test_everything_a_recipe_can_ask_for(run):
     last = reports[3].benchmarks[0]
     assert (last["items"], last["samples"], last["model"]) == (2, 2, "policy")
     metrics = read_metrics(run)[-1]
-    assert metrics["evaluation/gsm8k: accuracy"] == last["accuracy"]
-    assert metrics["evaluation/tictactoe against nano: win"] == reports[3].arena[1]["win"]
+    assert metrics["benchmark/gsm8k/accuracy"] == last["accuracy"]
+    assert metrics["evaluation/tictactoe/nano/win"] == reports[3].arena[1]["win"]
 
 
 def test_what_the_figures_were_computed_from(run):

@@ -54,7 +54,9 @@ def test_the_settings_exercise_what_has_to_be_restored(uninterrupted: Path) -> N
     assert found["checkpoints/latest"] == "step-000020"
     assert len({row["learner/learning_rate"] for row in rows}) == 20
     assert rows[0]["loss/kl_reference"] < rows[5]["loss/kl_reference"] > rows[6]["loss/kl_reference"]
-    assert {"tictactoe/turns", "kuhn_poker/turns", "credit/baseline tictactoe seat 0"} <= rows[0].keys()
+    assert {"selfplay/tictactoe/turns", "selfplay/kuhn_poker/turns", "selfplay/tictactoe/player0/baseline"} <= rows[
+        0
+    ].keys()
     references = [found[f"checkpoints/step-{step:06d}/reference/model.safetensors"] for step in (0, 5, 10, 15)]
     assert references[0] == references[1]
     assert len(set(references)) == 3

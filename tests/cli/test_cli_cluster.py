@@ -33,8 +33,8 @@ ROW = {
     "step": 3, "time/collect_s": 0.5, "time/credit_s": 0.01, "time/update_s": 0.25, "time/publish_s": 0.04,
     "time/step_s": 0.8, "cluster/wall_s": 1.0, "cluster/staleness": 0.5, "cluster/staleness_max": 1.0,
     "cluster/dropped_turns": 2.0, "cluster/restarts": 1.0, "cluster/workers": 1.0,
-    "cluster/worker_0_tokens_per_s": 0.0, "cluster/worker_0_idle": 1.0,
-    "cluster/worker_1_tokens_per_s": 1234.4, "cluster/worker_1_idle": 0.25,
+    "cluster/worker0/tokens_per_s": 0.0, "cluster/worker0/idle": 1.0,
+    "cluster/worker1/tokens_per_s": 1234.4, "cluster/worker1/idle": 0.25,
 }  # fmt: skip
 
 

@@ -8,35 +8,41 @@ import pytest
 from rich.console import Console
 
 from made_up import new_episode, new_turn
+from spiral.core.metrics import Matchup
 from spiral.core.transcript import game_excerpt, game_text, told_reply
 from spiral.evaluation import Report
 from spiral.runs.display import (
     LiveDisplay,
     Pace,
     PlainDisplay,
-    cluster_figures,
+    Watched,
+    cluster_lines,
     duration,
-    evaluation_figures,
+    evaluation_lines,
     phase_seconds,
     plain_line,
     progress_line,
     rate,
-    worker_figures,
+    worker_metrics,
 )
 from spiral.runs.summary import (
     arena_table,
-    collapsed_seats,
+    collapsed_players,
     exploitability_table,
     games_not_known,
     rate_text,
 )
 
+GAMES = Matchup(game="tictactoe")
+WATCHED = Watched(
+    trained=(GAMES,), evaluated=(Matchup(game="tictactoe", opponent="random"),), exact=("kuhn_poker",), workers=11
+)
 EVALUATED = {
-    "evaluation/tictactoe against random: win": 0.75,
-    "evaluation/tictactoe against random: draw": 0.125,
-    "evaluation/tictactoe against random: loss": 0.125,
-    "evaluation/tictactoe against random: illegal": 0.0,
-    "evaluation/kuhn_poker: exploitability": 0.25,
+    "evaluation/tictactoe/random/win": 0.75,
+    "evaluation/tictactoe/random/draw": 0.125,
+    "evaluation/tictactoe/random/loss": 0.125,
+    "evaluation/tictactoe/random/illegal": 0.0,
+    "evaluation/kuhn_poker/exploitability": 0.25,
 }
 
 CLUSTER = {
@@ -51,12 +57,12 @@ CLUSTER = {
     "cluster/staleness": 0.5,
     "cluster/staleness_max": 1.0,
     "cluster/dropped_turns": 0.0,
-    "cluster/worker_0_tokens_per_s": 1200.0,
-    "cluster/worker_0_idle": 0.25,
-    "cluster/worker_1_tokens_per_s": 0.0,
-    "cluster/worker_1_idle": 1.0,
-    "cluster/worker_10_tokens_per_s": 800.4,
-    "cluster/worker_10_idle": 0.5,
+    "cluster/worker0/tokens_per_s": 1200.0,
+    "cluster/worker0/idle": 0.25,
+    "cluster/worker1/tokens_per_s": 0.0,
+    "cluster/worker1/idle": 1.0,
+    "cluster/worker10/tokens_per_s": 800.4,
+    "cluster/worker10/idle": 0.5,
 }
 
 
@@ -71,13 +77,13 @@ class Clock:
 
 def step_metrics(returns=(0.5, -0.5), illegal=(0.0, 0.25), **more):
     """The metrics of a step of tic-tac-toe."""
-    metrics = {"time/turns_per_s": 1234.0, "time/tokens_per_s": 5678.0, "tictactoe/draw": 0.1}
-    for seat in (0, 1):
+    metrics = {"time/turns_per_s": 1234.0, "time/tokens_per_s": 5678.0, "selfplay/tictactoe/draw": 0.1}
+    for player in (0, 1):
         metrics |= {
-            f"tictactoe/return_seat_{seat}": returns[seat],
-            f"tictactoe/win_seat_{seat}": 0.6 - 0.3 * seat,
-            f"tictactoe/illegal_seat_{seat}": illegal[seat],
-            f"tictactoe/response_length_seat_{seat}": 12.0 + seat,
+            GAMES.key("return", player): returns[player],
+            GAMES.key("win", player): 0.6 - 0.3 * player,
+            GAMES.key("illegal", player): illegal[player],
+            GAMES.key("response_length", player): 12.0 + player,
         }
     return metrics | more
 
@@ -114,7 +120,7 @@ def test_duration(seconds, text):
 def shown_steps(steps, seconds):
     """The lines about a run whose steps take so long."""
     clock, lines = Clock(), []
-    with PlainDisplay(lines.append, Pace(1, steps, 8, clock)) as display:
+    with PlainDisplay(lines.append, Pace(1, steps, 8, clock), WATCHED) as display:
         for step in range(1, steps + 1):
             clock.now += seconds
             display.show(step, step_metrics())
@@ -143,10 +149,11 @@ def test_a_slow_step_always_has_a_line():
 def test_a_plain_line_is_short_whatever_is_played(games):
     metrics = {"time/turns_per_s": 0.31, "time/tokens_per_s": 12.4, "loss/entropy": 1.2, "loss/kl_reference": 0.7}
     for number in range(games):
-        for seat in (0, 1):
-            metrics[f"game_{number}/return_seat_{seat}"] = -1.5
-            metrics[f"game_{number}/illegal_seat_{seat}"] = 1.0
-    line = plain_line(5, metrics, Pace(1, 10, 8, Clock()))
+        for player in (0, 1):
+            metrics[Matchup(game=f"game_{number}").key("return", player)] = -1.5
+            metrics[Matchup(game=f"game_{number}").key("illegal", player)] = 1.0
+    watched = Watched(trained=tuple(Matchup(game=f"game_{number}") for number in range(games)))
+    line = plain_line(5, metrics, Pace(1, 10, 8, Clock()), watched)
     assert len(line) <= 160
     assert line.startswith("step 5/10  0:00 elapsed, 0:00 left  0.31 turns/s  12 tokens/s  40 games  game_0 -1.50/")
     shown = line.count("illegal 100%/100%")
@@ -168,7 +175,7 @@ def test_the_progress_line_fits(width):
     assert ("━━━" in line) == (width > 112)
     assert progress_line(99_990, metrics, pace, 30) == "step 99990/100000"
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=60)
-    display = LiveDisplay(console, "spiral train  a-model  " + "runs/x" * 30, pace, EVALUATED)
+    display = LiveDisplay(console, "spiral train  a-model  " + "runs/x" * 30, pace, WATCHED, EVALUATED)
     display.show(99_990, metrics)
     narrow = Console(file=io.StringIO(), width=width)
     narrow.print(display.render())
@@ -187,20 +194,20 @@ def test_speeds_have_digits_that_say_something(per_second, text):
 
 def test_a_measurement_is_always_told():
     clock, lines = Clock(), []
-    display = PlainDisplay(lines.append, Pace(1, 10, 8, clock))
+    display = PlainDisplay(lines.append, Pace(1, 10, 8, clock), WATCHED)
     display.show(1, step_metrics())
     display.show(2, step_metrics(**EVALUATED))
     assert lines[-1] == (
-        "measured after step 2: tictactoe against random: win 75% draw 12% loss 12% illegal 0%;"
+        "evaluated after step 2: tictactoe against random: win 75% draw 12% loss 12% illegal 0%;"
         " kuhn_poker: exploitability 0.2500\n"
     )
-    assert evaluation_figures(step_metrics()) == []
+    assert evaluation_lines(step_metrics(), WATCHED) == []
 
 
 def test_live_display():
     console = Console(file=io.StringIO(), force_terminal=True, width=120, height=40)
     clock = Clock()
-    display = LiveDisplay(console, "spiral train", Pace(1, 10, 8, clock), EVALUATED)
+    display = LiveDisplay(console, "spiral train", Pace(1, 10, 8, clock), WATCHED, EVALUATED)
     assert "first step is under way" in rendered(display.render())
     learning = {"learner/grad_norm": 0.5, "loss/kl_reference": 0.01, "loss/entropy": 1.2, "loss/clip_fraction": 0.25}
     with display:
@@ -226,26 +233,28 @@ def test_where_the_time_of_a_step_goes():
 
 
 def test_the_processes_of_a_run():
-    assert worker_figures(CLUSTER, "_idle") == {0: 0.25, 1: 1.0, 10: 0.5}
-    assert cluster_figures(CLUSTER) == [
+    assert worker_metrics(CLUSTER, "idle", 11) == {0: 0.25, 1: 1.0, 10: 0.5}
+    assert cluster_lines(CLUSTER, 11) == [
         "2 of 3 workers  0 to 1,200 tokens/s each  idle 25% to 100%  staleness 0.5  restarts 1",
         "play 0.50 s  credit 0.01 s  update 0.25 s  publish 0.04 s  record 0.20 s",
     ]
-    assert cluster_figures(CLUSTER | {"cluster/dropped_turns": 3.0})[0].endswith("restarts 1  3 turns too old")
-    assert cluster_figures(step_metrics()) == [], "a run in one process has none"
-    one = {key: value for key, value in CLUSTER.items() if "_1" not in key}
-    assert "1,200 tokens/s each  idle 25%  staleness" in cluster_figures(one)[0]
+    assert cluster_lines(CLUSTER | {"cluster/dropped_turns": 3.0}, 11)[0].endswith("restarts 1  3 turns too old")
+    assert cluster_lines(step_metrics(), 0) == [], "a run in one process has none"
+    one = {key: value for key, value in CLUSTER.items() if "worker1" not in key}
+    assert "1,200 tokens/s each  idle 25%  staleness" in cluster_lines(one, 11)[0]
 
 
 def test_displays_of_a_cluster():
     metrics = step_metrics(**CLUSTER)
     lines = []
-    PlainDisplay(lines.append, Pace(1, 10, 8, Clock())).show(5, metrics)
-    assert [line[2:-1] for line in lines[1:]] == cluster_figures(metrics)
-    display = LiveDisplay(Console(file=io.StringIO(), width=120), "spiral train", Pace(1, 10, 8, Clock()), EVALUATED)
+    PlainDisplay(lines.append, Pace(1, 10, 8, Clock()), WATCHED).show(5, metrics)
+    assert [line[2:-1] for line in lines[1:]] == cluster_lines(metrics, 11)
+    display = LiveDisplay(
+        Console(file=io.StringIO(), width=120), "spiral train", Pace(1, 10, 8, Clock()), WATCHED, EVALUATED
+    )
     display.show(5, metrics)
     lines = rendered(display.render()).splitlines()
-    assert [line for line in lines if line in cluster_figures(metrics)] == cluster_figures(metrics)
+    assert [line for line in lines if line in cluster_lines(metrics, 11)] == cluster_lines(metrics, 11)
 
 
 def test_before_and_after():
@@ -265,20 +274,22 @@ def test_before_and_after():
     assert rate_text(rates(0.61, 0.1, 0.29), "win") == "61% (51 to 71)"
 
 
-def test_seats_that_collapsed():
-    games = {"tictactoe/games": 64.0}
+def test_players_that_collapsed():
+    games = {"selfplay/tictactoe/games": 64.0}
     fine = [step_metrics(**games)] * 90
-    assert collapsed_seats(fine) == []
-    assert collapsed_seats([]) == []
-    assert collapsed_seats(fine + [step_metrics(illegal=(0.1, 0.6), **games)] * 10) == [
-        "seat 1 of tictactoe collapsed: 60% of its moves are illegal"
+    assert collapsed_players(fine, [GAMES]) == []
+    assert collapsed_players([], [GAMES]) == []
+    assert collapsed_players(fine + [step_metrics(illegal=(0.1, 0.6), **games)] * 10, [GAMES]) == [
+        "player 1 of tictactoe collapsed: 60% of its moves are illegal"
     ]
-    assert collapsed_seats(fine + [step_metrics(returns=(-1.0, 1.0), **games)] * 10) == [
-        "seat 0 of tictactoe collapsed: it always loses (mean return -1.00) and learns nothing"
+    assert collapsed_players(fine + [step_metrics(returns=(-1.0, 1.0), **games)] * 10, [GAMES]) == [
+        "player 0 of tictactoe collapsed: it always loses (mean return -1.00) and learns nothing"
     ]
-    assert collapsed_seats([step_metrics(returns=(-1.0, 1.0), **games)] * 90 + fine) == [], "only the last tenth counts"
+    assert collapsed_players([step_metrics(returns=(-1.0, 1.0), **games)] * 90 + fine, [GAMES]) == [], (
+        "only the last tenth counts"
+    )
     moving = [step_metrics(returns=(-0.9 - 0.1 * (step % 2) - 0.1, 1.0), **games) for step in range(100)]
-    assert collapsed_seats(moving) == [], "a return that still moves leaves something to learn from"
+    assert collapsed_players(moving, [GAMES]) == [], "a return that still moves leaves something to learn from"
 
 
 @pytest.mark.parametrize(
@@ -294,20 +305,22 @@ def test_seats_that_collapsed():
     ],
 )
 def test_a_few_games_raise_no_alarm(steps, games, illegal, told):
-    rows = [step_metrics(illegal=(illegal, 0.0), **{"tictactoe/games": float(games)})] * steps
-    lost = [step_metrics(returns=(-1.0, 1.0), **{"tictactoe/games": float(games)})] * steps
-    assert len(collapsed_seats(rows)) == told
-    assert len(collapsed_seats(lost)) == (steps >= 5 and games >= 20)
-    old = [{**row, "rollout/games": row["tictactoe/games"]} for row in rows]
+    rows = [step_metrics(illegal=(illegal, 0.0), **{"selfplay/tictactoe/games": float(games)})] * steps
+    lost = [step_metrics(returns=(-1.0, 1.0), **{"selfplay/tictactoe/games": float(games)})] * steps
+    assert len(collapsed_players(rows, [GAMES])) == told
+    assert len(collapsed_players(lost, [GAMES])) == (steps >= 5 and games >= 20)
+    old = [{**row, "rollout/games": row["selfplay/tictactoe/games"]} for row in rows]
     for row in old:
-        del row["tictactoe/games"]
-    assert collapsed_seats(old) == collapsed_seats(rows), "runs of earlier versions"
+        del row["selfplay/tictactoe/games"]
+    assert collapsed_players(old, [GAMES]) == collapsed_players(rows, [GAMES]), "runs of earlier versions"
 
 
 def test_what_was_never_known_has_not_collapsed():
-    rows = [step_metrics(illegal=(1.0, 0.0), **{"tictactoe/games": 64.0})] * 20
-    (warning,) = collapsed_seats(rows)
-    assert warning.startswith("seat 0 of tictactoe has not learned to move: 100% of its moves are illegal; show it an")
+    rows = [step_metrics(illegal=(1.0, 0.0), **{"selfplay/tictactoe/games": 64.0})] * 20
+    (warning,) = collapsed_players(rows, [GAMES])
+    assert warning.startswith(
+        "player 0 of tictactoe has not learned to move: 100% of its moves are illegal; show it an"
+    )
     assert "collapsed" not in warning
     assert games_not_known({"tictactoe": 0.89, "kuhn_poker": 0.2}) is None
     assert games_not_known({"tictactoe": 0.97, "kuhn_poker": 0.2}).startswith(

@@ -1,11 +1,12 @@
 """Metrics of a step's episodes, by hand: how long is thought and answered, by whom, and what tells a collapse."""
 
 import dataclasses
+import re
 
 import pytest
 
 from made_up import new_episode, new_turn
-from spiral.core.metrics import episode_metrics
+from spiral.core.metrics import episode_metrics, metric_name
 from spiral.core.records import Turn
 from spiral.models.nano.tokenizer import build_tokenizer
 from spiral.text import ChatCodec, PromptConfig
@@ -29,13 +30,13 @@ def test_thinking_by_hand():
         "thinking/answer_length": pytest.approx((2 + 2 + 3 + 0 + 6 + 1) / 6),
         "thinking/empty": pytest.approx(2 / 6),
         "thinking/unclosed": pytest.approx(1 / 6),
-        "tictactoe/thinking_length_seat_0": pytest.approx((8 + 3 + 4) / 3),
-        "tictactoe/thinking_length_seat_1": pytest.approx((0 + 2) / 2),
-        "kuhn_poker/thinking_length_seat_0": 0.0,
-        "kuhn_poker/thinking_length_seat_1": 1.0,
+        "selfplay/tictactoe/player0/thinking_length": pytest.approx((8 + 3 + 4) / 3),
+        "selfplay/tictactoe/player1/thinking_length": pytest.approx((0 + 2) / 2),
+        "selfplay/kuhn_poker/player0/thinking_length": 0.0,
+        "selfplay/kuhn_poker/player1/thinking_length": 1.0,
     }
     assert metrics["rollout/response_length"] == pytest.approx(32 / 6)
-    assert metrics["tictactoe/response_length_seat_0"] == pytest.approx(20 / 3)
+    assert metrics["selfplay/tictactoe/player0/response_length"] == pytest.approx(20 / 3)
     parts = metrics["thinking/length"] + metrics["thinking/answer_length"]
     assert parts == pytest.approx(metrics["rollout/response_length"])
 
@@ -103,3 +104,24 @@ def test_a_box_may_be_drawn_in_other_ways(reply, unboxed):
 def test_a_player_who_writes_nothing_leaves_no_box_out():
     turns = [Turn(player=0, observation="o", action="0"), new_turn(1, thinking_tokens=2)]
     assert episode_metrics([new_episode((1.0, -1.0), turns)], {})["rollout/unboxed"] == 0.5
+
+
+SPECS = [
+    "tictactoe", "kuhn_poker", "kuhn_poker(hands=5)", "kuhn_poker(hands=3)", "connect_four(rows=5)",
+    "connect_four(columns=5)", "connect_four(rows=5, columns=6)", "openspiel/liars_dice",
+    "openspiel/liars_dice(numdice=2)",
+    "textarena/Nim-v0", "my_games:Nim", "my.games:Nim(heaps=3)", "minimax", "minimax(depth=4)", "runs/r1", "runs/r1@15",
+    "/abs/runs/r1@15", "abs/runs/r1@15", "../runs/r1", "endpoint:gpt", "model name", "model_name", "modèle", "modèla",
+    "x" * 200, "x" * 201, "a=b", "a(b=(1,2))", "g(a='x y')", "g(a='x_y')", "(", "\ud800",
+]  # fmt: skip
+
+
+def test_names_in_keys_are_plain_and_differ():
+    names = {spec: metric_name(spec) for spec in SPECS}
+    assert len(set(names.values())) == len(SPECS)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,90}", name) for name in names.values())
+    assert names["kuhn_poker(hands=5)"] == "kuhn_poker-5"
+    assert names["connect_four(rows=5, columns=6)"] == "connect_four-rows.5-columns.6"
+    assert names["openspiel/liars_dice"] == "openspiel.liars_dice"
+    assert names["runs/r1@15"] == "runs.r1.15"
+    assert metric_name(" kuhn_poker( hands = 5 ) ") == "kuhn_poker-5"

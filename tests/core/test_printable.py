@@ -19,11 +19,12 @@ from rich.text import Text
 from commands import refused, spiral, tiny_settings
 from spiral.cli.faults import explain
 from spiral.cli.log import warnings_told
+from spiral.core.metrics import Matchup
 from spiral.core.printable import one_line, printable
 from spiral.core.terminal import Terminal
 from spiral.models.loading import NANO_DIRECTORY
 from spiral.policies import ScriptedPolicy, TurnReply, scripted_policy
-from spiral.runs.display import PlainDisplay, make_display, plain_table, wide_console
+from spiral.runs.display import PlainDisplay, Watched, make_display, plain_table, wide_console
 
 HOSTILE = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\r\u202eevil\u2066\u200b\ud800\u2028[red]:smile:[/]\b"
 SHOWN = r"\u001b]0;PWNED\u0007\u001b[2J\u009b31m\u000d\u202eevil\u2066\u200b\ud800\u2028[red]:smile:[/]\u0008"
@@ -91,10 +92,11 @@ def test_markup_and_emoji_are_text_in_tables_and_lines(capsys):
 
 
 def test_the_progress_of_training(capsys):
-    make = make_display("title", _Pace(), {})
+    games = Matchup(game=HOSTILE)
+    make = make_display("title", _Pace(), Watched(trained=(games,)), {})
     assert isinstance(make, PlainDisplay)
-    metrics = {f"{HOSTILE}/{key}_seat_0": 0.0 for key in ("return", "win", "illegal", "response_length")}
-    make.show(1, {**metrics, f"{HOSTILE}/draw": 0.0, "time/turns_per_s": 1.0, "time/tokens_per_s": 1.0})
+    metrics = {games.key(name, 0): 0.0 for name in ("return", "win", "illegal", "response_length")}
+    make.show(1, {**metrics, games.key("draw"): 0.0, "time/turns_per_s": 1.0, "time/tokens_per_s": 1.0})
     assert f"{SHOWN[:48]}... " in harmless(capsys.readouterr().err)
     terminal = Terminal(file=io.StringIO(), force_terminal=True, width=200)
     terminal.print(Text(HOSTILE))

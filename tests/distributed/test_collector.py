@@ -58,8 +58,8 @@ def test_sync_is_one_process_bit_for_bit(workers):
         0,
         0,
     )
-    assert all(metrics[f"cluster/worker_{number}_tokens_per_s"] > 0 for number in range(workers))
-    assert all(0 <= metrics[f"cluster/worker_{number}_idle"] < 1 for number in range(workers))
+    assert all(metrics[f"cluster/worker{number}/tokens_per_s"] > 0 for number in range(workers))
+    assert all(0 <= metrics[f"cluster/worker{number}/idle"] < 1 for number in range(workers))
 
 
 def test_opponents_sit_on_workers_as_they_sit_in_one_process():

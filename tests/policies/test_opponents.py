@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distributed_policies import VOCABULARY, coin
 from made_up import new_episode, new_turn
-from spiral.core.metrics import episode_metrics
+from spiral.core.metrics import Matchup, episode_metrics
 from spiral.core.records import Seat
 from spiral.distributed.checks import check_episode
 from spiral.distributed.staleness import split_stale, turn_ages
@@ -19,9 +19,9 @@ from spiral.policies import scripted_policy
 from spiral.policies.registry import Opponents
 from spiral.rollout.collector import Matchmaker, SelfPlay, split_evenly
 from spiral.rollout.loop import SelfPlayConfig, play
-from spiral.runs.display import not_played, seat_table
+from spiral.runs.display import Watched, not_played, player_table
 from spiral.runs.recipe import load_recipe
-from spiral.runs.summary import collapsed_seats
+from spiral.runs.summary import collapsed_players
 from spiral.training.advantages import RoleBaselines, batch_mean_advantages, plain_returns, role_conditioned_advantages
 from spiral.training.batch import samples_from_episodes
 from spiral.training.loop import _check_played
@@ -146,15 +146,16 @@ def test_metrics_keep_opponents_apart_and_count_the_policy_only():
     metrics = episode_metrics(games, {})
     assert metrics["rollout/response_tokens"] == 4 + 2 + 6
     assert metrics["rollout/illegal"] == pytest.approx(1 / 4)
-    assert metrics["tictactoe/return_seat_0"] == 1.0
-    assert metrics["tictactoe against endpoint:x/return_seat_0"] == -1.0
-    assert metrics["tictactoe against endpoint:x/return_seat_1"] == -1.5
-    assert metrics["tictactoe against endpoint:x/response_length_seat_0"] == 6.0
-    assert metrics["tictactoe against endpoint:x/illegal_seat_1"] == 1.0
+    assert metrics["selfplay/tictactoe/player0/return"] == 1.0
+    assert metrics["against/tictactoe/endpoint.x/player0/return"] == -1.0
+    assert metrics["against/tictactoe/endpoint.x/player1/return"] == -1.5
+    assert metrics["against/tictactoe/endpoint.x/player0/response_length"] == 6.0
+    assert metrics["against/tictactoe/endpoint.x/player1/illegal"] == 1.0
     alone = episode_metrics(games[:2], {})
-    assert "tictactoe against endpoint:x/return_seat_1" not in alone
-    assert seat_table(alone).row_count == 3
-    assert seat_table(metrics).row_count == 4
+    assert "against/tictactoe/endpoint.x/player1/return" not in alone
+    watched = Watched(trained=tuple(Matchup(game="tictactoe", opponent=name) for name in ("", "endpoint:x")))
+    assert player_table(alone, watched).row_count == 3
+    assert player_table(metrics, watched).row_count == 4
 
 
 def test_a_cluster_checks_and_ages_what_the_policy_wrote_and_no_more():
@@ -211,13 +212,15 @@ def test_games_that_could_not_be_played_are_counted_and_end_a_run_that_has_no_ot
         _check_played(lost, 4)
 
 
-def test_a_seat_that_loses_against_somebody_else_is_warned_of_after_some_steps():
-    key = "tictactoe against minimax"
-    row = {f"{key}/return_seat_0": -1.0, f"{key}/illegal_seat_0": 0.0, f"{key}/games": 20.0}
-    other = {f"{key}/return_seat_1": 0.0, f"{key}/illegal_seat_1": 0.0, f"{key}/games": 20.0}
-    assert collapsed_seats([row, other] * 10) == []
-    (warning,) = collapsed_seats([row, other] * 60)
-    assert warning.startswith("seat 0 of tictactoe against minimax collapsed: it always loses")
+def test_a_player_that_loses_against_an_opponent_is_warned_of_after_some_steps():
+    games = Matchup(game="tictactoe", opponent="minimax")
+    row, other = (
+        {games.key("return", player): value, games.key("illegal", player): 0.0, games.key("games"): 20.0}
+        for player, value in ((0, -1.0), (1, 0.0))
+    )
+    assert collapsed_players([row, other] * 10, [games]) == []
+    (warning,) = collapsed_players([row, other] * 60, [games])
+    assert warning.startswith("player 0 of tictactoe against minimax collapsed: it always loses")
 
 
 class Distant:

@@ -19,7 +19,8 @@ from spiral.cli.listing import Json, print_json
 from spiral.cli.train import resume_command
 from spiral.core.progress import duration
 from spiral.distributed.status import STATUS_FILE, STATUS_SECONDS
-from spiral.runs.display import WORKER_IDLE, WORKER_RATE, phase_seconds, plain_table, wide_console, worker_figures
+from spiral.runs.display import phase_seconds, plain_table, wide_console, worker_metrics
+from spiral.runs.old_metrics import with_current_keys
 
 SILENT_SECONDS = 12 * STATUS_SECONDS
 """A run that has said nothing for so long is dead or held up."""
@@ -86,14 +87,14 @@ def _last_row(run: Path) -> dict[str, Any]:
             row: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:  # cut short by a kill
             continue
-        return row
+        return with_current_keys(row)
     return {}
 
 
 def _told(run: Path, said: dict[str, Any], age: float, row: dict[str, Any]) -> dict[str, Any]:
     """The status in the form in which it is printed."""
     driver = {**said["driver"], "alive": _is_alive(said["driver"])}
-    rates, idle = worker_figures(row, WORKER_RATE), worker_figures(row, WORKER_IDLE)
+    rates, idle = (worker_metrics(row, name, said["workers"]) for name in ("tokens_per_s", "idle"))
     workers = [
         {**worker, "tokens_per_s": rates.get(worker["number"]), "idle": idle.get(worker["number"])}
         for worker in said["rollout_workers"]

@@ -16,8 +16,8 @@ from spiral.core.transcript import game_excerpt
 from spiral.launch import Run
 from spiral.runs.curves import draw_learning_curve
 from spiral.runs.directory import read_metrics, read_reports
-from spiral.runs.display import wide_console
-from spiral.runs.summary import arena_table, collapsed_seats, exploitability_table, gap_warnings
+from spiral.runs.display import Watched, wide_console
+from spiral.runs.summary import arena_table, collapsed_players, exploitability_table, gap_warnings
 
 
 def show_results(run: Run) -> None:
@@ -28,10 +28,11 @@ def show_results(run: Run) -> None:
     episode = run.sample_game(shown, derive_seed(run.recipe.run.seed, "game shown at the end"))
     console.print()
     console.print(game_excerpt(episode), soft_wrap=True)
-    curve = draw_learning_curve(path)
+    trained = Watched.from_recipe(run.recipe).trained
+    curve = draw_learning_curve(path, trained)
     console.print(f"\nRun directory: {path}\nLearning curves: {curve}\n", soft_wrap=True)
     rows = read_metrics(path)
-    for warning in (*collapsed_seats(rows), *gap_warnings(rows)):
+    for warning in (*collapsed_players(rows, trained), *gap_warnings(rows)):
         console.print(f"Warning: {warning}.", style="bold yellow")
     _print_tables(console, run)
     console.print("Next:")

@@ -23,7 +23,7 @@ from spiral.core.progress import progress_shown
 from spiral.core.stopping import stops_interrupt
 from spiral.games.failures import UserCodeError
 from spiral.inference.settings import vllm_installed
-from spiral.runs.display import Pace, make_display, wide_console
+from spiral.runs.display import Pace, Watched, make_display, wide_console
 
 if TYPE_CHECKING:
     from spiral.launch import Run
@@ -250,8 +250,11 @@ def _first_steps_watched(run: Run, show: Callable[[int, Metrics], None]) -> Call
     def watched(step: int, metrics: Metrics) -> None:
         show(step, metrics)
         if step == first:
-            games = [game for game in run.recipe.selfplay.games if game not in trained]
-            played = {game: metrics[f"{game}/forfeits"] for game in games if f"{game}/forfeits" in metrics}
+            played = {
+                str(matchup): metrics[key]
+                for matchup in Watched.from_recipe(run.recipe).trained
+                if matchup.game not in trained and (key := matchup.key("forfeits")) in metrics
+            }
             if warning := games_not_known(played):
                 logger.warning("in the first step, %s", warning)
 
@@ -269,7 +272,8 @@ def _execute(run: Run) -> None:
     reports = read_reports(path)
     before = reports[-1][1].metrics() if reports else {}
     try:
-        with make_display(f"spiral train  {recipe.model.path}  {path}", pace, before) as display:
+        title = f"spiral train  {recipe.model.path}  {path}"
+        with make_display(title, pace, Watched.from_recipe(recipe), before) as display:
             run = execute(run, _first_steps_watched(run, display.show))
         run.directory.check()
         show_results(run)

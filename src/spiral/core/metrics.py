@@ -1,14 +1,17 @@
-"""What is measured of a step's episodes: results and illegal moves per game and seat, lengths, speed.
+"""Metrics of a training step's episodes, and the keys of all metrics.
 
-Games against somebody else are kept apart from those of the policy against itself (`Episode.matchup`), and of the other
-one's turns nothing is counted.
+A key is a plain path of the characters A-Z a-z 0-9 _ - . and /, such as `selfplay/kuhn_poker-5/player0/return`, which
+every tracker accepts. Nothing parses a key: code that needs a metric builds its key. docs/metrics.md lists them all.
 
-Each seat is watched on its own: a seat that always loses has a baseline that follows, no advantage, and learns
-nothing while the averages still look well. `thinking` metrics tell thinking collapse from learning.
+Games against another opponent are kept apart from those of the policy against itself, and turns of players that do not
+learn are not counted. Each player has its own metrics: a player that always loses has a baseline that follows, no
+advantage, and learns nothing while the averages still look well. `thinking/` metrics show a thinking collapse.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -18,14 +21,71 @@ from spiral.core.records import Episode, Generation, Turn
 Metrics = dict[str, float]
 Item = TypeVar("Item", Episode, Turn, Generation)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox|fcolorbox|bbox)(?![A-Za-z])")
-"""What begins a box, as in `spiral.text.boxes`, which is a floor above."""
+"""What begins a box, as in `spiral.text.boxes`, which is in a higher layer."""
+_SPEC = re.compile(r"\s*([A-Za-z0-9_.:/-]+(?:@\d+)?)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_UNSAID = ("hands", "depth")
+"""Parameters whose value is enough: `kuhn_poker(hands=5)` becomes `kuhn_poker-5`."""
+MAX_NAME = 80
+"""Characters of a game's or opponent's name in a key."""
+
+
+def metric_name(spec: str) -> str:
+    """A game's or opponent's name as one part of a metric key: `kuhn_poker(hands=5)` becomes `kuhn_poker-5`.
+
+    A name that cannot be written in the allowed characters, or is too long, ends in a hash of the whole name.
+    """
+    match = _SPEC.fullmatch(spec)
+    name, inner = match.groups() if match else (spec, None)
+    parts = [re.sub(r"[/:@]", ".", name)]
+    for item in filter(None, map(str.strip, (inner or "").split(","))):
+        parameter, _, value = (part.strip().strip("'\"") for part in item.partition("="))
+        parts.append(value if parameter in _UNSAID else f"{parameter}.{value}")
+    text = "-".join(parts)
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip(".")[:MAX_NAME]
+    return safe if safe == text else f"{safe}-{hashlib.sha256(spec.encode('utf-8', 'replace')).hexdigest()[:8]}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+class Matchup:
+    """A game, and who plays it: the policy against itself, or against an opponent that does not learn."""
+
+    game: str
+    """The game's spec."""
+    opponent: str = ""
+    """Empty for games of the policy against itself."""
+
+    def __str__(self) -> str:
+        return f"{self.game} against {self.opponent}" if self.opponent else self.game
+
+    def key(self, name: str, player: int | None = None) -> str:
+        """The key of a training metric of these games, or of one player in them."""
+        group = (
+            f"against/{metric_name(self.game)}/{metric_name(self.opponent)}"
+            if self.opponent
+            else (f"selfplay/{metric_name(self.game)}")
+        )
+        return f"{group}/{name}" if player is None else f"{group}/player{player}/{name}"
+
+    def evaluation_key(self, name: str) -> str:
+        """The key of an evaluation metric; without an opponent, of the game's exact theory."""
+        opponent = f"/{metric_name(self.opponent)}" if self.opponent else ""
+        return f"evaluation/{metric_name(self.game)}{opponent}/{name}"
+
+
+def benchmark_key(task: str, name: str) -> str:
+    """The key of a benchmark's metric."""
+    return f"benchmark/{metric_name(task)}/{name}"
+
+
+def worker_key(worker: int, name: str) -> str:
+    """The key of a metric of one rollout worker."""
+    return f"cluster/worker{worker}/{name}"
 
 
 def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> Metrics:
-    """Metrics of one step under flat `group/name` keys; `times` holds the seconds of each phase.
+    """Metrics of one step; `times` holds the seconds of each phase under its key.
 
-    Games, turns and tokens of replies a second are all of the whole step's seconds. Games that could not be played are
-    counted, and left out of all else.
+    Rates are per second of the whole step. Games that could not be played are counted and otherwise left out.
     """
     not_played = sum(episode.outcome == "not_played" for episode in episodes)
     episodes = [episode for episode in episodes if episode.outcome != "not_played"]
@@ -49,8 +109,8 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
         "rollout/truncated_games": _share(episodes, lambda episode: episode.outcome == "truncated"),
     }
     metrics.update(_thinking_metrics(generations))
-    for game in sorted({episode.matchup for episode in episodes}):
-        metrics.update(_game_metrics(game, [episode for episode in episodes if episode.matchup == game]))
+    for matchup in sorted({matchup_of(episode) for episode in episodes}):
+        metrics.update(_game_metrics(matchup, [episode for episode in episodes if matchup_of(episode) == matchup]))
     metrics.update(times)
     metrics["time/step_s"] = seconds
     metrics["time/games_per_s"] = len(episodes) / max(seconds, 1e-9)
@@ -60,7 +120,7 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
 
 
 def _thinking_metrics(generations: Sequence[Generation]) -> Metrics:
-    """How long is thought and answered, in tokens; thoughts that are empty, and replies that end within them."""
+    """Mean lengths of thoughts and answers in tokens; shares of empty thoughts and of replies that end in thought."""
     return {
         "thinking/length": _mean([g.thinking_tokens for g in generations]),
         "thinking/answer_length": _mean([len(g.token_ids) - g.thinking_tokens for g in generations]),
@@ -69,38 +129,42 @@ def _thinking_metrics(generations: Sequence[Generation]) -> Metrics:
     }
 
 
-def _game_metrics(game: str, episodes: Sequence[Episode]) -> Metrics:
-    """Return, wins, illegal moves and response length of each seat that learned in one kind of game."""
-    metrics: Metrics = {f"{game}/games": float(len(episodes))}
-    metrics[f"{game}/turns"] = sum(len(episode.turns) for episode in episodes) / len(episodes)
-    for seat in (0, 1):
-        own = [episode for episode in episodes if seat in episode.learning_players]
-        if not own:
-            continue
-        turns = [turn for episode in own for turn in episode.turns if turn.player == seat]
+def matchup_of(episode: Episode) -> Matchup:
+    """The game of an episode and the opponent that does not learn, if there is one."""
+    return Matchup(game=episode.game, opponent=episode.opponent)
+
+
+def _game_metrics(matchup: Matchup, episodes: Sequence[Episode]) -> Metrics:
+    """Results, illegal moves and response lengths of each player that learned in one kind of game."""
+    key = matchup.key
+    metrics: Metrics = {key("games"): float(len(episodes))}
+    metrics[key("turns")] = sum(len(episode.turns) for episode in episodes) / len(episodes)
+    for player in sorted({player for episode in episodes for player in episode.learning_players}):
+        own = [episode for episode in episodes if player in episode.learning_players]
+        turns = [turn for episode in own for turn in episode.turns if turn.player == player]
         generations = _generations(turns)
-        metrics[f"{game}/return_seat_{seat}"] = sum(episode.returns[seat] for episode in own) / len(own)
-        metrics[f"{game}/win_seat_{seat}"] = sum(e.returns[seat] > 0 for e in own) / len(own)
-        metrics[f"{game}/illegal_seat_{seat}"] = _share(turns, lambda turn: turn.action is None)
-        metrics[f"{game}/response_length_seat_{seat}"] = _mean([len(g.token_ids) for g in generations])
-        metrics[f"{game}/thinking_length_seat_{seat}"] = _mean([g.thinking_tokens for g in generations])
-    metrics[f"{game}/forfeits"] = _share(episodes, lambda episode: episode.outcome == "illegal_move")
-    metrics[f"{game}/draw"] = _share(episodes, lambda episode: episode.returns[0] == episode.returns[1])
+        metrics[key("return", player)] = sum(episode.returns[player] for episode in own) / len(own)
+        metrics[key("win", player)] = sum(e.returns[player] > 0 for e in own) / len(own)
+        metrics[key("illegal", player)] = _share(turns, lambda turn: turn.action is None)
+        metrics[key("response_length", player)] = _mean([len(g.token_ids) for g in generations])
+        metrics[key("thinking_length", player)] = _mean([g.thinking_tokens for g in generations])
+    metrics[key("forfeits")] = _share(episodes, lambda episode: episode.outcome == "illegal_move")
+    metrics[key("draw")] = _share(episodes, lambda episode: len(set(episode.returns)) == 1)
     return metrics
 
 
 def _generations(turns: Sequence[Turn]) -> list[Generation]:
-    """What language models sampled; other players' turns have nothing of the kind."""
+    """The generations of turns taken by language models."""
     return [turn.generation for turn in turns if turn.generation is not None]
 
 
 def _mean(numbers: Sequence[int]) -> float:
-    """0 of none."""
+    """The mean; 0 without numbers."""
     return sum(numbers) / max(1, len(numbers))
 
 
 def _unboxed(turn: Turn) -> bool:
-    """Whether a model's answer holds no box; one inside its thoughts is no answer."""
+    """Whether a model's answer has no box; a box inside its thoughts does not count."""
     generation = turn.generation
     if generation is None:
         return False
@@ -114,5 +178,5 @@ def _no_room(generation: Generation) -> bool:
 
 
 def _share(items: Sequence[Item], test: Callable[[Item], bool]) -> float:
-    """The share of items for which `test` holds; 0 of none."""
+    """The share of items for which `test` holds; 0 without items."""
     return sum(1 for item in items if test(item)) / max(1, len(items))

@@ -87,10 +87,15 @@ class Episode:
     schema_version: int = SCHEMA_VERSION
 
     @property
-    def matchup(self) -> str:
-        """The games that this one is compared with: the game's spec, and where one seat learns, who sat opposite."""
+    def opponent(self) -> str:
+        """The opponent's policy where only one player learns, else an empty text."""
         opposite = [seat.policy for seat in self.seats if not seat.trainable]
-        return f"{self.game}{AGAINST}{opposite[0]}" if len(opposite) == 1 else self.game
+        return opposite[0] if len(opposite) == 1 else ""
+
+    @property
+    def matchup(self) -> str:
+        """The games that share a baseline with this one: the game's spec, and the opponent where one player learns."""
+        return f"{self.game}{AGAINST}{self.opponent}" if self.opponent else self.game
 
     @property
     def learning_players(self) -> tuple[int, ...]:

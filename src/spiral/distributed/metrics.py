@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from spiral.core.metrics import Metrics
+from spiral.core.metrics import Metrics, worker_key
 from spiral.core.records import Episode
 from spiral.distributed.pool import Crew
 from spiral.distributed.staleness import turn_ages
@@ -53,8 +53,8 @@ class Figures:
             worked = busy - (before if known is member else 0.0)
             self._busy[member.number] = (member, busy)
             rate = self._tokens.get(member.number, 0) / seconds
-            self._metrics[f"cluster/worker_{member.number}_tokens_per_s"] = rate
-            self._metrics[f"cluster/worker_{member.number}_idle"] = min(1.0, max(0.0, 1 - worked / seconds))
+            self._metrics[worker_key(member.number, "tokens_per_s")] = rate
+            self._metrics[worker_key(member.number, "idle")] = min(1.0, max(0.0, 1 - worked / seconds))
         self._begun = now
         self._tokens.clear()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spiral.core.files import write_jsonl
+from spiral.core.metrics import Matchup, Metrics, benchmark_key
 from spiral.core.progress import shown
 from spiral.core.storage import write_episodes
 from spiral.evaluation.measurements import measure_games
@@ -46,20 +47,20 @@ class Report:
         """Plain JSON-ready form."""
         return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
-    def metrics(self) -> dict[str, float]:
-        """The main figures under flat `evaluation/name` keys."""
-        values: dict[str, float] = {}
+    def metrics(self) -> Metrics:
+        """The main results under the keys of docs/metrics.md."""
+        values: Metrics = {}
         for result in self.arena:
-            name = f"evaluation/{result['game']} against {result['opponent']}"
+            games = Matchup(game=result["game"], opponent=result["opponent"])
             for rate in ("win", "draw", "loss", "illegal"):
-                values[f"{name}: {rate}"] = float(result[rate])
+                values[games.evaluation_key(rate)] = float(result[rate])
         for result in self.exploitability:
-            for figure in THEORY_FIGURES:
-                if result.get(figure) is not None:
-                    values[f"evaluation/{result['game']}: {figure}"] = float(result[figure])
+            for name in THEORY_FIGURES:
+                if result.get(name) is not None:
+                    values[Matchup(game=result["game"]).evaluation_key(name)] = float(result[name])
         for result in self.benchmarks:
-            for figure in ("accuracy", "truncated", "unboxed", "response_length"):
-                values[f"evaluation/{result['task']}: {figure}"] = float(result[figure])
+            for name in ("accuracy", "truncated", "unboxed", "response_length"):
+                values[benchmark_key(result["task"], name)] = float(result[name])
         return values
 
 

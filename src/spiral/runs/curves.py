@@ -14,17 +14,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spiral.core.files import write_atomically
+from spiral.core.metrics import Matchup
 from spiral.evaluation import Report
 from spiral.runs.directory import read_metrics, read_reports
-from spiral.runs.display import trained_seats
+from spiral.runs.display import learning_players
 
+TITLES = {"return": "return in training", "illegal": "illegal share of moves", "response_length": "reply tokens"}
 FILE_NAME = "learning_curve.png"
 Rows = Sequence[dict[str, Any]]
 Reports = Sequence[tuple[int, Report]]
 
 
-def draw_learning_curve(run: Path) -> Path:
-    """Writes `learning_curve.png` into a run directory and returns its path."""
+def draw_learning_curve(run: Path, trained: Sequence[Matchup]) -> Path:
+    """Writes `learning_curve.png` into a run directory and returns its path; `trained` are the games of its recipe."""
     rows, reports = read_metrics(run), read_reports(run)
     figure = Figure(figsize=(12, 7), layout="constrained")
     FigureCanvasAgg(figure)
@@ -32,11 +34,12 @@ def draw_learning_curve(run: Path) -> Path:
     figure.suptitle(run.resolve().name)
     _win_or_draw(axes[0, 0], reports)
     _exploitability(axes[0, 1], reports)
-    games = trained_seats({key: value for row in rows for key, value in row.items()})
-    seats = [(f"{game} seat {seat}", f"{game}/{{}}_seat_{seat}") for game, own in games.items() for seat in own]
-    _lines(axes[0, 2], rows, "return in self-play", [(label, key.format("return")) for label, key in seats])
-    _lines(axes[1, 0], rows, "illegal share of moves", [(label, key.format("illegal")) for label, key in seats])
-    _lines(axes[1, 1], rows, "reply tokens", [(label, key.format("response_length")) for label, key in seats])
+    everything = {key: value for row in rows for key, value in row.items()}
+    players = [(matchup, player) for matchup in trained for player in learning_players(everything, matchup)]
+    panels = {"return": axes[0, 2], "illegal": axes[1, 0], "response_length": axes[1, 1]}
+    for name, panel in panels.items():
+        series = [(f"{matchup} player {player}", matchup.key(name, player)) for matchup, player in players]
+        _lines(panel, rows, TITLES[name], series)
     learning = [("entropy (nats)", "loss/entropy"), ("KL to reference (nats)", "loss/kl_reference")]
     _lines(axes[1, 2], rows, "the update", [*learning, ("gradient norm", "learner/grad_norm")])
     path = run / FILE_NAME

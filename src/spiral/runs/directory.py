@@ -2,7 +2,7 @@
 
     runs/NAME/
       config.toml       the whole recipe, every default spelled out
-      metrics.jsonl     one JSON object a step: `step` first, then flat group/name keys
+      metrics.jsonl     one JSON object a step: `step` first, then the keys of docs/metrics.md
       tensorboard/      the same numbers
       episodes/         step-000010.parquet: one row a turn
       evaluation/       step-000000.json before training, and so on; step-000000/ holds the games and replies behind it
@@ -33,6 +33,7 @@ from spiral.core.steps import checkpoints_in, numbered, step_name
 from spiral.core.storage import write_episodes
 from spiral.evaluation import Report, read_report
 from spiral.runs.evaluation import measured_at
+from spiral.runs.old_metrics import with_current_keys
 from spiral.runs.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -263,12 +264,12 @@ class RunStopped(Exception):  # noqa: N818 (the user asked for it; it is no erro
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`.
+    """The rows of a run's `metrics.jsonl`, those of earlier versions under the current keys.
 
     A damaged line is left out with a warning, one that a kill has cut short without.
     """
     file = path / "metrics.jsonl"
-    return [json.loads(line) for _, line in _metrics_lines(file)] if file.exists() else []
+    return [with_current_keys(json.loads(line)) for _, line in _metrics_lines(file)] if file.exists() else []
 
 
 def _metrics_lines(file: Path) -> list[tuple[int, bytes]]:

@@ -5,13 +5,14 @@ Everything goes to standard error. Nothing here has a say in the run.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -19,11 +20,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from spiral.core.metrics import Metrics
+from spiral.core.metrics import Matchup, Metrics, worker_key
 from spiral.core.printable import printable
 from spiral.core.progress import Progress, duration, made_current, progress_shown
 from spiral.core.settings import shortened
 from spiral.core.terminal import Terminal
+from spiral.games import load_game
+
+if TYPE_CHECKING:
+    from spiral.runs.recipe import Recipe
 
 SECONDS_BETWEEN_LINES = 5.0
 """Between lines about steps that are fast."""
@@ -36,6 +41,9 @@ MAX_NAME = 48
 BAR = 20
 """Characters of the bar."""
 PLAIN_WIDTH = 120
+MAX_PLAYERS = 16
+"""Players of a game that have metrics."""
+RATES = ("win", "draw", "loss", "illegal")
 LEARNING = (
     ("gradient norm", "learner/grad_norm", "{:.2f}"),
     ("KL to reference", "loss/kl_reference", "{:.3f}"),
@@ -50,15 +58,43 @@ PHASES = {
     "update": "time/update_s",
     "publish": "time/publish_s",
 }
-"""Of a step: what the loop does one after the other, and the metric with its seconds."""
-WORKER_RATE, WORKER_IDLE = "_tokens_per_s", "_idle"
-"""Ends of the metrics of each rollout worker."""
-
+"""The phases of a step in order, and the metric with the seconds of each."""
 
 GAP_WARNING = (
     "sampler and learner give the same tokens different probabilities (sampler/gap_mean is over loss.gap_limit);"
     " compare engine.kind, model.compute and sampling"
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What a run has metrics of, as its recipe says."""
+
+    trained: tuple[Matchup, ...] = ()
+    evaluated: tuple[Matchup, ...] = ()
+    exact: tuple[str, ...] = ()
+    """Games whose exploitability is computed."""
+    workers: int = 0
+    """Rollout workers; 0 for a run in one process."""
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Self:
+        """Every pair of game and opponent that the recipe names; those that cannot be played have no metrics."""
+        from spiral.rollout.loop import MIRROR
+
+        opponents = ["" if name == MIRROR else name for name in recipe.selfplay.opponents]
+        evaluation = recipe.evaluation
+        return cls(
+            trained=_matchups(recipe.selfplay.games, opponents),
+            evaluated=_matchups(evaluation.games, evaluation.opponents),
+            exact=tuple(load_game(spec).spec for spec in evaluation.exploitability),
+            workers=recipe.cluster.rollout_workers,
+        )
+
+
+def _matchups(games: Iterable[str], opponents: Sequence[str]) -> tuple[Matchup, ...]:
+    specs = [load_game(spec).spec for spec in games]
+    return tuple(Matchup(game=game, opponent=opponent) for game in specs for opponent in opponents)
 
 
 class Display(Protocol):
@@ -98,20 +134,21 @@ class Pace:
         return self.elapsed / max(1, done) * (self.steps - step)
 
 
-def make_display(title: str, pace: Pace, evaluated: Metrics) -> Display:
-    """The display that fits standard error; `evaluated` are the figures measured last."""
+def make_display(title: str, pace: Pace, watched: Watched, evaluated: Metrics) -> Display:
+    """The display that fits standard error; `evaluated` are the metrics of the last evaluation."""
     console = Terminal(stderr=True)
     if console.is_terminal:
-        return LiveDisplay(console, title, pace, evaluated)
-    return PlainDisplay(lambda text: sys.stderr.write(printable(text)), pace)
+        return LiveDisplay(console, title, pace, watched, evaluated)
+    return PlainDisplay(lambda text: sys.stderr.write(printable(text)), pace, watched)
 
 
 class PlainDisplay:
     """A line for every slow step, every few seconds where steps are fast, and for the last one."""
 
-    def __init__(self, write: Callable[[str], object], pace: Pace) -> None:
+    def __init__(self, write: Callable[[str], object], pace: Pace, watched: Watched) -> None:
         self._write = write
         self._pace = pace
+        self._watched = watched
         self._next = 0.0
         self._open = ExitStack()
         self._first: float | None = None
@@ -127,16 +164,16 @@ class PlainDisplay:
         self._open.close()
 
     def show(self, step: int, metrics: Metrics) -> None:
-        """Writes a line when it is time, and whenever something was measured."""
-        measured = evaluation_figures(metrics)
+        """Writes a line when it is time, and after every evaluation."""
+        evaluated = evaluation_lines(metrics, self._watched)
         now = self._pace.elapsed
         seconds, self._before = now - self._before, now
-        if step < self._pace.steps and now < self._next and seconds < SLOW_STEP and not measured:
+        if step < self._pace.steps and now < self._next and seconds < SLOW_STEP and not evaluated:
             return
         self._next = now + SECONDS_BETWEEN_LINES
-        self._write(plain_line(step, metrics, self._pace) + "\n")
-        for figures in cluster_figures(metrics):
-            self._write(f"  {figures}\n")
+        self._write(plain_line(step, metrics, self._pace, self._watched) + "\n")
+        for line in cluster_lines(metrics, self._watched.workers):
+            self._write(f"  {line}\n")
         if metrics.get("rollout/not_played"):
             self._write(f"warning: {not_played(metrics)}\n")
         if self._first is None:
@@ -146,16 +183,17 @@ class PlainDisplay:
                 self._write(f"the first step took {duration(now)}; at this speed {duration(remaining)} are left\n")
         if metrics.get("sampler/gap_warning"):
             self._write(f"warning: {GAP_WARNING}\n")
-        if measured:
-            self._write(f"measured after step {step}: {'; '.join(measured)}\n")
+        if evaluated:
+            self._write(f"evaluated after step {step}: {'; '.join(evaluated)}\n")
 
 
 class LiveDisplay:
     """A table that is redrawn in place, once a second and after every step."""
 
-    def __init__(self, console: Console, title: str, pace: Pace, evaluated: Metrics) -> None:
+    def __init__(self, console: Console, title: str, pace: Pace, watched: Watched, evaluated: Metrics) -> None:
         self._title = title
         self._pace = pace
+        self._watched = watched
         self._evaluated = evaluated
         self._last: tuple[int, Metrics] | None = None
         self._progress, self._open = Progress(by_stage=True), ExitStack()
@@ -176,7 +214,7 @@ class LiveDisplay:
 
     def show(self, step: int, metrics: Metrics) -> None:
         """Draws the step."""
-        if evaluation_figures(metrics):
+        if evaluation_lines(metrics, self._watched):
             self._evaluated = metrics
         self._last = (step, metrics)
         self._live.refresh()
@@ -190,30 +228,25 @@ class LiveDisplay:
         parts: list[RenderableType] = [
             Text(self._title, style="bold", no_wrap=True, overflow="ellipsis"),
             Text(progress_line(step, metrics, self._pace, self._console.width), no_wrap=True),
-            seat_table(metrics),
-            Text("  ".join(learning_figures(metrics))),
-            *(Text(line) for line in cluster_figures(metrics)),
+            player_table(metrics, self._watched),
+            Text("  ".join(learning_values(metrics))),
+            *(Text(line) for line in cluster_lines(metrics, self._watched.workers)),
         ]
         if metrics.get("rollout/not_played"):
             parts.append(Text(f"Warning: {not_played(metrics)}", style="bold yellow"))
         if metrics.get("sampler/gap_warning"):
             parts.append(Text(f"Warning: {GAP_WARNING}", style="bold yellow"))
-        measured = evaluation_figures(self._evaluated)
-        if measured:
-            parts.append(Text("last measured:\n  " + "\n  ".join(measured)))
+        evaluated = evaluation_lines(self._evaluated, self._watched)
+        if evaluated:
+            parts.append(Text("last evaluation:\n  " + "\n  ".join(evaluated)))
         parts.append(now)
         parts.append(Text("Ctrl-C stops after the step under way, with a checkpoint.", style="dim"))
         return Group(*parts)
 
 
-def trained_seats(metrics: Metrics) -> dict[str, list[int]]:
-    """The games whose results are among the metrics, and in which seats the policy learned."""
-    seats: dict[str, list[int]] = {}
-    for key in metrics:
-        game, _, seat = key.rpartition("/return_seat_")
-        if game:
-            seats.setdefault(game, []).append(int(seat))
-    return seats
+def learning_players(metrics: Mapping[str, object], matchup: Matchup) -> list[int]:
+    """The players whose metrics a step has for these games, that is, those that learned."""
+    return [player for player in range(MAX_PLAYERS) if matchup.key("return", player) in metrics]
 
 
 def not_played(metrics: Metrics) -> str:
@@ -221,25 +254,26 @@ def not_played(metrics: Metrics) -> str:
     return f"{metrics['rollout/not_played']:.0f} games of this step could not be played"
 
 
-def seat_table(metrics: Metrics) -> Table:
-    """Results of the step for each game and seat."""
-    table = plain_table("game", "seat", "return", "wins", "draws", "illegal", "reply tokens", numbers_from=2)
-    for game, seats in trained_seats(metrics).items():
-        for seat in seats:
+def player_table(metrics: Metrics, watched: Watched) -> Table:
+    """Results of the step for each game and player."""
+    table = plain_table("game", "player", "return", "wins", "draws", "illegal", "reply tokens", numbers_from=2)
+    for matchup in watched.trained:
+        players = learning_players(metrics, matchup)
+        for player in players:
             table.add_row(
-                game if seat == seats[0] else "",
-                str(seat),
-                f"{metrics[f'{game}/return_seat_{seat}']:+.2f}",
-                f"{metrics[f'{game}/win_seat_{seat}']:.0%}",
-                f"{metrics[f'{game}/draw']:.0%}",
-                f"{metrics[f'{game}/illegal_seat_{seat}']:.1%}",
-                f"{metrics[f'{game}/response_length_seat_{seat}']:.0f}",
+                str(matchup) if player == players[0] else "",
+                str(player),
+                f"{metrics[matchup.key('return', player)]:+.2f}",
+                f"{metrics[matchup.key('win', player)]:.0%}",
+                f"{metrics[matchup.key('draw')]:.0%}",
+                f"{metrics[matchup.key('illegal', player)]:.1%}",
+                f"{metrics[matchup.key('response_length', player)]:.0f}",
             )
     return table
 
 
-def learning_figures(metrics: Metrics) -> list[str]:
-    """What is known of the update; a step without samples has no loss."""
+def learning_values(metrics: Metrics) -> list[str]:
+    """The metrics of the update in words; a step without samples has no loss."""
     return [f"{caption} {form.format(metrics[key])}" for caption, key, form in LEARNING if key in metrics]
 
 
@@ -255,16 +289,15 @@ def phase_seconds(metrics: Metrics) -> dict[str, float]:
     return seconds
 
 
-def worker_figures(metrics: Metrics, end: str) -> dict[int, float]:
-    """A figure of every rollout worker by its number; those that are not ready have theirs too."""
-    start = "cluster/worker_"
-    names = {key: key.removeprefix(start).removesuffix(end) for key in metrics if key.startswith(start)}
-    return {int(name): metrics[key] for key, name in names.items() if name.isdecimal()}
+def worker_metrics(metrics: Mapping[str, float], name: str, workers: int) -> dict[int, float]:
+    """A metric of every rollout worker by its number; those that have none are left out."""
+    keys = {worker: worker_key(worker, name) for worker in range(workers)}
+    return {worker: metrics[key] for worker, key in keys.items() if key in metrics}
 
 
-def cluster_figures(metrics: Metrics) -> list[str]:
-    """Two lines about the processes of a run: who there is, and where the time goes; none for a run in one process."""
-    rates, idle = worker_figures(metrics, WORKER_RATE), worker_figures(metrics, WORKER_IDLE)
+def cluster_lines(metrics: Metrics, workers: int) -> list[str]:
+    """Two lines about the processes of a run and where the time goes; none for a run in one process."""
+    rates, idle = worker_metrics(metrics, "tokens_per_s", workers), worker_metrics(metrics, "idle", workers)
     if not rates:
         return []
     who = [
@@ -286,29 +319,29 @@ def _span(values: list[float], form: str) -> str:
     return least if least == most else f"{least} to {most}"
 
 
-def evaluation_figures(metrics: Metrics) -> list[str]:
-    """One text for each opponent and each game's exploitability, from the `evaluation/` metrics."""
-    figures = []
-    for key, value in metrics.items():
-        name, _, figure = key.removeprefix("evaluation/").rpartition(": ")
-        if not key.startswith("evaluation/"):
-            continue
-        if figure == "win":
-            rest = [metrics[f"evaluation/{name}: {rate}"] for rate in ("draw", "loss", "illegal")]
-            figures.append(f"{name}: win {value:.0%} draw {rest[0]:.0%} loss {rest[1]:.0%} illegal {rest[2]:.0%}")
-        elif figure == "exploitability":
-            figures.append(f"{name}: exploitability {value:.4f}")
-    return figures
+def evaluation_lines(metrics: Metrics, watched: Watched) -> list[str]:
+    """One text for each game and opponent and for each game's exploitability, where the metrics have them."""
+    lines = []
+    for matchup in watched.evaluated:
+        if matchup.evaluation_key("win") in metrics:
+            rates = [f"{rate} {metrics[matchup.evaluation_key(rate)]:.0%}" for rate in RATES]
+            lines.append(f"{matchup}: {' '.join(rates)}")
+    for game in watched.exact:
+        key = Matchup(game=game).evaluation_key("exploitability")
+        if key in metrics:
+            lines.append(f"{game}: exploitability {metrics[key]:.4f}")
+    return lines
 
 
-def plain_line(step: int, metrics: Metrics, pace: Pace) -> str:
-    """A step in at most `MAX_LINE` characters: how far, how fast, and as many results as there is room for.
+def plain_line(step: int, metrics: Metrics, pace: Pace, watched: Watched) -> str:
+    """A step in at most `MAX_LINE` characters: how far, how fast, and as many results as fit.
 
-    A game's figures are those of both seats: `tictactoe +0.50/-0.50 illegal 0%/25%`.
+    The values of a game are those of its players in order: `tictactoe +0.50/-0.50 illegal 0%/25%`.
     """
     line = progress_line(step, metrics, pace, MAX_LINE, bar=False)
-    games = [_seats_line(game, seats, metrics) for game, seats in trained_seats(metrics).items()]
-    for number, part in enumerate([*games, *learning_figures(metrics)]):
+    games = [_players_text(matchup, players, metrics)
+             for matchup in watched.trained if (players := learning_players(metrics, matchup))]  # fmt: skip
+    for number, part in enumerate([*games, *learning_values(metrics)]):
         left = len(games) - number
         more = f"  and {left} more" if left > 1 else ""
         if len(line) + 2 + len(part) + len(more) > MAX_LINE:
@@ -317,12 +350,12 @@ def plain_line(step: int, metrics: Metrics, pace: Pace) -> str:
     return line
 
 
-def _seats_line(game: str, seats: Sequence[int], metrics: Metrics) -> str:
-    """Mean return and illegal moves of the seats that learn."""
-    returns = "/".join(f"{metrics[f'{game}/return_seat_{seat}']:+.2f}" for seat in seats)
-    illegal = "/".join(f"{metrics[f'{game}/illegal_seat_{seat}']:.0%}" for seat in seats)
-    only = f" seat {seats[0]}" if len(seats) == 1 else ""
-    return f"{shortened(printable(game), MAX_NAME)}{only} {returns} illegal {illegal}"
+def _players_text(matchup: Matchup, players: Sequence[int], metrics: Metrics) -> str:
+    """Mean return and illegal moves of the players that learn."""
+    returns = "/".join(f"{metrics[matchup.key('return', player)]:+.2f}" for player in players)
+    illegal = "/".join(f"{metrics[matchup.key('illegal', player)]:.0%}" for player in players)
+    only = f" player {players[0]}" if len(players) == 1 else ""
+    return f"{shortened(printable(str(matchup)), MAX_NAME)}{only} {returns} illegal {illegal}"
 
 
 def progress_line(step: int, metrics: Metrics, pace: Pace, width: int, *, bar: bool = True) -> str:

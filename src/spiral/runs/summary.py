@@ -11,16 +11,17 @@ from typing import Any
 
 from rich.table import Table
 
+from spiral.core.metrics import Matchup
 from spiral.evaluation import Report
 from spiral.evaluation.statistics import wilson
-from spiral.runs.display import plain_table, trained_seats
+from spiral.runs.display import learning_players, plain_table
 
 RATES = ("win", "draw", "loss", "not_lost")
 ILLEGAL_LIMIT = 0.5
 LOSS_LIMIT = -0.95
 SPREAD_LIMIT = 0.05
 MIN_STEPS, MIN_GAMES = 5, 100
-"""Steps with a game, and games in them, before they say something of a seat."""
+"""Steps with a game, and games in them, before a player is judged."""
 UNKNOWN_LIMIT = 0.9
 """Share of games that end with an illegal move of a model that does not know the game."""
 REMEDY = (
@@ -71,40 +72,43 @@ def rate_text(result: Mapping[str, Any], rate: str) -> str:
     return f"{value:.0%} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def collapsed_seats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning for every seat that does not learn, judged by the last tenth of the steps and never by a few games.
+def collapsed_players(rows: Sequence[Mapping[str, Any]], trained: Sequence[Matchup]) -> list[str]:
+    """A warning for every player that does not learn, judged by the last tenth of the steps and never by a few games.
 
     Either more than half of its moves are illegal, by the lower bound of the share's 95% interval, or it loses
     practically every game: a mean return of -0.95 or less (a lost game costs at least 1) that hardly changes from step
     to step, which leaves nothing to learn from.
     """
     tail = rows[-max(MIN_STEPS, len(rows) // 10) :]
+    everything = {key: value for row in tail for key, value in row.items()}
     warnings = []
-    for game, seats in trained_seats({key: value for row in tail for key, value in row.items()}).items():
-        for seat in seats:
-            played = [row for row in tail if f"{game}/return_seat_{seat}" in row]
+    for matchup in trained:
+        for player in learning_players(everything, matchup):
+            played = [row for row in tail if matchup.key("return", player) in row]
             # Runs of earlier versions have no games by kind.
-            games = sum(row.get(f"{game}/games", row.get("rollout/games", 0.0)) for row in played)
+            games = sum(row.get(matchup.key("games"), row.get("rollout/games", 0.0)) for row in played)
             if len(played) < MIN_STEPS or games < MIN_GAMES:
                 continue
-            illegal = statistics.fmean(row[f"{game}/illegal_seat_{seat}"] for row in played)
-            returns = [row[f"{game}/return_seat_{seat}"] for row in played]
+            illegal = statistics.fmean(row[matchup.key("illegal", player)] for row in played)
+            returns = [row[matchup.key("return", player)] for row in played]
             mean = statistics.fmean(returns)
             if wilson(illegal * games, games).low > ILLEGAL_LIMIT:
-                warnings.append(_illegal_seat(rows, game, seat, illegal))
+                warnings.append(_illegal_player(rows, matchup, player, illegal))
             elif mean <= LOSS_LIMIT and statistics.pstdev(returns) < SPREAD_LIMIT:
                 warnings.append(
-                    f"seat {seat} of {game} collapsed: it always loses (mean return {mean:+.2f}) and learns nothing"
+                    f"player {player} of {matchup} collapsed: it always loses (mean return {mean:+.2f}) and learns"
+                    " nothing"
                 )
     return warnings
 
 
-def _illegal_seat(rows: Sequence[Mapping[str, Any]], game: str, seat: int, illegal: float) -> str:
-    """A seat whose moves are mostly illegal: it never knew how to move, or it has forgotten."""
-    key = f"{game}/illegal_seat_{seat}"
+def _illegal_player(rows: Sequence[Mapping[str, Any]], matchup: Matchup, player: int, illegal: float) -> str:
+    """The warning for mostly illegal moves: the player never knew how to move, or it has forgotten."""
+    key = matchup.key("illegal", player)
+    who = f"player {player} of {matchup}"
     if next(row[key] for row in rows if key in row) > ILLEGAL_LIMIT:
-        return f"seat {seat} of {game} has not learned to move: {illegal:.0%} of its moves are illegal; {REMEDY}"
-    return f"seat {seat} of {game} collapsed: {illegal:.0%} of its moves are illegal"
+        return f"{who} has not learned to move: {illegal:.0%} of its moves are illegal; {REMEDY}"
+    return f"{who} collapsed: {illegal:.0%} of its moves are illegal"
 
 
 def games_not_known(forfeits: Mapping[str, float]) -> str | None:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from pydantic import Field
 
-from spiral.core.metrics import Metrics, episode_metrics
+from spiral.core.metrics import Metrics, episode_metrics, matchup_of
 from spiral.core.policy import NotPlayedError
 from spiral.core.progress import shown
 from spiral.core.records import Episode
@@ -103,8 +103,8 @@ def train(
             **episode_metrics(episodes, times),
             "credit/samples": float(len(samples)),
             "credit/dropped": float(dropped),
-            **{f"credit/baseline {game} seat {seat}": baselines.value(game, seat)
-               for game, seat in sorted({(e.matchup, seat) for e in episodes for seat in e.learning_players})},
+            **{matchup_of(episode).key("baseline", player): baselines.value(episode.matchup, player)
+               for episode in episodes for player in episode.learning_players},
             **learned,
         }  # fmt: skip
         warned = warned or _warn_of_room(metrics, step)
