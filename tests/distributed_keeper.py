@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from distributed_policies import weights
-from spiral.distributed.control import CONTROL
+from spiral.distributed.session import CONTROL
 from spiral.distributed.weights.base import Source, WeightsHandle
 from spiral.distributed.weights.broadcast import Group
 from spiral.distributed.weights.ipc import Lender, own_places

@@ -20,8 +20,8 @@ from spiral.core.policy import NotPlayedError
 from spiral.core.records import Episode
 from spiral.core.steps import checkpoints_in, latest_checkpoint
 from spiral.core.stopping import stop_requests
-from spiral.distributed.faults import LearnerLostError
 from spiral.distributed.run import assemble_cluster
+from spiral.distributed.session import LearnerLostError
 from spiral.evaluation import Report
 from spiral.games.failures import UserCodeError
 from spiral.plan import check_plan, check_runnable

@@ -21,7 +21,7 @@ from commands import refused, spiral, tiny_run
 from spiral.cli.faults import Stopped
 from spiral.cli.log import warnings_told
 from spiral.cli.train import _stops_explained
-from spiral.distributed.faults import ClusterError
+from spiral.distributed.session import ClusterError
 from spiral.distributed.status import STATUS_FILE, status_written, write_status
 from spiral.training.process_group import GroupError
 

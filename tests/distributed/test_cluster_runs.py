@@ -16,7 +16,7 @@ from commands import spiral as command
 from distributed_session import small_ray
 from spiral.core.storage import read_episodes
 from spiral.distributed import learner as learning
-from spiral.distributed.faults import LearnerLostError
+from spiral.distributed.session import LearnerLostError
 from spiral.launch import execute, saved_recipe, start
 from spiral.runs.directory import read_metrics
 from spiral.runs.recipe import load_recipe

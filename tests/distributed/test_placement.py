@@ -9,8 +9,8 @@ import pytest
 
 from distributed_session import end_small_ray
 from spiral.distributed import placement
-from spiral.distributed.faults import ClusterError
 from spiral.distributed.placement import fits, gpus_per_rank, learner_bundles, pairs, placed
+from spiral.distributed.session import ClusterError
 from spiral.plan import describe, make_plan
 from spiral.policies.registry import model_config
 from spiral.runs.cluster import ClusterConfig

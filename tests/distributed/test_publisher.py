@@ -14,7 +14,7 @@ from distributed_keeper import gloo_threads, handle, keeper
 from distributed_policies import VOCABULARY, coin, nano_policy, trapped, weights
 from distributed_session import GAMES, cluster, facts, one_process, small_ray, stored, versions
 from spiral.distributed.collector import ClusterCollector
-from spiral.distributed.faults import LearnerLostError
+from spiral.distributed.session import LearnerLostError
 from spiral.distributed.weights import publisher as publishing
 from spiral.distributed.weights.base import flatten, pack, unpack
 from spiral.distributed.weights.broadcast import Meeting

@@ -15,7 +15,7 @@ from distributed_keeper import keeper, lent
 from distributed_policies import VOCABULARY, Coin, coin, nano_policy, weights
 from distributed_session import GAMES, cluster, facts, one_process, small_ray, stored, versions
 from spiral.distributed.collector import ClusterCollector
-from spiral.distributed.faults import ClusterError, LearnerLostError
+from spiral.distributed.session import ClusterError, LearnerLostError
 from spiral.distributed.weights.base import flatten, refill
 from spiral.distributed.weights.fetch import fetch
 from spiral.distributed.weights.ipc import Lender, borrowed

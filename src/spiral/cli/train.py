@@ -288,7 +288,7 @@ def _stops_explained(path: Path) -> Iterator[None]:
 
     from spiral.core.locks import LockLostError
     from spiral.core.policy import NotPlayedError
-    from spiral.distributed.faults import ClusterError
+    from spiral.distributed.session import ClusterError
     from spiral.runs.directory import RunStopped
     from spiral.training.optimizer import TrainingDivergedError
     from spiral.training.process_group import GroupError

@@ -20,11 +20,9 @@ import torch
 from spiral.core.locks import Claim
 from spiral.core.metrics import Metrics
 from spiral.core.records import FloatArray
-from spiral.distributed.control import CONTROL, end_actor, stacks_of
-from spiral.distributed.faults import LearnerLostError, reason
 from spiral.distributed.learner_worker import LearnerWorker
 from spiral.distributed.placement import Placement
-from spiral.distributed.session import import_ray
+from spiral.distributed.session import CONTROL, LearnerLostError, end_actor, error_reason, import_ray, stacks_of
 from spiral.distributed.weights.base import Source, WeightsHandle
 from spiral.distributed.weights.sync import WEIGHTS, broadcast_device, way
 from spiral.runs.cluster import ClusterConfig
@@ -175,10 +173,10 @@ def learner_failure(rank: int, ref: Any, method: str) -> Exception | None:
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, GroupError) or not isinstance(cause, Exception):
-            return LearnerLostError(f"learner worker {rank} failed at {method}: {reason(error)}")
+            return LearnerLostError(f"learner worker {rank} failed at {method}: {error_reason(error)}")
         return cause
     except ray.exceptions.RayError as error:
-        return LearnerLostError(f"learner worker {rank} died at {method}: {reason(error)}")
+        return LearnerLostError(f"learner worker {rank} died at {method}: {error_reason(error)}")
     return None
 
 

@@ -16,7 +16,7 @@ from spiral.agreement import LearnerCheck
 from spiral.core.locks import Claim
 from spiral.core.metrics import Metrics
 from spiral.core.records import FloatArray
-from spiral.distributed.control import thread_stacks
+from spiral.distributed.session import thread_stacks
 from spiral.distributed.weights.base import PackedWeights, pack
 from spiral.distributed.weights.broadcast import Meeting, own_address
 from spiral.distributed.weights.ipc import Lender, Loan, own_places

@@ -21,8 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from spiral.distributed.faults import ClusterError
-from spiral.distributed.session import import_ray
+from spiral.distributed.session import ClusterError, import_ray
 from spiral.runs.cluster import ClusterConfig
 
 logger = logging.getLogger(__name__)

@@ -17,11 +17,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from spiral.distributed.control import CONTROL, end_actor, stacks_of
-from spiral.distributed.faults import ClusterError, reason, set_up_error
 from spiral.distributed.game_queue import games_of_step
 from spiral.distributed.rollout_worker import MEASURING, MOST_CHUNKS, MakePolicy, WorkerStatus, create_worker
-from spiral.distributed.session import import_ray
+from spiral.distributed.session import (
+    CONTROL,
+    ClusterError,
+    end_actor,
+    error_reason,
+    import_ray,
+    set_up_error,
+    stacks_of,
+)
 from spiral.distributed.tasks import Play, Task
 from spiral.distributed.weights.base import WeightsHandle
 from spiral.games.failures import UserCodeError
@@ -205,10 +211,10 @@ class Crew:
         except ray.exceptions.RayTaskError as error:
             if not self._ever_ready:
                 raise set_up_error(member, error) from None
-            self.lose(member, f"could not be set up: {reason(error)}")
+            self.lose(member, f"could not be set up: {error_reason(error)}")
             return
         except Exception as error:  # Ray has many kinds for a process or node that is gone
-            self.lose(member, f"died while {member.stage}: {reason(error)}")
+            self.lose(member, f"died while {member.stage}: {error_reason(error)}")
             return
         if member.stage == "placing":
             member.where = f" (process {answer.pid} on {answer.host})"
@@ -232,7 +238,7 @@ class Crew:
             elif isinstance(cause := getattr(error, "cause", None), ClusterError | UserCodeError):
                 raise cause from None  # not this worker's failure; another worker would fail alike
             else:
-                self.lose(member, f"failed at {task}: {reason(error)}")
+                self.lose(member, f"failed at {task}: {error_reason(error)}")
                 return None
         del member.hand[ref]
         member.since = now

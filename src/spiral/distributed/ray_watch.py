@@ -1,9 +1,10 @@
-"""Says why a process has ended when Ray has ended it: Ray does so from its own threads, without a word.
+"""Explains why a process has ended when Ray has ended it, which Ray does from its own threads and without a message.
 
-`watched` starts this file as a program of its own, which needs nothing but the standard library. It looks after Ray's
-processes and the one that watches; when that one is gone without having said goodbye, and one of Ray's is gone too, it
-prints one line on the standard error that both share. Where Ray's death does not end the watched process within
-`GRACE_SECONDS` (a lost GCS takes a minute), it is asked to end itself, with status 1.
+`watched` starts this file as a separate program, the watcher, which needs only the standard library. The watcher
+observes Ray's processes and the process that started it. When that process ends without a goodbye and one of Ray's
+processes is dead, the watcher prints one line on the standard error that both share. If Ray's death does not end the
+watched process within `GRACE_SECONDS` (after the loss of the GCS it takes a minute), the watcher tells it to exit with
+status 1.
 """
 
 from __future__ import annotations
@@ -27,19 +28,21 @@ AGENTS = {
     b"ray::DashboardAgent": "dashboard agent",
     b"dashboard/agent": "dashboard agent",
 }
-"""In their command lines, which Ray replaces a little later."""
-LOOK_SECONDS = 0.1
+"""What the command lines of Ray's agents contain, early and late: Ray replaces them after a while."""
+POLL_SECONDS = 0.1
 GRACE_SECONDS = 3.0
 GOODBYE = b"g"
-END = b"e"
+EXIT = b"e"
 
 
 @contextlib.contextmanager
 def watched(processes: Mapping[int, str], advice: str) -> Iterator[None]:
-    """Watches over Ray's processes, by id, and those that they start, for the time of a `with` block.
+    """Runs a watcher for the duration of the block.
 
-    `advice` ends the line that is printed. A Ray that was joined has no processes here: then the line only says that
-    this process has ended.
+    Args:
+        processes: Names of Ray's processes by id; empty for a Ray that was joined, where the line can only say that
+            this process has ended. The agents that they start are watched too.
+        advice: Ends the line that is printed.
     """
     ours, theirs = socket.socketpair()
     settings = json.dumps({"processes": {str(pid): name for pid, name in processes.items()}, "advice": advice})
@@ -53,12 +56,12 @@ def watched(processes: Mapping[int, str], advice: str) -> Iterator[None]:
             start_new_session=True,
         )
 
-    def obey() -> None:
+    def exit_when_asked() -> None:
         with contextlib.suppress(OSError):
-            if ours.recv(1) == END:
+            if ours.recv(1) == EXIT:
                 os._exit(1)
 
-    threading.Thread(target=obey, name="Ray's end", daemon=True).start()
+    threading.Thread(target=exit_when_asked, name="ray watch", daemon=True).start()
     try:
         yield
     finally:
@@ -70,18 +73,18 @@ def watched(processes: Mapping[int, str], advice: str) -> Iterator[None]:
 
 
 def watch(channel: socket.socket, processes: dict[int, str], advice: str) -> None:
-    """The program: returns when the watched process has said goodbye, or ended."""
+    """The watcher's loop; returns when the watched process has said goodbye or has ended."""
     dead: list[str] = []
     died: float | None = None
     while True:
-        ready, _, _ = select.select([channel], [], [], LOOK_SECONDS)
-        heard = _heard(channel) if ready else None
-        if heard == GOODBYE:
+        ready, _, _ = select.select([channel], [], [], POLL_SECONDS)
+        message = _receive(channel) if ready else None
+        if message == GOODBYE:
             return
-        gone = [pid for pid in processes if not _runs(pid)]
-        dead += [processes.pop(pid) for pid in gone]
-        if heard is not None:  # it has ended
-            _say(dead, bool(processes or dead), advice)
+        ended = [pid for pid in processes if not _runs(pid)]
+        dead += [processes.pop(pid) for pid in ended]
+        if message is not None:  # the watched process has ended
+            _explain(dead, bool(processes or dead), advice)
             return
         for pid, name in list(processes.items()):
             if name == "raylet":
@@ -90,19 +93,19 @@ def watch(channel: socket.socket, processes: dict[int, str], advice: str) -> Non
             died = died or time.monotonic()
             if time.monotonic() - died > GRACE_SECONDS:
                 with contextlib.suppress(OSError):
-                    channel.send(END)
+                    channel.send(EXIT)
 
 
-def _heard(channel: socket.socket) -> bytes:
-    """What the watched process says; nothing when it has ended."""
+def _receive(channel: socket.socket) -> bytes:
+    """The next byte from the watched process; empty when that has ended."""
     try:
         return channel.recv(1)
     except OSError:
         return b""
 
 
-def _say(dead: list[str], own: bool, advice: str) -> None:
-    """Prints the line, unless the process has ended for another reason."""
+def _explain(dead: list[str], own: bool, advice: str) -> None:
+    """Prints the line, unless the process has ended for another reason; `own` is whether its Ray was private."""
     if dead:
         what = f"Ray has ended: its {' and its '.join(dict.fromkeys(dead))} died, and the run with it"
     elif not own:
@@ -114,7 +117,7 @@ def _say(dead: list[str], own: bool, advice: str) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process is there, and not only what is left of one."""
+    """Whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except FileNotFoundError:
@@ -131,7 +134,7 @@ def _runs(pid: int) -> bool:
 
 
 def _agents(raylet: int) -> dict[int, str]:
-    """The helpers that a raylet has started; it ends when one of them does."""
+    """The agents that a raylet has started; it ends when one of them does."""
     found: dict[int, str] = {}
     with contextlib.suppress(OSError, ValueError):
         for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text(encoding="ascii").split():

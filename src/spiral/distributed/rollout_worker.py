@@ -23,11 +23,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from spiral.core.records import Episode
-from spiral.distributed.control import CONTROL, thread_stacks
 from spiral.distributed.fresh_policy import FreshPolicy
 from spiral.distributed.game_queue import games_of_step
 from spiral.distributed.rollout_thread import LAST, Player
-from spiral.distributed.session import import_ray
+from spiral.distributed.session import CONTROL, import_ray, thread_stacks
 from spiral.distributed.weights.base import WeightsHandle
 from spiral.distributed.weights.broadcast import Meeting
 from spiral.distributed.weights.fetch import fetch

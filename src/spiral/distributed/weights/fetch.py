@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from spiral.distributed.faults import ClusterError, LearnerLostError, reason
-from spiral.distributed.session import import_ray
+from spiral.distributed.session import ClusterError, LearnerLostError, error_reason, import_ray
 from spiral.distributed.weights.base import PackedWeights, WeightsHandle, unpack
 from spiral.distributed.weights.ipc import Load, borrowed, own_places
 from spiral.distributed.weights.sync import WEIGHTS, Receiver
@@ -80,8 +79,8 @@ def _answer(ref: Any, seconds: float, what: str, keeper: str | None) -> Any:
     except ray.exceptions.GetTimeoutError as error:
         raise RuntimeError(f"waited {seconds:g} s for {what}") from error
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, ClusterError) else RuntimeError(reason(error)) from error
+        raise error.cause if isinstance(error.cause, ClusterError) else RuntimeError(error_reason(error)) from error
     except ray.exceptions.RayError as error:
         if keeper is None:
             raise
-        raise LearnerLostError(f"{keeper} died before it could give {what}: {reason(error)}") from error
+        raise LearnerLostError(f"{keeper} died before it could give {what}: {error_reason(error)}") from error

@@ -32,8 +32,7 @@ from multiprocessing.reduction import ForkingPickler
 import torch
 from torch import Tensor
 
-from spiral.distributed.faults import ClusterError
-from spiral.distributed.session import import_ray
+from spiral.distributed.session import ClusterError, import_ray
 from spiral.distributed.weights.base import FlatWeights, Slot, flatten, refill
 from spiral.distributed.weights.sync import Sender
 

@@ -15,11 +15,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from spiral.distributed.control import CONTROL
-from spiral.distributed.faults import LearnerLostError, reason
 from spiral.distributed.learner import learner_failure
 from spiral.distributed.pool import Member
-from spiral.distributed.session import import_ray
+from spiral.distributed.session import CONTROL, LearnerLostError, error_reason, import_ray
 from spiral.distributed.weights.base import Source, WeightsHandle
 from spiral.distributed.weights.broadcast import Meeting
 from spiral.distributed.weights.sync import WEIGHTS
@@ -144,9 +142,9 @@ def _sort(member: Member, ref: Any, outcome: Outcome) -> None:
     try:
         fault = ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        outcome.missed[member] = reason(error)
+        outcome.missed[member] = error_reason(error)
     except ray.exceptions.RayError as error:
-        outcome.lost[member] = f"died while weights were sent: {reason(error)}"
+        outcome.lost[member] = f"died while weights were sent: {error_reason(error)}"
     else:
         if fault is None:
             outcome.reached.append(member)

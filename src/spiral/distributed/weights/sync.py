@@ -28,9 +28,8 @@ import torch
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from spiral.distributed.faults import ClusterError
 from spiral.distributed.placement import pairs
-from spiral.distributed.session import import_ray
+from spiral.distributed.session import ClusterError, import_ray
 from spiral.distributed.weights.base import FlatWeights, flatten, pack, parse_layout
 from spiral.distributed.weights.broadcast import (
     BroadcastError,
