@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from commands import refused, tiny_run, tiny_settings
 from spiral.core.storage import read_episodes
 from spiral.runs.directory import read_metrics, read_reports
 
+METRICS_PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 TRAINED = ("loss/policy", "loss/entropy", "learner/grad_norm", "credit/samples")
 
 
@@ -57,6 +60,32 @@ def test_everything_a_recipe_can_ask_for(run):
     metrics = read_metrics(run)[-1]
     assert metrics["benchmark/gsm8k/accuracy"] == last["accuracy"]
     assert metrics["evaluation/tictactoe/nano/win"] == reports[3].arena[1]["win"]
+
+
+def documented_keys():
+    """Patterns of the keys in docs/metrics.md."""
+    rows = [
+        line.split("`")[1] for line in METRICS_PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")
+    ]
+    rows += [row.replace("selfplay/GAME", "against/GAME/OPPONENT") for row in rows if row.startswith("selfplay/")]
+    return [
+        re.sub(r"GAME|OPPONENT|TASK", r"[A-Za-z0-9_.-]+", row.replace(".", r"\.")).replace("N/", r"\d+/")
+        for row in rows
+    ]
+
+
+def test_every_metric_is_documented(run):
+    keys = {key for row in read_metrics(run) for key in row} - {"step"}
+    assert [key for key in sorted(keys) if not any(re.fullmatch(pattern, key) for pattern in documented_keys())] == []
+    assert all(re.fullmatch(r"[A-Za-z0-9_./-]+", key) for key in keys)
+    unseen = [pattern for pattern in documented_keys() if not any(re.fullmatch(pattern, key) for key in keys)]
+    elsewhere = (
+        "cluster/",
+        "against/",
+        r"evaluation/[A-Za-z0-9_.-]+/optimal_share",
+        r"evaluation/[A-Za-z0-9_.-]+/regret",
+    )
+    assert [pattern for pattern in unseen if not pattern.startswith(elsewhere)] == [], "no longer written"
 
 
 def test_what_the_figures_were_computed_from(run):
