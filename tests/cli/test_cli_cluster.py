@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.live import Live
 
 from commands import refused, spiral, tiny_run
-from spiral.cli.faults import Stopped
-from spiral.cli.log import warnings_told
+from spiral.cli.app import log_to_stderr
+from spiral.cli.errors import Stopped
 from spiral.cli.train import _stops_explained
 from spiral.distributed.session import ClusterError
 from spiral.distributed.status import STATUS_FILE, status_written, write_status
@@ -208,7 +208,7 @@ def test_warnings_are_told_once_and_only_ours(capsys):
     ours, more = logging.getLogger("spiral.distributed.pool"), logging.StreamHandler(sys.stderr)
     logging.getLogger().addHandler(more)
     try:
-        with warnings_told():
+        with log_to_stderr():
             ours.warning("rollout worker %d is stuck; its threads:\nthread play:\n  File x", 3)
             ours.debug("nobody needs to know")
             ours.info("good to know")
@@ -228,7 +228,7 @@ def test_warnings_are_told_once_and_only_ours(capsys):
 def test_warnings_go_above_the_live_table(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     console = Console(stderr=True, force_terminal=True, width=100, legacy_windows=False)
-    with warnings_told(), Live("the table", console=console, auto_refresh=False):
+    with log_to_stderr(), Live("the table", console=console, auto_refresh=False):
         logging.getLogger("spiral.launch").warning("the learner is lost")
     written = sys.stderr.getvalue()
     assert written.count("warning: the learner is lost") == 1
@@ -242,7 +242,7 @@ def test_a_warning_that_nobody_reads_is_no_fault(monkeypatch):
 
     monkeypatch.setattr(sys, "stderr", Broken())
     monkeypatch.setattr(logging, "raiseExceptions", True)
-    with warnings_told():
+    with log_to_stderr():
         logging.getLogger("spiral").warning("into the void")
     assert logging.getLogger("spiral").handlers == []
 

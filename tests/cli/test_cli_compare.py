@@ -127,7 +127,7 @@ def test_games_that_could_not_be_played_are_no_fault_of_ours():
     result = spiral("compare", "random", "equilibrium", "--game", "kuhn_poker", "--opponent", "endpoint:down")
     assert result.status == 1
     assert "none of 400 games of kuhn_poker" in result.err
-    assert "a fault in spiral" not in result.err
+    assert "a bug in spiral" not in result.err
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_benchmark_prints_and_keeps_its_figures(tmp_path):
     assert {"python", "torch", "transformers", "spiral-selfplay"} < set(saved["versions"])
     said = spiral(*arguments)
     assert "accuracy (avg@3)" in said.out
-    assert "no boxed answer" in said.out
+    assert "replies without a boxed answer" in said.out
 
 
 @pytest.mark.parametrize("command", ["evaluate", "exploitability", "benchmark", "compare", "tournament"])

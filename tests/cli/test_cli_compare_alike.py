@@ -67,13 +67,13 @@ def test_a_line_says_how_before_anything_is_measured(tmp_path):
     run = run_directory(tmp_path / "run", "[sampling]\ntemperature = 0.5\nmax_new_tokens = 9\n", {"example": True})
     said = spiral("compare", "nano", run, "--game", "kuhn_poker", "--episodes", "4", "--temperature", "0.25").out
     assert said.splitlines()[0] == (
-        f"Both are asked alike, as {run} was trained: chat template, compact observations, without thinking, with an"
-        " example, temperature 0.25, at most 9 new tokens, engine transformers. nano was trained with example False;"
-        " --each-as-trained asks it so."
+        f"Both models get the same prompt and sampling, as {run} was trained: chat template, compact observations,"
+        " without thinking, with an example, temperature 0.25, at most 9 new tokens, engine transformers."
+        " nano was trained with example False; --each-as-trained uses that."
     )
     assert "Note:" not in said
     other = spiral("compare", "nano", "random", "--game", "kuhn_poker", "--episodes", "4").out
-    assert "asked alike" not in other
+    assert "same prompt and sampling" not in other
 
 
 def test_of_two_runs_the_second_says_and_the_first_is_told_apart(tmp_path):

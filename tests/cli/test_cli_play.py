@@ -171,7 +171,7 @@ def test_a_move_after_the_end_is_no_answer(monkeypatch):
     typed(monkeypatch, moves=["check", "call"], answers=["6", "yes please", "Y", "bet", ""])
     result = spiral("play", "equilibrium", "--game", "kuhn_poker", "--seed", "1")
     assert result.out.count("Result: ") == 2
-    assert "That game is over, so '6' is no move in it. Type y for another game, or n to end." in result.out
+    assert "The game is over, so '6' is not a move. Type y for another game or n to end." in result.out
     assert result.out.endswith("Goodbye.\n")
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from spiral.cli.finish import next_commands
-from spiral.cli.programs import program
+from spiral.cli.output import program
 from spiral.cli.train import resume_command
+from spiral.cli.train_results import next_commands
 
 
 @pytest.fixture

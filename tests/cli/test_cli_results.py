@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from commands import spiral
-from spiral.cli.programs import shown_path
+from spiral.cli.output import shown_path
 from spiral.evaluation.results import result_directory
 from spiral.models.loading import NANO_DIRECTORY
 

@@ -163,7 +163,7 @@ def test_without_the_extra(monkeypatch):
     ("arguments", "words"),
     [
         (["random"], "got one player, 'random'; expected two or more"),
-        (["random", "minimax", "random"], "got 'random' twice; expected everyone once"),
+        (["random", "minimax", "random"], "got 'random' twice; expected every player once"),
         (["minimax(depth=2)", "minimax( depth = 2 )"], "are the same model"),
         (["nano", str(NANO_DIRECTORY)], "are the same model"),
         (["random", "minimax", "--episodes", "7"], "got --episodes 7; expected an even number"),
@@ -192,7 +192,7 @@ def test_without_a_game(run):
 
 def test_the_same_model_by_two_names(run):
     line = refused("tournament", str(run), str(run / "checkpoints" / "step-000010"), "--game", "tictactoe")
-    assert line.endswith("which are the same model; expected everyone once")
+    assert line.endswith("which are the same model; expected every player once")
 
 
 def test_a_run_without_a_checkpoint(tmp_path):
@@ -239,7 +239,7 @@ def test_games_that_were_not_played_count_as_nothing(monkeypatch):
     assert result["faults"] == {"HTTP 503": missing}
     assert 0 < result["games"][0][1] <= 40 - missing
     assert result["illegal"] == [[0, 0], [0, 0]]
-    assert f"Games that were not played, and count for no player: {missing} (HTTP 503)." in spiral(*arguments).out
+    assert f"Games that could not be played and are not counted: {missing} (HTTP 503)." in spiral(*arguments).out
 
 
 def test_nobody_answers(monkeypatch):

@@ -17,8 +17,8 @@ import pytest
 from rich.text import Text
 
 from commands import refused, spiral, tiny_settings
-from spiral.cli.faults import explain
-from spiral.cli.log import warnings_told
+from spiral.cli.app import log_to_stderr
+from spiral.cli.errors import explain
 from spiral.core.metrics import Matchup
 from spiral.core.printable import one_line, printable
 from spiral.core.terminal import Terminal
@@ -217,7 +217,7 @@ def test_a_traceback_for_debugging(monkeypatch):
 
 
 def test_warnings(capsys):
-    with warnings_told():
+    with log_to_stderr():
         logging.getLogger("spiral.any").warning("first %s\nsecond %s", HOSTILE, HOSTILE)
     assert capsys.readouterr().err == f"warning: first {SHOWN}\n  second {SHOWN}\n"
 
@@ -292,4 +292,4 @@ def test_a_locale_that_does_not_know_a_letter_loses_no_result(tmp_path):
 def test_a_reader_that_goes_early_is_told_so():
     error = SystemExit(1)
     error.__context__ = BrokenPipeError(32, "Broken pipe")
-    assert explain(error) == (1, "the reader of the output has gone")
+    assert explain(error) == (1, "standard output was closed before the command was done")

@@ -154,7 +154,7 @@ def test_commands_name_the_game_and_exit_with_1(capsys, tmp_path):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "game tests.broken_game:Broken(fault=apply) failed in apply: KeyError: 'boom'" in error
-    assert "a fault in spiral" not in error
+    assert "a bug in spiral" not in error
 
 
 def test_training_keeps_the_steps_that_are_done_and_says_how_to_go_on(capsys, tmp_path):

@@ -49,7 +49,7 @@ def test_check_refuses_a_context_that_is_too_short():
     result = spiral("check", "nano", "--context", "4")
     assert result.status == 2
     assert "nano takes 4 together" in result.err
-    assert "fine" not in result.out
+    assert "all checks passed" not in result.out
 
 
 def test_the_first_prompt_fits_with_an_answer_and_its_end(nano):

@@ -336,7 +336,7 @@ def test_a_model_for_images_too_is_refused(kind):
 def test_no_kind_of_model_stops_the_planner(tmp_path, kind):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     result = spiral("train", "nano", "--dry-run", "--model", str(tmp_path), "--set", "hardware.memory_gib=200")
-    assert "(a fault in spiral" not in result.err
+    assert "(a bug in spiral" not in result.err
     assert result.status == 2  # for there is no tokenizer, or no attention
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from commands import refused, spiral
-from spiral.cli.sections import sections
+from spiral.cli.train_help import sections
 from spiral.runs.recipe import load_recipe, recipe_files, validate_recipe
 
 NANO = next(file for file in recipe_files() if file.stem == "nano").read_text()

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from commands import spiral
-from spiral.cli.sections import section_tables, sections
+from spiral.cli.train_help import section_tables, sections
 
 SCREEN_COLUMNS = 80
 SCREEN_LINES = 24

@@ -117,8 +117,8 @@ def test_a_model_that_cannot_be_packed(doge):
     assert found.err.count("\n") == 1
     assert "nats a token in the mean" in found.err
     assert 'set learner.layout = "padded"' in found.err
-    assert "too far" in found.out
-    assert command("check", doge, "--layout", "padded").out.endswith("fine\n")
+    assert "too large" in found.out
+    assert command("check", doge, "--layout", "padded").out.endswith("all checks passed\n")
 
 
 def test_a_missing_weight_is_shown(doge, tmp_path):

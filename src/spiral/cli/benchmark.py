@@ -1,4 +1,4 @@
-"""`spiral benchmark`: a model on reasoning problems that have nothing to do with its games."""
+"""`spiral benchmark`: a model on reasoning problems."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiral.cli import options as opt
-from spiral.cli.endpoints import endpoint_usage, print_usage
-from spiral.cli.faults import Stopped
-from spiral.cli.listing import print_json
-from spiral.cli.programs import shown_path
+from spiral.cli.errors import Stopped
+from spiral.cli.output import endpoint_usage, print_json, print_usage, shown_path
 from spiral.core.progress import Progress, progress_shown
 from spiral.runs.display import plain_table, wide_console
 
 if TYPE_CHECKING:
-    from spiral.evaluation.reasoning.measuring import Benchmark  # loads torch
+    from spiral.evaluation.reasoning.measuring import Benchmark
     from spiral.policies.registry import PolicyOptions
 
 
@@ -30,38 +28,39 @@ Task = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        parser=opt.a_path,
+        parser=opt.path_argument,
         metavar="PATH",
         help="JSONL with question and answer, in place of the hub; also alt_answers, choices, id.",
     ),
 ]
 
 
+@opt.expand_options
 def benchmark(
     model: opt.LanguageModel,
+    *,
     task: Task,
     data: Data = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many problems, drawn by the seed.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of problems, drawn by the seed; all if unset.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Replies to each problem; 4 if left out.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed asks the same problems and draws alike.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same problems and replies.")] = 0,
     template: opt.Template = None,
     thinking: opt.Thinking = None,
     temperature: Annotated[float | None, typer.Option(help="0.6 if left out, as in the paper.")] = None,
     top_p: Annotated[float | None, typer.Option(help="0.95 if left out, as in the paper.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="8192 if left out, as in the paper.")] = None,
     in_flight: opt.InFlight = 64,
-    device: opt.Device = "auto",
-    compute: opt.Compute = "float32",
-    engine: opt.Engine = "transformers",
-    context: opt.Context = None,
+    engine: opt.EngineOptions,
     out: opt.Out = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make every attempt anew, even those kept in files.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make every attempt again, even those kept in files.")] = False,
     regrade: Annotated[bool, typer.Option("--regrade", help="Grade the replies that are kept in files again.")] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Accuracy of MODEL, which may be endpoint:NAME, on a reasoning benchmark, with a 95% interval.
+    """Accuracy of MODEL on a reasoning benchmark, with a 95% interval. MODEL may be endpoint:NAME.
 
-    Every attempt is kept as it is made; the same command goes on where it was stopped.
+    Every attempt is kept in a file as it is made, and the same command goes on where it was stopped.
     """
     from spiral.evaluation.reasoning.measuring import load_benchmark  # loads torch
     from spiral.policies.endpoint.config import ENDPOINT
@@ -72,8 +71,8 @@ def benchmark(
         raise ValueError(f"got {model!r}, which plays games only; expected a language model or endpoint:NAME")
     if model.startswith(ENDPOINT) and thinking is not None:
         raise ValueError(
-            "got --thinking or --no-thinking for an endpoint, which is asked the question alone; expected what its"
-            " server takes in `extra` in the endpoint's table, such as reasoning_effort"
+            "got --thinking or --no-thinking for an endpoint, which gets the question alone; put what its server takes,"
+            " such as reasoning_effort, in `extra` in the endpoint's table"
         )
     with progress_shown(bar=not as_json) as progress:
         progress.stage(f"loading the problems of {task}")
@@ -88,12 +87,9 @@ def benchmark(
             seed=seed,
         )
         options = PolicyOptions(
+            **vars(engine),
             template=template,
             thinking=thinking,
-            device=device,
-            compute=compute,
-            engine=engine,
-            context=context,
             reply_tokens=asked.task.sampling.max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -111,7 +107,7 @@ def benchmark(
 def _measured(
     model: str, asked: Benchmark, options: PolicyOptions, out: Path | None, progress: Progress, **how: Any
 ) -> tuple[dict[str, Any], Path]:
-    """The result in its JSON form, and the directory where it is kept."""
+    """The result in its JSON form, and the directory of its files."""
     from spiral.evaluation.reasoning.measuring import benchmark_directory, measure_benchmark
     from spiral.evaluation.reasoning.runner import UnansweredError
     from spiral.policies.registry import load_answerer
@@ -124,14 +120,14 @@ def _measured(
         found, _ = measure_benchmark(policy, asked, model, place=place, tell=progress.update, **how)
     except UnansweredError as error:
         raise Stopped(
-            f"{error}; attempts that were made are kept in {shown_path(place.path)}, and the same command goes on"
+            f"{error}; finished attempts are kept in {shown_path(place.path)}, and the same command goes on from them"
         ) from error
     return found.to_json() | endpoint_usage("model", policy), place.path
 
 
 def print_accuracy(result: dict[str, Any]) -> None:
-    """The figures of a `BenchmarkResult` for people."""
-    from spiral.runs.summary import rate_text  # loads torch
+    """Prints the JSON form of a `BenchmarkResult` as a table."""
+    from spiral.runs.summary import rate_text
 
     heading = f"{result['model']} on {result['task']}: {result['items']} problems, {result['samples']} samples of each"
     console = wide_console()
@@ -139,11 +135,11 @@ def print_accuracy(result: dict[str, Any]) -> None:
     table = plain_table("", "share (95% interval)")
     table.add_row(f"accuracy (avg@{result['samples']})", rate_text(result, "accuracy"))
     table.add_row(f"pass@{result['samples']}", rate_text(result, "pass_at_k"))
-    table.add_row("cut off at the budget", f"{result['truncated']:.1%}")
-    table.add_row("no boxed answer", f"{result['unboxed']:.1%}")
+    table.add_row("replies cut off at the token limit", f"{result['truncated']:.1%}")
+    table.add_row("replies without a boxed answer", f"{result['unboxed']:.1%}")
     if result["too_long"]:
         table.add_row("problems longer than the model's context", str(result["too_long"]))
-    table.add_row("grader cut off", str(result["grading_timeouts"]))
+    table.add_row("answers the grader gave up on", str(result["grading_timeouts"]))
     table.add_row("mean tokens of a reply", f"{result['response_length']:.0f}")
     console.print(table)
     print_usage(console, result)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiral.cli import options as opt
-from spiral.cli.listing import print_json
+from spiral.cli.output import print_json
 from spiral.core.printable import printable
 from spiral.runs.display import plain_table, wide_console
 
@@ -27,19 +27,17 @@ def check(
         str | None,
         typer.Option(help="Check MODEL as this recipe would run it; left out: padded, and packed with checkpointing."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="section.key=value", help="Change a setting; may be repeated.")
-    ] = None,
+    settings: opt.Settings = None,
     engine: Annotated[str | None, typer.Option(help="transformers, vllm, or auto: vllm if installed.")] = None,
     compute: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
     layout: Annotated[str | None, typer.Option(help="padded or packed.")] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Most tokens of prompt and reply together.")] = None,
-    device: opt.Device = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     as_json: opt.Json = False,
 ) -> None:
-    """Compare the engine, the learner and MODEL's own forward pass, and show what its chat template does.
+    """Check that the engine, the learner and MODEL's own forward pass agree; show what its chat template does.
 
-    Ends with status 2 and one line with the numbers when they disagree by more than rounding.
+    Ends with status 2 and one line with the differences when they are larger than rounding explains.
     """
     from spiral.runs.model_check import check_model_report  # loads torch
 
@@ -50,8 +48,8 @@ def check(
         "learner.layout": layout,
         "engine.context": context,
     }
-    settings = [*(overrides or []), *(f"{name}={value}" for name, value in given.items() if value is not None)]
-    checked = _recipe(model, recipe, settings)
+    overrides = [*(settings or []), *(f"{name}={value}" for name, value in given.items() if value is not None)]
+    checked = _recipe(model, recipe, overrides)
     chosen = recipe is not None or not {"learner", "lora"}.isdisjoint(checked.model_fields_set)
     report = check_model_report(checked, every_layout=not chosen)
     if as_json:
@@ -76,23 +74,23 @@ def _print(model: str, report: ModelReport) -> None:
     console = wide_console()
     console.print(printable(f"{model}: {report.headline}"), soft_wrap=True, markup=False, highlight=False)
     limit = report.tolerance
-    table = plain_table("agreement, in nats a token", "mean", "max", numbers_from=1)
+    table = plain_table("difference, in nats a token", "mean", "max", numbers_from=1)
     for found in report.differences:
-        verdict = "" if found.within(limit) else "  too far"
+        verdict = "" if found.within(limit) else "  too large"
         table.add_row(found.pair + verdict, f"{found.mean:.1e}", f"{found.max:.1e}")
     if report.differences:
         console.print(table)
     console.print(
-        f"rounding explains up to {limit.mean:.2g} in the mean and {limit.max:.2g} for one token", highlight=False
+        f"rounding explains a mean of up to {limit.mean:.2g} and a maximum of up to {limit.max:.2g}", highlight=False
     )
     for length in report.not_crossed:
-        console.print(f"not measured: {length}, which takes too long here", highlight=False)
+        console.print(f"not checked: {length}, which would take too long here", highlight=False)
     for line in report.template.lines():
         console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
-    console.print("one prompt:", highlight=False)
+    console.print("an example of a prompt:", highlight=False)
     for line in report.template.game_prompt.splitlines():
         console.print(f"  {printable(line)}", soft_wrap=True, markup=False, highlight=False)
     for warning in report.template.warnings:
         console.print(f"warning: {printable(warning)}", soft_wrap=True, markup=False, highlight=False)
     if report.error is None:
-        console.print("fine")
+        console.print("all checks passed")

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from spiral.cli.listing import Json, print_json
+from spiral.cli import options as opt
+from spiral.cli.output import print_json
 from spiral.cli.train import resume_command
 from spiral.core.progress import duration
 from spiral.distributed.status import STATUS_FILE, STATUS_SECONDS
@@ -36,7 +37,7 @@ def _cluster() -> None:
 @cluster.command("status")
 def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """What the processes of RUN are doing: who is there, how far, how fast, and where the time of a step goes.
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiral.cli import options as opt
-from spiral.cli.faults import Stopped
-from spiral.cli.listing import print_json
-from spiral.cli.programs import shown_path
+from spiral.cli.errors import Stopped
+from spiral.cli.output import print_json, shown_path
 from spiral.core.printable import printable
 from spiral.core.progress import Progress, progress_shown
 from spiral.games import load_game
@@ -30,15 +29,38 @@ if TYPE_CHECKING:
 
 ASKED, FILES = "prompt and sampling", " files"
 Names = list[str] | None
-"""What an option that may be repeated was given."""
+"""The values of an option that may be repeated."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GameOptions:
+    """Games to compare in."""
+
+    game: Annotated[Names, typer.Option(help="Play it against every opponent; may be repeated.")] = None
+    opponent: Annotated[Names, typer.Option(help="May be repeated; random if left out.")] = None
+    episodes: Annotated[int, typer.Option(help="Games against each opponent, an even number.")] = 400
+    exploitability: Annotated[Names, typer.Option(help="A game with exact theory; may be repeated.")] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProblemOptions:
+    """Benchmarks to compare on."""
+
+    task: Annotated[Names, typer.Option(help="A benchmark; may be repeated.")] = None
+    data: Annotated[Names, typer.Option(metavar="TASK=FILE", help="A task's JSONL file.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of problems of each task; all if left out.")] = None
+    samples: Annotated[int | None, typer.Option(min=1, help="Replies to each problem; 4 if left out.")] = None
+    benchmark_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of a reply to a problem; 8192 if left out.")
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What both models are measured on."""
+    """What both models are evaluated on."""
 
     games: Sequence[tuple[str, str]]
-    """Each with an opponent."""
+    """Pairs of a game and an opponent."""
     episodes: int
     exploitability: Sequence[str]
     benchmarks: Sequence[Benchmark]
@@ -48,123 +70,97 @@ class Plan:
     out: Path | None
 
 
+@opt.expand_options
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A MODEL, such as the base model.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another MODEL, such as the run that trained it.")],
-    game: Annotated[list[str] | None, typer.Option(help="Play it against every opponent; may be repeated.")] = None,
-    opponent: Annotated[list[str] | None, typer.Option(help="May be repeated; random if left out.")] = None,
-    episodes: Annotated[int, typer.Option(help="Games against each opponent, an even number.")] = 400,
-    exploitability: Annotated[list[str] | None, typer.Option(help="A game with exact theory; may be repeated.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="A benchmark; may be repeated.")] = None,
+    *,
+    games: GameOptions,
+    problems: ProblemOptions,
     each_as_trained: Annotated[
-        bool, typer.Option("--each-as-trained", help="Ask each model as its own run did, and not both alike.")
+        bool, typer.Option("--each-as-trained", help="Prompt each model as its own run did, not both in the same way.")
     ] = False,
-    data: Annotated[list[str] | None, typer.Option(metavar="TASK=FILE", help="A task's JSONL file.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many problems of each task.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Replies to each problem; 4 if left out.")] = None,
-    benchmark_tokens: Annotated[int | None, typer.Option(min=1, help="Budget of a reply to a problem; 8192.")] = None,
     seed: opt.Seed = 0,
     in_flight: opt.InFlight = 64,
-    template: opt.Template = None,
-    observation: opt.Observation = None,
-    thinking: opt.Thinking = None,
-    example: opt.Example = None,
-    system: opt.System = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    device: opt.Device = "auto",
-    compute: opt.Compute = "float32",
-    engine: opt.Engine = "transformers",
-    context: opt.Context = None,
+    prompt: opt.PromptOptions,
+    engine: opt.EngineOptions,
     out: opt.Out = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is kept in files.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Evaluate again, even what is kept in files.")] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """A and B on the same games and problems: paired differences, corrected for many comparisons.
+    """Compare A and B on the same games and problems: paired differences, corrected for many comparisons.
 
-    Both are asked alike: with the prompt and sampling of the run that B comes from, or else A, or as the options say;
-    a line says how. Without --game, --exploitability and --task both are measured as the run that B (or A) comes from
-    measures itself.
-    What was measured before with the same settings is read from its files.
+    Both get the same prompt and sampling: those of the run that B comes from, or else A, or those of the options; a
+    line says which. Without --game, --exploitability and --task, both are evaluated on what the run of B (or A) is
+    evaluated on.
+    Results that were computed before with the same settings are read from their files.
     """
-    from spiral.policies.registry import PolicyOptions, is_language_model  # loads torch
+    from spiral.policies.registry import is_language_model
 
-    opt.check_episodes(episodes)
-    games, exact = _asked(a, b, game, opponent, exploitability, task)
+    opt.check_episodes(games.episodes)
+    pairs, exact = _chosen_games(a, b, games, problems.task)
     plan = Plan(
-        games=games,
-        episodes=episodes,
+        games=pairs,
+        episodes=games.episodes,
         exploitability=exact,
-        benchmarks=_benchmarks(task or [], data or [], limit, samples, benchmark_tokens, seed),
+        benchmarks=_benchmarks(problems, seed),
         seed=seed,
         in_flight=in_flight,
         fresh=fresh,
         out=out,
     )
-    options = PolicyOptions(
-        template=template,
-        observation=observation,
-        thinking=thinking,
-        example=example,
-        system=system,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        device=device,
-        compute=compute,
-        engine=engine,
-        context=context,
+    options = opt.policy_options(
+        prompt,
+        engine,
         reply_tokens=max((asked.task.sampling.max_new_tokens for asked in plan.benchmarks), default=0),
         alone=not any(is_language_model(opponent) for _, opponent in plan.games),
     )
     _compare(a, b, plan, options, as_json, each_as_trained)
 
 
-def _asked(
-    a: str, b: str, game: Names, opponent: Names, exploitability: Names, task: Names
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """Games, each with an opponent, and those for exploitability; the run's own where nothing at all is asked for."""
-    from spiral.policies.registry import check_policy_name  # loads torch
+def _chosen_games(a: str, b: str, options: GameOptions, task: Names) -> tuple[list[tuple[str, str]], list[str]]:
+    """Pairs of a game and an opponent, and games for exploitability: those of the options, or else the run's own."""
+    from spiral.policies.registry import check_policy_name
 
-    for name in (a, b, *(opponent or [])):
+    for name in (a, b, *(options.opponent or [])):
         check_policy_name(name)
-    games = [(spec, other) for spec in dict.fromkeys(game or []) for other in dict.fromkeys(opponent or ["random"])]
-    exact = list(dict.fromkeys(exploitability or []))
-    return (games, exact) if games or exact or task else _as_the_run(a, b, opponent)
+    opponents = dict.fromkeys(options.opponent or ["random"])
+    games = [(spec, other) for spec in dict.fromkeys(options.game or []) for other in opponents]
+    exact = list(dict.fromkeys(options.exploitability or []))
+    return (games, exact) if games or exact or task else _games_of_run(a, b, options.opponent)
 
 
 def _compare(a: str, b: str, plan: Plan, options: PolicyOptions, as_json: bool, each_as_trained: bool) -> None:
-    """Measures both, writes the table and prints it."""
+    """Evaluates both models, writes the table and prints it."""
     from spiral.evaluation.comparison import asked_otherwise, corrected
 
-    like = None if each_as_trained else _asked_like(a, b)
+    like = None if each_as_trained else _prompting_model(a, b)
     asked = None
     if like is not None:
-        line, asked, options = _alike(like, b if like == a else a, options, bool(plan.games or plan.exploitability))
+        other = b if like == a else a
+        line, asked, options = _same_prompt(like, other, options, bool(plan.games or plan.exploitability))
         if not as_json:
             wide_console().print(line, soft_wrap=True)
     with progress_shown(bar=not as_json) as progress:
-        measured = [_measured(name, plan, options, progress) for name in (a, b)]
-    rows = corrected(_rows(plan, *measured))
+        found = [_evaluated(name, plan, options, progress) for name in (a, b)]
+    rows = corrected(_rows(plan, *found))
     in_games = bool(plan.games or plan.exploitability)
-    notes = asked_otherwise(measured[0][ASKED], measured[1][ASKED]) if in_games else []
+    notes = asked_otherwise(found[0][ASKED], found[1][ASKED]) if in_games else []
     notes += _unplayed(plan, rows)
-    files = _write(rows, notes, a, b, plan, measured, asked)
+    files = _write(rows, notes, a, b, plan, found, asked)
     if as_json:
-        found = [row.to_json() for row in rows]
         about = {"a": a, "b": b, "seed": plan.seed, "asked_alike": asked}
-        print_json({**about, "rows": found, "notes": notes, "files": str(files)})
+        print_json({**about, "rows": [row.to_json() for row in rows], "notes": notes, "files": str(files)})
         return
     _print_rows(rows, a, b, files)
     for note in notes:
         print(printable(f"Note: {note}."))
 
 
-def _asked_like(a: str, b: str) -> str | None:
-    """The model whose prompt and sampling both get: the one that comes from a run, or says how it is prompted, B first.
+def _prompting_model(a: str, b: str) -> str | None:
+    """The model whose prompt and sampling both get: one of a run, or else one that names its prompt; B before A.
 
-    None where fewer than two of them are language models here.
+    None unless both are language models.
     """
     from spiral.policies.registry import is_language_model, saved_settings
 
@@ -176,8 +172,10 @@ def _asked_like(a: str, b: str) -> str | None:
     return (runs or prompted or [b])[0]
 
 
-def _alike(like: str, other: str, options: PolicyOptions, in_games: bool) -> tuple[str, dict[str, Any], PolicyOptions]:
-    """How both are asked: in one line, as values, and as options for both. Benchmarks have a sampling of their own."""
+def _same_prompt(
+    like: str, other: str, options: PolicyOptions, in_games: bool
+) -> tuple[str, dict[str, Any], PolicyOptions]:
+    """The prompt and sampling of both: as one sentence, as JSON and as options. Benchmarks have their own sampling."""
     from spiral.policies.registry import effective_prompt, effective_sampling, saved_settings
 
     asked, own = saved_settings(like), saved_settings(other)
@@ -193,7 +191,7 @@ def _alike(like: str, other: str, options: PolicyOptions, in_games: bool) -> tup
         *([f"context {options.context}"] if options.context else []),
     ]
     why = f"as {like} was trained" if asked.from_run or asked.prompt is not None else "by the defaults"
-    line = f"Both are asked alike, {why}: {', '.join(words)}."
+    line = f"Both models get the same prompt and sampling, {why}: {', '.join(words)}."
     if own.from_run or own.prompt is not None:
         left, given = effective_prompt(own, options).model_dump(), prompt.model_dump()
         if own.from_run and in_games:
@@ -201,21 +199,21 @@ def _alike(like: str, other: str, options: PolicyOptions, in_games: bool) -> tup
         otherwise = [key for key in given | left if given.get(key) != left.get(key)]
         if otherwise:
             values = ", ".join(f"{key.replace('_', '-')} {left.get(key)}" for key in otherwise)
-            line += f" {other} was trained with {values}; --each-as-trained asks it so."
+            line += f" {other} was trained with {values}; --each-as-trained uses that."
     asking = {"like": like, "prompt": prompt.model_dump(), "sampling": sampling.model_dump(), "engine": options.engine}
     return line, asking, dataclasses.replace(options, saved=asked)
 
 
 def _unplayed(plan: Plan, rows: Sequence[Row]) -> list[str]:
-    """The games of which no deal was played to its end by both, and which so have no row."""
-    measures = {row.measure for row in rows}
+    """Notes on games without a row, since no deal was played to its end by both models."""
+    present = {row.measure for row in rows}
     keys = [f"{spec} against {other}" for spec, other in plan.games]
-    missing = [key for key in keys if f"{key}: score" not in measures]
-    return [f"{key} is left out: no pair of games was played by both" for key in missing]
+    missing = [key for key in keys if f"{key}: score" not in present]
+    return [f"{key} is left out: there is no deal that both played to the end" for key in missing]
 
 
-def _as_the_run(a: str, b: str, opponents: Names) -> tuple[list[tuple[str, str]], list[str]]:
-    """What a run measures itself on. Raises `ValueError` where neither model comes from a run."""
+def _games_of_run(a: str, b: str, opponents: Names) -> tuple[list[tuple[str, str]], list[str]]:
+    """The games of a run's own evaluation. Raises `ValueError` when neither model comes from a run."""
     from spiral.core.settings import checked
     from spiral.evaluation.settings import EvaluationConfig
     from spiral.policies import able_opponents
@@ -229,24 +227,30 @@ def _as_the_run(a: str, b: str, opponents: Names) -> tuple[list[tuple[str, str]]
             pairs = [(spec, name) for spec in found.games for name in able_opponents(asked, load_game(spec))]
             return pairs, found.exploitability
     raise ValueError(
-        "neither model comes from a run that says what to measure; add --game GAME, --exploitability GAME or"
+        "neither model comes from a run that is evaluated on games; add --game GAME, --exploitability GAME or"
         " --task TASK"
     )
 
 
-def _benchmarks(
-    tasks: Sequence[str], data: Sequence[str], limit: int | None, samples: int | None, budget: int | None, seed: int
-) -> list[Benchmark]:
+def _benchmarks(options: ProblemOptions, seed: int) -> list[Benchmark]:
     """The tasks with their problems loaded."""
     from spiral.evaluation.reasoning.measuring import load_benchmark
 
-    files = dict(_task_and_file(entry) for entry in data)
+    tasks = dict.fromkeys(options.task or [])
+    files = dict(_task_and_file(entry) for entry in options.data or [])
     unused = sorted(set(files) - set(tasks))
     if unused:
         raise ValueError(f"got --data for {', '.join(unused)}, which no --task names")
     return [
-        load_benchmark(name, data=files.get(name), limit=limit, samples=samples, max_new_tokens=budget, seed=seed)
-        for name in dict.fromkeys(tasks)
+        load_benchmark(
+            name,
+            data=files.get(name),
+            limit=options.limit,
+            samples=options.samples,
+            max_new_tokens=options.benchmark_tokens,
+            seed=seed,
+        )
+        for name in tasks
     ]
 
 
@@ -257,8 +261,8 @@ def _task_and_file(entry: str) -> tuple[str, Path]:
     return task, Path(file)
 
 
-def _measured(name: str, plan: Plan, options: PolicyOptions, progress: Progress) -> dict[str, Any]:
-    """Everything about one model, by what it was measured on; one model is loaded at a time."""
+def _evaluated(name: str, plan: Plan, options: PolicyOptions, progress: Progress) -> dict[str, Any]:
+    """All results of one model by game and task. Only one of the two models is loaded at a time."""
     from spiral.policies.registry import is_language_model, load_language_policy
 
     if not is_language_model(name):
@@ -279,7 +283,7 @@ def _measured(name: str, plan: Plan, options: PolicyOptions, progress: Progress)
 def _games(
     name: str, plan: Plan, options: PolicyOptions, language: LanguagePolicy | None, progress: Progress
 ) -> dict[str, Any]:
-    """The episodes of every game against every opponent."""
+    """The episodes of every game against every opponent, by "GAME against OPPONENT"."""
     from spiral.core.policy import NotPlayedError
     from spiral.evaluation import measurements
     from spiral.policies.registry import PolicyOptions, load_policy
@@ -307,7 +311,7 @@ def _games(
 def _theory(
     name: str, plan: Plan, options: PolicyOptions, language: LanguagePolicy | None, progress: Progress
 ) -> dict[str, Any]:
-    """Exploitability in every game, and of how many states."""
+    """The exploitability in every game, and the number of states it was computed over."""
     from spiral.evaluation import measurements
     from spiral.policies.registry import load_exploitable_policy
 
@@ -326,7 +330,7 @@ def _theory(
 
 
 def _replies(name: str, plan: Plan, language: LanguagePolicy, progress: Progress) -> dict[str, Any]:
-    """The attempts at every benchmark."""
+    """The attempts at every benchmark, by task."""
     from spiral.evaluation.reasoning.measuring import benchmark_directory, measure_benchmark
 
     found: dict[str, Any] = {}
@@ -356,21 +360,21 @@ def _write(
     a: str,
     b: str,
     plan: Plan,
-    measured: Sequence[dict[str, Any]],
+    results: Sequence[dict[str, Any]],
     asked: dict[str, Any] | None,
 ) -> Path:
-    """The table as Markdown, CSV and JSON beside the results that it was made from."""
+    """Writes the table as Markdown, CSV and JSON beside the results that it was made from."""
     from spiral.core.files import write_text_atomically
     from spiral.evaluation.comparison import to_csv, to_markdown
     from spiral.evaluation.results import result_directory
     from spiral.policies.registry import is_language_model
 
     # The names of the results end in hashes of all their settings, so other settings make another comparison.
-    files = [{key: name for key, name in found.items() if key.endswith(FILES)} for found in measured]
-    measures = [row.measure for row in rows]
-    settings = {"a": a, "b": b, "rows": measures, "seed": plan.seed, "episodes": plan.episodes, "files": files}
-    whose = b if is_language_model(b) else a
-    place = result_directory("compare", f"{Path(a).name}-{Path(b).name}", settings, model=whose, out=plan.out)
+    files = [{key: name for key, name in found.items() if key.endswith(FILES)} for found in results]
+    names = [row.measure for row in rows]
+    settings = {"a": a, "b": b, "rows": names, "seed": plan.seed, "episodes": plan.episodes, "files": files}
+    owner = b if is_language_model(b) else a
+    place = result_directory("compare", f"{Path(a).name}-{Path(b).name}", settings, model=owner, out=plan.out)
     with place.measuring():
         for name, text in (("table.md", to_markdown(rows, a, b)), ("table.csv", to_csv(rows))):
             write_text_atomically(place.path / name, text)

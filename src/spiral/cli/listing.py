@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 import tomllib
@@ -15,14 +14,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from spiral.cli.programs import program
+from spiral.cli import options as opt
+from spiral.cli.output import print_json, program
 from spiral.core.printable import printable
 from spiral.games import Game, game_names, load_game
 from spiral.games.registry import adapter_games
 from spiral.runs.display import plain_table, wide_console
 from spiral.runs.recipe import recipe_files
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 TRAINED = ("nano", "nano-strong", "smollm2-cpu")
 """Recipes that were trained to the end; the others were planned by `--dry-run` and tried in part."""
 models = typer.Typer(invoke_without_command=True)
@@ -32,7 +31,7 @@ def games(
     everything: Annotated[
         bool, typer.Option("--all", help="A line for each game of another library, and what is not available.")
     ] = False,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Every game: its seats, its parameters, where its rules come from, and whether exact theory covers it.
 
@@ -65,7 +64,7 @@ def games(
         console.print(line)
 
 
-def recipes(as_json: Json = False) -> None:
+def recipes(as_json: opt.Json = False) -> None:
     """The built-in recipes for `spiral train`."""
     rows = [_recipe_row(file) for file in recipe_files()]
     if as_json:
@@ -84,7 +83,7 @@ def recipes(as_json: Json = False) -> None:
 
 
 @models.callback()
-def _list_models(context: typer.Context, as_json: Json = False) -> None:
+def _list_models(context: typer.Context, as_json: opt.Json = False) -> None:
     """The models on this machine, and those that `spiral models get NAME` brings here.
 
     Wherever a MODEL is asked for, its name here is enough. They are kept in
@@ -139,11 +138,6 @@ def _get_model(
     directory = get_model(name, lambda line: print(printable(line), file=sys.stderr))
     row = _model_row(name, directory)
     print(printable(f"{name}: {row['parameters']:,} parameters, {_megabytes(row['bytes'])}, in {directory}"))
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on standard output, and nothing else."""
-    print(json.dumps(value))
 
 
 def _game_row(game: Game) -> dict[str, Any]:

@@ -1,11 +1,24 @@
-"""Options that several commands share: how a MODEL is prompted and sampled, and where it runs."""
+"""Options that several commands share. A group of options is a dataclass, declared once.
+
+    @expand_options
+    def evaluate(model: Model, prompt: PromptOptions, engine: EngineOptions) -> None: ...
+
+The command line of `evaluate` has an option for every field of the groups; the function gets the groups filled in.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from spiral.policies.registry import PolicyOptions
 
 Model = Annotated[
     str,
@@ -26,37 +39,14 @@ LanguageModel = Annotated[
 Game = Annotated[str, typer.Option(help="Such as tictactoe or 'kuhn_poker(hands=5)'; see `spiral games`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same games.")]
-
-_HOW = "How MODEL plays (left out: as it was trained)"
-Template = Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="chat, qwen3, r1 or llama.")]
-Observation = Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="full or compact.")]
-Thinking = Annotated[
-    bool | None, typer.Option("--thinking/--no-thinking", rich_help_panel=_HOW, help="Ask for reasoning first or not.")
-]
-Example = Annotated[
-    bool | None,
-    typer.Option("--example/--no-example", rich_help_panel=_HOW, help="Show one worked example of the game first."),
-]
-System = Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="A system prompt.")]
-Temperature = Annotated[float | None, typer.Option(rich_help_panel=_HOW, help="0 takes the most likely token.")]
-TopP = Annotated[float | None, typer.Option(rich_help_panel=_HOW, help="Share of the probability kept.")]
-MaxNewTokens = Annotated[int | None, typer.Option(rich_help_panel=_HOW, help="Response budget in tokens.")]
-Device = Annotated[str, typer.Option(rich_help_panel=_HOW, help="auto, cpu, cuda, cuda:1 or mps.")]
-Compute = Annotated[str, typer.Option(rich_help_panel=_HOW, help="float32 or bfloat16.")]
-Engine = Annotated[str, typer.Option(rich_help_panel=_HOW, help="transformers, vllm, or auto: vllm if installed.")]
-Context = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        rich_help_panel=_HOW,
-        help="Most tokens of prompt and reply together; fewer take less memory (left out: the model's limit; with"
-        " vllm at most 16,384, or more where replies or the run need it).",
-    ),
+InFlight = Annotated[int, typer.Option(min=1, help="Games or replies under way at once.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
 ]
 
 
-def a_path(text: str) -> Path:
-    """A path of the command line. An empty one, as from a variable that is not set, would be the current directory."""
+def path_argument(text: str) -> Path:
+    """Parses a path. Refuses an empty one, as from a variable that is not set; it would be the current directory."""
     if not text.strip():
         raise typer.BadParameter("got an empty path; expected one such as '.' or 'runs/mine'")
     return Path(text)
@@ -65,16 +55,105 @@ def a_path(text: str) -> Path:
 Out = Annotated[
     Path | None,
     typer.Option(
-        parser=a_path,
+        parser=path_argument,
         metavar="PATH",
         help="Directory for the result's files; left out: the one that the environment variable SPIRAL_RESULTS names,"
         " or results/ in MODEL's run, or here.",
     ),
 ]
-InFlight = Annotated[int, typer.Option(min=1, help="Games or replies under way at once.")]
+
+_HOW = "How MODEL plays (left out: as it was trained)"
+Template = Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="chat, qwen3, r1 or llama.")]
+Thinking = Annotated[
+    bool | None, typer.Option("--thinking/--no-thinking", rich_help_panel=_HOW, help="Ask for reasoning first or not.")
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How MODEL is prompted and sampled; None leaves its own choice."""
+
+    template: Template = None
+    observation: Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="full or compact.")] = None
+    thinking: Thinking = None
+    example: Annotated[
+        bool | None,
+        typer.Option("--example/--no-example", rich_help_panel=_HOW, help="Show one worked example of the game first."),
+    ] = None
+    system: Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="A system prompt.")] = None
+    temperature: Annotated[float | None, typer.Option(rich_help_panel=_HOW, help="0 takes the most likely token.")] = (
+        None
+    )
+    top_p: Annotated[float | None, typer.Option(rich_help_panel=_HOW, help="Share of the probability kept.")] = None
+    max_new_tokens: Annotated[int | None, typer.Option(rich_help_panel=_HOW, help="Most tokens of a reply.")] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where MODEL runs and in which precision."""
+
+    device: Annotated[str, typer.Option(rich_help_panel=_HOW, help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+    compute: Annotated[str, typer.Option(rich_help_panel=_HOW, help="float32 or bfloat16.")] = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineOptions(DeviceOptions):
+    """The same, and what generates its replies."""
+
+    engine: Annotated[
+        str, typer.Option(rich_help_panel=_HOW, help="transformers, vllm, or auto: vllm if installed.")
+    ] = "transformers"
+    context: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=_HOW,
+            help="Most tokens of prompt and reply together; fewer take less memory (left out: the model's limit; with"
+            " vllm at most 16,384, or more where replies or the run need it).",
+        ),
+    ] = None
+
+
+def policy_options(prompt: PromptOptions, device: DeviceOptions, **more: Any) -> PolicyOptions:
+    """The options of `spiral.policies.registry` from those of the command line; `more` are its other fields."""
+    from spiral.policies.registry import PolicyOptions
+
+    return PolicyOptions(**vars(prompt), **vars(device), **more)
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replaces each parameter that is a group of options by one keyword parameter for every field of the group."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, list[dataclasses.Field[Any]]] = {}
+    types: dict[str, Any] = {}
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        kind = parameter.annotation
+        if not dataclasses.is_dataclass(kind):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        hints = get_type_hints(kind, include_extras=True)
+        groups[name], types[name] = list(dataclasses.fields(kind)), kind
+        parameters += [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            )
+            for field in groups[name]
+        ]
+
+    @functools.wraps(command)
+    def expanded(**values: Any) -> None:
+        for name, fields in groups.items():
+            values[name] = types[name](**{field.name: values.pop(field.name) for field in fields})
+        command(**values)
+
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded
 
 
 def check_episodes(episodes: int) -> None:
-    """Raises `ValueError` for what cannot be shared evenly between the seats."""
+    """Raises `ValueError` for a number of games that cannot be shared evenly between the players."""
     if episodes < 2 or episodes % 2:
-        raise ValueError(f"got --episodes {episodes}; expected an even number of at least 2, half for each seat")
+        raise ValueError(
+            f"got --episodes {episodes}; expected an even number of at least 2, half as player 0 and half as player 1"
+        )

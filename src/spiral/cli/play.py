@@ -1,4 +1,4 @@
-"""`spiral play`: a person against a model, in the terminal."""
+"""`spiral play`: play against a model in the terminal."""
 
 from __future__ import annotations
 
@@ -23,49 +23,35 @@ if TYPE_CHECKING:
     from spiral.policies import Policy
     from spiral.policies.human import Read, Write
 
-GOODBYE = "Goodbye."
-FAVOURITE = "tictactoe"
-"""The game taken when it is among those trained: everyone can read its board."""
+PREFERRED_GAME = "tictactoe"
+"""The game to show if it is among those trained, since everyone can read its board."""
 
 
+@opt.expand_options
 def play(
     model: opt.Model,
+    *,
     game: Annotated[
         str | None,
         typer.Option(help="Such as tictactoe; see `spiral games`. Left out: a game that MODEL's run was trained on."),
     ] = None,
-    seat: Annotated[
-        int | None, typer.Option(min=0, max=1, help="Where you sit; left out: seat 0, then the other in turn.")
+    player: Annotated[
+        int | None,
+        typer.Option(
+            "--seat", min=0, max=1, help="Your player number, 0 or 1; left out: 0 in the first game, then alternating."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="For the same deals again; left out: new ones.")] = None,
-    template: opt.Template = None,
-    observation: opt.Observation = None,
-    thinking: opt.Thinking = None,
-    example: opt.Example = None,
-    system: opt.System = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    device: opt.Device = "auto",
-    compute: opt.Compute = "float32",
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same seed gives the same deals; random if unset.")
+    ] = None,
+    prompt: opt.PromptOptions,
+    device: opt.DeviceOptions,
 ) -> None:
-    """Play against MODEL. A mistyped move is asked about again; Ctrl-C or Ctrl-D ends."""
+    """Play against MODEL. You are asked again after a mistyped move; Ctrl-C or Ctrl-D ends."""
     rules = load_game(game or trained_game(model))
-    from spiral.policies.registry import PolicyOptions, load_policy
+    from spiral.policies.registry import load_policy
 
-    options = PolicyOptions(
-        template=template,
-        observation=observation,
-        thinking=thinking,
-        example=example,
-        system=system,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        device=device,
-        compute=compute,
-    )
-    opponent = load_policy(model, rules, options)
+    opponent = load_policy(model, rules, opt.policy_options(prompt, device))
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     _show(f"You play {rules.spec} against {opponent.name}, seed {first_seed}. Ctrl-C ends.")
     hint = parameters_hint(rules)
@@ -74,29 +60,29 @@ def play(
     number, score = 0, Score(opponent.name)
     try:
         while True:
-            yours = number % 2 if seat is None else seat
-            episode = play_game(rules, opponent, yours, derive_seed(first_seed, "play", number), input, _show)
+            own = number % 2 if player is None else player
+            episode = play_game(rules, opponent, own, derive_seed(first_seed, "play", number), input, _show)
             number += 1
-            _show(score.after(episode, yours))
+            _show(score.after(episode, own))
             if not _another_game():
                 break
     except (EOFError, KeyboardInterrupt):
         print()
-    print(GOODBYE)
+    print("Goodbye.")
 
 
 class Score:
-    """The games of a sitting, counted."""
+    """Wins, losses, draws and returns of the games played so far."""
 
     def __init__(self, opponent: str) -> None:
         self._opponent = opponent
         self._wins = self._losses = self._draws = 0
         self._total = 0.0
 
-    def after(self, episode: Episode, seat: int) -> str:
-        """The score once this game, played in `seat`, is counted; one without a result is not."""
+    def after(self, episode: Episode, player: int) -> str:
+        """Counts a game that the person played as `player`, unless it has no result, and returns the score in words."""
         if episode.outcome != "not_played":
-            own = episode.returns[seat]
+            own = episode.returns[player]
             self._wins, self._losses = self._wins + (own > 0), self._losses + (own < 0)
             self._draws, self._total = self._draws + (own == 0), self._total + own
         return (
@@ -106,7 +92,7 @@ class Score:
 
 
 def parameters_hint(game: Game) -> str:
-    """What else the game can be played with; empty for a game without parameters."""
+    """Says which parameters the game has; empty for a game without parameters."""
     values = [f"{field.name}={getattr(game, field.name)}" for field in dataclasses.fields(game)]
     if not values:
         return ""
@@ -116,7 +102,7 @@ def parameters_hint(game: Game) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Every line in at most `width` columns where its words allow it, broken between words."""
+    """Wraps every line to `width` columns, breaking only between words."""
     lines = text.split("\n")
     return "\n".join(
         line if len(line) <= width else textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
@@ -125,41 +111,41 @@ def wrapped(text: str, width: int) -> str:
 
 
 def _show(text: str) -> None:
-    """Text for the person; a terminal would break lines within words."""
+    """Prints text; a terminal alone would break lines within words."""
     text = printable(text)
     print(wrapped(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
 
 
 def _another_game() -> bool:
-    """Asks until the answer is one; a move typed after the end of a game is none."""
+    """Asks until the answer is yes or no, in case a move is typed after the end of a game."""
     while True:
         answer = input("\nAnother game? [y/N] ").strip().lower()
         if answer in {"", "n", "no", "q", "quit", "exit"}:
             return False
         if answer in {"y", "yes"}:
             return True
-        _show(f"That game is over, so {answer!r} is no move in it. Type y for another game, or n to end.")
+        _show(f"The game is over, so {answer!r} is not a move. Type y for another game or n to end.")
 
 
 def trained_game(model: str) -> str:
-    """A game of the run that MODEL comes from. Raises `ValueError` when it comes from none."""
+    """A game of the run that MODEL comes from. Raises `ValueError` when MODEL does not come from a run."""
     games: list[str] = []
     if Path(model).is_dir():
-        from spiral.policies.registry import run_games  # loads torch
+        from spiral.policies.registry import run_games
 
         games = run_games(model)
     if not games:
         raise ValueError("Missing option '--game'; see `spiral play --help`")
-    return favourite(games)
+    return preferred_game(games)
 
 
-def favourite(games: Sequence[str]) -> str:
-    """The game to show or to play of those trained."""
-    return FAVOURITE if FAVOURITE in games else games[0]
+def preferred_game(games: Sequence[str]) -> str:
+    """Which of the trained games to show or to play."""
+    return PREFERRED_GAME if PREFERRED_GAME in games else games[0]
 
 
-def play_game(game: Game, opponent: Policy, seat: int, seed: int, read: Read, write: Write) -> Episode:
-    """One game of a person in `seat` against `opponent`, told from the first move to the result."""
+def play_game(game: Game, opponent: Policy, player: int, seed: int, read: Read, write: Write) -> Episode:
+    """Plays one game of a person, who is `player`, against `opponent`, and writes moves and result."""
     from spiral.core.transcript import final_position, news, result_line
     from spiral.policies.human import HumanPolicy, NarratedPolicy
     from spiral.rollout.loop import Match
@@ -169,9 +155,9 @@ def play_game(game: Game, opponent: Policy, seat: int, seed: int, read: Read, wr
         write(printable(text))
 
     human, other = HumanPolicy(read, show), NarratedPolicy(opponent, show)
-    policies: tuple[Policy, Policy] = (human, other) if seat == 0 else (other, human)
+    policies: tuple[Policy, Policy] = (human, other) if player == 0 else (other, human)
     (episode,) = play_matches([Match(game=game, seed=seed, policies=policies)])
-    position = final_position(episode, seat)
+    position = final_position(episode, player)
     show("\n" + (news(human.seen, position) or position))
-    show(result_line(episode, ("you", opponent.name) if seat == 0 else (opponent.name, "you")))
+    show(result_line(episode, ("you", opponent.name) if player == 0 else (opponent.name, "you")))
     return episode

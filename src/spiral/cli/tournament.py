@@ -1,4 +1,4 @@
-"""`spiral tournament`: everyone against everyone, and what that makes of them."""
+"""`spiral tournament`: a round robin of several models, with ratings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiral.cli import options as opt
-from spiral.cli.faults import Stopped
-from spiral.cli.listing import print_json
-from spiral.cli.programs import shown_path
+from spiral.cli.errors import Stopped
+from spiral.cli.output import print_json, shown_path
 from spiral.core.progress import Progress, progress_shown
 from spiral.core.steps import checkpoints_in
 from spiral.games import Game, load_game
@@ -27,16 +26,17 @@ if TYPE_CHECKING:
 Out = Annotated[
     Path | None,
     typer.Option(
-        parser=opt.a_path,
+        parser=opt.path_argument,
         metavar="PATH",
-        help="Directory for the files; left out: in the one that the environment variable SPIRAL_RESULTS names, or"
-        " results/ in the one run, or here.",
+        help="Directory for the result's files; left out: the one that the environment variable SPIRAL_RESULTS names,"
+        " or results/ in the one run, or here.",
     ),
 ]
 INTERVALS_UP_TO = 5
-"""Players for whom a line has room for the intervals of payoffs."""
+"""Number of players up to which the payoff table has room for intervals."""
 
 
+@opt.expand_options
 def tournament(
     models: Annotated[
         list[str],
@@ -46,27 +46,20 @@ def tournament(
             " checkpoints and random play then take part.",
         ),
     ],
+    *,
     game: Annotated[
         list[str] | None,
-        typer.Option(help="Such as tictactoe; may be given again. Left out: the games the one run was trained on."),
+        typer.Option(help="Such as tictactoe; may be repeated. Left out: the games the one run was trained on."),
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Games of each pair, an even number: half from each seat.")] = 100,
+    episodes: Annotated[int, typer.Option(help="Games of each pair, an even number: half as player 0.")] = 100,
     seed: opt.Seed = 0,
     most: Annotated[int, typer.Option(min=2, help="Checkpoints of the one run, taken evenly over its steps.")] = 8,
     out: Out = None,
-    template: opt.Template = None,
-    observation: opt.Observation = None,
-    thinking: opt.Thinking = None,
-    example: opt.Example = None,
-    system: opt.System = None,
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    max_new_tokens: opt.MaxNewTokens = None,
-    device: opt.Device = "auto",
-    compute: opt.Compute = "float32",
+    prompt: opt.PromptOptions,
+    device: opt.DeviceOptions,
     as_json: opt.Json = False,
 ) -> None:
-    """Round robin: payoffs, Elo, alpha-rank and Nash averaging with 95% intervals, as tables and files."""
+    """Play a round robin: payoffs, Elo, alpha-rank and Nash averaging with 95% intervals, as tables and files."""
     run = models[0] if len(models) == 1 and (Path(models[0]) / "checkpoints").is_dir() else None
     players = history(Path(run), most) if run is not None else models
     games = [load_game(spec) for spec in dict.fromkeys(game or _trained_games(run))]
@@ -74,20 +67,9 @@ def tournament(
     opt.check_episodes(episodes)
     from spiral.evaluation.tournament import Bench, check_players  # loads torch
     from spiral.evaluation.tournament_files import open_directory
-    from spiral.policies.registry import PolicyOptions, load_policy
+    from spiral.policies.registry import load_policy
 
-    options = PolicyOptions(
-        template=template,
-        observation=observation,
-        thinking=thinking,
-        example=example,
-        system=system,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        device=device,
-        compute=compute,
-    )
+    options = opt.policy_options(prompt, device)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_shown(bar=not as_json))
 
@@ -110,42 +92,46 @@ def tournament(
 
 
 def history(run: Path, most: int) -> list[str]:
-    """Up to `most` checkpoints of a run, evenly from the first to the last, and random play."""
+    """Up to `most` checkpoints of a run, evenly spaced from the first to the last, and random play."""
     found = [path for _, path in checkpoints_in(run / "checkpoints") if (path / "config.json").is_file()]
     if not found:
         raise ValueError(f"run directory {str(run)!r} holds no checkpoint yet; expected {run / 'checkpoints'}/step-*")
     count = min(most, len(found))
-    places = [round(place * (len(found) - 1) / max(1, count - 1)) for place in range(count)]
+    chosen = [round(number * (len(found) - 1) / max(1, count - 1)) for number in range(count)]
     if count == 1:
-        places = [len(found) - 1]
-    return [*(str(found[place]) for place in places), "random"]
+        chosen = [len(found) - 1]
+    return [*(str(found[index]) for index in chosen), "random"]
 
 
 def check_field(players: Sequence[str]) -> None:
-    """Raises `ValueError` for fewer than two players, and where two names stand for one."""
+    """Raises `ValueError` for fewer than two players, or for two names of the same model."""
     if len(players) < 2:
         raise ValueError(
-            f"got one player, {players[0]!r}; expected two or more, or one run directory, whose checkpoints then play"
+            f"got one player, {players[0]!r}; expected two or more, or one run directory to play its checkpoints"
         )
     from spiral.models.loading import model_directory
-    from spiral.policies.endpoint.config import ENDPOINT  # loads torch
+    from spiral.policies.endpoint.config import ENDPOINT
     from spiral.policies.scripted import is_scripted
 
     known: dict[str, str] = {}
     for name in players:
-        who = name.replace(" ", "")
+        model = name.replace(" ", "")
         if not is_scripted(name) and not name.startswith(ENDPOINT):
             path = model_directory(name)
-            who = os.path.realpath(path) if os.path.exists(path) else path
-        if who in known:
-            same = f"{name!r} twice" if known[who] == name else f"{known[who]!r} and {name!r}, which are the same model"
-            raise ValueError(f"got {same}; expected everyone once")
-        known[who] = name
+            model = os.path.realpath(path) if os.path.exists(path) else path
+        if model in known:
+            same = (
+                f"{name!r} twice"
+                if known[model] == name
+                else f"{known[model]!r} and {name!r}, which are the same model"
+            )
+            raise ValueError(f"got {same}; expected every player once")
+        known[model] = name
 
 
 def directory(out: Path | None, run: str | None, game: Game, games: int, seed: int) -> Path:
-    """Where the files of a game's tournament go."""
-    from spiral.evaluation.results import default_root  # loads torch
+    """The directory for the files of one game's tournament."""
+    from spiral.evaluation.results import default_root
     from spiral.evaluation.tournament_files import slug
 
     if out is None:
@@ -157,7 +143,7 @@ def _trained_games(run: str | None) -> list[str]:
     """The games of the one run. Raises `ValueError` when there is none."""
     games: list[str] = []
     if run is not None:
-        from spiral.policies.registry import run_games  # loads torch
+        from spiral.policies.registry import run_games
 
         games = run_games(run)
     if not games:
@@ -175,7 +161,7 @@ def _play(
     checkpoints: int,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Plays everything and writes the files; one result a game, as `--json` prints it."""
+    """Plays all games and writes the files. Returns one result a game, as `--json` prints it."""
     from spiral.evaluation.arena import count_faults  # loads torch
     from spiral.evaluation.standings import standings
     from spiral.evaluation.tournament import round_robin
@@ -209,45 +195,45 @@ def _play(
 
 
 def _print_standings(result: dict[str, Any]) -> None:
-    """Ratings, payoffs, and in words whatever is not a number a player."""
+    """Prints ratings, payoffs and remarks."""
     console = wide_console()
     heading = f"{result['game']}: {result['episodes']} games for each pair of players, seed {result['seed']}\n"
     console.print(heading, soft_wrap=True)
     table = plain_table("", "player", "Elo (95% interval)", "score", "alpha-rank", "Nash", "illegal", numbers_from=2)
     count = len(result["labels"])
-    for place, name in enumerate(result["labels"]):
-        games = sum(result["games"][place])
-        scores = [score for other, score in enumerate(result["score"][place]) if other != place and score is not None]
+    for player, name in enumerate(result["labels"]):
+        games = sum(result["games"][player])
+        scores = [score for other, score in enumerate(result["score"][player]) if other != player and score is not None]
         table.add_row(
-            str(place + 1),
+            str(player + 1),
             name,
-            _figure(result, "elo", place, "{:.0f}"),
+            _rating(result, "elo", player, "{:.0f}"),
             f"{sum(scores) / len(scores):.1%}" if scores else "",
-            _figure(result, "alpharank", place, "{:.2f}"),
-            _figure(result, "nash", place, "{:.2f}"),
-            f"{sum(result['illegal'][place]) / games:.1%}" if games else "",
+            _rating(result, "alpharank", player, "{:.2f}"),
+            _rating(result, "nash", player, "{:.2f}"),
+            f"{sum(result['illegal'][player]) / games:.1%}" if games else "",
         )
     console.print(table)
     console.print("\nMean return to the row player, in the game's units; * where the 95% interval leaves out 0:\n")
-    table = plain_table("", "player", *(str(place + 1) for place in range(count)), numbers_from=2)
-    for place, name in enumerate(result["labels"]):
-        table.add_row(str(place + 1), name, *(_payoff(result, place, other) for other in range(count)))
+    table = plain_table("", "player", *(str(column + 1) for column in range(count)), numbers_from=2)
+    for row, name in enumerate(result["labels"]):
+        table.add_row(str(row + 1), name, *(_payoff(result, row, column) for column in range(count)))
     console.print(table)
     for line in (*remarks(result), f"Files: {shown_path(Path(result['files']['tournament']).parent)}"):
         console.print(line, soft_wrap=True)
 
 
-def _figure(result: dict[str, Any], key: str, place: int, form: str) -> str:
-    """A figure of a player with its interval; empty when it was left out."""
+def _rating(result: dict[str, Any], key: str, player: int, form: str) -> str:
+    """A player's rating with its interval; empty when it was not computed."""
     if result[key] is None:
         return ""
-    value, low, high = (result[key + bound][place] for bound in ("", "_low", "_high"))
+    value, low, high = (result[key + bound][player] for bound in ("", "_low", "_high"))
     interval = "" if low is None else f" ({form.format(low)} to {form.format(high)})"
     return form.format(value) + interval
 
 
 def _payoff(result: dict[str, Any], row: int, column: int) -> str:
-    """A cell of the payoff matrix."""
+    """A cell of the payoff matrix, marked where its interval leaves out 0."""
     value, low, high = (result[key][row][column] for key in ("payoff", "payoff_low", "payoff_high"))
     if row == column or value is None:
         return "" if row == column else "not played"
@@ -257,25 +243,25 @@ def _payoff(result: dict[str, Any], row: int, column: int) -> str:
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
-    """Cycles, a run's history, games that were not played, and what was left out."""
+    """Sentences on cycles, a run's history, games that were not played, endpoints, and what was left out."""
     lines = []
-    history, circles = result["history"], result["cycles"]
+    history, cycles = result["history"], result["cycles"]
     if history is not None:
         lines.append(
             f"Pairs of checkpoints, by the 95% interval of their games: the later one is better in {history['better']},"
-            f" worse in {history['worse']}, not decided in {history['undecided']}."
+            f" worse in {history['worse']}, undecided in {history['undecided']}."
         )
-    if circles is not None and len(result["players"]) > 2:
-        told = "none to count, since no three players have decided results against each other"
-        if circles["triples"]:
-            told = f"{circles['cyclic_triples']} of {circles['triples']} sets of three players with decided games"
+    if cycles is not None and len(result["players"]) > 2:
+        triples = "none to count, since no three players have decided results against each other"
+        if cycles["triples"]:
+            triples = f"{cycles['cyclic_triples']} of {cycles['triples']} sets of three players with decided games"
         lines.append(
-            f"Cycles (A beats B, B beats C, C beats A): {told}. Cyclic share of the payoffs:"
-            f" {circles['cyclic_part']:.0%}; games without any cycle would show {circles['cyclic_part_by_chance']:.0%}"
+            f"Cycles (A beats B, B beats C, C beats A): {triples}. Cyclic share of the payoffs:"
+            f" {cycles['cyclic_part']:.0%}; games without any cycle would show {cycles['cyclic_part_by_chance']:.0%}"
             " by chance."
         )
     lines += [
-        f"Games that were not played, and count for no player: {n} ({why})." for why, n in result["faults"].items()
+        f"Games that could not be played and are not counted: {n} ({why})." for why, n in result["faults"].items()
     ]
     lines += [f"{name}: {use['requests']} requests, ${use['cost_usd']:.4f}" for name, use in result["usage"].items()]
     return lines + [f"Note: {note}." for note in result["notes"]]

@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperCommand
 
 from spiral.cli import options as opt
-from spiral.cli.faults import FAILED, INTERRUPTED, Stopped, describe_os_error
-from spiral.cli.programs import program
+from spiral.cli.errors import FAILED, INTERRUPTED, Stopped, describe_os_error
+from spiral.cli.output import program
 from spiral.core.metrics import Metrics
 from spiral.core.printable import printable
 from spiral.core.progress import progress_shown
@@ -41,7 +41,7 @@ class TrainCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Prints the options, then one table for each configuration section."""
-        from spiral.cli.sections import section_tables
+        from spiral.cli.train_help import section_tables
 
         super().format_help(ctx, formatter)
         console = wide_console()
@@ -52,13 +52,17 @@ class TrainCommand(TyperCommand):
             console.print(table)
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command(cls=TrainCommand)
 def train(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="A built-in recipe (`spiral recipes`) or a .toml file.")
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(parser=opt.a_path, metavar="PATH", help="Where the run goes; runs/RECIPE-SEED if left out."),
+        typer.Option(parser=opt.path_argument, metavar="PATH", help="The run directory; runs/RECIPE-SEED if left out."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, in place of run.steps.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of run.seed.")] = None,
@@ -67,9 +71,7 @@ def train(
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint; begin where there is no run yet.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the whole recipe and what it takes.")] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
-    ] = None,
+    settings: opt.Settings = None,
 ) -> None:
     """Train a model by self-play, measure it before and after, and show what it has learned.
 
@@ -263,7 +265,7 @@ def _first_steps_watched(run: Run, show: Callable[[int, Metrics], None]) -> Call
 
 def _execute(run: Run) -> None:
     """Trains to the end and shows what came of it."""
-    from spiral.cli.finish import show_results  # loads matplotlib
+    from spiral.cli.train_results import show_results  # loads matplotlib
     from spiral.launch import execute
     from spiral.runs.directory import read_reports
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spiral.cli.play import FAVOURITE, favourite
-from spiral.cli.programs import program
+from spiral.cli.output import program
+from spiral.cli.play import PREFERRED_GAME, preferred_game
 from spiral.core.seeds import derive_seed
 from spiral.core.transcript import game_excerpt
 from spiral.launch import Run
@@ -24,7 +24,7 @@ def show_results(run: Run) -> None:
     """One game, the files and warnings; last on the screen, what was learned and what to try next."""
     console, path = wide_console(), run.directory.path
     games = run.recipe.selfplay.games
-    shown = favourite(list(games))
+    shown = preferred_game(list(games))
     episode = run.sample_game(shown, derive_seed(run.recipe.run.seed, "game shown at the end"))
     console.print()
     console.print(game_excerpt(episode), soft_wrap=True)
@@ -62,7 +62,7 @@ def next_commands(run: str, game: str, exact: list[str], games: Sequence[str] = 
     Where a game is a module found through PYTHONPATH, each command repeats that setting.
     """
     where = shlex.quote(run)
-    opponent = "minimax" if game == FAVOURITE else "random"
+    opponent = "minimax" if game == PREFERRED_GAME else "random"
     spec, spiral = shlex.quote(game), python_path([game, *games]) + program("spiral")
     commands = [
         f"{spiral} play {where} --game {spec}",
