@@ -73,7 +73,9 @@ def test_a_game_without_decisions_has_none():
         def initial_state(self):
             return super().initial_state().apply("heads")
 
-    with pytest.raises(ValueError, match=r"20 random games of .*Nothing had no decision of a seat"):
+    with pytest.raises(
+        ValueError, match=r"no worked example of .*Nothing: no player made a decision in 20 random games"
+    ):
         worked_example(Nothing(), PromptConfig())
 
 

@@ -105,7 +105,7 @@ def test_caches_change_nothing(monkeypatch):
         assert ids.tolist() == first[text] == ChatCodec(TOKENIZER, codec.config).encode(text, KUHN).tolist()
         assert codec.read(ids) == codec.read(ids.copy()) == codec._read(ids.tolist())
         assert codec.read(ids).text == codec.decode(ids) == text + "\nthink"
-    assert len(codec._prompts) == len(codec._readings) == 3
+    assert len(codec._prompts) == len(codec._replies) == 3
     with pytest.raises(ValueError, match="read-only"):
         codec.encode(texts[0], KUHN)[0] = 0
 

@@ -242,7 +242,7 @@ def test_a_chat_template_may_open_or_close_it():
 
 def test_long_replies_are_not_kept(monkeypatch):
     reader = codec()
-    monkeypatch.setattr("spiral.text.chat.LONGEST_CACHED", 3)
+    monkeypatch.setattr("spiral.text.chat.MAX_CACHED_TOKENS", 3)
     for text, kept in (("abc", 1), ("abcd", 1), ("abc", 1), ("ab", 2)):
         assert reader.read(encoded(text)).text == text
-        assert len(reader._readings) == kept
+        assert len(reader._replies) == kept

@@ -1,4 +1,4 @@
-"""Text around the games: observation to prompt to token ids, reply to thinking and answer, answer to action."""
+"""Text between a game and a model: observation to prompt to token ids; reply to thinking, answer and action."""
 
 from spiral.text.boxes import last_boxed
 from spiral.text.chat import ChatCodec

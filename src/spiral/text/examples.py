@@ -1,12 +1,12 @@
-r"""One worked example a game, made from the game itself: a position early in random play, and a legal reply to it.
+r"""Worked examples, one for each game: a position early in random play and a legal reply to it.
 
-A small instruct model that is only told to answer inside `\boxed{}` hardly ever does; shown one earlier exchange that
-does, it often will. The example shows the format, never how to play well: its action is a random legal one, and its
-thought says no more than is true. The thought is short because small models lose the thread of longer ones: of 32
-positions of Kuhn poker SmolLM2-135M-Instruct answered 10 legally after this one, 3 after one that lists the actions.
+A small instruct model that is asked to answer inside `\boxed{}` hardly ever does so; after one example exchange it
+often does. The example shows the format only, not good play: its action is a random legal one and its thought is one
+true sentence. The thought is short because small models are distracted by longer ones: SmolLM2-135M-Instruct answered
+10 of 32 positions of Kuhn poker legally after this example, and 3 after one that lists the legal actions.
 
-Any game has an example, since only `legal_actions`, `chance_outcomes`, `apply` and `observation` are used.
-The same example precedes every position of a game, so that all its prompts begin with the same tokens.
+Every game has an example, since only `legal_actions`, `chance_outcomes`, `apply` and `observation` are needed. All
+positions of a game get the same example, so all its prompts begin with the same tokens.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from spiral.games import Game, State
 from spiral.text.prompts import Example, PromptConfig
 
 DECISION = 1
-"""Which decision of the game is shown, counted from 0; the last one of a shorter game."""
+"""Index of the decision that is shown, from 0. A shorter game shows its last decision."""
 ATTEMPTS = 20
-"""Random games played in search of one with that many decisions."""
+"""Random games that are tried to reach that decision."""
 
 
 @functools.lru_cache(maxsize=256)
 def worked_example(game: Game, config: PromptConfig) -> Example:
-    """The game's example: always the same one for equal games."""
+    """The worked example of a game; equal games have equal examples."""
     seed = derive_seed("worked example", game.spec)
     state, rng = _early_state(game, seed), random.Random(seed)
     choice = rng.choice(state.legal_actions())
@@ -38,19 +38,21 @@ def worked_example(game: Game, config: PromptConfig) -> Example:
 
 
 def _early_state(game: Game, seed: int) -> State:
-    """The state of decision number `DECISION` in a random game, or of the last one where no game has as many."""
+    """The state of decision `DECISION` of a random game, or of the last decision when every game is shorter."""
     longest: list[State] = []
     for attempt in range(ATTEMPTS):
         longest = max(longest, first_decisions(game, random.Random(derive_seed(seed, attempt))), key=len)
         if len(longest) > DECISION:
             return longest[DECISION]
     if not longest:
-        raise ValueError(f"no worked example: {ATTEMPTS} random games of {game.spec} had no decision of a seat")
+        raise ValueError(
+            f"there is no worked example of {game.spec}: no player made a decision in {ATTEMPTS} random games"
+        )
     return longest[-1]
 
 
 def first_decisions(game: Game, rng: random.Random) -> list[State]:
-    """The states in which a seat decides, along one random game, up to the one wanted."""
+    """The states of one random game in which a player decides, up to decision `DECISION`."""
     state = game.initial_state()
     decisions: list[State] = []
     while not state.is_terminal and len(decisions) <= DECISION:

@@ -1,8 +1,8 @@
-r"""From an observation to what the model is asked: chat messages, or plain text for a base model.
+r"""Builds the prompt of an observation: chat messages, or plain text for a base model.
 
-A template only frames the observation; the rules, the seat and the history are already in it. The words asked
-for follow the paper (arXiv 2506.24119, appendix A): reason step by step, answer inside `\boxed{}`. A worked example
-stands before the question as an earlier exchange in the same frame.
+A template only frames the observation, which already holds the rules, the player's role and the history. The
+instruction follows the paper (arXiv 2506.24119, appendix A): reason step by step, answer inside `\boxed{}`. A worked
+example stands before the question as an earlier exchange in the same frame.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ PLAIN = {
         "<|eot_id|>",
     ),
 }
-"""What stands around a question, and what ends the reply to it."""
+"""Text around a question, and the text that ends its reply, for each plain template."""
 SYSTEM = {
     "qwen3": "<|im_start|>system\n{}<|im_end|>\n",
     "r1": "{}\n",
     "llama": "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
 }
-"""What stands around a system prompt."""
+"""Text around a system prompt, for each plain template."""
 
 
 class PromptConfig(Section):
-    """How a game is put to the model."""
+    """How observations are turned into prompts."""
 
     template: Literal["chat", "qwen3", "r1", "llama"] = Field(
         "chat", description="'chat' is the tokenizer's own chat template; the others are plain text for base models."
@@ -59,20 +59,20 @@ class PromptConfig(Section):
     )
     system: str | None = Field(
         None,
-        description="A system prompt; left out, the template's own default. It stands before the user's words where the"
-        " chat template has no system message, and in place of the first sentences of 'r1'.",
+        description="A system prompt; if left out, the template's own default. It goes before the user's words when the"
+        " chat template takes no system message, and replaces the first sentences of 'r1'.",
     )
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """No system prompt is no entry: TOML has no null, and what was measured before there was one stays the same."""
+        """Leaves `system` out when it is None: TOML has no null, and older results were saved without the field."""
         values: dict[str, object] = serialise(self)
         return {key: value for key, value in values.items() if key != "system" or value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """One exchange: what was seen, what was thought (nothing, where none is asked for), and what was answered."""
+    """An example exchange. `thought` is empty when the prompt asks for an answer at once."""
 
     observation: str
     thought: str
@@ -84,12 +84,12 @@ class Example:
         return self.joined("\n")
 
     def joined(self, joint: str) -> str:
-        """Thought and answer with `joint` between them; the answer alone where there is no thought."""
+        """Thought and answer with `joint` between them; the answer alone when there is no thought."""
         return f"{self.thought}{joint}{self.answer}" if self.thought else self.answer
 
 
 def question(observation: str, config: PromptConfig) -> str:
-    """The user's side of the prompt: the observation and what kind of answer is wanted."""
+    """The user's message: the observation and the instruction."""
     if config.observation == "compact":
         return observation + (THINK_MARK if config.thinking else "")
     return f"{observation}\n\n{INSTRUCTION[config.thinking]}"
@@ -98,9 +98,14 @@ def question(observation: str, config: PromptConfig) -> str:
 def messages(
     asked: str, config: PromptConfig, example: Example | None = None, *, system_role: bool = True
 ) -> list[Message]:
-    """The prompt as chat messages, for the tokenizer's own template; `asked` is the whole user's side.
+    """The prompt as chat messages for the tokenizer's own template.
 
-    Without a `system_role` in the template the system prompt stands before the first words of the user.
+    Args:
+        asked: The user's message, as `question` returns it.
+        config: The prompt settings.
+        example: An exchange to show before the question.
+        system_role: Whether the template takes a system message. If not, the system prompt goes before the user's
+            first words.
     """
     exchange = [{"role": "user", "content": asked}]
     if example is not None:
@@ -115,13 +120,15 @@ def messages(
 
 
 def plain_text(asked: str, config: PromptConfig, example: Example | None = None) -> str:
-    """The same as text for a base model. Raises `ValueError` for the template "chat", which has no fixed text."""
+    """The prompt as text for a base model. Raises `ValueError` for the template "chat", which has no fixed text."""
     if config.template not in PLAIN:
-        raise ValueError(f"template {config.template!r} has no plain text; use messages() and the tokenizer's template")
+        raise ValueError(
+            f"prompt.template {config.template!r} has no plain text; use messages() and the tokenizer's chat template"
+        )
     around, end = PLAIN[config.template]
     opening, joint = "" if config.system is None else SYSTEM[config.template].format(config.system), "\n"
     if config.template == "r1":
-        # Its answers always come after thoughts: an answer at once comes after empty ones.
+        # An answer always follows a thought here; an answer at once follows an empty one.
         opening, joint = opening or f"{R1_SYSTEM}\n", f"{CLOSE}\n"
         around += "" if config.thinking else f"\n\n{CLOSE}\n"
     if example is not None:

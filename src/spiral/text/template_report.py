@@ -1,4 +1,4 @@
-"""What a model's prompts look like and how its replies end, in words that a person can check before a run."""
+"""Describes a model's prompts and the ends of its replies, for `spiral check`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHER_QUESTION = "Which number is odd?"
 _ROLE = re.compile(
     r"\A[\s#\[<|]*(?:system|developer|user|human|instruction|assistant)\b[\]>|]*:?[ \t]*(?:\n|\Z)", re.IGNORECASE
 )
-"""The name of a role, as templates write it before its message."""
+"""The name of a role as templates write it before a message."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,31 +31,31 @@ class TemplateReport:
     """What a prompt template does with a question."""
 
     template: str
-    """`prompt.template`: "chat" for the model's own."""
+    """`prompt.template`; "chat" is the model's own."""
     beginning: tuple[str, ...]
-    """The tokens that begin every prompt, such as the beginning of the text."""
+    """The special tokens that begin every prompt."""
     ends: tuple[EndToken, ...]
-    """Every token that ends a reply, and why."""
+    """The tokens that end a reply, with the reason."""
     ignored_ends: tuple[str, ...]
-    """Declared ends of sequence that are ordinary tokens, and end nothing: defaults of configurations often are."""
+    """Declared ends of sequence that are ordinary tokens and do not end a reply, as defaults often are."""
     turn_end: str
-    """What the template puts after an answer; "" where it puts nothing there."""
+    """The text that the template writes after an answer; "" for none."""
     generation_prompt: str
-    """What stands between the question and the reply."""
+    """The text between the question and the reply."""
     system_role: bool
     """Whether the template takes a system message."""
     default_system: str
-    """The system prompt that the template puts in by itself; "" where there is none."""
+    """The system prompt that the template adds by itself; "" for none."""
     thinking: str
-    """The family of the thinking delimiters that the template spells; "" where it spells none."""
+    """The family of the thinking delimiters in the template; "" for none."""
     opens_thought: bool
     """Whether a reply begins inside a thought."""
     reads_enable_thinking: bool
-    """Whether `prompt.thinking` changes the prompt's frame."""
+    """Whether `prompt.thinking` changes the text around the question."""
     thinking_variables: tuple[str, ...]
-    """The variables of the template by which it does."""
+    """The template variables that turn thinking on and off."""
     question_survives: bool
-    """Whether the question stands in the prompt to the letter."""
+    """Whether the prompt holds the question unchanged."""
     game_prompt: str
     """The whole prompt for the first position of tic-tac-toe."""
     user_prompt: str
@@ -63,32 +63,32 @@ class TemplateReport:
     warnings: list[str]
 
     def lines(self) -> list[str]:
-        """The report for a terminal, without the prompts and warnings."""
+        """Lines for a terminal, without the prompts and warnings."""
         ends = ", ".join(f"{end.text!r} ({end.id}: {end.reason})" for end in self.ends) or "none"
         thought = self.thinking or "no delimiters of its own"
         ignored = f"; declared, but ordinary tokens: {', '.join(self.ignored_ends)}" if self.ignored_ends else ""
         asked = f", on request ({', '.join(self.thinking_variables)})" if self.thinking_variables else ""
-        own = "" if not self.default_system else f"; by itself it says {self.default_system!r}"
+        own = "" if not self.default_system else f"; by default it adds {self.default_system!r}"
         return [
             f"prompt.template: {self.template}; prompts begin with {' '.join(self.beginning) or 'no special token'}",
-            f"a reply ends at: {ends}{ignored}",
+            f"tokens that end a reply: {ends}{ignored}",
             f"after an answer: {self.turn_end!r}; before a reply: {self.generation_prompt!r}",
-            f"system message: {'yes' if self.system_role else 'no, a system prompt goes before the question'}{own}",
+            f"system message: {'yes' if self.system_role else 'no; a system prompt goes before the question'}{own}",
             f"thinking: {thought}{', opened by the prompt' if self.opens_thought else ''}{asked}",
-            f"the question stands in the prompt: {'to the letter' if self.question_survives else 'with other spacing'}",
+            f"the question in the prompt: {'unchanged' if self.question_survives else 'with other spacing'}",
         ]
 
 
 def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Collection[int] = ()) -> TemplateReport:
-    """Renders prompts with a tokenizer and says what its template does.
+    """Renders trial prompts with a tokenizer and reports what its template does.
 
     Args:
-        tokenizer: a Hugging Face tokenizer.
-        config: how games are put.
-        declared_ends: ids that the model's generation configuration lists as ends of sequence.
+        tokenizer: A Hugging Face tokenizer.
+        config: The prompt settings.
+        declared_ends: Ids that the model's generation configuration lists as ends of sequence.
 
     Raises:
-        ValueError: the template cannot be used, as `ChatCodec` says.
+        ValueError: `ChatCodec` refuses the tokenizer or its template.
     """
     codec = ChatCodec(tokenizer, config, declared_ends)
     chat = config.template == "chat"
@@ -104,7 +104,7 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
     game = load_game("tictactoe")
     observation = game.initial_state().observation(0, config.observation)
     game_prompt = codec.render(observation, game)
-    codec.encode(observation, game)  # refuses a tokenizer that does not hold it
+    codec.encode(observation, game)  # raises ValueError when the tokenizer loses part of the prompt
     report = TemplateReport(
         template=config.template,
         beginning=tuple(beginning),
@@ -129,36 +129,37 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
 
 
 def _warnings(report: TemplateReport, tokenizer: Any, ids: list[int], config: PromptConfig) -> list[str]:
-    """What is legal and probably not meant."""
+    """Warnings about what works but is probably not intended."""
     found = []
     if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
         found.append(f"prompts begin twice with {tokenizer.bos_token!r}")
     if not report.ends:
-        found.append("nothing says how a turn ends: every reply would go on to the end of its budget")
+        found.append("nothing says how a turn ends, so every reply would use its whole budget")
     known = any_of({*special_tokens(tokenizer).values(), *(end.text for end in report.ends)})
     if report.turn_end.strip() and known.search(report.turn_end) is None:
         found.append(
-            f"the template ends an answer with {report.turn_end.strip()!r}, which is no token of this tokenizer;"
+            f"the template ends an answer with {report.turn_end.strip()!r}, which is not a token of this tokenizer, so"
             " replies do not end there"
         )
     if report.default_system:
         found.append(
-            "the template puts in a system prompt of its own; prompt.system replaces it"
+            "the template adds a system prompt of its own; prompt.system replaces it"
             if report.system_role
-            else "the template puts in a system prompt of its own"
+            else "the template adds a system prompt of its own"
         )
     if (tag := unknown_family(report.thinking)) is not None:
         found.append(
-            f"the prompt ends with {tag.delimiters[0]!r}: a reply is taken for a thought up to"
-            f" {tag.delimiters[1]!r}, and has no answer before it"
+            f"the prompt ends with {tag.delimiters[0]!r}, so a reply counts as a thought up to {tag.delimiters[1]!r}"
         )
     if config.thinking and not report.opens_thought and _closes_thought(report.generation_prompt):
-        found.append("prompt.thinking is true, but the template closes the thought before it begins")
+        found.append("prompt.thinking is true, but the template closes the thought before the reply begins")
     if not report.question_survives:
         found.append("the template changes the spacing of the question")
     pieces = [] if report.template == "chat" else _missing_marks(report.template, tokenizer)
     if pieces:
-        found.append(f"{', '.join(pieces)} of prompt.template {report.template!r} are no tokens of this tokenizer")
+        found.append(
+            f"prompt.template {report.template!r} uses {', '.join(pieces)}, not a single token in this tokenizer"
+        )
     return found + tokenizer_warnings(tokenizer, report.game_prompt)
 
 
@@ -171,12 +172,12 @@ def _turn_end(tokenizer: Any) -> str:
 
 
 def _default_system(tokenizer: Any, before: str, other: str) -> str:
-    """What a template says before a question whatever it is, without tokens and the names of roles.
+    """The text that a template writes before every question, without tokens and names of roles.
 
     Args:
-        tokenizer: a Hugging Face tokenizer.
-        before: the prompt up to the end of `QUESTION`.
-        other: the prompt for `OTHER_QUESTION`.
+        tokenizer: A Hugging Face tokenizer.
+        before: The prompt up to the end of `QUESTION`.
+        other: The prompt for `OTHER_QUESTION`.
     """
     before = before.removesuffix(QUESTION[:-20])
     same = zip(before, other, strict=False)
@@ -187,26 +188,25 @@ def _default_system(tokenizer: Any, before: str, other: str) -> str:
 
 
 def _family(tokenizer: Any, prompt: str, unknown: str) -> str:
-    """The family that the prompt opens a thought of, or else whose delimiters template or tokenizer have."""
+    """The thinking family that the prompt opens, or else the one whose delimiters the template or tokenizer has."""
     opened = opened_family(prompt.rpartition(QUESTION[-20:])[2])
     if opened is not None or unknown:
         return opened.name if opened is not None else unknown
-    places = (str(tokenizer.chat_template or ""), tokenizer.get_vocab())
-    for place in places:
+    for texts in (str(tokenizer.chat_template or ""), tokenizer.get_vocab()):
         for family in FAMILIES:
-            if family.delimiters and all(text in place for text in family.delimiters[:2]):
+            if family.delimiters and all(text in texts for text in family.delimiters[:2]):
                 return family.name
     return ""
 
 
 def _closes_thought(generation_prompt: str) -> bool:
-    """Whether a thought ends where the reply begins."""
+    """Whether the prompt closes a thought directly before the reply."""
     head = split_reply(generation_prompt).head
     return bool(head) and not generation_prompt.removeprefix(head).strip() and opened_family(head[:-1]) is not None
 
 
 def _missing_marks(template: str, tokenizer: Any) -> list[str]:
-    """The marks of a plain template that a tokenizer spells in pieces."""
+    """The marks of a plain template that are not single tokens."""
     known = tokenizer.get_vocab()
     return sorted({mark for mark in re.findall(r"<\|[^|]+\|>", "".join(PLAIN[template])) if mark not in known})
 

@@ -1,14 +1,16 @@
-r"""What a reply thinks, and what it answers.
+r"""Splits a reply into thinking and answer.
 
-Reasoning models wrap their thoughts in delimiters, each family in its own (`FAMILIES`); the prompt of some opens the
-thought already. The answer is what follows the last thought, and a reply that breaks off inside a thought has none.
-Replies without delimiters think in plain sight: their answer begins with the last box. Nothing but the answer can hold
-an action.
+Reasoning models put their thoughts between delimiters, which differ by family (`FAMILIES`); some prompts already open
+the thought. The answer is the text after the last thought; a reply that breaks off inside a thought has none. A reply
+without delimiters thinks in the open, and its answer begins with its last box. Only the answer can hold an action.
 
-Inside a thought only its own closing delimiter counts, and the last one of a reply ends the thinking, as in the
-families' own parsers: a thought opened twice is closed once. Tags count in any case, with spaces and attributes. A
-closing delimiter without an opening one ends a thought that the prompt opened. Delimiters in quotes are only spoken of,
-and so is one in the midst of a sentence that comes after the answer's box and before no other.
+The rules follow the families' own parsers:
+
+- Inside a thought only its own closing delimiter counts. A thought that is opened twice is closed once.
+- The last closing delimiter of a reply ends the thinking. Without an opening one it ends a thought of the prompt.
+- Tags match in any case, with spaces and attributes.
+- A delimiter in quotes is a mention and does not count. Nor does one inside a sentence after the answer's box, when no
+  other box follows.
 """
 
 from __future__ import annotations
@@ -28,24 +30,25 @@ OPEN, CLOSE = "<think>", "</think>"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ThinkingFamily:
-    """How some models mark their thoughts."""
+    """How a family of models delimits its thoughts."""
 
     name: str
     source: str
-    """Models that do, or whose prompts ask for it."""
+    """Models that write these delimiters, or prompts that ask for them."""
     delimiters: tuple[str, ...]
-    """Where they are fixed texts: the opening and the closing one. Otherwise the tokens that they are made of."""
+    """The opening and the closing delimiter, or the tokens that they are made of when they are not fixed texts."""
     opening: str = ""
-    """A regular expression, where it is not the first of `delimiters`."""
+    """A regular expression for the opening delimiter; "" when it is the first of `delimiters`."""
     closing: str = ""
+    """The same for the closing delimiter, the second of `delimiters`."""
     words: tuple[str, ...] = ()
-    """One of these is in every text with a delimiter, where it need not be one of `delimiters`."""
+    """Every text with a delimiter contains one of these in lower case. Empty means `delimiters` itself."""
     ordered: bool = False
-    """Whether the closing delimiter also stands elsewhere: then it counts only inside of a thought."""
+    """Whether the closing delimiter counts only inside a thought, because it also occurs elsewhere."""
 
 
 def _tag(name: str, source: str, word: str = "", bars: str = "") -> ThinkingFamily:
-    """A family of `<word>` and `</word>`, in any case, with spaces and attributes; `bars` for `<|word|>`."""
+    """The family of `<word>` and `</word>` in any case, with spaces and attributes; with `bars`, `<|word|>`."""
     word = word or name
     bar, spelled = re.escape(bars), re.escape(word)
     closing = rf"<\s*/\s*{spelled}\s*>"
@@ -73,7 +76,7 @@ FAMILIES = (
     ),
     ThinkingFamily(
         name="harmony",
-        source="gpt-oss; all channels but `final` are thoughts",
+        source="gpt-oss; every channel except `final` is a thought",
         delimiters=("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>"),
         opening=r"(?:<\|start\|>assistant)?<\|channel\|>(?!\s*final\b)"
         r"(?:[\w.=: -]{0,80}(?:<\|constrain\|>\w{0,20})?\s*<\|message\|>)?",
@@ -82,7 +85,7 @@ FAMILIES = (
     ),
     ThinkingFamily(
         name="harmony, special tokens left out",
-        source="gpt-oss as servers without a reasoning parser give it",
+        source="gpt-oss behind servers without a reasoning parser",
         delimiters=(),
         words=("analysis", "assistantfinal"),
         opening=r"\Aanalysis(?=[A-Z])",
@@ -155,46 +158,46 @@ FAMILIES = (
         ordered=True,
     ),
 )
-"""One table for moves, answers, prompts and tokens."""
+"""The only list of thinking delimiters; moves, answers, prompts and tokens all use it."""
 _MARKS = frozenset(mark for family in FAMILIES for mark in [text[0] for text in family.delimiters] or family.words)
-"""One of these is in every text with any delimiter, in lower case; most replies have none."""
+"""Every text with a delimiter contains one of these in lower case; most replies contain none."""
 _WORDS = any_of(word for family in FAMILIES if family.delimiters for word in family.words)
 _MARK = re.compile(r"(?:<(?P<bar>\|?)(?P<word>[A-Za-z][\w:.-]*)(?P=bar)>|\[(?P<capitals>[A-Z][\w-]*)\])\s*\Z")
-"""A tag at the end of a prompt."""
+"""A tag at the end of a text."""
 _NO_THOUGHT = re.compile(
     r"assistant|model|ai|bot|gpt|chatbot|answer|response|output|final|solution|message|content|text|reply|result|user"
     r"|human|system|role|header|start|begin|end|bos|eos|sep|turn|inst|s|box"
 )
-"""Parts of the names of tags that begin a turn or an answer."""
+"""Parts of the names of tags that begin a turn or an answer, not a thought."""
 MESSAGE_END = "<|end|>"
-"""Harmony's end of a thought as well as of an answer; Phi ends its turns with it."""
+"""Ends a thought and an answer in harmony, and a turn in Phi."""
 TURN_START = "<|im_start|>"
-"""s1 begins its thought and its answer with it, as turns begin elsewhere."""
+"""Begins a thought and an answer in s1, and a turn in other models."""
 CHANNEL = "<|channel|>"
-"""Without this token a tokenizer's `<|end|>` and its like are none of harmony's."""
+"""Only in a tokenizer with this token do `<|end|>` and similar tokens belong to harmony."""
 QUOTES = ("``", '""', "''", "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}")
 _MID_SENTENCE = re.compile(r"(?:[\w,] |\()\Z")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thought:
-    """A reply in two parts: `head + answer` is the whole reply."""
+    """A reply in two parts; `head + answer` is the whole reply."""
 
     head: str
-    """All that comes before the answer, delimiters included."""
+    """The text before the answer, with delimiters."""
     answer: str
     closed: bool
-    """Whether an answer was reached, if only an empty one: the thinking is closed, or there are only boxes."""
+    """Whether the reply has an answer, possibly empty: its thinking is closed, or it has a box and no thought."""
     delimited: bool = dataclasses.field(default=False, compare=False)
-    """Whether delimiters tell thinking and answer apart."""
+    """Whether delimiters separate thinking and answer."""
     closing: str = dataclasses.field(default="", compare=False)
-    """The delimiter that ended the thinking, where there is one."""
+    """The delimiter that ended the thinking; "" for none."""
     family: ThinkingFamily | None = dataclasses.field(default=None, compare=False)
-    """That of the thought that the prompt opened."""
+    """The family of the thought that the prompt opened; None when it opened none."""
 
     @property
     def thinking(self) -> str:
-        """The head without delimiters."""
+        """`head` without delimiters."""
         kept, end = "", 0
         for found in _delimiters(self.head, self.family, quoted=True):
             kept, end = kept + self.head[end : found.start], found.end
@@ -210,21 +213,21 @@ class _Delimiter:
 
 
 def split_reply(reply: str, opened: str | bool = "") -> Thought:
-    """Tells thinking and answer apart.
+    """Splits a reply into thinking and answer.
 
     Args:
-        reply: what the model wrote.
-        opened: the opening delimiter that the prompt ends with, where it opens the thought already; True for `OPEN`.
+        reply: The model's text.
+        opened: The delimiter with which the prompt opens a thought, or "" when it opens none; True means `OPEN`.
     """
     given = OPEN if opened is True else opened or ""
     inside = family = opened_family(given) or unknown_family(given)
     delimited = inside is not None
-    last: _Delimiter | None = None  # the answer begins after it
+    last: _Delimiter | None = None  # the answer begins after this delimiter
     for found in _delimiters(reply, family):
         if inside is not None:
             if not found.opens and found.family is inside:
                 inside, last = None, found
-        elif not _spoken_of(reply, found, last):
+        elif not _is_mention(reply, found, last):
             inside, last = (found.family, last) if found.opens else (None, found)
             delimited = True
     if inside is not None:
@@ -239,7 +242,7 @@ def split_reply(reply: str, opened: str | bool = "") -> Thought:
 
 
 def opened_family(text: str) -> ThinkingFamily | None:
-    """The family of the thought that is open at the end of a text, such as that of a prompt."""
+    """The family of the thought that is open at the end of a text, such as a prompt; None when none is open."""
     inside: ThinkingFamily | None = None
     for found in _delimiters(text):
         if inside is None:
@@ -250,7 +253,7 @@ def opened_family(text: str) -> ThinkingFamily | None:
 
 
 def opened_delimiter(text: str) -> str:
-    """The opening delimiter of the thought that is open at the end of a text; "" where none is."""
+    """The opening delimiter of the thought that is open at the end of a text; "" when none is open."""
     family = opened_family(text)
     if family is None:
         return ""
@@ -259,12 +262,13 @@ def opened_delimiter(text: str) -> str:
 
 
 def unknown_opening(prompt_end: str, conversation: str, known: Container[str]) -> str:
-    """A tag that opens a reply and that no family has; "" where there is none.
+    """A tag at the end of the prompt that opens a thought but belongs to no family; "" when there is none.
 
     Args:
-        prompt_end: what the prompt says after the question.
-        conversation: a whole conversation with an answer in it: what stands there is no thought's.
-        known: where a closing tag is looked for, since tokens such as `<|word|>` usually begin turns.
+        prompt_end: The prompt after the question.
+        conversation: A conversation with an answer. A tag that occurs in it does not open a thought.
+        known: Tokens of the tokenizer. A tag such as `<|word|>`, which usually begins a turn, counts only if its
+            closing tag is one of them.
     """
     found = _MARK.search(prompt_end)
     if found is None:
@@ -279,7 +283,7 @@ def unknown_opening(prompt_end: str, conversation: str, known: Container[str]) -
 
 @functools.lru_cache(maxsize=64)
 def unknown_family(opened: str) -> ThinkingFamily | None:
-    """A family for a tag of `unknown_opening`."""
+    """A family made for a tag that `unknown_opening` found; None for other texts."""
     if _MARK.fullmatch(opened.strip()) is None:
         return None
     mark, closings = opened.strip(), _closings(opened.strip())
@@ -288,7 +292,7 @@ def unknown_family(opened: str) -> ThinkingFamily | None:
 
 
 def _closings(mark: str) -> tuple[str, ...]:
-    """What may close a tag."""
+    """Texts that may close the tag `mark`."""
     inner = mark[1:-1].strip("|")
     if mark[0] == "[":
         return (f"[/{inner}]",)
@@ -298,7 +302,7 @@ def _closings(mark: str) -> tuple[str, ...]:
 
 
 def thinking_tokens(tokenizer: Any) -> frozenset[str]:
-    """The tokens of a tokenizer that belong to delimiters of thoughts, so that they are part of a reply's text."""
+    """The added tokens of a tokenizer that are part of thinking delimiters, and so of the text of a reply."""
     known = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     needed = {"harmony": CHANNEL, "solar": "<|think|>"}
     spelled = [text for text in known if _WORDS.search(text.lower()) is not None]
@@ -311,20 +315,20 @@ def thinking_tokens(tokenizer: Any) -> frozenset[str]:
 
 
 def delimiter_texts() -> frozenset[str]:
-    """All fixed texts that open or close a thought in some family, those of harmony's parts included."""
+    """The fixed delimiters of all families, including the parts of harmony's."""
     return frozenset(text for family in FAMILIES for text in family.delimiters)
 
 
 def delimiter_pattern() -> str:
-    """A regular expression for all that opens or closes a thought in some family and is no ordinary sentence."""
+    """A regular expression for the delimiters of all families, except those that are ordinary sentences."""
     tags = [f"{family.opening}|{family.closing}" for family in FAMILIES if family.opening.startswith("(?i:")]
     return "|".join([any_of(delimiter_texts()).pattern, *tags])
 
 
 def count_thinking_tokens(token_ids: Sequence[int], thought: Thought, decode: Callable[[Sequence[int]], str]) -> int:
-    """How many of a reply's T tokens come before its answer; the token in which the thinking ends is one of them.
+    """Number of a reply's T tokens before its answer, including the token in which the thinking ends.
 
-    The shortest prefix of tokens that spells the whole head, found by bisection: `decode` is called log2 T times.
+    Finds the shortest prefix of tokens that decodes to the whole head by bisection, with log2 T calls of `decode`.
     """
     if not thought.closed:
         return len(token_ids)
@@ -336,14 +340,14 @@ def count_thinking_tokens(token_ids: Sequence[int], thought: Thought, decode: Ca
 
 @functools.cache
 def _pattern(family: ThinkingFamily) -> re.Pattern[str]:
-    """Both delimiters of a family; the opening one is a group."""
+    """A pattern for both delimiters of a family; the opening one is a named group."""
     opening = family.opening or re.escape(family.delimiters[0])
     closing = family.closing or re.escape(family.delimiters[1])
     return re.compile(f"(?P<opening>{opening})|{closing}")
 
 
 def _delimiters(text: str, opened: ThinkingFamily | None = None, *, quoted: bool = False) -> list[_Delimiter]:
-    """The delimiters of a text in order, `opened`'s among them, without those in quotes unless they are asked for."""
+    """The delimiters in a text, in order, also those of the family `opened`; with `quoted`, also those in quotes."""
     lowered = text.lower()
     if not any(mark in lowered for mark in _MARKS):
         return []
@@ -359,22 +363,22 @@ def _delimiters(text: str, opened: ThinkingFamily | None = None, *, quoted: bool
 
 
 def _quoted(text: str, start: int, end: int) -> bool:
-    """Whether quotes stand around a delimiter that is only spoken of: "close it with `</think>`"."""
+    """Whether a delimiter stands in quotes and is only a mention: "close it with `</think>`"."""
     before = text[max(0, start - 2) : start - 1] if start else ""
     quotes = text[start - 1 : start] + text[end : end + 1] if start else ""
     return quotes in QUOTES and not (before.isalnum() or before in tuple(".,;:!?)"))
 
 
-def _spoken_of(reply: str, found: _Delimiter, last: _Delimiter | None) -> bool:
-    r"""Whether a delimiter outside of a thought is part of a sentence about it: "\boxed{4}, without <think> tags".
+def _is_mention(reply: str, found: _Delimiter, last: _Delimiter | None) -> bool:
+    r"""Whether a delimiter outside a thought is only mentioned in a sentence: "\boxed{4}, without <think> tags".
 
-    Only after a box that stands in plain sight and where no other box follows; a closing one only after a thought that
-    was closed, since otherwise it may end one that the prompt opened.
+    A mention comes after a box outside all thoughts and before no other box. A closing delimiter is a mention only
+    after a closed thought, since otherwise it may end a thought that the prompt opened.
     """
     if found.family.ordered:
         return not found.opens
     if last is None and not found.opens:
         return False
-    seen = reply[0 if last is None else last.end : found.start]
-    in_sentence = _MID_SENTENCE.search(seen[-2:]) is not None
-    return in_sentence and last_box(seen) is not None and last_box(reply[found.end :]) is None
+    before = reply[0 if last is None else last.end : found.start]
+    in_sentence = _MID_SENTENCE.search(before[-2:]) is not None
+    return in_sentence and last_box(before) is not None and last_box(reply[found.end :]) is None

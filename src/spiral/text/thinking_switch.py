@@ -1,7 +1,7 @@
-"""Which variable of a chat template asks for thoughts or forbids them, and what to set it to.
+"""Finds the variable of a chat template that turns thinking on and off, and its values.
 
-Qwen3 and GLM read `enable_thinking`, DeepSeek and Kimi `thinking`, others `thinking_mode` or a budget; some think
-unless told otherwise, others only when told. What a variable does is seen by rendering a question with it.
+Qwen3 and GLM read `enable_thinking`, DeepSeek and Kimi `thinking`, others `thinking_mode` or a budget. Some models
+think by default and some do not. The effect of a variable is found by rendering a question with each value.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 
 import jinja2
 
-from spiral.text.chat_template import render_chat
-from spiral.text.template_limits import parse_template
+from spiral.text.chat_template import parse_template, render_chat
 from spiral.text.thinking import opened_delimiter
 
 USUAL = "enable_thinking"
@@ -28,9 +27,9 @@ _ASKED = "What is 7c30d1?"
 
 
 def thinking_options(tokenizer: Any, *, thinking: bool) -> dict[str, Any]:
-    """What to render the tokenizer's chat template with, so that it asks for thoughts or for none.
+    """Template variables that ask the model to think, or to answer at once.
 
-    `enable_thinking` always; another variable where it changes the prompt and `enable_thinking` does not.
+    Always sets `enable_thinking`. Sets another variable when it changes the prompt and `enable_thinking` does not.
     """
     options: dict[str, Any] = {USUAL: thinking}
     for name, (on, off) in _switches(tokenizer).items():
@@ -41,14 +40,14 @@ def thinking_options(tokenizer: Any, *, thinking: bool) -> dict[str, Any]:
 
 
 def thinking_variables(tokenizer: Any) -> tuple[str, ...]:
-    """The variables that change a prompt between thoughts and none."""
+    """Names of the template variables that turn thinking on and off."""
     if _render(tokenizer, {USUAL: True}) != _render(tokenizer, {USUAL: False}):
         return (USUAL,)
     return tuple(_switches(tokenizer))
 
 
 def _switches(tokenizer: Any) -> dict[str, tuple[Any, Any]]:
-    """The values of every variable that ask for thoughts and for none."""
+    """For each variable that works, the values that turn thinking on and off."""
     values = _values(str(tokenizer.get_chat_template()))
     if not values or _render(tokenizer, {USUAL: True}) != _render(tokenizer, {USUAL: False}):
         return {}
@@ -62,38 +61,38 @@ def _switches(tokenizer: Any) -> dict[str, tuple[Any, Any]]:
             for on in on_values
             if rendered[id(on)] != rendered[id(off)] and None not in (rendered[id(on)], rendered[id(off)])
         ]
-        # The pair that turns thoughts on and off is best; one that turns nothing round may still ask in words.
+        # Prefer values that open a thought and open none. Others may still ask for thinking in words.
         gains = [_opens(rendered[id(on)]) - _opens(rendered[id(off)]) for on, off in pairs]
         if 1 in gains or 0 in gains:
             found[name] = pairs[gains.index(1 if 1 in gains else 0)]
-        elif turned := [(off, on) for on, off in pairs if on is not _UNSET]:
-            found[name] = turned[0]
+        elif reversed_pairs := [(off, on) for on, off in pairs if on is not _UNSET]:
+            found[name] = reversed_pairs[0]
     return found
 
 
 @functools.lru_cache(maxsize=64)
 def _values(template: str) -> dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """Values that may turn thoughts on and off, for every variable but the usual one whose name speaks of them."""
+    """Candidate values for on and off, for each variable of the template whose name mentions thinking."""
     try:
         parsed = parse_template(template)
     except jinja2.TemplateError:
-        return {}  # rendering says what is wrong
+        return {}  # rendering reports the syntax error
     names = {node.name for node in parsed.find_all(jinja2.nodes.Name) if _VARIABLE.search(node.name)}
     found: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
     for name in sorted(names - {USUAL}):
-        said = [
+        literals = [
             const.value
             for compared in parsed.find_all(jinja2.nodes.Compare)
             if any(node.name == name for node in compared.find_all(jinja2.nodes.Name))
             for const in compared.find_all(jinja2.nodes.Const)
             if isinstance(const.value, str)
         ]
-        on: list[Any] = [text for text in said if not _OFF.fullmatch(text)]
-        off: list[Any] = [text for text in said if _OFF.fullmatch(text)]
+        on: list[Any] = [text for text in literals if not _OFF.fullmatch(text)]
+        off: list[Any] = [text for text in literals if _OFF.fullmatch(text)]
         if "budget" in name:
             on, off = [], [*off, 0]
         elif "effort" in name or "level" in name:
-            on = []  # how much is the template's own default
+            on = []  # the amount of thinking stays the template's own default
         elif _NEGATIVE.match(name):
             on, off = [False, *off], [True, *on]
         else:

@@ -1,8 +1,9 @@
-"""Which tokens end a reply, and why: what a model, its tokenizer and its chat template say.
+"""Finds the tokens that end a reply, from the model, its tokenizer and its chat template.
 
-A turn ends with the tokenizer's end of sequence, with the ends that `generation_config.json` declares, with what the
-chat template puts after an answer, and, where it puts nothing there (GLM), with what begins the next turn. Never with
-a token that belongs inside a reply: thinking tags, channels, the beginning of a text, ordinary words.
+A turn ends with the tokenizer's end of sequence, with the ends that `generation_config.json` declares, and with the
+token that the chat template writes after an answer. A template that writes nothing there (GLM) ends a turn with the
+token that begins the next one. Tokens that belong inside a reply never end it: thinking tags, channels, the beginning
+of a text, ordinary words.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from spiral.text.thinking import MESSAGE_END, thinking_tokens
 from spiral.text.tokens import any_of, special_tokens, template_tags
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
-"""How our plain templates and base models end a turn; no chat template of theirs need say so."""
+"""Ends of turns in our plain templates and in base models, whose chat templates may not mention them."""
 ASKED, SAID, ASKED_AGAIN = "7c30d1", "5e1f7a", "b8a2f4"
-"""What no template has around messages."""
+"""Contents of trial messages; no template writes such words itself."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,11 @@ class EndToken:
 
 
 def end_tokens(tokenizer: Any, declared: Collection[int] = ()) -> tuple[EndToken, ...]:
-    """The tokens that end a reply, in order of their ids; none where nothing says how a turn ends.
+    """The tokens that end a reply, in order of their ids; empty when nothing says how a turn ends.
 
     Args:
-        tokenizer: a Hugging Face tokenizer.
-        declared: the ids that the model's `generation_config.json` or `config.json` lists as ends of sequence.
+        tokenizer: A Hugging Face tokenizer.
+        declared: The ids that the model's `generation_config.json` or `config.json` lists as ends of sequence.
     """
     known = tokenizer.get_vocab()
     reasons: dict[int, str] = {}
@@ -49,16 +50,16 @@ def end_tokens(tokenizer: Any, declared: Collection[int] = ()) -> tuple[EndToken
     for text in TURN_ENDS:
         if text in known:
             reasons.setdefault(known[text], "a usual end of a turn")
-    if not reasons:  # what also ends thoughts is better than nothing
+    if not reasons:  # a token that also ends thoughts is better than none
         reasons |= _template_ends(tokenizer, closes_thoughts=True)
     texts = {id_: text for text, id_ in known.items()}
     return tuple(EndToken(id=id_, text=texts.get(id_, ""), reason=reasons[id_]) for id_ in sorted(reasons))
 
 
 def ignored_ends(tokenizer: Any, declared: Collection[int]) -> tuple[int, ...]:
-    """Declared ends that are none: thinking tags, ordinary words, and ids that the tokenizer does not have.
+    """Declared ends that do not end a reply: thinking tags, ordinary words, and ids that the tokenizer lacks.
 
-    A configuration's defaults (`eos_token_id` 2) often name whatever word has that id in another tokenizer.
+    The default of a configuration (`eos_token_id` 2) is often an ordinary word in the model's tokenizer.
     """
     ends = {token: id_ for id_, token in special_tokens(tokenizer).items()}
     inner = _inner_tokens(tokenizer)
@@ -71,14 +72,15 @@ def ignored_ends(tokenizer: Any, declared: Collection[int]) -> tuple[int, ...]:
 
 
 def stop_token_ids(tokenizer: Any, declared: Collection[int] = ()) -> frozenset[int]:
-    """The ids of `end_tokens`; empty where nothing says how a turn ends."""
+    """The ids of `end_tokens`; empty when nothing says how a turn ends."""
     return frozenset(end.id for end in end_tokens(tokenizer, declared))
 
 
 def _template_ends(tokenizer: Any, *, closes_thoughts: bool = False) -> dict[int, str]:
-    """Ids by what the chat template says of them; empty where there is no template, or it refuses such an exchange.
+    """Ids of the ends of turns in the chat template, with the reason.
 
-    A token that also closes thoughts is none of them unless `closes_thoughts`.
+    Empty when there is no template or it refuses the trial exchange. Tokens that also close thoughts count only with
+    `closes_thoughts`.
     """
     if not tokenizer.chat_template:
         return {}
@@ -99,7 +101,7 @@ def _template_ends(tokenizer: Any, *, closes_thoughts: bool = False) -> dict[int
     between = following.partition(ASKED_AGAIN)[0]
     header = len(common_end(first, between))
     opened = re.match(rf"\s*({any_of(special).pattern})", between)
-    # Where something else ends the last answer, this is the end of another kind of message.
+    # When another token ends the last answer, a token here ends another kind of message.
     if found is None and opened is not None and opened[1] not in inner:
         begins_turn = opened.end() > len(between) - header
         more = any_of(special).search(between, opened.end()) is not None
@@ -115,7 +117,7 @@ def _template_ends(tokenizer: Any, *, closes_thoughts: bool = False) -> dict[int
 
 
 def _inner_tokens(tokenizer: Any) -> frozenset[str]:
-    """Tokens that occur inside replies or before all of a conversation."""
+    """Tokens that occur inside replies or at the beginning of a conversation."""
     beginning = {tokenizer.bos_token} - {tokenizer.eos_token, None}
     return thinking_tokens(tokenizer) | beginning
 
