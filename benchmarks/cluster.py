@@ -53,7 +53,7 @@ def measure(recipe: Recipe) -> tuple[list[tuple[float, Metrics, int]], Metrics]:
         run = assemble(recipe, Path(directory) / "run")
         try:
             clock = PhaseClock()
-            train(recipe.run, recipe.credit, run.baselines, run.collector, run.learner, run.publish, clock)
+            train(recipe.run, recipe.credit, run.estimator, run.collector, run.learner, run.publish, clock)
             return clock.steps[WARMUP:], run.metrics()
         finally:
             run.close()

@@ -35,6 +35,7 @@ from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
 from spiral.rollout.loop import Match, play
 from spiral.text import ChatCodec, PromptConfig
+from spiral.training.advantages import advantages_by_turn
 from spiral.training.batch import Batch, make_batch, samples_from_episodes
 from spiral.training.learner import Learner
 from spiral.training.logprobs import CHUNK_ELEMENTS, score_tokens
@@ -86,7 +87,8 @@ def played_batch(loaded: LanguageModel, directory: str, games: int, budget: int)
         for seed in range(games)
     ]
     episodes = play(matches)
-    samples, _ = samples_from_episodes(episodes, [(1.0, -1.0)] * games, drop_zero_advantage=False)
+    advantages = [advantages_by_turn(episode, {0: 1.0, 1: -1.0}) for episode in episodes]
+    samples, _ = samples_from_episodes(episodes, advantages, drop_zero_advantage=False)
     return make_batch(samples)
 
 

@@ -35,7 +35,7 @@ from spiral.policies.registry import model_config
 from spiral.runs.recipe import Recipe, load_recipe
 from spiral.text import ChatCodec
 from spiral.text.turn_ends import stop_token_ids
-from spiral.training.advantages import RoleBaselines
+from spiral.training.advantages import load_estimator
 from spiral.training.loop import train
 
 
@@ -90,12 +90,12 @@ def row_of(recipe: Recipe, seconds: float) -> dict[str, float]:
                 last_step=recipe.run.steps,
             ) as collector:  # fmt: skip
                 collector.receive_weights(learner.publish())
-                baselines = RoleBaselines(recipe.credit.decay)
+                estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
 
                 def publish() -> None:
                     collector.receive_weights(learner.publish())
 
-                train(recipe.run, recipe.credit, baselines, collector, learner, publish, clock)
+                train(recipe.run, recipe.credit, estimator, collector, learner, publish, clock)
         finally:
             learner.close()
     steps = clock.steps[WARMUP:]

@@ -29,7 +29,7 @@ from spiral.games import load_game
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import Match
 from spiral.rollout.loop import play as play_games
-from spiral.training.advantages import RoleBaselines, role_conditioned_advantages
+from spiral.training.advantages import RAE
 from spiral.training.batch import make_batch, samples_from_episodes
 
 MATRIX_RATE = 414e9
@@ -181,7 +181,7 @@ def driver_checks(games: int = 60, repeats: int = 5) -> list[Check]:
         played = pickle.loads(pickle.dumps(pickle.loads(answer)))
         faults = [check_episode(each, match, 1000, range(1)) for each, match in zip(played, matches, strict=True)]
         handled = time.process_time()
-        advantages = role_conditioned_advantages(played, RoleBaselines(decay=0.95))
+        advantages = RAE()(played)
         samples, _ = samples_from_episodes(played, advantages, drop_zero_advantage=False)
         make_batch(samples)
         episode_metrics(played, {})

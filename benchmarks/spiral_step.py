@@ -14,6 +14,7 @@ from benchmarks.sides import Step, parser, recipe_of, step_of, write_report
 from spiral.core.metrics import Metrics
 from spiral.core.records import Episode
 from spiral.launch import assemble
+from spiral.training.advantages import PlainReturns
 from spiral.training.batch import samples_from_episodes
 from spiral.training.loop import train
 
@@ -28,7 +29,7 @@ class StepClock:
     def record(self, step: int, metrics: Metrics, episodes: Sequence[Episode]) -> None:
         """Closes a step; counting its tokens belongs to no step."""
         seconds = time.perf_counter() - self._start
-        samples, _ = samples_from_episodes(episodes, [(1.0, 1.0)] * len(episodes), drop_zero_advantage=False)
+        samples, _ = samples_from_episodes(episodes, PlainReturns()(episodes), drop_zero_advantage=False)
         self.steps.append(step_of(seconds, metrics["time/collect_s"], len(episodes), samples))
         self._start = time.perf_counter()
 
@@ -40,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         run = assemble(recipe, Path(directory) / "run")
         clock = StepClock()
-        train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, run.learner, run.publish, clock)
+        train(run.recipe.run, run.recipe.credit, run.estimator, run.collector, run.learner, run.publish, clock)
     write_report(arguments.out, clock.steps, arguments.warmup)
 
 

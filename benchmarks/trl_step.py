@@ -35,7 +35,7 @@ from spiral.rollout.collector import SelfPlay
 from spiral.runs.recipe import Recipe
 from spiral.text import ChatCodec
 from spiral.text.turn_ends import stop_token_ids
-from spiral.training.advantages import RoleBaselines, load_estimator
+from spiral.training.advantages import load_estimator
 from spiral.training.batch import samples_from_episodes
 
 
@@ -84,7 +84,7 @@ class SelfPlayTrainer(GRPOTrainer):  # type: ignore[misc]
         self.policy = LockStepPolicy(self, codec, recipe, int(model.config.max_position_embeddings))
         self.selfplay = SelfPlay(self.policy, recipe.selfplay, recipe.run.seed)
         self.recipe = recipe
-        self.baselines = RoleBaselines(recipe.credit.decay)
+        self.estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
         self.played: list[tuple[float, float, list[Sample]]] = []
         """Of every step: when it began, the seconds it played, and its samples."""
         self.updated = 0.0
@@ -110,7 +110,7 @@ class SelfPlayTrainer(GRPOTrainer):  # type: ignore[misc]
         begin = time.perf_counter()
         episodes = self.selfplay.collect(len(self.played) + 1)
         seconds = time.perf_counter() - begin
-        advantages = load_estimator(self.recipe.credit.estimator)(episodes, self.baselines)
+        advantages = self.estimator(episodes)
         samples, _ = samples_from_episodes(episodes, advantages, drop_zero_advantage=False)
         samples = samples[: len(samples) - len(samples) % self.args.steps_per_generation]
         self.played.append((begin, seconds, samples))

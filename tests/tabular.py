@@ -15,7 +15,7 @@ from spiral.games import load_game
 from spiral.policies import TurnReply
 from spiral.rollout.loop import Match, play
 from spiral.theory import exploitability, information_states, policy_from_table
-from spiral.training.advantages import RoleBaselines, role_conditioned_advantages
+from spiral.training.advantages import RAE
 from spiral.training.batch import make_batch, samples_from_episodes
 from spiral.training.logprobs import TokenScores
 from spiral.training.loss import LossConfig, loss
@@ -82,12 +82,12 @@ def table_exploitability(logits_RX):
     return exploitability(KUHN, policy_from_table(table))
 
 
-def train_table(config: LossConfig, *, steps, episodes, learning_rate, seed, estimate=role_conditioned_advantages):
+def train_table(config: LossConfig, *, steps, episodes, learning_rate, seed, estimator=None):
     """Self-play from the uniform policy; returns the exploitability before the first step and after every one."""
     logits = torch.zeros(len(NAMES), 2, requires_grad=True)
     reference = logits.detach().clone()
     optimizer = torch.optim.SGD([logits], lr=learning_rate)
-    baselines = RoleBaselines()
+    estimator = estimator or RAE()
     measured = [table_exploitability(logits)]
     for step in range(1, steps + 1):
         every = config.reference_refresh_steps
@@ -104,7 +104,7 @@ def train_table(config: LossConfig, *, steps, episodes, learning_rate, seed, est
             for index in range(episodes)
         ]
         played = play(matches, in_flight=episodes)
-        samples, _ = samples_from_episodes(played, estimate(played, baselines), drop_zero_advantage=True)
+        samples, _ = samples_from_episodes(played, estimator(played), drop_zero_advantage=True)
         batch = make_batch(samples)
         scores = table_scores(logits, reference, batch)
         behaviour = batch.behaviour_logprobs_A

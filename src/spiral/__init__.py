@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spiral.rollout.loop import Match, play
     from spiral.text import parse_action
     from spiral.theory import best_response, expected_returns, exploitability, minimax_value, nash_conv
+    from spiral.training.advantages import RAE
 
     __version__: str
 
@@ -35,10 +36,12 @@ _HOMES = {
     "spiral.rollout.loop": ("Match", "play"),
     "spiral.text": ("parse_action",),
     "spiral.theory": ("best_response", "expected_returns", "exploitability", "minimax_value", "nash_conv"),
+    "spiral.training.advantages": ("RAE",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "RAE",
     "Match",
     "TrainResult",
     "__version__",

@@ -32,7 +32,7 @@ from spiral.runs.directory import RunDirectory, RunRecorder, lasting_settings, r
 from spiral.runs.local import assemble_local
 from spiral.runs.lock import hold_run, run_held
 from spiral.runs.recipe import Recipe, validate_recipe
-from spiral.training.advantages import RoleBaselines
+from spiral.training.advantages import Estimator
 from spiral.training.checkpoint import STATE, checkpoint_state
 from spiral.training.loop import Collector, Updater, train
 
@@ -47,7 +47,7 @@ class Run(Protocol):
 
     recipe: Recipe
     directory: RunDirectory
-    baselines: RoleBaselines
+    estimator: Estimator
 
     @property
     def learner(self) -> Updater:
@@ -272,7 +272,7 @@ def _train(run: Run, show: Show) -> None:
         try:
             with _spared_from_collection():
                 learner = WatchedLearner(run.learner, run.recipe)
-                train(run.recipe.run, run.recipe.credit, run.baselines, run.collector, learner, run.publish, recorder)
+                train(run.recipe.run, run.recipe.credit, run.estimator, run.collector, learner, run.publish, recorder)
         except (UserCodeError, NotPlayedError):
             recorder.keep(run.learner.version)
             raise

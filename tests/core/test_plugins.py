@@ -63,3 +63,19 @@ def test_a_module_that_ends_the_process_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match="cannot be imported: SystemExit: 3"):
         plugins.resolve("rewards", "leaving_module:reward", BUILTIN)
+
+
+def _width(values: list[float], *, width: int, depth: int = 1) -> None:
+    """A function with one argument and two options."""
+
+
+def test_options_are_those_of_the_signature() -> None:
+    plugins.check_options("mine:width", _width, {"width": 3}, positional=1)
+    plugins.check_options("builtins:dict", dict, {"anything": 3})
+    plugins.check_options("mine:any", lambda **options: None, {"anything": 3})
+    with pytest.raises(ValueError, match="'mine:width' has no option 'widht'; did you mean 'width'"):
+        plugins.check_options("mine:width", _width, {"widht": 3}, positional=1)
+    with pytest.raises(ValueError, match="'mine:width' has no option 'values'; its options: width, depth"):
+        plugins.check_options("mine:width", _width, {"values": 3}, positional=1)
+    with pytest.raises(ValueError, match="'mine:width' needs the option 'width'"):
+        plugins.check_options("mine:width", _width, {"depth": 3}, positional=1)

@@ -13,9 +13,9 @@ from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import Match, play
 from spiral.runs.directory import read_metrics
 from spiral.text import ChatCodec
-from spiral.training.advantages import RoleBaselines, load_estimator
+from spiral.training.advantages import load_estimator
 from tests.broken_game import Broken
-from tests.made_up import new_episode
+from tests.made_up import new_episode, new_turn
 
 
 def play_one(fault, opponent=None):
@@ -105,24 +105,25 @@ ESTIMATORS = {
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_an_estimator_that_fails_is_named_and_leaves_the_baselines(name):
-    baselines = RoleBaselines()
-    baselines.update("tictactoe", 1, -1.0)
-    before = baselines.state_dict()
+    estimator = load_estimator(f"tests.broken_game:{name}")
+    estimator.load_state_dict({"decay": 0.95, "values": [["tictactoe", 1, -0.05]]})
+    before = estimator.state_dict()
     with pytest.raises(UserCodeError) as caught:
-        load_estimator(f"tests.broken_game:{name}")([new_episode((1.0, -1.0))] * 2, baselines)
+        estimator([new_episode((1.0, -1.0))] * 2)
     assert str(caught.value).startswith(f"the advantage estimator 'tests.broken_game:{name}' ")
     assert ESTIMATORS[name] in str(caught.value)
-    assert baselines.state_dict() == before
+    assert estimator.state_dict() == before
 
 
 def test_an_estimators_numbers_become_floats():
-    assert load_estimator("tests.broken_game:halves")([new_episode((1.0, -1.0))], RoleBaselines()) == [(1.0, 0.5)]
+    (advantages,) = load_estimator("tests.broken_game:halves")([new_episode((1.0, -1.0), [new_turn(0), new_turn(1)])])
+    assert advantages.tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("tests.broken_game:RETURNS", "expected a function"),
+        ("tests.broken_game:RETURNS", "expected a class or function"),
         ("tests.broken_game:missing", "cannot be imported"),
         ("unittest.__main__:x", "cannot be imported: SystemExit"),
     ],

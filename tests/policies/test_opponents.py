@@ -22,7 +22,7 @@ from spiral.rollout.loop import SelfPlayConfig, play
 from spiral.runs.display import Watched, not_played, player_table
 from spiral.runs.recipe import load_recipe
 from spiral.runs.summary import collapsed_players
-from spiral.training.advantages import RoleBaselines, batch_mean_advantages, plain_returns, role_conditioned_advantages
+from spiral.training.advantages import RAE, BatchMean, PlainReturns
 from spiral.training.batch import samples_from_episodes
 from spiral.training.loop import _check_played
 
@@ -100,9 +100,7 @@ def test_the_policy_alone_plays_what_it_played_without_opponents():
 
 def test_nothing_is_learned_of_an_opponent_s_turns():
     episodes = SelfPlay(coin(), MIXED, 3).collect(1)
-    samples, dropped = samples_from_episodes(
-        episodes, role_conditioned_advantages(episodes, RoleBaselines()), drop_zero_advantage=False
-    )
+    samples, dropped = samples_from_episodes(episodes, RAE()(episodes), drop_zero_advantage=False)
     own = [turn for e in episodes for turn in e.turns if e.seats[turn.player].policy == "coin"]
     assert (len(samples), dropped) == (len(own), 0)
     others = [turn for e in episodes for turn in e.turns if e.seats[turn.player].policy != "coin"]
@@ -111,30 +109,33 @@ def test_nothing_is_learned_of_an_opponent_s_turns():
 
 
 def test_each_opponent_has_baselines_of_its_own_and_only_for_the_seat_that_learns():
-    baselines = RoleBaselines(decay=0.5)
+    rae = RAE(decay=0.5)
     games = [
-        new_episode((1.0, -1.0)),
-        against((1.0, -1.0), 0),
-        against((-1.0, 1.0), 0),
-        against((1.0, -1.0), 1),
-        against((0.0, 0.0), 1, "minimax"),
+        dataclasses.replace(game, turns=(new_turn(0), new_turn(1)))
+        for game in (
+            new_episode((1.0, -1.0)),
+            against((1.0, -1.0), 0),
+            against((-1.0, 1.0), 0),
+            against((1.0, -1.0), 1),
+            against((0.0, 0.0), 1, "minimax"),
+        )
     ]
-    assert role_conditioned_advantages(games, baselines) == [
+    assert [tuple(values) for values in rae(games)] == [
         (1.0, -1.0),
         (1.0, 0.0),
         (-1.5, 0.0),
         (0.0, -1.0),
         (0.0, 0.0),
     ]
-    assert baselines.value("tictactoe", 0) == 0.5
-    assert baselines.value("tictactoe against random", 0) == -0.25
-    assert baselines.value("tictactoe against random", 1) == -0.5
-    assert baselines.value("tictactoe against minimax", 0) == 0.0
-    restored = RoleBaselines()
-    restored.load_state_dict(baselines.state_dict())
-    assert restored.value("tictactoe against random", 0) == -0.25
-    assert batch_mean_advantages(games, RoleBaselines())[1:4] == [(1.0, 0.0), (-1.0, 0.0), (0.0, 0.0)]
-    assert plain_returns(games, RoleBaselines())[:3] == [(1.0, -1.0), (1.0, 0.0), (-1.0, 0.0)]
+    assert rae.baseline("tictactoe", 0) == 0.5
+    assert rae.baseline("tictactoe against random", 0) == -0.25
+    assert rae.baseline("tictactoe against random", 1) == -0.5
+    assert rae.baseline("tictactoe against minimax", 0) == 0.0
+    restored = RAE()
+    restored.load_state_dict(rae.state_dict())
+    assert restored.baseline("tictactoe against random", 0) == -0.25
+    assert [tuple(values) for values in BatchMean()(games)[1:4]] == [(1.0, 0.0), (-1.0, 0.0), (0.0, 0.0)]
+    assert [tuple(values) for values in PlainReturns()(games)[:3]] == [(1.0, -1.0), (1.0, 0.0), (-1.0, 0.0)]
 
 
 def test_metrics_keep_opponents_apart_and_count_the_policy_only():

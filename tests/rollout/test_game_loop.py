@@ -4,6 +4,7 @@ import dataclasses
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from flip import Flip
@@ -16,7 +17,7 @@ from spiral.inference.transformers import TransformersPolicy
 from spiral.policies import SamplingConfig, ScriptedPolicy, TurnReply, scripted_policy
 from spiral.rollout.loop import Match, play, play_as_completed
 from spiral.text import ChatCodec, PromptConfig
-from spiral.training.advantages import ESTIMATORS, RoleBaselines
+from spiral.training.advantages import ESTIMATORS, load_estimator
 from spiral.training.batch import samples_from_episodes
 from turns import GAMES
 
@@ -243,13 +244,14 @@ def test_nothing_is_learned_from_a_game_that_was_not_played():
     turns = [dataclasses.replace(turn, generation=generation, prompt_ids=prompt) for turn in episode.turns]
     missing = dataclasses.replace(episode, turns=tuple(turns))
     real = new_episode((1.0, -1.0), [new_turn(0), new_turn(1)])
-    for estimate in ESTIMATORS.values():
-        alone, mixed = RoleBaselines(), RoleBaselines()
-        (expected,) = estimate([real], alone)
-        assert estimate([missing, real, missing], mixed) == [(0.0, 0.0), expected, (0.0, 0.0)]
+    zero = [0.0] * len(turns)
+    for name in ESTIMATORS:
+        alone, mixed = load_estimator(name), load_estimator(name)
+        (expected,) = alone([real])
+        assert [list(values) for values in mixed([missing, real, missing])] == [zero, list(expected), zero]
         assert mixed.state_dict() == alone.state_dict()
-        assert estimate([missing], RoleBaselines()) == [(0.0, 0.0)]
-    advantages = [(0.5, 0.5), (1.0, -1.0), (0.0, 0.0)]
+        assert [list(values) for values in load_estimator(name)([missing])] == [zero]
+    advantages = [np.full(len(turns), 0.5), np.array([1.0, -1.0]), np.array(zero)]
     samples, dropped = samples_from_episodes([missing, real, missing], advantages, drop_zero_advantage=True)
     assert ([sample.advantage for sample in samples], dropped) == ([1.0, -1.0], 0)
     assert episode_metrics([missing, real, missing], {}) == {**episode_metrics([real], {}), "rollout/not_played": 2.0}

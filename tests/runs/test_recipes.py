@@ -86,7 +86,7 @@ def test_the_papers_settings(name):
     assert (recipe.learner.epochs, recipe.learner.minibatches, recipe.learner.warmup_steps) == (2, 1, 0)
     assert recipe.sampling.model_dump() == {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4096}
     assert (recipe.loss.kl_coefficient, recipe.loss.entropy_bonus) == (0, 0)
-    assert (recipe.credit.estimator, recipe.credit.decay, recipe.credit.drop_zero_advantage) == ("rae", 0.95, True)
+    assert (recipe.credit.estimator, recipe.credit.options, recipe.credit.drop_zero_advantage) == ("rae", {}, True)
     assert (recipe.evaluation.every, recipe.evaluation.temperature, recipe.evaluation.top_p) == (16, 0.6, 0.95)
     assert recipe.selfplay.reward == "returns"
     turns = check_plan(recipe, model_config(recipe.model.path)).budget.turns
@@ -122,7 +122,7 @@ def test_what_differs_from_the_paper_is_said(name):
         "evaluation.top_p": "top-p 0.95",
     }
     same = ("learner.warmup_steps", "loss.kind", "loss.kl_coefficient", "loss.importance_cap", "loss.entropy_bonus")
-    same += ("learner.final_learning_rate_share", "sampling.top_p", "credit.estimator", "credit.decay")
+    same += ("learner.final_learning_rate_share", "sampling.top_p", "credit.estimator", "credit.options")
     same += ("credit.drop_zero_advantage", "selfplay.reward", "selfplay.max_turns")
     for setting in (*words, *same):
         section, _, key = setting.partition(".")

@@ -1,46 +1,75 @@
-"""Advantages by hand: the baseline is read before it moves, and each game and seat has its own."""
+"""Advantages by hand: the baseline is read before it moves, and each game and player has its own."""
 
 import json
 import sys
 import types
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from made_up import new_episode
+import spiral
+from made_up import new_episode, new_turn
+from spiral.games.failures import UserCodeError
 from spiral.training.advantages import (
+    RAE,
+    BatchMean,
+    CreditConfig,
+    PlainReturns,
     RoleBaselines,
-    batch_mean_advantages,
     load_estimator,
-    plain_returns,
-    role_conditioned_advantages,
 )
 
 
 def episodes(*returns, game="tictactoe"):
-    return [new_episode(pair, game=game) for pair in returns]
+    """Episodes of one turn for each player."""
+    return [new_episode(pair, [new_turn(0), new_turn(1)], game=game) for pair in returns]
+
+
+def values(advantages):
+    return [tuple(array) for array in advantages]
 
 
 def test_four_episodes_by_hand():
-    baselines = RoleBaselines(decay=0.95)
+    rae = RAE(decay=0.95)
     played = episodes((1.0, -1.0), (1.0, -1.0), (0.0, 0.0), (-1.5, 0.5))
-    advantages = role_conditioned_advantages(played, baselines)
-    # Seat 0: b is 0, then 0.05, then 0.0975, then 0.092625; seat 1 mirrors it until the illegal move.
-    assert advantages == [
+    # Player 0: b is 0, then 0.05, then 0.0975, then 0.092625; player 1 mirrors it until the illegal move.
+    assert values(rae(played)) == [
         pytest.approx((1.0, -1.0), abs=1e-12),
         pytest.approx((0.95, -0.95), abs=1e-12),
         pytest.approx((-0.0975, 0.0975), abs=1e-12),
         pytest.approx((-1.592625, 0.592625), abs=1e-12),
     ]
-    assert baselines.value("tictactoe", 0) == pytest.approx(0.95 * 0.092625 - 0.05 * 1.5, abs=1e-12)
-    assert baselines.value("tictactoe", 1) == pytest.approx(-0.95 * 0.092625 + 0.05 * 0.5, abs=1e-12)
+    assert rae.baseline("tictactoe", 0) == pytest.approx(0.95 * 0.092625 - 0.05 * 1.5, abs=1e-12)
+    assert rae.baseline("tictactoe", 1) == pytest.approx(-0.95 * 0.092625 + 0.05 * 0.5, abs=1e-12)
+
+
+def test_rae_is_at_the_front_door():
+    assert spiral.RAE is RAE
+    (advantages,) = spiral.RAE()(episodes((1.0, -1.0)))
+    assert advantages.tolist() == [1.0, -1.0]
 
 
 def test_reading_before_updating_makes_the_first_advantage_the_return():
     # Updating first would scale every advantage by the decay.
-    advantages = role_conditioned_advantages(episodes((2.0, -2.0)), RoleBaselines(decay=0.5))
-    assert advantages == [(2.0, -2.0)]
+    assert values(RAE(decay=0.5)(episodes((2.0, -2.0)))) == [(2.0, -2.0)]
+
+
+def test_every_turn_has_the_advantage_of_its_player():
+    turns = [new_turn(ply % 2) for ply in range(3)]
+    (advantages,) = RAE()([new_episode((1.0, -0.5), turns)])
+    assert advantages.dtype == np.float64
+    assert advantages.tolist() == [1.0, -0.5, 1.0]
+    assert [array.shape for array in RAE()([new_episode((1.0, -1.0))])] == [(0,)]
+
+
+def test_turns_of_a_player_that_does_not_learn_have_none():
+    turns = [new_turn(0), new_turn(1)]
+    rae = RAE()
+    assert values(rae([new_episode((1.0, -1.0), turns, trainable=(False, True))])) == [(0.0, -1.0)]
+    assert rae.baseline("tictactoe against a", 0) == 0.0
+    assert rae.baseline("tictactoe against a", 1) == pytest.approx(-0.05)
 
 
 @given(
@@ -48,56 +77,52 @@ def test_reading_before_updating_makes_the_first_advantage_the_return():
     decay=st.floats(0, 0.99),
 )
 def test_the_baseline_is_the_discounted_sum_of_past_returns(returns, decay):
-    baselines = RoleBaselines(decay=decay)
-    advantages = role_conditioned_advantages(episodes(*((value, -value) for value in returns)), baselines)
+    advantages = RAE(decay=decay)(episodes(*((value, -value) for value in returns)))
     for index, (first, second) in enumerate(advantages):
         past = sum((1 - decay) * decay ** (index - 1 - age) * returns[age] for age in range(index))
         assert first == pytest.approx(returns[index] - past, abs=1e-9)
         assert second == pytest.approx(-first, abs=1e-9)
 
 
-def test_games_and_seats_do_not_share_a_baseline():
-    baselines = RoleBaselines(decay=0.5)
+def test_games_and_players_do_not_share_a_baseline():
+    rae = RAE(decay=0.5)
     mixed = [
-        new_episode((1.0, -1.0), game="tictactoe"),
-        new_episode((2.0, -2.0), game="kuhn_poker"),
-        new_episode((1.0, -1.0), game="tictactoe"),
-        new_episode((1.0, -1.0), game="kuhn_poker(hands=5)"),
+        *episodes((1.0, -1.0)),
+        *episodes((2.0, -2.0), game="kuhn_poker"),
+        *episodes((1.0, -1.0)),
+        *episodes((1.0, -1.0), game="kuhn_poker(hands=5)"),
     ]
-    assert role_conditioned_advantages(mixed, baselines) == [(1.0, -1.0), (2.0, -2.0), (0.5, -0.5), (1.0, -1.0)]
-    assert baselines.value("tictactoe", 0) == 0.75
-    assert baselines.value("tictactoe", 1) == -0.75
-    assert baselines.value("kuhn_poker", 0) == 1.0
-    assert baselines.value("connect_four", 0) == 0.0
+    assert values(rae(mixed)) == [(1.0, -1.0), (2.0, -2.0), (0.5, -0.5), (1.0, -1.0)]
+    assert rae.baseline("tictactoe", 0) == 0.75
+    assert rae.baseline("tictactoe", 1) == -0.75
+    assert rae.baseline("kuhn_poker", 0) == 1.0
+    assert rae.baseline("connect_four", 0) == 0.0
 
 
 def test_splitting_a_batch_changes_nothing():
     played = episodes((1.0, -1.0), (0.0, 0.0), (-1.0, 1.0), (0.5, -1.5))
-    whole, parts = RoleBaselines(), RoleBaselines()
-    together = role_conditioned_advantages(played, whole)
-    apart = [pair for episode in played for pair in role_conditioned_advantages([episode], parts)]
-    assert together == apart
+    whole, parts = RAE(), RAE()
+    assert values(whole(played)) == [pair for episode in played for pair in values(parts([episode]))]
     assert whole.state_dict() == parts.state_dict()
 
 
-@pytest.mark.parametrize("decay", [-0.1, 1.0, 2, float("nan")])
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2, float("nan"), "much"])
 def test_an_impossible_decay_is_refused(decay):
     with pytest.raises(ValueError, match="expected a number with 0 <= decay < 1"):
-        RoleBaselines(decay=decay)
+        RAE(decay=decay)
 
 
 def test_state_survives_json():
-    baselines = RoleBaselines(decay=0.9)
-    role_conditioned_advantages(episodes((1.0, -1.0), (0.3, -0.3)), baselines)
-    role_conditioned_advantages(episodes((1.0, 0.5), game="kuhn_poker"), baselines)
-    other = RoleBaselines()
-    other.update("leduc_poker", 0, 1.0)
-    other.load_state_dict(json.loads(json.dumps(baselines.state_dict())))
-    assert other.state_dict() == baselines.state_dict()
-    assert other.decay == 0.9
-    assert other.value("leduc_poker", 0) == 0.0
-    after = role_conditioned_advantages(episodes((1.0, -1.0)), other)
-    assert after == role_conditioned_advantages(episodes((1.0, -1.0)), baselines)
+    rae = RAE(decay=0.9)
+    rae(episodes((1.0, -1.0), (0.3, -0.3)))
+    rae(episodes((1.0, 0.5), game="kuhn_poker"))
+    other = RAE()
+    other(episodes((1.0, -1.0), game="leduc_poker"))
+    other.load_state_dict(json.loads(json.dumps(rae.state_dict())))
+    assert other.state_dict() == rae.state_dict()
+    assert other.state_dict()["decay"] == 0.9
+    assert other.baseline("leduc_poker", 0) == 0.0
+    assert values(other(episodes((1.0, -1.0)))) == values(rae(episodes((1.0, -1.0))))
 
 
 @pytest.mark.parametrize(
@@ -114,57 +139,183 @@ def test_state_survives_json():
     ],
 )
 def test_a_damaged_state_is_refused_and_changes_nothing(damaged):
-    baselines = RoleBaselines(decay=0.5)
-    baselines.update("tictactoe", 0, 1.0)
+    rae = RAE(decay=0.5)
+    rae(episodes((1.0, 0.0)))
     with pytest.raises(ValueError, match="as the state of the baselines; expected"):
-        baselines.load_state_dict(damaged)
-    assert baselines.state_dict() == {"decay": 0.5, "values": [["tictactoe", 0, 0.5]]}
+        rae.load_state_dict(damaged)
+    assert rae.state_dict() == {"decay": 0.5, "values": [["tictactoe", 0, 0.5], ["tictactoe", 1, 0.0]]}
 
 
-def test_batch_mean_is_per_game_and_seat():
-    baselines = RoleBaselines(decay=0.5)
+def test_batch_mean_is_per_game_and_player():
     played = [*episodes((1.0, -1.0), (0.0, 0.0)), *episodes((2.0, -2.0), game="kuhn_poker")]
-    assert batch_mean_advantages(played, baselines) == [(0.5, -0.5), (-0.5, 0.5), (0.0, 0.0)]
-    assert baselines.value("tictactoe", 0) == 0.25
-    assert baselines.value("kuhn_poker", 1) == -1.0
+    assert values(BatchMean()(played)) == [(0.5, -0.5), (-0.5, 0.5), (0.0, 0.0)]
 
 
 def test_plain_returns_have_no_baseline():
-    baselines = RoleBaselines(decay=0.5)
-    assert plain_returns(episodes((1.0, -1.0), (1.0, -1.0)), baselines) == [(1.0, -1.0), (1.0, -1.0)]
-    assert baselines.value("tictactoe", 0) == 0.75
+    assert values(PlainReturns()(episodes((1.0, -1.0), (1.0, -1.0)))) == [(1.0, -1.0), (1.0, -1.0)]
 
 
-def test_estimators_by_name():
-    assert load_estimator("rae") is role_conditioned_advantages
-    assert load_estimator("batch_mean") is batch_mean_advantages
-    assert load_estimator("returns") is plain_returns
-    assert load_estimator("spiral.training.advantages:plain_returns").args == (
-        "spiral.training.advantages:plain_returns",
-        plain_returns,
-    )
+def test_built_in_estimators_by_name():
+    played = episodes((1.0, -1.0), (0.5, -1.0))
+    for name, estimator in (("rae", RAE()), ("batch_mean", BatchMean()), ("returns", PlainReturns())):
+        assert values(load_estimator(name)(played)) == values(estimator(played))
+    assert load_estimator("rae", {"decay": 0.5}).state_dict()["decay"] == 0.5
+    assert load_estimator("spiral.training.advantages:RAE", {"decay": 0.5}).baseline("tictactoe", 0) == 0.0
+    assert load_estimator("returns").baseline("tictactoe", 0) is None
+    assert load_estimator("returns").state_dict() == {}
 
 
-def test_an_estimator_of_ones_own(monkeypatch):
-    module = types.ModuleType("my_credit")
-    module.half = lambda episodes, baselines: [(0.5, 0.5) for _ in episodes]
-    monkeypatch.setitem(sys.modules, "my_credit", module)
-    assert load_estimator("my_credit:half")(episodes((1.0, -1.0)), RoleBaselines()) == [(0.5, 0.5)]
+class Scaled:
+    """Scales the return by an option, and counts its episodes."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+        self.seen: dict[str, int] = {}
+
+    def __call__(self, episodes):
+        for episode in episodes:
+            self.seen[episode.game] = self.seen.get(episode.game, 0) + 1
+        if self.factor < 0:
+            raise ArithmeticError("negative")
+        return [[self.factor * episode.returns[turn.player] for turn in episode.turns] for episode in episodes]
+
+    def state_dict(self):
+        return self.seen
+
+    def load_state_dict(self, state):
+        self.seen = dict(state)
+
+
+def clipped(episodes, *, bound=0.5):
+    return [np.clip([e.returns[turn.player] for turn in e.turns], -bound, bound) for e in episodes]
+
+
+def pairs(episodes, baselines):
+    baselines.update("tictactoe", 0, 1.0)
+    return [(0.5, -0.5) for _ in episodes]
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    """A module of a user's own."""
+    module = types.ModuleType("mine")
+    module.Scaled, module.clipped, module.pairs = Scaled, clipped, pairs
+    monkeypatch.setitem(sys.modules, "mine", module)
+    return module
+
+
+def test_a_class_of_ones_own_with_options_and_state(mine):
+    estimator = load_estimator("mine:Scaled", {"factor": 3.0})
+    assert values(estimator(episodes((1.0, -1.0)))) == [(3.0, -3.0)]
+    assert estimator.state_dict() == {"tictactoe": 1}
+    other = load_estimator("mine:Scaled")
+    other.restore({"step": 1, "estimator": estimator.state_dict()})
+    other(episodes((1.0, -1.0)))
+    assert other.state_dict() == {"tictactoe": 2}
+    assert estimator.state_dict() == {"tictactoe": 1}
+
+
+def test_a_failed_call_leaves_the_state(mine):
+    estimator = load_estimator("mine:Scaled", {"factor": -1.0})
+    with pytest.raises(UserCodeError, match=r"the advantage estimator 'mine:Scaled' failed: ArithmeticError: negative"):
+        estimator(episodes((1.0, -1.0)))
+    assert estimator.state_dict() == {}
+
+
+def test_a_function_of_ones_own_with_options(mine):
+    assert values(load_estimator("mine:clipped")(episodes((1.0, -0.25)))) == [(0.5, -0.25)]
+    assert values(load_estimator("mine:clipped", {"bound": 0.75})(episodes((1.0, -0.25)))) == [(0.75, -0.25)]
+
+
+def test_a_function_of_pairs_and_baselines_still_loads(mine):
+    estimator = load_estimator("mine:pairs")
+    turns = [new_turn(0), new_turn(1), new_turn(0)]
+    assert values(estimator([new_episode((1.0, -1.0), turns)])) == [(0.5, -0.5, 0.5)]
+    assert estimator.baseline("tictactoe", 0) == pytest.approx(0.05)
+    restored = load_estimator("mine:pairs")
+    restored.restore({"baselines": estimator.state_dict()})
+    assert restored.state_dict() == estimator.state_dict()
+    assert load_estimator("mine:pairs", {"decay": 0.5}).state_dict()["decay"] == 0.5
+
+
+def test_checkpoints_of_earlier_versions_hold_the_baselines():
+    baselines = RoleBaselines(decay=0.9)
+    baselines.update("tictactoe", 0, 1.0)
+    estimator = load_estimator("rae")
+    estimator.restore({"baselines": baselines.state_dict()})
+    assert estimator.baseline("tictactoe", 0) == pytest.approx(0.1)
+    load_estimator("batch_mean").restore({"baselines": baselines.state_dict()})
+
+
+def test_an_entry_point(mine, monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    point = EntryPoint(name="scaled", value="mine:Scaled", group="spiral.advantages")
+    monkeypatch.setattr("spiral.core.plugins.entry_points", lambda group: [point] if group == point.group else [])
+    assert values(load_estimator("scaled", {"factor": 2.0})(episodes((1.0, -1.0)))) == [(2.0, -2.0)]
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("given", "message"),
     [
-        ("gae", "expected one of rae, batch_mean, returns, or 'module:function'"),
-        ("no_such_module:f", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
-        ("spiral.training.advantages:nothing", "cannot be imported: .*has no attribute 'nothing'"),
-        ("spiral.training.advantages:", "cannot be imported"),
-        (":plain_returns", "cannot be imported"),
-        (".credit:plain_returns", "cannot be imported"),
-        ("spiral.training.advantages:SEED", "cannot be imported"),
+        ([[1.0]], r"gave advantages of shape \[1\] to an episode of tictactoe \(seed 0\); expected \[2\], one a turn"),
+        ([[1.0, None]], "gave .* expected a number for each of 2 turns|the advantage nan"),
+        ([[1.0, float("inf")]], "gave player 1 of an episode of tictactoe .* the advantage inf"),
+        ([[1.0, 2e9]], r"expected a number within 1e\+09 of zero"),
+        ([], "gave advantages for 0 episodes instead of 1"),
+        (None, "failed: TypeError"),
     ],
 )
-def test_estimators_that_do_not_exist(name, message):
+def test_what_an_estimator_may_not_return(given, message, mine):
+    mine.wrong = lambda episodes: given
+    with pytest.raises(UserCodeError, match=message) as caught:
+        load_estimator("mine:wrong")(episodes((1.0, -1.0)))
+    assert str(caught.value).startswith("the advantage estimator 'mine:wrong' ")
+
+
+def test_a_state_that_json_cannot_hold_is_named(mine, monkeypatch):
+    estimator = load_estimator("mine:Scaled")
+    monkeypatch.setattr(Scaled, "state_dict", lambda self: {"seen": np.zeros(2)})
+    with pytest.raises(UserCodeError, match="the state of the advantage estimator 'mine:Scaled' cannot be saved: Type"):
+        estimator.state_dict()
+    monkeypatch.delattr(Scaled, "load_state_dict")
+    with pytest.raises(ValueError, match="has one of state_dict and load_state_dict"):
+        load_estimator("mine:Scaled")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("gae", {}, "there is no 'gae' among the advantages"),
+        ("no_such_module:f", {}, "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("spiral.training.advantages:nothing", {}, "cannot be imported: .*has no attribute 'nothing'"),
+        ("spiral.training.advantages:", {}, "cannot be imported"),
+        (":plain_returns", {}, "cannot be imported"),
+        (".credit:plain_returns", {}, "cannot be imported"),
+        ("spiral.training.advantages:SEED", {}, "cannot be imported"),
+        ("rae", {"dekay": 0.9}, "'rae' has no option 'dekay'; did you mean 'decay'?"),
+        ("rae", {"decay": 2.0}, "got decay 2.0; expected a number with 0 <= decay < 1"),
+        ("returns", {"decay": 0.9}, "'returns' has no option 'decay'; it has none"),
+        ("mine:clipped", {"limit": 1.0}, "'mine:clipped' has no option 'limit'; its options: bound"),
+        ("mine:pairs", {"limit": 1.0}, "'mine:pairs' has no option 'limit'; it has none"),
+    ],
+)
+def test_estimators_and_options_that_do_not_exist(name, options, message, mine):
     with pytest.raises(ValueError, match=message) as error:
-        load_estimator(name)
+        load_estimator(name, options)
     assert repr(name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ({}, {}),
+        ({"decay": 0.9}, {"decay": 0.9}),
+        ({"estimator": "rae", "decay": 0.9, "options": {"decay": 0.5}}, {"decay": 0.9}),
+        ({"estimator": "batch_mean", "decay": 0.9}, {}),
+        ({"estimator": "mine:pairs", "decay": 0.95}, {}),
+        ({"estimator": "mine:pairs", "decay": 0.9}, {"decay": 0.9}),
+    ],
+)
+def test_the_decay_of_earlier_recipes_is_an_option(values, options):
+    assert CreditConfig.model_validate(values).options == options

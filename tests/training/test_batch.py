@@ -26,7 +26,7 @@ def sample(prompt, reply, advantage=1.0):
 def test_a_turn_becomes_a_sample_untouched():
     turns = [new_turn(0, (5, 6, 7), (8, 9), (-0.25, -0.5), version=4), new_turn(1, (5,), (2,), (-1.0,), version=4)]
     samples, dropped = samples_from_episodes(
-        [new_episode((1.0, -1.0), turns)], [(0.75, -0.5)], drop_zero_advantage=True
+        [new_episode((1.0, -1.0), turns)], [np.array([0.75, -0.5])], drop_zero_advantage=True
     )
     assert dropped == 0
     first, second = samples
@@ -38,10 +38,13 @@ def test_a_turn_becomes_a_sample_untouched():
     assert second.token_ids.tolist() == [5, 2]
 
 
-def test_every_turn_of_a_seat_gets_that_seats_advantage():
+def test_every_turn_gets_its_own_advantage():
     turns = [new_turn(ply % 2) for ply in range(5)]
-    samples, _ = samples_from_episodes([new_episode((1.0, -1.0), turns)], [(0.9, -0.9)], drop_zero_advantage=False)
-    assert [one.advantage for one in samples] == [0.9, -0.9, 0.9, -0.9, 0.9]
+    advantages = [0.9, -0.9, 0.5, 0.0, 0.1]
+    samples, _ = samples_from_episodes(
+        [new_episode((1.0, -1.0), turns)], [np.array(advantages)], drop_zero_advantage=False
+    )
+    assert [one.advantage for one in samples] == advantages
 
 
 def test_only_what_a_trainable_seat_sampled_is_trained():
@@ -55,7 +58,7 @@ def test_only_what_a_trainable_seat_sampled_is_trained():
         ((False, False), []),
     ):
         episode = new_episode((1.0, -1.0), turns, trainable=trainable)
-        samples, dropped = samples_from_episodes([episode], [(1.0, -1.0)], drop_zero_advantage=True)
+        samples, dropped = samples_from_episodes([episode], [np.ones(len(turns))], drop_zero_advantage=True)
         assert [one.player for one in samples] == players
         assert dropped == 0
 
@@ -63,7 +66,7 @@ def test_only_what_a_trainable_seat_sampled_is_trained():
 def test_samples_without_advantage_are_dropped_and_counted():
     turns = [new_turn(0), new_turn(1), new_turn(0)]
     episodes = [new_episode((1.0, -1.0), turns), new_episode((0.0, 0.0), turns), new_episode((1.0, 0.0), turns)]
-    advantages = [(0.0, -1.0), (0.0, 0.0), (1e-9, 0.0)]
+    advantages = [np.array(values) for values in ([0.0, -1.0, 0.0], [0.0, 0.0, 0.0], [1e-9, 0.0, 1e-9])]
     samples, dropped = samples_from_episodes(episodes, advantages, drop_zero_advantage=True)
     assert [one.advantage for one in samples] == [-1.0, 1e-9, 1e-9]
     assert dropped == 6
@@ -74,6 +77,8 @@ def test_samples_without_advantage_are_dropped_and_counted():
 def test_advantages_must_match_the_episodes():
     with pytest.raises(ValueError, match="zip"):
         samples_from_episodes([new_episode((1.0, -1.0), [new_turn(0)])], [], drop_zero_advantage=True)
+    with pytest.raises(ValueError, match="zip"):
+        samples_from_episodes([new_episode((1.0, -1.0), [new_turn(0)])], [np.ones(2)], drop_zero_advantage=True)
 
 
 def test_offsets_by_hand():

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -47,6 +48,38 @@ def resolve(kind: str, name: str, builtin: Mapping[str, T]) -> T:
         f"there is no {name!r} among the {kind}{hint} Known {kind}: {', '.join(builtin)}{packages};"
         " or give 'module:attribute' for one of your own"
     )
+
+
+def check_options(
+    name: str, found: Callable[..., object], options: Mapping[str, object], *, positional: int = 0
+) -> None:
+    """Refuse options that a class or function does not have, and the lack of those that it needs.
+
+    Args:
+        name: What the recipe calls it.
+        found: The class or function, which takes the options as keyword arguments.
+        options: The options in the recipe.
+        positional: The number of arguments that come before the options.
+
+    Raises:
+        ValueError: An option is unknown or missing.
+    """
+    try:
+        parameters = list(inspect.signature(found).parameters.values())[positional:]
+    except ValueError:  # written in C, without a signature
+        return
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = {parameter.name: parameter for parameter in parameters if parameter.kind in by_name}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    unknown = [] if takes_any else [option for option in options if option not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        listed = f"its options: {', '.join(known)}" if known else "it has none"
+        hint = f"did you mean {near[0]!r}?" if near else listed
+        raise ValueError(f"{name!r} has no option {unknown[0]!r}; {hint}")
+    missing = [option for option in known if known[option].default is inspect.Parameter.empty and option not in options]
+    if missing:
+        raise ValueError(f"{name!r} needs the option {missing[0]!r}")
 
 
 def names(kind: str, builtin: Mapping[str, object]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
 from spiral.runs.evaluation import evaluate_run, sample_game
 from spiral.runs.recipe import Recipe
-from spiral.training.advantages import RoleBaselines
+from spiral.training.advantages import Estimator, load_estimator
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -42,7 +42,7 @@ class ClusterRun:
 
     recipe: Recipe
     directory: RunDirectory
-    baselines: RoleBaselines
+    estimator: Estimator
     learner: ClusterLearner
     collector: ClusterCollector
     resources: contextlib.ExitStack
@@ -56,7 +56,7 @@ class ClusterRun:
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`."""
-        state = {"step": step, "baselines": self.baselines.state_dict(), "recipe": lasting_settings(self.recipe)}
+        state = {"step": step, "estimator": self.estimator.state_dict(), "recipe": lasting_settings(self.recipe)}
         claim = self.directory.lock.claim if self.directory.lock else None
         self.learner.save(self.directory.checkpoints.absolute(), state, self.recipe.run.keep_checkpoints, claim)
 
@@ -144,15 +144,15 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 meanwhile=learner.wait,
             )
         )
-        baselines = RoleBaselines(recipe.credit.decay)
+        estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
         if checkpoint is not None:
-            baselines.load_state_dict(learner.state["baselines"])
+            estimator.restore(learner.state)
         collector.receive_weights(learner.publish())
         check_engine(recipe, collector, learner)
         run = ClusterRun(
             recipe=recipe,
             directory=RunDirectory(path),
-            baselines=baselines,
+            estimator=estimator,
             learner=learner,
             collector=collector,
             resources=contextlib.ExitStack(),

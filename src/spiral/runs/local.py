@@ -24,7 +24,7 @@ from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
 from spiral.runs.evaluation import evaluate_run, sample_game
 from spiral.runs.recipe import Recipe
-from spiral.training.advantages import RoleBaselines
+from spiral.training.advantages import Estimator, load_estimator
 from spiral.training.checkpoint import load_checkpoint, save_checkpoint
 from spiral.training.learner import Learner
 
@@ -38,7 +38,7 @@ class LocalRun:
     language_model: LanguageModel
     policy: LanguagePolicy
     learner: Learner
-    baselines: RoleBaselines
+    estimator: Estimator
     collector: SelfPlay
     opponents: Opponents
     """Those whom the policy plays against and is measured against."""
@@ -54,7 +54,7 @@ class LocalRun:
             learner=self.learner,
             tokenizer=self.language_model.tokenizer,
             prompt=self.recipe.prompt,
-            state={"step": step, "baselines": self.baselines.state_dict(), "recipe": lasting_settings(self.recipe)},
+            state={"step": step, "estimator": self.estimator.state_dict(), "recipe": lasting_settings(self.recipe)},
             keep=self.recipe.run.keep_checkpoints,
             check=self.directory.check,
         )
@@ -119,10 +119,10 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         if check is not None:
             check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
             check.keep()
-    baselines = RoleBaselines(recipe.credit.decay)
+    estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, learner)
-        baselines.load_state_dict(state["baselines"])
+        estimator.restore(state)
         policy.load_weights(learner.weights(), learner.version)
     opponents = Opponents(recipe.model.device)
     return LocalRun(
@@ -131,7 +131,7 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         language_model=loaded,
         policy=policy,
         learner=learner,
-        baselines=baselines,
+        estimator=estimator,
         collector=SelfPlay(policy, recipe.selfplay, recipe.run.seed, seat=opponents, sleep=recipe.engine.sleep),
         opponents=opponents,
     )

@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import Field, ValidationError
 
+from spiral.core.plugins import resolve
 from spiral.core.settings import MAX_SHOWN, Section, shortened, shown
 from spiral.evaluation.reasoning.settings import BenchmarkConfig
 from spiral.evaluation.reasoning.tasks import load_task
@@ -32,7 +33,7 @@ from spiral.rollout.loop import MIRROR, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.hardware import HardwareConfig
 from spiral.text import PromptConfig
-from spiral.training.advantages import CreditConfig, load_estimator
+from spiral.training.advantages import ESTIMATORS, CreditConfig, load_estimator
 from spiral.training.loop import RunConfig
 from spiral.training.settings import LearnerConfig, LoraConfig, LossConfig
 
@@ -184,7 +185,7 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
             load_task(task)
         except ValueError as error:
             raise ValueError(f"{source}: benchmark.tasks: {error}") from error
-    _check_estimator(recipe.credit.estimator, source)
+    _check_estimator(recipe.credit, source)
     return recipe.model_copy(update={"engine": resolved(recipe.engine)})
 
 
@@ -291,12 +292,15 @@ def _check_limits(name: str, workers: int) -> None:
         )
 
 
-def _check_estimator(name: str, source: str) -> None:
-    """Raises `ValueError` for an estimator that cannot be imported or called."""
+def _check_estimator(credit: CreditConfig, source: str) -> None:
+    """Raises `ValueError` for an estimator that cannot be imported, or that does not take its options."""
+    setting = "credit.estimator"
     try:
-        load_estimator(name)
+        resolve("advantages", credit.estimator, ESTIMATORS)
+        setting = "credit.options"
+        load_estimator(credit.estimator, credit.options)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {setting}: {error}") from error
 
 
 def _check_evaluation(config: EvaluationConfig, source: str) -> None:
@@ -337,11 +341,7 @@ def _set(values: dict[str, Any], override: str) -> str:
 
 def _parsed(name: str, text: str) -> object:
     """The value of a setting on the command line: TOML, `NAME=VALUE, ...` for a table, or plain text."""
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        parsed = {}
-    value: object = parsed["value"] if list(parsed) == ["value"] else text
+    value = _parsed_alone(text)
     if not isinstance(value, str):
         return value
     kind = _table_of(name)
@@ -355,6 +355,15 @@ def _parsed(name: str, text: str) -> object:
     return value if kind is None or not value else _table(name, value, kind)
 
 
+def _parsed_alone(text: str) -> object:
+    """A TOML value, or the text itself where it is not TOML."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        parsed = {}
+    return parsed["value"] if list(parsed) == ["value"] else text
+
+
 def _table_of(name: str) -> type | None:
     """The type of the values of a setting that is a table; None for any other setting."""
     section, _, field = name.partition(".")
@@ -365,7 +374,7 @@ def _table_of(name: str) -> type | None:
 
 
 def _table(name: str, text: str, kind: type) -> dict[str, object]:
-    """`mirror=3, runs/r1@15=1` as a table. Without a value, a weight is 1 and a text is empty."""
+    """`mirror=3, runs/r1@15=1` as a table. Without a value, a weight is 1, a text empty and an option true."""
     table: dict[str, object] = {}
     for item in _ITEM.findall(text):
         key, equals, value = item.rpartition("=") if _VALUE.search(item) else (item, "", "")
@@ -373,7 +382,10 @@ def _table(name: str, text: str, kind: type) -> dict[str, object]:
         if plain in table:
             raise ValueError(f"{name}: got {shown(plain)} twice; expected every name once")
         try:
-            table[plain] = kind(value.strip().strip("'\"")) if equals or kind is str else kind(1)
+            if kind is object:
+                table[plain] = _parsed_alone(value.strip()) if equals else True
+            else:
+                table[plain] = kind(value.strip().strip("'\"")) if equals or kind is str else kind(1)
         except ValueError as error:
             raise ValueError(f"{name}: got {shown(item.strip())}; expected NAME=NUMBER, NAME=NUMBER, ...") from error
     return table

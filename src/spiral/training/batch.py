@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spiral.core.records import Episode, Sample
+from spiral.training.advantages import Advantages, has_result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,18 +50,26 @@ class Batch:
 
 
 def samples_from_episodes(
-    episodes: Sequence[Episode], advantages: Sequence[tuple[float, float]], *, drop_zero_advantage: bool
+    episodes: Sequence[Episode], advantages: Advantages, *, drop_zero_advantage: bool
 ) -> tuple[list[Sample], int]:
-    """One sample for every trainable turn, and how many were dropped for having advantage zero.
+    """Make one sample of every trainable turn.
 
     Games that could not be played have no result to learn from, and give none.
+
+    Args:
+        episodes: The episodes of a step.
+        advantages: For every episode an array [turns].
+        drop_zero_advantage: Leave out the turns whose advantage is zero.
+
+    Returns:
+        The samples, and the number of turns that were left out.
     """
     samples: list[Sample] = []
     dropped = 0
-    for episode, pair in zip(episodes, advantages, strict=True):
-        if episode.outcome == "not_played":
+    for episode, by_turn in zip(episodes, advantages, strict=True):
+        if not has_result(episode):
             continue
-        for sample in _episode_samples(episode, pair):
+        for sample in _episode_samples(episode, by_turn.tolist()):
             if drop_zero_advantage and sample.advantage == 0:
                 dropped += 1
             else:
@@ -68,8 +77,8 @@ def samples_from_episodes(
     return samples, dropped
 
 
-def _episode_samples(episode: Episode, advantages: tuple[float, float]) -> Iterator[Sample]:
-    for turn in episode.turns:
+def _episode_samples(episode: Episode, advantages: Sequence[float]) -> Iterator[Sample]:
+    for turn, advantage in zip(episode.turns, advantages, strict=True):
         if not episode.seats[turn.player].trainable or turn.generation is None or turn.prompt_ids is None:
             continue
         generation = turn.generation
@@ -83,7 +92,7 @@ def _episode_samples(episode: Episode, advantages: tuple[float, float]) -> Itera
             token_ids=np.concatenate([turn.prompt_ids, generation.token_ids]),
             action_mask=np.arange(length) >= prompt_length,
             behaviour_logprobs=logprobs,
-            advantage=advantages[turn.player],
+            advantage=advantage,
             game=episode.game,
             player=turn.player,
             policy_version=generation.policy_version,

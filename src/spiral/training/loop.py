@@ -22,7 +22,7 @@ from spiral.core.policy import NotPlayedError
 from spiral.core.progress import shown
 from spiral.core.records import Episode
 from spiral.core.settings import Section
-from spiral.training.advantages import CreditConfig, RoleBaselines, load_estimator
+from spiral.training.advantages import CreditConfig, Estimator
 from spiral.training.batch import Batch, make_batch, samples_from_episodes
 
 logger = logging.getLogger(__name__)
@@ -70,17 +70,16 @@ class Recorder(Protocol):
 def train(
     config: RunConfig,
     credit: CreditConfig,
-    baselines: RoleBaselines,
+    estimator: Estimator,
     collector: Collector,
     learner: Updater,
     publish: Callable[[], None],
     recorder: Recorder,
 ) -> None:
-    """Trains from the learner's version up to `config.steps`; `baselines` is updated in place.
+    """Trains from the learner's version up to `config.steps`; the estimator's state is updated in place.
 
     `publish` gives the learner's weights to the policy that the collector plays with.
     """
-    estimate = load_estimator(credit.estimator)
     warned = False
     for step in range(learner.version + 1, config.steps + 1):
         times: Metrics = {}
@@ -89,7 +88,7 @@ def train(
             episodes = collector.collect(step)
         _check_played(episodes, step)
         with _timed(times, "credit"):
-            advantages = estimate(episodes, baselines)
+            advantages = estimator(episodes)
             samples, dropped = samples_from_episodes(
                 episodes, advantages, drop_zero_advantage=credit.drop_zero_advantage
             )
@@ -103,13 +102,22 @@ def train(
             **episode_metrics(episodes, times),
             "credit/samples": float(len(samples)),
             "credit/dropped": float(dropped),
-            **{matchup_of(episode).key("baseline", player): baselines.value(episode.matchup, player)
-               for episode in episodes for player in episode.learning_players},
+            **_baselines(estimator, episodes),
             **learned,
-        }  # fmt: skip
+        }
         warned = warned or _warn_of_room(metrics, step)
         shown().stage(f"step {step}: recording")
         recorder.record(step, metrics, episodes)
+
+
+def _baselines(estimator: Estimator, episodes: Sequence[Episode]) -> Metrics:
+    """The baselines of the step's games, where the estimator has any."""
+    values = {
+        matchup_of(episode).key("baseline", player): estimator.baseline(episode.matchup, player)
+        for episode in episodes
+        for player in episode.learning_players
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _check_played(episodes: Sequence[Episode], step: int) -> None:

@@ -1,0 +1,40 @@
+"""What an advantage estimator is, and what its implementations share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from spiral.core.records import Episode
+
+Advantages = list[NDArray[np.float64]]
+"""For every episode an array [turns]: the advantage of the player who took each turn."""
+
+
+class AdvantageEstimator(Protocol):
+    """Computes advantages from the episodes of a step.
+
+    A class whose state must survive from step to step also has `state_dict()`, which returns plain JSON values, and
+    `load_state_dict(state)`; the state is saved in every checkpoint. A class with `baseline(game, player)` has its
+    baselines logged.
+    """
+
+    def __call__(self, episodes: Sequence[Episode]) -> Sequence[ArrayLike]:
+        """Return one array [turns] for each episode, in order.
+
+        Turns of players that do not learn, and all turns of an episode without a result, get 0.
+        """
+        ...
+
+
+def advantages_by_turn(episode: Episode, advantages: Mapping[int, float]) -> NDArray[np.float64]:
+    """Give every turn the advantage of its player, as an array [turns]; players that are not listed get 0."""
+    return np.array([advantages.get(turn.player, 0.0) for turn in episode.turns], dtype=np.float64)
+
+
+def has_result(episode: Episode) -> bool:
+    """Whether the game was played to its end. One that was not has no return to learn from."""
+    return episode.outcome != "not_played"

@@ -1,0 +1,31 @@
+"""The return less the mean return of the same game and player in the batch; without state."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from spiral.core.records import Episode
+from spiral.training.advantages.base import Advantages, advantages_by_turn, has_result
+
+
+class BatchMean:
+    """Centres the returns of each game and player within a step. An `Episode.matchup` counts as a game."""
+
+    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+        """Return one array [turns] for each episode, in order."""
+        returns: dict[tuple[str, int], list[float]] = defaultdict(list)
+        for episode in filter(has_result, episodes):
+            for player in episode.learning_players:
+                returns[episode.matchup, player].append(episode.returns[player])
+        means = {key: sum(values) / len(values) for key, values in returns.items()}
+        return [
+            advantages_by_turn(
+                episode,
+                {
+                    player: episode.returns[player] - means[episode.matchup, player]
+                    for player in (episode.learning_players if has_result(episode) else ())
+                },
+            )
+            for episode in episodes
+        ]

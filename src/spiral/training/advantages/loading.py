@@ -1,0 +1,225 @@
+"""The estimator that a recipe names, with its options, its output checked, and its state for the checkpoint.
+
+    [credit]
+    estimator = "my_module:MyEstimator"
+    options = { width = 3 }
+
+A class is constructed with the options; a function `(episodes)` takes them as keyword arguments of every call.
+Functions of the earlier form `(episodes, baselines) -> [(advantage of player 0, of player 1), ...]` still work: they
+get `RoleBaselines`, which are saved for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from spiral.core.plugins import check_options, resolve
+from spiral.core.records import Episode
+from spiral.core.settings import Section
+from spiral.games.failures import UserCodeError, describe_error
+from spiral.training.advantages.base import AdvantageEstimator, Advantages, advantages_by_turn
+from spiral.training.advantages.batch_mean import BatchMean
+from spiral.training.advantages.rae import RAE, RoleBaselines
+from spiral.training.advantages.returns import PlainReturns
+
+ESTIMATORS: dict[str, type[AdvantageEstimator]] = {
+    "rae": RAE,
+    "batch_mean": BatchMean,
+    "returns": PlainReturns,
+}
+"""The built-in estimators by their name in a recipe."""
+MAX_ADVANTAGE = 1e9
+"""Largest advantage that is accepted from an estimator; beyond it float32 gradients overflow."""
+
+
+class CreditConfig(Section):
+    """How returns become advantages."""
+
+    estimator: str = Field(
+        "rae",
+        description="'rae', 'batch_mean', 'returns', an entry point of 'spiral.advantages', or 'module:attribute'.",
+    )
+    options: dict[str, object] = Field(
+        {}, description="Options of the estimator by name, such as { decay = 0.95 } for 'rae'."
+    )
+    drop_zero_advantage: bool = Field(
+        True, description="Leave samples with advantage zero out of the batch; credit/dropped counts them."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_decay(cls, values: Any) -> Any:
+        """Read `credit.decay` of earlier versions as an option of the estimators that used it."""
+        if not isinstance(values, dict) or "decay" not in values:
+            return values
+        kept = {key: value for key, value in values.items() if key != "decay"}
+        name, decay = kept.get("estimator", "rae"), values["decay"]
+        if name != "rae" and (name in ESTIMATORS or decay == 0.95):  # the default, written out
+            return kept
+        return {**kept, "options": {**kept.get("options", {}), "decay": decay}}
+
+
+class Estimator:
+    """An estimator as the training loop uses it: what it returns is checked, and its errors carry its name."""
+
+    def __init__(self, name: str, estimate: AdvantageEstimator) -> None:
+        """Raise `ValueError` if the estimator has only one of `state_dict` and `load_state_dict`."""
+        self.name = name
+        self._estimate = estimate
+        self._has_state = hasattr(estimate, "state_dict")
+        if self._has_state != hasattr(estimate, "load_state_dict"):
+            raise ValueError(f"{name!r} has one of state_dict and load_state_dict; expected both, or neither")
+
+    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+        """Return one array [turns] for each episode.
+
+        Raises:
+            UserCodeError: The estimator failed, or returned something else. Its state is as before the call.
+        """
+        before = self.state_dict()
+        try:
+            given = list(self._estimate(episodes))
+            if len(given) != len(episodes):
+                raise UserCodeError(f"gave advantages for {len(given)} episodes instead of {len(episodes)}")
+            return [_checked(values, episode) for values, episode in zip(given, episodes, strict=True)]
+        except (Exception, SystemExit) as error:
+            self.load_state_dict(before)
+            reason = str(error) if type(error) is UserCodeError else f"failed: {describe_error(error)}"
+            raise UserCodeError(f"the advantage estimator {self.name!r} {reason}") from error
+
+    def baseline(self, game: str, player: int) -> float | None:
+        """Return the baseline of `player` in `game` (an `Episode.matchup`); None where the estimator has none."""
+        found = getattr(self._estimate, "baseline", None)
+        return None if found is None else float(found(game, player))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of the estimator's state as a checkpoint holds it; {} when it has none.
+
+        Raises:
+            UserCodeError: The state is not a dictionary of JSON values.
+        """
+        if not self._has_state:
+            return {}
+        try:
+            state = json.loads(json.dumps(self._estimate.state_dict()))  # type: ignore[attr-defined]
+            if not isinstance(state, dict):
+                raise TypeError(f"state_dict() gave a {type(state).__name__}")
+        except (Exception, SystemExit) as error:
+            raise UserCodeError(
+                f"the state of the advantage estimator {self.name!r} cannot be saved: {describe_error(error)};"
+                " expected a dictionary of numbers, texts, lists and dictionaries from state_dict()"
+            ) from error
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the estimator's state by one that `state_dict` returned."""
+        if self._has_state:
+            self._estimate.load_state_dict(state)  # type: ignore[attr-defined]
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the estimator's state out of the state of a checkpoint, where earlier versions call it "baselines"."""
+        self.load_state_dict(checkpoint["estimator"] if "estimator" in checkpoint else checkpoint["baselines"])
+
+
+def load_estimator(name: str, options: Mapping[str, object] | None = None) -> Estimator:
+    """Return a new estimator: a built-in one, an entry point of "spiral.advantages" or "module:attribute".
+
+    Raises:
+        ValueError: There is no such estimator, or it does not take these options.
+    """
+    found: Callable[..., Any] = resolve("advantages", name, ESTIMATORS)
+    options = dict(options or {})
+    if isinstance(found, type):
+        check_options(name, found, options)
+        try:
+            return Estimator(name, found(**options))
+        except (Exception, SystemExit) as error:
+            reason = str(error) if name in ESTIMATORS else describe_error(error)
+            raise ValueError(f"{name!r} cannot be made with the options {options}: {reason}") from error
+    if _required_arguments(found) == 2:
+        baselines = RoleBaselines(options.pop("decay", 0.95))  # type: ignore[arg-type]
+        check_options(name, found, options, positional=2)
+        return Estimator(name, _FromPairs(functools.partial(found, **options), baselines))
+    check_options(name, found, options, positional=1)
+    estimate: AdvantageEstimator = functools.partial(found, **options)
+    return Estimator(name, estimate)
+
+
+def _required_arguments(function: Callable[..., object]) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a function written in C
+        return 1
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(parameter.kind in positional and parameter.default is parameter.empty for parameter in parameters)
+
+
+class _FromPairs:
+    """A function of the earlier form, which returns the advantages of both players of every episode."""
+
+    def __init__(
+        self, function: Callable[[Sequence[Episode], RoleBaselines], Sequence[Any]], baselines: RoleBaselines
+    ) -> None:
+        self._function = function
+        self._baselines = baselines
+        self.baseline = baselines.value
+        self.state_dict = baselines.state_dict
+        self.load_state_dict = baselines.load_state_dict
+
+    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+        pairs = list(self._function(episodes, self._baselines))
+        if len(pairs) != len(episodes):
+            raise UserCodeError(f"gave {len(pairs)} pairs of advantages for {len(episodes)} episodes")
+        return [
+            advantages_by_turn(episode, _checked_pair(pair, episode))
+            for pair, episode in zip(pairs, episodes, strict=True)
+        ]
+
+
+def _checked(values: Any, episode: Episode) -> NDArray[np.float64]:
+    """The advantages of an episode's turns as an array [turns]."""
+    turns = len(episode.turns)
+    try:
+        advantages = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserCodeError(
+            f"gave {values!r} to {_name(episode)}; expected a number for each of {turns} turns"
+        ) from error
+    if advantages.shape != (turns,):
+        raise UserCodeError(
+            f"gave advantages of shape {list(advantages.shape)} to {_name(episode)}; expected [{turns}], one a turn"
+        )
+    for turn, advantage in zip(episode.turns, advantages.tolist(), strict=True):
+        _check_size(advantage, turn.player, episode)
+    return advantages
+
+
+def _checked_pair(pair: Any, episode: Episode) -> dict[int, float]:
+    """The advantages of both players of an episode."""
+    try:
+        first, second = (float(value) for value in pair)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserCodeError(f"gave {pair!r} to {_name(episode)}; expected two numbers, one for each player") from error
+    for player, advantage in enumerate((first, second)):
+        _check_size(advantage, player, episode)
+    return {0: first, 1: second}
+
+
+def _check_size(advantage: float, player: int, episode: Episode) -> None:
+    if not abs(advantage) <= MAX_ADVANTAGE:
+        raise UserCodeError(
+            f"gave player {player} of {_name(episode)}, with returns {episode.returns}, the advantage {advantage};"
+            f" expected a number within {MAX_ADVANTAGE:g} of zero"
+        )
+
+
+def _name(episode: Episode) -> str:
+    return f"an episode of {episode.game} (seed {episode.seed})"

@@ -1,0 +1,22 @@
+"""No baseline: the advantage is the return. In this setting the paper sees thinking collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spiral.core.records import Episode
+from spiral.training.advantages.base import Advantages, advantages_by_turn, has_result
+
+
+class PlainReturns:
+    """Gives every turn the return of its player."""
+
+    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+        """Return one array [turns] for each episode, in order."""
+        return [
+            advantages_by_turn(
+                episode,
+                {player: episode.returns[player] for player in episode.learning_players} if has_result(episode) else {},
+            )
+            for episode in episodes
+        ]
