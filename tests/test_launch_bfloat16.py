@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spiral.evaluation import Report
 from spiral.launch import assemble, execute, resume, start
 from spiral.runs.directory import read_metrics
+from spiral.runs.evaluation import EvaluationResults
 from spiral.runs.recipe import load_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,7 +50,8 @@ def test_measurements_sample_as_the_evaluation_says(tmp_path, monkeypatch):
     seen = []
     recipe = load_recipe("nano", [*SMALL, "run.steps=1", "evaluation.temperature=0.5", "evaluation.top_p=0.9"])
     monkeypatch.setattr(
-        "spiral.runs.evaluation.measure", lambda policy, *_, **__: seen.append(policy.sampling) or Report()
+        "spiral.runs.evaluation.evaluate_policy",
+        lambda policy, *_, **__: seen.append(policy.sampling) or EvaluationResults(),
     )
     run = assemble(recipe, tmp_path / "run")
     run.measure(0)
@@ -60,7 +61,7 @@ def test_measurements_sample_as_the_evaluation_says(tmp_path, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("a game went wrong")
 
-    monkeypatch.setattr("spiral.runs.evaluation.measure", fails)
+    monkeypatch.setattr("spiral.runs.evaluation.evaluate_policy", fails)
     with pytest.raises(RuntimeError, match="a game went wrong"):
         run.measure(0)
     assert run.policy.sampling == recipe.sampling

@@ -22,13 +22,13 @@ from spiral.core.steps import checkpoints_in, latest_checkpoint
 from spiral.core.stopping import stop_requests
 from spiral.distributed.run import assemble_cluster
 from spiral.distributed.session import LearnerLostError
-from spiral.evaluation import Report
 from spiral.games.failures import UserCodeError
 from spiral.plan import check_plan, check_runnable
 from spiral.policies.registry import model_config
 from spiral.runs.agreement import WatchedLearner
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.directory import RunDirectory, RunRecorder, lasting_settings, read_reports
+from spiral.runs.evaluation import EvaluationResults
 from spiral.runs.local import assemble_local
 from spiral.runs.lock import hold_run, run_held
 from spiral.runs.recipe import Recipe, validate_recipe
@@ -67,7 +67,7 @@ class Run(Protocol):
         """Writes the checkpoint of `step`."""
         ...
 
-    def measure(self, step: int) -> Report:
+    def measure(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""
         ...
 

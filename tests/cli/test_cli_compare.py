@@ -191,4 +191,4 @@ def test_results_go_where_they_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIRAL_RESULTS", str(tmp_path / "theirs"))
     assert Path(spiral(*arguments).json["files"]).parent == tmp_path / "theirs"
     (tmp_path / "file").write_text("")
-    assert "choose another place with --out" in refused(*arguments, "--out", str(tmp_path / "file" / "x"))
+    assert "choose another directory with --out" in refused(*arguments, "--out", str(tmp_path / "file" / "x"))

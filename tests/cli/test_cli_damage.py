@@ -214,7 +214,7 @@ def test_rows_that_are_whole_stay_as_they_are(copied):
 def test_a_damaged_report_of_the_past_bars_nothing(step, copied):
     file = copied / "evaluation" / f"step-{step}.json"
     file.write_bytes(b"\xff\xfe")
-    assert any(f"{file} is not an evaluation report" in warning for warning in resumed(copied))
+    assert any(f"{file} does not hold evaluation results" in warning for warning in resumed(copied))
     assert 3 in dict(read_reports(copied))
 
 

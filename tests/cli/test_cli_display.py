@@ -10,7 +10,6 @@ from rich.console import Console
 from made_up import new_episode, new_turn
 from spiral.core.metrics import Matchup
 from spiral.core.transcript import game_excerpt, game_text, told_reply
-from spiral.evaluation import Report
 from spiral.runs.display import (
     LiveDisplay,
     Pace,
@@ -25,6 +24,7 @@ from spiral.runs.display import (
     rate,
     worker_metrics,
 )
+from spiral.runs.evaluation import EvaluationResults
 from spiral.runs.summary import (
     arena_table,
     collapsed_players,
@@ -258,9 +258,9 @@ def test_displays_of_a_cluster():
 
 
 def test_before_and_after():
-    before = Report(arena=(rates(0.4, 0.1, 0.5),), exploitability=())
+    before = EvaluationResults(arena=(rates(0.4, 0.1, 0.5),), exploitability=())
     exact = {"game": "kuhn_poker", "exploitability": 0.25, "illegal_mass": 0.5, "method": "scored"}
-    after = Report(arena=(rates(0.6, 0.2, 0.2),), exploitability=(exact,))
+    after = EvaluationResults(arena=(rates(0.6, 0.2, 0.2),), exploitability=(exact,))
     lines = rendered(arena_table(before, after)).splitlines()
     assert lines[2].split() == [
         "tictactoe", "random", "before", "40%", "(30", "to", "50)", "10%", "(0", "to", "20)", "50%", "(40", "to", "60)",

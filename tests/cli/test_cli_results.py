@@ -41,17 +41,17 @@ def test_what_fails_leaves_nothing_behind(arguments, tmp_path):
 
 def test_what_was_kept_before_stays():
     place = result_directory("evaluate", "x", {}, model="random")
-    with place.measuring():
+    with place.locked():
         place.append_item({"a": 1})
-    with pytest.raises(KeyboardInterrupt), place.measuring():
+    with pytest.raises(KeyboardInterrupt), place.locked():
         raise KeyboardInterrupt
     assert place.read_items() == [{"a": 1}]
     Path("mine").mkdir()
     other = result_directory("evaluate", "y", {}, model="random", out=Path("mine"))
-    with pytest.raises(ZeroDivisionError), other.measuring():
+    with pytest.raises(ZeroDivisionError), other.locked():
         raise ZeroDivisionError
     assert list(Path("mine").iterdir()) == [], "a directory that was given stays"
-    with other.measuring():
+    with other.locked():
         shutil.rmtree(other.path)  # as another process that failed may have done
         other.write({"b": 2}, items=[{"c": 3}])
     assert other.read_items() == [{"c": 3}]

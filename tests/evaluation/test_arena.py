@@ -8,7 +8,7 @@ import pytest
 from made_up import new_episode, new_turn
 from spiral.core.policy import NotPlayedError
 from spiral.evaluation import evaluate
-from spiral.evaluation.arena import MOST_REASONS, OTHER_REASONS, summarise
+from spiral.evaluation.arena import MAX_FAULTS, OTHER_FAULTS, summarise
 from spiral.evaluation.statistics import wilson
 from spiral.games import load_game
 from spiral.policies import ScriptedPolicy, TurnReply, scripted_policy
@@ -191,11 +191,11 @@ def test_no_game_at_all():
 
 
 def test_the_commonest_reasons_are_told():
-    games = [missing(0, f"reason {number}") for number in range(MOST_REASONS + 3) for _ in range(20 - number)]
+    games = [missing(0, f"reason {number}") for number in range(MAX_FAULTS + 3) for _ in range(20 - number)]
     faults = summary(won(0), *games).faults
-    assert list(faults.values()) == [*range(20, 20 - MOST_REASONS, -1), 12 + 11 + 10]
+    assert list(faults.values()) == [*range(20, 20 - MAX_FAULTS, -1), 12 + 11 + 10]
     assert next(iter(faults)) == "reason 0"
-    assert list(faults)[-1] == OTHER_REASONS
+    assert list(faults)[-1] == OTHER_FAULTS
     assert sum(faults.values()) == len(games)
 
 

@@ -16,7 +16,7 @@ from spiral.evaluation.comparison import (
     to_csv,
     to_markdown,
 )
-from spiral.evaluation.exploitability import measure_exploitability
+from spiral.evaluation.exploitability import evaluate_exploitability
 from spiral.evaluation.reasoning.runner import Attempt
 from spiral.evaluation.statistics import Estimate
 from spiral.games import load_game
@@ -88,7 +88,7 @@ def test_games_that_were_not_played_are_left_out():
 
 
 def test_games_with_other_seeds_are_refused():
-    with pytest.raises(ValueError, match="not played with the same seeds"):
+    with pytest.raises(ValueError, match="have different seeds"):
         game_rows("g", "o", [episode(1, 1.0)] * 2, [episode(2, 1.0)] * 2)
 
 
@@ -117,7 +117,7 @@ def test_accuracy_by_problem():
 def test_exact_exploitability_takes_no_test():
     kuhn = load_game("kuhn_poker")
     uniform, equilibrium = (
-        measure_exploitability(table, kuhn).to_json() for table in (uniform_policy, kuhn_equilibrium())
+        evaluate_exploitability(table, kuhn).to_json() for table in (uniform_policy, kuhn_equilibrium())
     )
     row = exploitability_row(uniform, equilibrium, 12)
     assert row.difference.value == pytest.approx(-11 / 24)

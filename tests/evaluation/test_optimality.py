@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import pytest
 
-from spiral.evaluation import measure_exploitability, measure_optimality, measure_theory
+from spiral.evaluation import evaluate_exploitability, evaluate_optimality, evaluate_theory
 from spiral.evaluation.optimality import _sampled, optimality_of
-from spiral.evaluation.probabilities import PolicyTable, known_table
+from spiral.evaluation.policy_table import PolicyTable, known_table
 from spiral.games import CHANCE, TERMINAL, Game, State, load_game
 from spiral.inference.transformers import TransformersPolicy
 from spiral.policies import SamplingConfig, scripted_policy, scripted_table
@@ -106,7 +106,7 @@ def positions():
 
 
 def test_perfect_play_of_tictactoe():
-    result = measure_optimality(scripted_table("minimax", TICTACTOE), TICTACTOE)
+    result = evaluate_optimality(scripted_table("minimax", TICTACTOE), TICTACTOE)
     assert (result.method, result.positions, result.all_positions) == ("exact", 4_520, 4_520)
     for played in (result.uniform, result.self_play, result.random_play):
         assert played.share == pytest.approx(1.0, abs=1e-12)
@@ -119,7 +119,7 @@ def test_random_play_of_tictactoe_as_by_brute_force(positions):
     assert len(regrets) == 4_520
     # All nine first moves draw.
     assert regrets[TICTACTOE.initial_state().position_key()] == [0.0] * 9
-    result = measure_optimality(uniform_policy, TICTACTOE)
+    result = evaluate_optimality(uniform_policy, TICTACTOE)
     shares = {key: row.count(0.0) / len(row) for key, row in regrets.items()}
     means = {key: sum(row) / len(row) for key, row in regrets.items()}
     assert result.uniform.share == pytest.approx(sum(shares.values()) / 4_520, abs=1e-12)
@@ -138,7 +138,7 @@ def test_the_first_move_of_tictactoe_is_always_optimal():
     assert (row.seat, row.information_state, len(row.probabilities)) == (0, "", 9)
     for cell in "048":
         policy = first_moves(cell)
-        result = measure_optimality(policy, TICTACTOE)
+        result = evaluate_optimality(policy, TICTACTOE)
         assert result.self_play.share == pytest.approx(1.0, abs=1e-12)
 
 
@@ -149,7 +149,7 @@ def first_moves(cell):
 
 def test_a_heap_by_hand():
     # Only 3 is lost for who has to move. What may be left, move by move: 4 | 3 2 | 2 1 | 1, six positions.
-    result = measure_optimality(greedy, Heap())
+    result = evaluate_optimality(greedy, Heap())
     assert result.all_positions == 6
     # Taking two is wrong from 4 (it should leave 3), gives nothing away from 3, and wins from 2; 1 leaves no choice.
     assert result.uniform.share == pytest.approx(5 / 6)
@@ -164,9 +164,9 @@ def test_a_heap_by_hand():
 
 def test_chance_is_averaged_over():
     # The coin leaves 3 (lost for seat 0) or 4 (won): both positions are asked about, and one alone can go wrong.
-    result = measure_optimality(greedy, Heap(coin=True))
+    result = evaluate_optimality(greedy, Heap(coin=True))
     assert result.self_play.regret == pytest.approx(0.5 * 2 / 2)
-    theory = measure_exploitability(greedy, Heap(coin=True))
+    theory = evaluate_exploitability(greedy, Heap(coin=True))
     assert theory.exploitability == pytest.approx(exploitability(Heap(coin=True), greedy), abs=1e-12)
 
 
@@ -189,7 +189,7 @@ def test_illegal_mass_counts_as_the_worst_ending():
 
 
 def test_the_json_form_is_flat_and_records_hold_every_position():
-    result = measure_theory(uniform_policy, TICTACTOE)
+    result = evaluate_theory(uniform_policy, TICTACTOE)
     flat = json.loads(json.dumps(result.to_json()))
     assert flat["exploitability"] == pytest.approx(0.95983, abs=1e-4)
     assert {"game", "nash_conv", "illegal_mass", "method", "optimal_share", "optimal_top"} < set(flat)
@@ -206,12 +206,12 @@ def test_the_json_form_is_flat_and_records_hold_every_position():
 
 def test_games_that_hide_something_are_refused_and_have_exploitability_alone():
     with pytest.raises(ValueError, match=r"kuhn_poker hides something .* such as tictactoe"):
-        measure_optimality(uniform_policy, load_game("kuhn_poker"))
-    result = measure_theory(uniform_policy, load_game("kuhn_poker"))
+        evaluate_optimality(uniform_policy, load_game("kuhn_poker"))
+    result = evaluate_theory(uniform_policy, load_game("kuhn_poker"))
     assert result.optimality is None
-    assert result.to_json() == measure_exploitability(uniform_policy, load_game("kuhn_poker")).to_json()
+    assert result.to_json() == evaluate_exploitability(uniform_policy, load_game("kuhn_poker")).to_json()
     with pytest.raises(ValueError, match="too large for exact theory"):
-        measure_theory(uniform_policy, load_game("connect_four"))
+        evaluate_theory(uniform_policy, load_game("connect_four"))
 
 
 # Language models.
@@ -225,8 +225,8 @@ def nano_policy(nano, *, thinking=False):
 @pytest.mark.slow
 def test_the_built_in_model_is_scored(nano):
     # It was taught to play uniformly, so it does about what uniform play does.
-    result = measure_theory(nano_policy(nano), TICTACTOE)
-    uniform = measure_optimality(uniform_policy, TICTACTOE)
+    result = evaluate_theory(nano_policy(nano), TICTACTOE)
+    uniform = evaluate_optimality(uniform_policy, TICTACTOE)
     assert result.exploitability.method == result.optimality.method == "scored"
     assert result.exploitability.exploitability == pytest.approx(0.95983, abs=0.03)
     assert result.optimality.uniform.share == pytest.approx(uniform.uniform.share, abs=0.03)
@@ -237,7 +237,7 @@ def test_the_built_in_model_is_scored(nano):
 
 def test_a_thinking_model_is_sampled(nano):
     policy = nano_policy(nano, thinking=True)
-    result = measure_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=1)
+    result = evaluate_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=1)
     assert (result.method, result.samples, result.all_positions) == ("sampled", 4, 4_520)
     assert 40 < result.positions <= 80
     flat = json.loads(json.dumps(result.to_json()))
@@ -247,21 +247,21 @@ def test_a_thinking_model_is_sampled(nano):
     # One row a draw; positions that random play meets often are drawn more than once.
     assert len(result.records()) == 80
     assert max(Counter(row.information_state for row in result.states).values()) > 1
-    assert result == measure_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=1)
-    assert result != measure_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=2)
+    assert result == evaluate_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=1)
+    assert result != evaluate_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=2)
 
 
 def test_exploitability_is_left_open_where_positions_are_sampled(nano, monkeypatch):
     monkeypatch.setattr("spiral.evaluation.optimality.POSITIONS", 10)
-    monkeypatch.setattr("spiral.evaluation.optimality.PLAY_EPISODES", 4)
-    result = measure_theory(nano_policy(nano, thinking=True), TICTACTOE, samples=2)
+    monkeypatch.setattr("spiral.evaluation.exploitability.SELF_PLAY_EPISODES", 4)
+    result = evaluate_theory(nano_policy(nano, thinking=True), TICTACTOE, samples=2)
     flat = result.to_json()
     assert (flat["exploitability"], flat["nash_conv"], flat["method"], flat["samples"]) == (None, None, "sampled", 2)
     assert len(result.records()) == 20
 
 
 def test_sampled_figures_agree_with_exact_ones():
-    exact = measure_optimality(uniform_policy, TICTACTOE).to_json()
+    exact = evaluate_optimality(uniform_policy, TICTACTOE).to_json()
     result = _sampled(scripted_policy("random", TICTACTOE), TICTACTOE, 300, 10, 200, 0)
     flat = result.to_json()
     for name in ("optimal_share", "optimal_share_random", "optimal_share_self"):

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from spiral.evaluation.statistics import (
     Estimate,
     Rate,
-    alike_interval,
     avg_at_k,
     bootstrap,
     bootstrap_weights,
     clustered_rate,
+    constant_difference_interval,
     holm,
     mean_interval,
     paired_difference,
@@ -153,7 +153,7 @@ def tango(ahead, behind, pairs, difference):
 
 @pytest.mark.parametrize("pairs", [2, 5, 30, 1000])
 def test_the_interval_of_pairs_that_are_alike_is_tangos(pairs):
-    none, all_ahead = alike_interval(0, pairs, 1), alike_interval(1, pairs, 1)
+    none, all_ahead = constant_difference_interval(0, pairs, 1), constant_difference_interval(1, pairs, 1)
     assert tango(0, 0, pairs, none.high) == pytest.approx(-1.959964)
     assert none.low == -none.high
     assert tango(pairs, 0, pairs, all_ahead.low) == pytest.approx(1.959964)
@@ -161,7 +161,10 @@ def test_the_interval_of_pairs_that_are_alike_is_tangos(pairs):
 
 @given(st.integers(2, 10_000), st.floats(-1, 1))
 def test_more_pairs_that_are_alike_say_more(pairs, difference):
-    fewer, more = alike_interval(difference, pairs, 1), alike_interval(difference, 2 * pairs, 1)
+    fewer, more = (
+        constant_difference_interval(difference, pairs, 1),
+        constant_difference_interval(difference, 2 * pairs, 1),
+    )
     assert -1 <= fewer.low <= more.low <= difference <= more.high <= fewer.high <= 1
     assert more.high - more.low < fewer.high - fewer.low
 
@@ -171,11 +174,14 @@ def test_only_pairs_that_are_alike_have_that_interval():
     assert paired_difference(a, b, largest=1) == paired_difference(a, b)
     # Shares of three samples: the same differences up to rounding.
     thirds = paired_difference([2 / 3, 1.0, 1 / 3, 1.0], [1 / 3, 2 / 3, 0.0, 2 / 3], largest=1)
-    alike = alike_interval(1 / 3, 4, 1)
+    alike = constant_difference_interval(1 / 3, 4, 1)
     assert (thirds.low, thirds.high) == pytest.approx((alike.low, alike.high))
     # Two clusters of fifty agree: two things were seen, not a hundred.
     names = ["x"] * 50 + ["y"] * 50
-    assert paired_difference([1] * 100, [1] * 100, clusters=names, largest=1).high == alike_interval(0, 2, 1).high
+    assert (
+        paired_difference([1] * 100, [1] * 100, clusters=names, largest=1).high
+        == constant_difference_interval(0, 2, 1).high
+    )
 
 
 def test_clusters_count_once():
@@ -194,8 +200,8 @@ def test_clusters_count_once():
 @pytest.mark.parametrize(
     ("a", "b", "clusters", "words"),
     [
-        ([1, 2], [1], None, "expected one of each for every item"),
-        ([[1, 2]], [[1, 2]], None, "expected one of each for every item"),
+        ([1, 2], [1], None, "expected one value per item"),
+        ([[1, 2]], [[1, 2]], None, "expected one value per item"),
         ([1, 2], [1, 2], ["x"], "got 1 cluster names for 2 items"),
         ([1, 2], [1, 2], ["x", "x"], "got 1 clusters"),
         ([1], [2], None, "got 1 clusters"),
@@ -212,7 +218,7 @@ def test_random_flips_agree_with_all_flips(monkeypatch):
     flips = [abs(sum(sign * total for sign, total in zip(signs, totals, strict=True)))
              for signs in itertools.product((-1, 1), repeat=12)]  # fmt: skip
     assert exact == pytest.approx(np.mean(np.array(flips) >= abs(totals.sum()) - 1e-12))
-    monkeypatch.setattr("spiral.evaluation.statistics.MOST_EXACT_CLUSTERS", 3)
+    monkeypatch.setattr("spiral.evaluation.statistics.MAX_EXACT_CLUSTERS", 3)
     drawn = sign_flip_p_value(totals, seed=1)
     assert drawn == pytest.approx(exact, abs=0.015)
     assert drawn == sign_flip_p_value(totals, seed=1)
@@ -318,5 +324,5 @@ def test_intervals_over_clusters_hold_the_truth():
 def test_what_has_no_items_and_samples(correct):
     with pytest.raises(ValueError, match="expected \\[items, samples\\]"):
         avg_at_k(correct)
-    with pytest.raises(ValueError, match="expected one for every item"):
+    with pytest.raises(ValueError, match="expected one per item"):
         clustered_rate([], 4)

@@ -13,11 +13,10 @@ import pytest
 
 from spiral.core.records import Episode, Seat, Turn
 from spiral.core.storage import read_episodes
-from spiral.evaluation.heatmap import draw_heatmap
 from spiral.evaluation.standings import Estimates, standings
 from spiral.evaluation.statistics import bootstrap_weights
-from spiral.evaluation.tournament import Bench, Pairing, check_players, held_bytes, pairing, round_robin
-from spiral.evaluation.tournament_files import open_directory, save_games, save_standings, short_names
+from spiral.evaluation.tournament import Pairing, PolicyCache, check_players, pairing, parameter_bytes, round_robin
+from spiral.evaluation.tournament_files import draw_heatmap, open_directory, save_games, save_standings, short_names
 from spiral.games import load_game
 from spiral.models.loading import NANO_DIRECTORY
 from spiral.policies import ScriptedPolicy
@@ -161,7 +160,7 @@ def test_players_who_never_met():
     values = result.to_json()
     assert values["payoff"][0] == [0.0, None, 1.0]
     assert (values["alpharank"], values["nash"], values["cycles"]) == (None, None, None)
-    assert "not every two players have a deal played" in values["notes"][0]
+    assert "some two players have no deal in common" in values["notes"][0]
     assert np.isfinite(result.elo.value).all()
     assert result.elo.value[0] > result.elo.value[2] > result.elo.value[1]
 
@@ -200,16 +199,16 @@ def test_only_so_many_models_are_held():
         loaded.append(name)
         return Weighty(name, 1000)  # 4,000 bytes
 
-    bench = Bench(seat, most_bytes=8000)
-    assert held_bytes(bench.ask("a", TICTACTOE)) == 4000
-    bench.ask("b", TICTACTOE, keep="a")
-    bench.ask("a", TICTACTOE, keep="b")
-    bench.ask("c", TICTACTOE, keep="b")  # a was asked for last, but b is needed
+    cache = PolicyCache(seat, max_bytes=8000)
+    assert parameter_bytes(cache.get("a", TICTACTOE)) == 4000
+    cache.get("b", TICTACTOE, keep="a")
+    cache.get("a", TICTACTOE, keep="b")
+    cache.get("c", TICTACTOE, keep="b")  # a was asked for last, but b is needed
     assert loaded == ["a", "b", "c"]
-    bench.ask("b", TICTACTOE)
-    bench.ask("a", TICTACTOE, keep="b")
+    cache.get("b", TICTACTOE)
+    cache.get("a", TICTACTOE, keep="b")
     assert loaded == ["a", "b", "c", "a"]
-    generous = Bench(seat)
+    generous = PolicyCache(seat)
     names = [f"player {number}" for number in range(6)]
     list(round_robin(names, [TICTACTOE, KUHN], generous, 2, seed=0))
     assert sorted(loaded[4:]) == names
@@ -222,27 +221,27 @@ def test_at_least_two_are_held_however_large():
         loaded.append(name)
         return Weighty(name, 1000)
 
-    bench = Bench(seat, most_bytes=1)
-    pairs = [(pair.row, pair.column) for _, pair, _ in round_robin("abcd", [TICTACTOE], bench, 2, seed=0)]
+    cache = PolicyCache(seat, max_bytes=1)
+    pairs = [(pair.row, pair.column) for _, pair, _ in round_robin("abcd", [TICTACTOE], cache, 2, seed=0)]
     assert sorted(pairs) == list(itertools.combinations(range(4), 2))
     # Each pair but the first finds one of its two still there, as the rows run to and fro.
     assert len(loaded) <= 2 + 5 + 2
 
 
 def test_scripted_players_are_asked_for_a_first_move():
-    bench = Bench(load_policy)
-    check_players(["random", "minimax"], [TICTACTOE], bench)
-    check_players(["random", "equilibrium"], [KUHN], bench)
+    cache = PolicyCache(load_policy)
+    check_players(["random", "minimax"], [TICTACTOE], cache)
+    check_players(["random", "equilibrium"], [KUHN], cache)
     with pytest.raises(ValueError, match="minimax"):
-        check_players(["random", "minimax"], [TICTACTOE, KUHN], bench)
+        check_players(["random", "minimax"], [TICTACTOE, KUHN], cache)
 
 
 # Playing.
 
 
 def played(players, game, episodes, seed):
-    bench = Bench(load_policy)
-    pairs = [pair for _, pair, _ in round_robin(players, [game], bench, episodes, seed)]
+    cache = PolicyCache(load_policy)
+    pairs = [pair for _, pair, _ in round_robin(players, [game], cache, episodes, seed)]
     return standings(game.spec, players, pairs, seed=seed)
 
 
@@ -290,12 +289,12 @@ def test_short_names(tmp_path):
 
 def test_files(tmp_path):
     players, directory = ("random", "equilibrium"), tmp_path / "out"
-    bench = Bench(load_policy)
-    ((_, pair, games),) = round_robin(players, [KUHN], bench, 10, seed=0)
+    cache = PolicyCache(load_policy)
+    ((_, pair, games),) = round_robin(players, [KUHN], cache, 10, seed=0)
     result = standings("kuhn_poker", players, [pair], seed=0)
     with open_directory(directory):
         save_games(directory, players, 0, pair, games)
-        values = save_standings(directory, result, players, bench.descriptions, {"faults": {}})
+        values = save_standings(directory, result, players, cache.descriptions, {"faults": {}})
     written = json.loads((directory / "tournament.json").read_text())
     assert written == {**written, **values}
     assert written["models"] == [{"name": "random"}, {"name": "equilibrium"}]
@@ -320,10 +319,10 @@ def test_directories_that_cannot_be_used(tmp_path):
     with pytest.raises(ValueError, match="holds a run"), open_directory(tmp_path / "run"):
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="choose another place with --out"), open_directory(tmp_path / "file"):
+    with pytest.raises(ValueError, match="choose another directory with --out"), open_directory(tmp_path / "file"):
         pass
     out = tmp_path / "out"
-    with open_directory(out), pytest.raises(ValueError, match="is measuring into"), open_directory(out):
+    with open_directory(out), pytest.raises(ValueError, match="is writing to"), open_directory(out):
         pass
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from commands import refused, spiral
 from spiral.evaluation.arena import evaluate, paired_matches
-from spiral.evaluation.optimality import measure_theory
+from spiral.evaluation.exploitability import evaluate_theory
 from spiral.games import load_game
 from spiral.inference.room import PromptRoomError, check_room
 from spiral.inference.transformers import TransformersPolicy
@@ -65,7 +65,7 @@ def test_games_of_which_none_can_be_finished_are_refused(nano):
     with pytest.raises(PromptRoomError, match=r"the prompt after \d moves of tictactoe has 5\d\d tokens"):
         paired_matches(early, scripted_policy("random", TICTACTOE), TICTACTOE, 2, seed=0)
     with pytest.raises(PromptRoomError, match="one prompt of tictactoe has"):
-        measure_theory(early, TICTACTOE)
+        evaluate_theory(early, TICTACTOE)
 
 
 def test_a_game_that_comes_to_have_no_room_is_not_played(nano):

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from spiral.evaluation import evaluate, measure_exploitability
-from spiral.evaluation.probabilities import scored_table
+from spiral.evaluation import evaluate, evaluate_exploitability
+from spiral.evaluation.policy_table import scored_table
 from spiral.games import load_game
 from spiral.inference.transformers import TransformersPolicy
 from spiral.models.nano import build as nano_model
@@ -40,7 +40,7 @@ def test_it_plays_uniformly_in_every_information_state(nano, spec):
 
 
 def test_its_exploitability_is_that_of_uniform_play(nano):
-    result = measure_exploitability(policy_of(nano, nano_model.DIRECT), load_game("kuhn_poker"))
+    result = evaluate_exploitability(policy_of(nano, nano_model.DIRECT), load_game("kuhn_poker"))
     assert result.exploitability == pytest.approx(11 / 24, abs=0.05)
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from chat_templates import CHATML, HARMONY, Family
 from chat_templates import FAMILIES as TOKENIZERS
-from spiral.evaluation.reasoning.grading.answers import find_answer
-from spiral.evaluation.reasoning.grading.grade import grade
+from spiral.evaluation.reasoning.grading import grade
+from spiral.evaluation.reasoning.grading.extraction import find_answer
 from spiral.games import load_game
 from spiral.policies.endpoint.reply import without_template_tokens
 from spiral.text import ChatCodec, PromptConfig, parse_action, split_reply

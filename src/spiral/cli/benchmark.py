@@ -14,7 +14,7 @@ from spiral.core.progress import Progress, progress_shown
 from spiral.runs.display import plain_table, wide_console
 
 if TYPE_CHECKING:
-    from spiral.evaluation.reasoning.measuring import Benchmark
+    from spiral.evaluation.reasoning.runner import Benchmark
     from spiral.policies.registry import PolicyOptions
 
 
@@ -62,7 +62,7 @@ def benchmark(
 
     Every attempt is kept in a file as it is made, and the same command goes on where it was stopped.
     """
-    from spiral.evaluation.reasoning.measuring import load_benchmark  # loads torch
+    from spiral.evaluation.reasoning.runner import load_benchmark  # loads torch
     from spiral.policies.endpoint.config import ENDPOINT
     from spiral.policies.registry import PolicyOptions
     from spiral.policies.scripted import is_scripted
@@ -108,21 +108,21 @@ def _measured(
     model: str, asked: Benchmark, options: PolicyOptions, out: Path | None, progress: Progress, **how: Any
 ) -> tuple[dict[str, Any], Path]:
     """The result in its JSON form, and the directory of its files."""
-    from spiral.evaluation.reasoning.measuring import benchmark_directory, measure_benchmark
-    from spiral.evaluation.reasoning.runner import UnansweredError
+    from spiral.evaluation.reasoning.runner import UnansweredError, benchmark_directory, run_benchmark
     from spiral.policies.registry import load_answerer
 
     progress.stage(f"loading {model}")
     policy = load_answerer(model, options)
-    place = benchmark_directory(policy, asked, model, out)
+    directory = benchmark_directory(policy, asked, model, out)
     progress.stage(f"{asked.task.name}, {model}", asked.attempts, "replies")
     try:
-        found, _ = measure_benchmark(policy, asked, model, place=place, tell=progress.update, **how)
+        found, _ = run_benchmark(policy, asked, model, directory=directory, on_progress=progress.update, **how)
     except UnansweredError as error:
         raise Stopped(
-            f"{error}; finished attempts are kept in {shown_path(place.path)}, and the same command goes on from them"
+            f"{error}; finished attempts are kept in {shown_path(directory.path)}, and the same command"
+            " goes on from them"
         ) from error
-    return found.to_json() | endpoint_usage("model", policy), place.path
+    return found.to_json() | endpoint_usage("model", policy), directory.path
 
 
 def print_accuracy(result: dict[str, Any]) -> None:

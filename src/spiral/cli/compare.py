@@ -21,7 +21,7 @@ from spiral.runs.display import plain_table, wide_console
 
 if TYPE_CHECKING:
     from spiral.evaluation.comparison import Row
-    from spiral.evaluation.reasoning.measuring import Benchmark
+    from spiral.evaluation.reasoning.runner import Benchmark
     from spiral.inference.base import LanguagePolicy
     from spiral.policies import Policy
     from spiral.policies.registry import PolicyOptions
@@ -132,7 +132,7 @@ def _chosen_games(a: str, b: str, options: GameOptions, task: Names) -> tuple[li
 
 def _compare(a: str, b: str, plan: Plan, options: PolicyOptions, as_json: bool, each_as_trained: bool) -> None:
     """Evaluates both models, writes the table and prints it."""
-    from spiral.evaluation.comparison import asked_otherwise, corrected
+    from spiral.evaluation.comparison import corrected, prompt_differences
 
     like = None if each_as_trained else _prompting_model(a, b)
     asked = None
@@ -145,7 +145,7 @@ def _compare(a: str, b: str, plan: Plan, options: PolicyOptions, as_json: bool, 
         found = [_evaluated(name, plan, options, progress) for name in (a, b)]
     rows = corrected(_rows(plan, *found))
     in_games = bool(plan.games or plan.exploitability)
-    notes = asked_otherwise(found[0][ASKED], found[1][ASKED]) if in_games else []
+    notes = prompt_differences(found[0][ASKED], found[1][ASKED]) if in_games else []
     notes += _unplayed(plan, rows)
     files = _write(rows, notes, a, b, plan, found, asked)
     if as_json:
@@ -234,7 +234,7 @@ def _games_of_run(a: str, b: str, opponents: Names) -> tuple[list[tuple[str, str
 
 def _benchmarks(options: ProblemOptions, seed: int) -> list[Benchmark]:
     """The tasks with their problems loaded."""
-    from spiral.evaluation.reasoning.measuring import load_benchmark
+    from spiral.evaluation.reasoning.runner import load_benchmark
 
     tasks = dict.fromkeys(options.task or [])
     files = dict(_task_and_file(entry) for entry in options.data or [])
@@ -285,7 +285,7 @@ def _games(
 ) -> dict[str, Any]:
     """The episodes of every game against every opponent, by "GAME against OPPONENT"."""
     from spiral.core.policy import NotPlayedError
-    from spiral.evaluation import measurements
+    from spiral.evaluation.arena import evaluate_games, games_directory
     from spiral.policies.registry import PolicyOptions, load_policy
 
     found: dict[str, Any] = {}
@@ -295,16 +295,16 @@ def _games(
         progress.stage(f"loading {other}")
         opponent = load_policy(other, rules, PolicyOptions(device=options.device, compute=options.compute))
         games: dict[str, Any] = {"episodes": plan.episodes, "seed": plan.seed}
-        place = measurements.games_directory(player, opponent, rules, out=plan.out, **games)
+        directory = games_directory(player, opponent, rules, out=plan.out, **games)
         progress.stage(f"{name}: {spec} against {other}", plan.episodes, "games")
-        how: dict[str, Any] = {"in_flight": plan.in_flight, "place": place, "reuse": not plan.fresh}
+        how: dict[str, Any] = {"in_flight": plan.in_flight, "directory": directory, "reuse": not plan.fresh}
         try:
-            _, found[f"{spec} against {other}"] = measurements.measure_games(
+            _, found[f"{spec} against {other}"] = evaluate_games(
                 player, opponent, rules, watch=progress.games, **how, **games
             )
         except NotPlayedError as error:
             raise Stopped(str(error)) from error
-        found[f"{spec} against {other}{FILES}"] = place.path.name
+        found[f"{spec} against {other}{FILES}"] = directory.path.name
     return found
 
 
@@ -312,7 +312,7 @@ def _theory(
     name: str, plan: Plan, options: PolicyOptions, language: LanguagePolicy | None, progress: Progress
 ) -> dict[str, Any]:
     """The exploitability in every game, and the number of states it was computed over."""
-    from spiral.evaluation import measurements
+    from spiral.evaluation.exploitability import evaluate_theory_in, theory_directory
     from spiral.policies.registry import load_exploitable_policy
 
     found: dict[str, Any] = {}
@@ -320,26 +320,26 @@ def _theory(
         progress.stage(f"{name}: exploitability in {spec}")
         rules = load_game(spec)
         known = language or load_exploitable_policy(name, rules, options)
-        place = measurements.theory_directory(name, known, rules, samples=None, seed=plan.seed, out=plan.out)
-        found[spec] = measurements.measure_kept_theory(
-            known, rules, samples=None, seed=plan.seed, place=place, reuse=not plan.fresh, watch=progress.count
+        directory = theory_directory(name, known, rules, samples=None, seed=plan.seed, out=plan.out)
+        found[spec] = evaluate_theory_in(
+            known, rules, samples=None, seed=plan.seed, directory=directory, reuse=not plan.fresh, watch=progress.count
         )
-        found[f"{spec} states"] = len(place.read_items())
-        found[f"{spec}{FILES}"] = place.path.name
+        found[f"{spec} states"] = len(directory.read_items())
+        found[f"{spec}{FILES}"] = directory.path.name
     return found
 
 
 def _replies(name: str, plan: Plan, language: LanguagePolicy, progress: Progress) -> dict[str, Any]:
     """The attempts at every benchmark, by task."""
-    from spiral.evaluation.reasoning.measuring import benchmark_directory, measure_benchmark
+    from spiral.evaluation.reasoning.runner import benchmark_directory, run_benchmark
 
     found: dict[str, Any] = {}
     for benchmark in plan.benchmarks:
-        place = benchmark_directory(language, benchmark, name, plan.out)
+        directory = benchmark_directory(language, benchmark, name, plan.out)
         progress.stage(f"{name}: {benchmark.task.name}", benchmark.attempts, "replies")
-        how: dict[str, Any] = {"place": place, "fresh": plan.fresh, "in_flight": plan.in_flight}
-        _, found[benchmark.task.name] = measure_benchmark(language, benchmark, name, tell=progress.update, **how)
-        found[f"{benchmark.task.name}{FILES}"] = place.path.name
+        how: dict[str, Any] = {"directory": directory, "fresh": plan.fresh, "in_flight": plan.in_flight}
+        _, found[benchmark.task.name] = run_benchmark(language, benchmark, name, on_progress=progress.update, **how)
+        found[f"{benchmark.task.name}{FILES}"] = directory.path.name
     return found
 
 
@@ -374,13 +374,13 @@ def _write(
     names = [row.measure for row in rows]
     settings = {"a": a, "b": b, "rows": names, "seed": plan.seed, "episodes": plan.episodes, "files": files}
     owner = b if is_language_model(b) else a
-    place = result_directory("compare", f"{Path(a).name}-{Path(b).name}", settings, model=owner, out=plan.out)
-    with place.measuring():
+    directory = result_directory("compare", f"{Path(a).name}-{Path(b).name}", settings, model=owner, out=plan.out)
+    with directory.locked():
         for name, text in (("table.md", to_markdown(rows, a, b)), ("table.csv", to_csv(rows))):
-            write_text_atomically(place.path / name, text)
+            write_text_atomically(directory.path / name, text)
         asked = {} if asked is None else {"asked_alike": asked}
-        place.write({"a": a, "b": b, **asked, "rows": [row.to_json() for row in rows], "notes": list(notes)})
-    return place.path
+        directory.write({"a": a, "b": b, **asked, "rows": [row.to_json() for row in rows], "notes": list(notes)})
+    return directory.path
 
 
 def _print_rows(rows: Sequence[Row], a: str, b: str, files: Path) -> None:

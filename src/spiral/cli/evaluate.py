@@ -34,7 +34,7 @@ def evaluate(
     rules = load_game(game)
     opt.check_episodes(episodes)
     from spiral.core.policy import NotPlayedError
-    from spiral.evaluation.measurements import games_directory, measure_games  # loads torch
+    from spiral.evaluation.arena import evaluate_games, games_directory  # loads torch
     from spiral.policies.registry import PolicyOptions, is_language_model, load_policy
 
     with progress_shown(bar=not as_json) as progress:
@@ -43,19 +43,19 @@ def evaluate(
         progress.stage(f"loading {model}")
         alone = not is_language_model(opponent)
         policy = load_policy(model, rules, opt.policy_options(prompt, engine, alone=alone))
-        place = games_directory(policy, other, rules, episodes=episodes, seed=seed, out=out)
+        directory = games_directory(policy, other, rules, episodes=episodes, seed=seed, out=out)
         progress.stage(f"{rules.spec}, {model} against {opponent}", episodes, "games")
-        games: dict[str, Any] = {"episodes": episodes, "seed": seed, "in_flight": in_flight, "place": place}
+        games: dict[str, Any] = {"episodes": episodes, "seed": seed, "in_flight": in_flight, "directory": directory}
         try:
-            found, _ = measure_games(policy, other, rules, **games, watch=progress.games)
+            found, _ = evaluate_games(policy, other, rules, **games, watch=progress.games)
         except NotPlayedError as error:
             raise Stopped(str(error)) from error
     result = found.to_json() | endpoint_usage("model", policy) | endpoint_usage("opponent", other)
     if as_json:
-        print_json({**result, "files": str(place.path)})
+        print_json({**result, "files": str(directory.path)})
     else:
         _print_rates(result)
-        print(f"Every game: {shown_path(place.path)}")
+        print(f"Every game: {shown_path(directory.path)}")
 
 
 def _print_rates(result: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from spiral.games import Game, load_game
 from spiral.runs.display import plain_table, wide_console
 
 if TYPE_CHECKING:
-    from spiral.evaluation.tournament import Bench, Pairing  # loads torch
+    from spiral.evaluation.tournament import Pairing, PolicyCache  # loads torch
     from spiral.policies import Policy
     from spiral.rollout.loop import Watch
 
@@ -65,7 +65,7 @@ def tournament(
     games = [load_game(spec) for spec in dict.fromkeys(game or _trained_games(run))]
     check_field(players)
     opt.check_episodes(episodes)
-    from spiral.evaluation.tournament import Bench, check_players  # loads torch
+    from spiral.evaluation.tournament import PolicyCache, check_players  # loads torch
     from spiral.evaluation.tournament_files import open_directory
     from spiral.policies.registry import load_policy
 
@@ -77,13 +77,13 @@ def tournament(
             progress.describe(f"loading {name}")
             return load_policy(name, rules, options)
 
-        bench = Bench(seat)
-        check_players(players, games, bench)
+        cache = PolicyCache(seat)
+        check_players(players, games, cache)
         directories = {rules.spec: directory(out, run, rules, len(games), seed) for rules in games}
         for place in directories.values():
             stack.enter_context(open_directory(place))
         checkpoints = len(players) - 1 if run is not None else 0
-        results = _play(players, games, bench, directories, episodes, seed, checkpoints, progress)
+        results = _play(players, games, cache, directories, episodes, seed, checkpoints, progress)
     if as_json:
         print_json(results[0] if len(results) == 1 else {"seed": seed, "games": results})
         return
@@ -131,12 +131,11 @@ def check_field(players: Sequence[str]) -> None:
 
 def directory(out: Path | None, run: str | None, game: Game, games: int, seed: int) -> Path:
     """The directory for the files of one game's tournament."""
-    from spiral.evaluation.results import default_root
-    from spiral.evaluation.tournament_files import slug
+    from spiral.evaluation.results import default_root, plain_name
 
     if out is None:
-        return default_root("random" if run is None else run) / f"tournament-{slug(game.spec)}-{seed}"
-    return out if games == 1 else out / slug(game.spec)
+        return default_root("random" if run is None else run) / f"tournament-{plain_name(game.spec)}-{seed}"
+    return out if games == 1 else out / plain_name(game.spec)
 
 
 def _trained_games(run: str | None) -> list[str]:
@@ -154,7 +153,7 @@ def _trained_games(run: str | None) -> list[str]:
 def _play(
     players: Sequence[str],
     games: Sequence[Game],
-    bench: Bench,
+    cache: PolicyCache,
     directories: dict[str, Path],
     episodes: int,
     seed: int,
@@ -177,7 +176,7 @@ def _play(
     progress.stage("", total, "games")
     pairings: dict[str, list[Pairing]] = {rules.spec: [] for rules in games}
     faults: dict[str, dict[str, int]] = {rules.spec: {} for rules in games}
-    for rules, pair, played in round_robin(players, games, bench, episodes, seed, begin=begin):
+    for rules, pair, played in round_robin(players, games, cache, episodes, seed, start=begin):
         before += episodes
         save_games(directories[rules.spec], names, len(pairings[rules.spec]), pair, played)
         pairings[rules.spec].append(pair)
@@ -189,8 +188,8 @@ def _play(
         if sum(pair.not_played for pair in pairs) == episodes * len(pairs):
             raise Stopped(f"none of the games of {spec} could be played: {next(iter(faults[spec]))}")
         result = standings(spec, players, pairs, seed=seed, checkpoints=checkpoints)
-        more = {"faults": faults[spec], "usage": bench.usage()}
-        results.append(save_standings(directories[spec], result, names, bench.descriptions, more))
+        more = {"faults": faults[spec], "usage": cache.usage()}
+        results.append(save_standings(directories[spec], result, names, cache.descriptions, more))
     return results
 
 

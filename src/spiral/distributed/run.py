@@ -23,7 +23,6 @@ from spiral.distributed.learner import ClusterLearner
 from spiral.distributed.placement import gpus_per_rank, placed
 from spiral.distributed.session import cluster_session
 from spiral.distributed.status import STATUS_FILE, status_written
-from spiral.evaluation import Report
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import make_policy
 from spiral.models.loading import load_language_model, model_directory
@@ -31,7 +30,7 @@ from spiral.policies.registry import Opponents, count_parameters, model_config
 from spiral.runs.agreement import computation
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
-from spiral.runs.evaluation import evaluate_run, sample_game
+from spiral.runs.evaluation import EvaluationResults, evaluate_run, sample_game
 from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator
 
@@ -60,10 +59,10 @@ class ClusterRun:
         claim = self.directory.lock.claim if self.directory.lock else None
         self.learner.save(self.directory.checkpoints.absolute(), state, self.recipe.run.keep_checkpoints, claim)
 
-    def measure(self, step: int) -> Report:
+    def measure(self, step: int) -> EvaluationResults:
         """Evaluates the current policy, on one of the rollout workers."""
         records = self.directory.records(step).absolute()
-        report: Report = self.collector.measure(evaluate_run, self.recipe, step, records)
+        report: EvaluationResults = self.collector.measure(evaluate_run, self.recipe, step, records)
         return report
 
     def sample_game(self, game: str, seed: int) -> Episode:

@@ -1,6 +1,6 @@
-"""How good a policy is: games against opponents, and exact game theory.
+"""How good a policy is: games against opponents, exact game theory, reasoning benchmarks.
 
-Names are imported when they are asked for, since most of them need torch and grading an answer does not.
+Names are imported on first use, since most of them need torch and grading an answer does not.
 """
 
 import importlib
@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spiral.evaluation.arena import ArenaResult, evaluate
-    from spiral.evaluation.exploitability import ExploitabilityResult, measure_exploitability
-    from spiral.evaluation.optimality import OptimalityResult, TheoryResult, measure_optimality, measure_theory
-    from spiral.evaluation.report import Report, measure, measure_benchmarks, read_report
+    from spiral.evaluation.exploitability import (
+        ExploitabilityResult,
+        TheoryResult,
+        evaluate_exploitability,
+        evaluate_theory,
+    )
+    from spiral.evaluation.optimality import OptimalityResult, evaluate_optimality
     from spiral.evaluation.settings import EvaluationConfig
 
 __all__ = [
@@ -18,22 +22,17 @@ __all__ = [
     "EvaluationConfig",
     "ExploitabilityResult",
     "OptimalityResult",
-    "Report",
     "TheoryResult",
     "evaluate",
-    "measure",
-    "measure_benchmarks",
-    "measure_exploitability",
-    "measure_optimality",
-    "measure_theory",
-    "read_report",
+    "evaluate_exploitability",
+    "evaluate_optimality",
+    "evaluate_theory",
 ]
 _MODULES = {
     "arena": ("ArenaResult", "evaluate"),
     "settings": ("EvaluationConfig",),
-    "exploitability": ("ExploitabilityResult", "measure_exploitability"),
-    "optimality": ("OptimalityResult", "TheoryResult", "measure_optimality", "measure_theory"),
-    "report": ("Report", "measure", "measure_benchmarks", "read_report"),
+    "exploitability": ("ExploitabilityResult", "TheoryResult", "evaluate_exploitability", "evaluate_theory"),
+    "optimality": ("OptimalityResult", "evaluate_optimality"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

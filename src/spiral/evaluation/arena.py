@@ -1,49 +1,54 @@
-"""Playing against an opponent: win, draw and loss rates with intervals.
+"""Evaluation against an opponent: win, draw and loss rates with intervals.
 
-Games come in pairs: the same seed, so the same deal, once from each seat. Both seats count equally. Intervals are
-Wilson's at 95% (Wilson, 1927). Games ended by an illegal move are counted apart from those decided on the board,
-whoever made it.
+Games come in pairs with the same seed and so the same deal; the policy is player 0 in one and player 1 in the other.
+Intervals are Wilson's at 95% (Wilson, 1927). Games that ended by an illegal move are counted apart from those decided
+on the board, whichever player made it.
 
-A game for which a reply was not to be had (a network that is down, a spend limit, a full context) was not played:
-nobody has won or lost it, and it is counted apart with the reason. All rates are over the games that were played, also
-where only one game of a pair was. Long games ask for more replies and so fail more often; a large share of games not
-played makes the rates less trustworthy than their intervals say.
+A game is "not played" if a reply could not be obtained (network failure, spend limit, full context). It is neither won
+nor lost and is counted apart with the reason. All rates are over the games that were played, even if only one game of a
+pair was. Long games need more replies and so fail more often: if many games are not played, the rates are less
+trustworthy than their intervals say.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from spiral.core.policy import NotPlayedError
 from spiral.core.records import Episode
 from spiral.core.seeds import derive_seed
-from spiral.evaluation.statistics import Rate, wilson
+from spiral.core.storage import read_episodes
+from spiral.evaluation.results import ResultDirectory, describe_player, endpoint_usage, result_directory
+from spiral.evaluation.statistics import Rate, flat_rates, wilson
 from spiral.games import Game
 from spiral.inference.room import check_room
 from spiral.policies import Policy
-from spiral.rollout.loop import Match, play
+from spiral.rollout.loop import Match, Watch, play
 
-MOST_REASONS = 8
-OTHER_REASONS = "other reasons"
+MAX_FAULTS = 8
+"""Distinct reasons listed in a result; the rarer ones are summed as `OTHER_FAULTS`."""
+OTHER_FAULTS = "other reasons"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArenaResult:
-    """How a policy did against an opponent. Shares are of the games `played`."""
+    """Rates of a policy against an opponent, as shares of the games `played`."""
 
     game: str
     policy: str
     opponent: str
     seed: int
     episodes: int
-    """Games asked for: `played` and `not_played` together."""
+    """Number of games requested: `played` plus `not_played`."""
     played: int
     not_played: int
     faults: dict[str, int]
-    """Why games were not played, the commonest reason first, and how many each."""
+    """Reasons why games were not played, most frequent first, with their counts."""
     win: Rate
     draw: Rate
     loss: Rate
@@ -59,42 +64,96 @@ class ArenaResult:
     """Share of games that the policy ended with an illegal move."""
     opponent_illegal: float
     seat_returns: tuple[float | None, float | None]
-    """The policy's mean return from seat 0 and from seat 1, in the game's units; None where no game was played."""
+    """The policy's mean return as player 0 and as player 1, in the game's units; None where no game was played."""
     seat_advantage: float
-    """What sitting in seat 0 is worth here: its mean return less that of seat 1, over the games of both players."""
+    """Mean return of player 0 minus that of player 1, whichever policy played it."""
 
     def to_json(self) -> dict[str, object]:
         """Flat keys: each rate with `_low` and `_high`."""
-        flat: dict[str, object] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Rate):
-                flat |= {field.name: value.value, f"{field.name}_low": value.low, f"{field.name}_high": value.high}
-            else:
-                flat[field.name] = list(value) if isinstance(value, tuple) else value
-        return flat
+        return flat_rates(self)
 
 
 def evaluate(
     policy: Policy, opponent: Policy, game: Game, episodes: int, seed: int, in_flight: int = 256
 ) -> ArenaResult:
-    """Plays `episodes` games, an even number, half from each seat with the same deals.
+    """Plays `episodes` games, half as each player with the same deals.
 
-    Raises `ValueError` for an odd or non-positive number of games, and `NotPlayedError` when none could be played.
+    Args:
+        policy: The policy whose rates are returned.
+        opponent: The other policy.
+        game: A two-player game.
+        episodes: Number of games, even.
+        seed: Fixes all deals and random draws.
+        in_flight: Upper bound on the games being played at once.
+
+    Raises:
+        ValueError: `episodes` is odd or not positive.
+        NotPlayedError: None of the games could be played.
     """
     played = play(paired_matches(policy, opponent, game, episodes, seed), in_flight)
     return summarise(played, game, policy.name, opponent.name, seed)
 
 
-def paired_matches(policy: Policy, opponent: Policy, game: Game, episodes: int, seed: int) -> list[Match]:
-    """`episodes` matches, an even number: two by two with the same seed, `policy` first in seat 0 and then in seat 1.
+def evaluate_games(
+    policy: Policy,
+    opponent: Policy,
+    game: Game,
+    *,
+    episodes: int,
+    seed: int,
+    in_flight: int = 256,
+    directory: ResultDirectory | None = None,
+    reuse: bool = False,
+    watch: Watch | None = None,
+) -> tuple[ArenaResult, Sequence[Episode]]:
+    """`evaluate` that also returns the episodes and writes both to `directory`.
 
-    Raises `ValueError` for an odd or non-positive number of games, and for a model without room for a first prompt.
+    With `reuse`, a complete result in `directory` is read instead, except that its games that could not be played are
+    tried again. `watch` receives the progress. Raises as `evaluate` does, and `ValueError` if another process writes to
+    `directory`.
+    """
+    matches = paired_matches(policy, opponent, game, episodes, seed)
+    kept = _kept_episodes(directory, episodes) if directory is not None and reuse else []
+    missing = [index for index, episode in enumerate(kept) if episode.outcome == "not_played"]
+    if kept and not missing:
+        return summarise(kept, game, policy.name, opponent.name, seed), kept
+    with contextlib.nullcontext() if directory is None else directory.locked():
+        if missing:
+            retried = dict(zip(missing, play([matches[index] for index in missing], in_flight, watch), strict=True))
+            played: Sequence[Episode] = [retried.get(index, episode) for index, episode in enumerate(kept)]
+        else:
+            played = play(matches, in_flight, watch)
+        result = summarise(played, game, policy.name, opponent.name, seed)
+        if directory is not None:
+            directory.write(result.to_json(), episodes=played, endpoints=endpoint_usage(policy, opponent))
+    return result, played
+
+
+def games_directory(
+    policy: Policy, opponent: Policy, game: Game, *, episodes: int, seed: int, out: Path | None = None
+) -> ResultDirectory:
+    """The result directory for games of a policy against an opponent."""
+    settings = {
+        "model": describe_player(policy.name, policy),
+        "opponent": describe_player(opponent.name, opponent),
+        "game": game.spec,
+        "episodes": episodes,
+        "seed": seed,
+    }
+    label = f"{game.spec}-{Path(policy.name).name}-against-{Path(opponent.name).name}"
+    return result_directory("evaluate", label, settings, model=policy.name, out=out)
+
+
+def paired_matches(policy: Policy, opponent: Policy, game: Game, episodes: int, seed: int) -> list[Match]:
+    """`episodes` matches in pairs with the same seed: `policy` is player 0 in the first and player 1 in the second.
+
+    Raises `ValueError` for an odd or non-positive number of games, and for a model whose context is too short for the
+    game's first prompt.
     """
     if episodes < 2 or episodes % 2:
-        raise ValueError(f"got {episodes} episodes; expected an even number of at least 2, half for each seat")
-    for player in (policy, opponent):
-        check_room(player, game)
+        raise ValueError(f"got {episodes} episodes; expected an even number of at least 2, half as each player")
+    for participant in (policy, opponent):
+        check_room(participant, game)
     matches = []
     for pair in range(episodes // 2):
         pair_seed = derive_seed(seed, "arena", pair)
@@ -104,23 +163,23 @@ def paired_matches(policy: Policy, opponent: Policy, game: Game, episodes: int, 
 
 
 def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: str, seed: int) -> ArenaResult:
-    """Counts the games of `paired_matches` from the policy's side: seat 0 in even games and seat 1 in odd ones.
+    """The policy's rates in the games of `paired_matches`, where it is player 0 in even games and player 1 in odd ones.
 
-    Raises `NotPlayedError` when none of them was played.
+    Raises `NotPlayedError` if none of them was played.
     """
     faults = count_faults(episodes)
-    own = [(episode, index % 2) for index, episode in enumerate(episodes) if episode.outcome != "not_played"]
-    if not own:
+    played = [(episode, index % 2) for index, episode in enumerate(episodes) if episode.outcome != "not_played"]
+    if not played:
         raise NotPlayedError(
             f"none of {len(episodes)} games of {game.spec} between {policy} and {opponent} could be played:"
             f" {next(iter(faults), 'there are none')}"
         )
-    returns = [(episode.returns[seat], seat) for episode, seat in own]
-    total, wins = len(own), sum(value > 0 for value, _ in returns)
+    returns = [(episode.returns[player], player) for episode, player in played]
+    total, wins = len(played), sum(value > 0 for value, _ in returns)
     losses = sum(value < 0 for value, _ in returns)
-    offenders = [episode.turns[-1].player == seat for episode, seat in own if episode.outcome == "illegal_move"]
-    illegal = sum(offenders)
-    opponent_illegal = len(offenders) - illegal
+    by_policy = [episode.turns[-1].player == player for episode, player in played if episode.outcome == "illegal_move"]
+    illegal = sum(by_policy)
+    opponent_illegal = len(by_policy) - illegal
     return ArenaResult(
         game=game.spec,
         policy=policy,
@@ -140,19 +199,26 @@ def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: st
         illegal=illegal / total,
         opponent_illegal=opponent_illegal / total,
         seat_returns=(
-            _mean([value for value, seat in returns if seat == 0]),
-            _mean([value for value, seat in returns if seat == 1]),
+            _mean([value for value, player in returns if player == 0]),
+            _mean([value for value, player in returns if player == 1]),
         ),
-        seat_advantage=statistics.fmean(episode.returns[0] - episode.returns[1] for episode, _ in own),
+        seat_advantage=statistics.fmean(episode.returns[0] - episode.returns[1] for episode, _ in played),
     )
 
 
 def count_faults(episodes: Sequence[Episode]) -> dict[str, int]:
-    """Why games were not played, the commonest reason first; beyond the `MOST_REASONS` commonest they are summed."""
+    """Reasons why games were not played, most frequent first; those beyond `MAX_FAULTS` are summed."""
     counts = Counter(episode.fault for episode in episodes if episode.outcome == "not_played").most_common()
-    faults = dict(counts[:MOST_REASONS])
-    rest = sum(count for _, count in counts[MOST_REASONS:])
-    return faults | ({OTHER_REASONS: rest} if rest else {})
+    faults = dict(counts[:MAX_FAULTS])
+    rest = sum(count for _, count in counts[MAX_FAULTS:])
+    return faults | ({OTHER_FAULTS: rest} if rest else {})
+
+
+def _kept_episodes(directory: ResultDirectory, episodes: int) -> Sequence[Episode]:
+    """All episodes of a complete result in their order, or none if it is incomplete."""
+    complete = directory.result_file.exists() and directory.episodes_file.exists()
+    kept = read_episodes(directory.episodes_file) if complete else []
+    return kept if len(kept) == episodes else []
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,13 +1,13 @@
-"""Two models side by side: the table a paper would print.
+"""Two models side by side, as a table for a paper.
 
-Both were measured on the same games (seeds, deals, seats, opponents) and the same problems, so every difference is
-paired: its interval is over pairs of games or over problems, and its p-value comes from flipping signs
-(`statistics.paired_difference`). Where all pairs agree the interval says how far that goes for so many. Looking at many
-rows at once, p-values are corrected after Holm (1979) before any is called significant. Exploitability that is computed
-exactly has no sampling error and takes no test; what is sampled has an interval (that of a difference of independent
-figures; Zou and Donner, 2008) and takes none either.
+Both were evaluated on the same games (seeds, deals, players, opponents) and the same problems, so every difference is
+paired: its interval is over pairs of games or over problems, and its p-value comes from sign flips
+(`statistics.paired_difference`). If all pairs have the same difference, the interval still has a width. P-values are
+corrected for the number of rows after Holm (1979) before any is called significant. Exact exploitability has no
+sampling error and so no test; sampled exploitability has the interval of a difference of independent estimates (Zou and
+Donner, 2008), and no test either.
 
-Left out: anything unpaired, and tests across tasks.
+Left out: unpaired comparisons, and tests across tasks.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from spiral.core.records import Episode
 from spiral.evaluation.reasoning.runner import Attempt
-from spiral.evaluation.statistics import Estimate, alike_interval, clustered_rate, holm, paired_difference
+from spiral.evaluation.statistics import (
+    Estimate,
+    clustered_rate,
+    constant_difference_interval,
+    holm,
+    paired_difference,
+)
 
 SIGNIFICANT = 0.05
 Kind = Literal["games", "theory", "benchmark"]
@@ -31,13 +37,13 @@ Kind = Literal["games", "theory", "benchmark"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One figure of both models. `difference` is B minus A."""
+    """One quantity for both models; `difference` is B minus A."""
 
     kind: Kind
     measure: str
     better: Literal["higher", "lower"]
     n: int
-    """What the interval is over: pairs of games, problems, or information states."""
+    """Number of observations: pairs of games, problems, or information states."""
     a: Estimate
     b: Estimate
     difference: Estimate
@@ -46,7 +52,7 @@ class Row:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is more than chance after the correction."""
+        """Whether the difference is significant at 5% after the correction."""
         return self.p_adjusted is not None and self.p_adjusted < SIGNIFICANT
 
     def to_json(self) -> dict[str, Any]:
@@ -59,17 +65,17 @@ class Row:
 
 
 def game_rows(game: str, opponent: str, a: Sequence[Episode], b: Sequence[Episode]) -> list[Row]:
-    """Score (a win 1, a draw half) and illegal moves against one opponent, by pairs of games.
+    """Score (a win is 1, a draw 1/2) and illegal moves against one opponent, over pairs of games.
 
-    Both hold the games of `paired_matches` with the same seed. A pair of which any game was not played is left out;
-    where that leaves no pair there are no rows.
+    `a` and `b` hold the games of `paired_matches` with the same seed. A pair with a game that was not played is left
+    out; if no pair remains there are no rows. Raises `ValueError` if the seeds differ.
     """
     if len(a) != len(b) or any(left.seed != right.seed for left, right in zip(a, b, strict=True)):
-        raise ValueError(f"the games of {game} against {opponent} were not played with the same seeds; measure again")
+        raise ValueError(f"the games of {game} against {opponent} have different seeds; evaluate both again")
     kept = [
-        place
-        for place in range(0, len(a), 2)
-        if all(episode.outcome != "not_played" for episode in (*a[place : place + 2], *b[place : place + 2]))
+        first
+        for first in range(0, len(a), 2)
+        if all(episode.outcome != "not_played" for episode in (*a[first : first + 2], *b[first : first + 2]))
     ]
     if not kept:
         return []
@@ -81,10 +87,10 @@ def game_rows(game: str, opponent: str, a: Sequence[Episode], b: Sequence[Episod
 
 
 def benchmark_row(task: str, a: Sequence[Attempt], b: Sequence[Attempt]) -> Row:
-    """Accuracy by problem. Raises `ValueError` when the problems are not the same."""
+    """Accuracy over problems. Raises `ValueError` if the two models had different problems."""
     shares_a, shares_b = _by_problem(a), _by_problem(b)
     if shares_a.keys() != shares_b.keys():
-        raise ValueError(f"the two models were asked different problems of {task}; measure both with the same --limit")
+        raise ValueError(f"the two models had different problems of {task}; benchmark both with the same --limit")
     ids = list(shares_a)
     return _paired(
         "benchmark",
@@ -97,14 +103,14 @@ def benchmark_row(task: str, a: Sequence[Attempt], b: Sequence[Attempt]) -> Row:
 
 
 def exploitability_row(a: Mapping[str, Any], b: Mapping[str, Any], states: int) -> Row:
-    """Exploitability in the game's units, from results in their JSON form; `states` is how many were asked about.
+    """Exploitability in the game's units, from results in their JSON form; `states` counts the states asked about.
 
-    Where nothing is hidden and a model thinks first it is not known (`optimality`); the regret in self-play, which then
-    is known of both, takes its place.
+    In a game of perfect information it is not known for a model that thinks first (`optimality`); then the row compares
+    the regret in self-play, which is known for both.
     """
     known = a["exploitability"] is not None and b["exploitability"] is not None
-    figure, words = ("exploitability", "exploitability") if known else ("regret_self", "regret in self-play")
-    left, right = _bounds(a, figure), _bounds(b, figure)
+    key, words = ("exploitability", "exploitability") if known else ("regret_self", "regret in self-play")
+    left, right = _bounds(a, key), _bounds(b, key)
     value = right.value - left.value
     low = value - math.hypot(right.value - right.low, left.high - left.value)
     high = value + math.hypot(right.high - right.value, left.value - left.low)
@@ -120,8 +126,8 @@ def exploitability_row(a: Mapping[str, Any], b: Mapping[str, Any], states: int) 
     )
 
 
-def asked_otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """In what the two were asked otherwise in games."""
+def prompt_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The prompt and sampling settings that differ between the two models in games, one sentence each."""
     return [
         f"{key.replace('_', '-')} is {a.get(key)} for A and {b.get(key)} for B in games, as each was trained"
         for key in dict.fromkeys((*a, *b))
@@ -130,15 +136,14 @@ def asked_otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
-    """The rows with p-values corrected for all the tests among them."""
-    tested = [place for place, row in enumerate(rows) if row.p_value is not None]
-    adjusted = holm([float(rows[place].p_value or 0.0) for place in tested])
-    found = dict(zip(tested, adjusted, strict=True))
-    return [dataclasses.replace(row, p_adjusted=found.get(place)) for place, row in enumerate(rows)]
+    """The rows with p-values corrected for the number of tests among them."""
+    tested = [index for index, row in enumerate(rows) if row.p_value is not None]
+    adjusted = dict(zip(tested, holm([float(rows[index].p_value or 0.0) for index in tested]), strict=True))
+    return [dataclasses.replace(row, p_adjusted=adjusted.get(index)) for index, row in enumerate(rows)]
 
 
 def to_markdown(rows: Sequence[Row], a: str, b: str) -> str:
-    """A table; a star marks what is significant after the correction."""
+    """The rows as a Markdown table; a star marks significant differences."""
     lines = [f"| | n | {a} | {b} | difference | p (Holm) |", "|---|---|---|---|---|---|"]
     for row in rows:
         p_value = "" if row.p_adjusted is None else f"{row.p_adjusted:.3g}"
@@ -150,7 +155,7 @@ def to_markdown(rows: Sequence[Row], a: str, b: str) -> str:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """One line a row, every figure in full."""
+    """The rows as CSV, with all columns."""
     file = io.StringIO()
     records: list[Mapping[str, Any]] = [row.to_json() for row in rows]
     writer = csv.DictWriter(file, fieldnames=list(records[0]) if records else ["measure"], lineterminator="\n")
@@ -162,11 +167,11 @@ def to_csv(rows: Sequence[Row]) -> str:
 def _paired(
     kind: Kind, measure: str, better: Literal["higher", "lower"], a: Sequence[float], b: Sequence[float], size: int
 ) -> Row:
-    """Shares of pairs or problems, each over `size` games or samples; a single one has an interval and no test."""
+    """A row of shares of pairs or problems, each over `size` games or samples; with a single one there is no test."""
     difference: Estimate
     p_value = None
     if len(a) == 1:
-        difference = alike_interval(b[0] - a[0], 1, 1.0)
+        difference = constant_difference_interval(b[0] - a[0], 1, 1.0)
     else:
         difference = tested = paired_difference(b, a, largest=1.0)
         p_value = tested.p_value
@@ -182,40 +187,40 @@ def _paired(
     )
 
 
-def _by_pair(episodes: Sequence[Episode], kept: Sequence[int], figure: Any) -> list[float]:
-    """The mean of a figure over both games of each pair; the model sits in seat 0 and then in seat 1."""
-    return [(figure(episodes[place], 0) + figure(episodes[place + 1], 1)) / 2 for place in kept]
+def _by_pair(
+    episodes: Sequence[Episode], kept: Sequence[int], quantity: Callable[[Episode, int], float]
+) -> list[float]:
+    """The mean of a quantity over both games of each pair; the model is player 0 in the first, 1 in the second."""
+    return [(quantity(episodes[first], 0) + quantity(episodes[first + 1], 1)) / 2 for first in kept]
 
 
-def _score(episode: Episode, seat: int) -> float:
-    value = episode.returns[seat]
+def _score(episode: Episode, player: int) -> float:
+    value = episode.returns[player]
     return 0.5 + 0.5 * ((value > 0) - (value < 0))
 
 
-def _illegal(episode: Episode, seat: int) -> float:
-    return float(episode.outcome == "illegal_move" and episode.turns[-1].player == seat)
+def _illegal(episode: Episode, player: int) -> float:
+    return float(episode.outcome == "illegal_move" and episode.turns[-1].player == player)
 
 
 def _by_problem(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """The share of right samples of each problem."""
+    """Share of right samples for each problem id."""
     correct: dict[str, list[bool]] = {}
     for attempt in attempts:
         correct.setdefault(attempt.id, []).append(attempt.correct)
     return {name: float(np.mean(found)) for name, found in correct.items()}
 
 
-def _bounds(result: Mapping[str, Any], figure: str) -> Estimate:
-    """What is exact is its own interval."""
-    value = float(result[figure])
+def _bounds(result: Mapping[str, Any], key: str) -> Estimate:
+    """A value with its bounds; an exact value is its own bounds."""
+    value = float(result[key])
     return Estimate(
-        value=value,
-        low=float(result.get(f"{figure}_low", value)),
-        high=float(result.get(f"{figure}_high", value)),
+        value=value, low=float(result.get(f"{key}_low", value)), high=float(result.get(f"{key}_high", value))
     )
 
 
 def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:
-    """Value and interval; the value alone where it is exact."""
+    """Value and interval as text; an exact value stands alone."""
     form = "{:+.3f} [{:+.3f}, {:+.3f}]" if signed else "{:.3f} [{:.3f}, {:.3f}]"
     if estimate.low == estimate.high:
         return form.split(" ", maxsplit=1)[0].format(estimate.value)

@@ -1,75 +1,94 @@
-"""How near to perfect a policy plays where nothing is hidden, position by position.
+"""How close to perfect a policy plays a game of perfect information, position by position.
 
 Every position is put to the policy once, through the first history in order of play that reaches it: with prompts that
-show the moves made ("full"), that one history stands for the position. Backward induction gives the value of every
-move. Three figures follow for each position: the probability of an optimal move, whether the most likely legal move is
-optimal, and the regret, which is the value given away, in the game's units. An illegal reply counts as the worst
-ending for the seat that gave it, and its mass is reported apart.
+show the moves made ("full"), that one history represents the position. Backward induction gives the value of every
+move to the player who makes it, averaged over chance. Three numbers follow for each position: the probability of an
+optimal move, whether the most likely legal move is optimal, and the regret, the expected loss of value in the game's
+units. An illegal reply counts as the worst ending for the player who gave it; its probability is also reported apart.
 
-They are averaged in three ways: over all positions alike, over those that the policy meets when it plays itself, and
-over those that random play meets, as often as they are met. The probabilities of meeting a position are computed, not
-sampled. Only where the policy's own probabilities are not known (`probabilities`) everything is sampled: positions,
-positions as random play meets them, and games of self-play.
+They are averaged in three ways: over all positions equally, over those that the policy meets in self-play, and over
+those that random play meets, weighted by how often. These weights are computed, not sampled. Only if the policy's
+probabilities are not known (`policy_table`) everything is sampled: positions, positions as random play meets them, and
+games of self-play.
+
+Legend: I positions with a decision, A their moves one after another, N rows of a table, F the numbers of `Optimality`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spiral.core.records import Episode
 from spiral.core.seeds import derive_seed
-from spiral.evaluation.exploitability import ExploitabilityResult, exploitability_of, measure_exploitability
-from spiral.evaluation.positions import Judge, Optimality, average, figures, judge_game, random_visits, visits
-from spiral.evaluation.probabilities import (
+from spiral.evaluation.policy_table import (
     Method,
     PolicyTable,
     StateRow,
     TheoryWatch,
+    decision_tree,
+    ignore_progress,
     known_table,
-    records,
+    row_records,
     sampled_table,
-    unwatched,
 )
 from spiral.evaluation.statistics import Estimate, avg_at_k, bootstrap_weights, mean_interval, wilson
 from spiral.games import Game
 from spiral.inference.base import LanguagePolicy
 from spiral.rollout.loop import Match, play
 from spiral.theory import TabularPolicy, has_perfect_information
-from spiral.theory.tree import Floats
+from spiral.theory.minimax import optimal_values
+from spiral.theory.tree import Floats, GameTree
 
 POSITIONS = 300
+"""Positions asked about when replies are sampled."""
 SAMPLES = 20
-"""Replies in a position, where they are sampled."""
-PLAY_EPISODES = 200
-EXPLOITABILITY_SAMPLES = 200
+"""Replies per position when they are sampled."""
+SELF_PLAY_EPISODES = 200
+TIE = 1e-9
+"""Difference of values below which moves count as equally good."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimality:
+    """Averages over positions."""
+
+    share: float
+    """Probability of an optimal move."""
+    top: float | None
+    """Share of positions whose most likely legal move is optimal; equally likely moves count in proportion."""
+    regret: float
+    """Expected loss of value by one move."""
+    illegal: float
+    """Probability of an illegal reply."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimalityResult:
-    """How near to perfect a policy plays."""
+    """How close to perfect a policy plays."""
 
     game: str
     method: Method
     positions: int
-    """Positions asked about, out of `all_positions` in which somebody decides."""
+    """Positions asked about, out of the `all_positions` with a decision."""
     all_positions: int
     uniform: Optimality
-    """Every position alike."""
+    """Over all positions equally."""
     self_play: Optimality
-    """As often as the policy meets them in both seats."""
+    """Weighted by how often the policy meets a position in self-play."""
     random_play: Optimality
-    """As often as random play meets them."""
+    """Weighted by how often random play meets a position."""
     samples: int | None = None
     bounds: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
-    """95% intervals of some figures by their name in `to_json`, where replies were sampled."""
+    """95% intervals by key of `to_json`, if replies were sampled."""
     states: tuple[StateRow, ...] = dataclasses.field(default=(), repr=False)
 
     def to_json(self) -> dict[str, object]:
-        """Flat keys: `optimal_share` and `optimal_top` of all positions alike, `regret_uniform`, `regret_self`, ..."""
+        """Flat keys: `optimal_share` and `optimal_top` over all positions, `regret_uniform`, `regret_self`, ..."""
         flat: dict[str, object] = {
             "game": self.game,
             "method": self.method,
@@ -93,112 +112,186 @@ class OptimalityResult:
 
     def records(self) -> list[dict[str, Any]]:
         """The positions as plain dictionaries, for a result file."""
-        return records(self.states)
+        return row_records(self.states)
 
 
-def measure_optimality(
+def evaluate_optimality(
     policy: LanguagePolicy | TabularPolicy,
     game: Game,
     *,
     positions: int = POSITIONS,
     samples: int = SAMPLES,
-    play_episodes: int = PLAY_EPISODES,
+    play_episodes: int = SELF_PLAY_EPISODES,
     seed: int = 0,
 ) -> OptimalityResult:
-    """How near to perfect a language model or a tabular policy plays a game of perfect information.
+    """How close to perfect a language model or a tabular policy plays.
 
-    Where replies have to be sampled, `samples` are drawn in each of `positions` positions and as often in positions as
-    random play meets them, and `play_episodes` games of self-play are played. Raises `ValueError` for games that hide
-    something, are too large or have free text.
+    Args:
+        policy: A language model or a tabular policy.
+        game: A game of perfect information.
+        positions: If replies have to be sampled: number of positions, drawn once uniformly and once as random play
+            meets them.
+        samples: If replies have to be sampled: replies per position.
+        play_episodes: If replies have to be sampled: number of games of self-play.
+        seed: Fixes all random draws.
+
+    Raises:
+        ValueError: The game hides information from a player, or has no exact theory.
     """
     if not has_perfect_information(game):
         raise ValueError(
-            f"{game.spec} hides something from the seats, so no move is optimal by itself; expected a game of perfect"
-            " information, such as tictactoe, or measure its exploitability"
+            f"{game.spec} hides information from the players, so no move is optimal by itself; expected a game of"
+            " perfect information, such as tictactoe, or evaluate its exploitability"
         )
     table = known_table(policy, game)
     if table is not None:
-        return optimality_of(table)
+        return optimality_of_table(table)
     assert isinstance(policy, LanguagePolicy)  # the others are always known
-    return _sampled(policy, game, positions, samples, play_episodes, seed)
+    return sampled_optimality(policy, game, positions, samples, play_episodes, seed)
 
 
-def optimality_of(table: PolicyTable) -> OptimalityResult:
-    """The same from a table of every position of a game of perfect information."""
+def optimality_of_table(table: PolicyTable) -> OptimalityResult:
+    """`evaluate_optimality` of a table that covers every position of a game of perfect information."""
     judge = judge_game(table.game)
-    figures_FI = figures(judge, table.rows, range(len(table.rows)))
+    values_FI = position_values(judge, table.rows, range(len(table.rows)))
     return OptimalityResult(
         game=table.game.spec,
         method=table.method,
         positions=len(table.rows),
         all_positions=len(table.rows),
-        uniform=average(figures_FI, np.ones(len(table.rows))),
-        self_play=average(figures_FI, visits(judge.tree, table.to_array())),
-        random_play=average(figures_FI, random_visits(judge.tree)),
+        uniform=average(values_FI, np.ones(len(table.rows))),
+        self_play=average(values_FI, visits(judge.tree, table.to_array())),
+        random_play=average(values_FI, random_visits(judge.tree)),
         states=table.rows,
     )
 
 
-def _sampled(
+def sampled_optimality(
     policy: LanguagePolicy,
     game: Game,
     positions: int,
     samples: int,
     play_episodes: int,
     seed: int,
-    watch: TheoryWatch = unwatched,
+    watch: TheoryWatch = ignore_progress,
 ) -> OptimalityResult:
-    """Counts replies where the probabilities of a language model are not known."""
+    """`evaluate_optimality` from sampled replies, for a language model whose probabilities are not known."""
     judge = judge_game(game)
     total = len(judge.tree.infosets)
     count = min(positions, total)
     rng = np.random.default_rng(derive_seed(seed, "optimality"))
     random_I = random_visits(judge.tree)
-    chosen = rng.choice(total, count, replace=False).tolist()
-    met = rng.choice(total, count, p=random_I / random_I.sum()).tolist()
-    asked = [(judge.tree.infosets[place].state, judge.tree.infosets[place].player) for place in chosen + met]
+    uniform = rng.choice(total, count, replace=False).tolist()
+    visited = rng.choice(total, count, p=random_I / random_I.sum()).tolist()
+    asked = [(judge.tree.infosets[index].state, judge.tree.infosets[index].player) for index in uniform + visited]
     table = sampled_table(policy, game, asked, samples=samples, seed=seed, purpose="optimality", watch=watch)
-    figures_FN = figures(judge, table.rows, chosen + met)
-    chosen_FN, met_FN = figures_FN[:, :count], figures_FN[:, count:]
+    values_FN = position_values(judge, table.rows, uniform + visited)
+    uniform_FN, visited_FN = values_FN[:, :count], values_FN[:, count:]
     self_play, bounds = _self_play(policy, game, judge, play_episodes, seed, watch)
-    bounds |= _bounds(chosen_FN, samples, "uniform") | _bounds(met_FN, samples, "random")
+    bounds |= _bounds(uniform_FN, samples, "uniform") | _bounds(visited_FN, samples, "random")
     return OptimalityResult(
         game=game.spec,
         method="sampled",
-        positions=len({*chosen, *met}),
+        positions=len({*uniform, *visited}),
         all_positions=total,
-        uniform=average(chosen_FN, np.ones(count)),
+        uniform=average(uniform_FN, np.ones(count)),
         self_play=self_play,
-        random_play=average(met_FN, np.ones(count)),
+        random_play=average(visited_FN, np.ones(count)),
         samples=samples,
         bounds=bounds,
         states=table.rows,
     )
 
 
-def _bounds(figures_FN: Floats, samples: int, weighting: str) -> dict[str, Estimate]:
-    """Intervals of the figures of N positions drawn at random, with so many replies in each."""
-    share_N, top_N, regret_N, _ = figures_FN
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+    """The value of every move of a game."""
+
+    tree: GameTree
+    optimal_A: npt.NDArray[np.bool_]
+    regret_A: Floats
+    forfeit_I: Floats
+    """Regret of an illegal reply."""
+
+
+def judge_game(game: Game) -> Judge:
+    """The value of every move of a game of perfect information, by backward induction."""
+    tree = decision_tree(game)
+    value_N = optimal_values(tree)
+    moves = tree.slot_E >= 0
+    sign_A = np.where(tree.player_A == 0, 1.0, -1.0)
+    regret_A = np.zeros(len(sign_A))
+    regret_A[tree.slot_E[moves]] = value_N[tree.source_E[moves]] - value_N[tree.target_E[moves]]
+    regret_A *= sign_A
+    nodes = np.flatnonzero(tree.infoset_N >= 0)
+    value_I = np.zeros(len(tree.infosets))
+    value_I[tree.infoset_N[nodes]] = value_N[nodes]
+    first_I = np.array([infoset.player == 0 for infoset in tree.infosets])
+    forfeit_I = np.where(first_I, value_I - tree.payoff_N.min(), tree.payoff_N.max() - value_I)
+    return Judge(tree=tree, optimal_A=regret_A <= TIE, regret_A=regret_A, forfeit_I=forfeit_I)
+
+
+def position_values(judge: Judge, rows: Sequence[StateRow], positions: Iterable[int]) -> Floats:
+    """The numbers of `Optimality`, in their order, for each row of a table and the position it belongs to, [F, N]."""
+    values_NF = []
+    for row, position in zip(rows, positions, strict=True):
+        first = judge.tree.infosets[position].first_slot
+        slots = slice(first, first + len(row.probabilities))
+        probabilities, optimal = np.array(list(row.probabilities.values())), judge.optimal_A[slots]
+        top = (probabilities >= probabilities.max() - TIE) & (probabilities > 0.0)
+        values_NF.append(
+            (
+                probabilities @ optimal,
+                int(np.sum(top & optimal)) / max(1, int(np.sum(top))),
+                probabilities @ judge.regret_A[slots] + row.illegal * judge.forfeit_I[position],
+                row.illegal,
+            )
+        )
+    return np.array(values_NF).T
+
+
+def average(values_FN: Floats, weight_N: Floats) -> Optimality:
+    """The weighted average over positions."""
+    share, top, regret, illegal = (float(value) for value in np.average(values_FN, axis=1, weights=weight_N))
+    return Optimality(share=share, top=top, regret=regret, illegal=illegal)
+
+
+def visits(tree: GameTree, probability_A: Floats) -> Floats:
+    """Probability that a game meets each position, [I]; illegal mass ends the game."""
+    nodes = np.flatnonzero(tree.infoset_N >= 0)
+    visits_I = np.zeros(len(tree.infosets))
+    visits_I[tree.infoset_N[nodes]] = tree.reach(tree.edge_weights(probability_A))[nodes]
+    return visits_I
+
+
+def random_visits(tree: GameTree) -> Floats:
+    """Probability that a game of random play meets each position, [I]."""
+    return visits(tree, 1.0 / np.bincount(tree.infoset_A)[tree.infoset_A])
+
+
+def _bounds(values_FN: Floats, samples: int, weighting: str) -> dict[str, Estimate]:
+    """Intervals for N positions drawn at random, with `samples` replies in each."""
+    share_N, top_N, regret_N, _ = values_FN
     optimal_NK = np.arange(samples) < np.round(share_N * samples)[:, None]
     ending = "" if weighting == "uniform" else f"_{weighting}"
-    found: dict[str, Estimate] = {
+    bounds: dict[str, Estimate] = {
         f"optimal_share{ending}": avg_at_k(optimal_NK),
         f"optimal_top{ending}": wilson(float(top_N.sum()), len(top_N)),
     }
-    return found if len(regret_N) < 2 else {**found, f"regret_{weighting}": mean_interval(regret_N)}
+    return bounds if len(regret_N) < 2 else {**bounds, f"regret_{weighting}": mean_interval(regret_N)}
 
 
 def _self_play(
     policy: LanguagePolicy, game: Game, judge: Judge, episodes: int, seed: int, watch: TheoryWatch
 ) -> tuple[Optimality, dict[str, Estimate]]:
-    """The moves made in games against itself; the intervals draw whole games again."""
+    """Averages over the moves of self-play games, with bootstrap intervals that resample whole games."""
     seeds = [derive_seed(seed, "optimality", "game", index) for index in range(episodes)]
     matches = [Match(game=game, seed=match_seed, policies=(policy, policy)) for match_seed in seeds]
     played = play(matches, watch=lambda games, _: watch("games of self-play", games, episodes))
-    places = {
-        (infoset.player, infoset.state.position_key()): place for place, infoset in enumerate(judge.tree.infosets)
+    positions = {
+        (infoset.player, infoset.state.position_key()): index for index, infoset in enumerate(judge.tree.infosets)
     }
-    totals_GF = np.array([_game_totals(episode, game, judge, places) for episode in played])
+    totals_GF = np.array([_game_totals(episode, game, judge, positions) for episode in played])
     moves, share, regret, illegal = (float(total) for total in totals_GF.sum(axis=0))
     weight_DG = bootstrap_weights(episodes, np.random.default_rng(derive_seed(seed, "optimality", "bootstrap")))
     drawn_DF = weight_DG @ totals_GF
@@ -210,66 +303,20 @@ def _self_play(
 
 
 def _game_totals(
-    episode: Episode, game: Game, judge: Judge, places: Mapping[tuple[int, Hashable], int]
+    episode: Episode, game: Game, judge: Judge, positions: Mapping[tuple[int, Hashable], int]
 ) -> tuple[float, float, float, float]:
-    """Moves, optimal ones, regret and illegal ones of one game."""
+    """Sums over one game: moves, optimal moves, regret, illegal moves."""
     moves = share = regret = illegal = 0.0
     state = game.initial_state()
-    fault = [""] if episode.outcome == "illegal_move" else []
-    for action in [*episode.actions, *fault]:
+    illegal_move = [""] if episode.outcome == "illegal_move" else []
+    for action in [*episode.actions, *illegal_move]:
         if not state.is_chance:
-            infoset = judge.tree.infosets[place := places[state.current_player, state.position_key()]]
+            infoset = judge.tree.infosets[position := positions[state.current_player, state.position_key()]]
             moves += 1
             if action:
                 slot = infoset.first_slot + infoset.actions.index(action)
                 share, regret = share + judge.optimal_A[slot], regret + judge.regret_A[slot]
             else:
-                illegal, regret = illegal + 1, regret + judge.forfeit_I[place]
+                illegal, regret = illegal + 1, regret + judge.forfeit_I[position]
         state = state.apply(action) if action else state
     return moves, float(share), float(regret), illegal
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TheoryResult:
-    """All that exact theory says of a policy in a game."""
-
-    game: str
-    exploitability: ExploitabilityResult | None
-    """None where nothing is hidden and the policy's probabilities are not known in every position."""
-    optimality: OptimalityResult | None
-    """None for games that hide something."""
-
-    def to_json(self) -> dict[str, object]:
-        """The keys of both; exploitability and NashConv are None where they are not known."""
-        unknown: dict[str, object] = {"exploitability": None, "nash_conv": None}
-        flat = {"game": self.game, **(self.exploitability.to_json() if self.exploitability else unknown)}
-        return flat | (self.optimality.to_json() if self.optimality else {})
-
-    def records(self) -> list[dict[str, Any]]:
-        """What the policy does in every state asked about, for a result file."""
-        found = self.exploitability or self.optimality
-        return [] if found is None else found.records()
-
-
-def measure_theory(
-    policy: LanguagePolicy | TabularPolicy,
-    game: Game,
-    *,
-    samples: int | None = None,
-    seed: int = 0,
-    watch: TheoryWatch = unwatched,
-) -> TheoryResult:
-    """Exploitability, and where nothing is hidden optimality, from one table of the policy's probabilities.
-
-    `samples` replies a state are drawn where they have to be: 200, or 20 where nothing is hidden, if left out.
-    `watch` receives the stage and its progress.
-    """
-    if not has_perfect_information(game):
-        found = measure_exploitability(policy, game, samples=samples or EXPLOITABILITY_SAMPLES, seed=seed, watch=watch)
-        return TheoryResult(game=game.spec, exploitability=found, optimality=None)
-    table = known_table(policy, game, watch)
-    if table is None:
-        assert isinstance(policy, LanguagePolicy)  # the others are always known
-        sampled = _sampled(policy, game, POSITIONS, samples or SAMPLES, PLAY_EPISODES, seed, watch)
-        return TheoryResult(game=game.spec, exploitability=None, optimality=sampled)
-    return TheoryResult(game=game.spec, exploitability=exploitability_of(table), optimality=optimality_of(table))

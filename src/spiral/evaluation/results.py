@@ -1,13 +1,13 @@
-"""Every result is a directory: what was measured, of which weights, with what, and one record for every item.
+"""A result is a directory: the settings, the result itself, and the records it was computed from.
 
     results/evaluate-tictactoe-minimax-nano-1f0c9a52/
       result.json        schema version, kind, the settings, the result, versions, command, date
-      items.jsonl        benchmarks and exploitability: one record an item
-      episodes.parquet   games: one row a turn
-      .lock              held by the process that measures, so that no other does at the same time
+      items.jsonl        benchmarks and exploitability: one record per item
+      episodes.parquet   games: one row per turn
+      .lock              held by the process that writes here
 
 The name ends in a hash of the settings: the model's weights, prompt and sampling, the task and the seed. The same
-measurement has the same name, so it can be found again, gone on with and compared.
+evaluation therefore has the same name, so it can be found, continued and compared.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from spiral.policies.endpoint.policy import EndpointPolicy
 
 SCHEMA_VERSION = 1
 RESULTS_VARIABLE = "SPIRAL_RESULTS"
-"""Names the directory for results, in place of ./results or the run's own."""
+"""Environment variable with the directory for results, instead of ./results or the run's own."""
 LOCK = ".lock"
 RESULTS = "results"
-"""The directory for results in a run, or here."""
+"""Name of the directory for results in a run directory or the working directory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResultDirectory:
-    """Where one measurement goes."""
+    """The directory of one result."""
 
     path: Path
     kind: str
@@ -57,52 +57,52 @@ class ResultDirectory:
 
     @property
     def result_file(self) -> Path:
-        """The result; it is there when the measurement is complete."""
+        """The result; it exists once the evaluation is complete."""
         return self.path / "result.json"
 
     @property
     def items_file(self) -> Path:
-        """One record an item."""
+        """One record per item."""
         return self.path / "items.jsonl"
 
     @property
     def episodes_file(self) -> Path:
-        """The games played."""
+        """The episodes."""
         return self.path / "episodes.parquet"
 
     def make(self) -> None:
-        """Makes the directory. Raises `ValueError` when that is not possible."""
+        """Makes the directory. Raises `ValueError` if that is not possible."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, "not writable")
         except OSError as error:
             raise ValueError(
-                f"cannot write results to {self.path}: {error.strerror}; choose another place with --out DIR"
+                f"cannot write results to {self.path}: {error.strerror}; choose another directory with --out DIR"
             ) from error
 
     @contextlib.contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Makes the directory and keeps other processes from measuring into it for the time of a `with` block.
+    def locked(self) -> Iterator[None]:
+        """Makes the directory and locks it against other processes within a `with` block.
 
-        Raises `ValueError` when it cannot be made, and when another process is at it.
+        Raises `ValueError` if it cannot be made, or if another process holds the lock.
         """
         self.make()
-        with alone_in(self.path):
+        with lock_directory(self.path):
             yield
 
     def append_item(self, record: Mapping[str, Any]) -> None:
-        """Adds a record at once, so that what is done is kept whatever comes."""
+        """Appends a record immediately, so that it survives an interruption."""
         with self.items_file.open("a", encoding="utf-8") as file:
             file.write(json_line(record))
 
     def read_items(self) -> list[dict[str, Any]]:
-        """The records so far; one cut short by a kill is left out, and taken off the file."""
+        """The records so far; a record cut short by a kill is removed from the file."""
         if not self.items_file.exists():
             return []
         content = self.items_file.read_bytes()
-        records, whole = [], []
-        # Bytes: a kill may cut a letter in two, and a line ends at a line feed only (a reply may hold U+2028).
+        records, complete = [], []
+        # Bytes: a kill may cut a character in two, and only a line feed ends a line (a reply may hold U+2028).
         for line in content.split(b"\n"):
             try:
                 record = json.loads(line)
@@ -110,8 +110,8 @@ class ResultDirectory:
                 continue
             if isinstance(record, dict):
                 records.append(record)
-                whole.append(line + b"\n")
-        kept = b"".join(whole)
+                complete.append(line + b"\n")
+        kept = b"".join(complete)
         if kept != content:
             write_atomically(self.items_file, lambda temporary: temporary.write_bytes(kept))
         return records
@@ -124,8 +124,8 @@ class ResultDirectory:
         episodes: Sequence[Episode] | None = None,
         endpoints: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Writes the result, last of all, what it was computed from, and what endpoints were really asked."""
-        self.make()  # another process that failed may have taken the empty directory away
+        """Writes the records that the result was computed from, the endpoints' usage and, last, the result itself."""
+        self.make()  # another process that failed may have removed the empty directory
         if items is not None:
             write_jsonl(self.items_file, items)
         if episodes is not None:
@@ -149,33 +149,34 @@ class ResultDirectory:
 
 
 @contextlib.contextmanager
-def alone_in(directory: Path) -> Iterator[None]:
-    """Keeps other processes from measuring into a directory for the time of a `with` block.
+def lock_directory(directory: Path) -> Iterator[None]:
+    """Locks a directory against other processes within a `with` block.
 
-    Raises `ValueError` when another process is at it, and when the directory may not be written to.
+    Raises `ValueError` if another process holds the lock, or if the directory is not writable. If the block fails, a
+    directory that was left without content is removed.
     """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(directory / LOCK))
         except BlockingIOError as error:
             raise ValueError(
-                f"{error.strerror} is measuring into {directory} just now; wait until it is done, or choose another"
-                " place with --out DIR"
+                f"{error.strerror} is writing to {directory} right now; wait until it is done, or choose another"
+                " directory with --out DIR"
             ) from error
         except PermissionError as error:
             raise ValueError(
-                f"cannot write to {directory}: {error.strerror}; choose another place with --out DIR"
+                f"cannot write to {directory}: {error.strerror}; choose another directory with --out DIR"
             ) from error
         try:
             yield
         except BaseException:
             stack.close()
-            _remove_without_content(directory)
+            _remove_if_empty(directory)
             raise
 
 
-def _remove_without_content(directory: Path) -> None:
-    """Removes a directory in which nothing but locks and empty directories was left, and `results` if that is all."""
+def _remove_if_empty(directory: Path) -> None:
+    """Removes a directory that holds only locks and empty directories, and its parent `results` if then empty."""
     found = list(directory.rglob("*"))
     if any(path.is_file() and not path.name.startswith(LOCK) for path in found):
         return
@@ -190,30 +191,30 @@ def _remove_without_content(directory: Path) -> None:
 def result_directory(
     kind: str, label: str, settings: Mapping[str, Any], *, model: str, out: Path | None = None
 ) -> ResultDirectory:
-    """The place of a measurement: below `out`, or the run that the model comes from, or ./results."""
+    """The directory of a result, below `out` or else below `default_root(model)`."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     name = plain_name(f"{kind}-{label}")[:100]
     return ResultDirectory(path=(out or default_root(model)) / f"{name}-{digest}", kind=kind, settings=settings)
 
 
 def plain_name(text: str) -> str:
-    """A name for a file: whatever else than letters, digits and `_.=-` becomes a dash."""
+    """Text as a file name: characters other than letters, digits and `_.=-` become dashes."""
     return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).strip("-")
 
 
 def default_root(model: str) -> Path:
-    """$SPIRAL_RESULTS; or `results` in the run directory that a model comes from; or ./results.
+    """The directory for results: $SPIRAL_RESULTS, else `results` in the model's run directory, else ./results.
 
-    Where those cannot be written to, `results` beside the models that are kept on this machine.
+    If that is not writable, `results` beside the models kept on this machine.
     """
     if os.environ.get(RESULTS_VARIABLE):
         return Path(os.environ[RESULTS_VARIABLE])
-    base = _run_of(model) or Path()
+    base = _run_directory(model) or Path()
     return base / RESULTS if os.access(base, os.W_OK) else store_directory().parent / RESULTS
 
 
-def _run_of(model: str) -> Path | None:
-    """The run directory that a model comes from."""
+def _run_directory(model: str) -> Path | None:
+    """The run directory that a model comes from, if any."""
     if is_scripted(model) or model.startswith(ENDPOINT):
         return None
     try:
@@ -223,17 +224,17 @@ def _run_of(model: str) -> Path | None:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
 
 
-def asked_of(*players: object) -> list[dict[str, Any]]:
-    """What each endpoint among the players was asked: requests, tokens, cost, and parameters that it does not take."""
+def endpoint_usage(*policies: object) -> list[dict[str, Any]]:
+    """The usage of each endpoint among the policies: requests, tokens, cost, and parameters that it does not accept."""
     return [
-        {"name": player.name, "model": player.config.model, **dataclasses.asdict(player.usage())}
-        for player in players
-        if isinstance(player, EndpointPolicy)
+        {"name": policy.name, "model": policy.config.model, **dataclasses.asdict(policy.usage())}
+        for policy in policies
+        if isinstance(policy, EndpointPolicy)
     ]
 
 
 def describe_player(name: str, policy: object) -> dict[str, Any]:
-    """What fixes a player's play, for the settings of a result."""
+    """Everything that determines how a policy plays, for the settings of a result."""
     if isinstance(policy, EndpointPolicy):
         unset = {key for key in ("omit", "rename", "extra") if not getattr(policy.config, key)}
         return {"name": name, "endpoint": policy.config.model_dump(exclude={"budget", *unset})}
@@ -253,19 +254,19 @@ def describe_player(name: str, policy: object) -> dict[str, Any]:
         "engine": type(policy).__name__,
         "precision": policy.precision,
         "context": policy.context,
-        # Without a hash nothing says that the weights are still the same, so such a result is never found again.
+        # Without a hash nobody knows whether the weights are still the same, so such a result is never reused.
         **({"measured_once": os.urandom(16).hex()} if weights is None else {}),
     }
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """The result in a result directory or file. Raises `ValueError` when there is none."""
+    """The result in a result directory or file. Raises `ValueError` if there is none."""
     file = path / "result.json" if path.is_dir() else path
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         known = values["schema_version"] == SCHEMA_VERSION and isinstance(values["result"], dict)
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is not a result of spiral ({type(error).__name__}); measure again") from error
+        raise ValueError(f"{file} is not a result of spiral ({type(error).__name__}); evaluate again") from error
     if not known:
         raise ValueError(f"{file} has schema version {values['schema_version']!r}; this version reads {SCHEMA_VERSION}")
     return dict(values)

@@ -1,4 +1,4 @@
-"""What is measured before and after training."""
+"""The `[evaluation]` section of a recipe."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from spiral.core.settings import Section
 
 
 class EvaluationConfig(Section):
-    """What is measured before training, after it, and in between."""
+    """Games and exact theory evaluated before training, after it, and in between."""
 
     games: list[str] = Field([], description="Games played against each opponent.")
     opponents: list[str] = Field(
         ["random"], description="'random', 'minimax', 'minimax(depth=4)', 'equilibrium', endpoint:NAME or a MODEL."
     )
     episodes: int = Field(
-        400, ge=2, le=1_000_000, description="Games against each opponent, half of them from each seat."
+        400, ge=2, le=1_000_000, description="Games against each opponent, half as player 0 and half as player 1."
     )
-    in_flight: int = Field(256, ge=1, description="Evaluation games under way at once.")
-    exploitability: list[str] = Field([], description="Games whose exact exploitability is measured.")
-    every: int = Field(0, ge=0, description="Also measure every so many steps; 0 measures only before and after.")
-    episodes_between: int = Field(100, ge=2, le=1_000_000, description="Games against each opponent in between.")
-    temperature: float = Field(1.0, ge=0, description="As sampling.temperature, for the games measured.")
-    top_p: float = Field(1.0, gt=0, le=1, description="As sampling.top_p, for the games measured.")
-    seed: int = Field(1_000_003, ge=0, description="Seed of the evaluation games, apart from the training's.")
+    in_flight: int = Field(256, ge=1, description="Evaluation games being played at once.")
+    exploitability: list[str] = Field([], description="Games whose exact exploitability is computed.")
+    every: int = Field(0, ge=0, description="Steps between evaluations; 0 evaluates only before and after training.")
+    episodes_between: int = Field(
+        100, ge=2, le=1_000_000, description="Games against each opponent in evaluations during training."
+    )
+    temperature: float = Field(1.0, ge=0, description="As sampling.temperature, for evaluation games.")
+    top_p: float = Field(1.0, gt=0, le=1, description="As sampling.top_p, for evaluation games.")
+    seed: int = Field(1_000_003, ge=0, description="Seed of the evaluation games, independent of the training seed.")

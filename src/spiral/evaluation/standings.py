@@ -1,11 +1,11 @@
-"""What a tournament's results amount to: payoffs, ratings and rankings, each with its 95% interval.
+"""A tournament's payoffs, ratings and rankings, each with its 95% interval.
 
-Payoffs and scores are means over deals, each deal played from both seats; a win scores 1 and a draw 1/2, by the sign
-of the return. Intervals are percentile bootstraps that draw whole deals, for all pairs of players at once, since all
-of them played the same deals. Few deals make them too narrow, a pair whose deals all ended alike has one without
-width, and one deal has none.
+Payoffs and scores are means over deals, each deal played from both sides; a win scores 1 and a draw 1/2, by the sign of
+the return. Intervals are percentile bootstraps that resample whole deals, for all pairs of players at once, since all
+of them played the same deals. They are too narrow with few deals, of zero width for a pair whose deals all ended alike,
+and missing with one deal.
 
-Alpha-rank and Nash averaging rank by payoffs, so a large win counts more than a small one; Elo by wins.
+Alpha-rank and Nash averaging rank by payoffs, so a large win counts more than a small one; Elo ranks by wins.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from spiral.theory.metagame import (
 
 DRAWS = 2000
 RANKING_DRAWS = 200
-"""For alpha-rank and Nash averaging, which are solved anew in each draw."""
+"""For alpha-rank and Nash averaging, which are solved again in each draw."""
 ANCHOR = "random"
-"""The player with rating 0 where it takes part."""
+"""The player whose rating is 0, if it takes part."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """An array of figures, each with its 95% interval; NaN where there is none."""
+    """An array of estimates, each with its 95% interval; NaN where there is none."""
 
     value: FloatArray
     low: FloatArray
@@ -49,17 +49,17 @@ class Estimates:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class History:
-    """How the later of two checkpoints did against the earlier one, over all pairs of a run's checkpoints."""
+    """Results of later checkpoints against earlier ones, counted over all pairs of a run's checkpoints."""
 
     better: int
     worse: int
     undecided: int
-    """The interval of the payoff holds 0."""
+    """Pairs whose payoff interval contains 0."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Standings:
-    """A finished tournament; [N, N] is row player against column player, [N] a figure a player."""
+    """A finished tournament; [N, N] is row player against column player, [N] one value per player."""
 
     game: str
     seed: int
@@ -67,25 +67,25 @@ class Standings:
     """Games between every two players."""
     players: tuple[str, ...]
     payoff: Estimates
-    """[N, N] mean return to the row player, in the game's units."""
+    """Mean return of the row player in the game's units, [N, N]."""
     score: Estimates
-    """[N, N] wins, and half the draws, as a share of the games."""
+    """Share of games won, a draw counting half, [N, N]."""
     games: FloatArray
-    """[N, N] that count."""
+    """Number of games that count, [N, N]."""
     illegal: FloatArray
-    """[N, N] games that the row player ended with an illegal move."""
+    """Number of games that the row player ended with an illegal move, [N, N]."""
     not_played: FloatArray
-    """[N, N] without a result; the game from the other seat does not count either."""
+    """Number of games without a result, [N, N]; the game of the same deal from the other side does not count either."""
     elo: Estimates
     alpharank: Estimates | None
     nash: Estimates | None
     cycles: Cycles | None
     history: History | None
     notes: tuple[str, ...]
-    """What was left out, and why."""
+    """Rankings that were left out, and why."""
 
     def to_json(self) -> dict[str, Any]:
-        """Flat keys: estimates with `_low` and `_high`, None for what is not known."""
+        """Flat keys: estimates with `_low` and `_high`, None for unknown values."""
         flat: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -104,7 +104,7 @@ class Standings:
 def standings(
     game: str, players: Sequence[str], pairings: Sequence[Pairing], *, seed: int, checkpoints: int = 0
 ) -> Standings:
-    """Everything that follows from the pairings; the first `checkpoints` players are one run's, in their order."""
+    """The standings from all pairings; the first `checkpoints` players are checkpoints of one run, in order."""
     deals, count = len(pairings[0].returns), len(players)
     payoff_PNN, score_PNN = np.full((deals, count, count), np.nan), np.full((deals, count, count), np.nan)
     illegal, not_played = np.zeros((count, count)), np.zeros((count, count))
@@ -141,14 +141,14 @@ def standings(
 
 
 def _scores(returns: FloatArray) -> FloatArray:
-    """1 for a win, 1/2 for a draw, 0 for a loss, NaN for no game."""
+    """1 for a win, 1/2 for a draw, 0 for a loss, NaN for a game that was not played."""
     return np.asarray((np.sign(returns) + 1) / 2)
 
 
 def _means(values_PNN: FloatArray, weights_DP: FloatArray, own: float) -> tuple[Estimates, FloatArray]:
-    """[N, N] means over deals with intervals, and [draws, N, N] the same in every draw; `own` is for the diagonal.
+    """Means over deals with intervals, [N, N], and in every bootstrap draw, [draws, N, N]; `own` is for the diagonal.
 
-    A draw that took none of a pair's deals has the pair's mean.
+    A draw without any deal of a pair gets the pair's mean.
     """
     deals, count = values_PNN.shape[:2]
     known = ~np.isnan(values_PNN)
@@ -162,7 +162,7 @@ def _means(values_PNN: FloatArray, weights_DP: FloatArray, own: float) -> tuple[
 
 
 def _estimates(value: FloatArray, draws: FloatArray, deals: int | FloatArray) -> Estimates:
-    """Percentile intervals over the first dimension of `draws`, for what at least two deals have a say in."""
+    """Percentile intervals over the first dimension of `draws`, where there are at least two deals."""
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     known = np.broadcast_to(np.asarray(deals) >= 2, value.shape)
     low, high = np.where(known, np.minimum(low, value), np.nan), np.where(known, np.maximum(high, value), np.nan)
@@ -170,9 +170,9 @@ def _estimates(value: FloatArray, draws: FloatArray, deals: int | FloatArray) ->
 
 
 def _rankings(payoff: FloatArray, draws: FloatArray, deals: int) -> tuple[dict[str, Estimates], tuple[str, ...]]:
-    """Rankings by payoffs, where everyone has played everyone and the packages are here; else why not."""
+    """Rankings by payoffs, and notes on those left out because of missing games or packages."""
     if np.isnan(payoff).any():
-        return {}, ("alpha-rank, Nash averaging and cycles are left out: not every two players have a deal played",)
+        return {}, ("alpha-rank, Nash averaging and cycles are left out: some two players have no deal in common",)
     ranks, notes = {}, []
     methods: dict[str, Callable[[FloatArray], FloatArray]] = {"alpha-rank": alpha_rank, "Nash averaging": nash_average}
     for name, method in methods.items():
@@ -184,7 +184,6 @@ def _rankings(payoff: FloatArray, draws: FloatArray, deals: int) -> tuple[dict[s
 
 
 def _history(payoff_draws: FloatArray, checkpoints: int) -> History:
-    """Counts the pairs of checkpoints."""
     later, earlier = np.tril_indices(checkpoints, -1)
     low, high = np.quantile(antisymmetric(payoff_draws)[:, later, earlier], [0.025, 0.975], axis=0)
     better, worse = int(np.sum(low > 0)), int(np.sum(high < 0))
@@ -192,7 +191,7 @@ def _history(payoff_draws: FloatArray, checkpoints: int) -> History:
 
 
 def _plain(values: Any) -> Any:
-    """Nested lists with None for NaN."""
+    """Nested lists, with None for NaN."""
     if isinstance(values, np.ndarray | list):
         return [_plain(part) for part in (values.tolist() if isinstance(values, np.ndarray) else values)]
     return None if isinstance(values, float) and math.isnan(values) else values

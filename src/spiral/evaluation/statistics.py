@@ -1,13 +1,17 @@
-"""Shares, means and differences with their intervals, and tests that allow for what belongs together.
+"""Shares, means and differences with their intervals, and tests for clustered observations.
 
-Everything here is 95% and two-sided. What is resampled or counted as one observation is a *cluster*: an item of a
-benchmark with all its samples, a deal with both of its games. Shares have Wilson's interval (Wilson, 1927), shares of
-clusters the same with an effective sample size (Kish, 1965; Dean and Pagano, 2015), means Student's, everything else
-the percentile bootstrap (Efron, 1979). A difference over the same items is tested by flipping signs (Fisher, 1935);
-where all items differ alike, as where none differs, its interval is Tango's (1998). Many tests at once are corrected
-after Holm (1979), and pass@k is the unbiased estimator of Chen et al. (2021, arXiv 2107.03374).
+All intervals are 95%, all tests two-sided. The unit of observation is a *cluster*: an item of a benchmark with all its
+samples, a deal with both of its games. Shares have Wilson's interval (Wilson, 1927), shares over clusters the same with
+an effective sample size (Kish, 1965; Dean and Pagano, 2015), means Student's, everything else the percentile bootstrap
+(Efron, 1979). A difference over the same items is tested by flipping signs (Fisher, 1935); if all items have the same
+difference, its interval is Tango's (1998). Multiple tests are corrected after Holm (1979), and pass@k is the unbiased
+estimator of Chen et al. (2021, arXiv 2107.03374).
 
-Left out on purpose: models of items and players beyond means, and anything that needs SciPy.
+SciPy is not a dependency, since `spiral show` needs these intervals on every call: its Wilson interval takes whole
+numbers of trials only, it has no Holm correction, and its permutation test is slower by an order of magnitude over a
+benchmark's items. The tests check these functions against SciPy's.
+
+Left out: models of items and players beyond means.
 """
 
 from __future__ import annotations
@@ -16,24 +20,24 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Z95 = 1.959963984540054
-MOST_EXACT_CLUSTERS = 14
-"""Up to so many clusters all 2^14 sign flips are counted; beyond, `SIGN_FLIPS` random ones."""
+MAX_EXACT_CLUSTERS = 14
+"""Up to this number of clusters all 2^n sign flips are enumerated; beyond, `SIGN_FLIPS` random ones are drawn."""
 SIGN_FLIPS = 10_000
 ROUNDING = 1e-9
-"""Differences of shares that are less than this apart are the same."""
+"""Differences of shares closer than this count as equal."""
 
 Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A share, a mean or any other figure with its 95% interval."""
+    """A share, a mean or any other number with its 95% interval."""
 
     value: float
     low: float
@@ -44,17 +48,29 @@ Rate = Estimate
 """An estimate that is a share."""
 
 
+def flat_rates(result: Any) -> dict[str, Any]:
+    """The fields of a result dataclass as flat JSON: each rate with `_low` and `_high`, tuples as lists."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(result):
+        value = getattr(result, field.name)
+        if isinstance(value, Estimate):
+            flat |= {field.name: value.value, f"{field.name}_low": value.low, f"{field.name}_high": value.high}
+        else:
+            flat[field.name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairedDifference(Estimate):
     """Mean of the first minus mean of the second over the same items."""
 
     p_value: float
-    """Two-sided: how often signs flipped at random give a difference at least as large."""
+    """Two-sided: probability that random sign flips give a difference at least as large."""
     clusters: int
 
 
 def wilson(successes: float, trials: float) -> Rate:
-    """The share `successes / trials` with Wilson's 95% interval. Trials may be an effective number, not whole."""
+    """The share `successes / trials` with Wilson's 95% interval; `trials` may be an effective, fractional number."""
     share = successes / trials
     spread = Z95**2 / trials
     centre = (share + spread / 2) / (1 + spread)
@@ -73,7 +89,7 @@ def mean_interval(values: ArrayLike) -> Estimate:
 
 
 def student_95(freedom: int) -> float:
-    """The 97.5% quantile of Student's t, within 0.2%: exact for 1 and 2 degrees of freedom, else Fisher's expansion."""
+    """The 97.5% quantile of Student's t within 0.2%: exact for 1 and 2 degrees of freedom, else Fisher's expansion."""
     if freedom < 1:
         raise ValueError(f"got {freedom} degrees of freedom; expected at least 1")
     if freedom == 1:
@@ -96,19 +112,19 @@ def bootstrap(
 ) -> Estimate:
     """`statistic(items)` with the percentile interval over `draws` resamples of the items, which are the clusters.
 
-    With few items the interval is too narrow, and where all are alike it has no width. Raises `ValueError` for fewer
+    With few items the interval is too narrow, and for identical items it has zero width. Raises `ValueError` for fewer
     than two items.
     """
     if len(items) < 2:
         raise ValueError(f"got {len(items)} items; a bootstrap needs two or more")
     value = float(statistic(items))
-    drawn = [statistic([items[place] for place in rng.integers(len(items), size=len(items))]) for _ in range(draws)]
+    drawn = [statistic([items[index] for index in rng.integers(len(items), size=len(items))]) for _ in range(draws)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))
 
 
 def bootstrap_weights(clusters: int, rng: np.random.Generator, draws: int = 2000) -> NDArray[np.float64]:
-    """[draws, clusters] how often each cluster is drawn: the bootstrap of everything that is a function of sums."""
+    """How often each bootstrap resample draws each cluster, [draws, clusters]; for statistics that depend on sums."""
     return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(np.float64)
 
 
@@ -120,45 +136,53 @@ def paired_difference(
     seed: int = 0,
     largest: float | None = None,
 ) -> PairedDifference:
-    """Mean of `a` minus mean of `b`, both [items] over the same items in the same order.
+    """Mean of `a` minus mean of `b` over the same items.
 
-    `clusters` [items] says which items stand or fall together (by default none do). The interval is Student's over
-    clusters; the p-value flips the sign of whole clusters, all ways up to `MOST_EXACT_CLUSTERS` of them and
-    `SIGN_FLIPS` seeded random ways beyond. `largest` is the most by which an item can differ, 1 for shares: given it,
-    the interval of items that all differ alike, which would have no width, is `alike_interval`. Raises `ValueError`
-    for fewer than two clusters.
+    The interval is Student's over clusters. The p-value flips the sign of whole clusters: in all ways up to
+    `MAX_EXACT_CLUSTERS` of them, in `SIGN_FLIPS` seeded random ways beyond.
+
+    Args:
+        a: One value per item, [items].
+        b: Values of the same items in the same order, [items].
+        clusters: The cluster of each item, [items]; by default every item is its own.
+        seed: Seed of the random sign flips.
+        largest: Upper bound on an item's absolute difference, such as 1 for shares. Given it, items that all have the
+            same difference get `constant_difference_interval` instead of an interval of zero width.
+
+    Raises:
+        ValueError: The shapes differ, or there are fewer than two clusters.
     """
     a_N, b_N = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a_N.ndim != 1 or a_N.shape != b_N.shape:
-        raise ValueError(f"got values of shapes {a_N.shape} and {b_N.shape}; expected one of each for every item")
+        raise ValueError(f"got values of shapes {a_N.shape} and {b_N.shape}; expected one value per item in both")
     names = list(range(len(a_N))) if clusters is None else list(clusters)
     if len(names) != len(a_N):
         raise ValueError(f"got {len(names)} cluster names for {len(a_N)} items; expected one for each")
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     if len(numbers) < 2:
         raise ValueError(f"got {len(numbers)} clusters of items; a paired difference needs two or more")
-    places_N = np.array([numbers[name] for name in names])
+    cluster_N = np.array([numbers[name] for name in names])
     difference_N = a_N - b_N
     mean = float(difference_N.mean())
-    residuals_C = np.bincount(places_N, weights=difference_N - mean)
+    residuals_C = np.bincount(cluster_N, weights=difference_N - mean)
     count = len(numbers)
     error = math.sqrt(count / (count - 1) * float(residuals_C @ residuals_C)) / len(a_N)
     half = student_95(count - 1) * error
     low, high = mean - half, mean + half
     if largest is not None and float(np.abs(residuals_C).max()) <= ROUNDING * largest:
-        alike = alike_interval(mean, count, largest)
-        low, high = alike.low, alike.high
-    p_value = sign_flip_p_value(np.bincount(places_N, weights=difference_N), seed)
+        constant = constant_difference_interval(mean, count, largest)
+        low, high = constant.low, constant.high
+    p_value = sign_flip_p_value(np.bincount(cluster_N, weights=difference_N), seed)
     return PairedDifference(value=mean, low=low, high=high, p_value=p_value, clusters=count)
 
 
-def alike_interval(difference: float, pairs: int, largest: float) -> Estimate:
-    """The mean difference where `pairs` pairs all have the same `difference`, in [-largest, largest].
+def constant_difference_interval(difference: float, pairs: int, largest: float) -> Estimate:
+    """The mean difference when all `pairs` pairs have the same `difference`, in [-largest, largest].
 
-    None of n pairs being another, up to z^2 / (n + z^2) of all pairs may be (Wilson's bound of no success in n trials),
-    and these may differ by `largest` either way. For outcomes right or wrong of which no pair is discordant this is
-    the score interval of Tango (1998, Statistics in Medicine 17, 891-908), +- z^2 / (n + z^2); where all are discordant
-    one way it is his as well.
+    After n pairs without exception, up to z^2 / (n + z^2) of all pairs may be exceptions (Wilson's bound for no success
+    in n trials), and these may differ by `largest` either way. For binary outcomes without a discordant pair this is
+    the score interval of Tango (1998, Statistics in Medicine 17, 891-908), +- z^2 / (n + z^2); if all pairs are
+    discordant in one direction it is his as well.
     """
     unseen = wilson(0, pairs).high
     seen, other = (1 - unseen) * difference, unseen * largest
@@ -167,40 +191,40 @@ def alike_interval(difference: float, pairs: int, largest: float) -> Estimate:
 
 
 def sign_flip_p_value(totals: ArrayLike, seed: int = 0) -> float:
-    """Two-sided p-value of "each of the totals [clusters] might as well have the other sign", by their sum."""
+    """Two-sided p-value of the sum of `totals` [clusters] under the hypothesis that every sign is a coin flip."""
     totals_C = np.asarray(totals, dtype=np.float64)
     totals_C = totals_C[totals_C != 0]
-    observed = abs(float(totals_C.sum())) * (1 - 1e-9)  # flips that give the same sum in another order count
-    if len(totals_C) <= MOST_EXACT_CLUSTERS:
+    observed = abs(float(totals_C.sum())) * (1 - 1e-9)  # equal sums may differ by rounding
+    if len(totals_C) <= MAX_EXACT_CLUSTERS:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(totals_C))))
         return float(np.mean(np.abs(signs @ totals_C) >= observed))
-    rng, extreme, left = np.random.default_rng(seed), 0, SIGN_FLIPS
-    while left:
-        size = min(left, max(1, 2_000_000 // len(totals_C)))
+    rng, extreme, remaining = np.random.default_rng(seed), 0, SIGN_FLIPS
+    while remaining:
+        size = min(remaining, max(1, 2_000_000 // len(totals_C)))
         signs = 2.0 * rng.integers(0, 2, size=(size, len(totals_C)), dtype=np.int8) - 1
         extreme += int(np.sum(np.abs(signs @ totals_C) >= observed))
-        left -= size
+        remaining -= size
     return (1 + extreme) / (1 + SIGN_FLIPS)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values adjusted for being looked at together, in their order: those below 0.05 are significant."""
+    """The p-values after Holm's correction for multiple tests, in the same order; below 0.05 is significant."""
     adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
     return adjusted
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """The chance that at least one of `k` samples is right, unbiased from `c` right ones among `n` samples."""
+    """Unbiased estimate, from `c` right ones among `n` samples, that at least one of `k` samples is right."""
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"got n={n}, c={c}, k={k}; expected 0 <= c <= n and 1 <= k <= n")
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def avg_at_k(correct: ArrayLike) -> Rate:
-    """The mean of `correct` [items, samples], each in [0, 1], with an interval that treats items as clusters."""
+    """The mean of `correct` [items, samples], in [0, 1], with an interval that treats items as clusters."""
     correct_NK = np.asarray(correct, dtype=np.float64)
     if correct_NK.ndim != 2 or correct_NK.size == 0:
         raise ValueError(f"got an array of shape {correct_NK.shape}; expected [items, samples], at least one of each")
@@ -208,15 +232,15 @@ def avg_at_k(correct: ArrayLike) -> Rate:
 
 
 def clustered_rate(shares: ArrayLike, samples: int) -> Rate:
-    """The mean of the items' `shares` [items], each of `samples` samples, with an interval that treats items as units.
+    """The mean of `shares` [items], each over `samples` samples, with an interval that treats items as clusters.
 
-    Wilson's interval with the effective number of trials p (1 - p) / var, var the variance of the mean over items:
-    for samples that always agree it is the number of items, for independent ones about items times samples. Where all
-    samples are right or all are wrong, agreement is assumed. With one sample an item this is `wilson`.
+    Wilson's interval with the effective number of trials p (1 - p) / var, where var is the variance of the mean over
+    items: the number of items if an item's samples always agree, about items times samples if they are independent. If
+    all samples are right or all are wrong, agreement is assumed. With one sample per item this is `wilson`.
     """
     shares_N = np.asarray(shares, dtype=np.float64)
     if shares_N.ndim != 1 or not len(shares_N):
-        raise ValueError(f"got shares of shape {shares_N.shape}; expected one for every item, at least one")
+        raise ValueError(f"got shares of shape {shares_N.shape}; expected one per item, and at least one item")
     items, share = len(shares_N), float(shares_N.mean())
     variance, binomial = float(shares_N.var()) / items, share * (1 - share)
     if binomial <= 0:

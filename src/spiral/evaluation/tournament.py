@@ -1,10 +1,12 @@
-"""Round robin: everyone plays everyone, over the same deals, and every deal from both seats.
+"""Round robin: every player plays every other, on the same deals, and every deal from both sides.
 
-All pairs of players meet on the same deals, so that nobody's luck of the draw decides a rank; what follows from the
-results is in `standings.py`. Models are loaded once, and no more of them are held at a time than fit into
-`MOST_BYTES`, but always the two that play.
+All pairs of players get the same deals, so that luck decides no rank; `standings.py` computes ratings and rankings from
+the results. Models are loaded once and dropped, least recently used first, when more than `MAX_CACHED_BYTES` of
+parameters would be held; the two that play are always held.
 
-Left out on purpose: schedules that save games by pairing equals, and going on with a tournament that was stopped.
+A player here is a MODEL of the command line, known by its name and by its index in the list of players.
+
+Left out: schedules that save games by pairing equals, and resuming a tournament that was stopped.
 """
 
 from __future__ import annotations
@@ -27,72 +29,70 @@ from spiral.policies.endpoint.policy import EndpointPolicy
 from spiral.rollout.loop import Watch, play
 from spiral.theory.metagame import FloatArray
 
-MOST_BYTES = 4 * 2**30
-"""Parameters held at a time, unless two players alone have more."""
+MAX_CACHED_BYTES = 4 * 2**30
+"""Upper bound on the parameters held at once, unless two players alone have more."""
 
-Seat = Callable[[str, Game], Policy]
-"""From a player's name to who plays; the same policy for every game, unless it is scripted."""
-Begin = Callable[[Game, int, int], Watch | None]
-"""Is told of a game, its row player and its column player; gives who watches the games."""
+LoadPolicy = Callable[[str, Game], Policy]
+"""Loads a player by name; the same policy for every game, unless it is scripted."""
+StartPairing = Callable[[Game, int, int], Watch | None]
+"""Called with the game, the row player and the column player before they play; returns the watcher of their games."""
 
 
-class Bench:
-    """The players who are ready to play: loaded on demand, and those longest not asked for given up for others."""
+class PolicyCache:
+    """Players loaded on demand; the least recently used are dropped to make room for others."""
 
-    def __init__(self, seat: Seat, most_bytes: int = MOST_BYTES) -> None:
-        self._seat = seat
-        self._most_bytes = most_bytes
-        self._ready: dict[tuple[str, str], Policy] = {}
+    def __init__(self, load: LoadPolicy, max_bytes: int = MAX_CACHED_BYTES) -> None:
+        self._load = load
+        self._max_bytes = max_bytes
+        self._policies: dict[tuple[str, str], Policy] = {}
         self.descriptions: dict[str, dict[str, Any]] = {}
-        """By name, of everyone ever asked for: weights, prompt and sampling."""
+        """Weights, prompt and sampling of every player that was ever loaded, by name."""
 
-    def ask(self, name: str, game: Game, keep: str = "") -> Policy:
-        """Who plays under `name`; `keep` is somebody who must not be given up for it."""
+    def get(self, name: str, game: Game, keep: str = "") -> Policy:
+        """The policy of the player `name`; the player `keep` is not dropped for it."""
         key = (name, game.spec if is_scripted(name) else "")
-        if key in self._ready:
-            self._ready[key] = self._ready.pop(key)  # to the end: asked for last
-            return self._ready[key]
+        if key in self._policies:
+            self._policies[key] = self._policies.pop(key)  # to the end: most recently used
+            return self._policies[key]
         self._make_room(keep)
-        self._ready[key] = policy = self._seat(name, game)
+        self._policies[key] = policy = self._load(name, game)
         if name not in self.descriptions:
             self.descriptions[name] = describe_player(name, policy)
         return policy
 
     def usage(self) -> dict[str, dict[str, Any]]:
-        """By name, what endpoints were asked and what it cost."""
-        asked = [policy for policy in self._ready.values() if isinstance(policy, EndpointPolicy)]
-        return {policy.name: dataclasses.asdict(policy.usage()) for policy in asked}
+        """The requests and cost of each endpoint, by name."""
+        endpoints = [policy for policy in self._policies.values() if isinstance(policy, EndpointPolicy)]
+        return {policy.name: dataclasses.asdict(policy.usage()) for policy in endpoints}
 
     def _make_room(self, keep: str) -> None:
-        """For one more that is as large as the largest."""
-        sizes = {key: held_bytes(policy) for key, policy in self._ready.items()}
+        """Drops policies until one more as large as the largest fits."""
+        sizes = {key: parameter_bytes(policy) for key, policy in self._policies.items()}
         largest = max(sizes.values(), default=0)
         for key, size in list(sizes.items()):
-            if sum(sizes.values()) + largest > self._most_bytes and size and key[0] != keep:
-                del self._ready[key], sizes[key]
+            if sum(sizes.values()) + largest > self._max_bytes and size and key[0] != keep:
+                del self._policies[key], sizes[key]
 
 
-def held_bytes(policy: Policy) -> int:
-    """What a policy's parameters take; 0 for whoever has none in this process."""
+def parameter_bytes(policy: Policy) -> int:
+    """Bytes of a policy's parameters; 0 if it has none in this process."""
     model: Any = getattr(policy, "model", None)
     if model is None:
         return 0
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def check_players(players: Sequence[str], games: Sequence[Game], bench: Bench) -> None:
-    """Asks for everyone once, and scripted players for a first move. Raises `ValueError` for who cannot play."""
+def check_players(players: Sequence[str], games: Sequence[Game], cache: PolicyCache) -> None:
+    """Loads every player once, and asks scripted ones for a first move. Raises `ValueError` if one cannot play."""
     for name in players:
         for game in games:
-            policy = bench.ask(name, game)
+            policy = cache.get(name, game)
             check_room(policy, game)
-            _first_move(policy, game)
+            if isinstance(policy, ScriptedPolicy):  # a model can reply to anything
+                _first_move(policy, game)
 
 
 def _first_move(policy: Policy, game: Game) -> None:
-    """Nothing for models, which can say anything anywhere."""
-    if not isinstance(policy, ScriptedPolicy):
-        return
     state, rng = game.initial_state(), random.Random(0)
     while state.is_chance:
         outcomes = state.chance_outcomes()
@@ -103,14 +103,14 @@ def _first_move(policy: Policy, game: Game) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """What two players got from each other."""
+    """The results of two players against each other."""
 
     row: int
     column: int
-    """Places in the field."""
+    """Indices in the list of players."""
     returns: FloatArray
-    """[deals, 2, 2] by deal, by who has seat 0 (row, column), to whom (row, column); a deal that was not played from
-    both seats is NaN throughout, so that seats always count equally."""
+    """[deals, 2, 2]: by deal, by which of (row, column) is player 0, the returns of (row, column). A deal that was not
+    played from both sides is NaN throughout, so that both sides always count equally."""
     illegal: tuple[int, int]
     """Games that row and column ended with an illegal move."""
     not_played: int
@@ -118,7 +118,7 @@ class Pairing:
 
 
 def pairing(row: int, column: int, episodes: Sequence[Episode]) -> Pairing:
-    """Reads the games of `paired_matches`, in which the row player has seat 0 in even games and seat 1 in odd ones."""
+    """The results of the games of `paired_matches`: the row player is player 0 in even games and 1 in odd ones."""
     returns, illegal = np.full((len(episodes) // 2, 2, 2), np.nan), [0, 0]
     for index, episode in enumerate(episodes):
         deal, own = divmod(index, 2)
@@ -134,28 +134,28 @@ def pairing(row: int, column: int, episodes: Sequence[Episode]) -> Pairing:
 def round_robin(
     players: Sequence[str],
     games: Sequence[Game],
-    bench: Bench,
+    cache: PolicyCache,
     episodes: int,
     seed: int,
     in_flight: int = 256,
-    begin: Begin = lambda *_: None,
+    start: StartPairing = lambda *_: None,
 ) -> Iterator[tuple[Game, Pairing, list[Episode]]]:
-    """Plays `episodes` games of each game between every two players; yields each pairing as it is done.
+    """Plays `episodes` games of each game between every two players; yields each pairing when it is done.
 
-    `begin` receives each pairing before it is played, and returns the watcher of its games.
+    `start` is called before each pairing is played and returns the watcher of its games.
     """
     for row in range(len(players)):
         columns = range(row + 1, len(players))
-        for column in columns if row % 2 == 0 else reversed(columns):  # begins with whom the last row ended with
+        for column in columns if row % 2 == 0 else reversed(columns):  # the last column is still loaded
             for game in games:
-                watch = begin(game, row, column)
-                played = _play_pair(bench, players[row], players[column], game, episodes, seed, in_flight, watch)
+                watch = start(game, row, column)
+                played = _play_pair(cache, players[row], players[column], game, episodes, seed, in_flight, watch)
                 yield game, pairing(row, column, played), played
 
 
 def _play_pair(
-    bench: Bench, row: str, column: str, game: Game, episodes: int, seed: int, in_flight: int, watch: Watch | None
+    cache: PolicyCache, row: str, column: str, game: Game, episodes: int, seed: int, in_flight: int, watch: Watch | None
 ) -> list[Episode]:
-    """In a function of its own, which holds on to nobody when the next are loaded."""
-    first, second = bench.ask(row, game, keep=column), bench.ask(column, game, keep=row)
+    """A function of its own, so that no reference to a policy is left when the next ones are loaded."""
+    first, second = cache.get(row, game, keep=column), cache.get(column, game, keep=row)
     return play(paired_matches(first, second, game, episodes, seed), in_flight, watch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from spiral.evaluation.probabilities import decisions
+from spiral.evaluation.policy_table import decisions
 from spiral.games import load_game
 from spiral.games.registry import NATIVE_GAMES
 from spiral.inference.base import LanguagePolicy

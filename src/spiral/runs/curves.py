@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 
 from spiral.core.files import write_atomically
 from spiral.core.metrics import Matchup
-from spiral.evaluation import Report
 from spiral.runs.directory import read_metrics, read_reports
 from spiral.runs.display import learning_players
+from spiral.runs.evaluation import EvaluationResults
 
 TITLES = {"return": "return in training", "illegal": "illegal share of moves", "response_length": "reply tokens"}
 FILE_NAME = "learning_curve.png"
 Rows = Sequence[dict[str, Any]]
-Reports = Sequence[tuple[int, Report]]
+Reports = Sequence[tuple[int, EvaluationResults]]
 
 
 def draw_learning_curve(run: Path, trained: Sequence[Matchup]) -> Path:

@@ -31,8 +31,7 @@ from spiral.core.progress import shown
 from spiral.core.records import Episode
 from spiral.core.steps import checkpoints_in, numbered, step_name
 from spiral.core.storage import write_episodes
-from spiral.evaluation import Report, read_report
-from spiral.runs.evaluation import measured_at
+from spiral.runs.evaluation import EvaluationResults, evaluated_at, read_evaluation
 from spiral.runs.old_metrics import with_current_keys
 from spiral.runs.recipe import Recipe
 
@@ -158,7 +157,7 @@ class RunDirectory:
         """The directory for what the figures of a measurement were computed from."""
         return self.evaluation / step_name(step)
 
-    def save_report(self, step: int, report: Report) -> None:
+    def save_report(self, step: int, report: EvaluationResults) -> None:
         """Writes what was measured after `step` steps."""
         self.check()
         self.evaluation.mkdir(exist_ok=True)
@@ -187,7 +186,7 @@ class RunRecorder:
         recipe: Recipe,
         *,
         save: Callable[[int], None],
-        measure: Callable[[int], Report],
+        measure: Callable[[int], EvaluationResults],
         more: Callable[[], Metrics],
         show: Callable[[int, Metrics], None],
         stop_requested: Callable[[], bool],
@@ -221,7 +220,7 @@ class RunRecorder:
         stopping = self._stop_requested() and not last
         if step % config.episodes_every == 0 or last:
             self._directory.save_episodes(step, episodes)
-        if measured_at(self._recipe, step):
+        if evaluated_at(self._recipe, step):
             report = self._measure(step)
             self._directory.save_report(step, report)
             metrics = {**metrics, **report.metrics()}
@@ -299,7 +298,7 @@ def _damage(error: Exception) -> str:
     return "no object with a step" if isinstance(error, TypeError | KeyError) else str(error)
 
 
-def read_reports(path: Path) -> list[tuple[int, Report]]:
+def read_reports(path: Path) -> list[tuple[int, EvaluationResults]]:
     """What a run measured, as `(step, report)` in the order of the steps.
 
     A damaged file is left out, with a warning.
@@ -307,7 +306,7 @@ def read_reports(path: Path) -> list[tuple[int, Report]]:
     found = []
     for step, file in numbered(path / "evaluation", ".json"):
         try:
-            found.append((step, read_report(file)))
+            found.append((step, read_evaluation(file)))
         except ValueError as error:
             logger.warning("%s; it is left out", error)
     return found

@@ -1,49 +1,206 @@
-"""What a run measures of its policy at a step: fully before the first and after the last, lightly in between."""
+"""The evaluations of a run: fully before the first step and after the last, lightly in between.
+
+The records that the results are computed from are written beside them: episodes as Parquet, information states and
+attempts as JSONL. The policy evaluated is the one being trained. Every random draw has a seed of its own, so an
+evaluation never changes what training draws.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from spiral.core.files import write_jsonl
+from spiral.core.metrics import Matchup, Metrics, benchmark_key
+from spiral.core.progress import shown
 from spiral.core.records import Episode
-from spiral.evaluation import Report, measure, measure_benchmarks
-from spiral.games import load_game
+from spiral.core.storage import write_episodes
+from spiral.evaluation.arena import evaluate_games
+from spiral.evaluation.exploitability import evaluate_theory
+from spiral.evaluation.reasoning.runner import load_benchmark, run_benchmark
+from spiral.evaluation.reasoning.settings import BenchmarkConfig
+from spiral.evaluation.results import plain_name
+from spiral.evaluation.settings import EvaluationConfig
+from spiral.games import Game, load_game
 from spiral.inference.base import LanguagePolicy
-from spiral.policies import Policy
+from spiral.policies import Policy, able_opponents, scripted_policy
 from spiral.policies.registry import Opponents
 from spiral.rollout.loop import Match, play
 from spiral.runs.recipe import Recipe
 
+LoadOpponent = Callable[[str, Game], Policy]
+MAX_RECORD_NAME = 100
+"""Characters. File systems allow 255 bytes, encrypted ones 143, and a temporary file has a longer name."""
+THEORY_METRICS = ("exploitability", "optimal_share", "regret_self")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationResults:
+    """The results of one evaluation in their JSON forms (`ArenaResult`, `TheoryResult`, `BenchmarkResult`)."""
+
+    arena: tuple[dict[str, Any], ...] = ()
+    exploitability: tuple[dict[str, Any], ...] = ()
+    benchmarks: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON-ready form."""
+        return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def metrics(self) -> Metrics:
+        """The main results under the keys of docs/metrics.md."""
+        values: Metrics = {}
+        for result in self.arena:
+            games = Matchup(game=result["game"], opponent=result["opponent"])
+            for rate in ("win", "draw", "loss", "illegal"):
+                values[games.evaluation_key(rate)] = float(result[rate])
+        for result in self.exploitability:
+            for name in THEORY_METRICS:
+                if result.get(name) is not None:
+                    values[Matchup(game=result["game"]).evaluation_key(name)] = float(result[name])
+        for result in self.benchmarks:
+            for name in ("accuracy", "truncated", "unboxed", "response_length"):
+                values[benchmark_key(result["task"], name)] = float(result[name])
+        return values
+
+
+def read_evaluation(path: Path) -> EvaluationResults:
+    """The results that a run wrote. Raises `ValueError` if the file is damaged."""
+    try:
+        values = json.loads(path.read_bytes())
+        results = EvaluationResults(
+            arena=tuple(values["arena"]),
+            exploitability=tuple(values["exploitability"]),
+            benchmarks=tuple(values.get("benchmarks", ())),  # files of earlier versions have none
+        )
+        results.metrics()  # raises if the entries are not results
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} does not hold evaluation results ({type(error).__name__})") from error
+    return results
+
 
 def due(step: int, every: int) -> bool:
-    """Whether something that comes every so many steps comes at `step`; never where `every` is 0."""
+    """Whether something with a period of `every` steps is due at `step`; never if `every` is 0."""
     return bool(every) and step % every == 0
 
 
-def measured_at(recipe: Recipe, step: int) -> bool:
-    """Whether anything is measured after `step`."""
+def evaluated_at(recipe: Recipe, step: int) -> bool:
+    """Whether anything is evaluated after `step`."""
     return step == recipe.run.steps or due(step, recipe.evaluation.every) or due(step, recipe.benchmark.every)
 
 
 def evaluate_run(
     policy: LanguagePolicy, recipe: Recipe, step: int, records: Path, opponents: Opponents | None = None
-) -> Report:
-    """Measures what is due after `step`; keeps what the figures were computed from in the directory `records`.
+) -> EvaluationResults:
+    """Evaluates what the recipe wants after `step`.
 
-    `opponents` keeps models and endpoints from one call to the next.
+    Args:
+        policy: The policy being trained.
+        recipe: Its sections `evaluation` and `benchmark` say what is due.
+        step: The step; 0 is before training.
+        records: Directory for the records that the results are computed from.
+        opponents: Keeps models and endpoints loaded from one call to the next.
     """
     config, benchmark = recipe.evaluation, recipe.benchmark
-    ends = step in (0, recipe.run.steps)
-    report = Report()
-    if ends or due(step, config.every):
+    is_full = step in (0, recipe.run.steps)
+    results = EvaluationResults()
+    if is_full or due(step, config.every):
         sampling = policy.sampling.model_copy(update={"temperature": config.temperature, "top_p": config.top_p})
-        episodes = config.episodes if ends else config.episodes_between
+        episodes = config.episodes if is_full else config.episodes_between
         with policy.sampled_with(sampling):
-            seat = opponents or Opponents(recipe.model.device)
-            report = measure(policy, config, episodes, seat=seat, records=records)
-    if ends or due(step, benchmark.every):
-        report = dataclasses.replace(report, benchmarks=measure_benchmarks(policy, benchmark, records))
-    return report
+            load = opponents or Opponents(recipe.model.device)
+            results = evaluate_policy(policy, config, episodes, load_opponent=load, records=records)
+    if is_full or due(step, benchmark.every):
+        results = dataclasses.replace(results, benchmarks=run_benchmarks(policy, benchmark, records))
+    return results
+
+
+def evaluate_policy(
+    policy: LanguagePolicy,
+    config: EvaluationConfig,
+    episodes: int,
+    *,
+    load_opponent: LoadOpponent = scripted_policy,
+    records: Path | None = None,
+) -> EvaluationResults:
+    """Plays `episodes` games of every game against every opponent that can play it, and computes exploitability.
+
+    An opponent that cannot play a game (minimax in poker) is left out for that game. `records` is a directory for
+    episodes and information states.
+    """
+    arena, theory, progress = [], [], shown()
+    taken: set[str] = set()
+    for spec in config.games:
+        game = load_game(spec)
+        for name in able_opponents(config.opponents, game):
+            progress.stage(f"{spec} against {name}", episodes, "games")
+            result, played = evaluate_games(
+                policy,
+                load_opponent(name, game),
+                game,
+                episodes=episodes,
+                seed=config.seed,
+                in_flight=config.in_flight,
+                watch=progress.games,
+            )
+            arena.append(result.to_json())
+            if records is not None:
+                records.mkdir(parents=True, exist_ok=True)
+                label = record_name(f"{spec}-against-{name}", taken)
+                write_episodes(records / f"{label}.parquet", played)
+    for spec in config.exploitability:
+        progress.stage(f"exploitability in {spec}")
+        evaluated = evaluate_theory(policy, load_game(spec), seed=config.seed, watch=progress.count)
+        theory.append(evaluated.to_json())
+        _write_records(records, record_name(f"{spec}-states", taken), evaluated.records())
+    return EvaluationResults(arena=tuple(arena), exploitability=tuple(theory))
+
+
+def run_benchmarks(
+    policy: LanguagePolicy, config: BenchmarkConfig, records: Path | None = None
+) -> tuple[dict[str, Any], ...]:
+    """The result of every task of the recipe in its JSON form; `records` is a directory for the attempts."""
+    results = []
+    taken: set[str] = set()
+    for name, file in config.tasks.items():
+        benchmark = load_benchmark(
+            name,
+            data=Path(file) if file else None,
+            limit=config.limit or None,
+            samples=config.samples,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+        )
+        progress = shown()
+        progress.stage(f"benchmark {name}", benchmark.attempts, "replies")
+        result, attempts = run_benchmark(
+            policy, benchmark, policy.name, in_flight=config.in_flight, on_progress=progress.update
+        )
+        results.append(result.to_json())
+        _write_records(records, record_name(name, taken), [dataclasses.asdict(attempt) for attempt in attempts])
+    return tuple(results)
+
+
+def record_name(label: str, taken: set[str]) -> str:
+    """A file name for a label, short enough for every file system and not yet in `taken`, to which it is added.
+
+    Names that differ only in case count as equal, as on some file systems.
+    """
+    name = "-against-".join(plain_name(part) for part in label.split("-against-"))
+    if len(name) > MAX_RECORD_NAME or name.casefold() in taken or not name:
+        digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+        name = f"{name[: MAX_RECORD_NAME - 13]}-{digest}"
+    taken.add(name.casefold())
+    return name
+
+
+def _write_records(records: Path | None, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    if records is not None:
+        records.mkdir(parents=True, exist_ok=True)
+        write_jsonl(records / f"{name}.jsonl", rows)
 
 
 def sample_game(policy: Policy, spec: str, seed: int) -> Episode:

@@ -13,7 +13,6 @@ from spiral.agreement import run_check
 from spiral.core.metrics import Metrics
 from spiral.core.progress import shown
 from spiral.core.records import Episode
-from spiral.evaluation import Report
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import make_policy
 from spiral.models.loading import LanguageModel, load_language_model, model_directory
@@ -22,7 +21,7 @@ from spiral.rollout.collector import SelfPlay
 from spiral.runs.agreement import computation, learner_options
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
-from spiral.runs.evaluation import evaluate_run, sample_game
+from spiral.runs.evaluation import EvaluationResults, evaluate_run, sample_game
 from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator
 from spiral.training.checkpoint import load_checkpoint, save_checkpoint
@@ -59,7 +58,7 @@ class LocalRun:
             check=self.directory.check,
         )
 
-    def measure(self, step: int) -> Report:
+    def measure(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""
         return evaluate_run(self.policy, self.recipe, step, self.directory.records(step), self.opponents)
 

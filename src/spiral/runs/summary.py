@@ -12,9 +12,9 @@ from typing import Any
 from rich.table import Table
 
 from spiral.core.metrics import Matchup
-from spiral.evaluation import Report
 from spiral.evaluation.statistics import wilson
 from spiral.runs.display import learning_players, plain_table
+from spiral.runs.evaluation import EvaluationResults
 
 RATES = ("win", "draw", "loss", "not_lost")
 ILLEGAL_LIMIT = 0.5
@@ -32,7 +32,7 @@ MAX_WHOLE = 24
 """Characters of a name that a table never folds."""
 
 
-def arena_table(before: Report, after: Report) -> Table:
+def arena_table(before: EvaluationResults, after: EvaluationResults) -> Table:
     """Every game and opponent in two lines: shares of games with their 95% intervals."""
     table = plain_table("game", "against", "", "win", "draw", "loss", "win or draw", "illegal", numbers_from=3)
     earlier = {(row["game"], row["opponent"]): row for row in before.arena}
@@ -49,7 +49,7 @@ def arena_table(before: Report, after: Report) -> Table:
     return table
 
 
-def exploitability_table(before: Report, after: Report) -> Table:
+def exploitability_table(before: EvaluationResults, after: EvaluationResults) -> Table:
     """Exploitability of every game measured."""
     table = plain_table("game", "exploitability before", "after", "illegal before", "after ", "method", numbers_from=1)
     earlier = {row["game"]: row for row in before.exploitability}

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from spiral.evaluation.reasoning.grading.grade import grade
+from spiral.evaluation.reasoning.grading import grade
 from spiral.evaluation.reasoning.problems import LETTERS, Problem, load_problems, read_problems
 from spiral.evaluation.reasoning.tasks import TASKS, load_task
 
@@ -39,7 +39,7 @@ def test_the_papers_protocol():
         assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens, task.samples) == (0.6, 0.95, 8192, 4)
         assert len(task.source.revision) == 40
         assert task.source.rows == (674 if task.name == "olympiadbench" else task.size)
-        assert "\\boxed{}" in Problem(id="1", question="Q?", answer="A", choices=("x",)).asked(task.prompt)
+        assert "\\boxed{}" in Problem(id="1", question="Q?", answer="A", choices=("x",)).prompt(task.prompt)
 
 
 def test_a_file_of_ones_own(tmp_path):
@@ -49,7 +49,7 @@ def test_a_file_of_ones_own(tmp_path):
         Problem(id="sum", question="1 + 1?", answer="2", alt_answers=("two",), tolerance=0.1),
         Problem(id="mine.jsonl-3", question="2?", answer="2"),
     ]
-    assert problems[0].asked(MATH.prompt) == (
+    assert problems[0].prompt(MATH.prompt) == (
         "1 + 1?\n\nPlease reason step by step, and put your final answer within \\boxed{}."
     )
 
@@ -62,7 +62,7 @@ def test_alternatives_that_cannot_be_believed_are_left_out(tmp_path):
 
 def test_choices_are_lettered():
     problem = Problem(id="1", question="Which {one}?", answer="B", choices=("red", "blue"))
-    assert problem.asked(GPQA.prompt) == (
+    assert problem.prompt(GPQA.prompt) == (
         "Which {one}?\n\nA. red\nB. blue\n\nPlease reason step by step, and put the letter of the right choice within"
         " \\boxed{}."
     )
@@ -76,7 +76,7 @@ def test_choices_are_lettered():
         (MATH, {"question": "Q", "answer": True}, "answer is True; expected text"),
         (MATH, {"question": "Q", "answer": {"value": 5}}, "answer is {'value': 5}; expected text"),
         (MATH, {"question": "Q", "answer": "so\n####  "}, "answer is ''; expected text"),
-        (MATH, {"question": "Q", "solution": "so 5"}, "no answer and no box in its solution: 'so 5'"),
+        (MATH, {"question": "Q", "solution": "so 5"}, "has no answer, and its solution has no box: 'so 5'"),
         (MMLU, {"question": "Q", "answer": "A", "answer_index": 1, "options": ["x", "y"]}, "is 'A' and answer_index 1"),
         (MMLU, {"question": "Q", "answer_index": 2, "options": ["x", "y"]}, "answer is 2; expected text"),
         (MATH, {"question": " ", "answer": "5"}, "question is ' '; expected text"),
@@ -85,7 +85,7 @@ def test_choices_are_lettered():
         (MATH, {"question": "Q", "answer": "5", "tolerance": "inf"}, "expected a finite number"),
         (MATH, {"question": "Q", "answer": "5", "tolerance": -1}, "expected a finite number of at least 0"),
         (MATH, {"question": "half \ud800", "answer": "5"}, "expected text"),
-        (MATH, "{", "line 1: no JSON (Expecting property name enclosed in double quotes, column 2)"),
+        (MATH, "{", "line 1: invalid JSON (Expecting property name enclosed in double quotes, column 2)"),
         (GPQA, {"question": "Q", "answer": "AB", "choices": ["x", "y"]}, "answer is 'AB'"),
         (GPQA, {"question": "Q", "answer": "A", "choices": ["x", "y"], "alt_answers": ["C"]}, "letters of the choices"),
         (GPQA, {"question": "Q", "answer": "A"}, "choices is None"),
@@ -216,7 +216,7 @@ def test_a_hub_row_means_the_same_as_its_line(monkeypatch, tmp_path):
 
 def test_an_answer_that_no_reply_can_give_is_refused(tmp_path):
     lines = [{"question": "Q", "answer": answer} for answer in ("5", "}{", "6", "\\boxed{")]
-    with pytest.raises(ValueError, match="2 of 4 answers would count as wrong") as caught:
+    with pytest.raises(ValueError, match="2 of 4 answers are graded as wrong") as caught:
         read_problems(written(tmp_path / "mine.jsonl", *lines), MATH)
     assert "line 2: '}{', line 4: " in str(caught.value)
 

@@ -5,16 +5,16 @@ import json
 
 import pytest
 
-from spiral.evaluation.reasoning.grader import Grader
-from spiral.evaluation.reasoning.measuring import (
+from spiral.evaluation.reasoning.problems import Problem, load_problems
+from spiral.evaluation.reasoning.runner import (
     Benchmark,
+    Grader,
     benchmark_directory,
     load_benchmark,
-    measure_benchmark,
     read_attempts,
+    run_benchmark,
+    summarise_attempts,
 )
-from spiral.evaluation.reasoning.problems import Problem, load_problems
-from spiral.evaluation.reasoning.runner import summarise_attempts
 from spiral.evaluation.reasoning.tasks import load_task
 from spiral.evaluation.results import read_result
 from spiral.inference.base import LanguagePolicy
@@ -73,7 +73,7 @@ def says(question, sample):
 
 
 def measure(policy, problems=PROBLEMS, task=MATH, **more):
-    return measure_benchmark(policy, Benchmark(task=task, problems=problems, seed=0), "said", **more)[0]
+    return run_benchmark(policy, Benchmark(task=task, problems=problems, seed=0), "said", **more)[0]
 
 
 def test_the_figures(tokenizer):
@@ -137,9 +137,9 @@ def test_letters_and_verifiers(tokenizer):
     gcd = dataclasses.replace(load_task("reasoning_gym/gcd"), samples=1)
     problems = load_problems(gcd, limit=4, seed=1)
     with Grader(gcd) as grader:
-        right = grader.grade([(problem, f"\\boxed{{{problem.answer}}}") for problem in problems])
-        wrong = grader.grade([(problem, f"\\boxed{{{problem.answer}1}}") for problem in problems])
-        silent = grader.grade([(problem, "no idea") for problem in problems])
+        right = [grader.grade(problem, f"\\boxed{{{problem.answer}}}") for problem in problems]
+        wrong = [grader.grade(problem, f"\\boxed{{{problem.answer}1}}") for problem in problems]
+        silent = [grader.grade(problem, "no idea") for problem in problems]
     assert [grade.correct for grade in right] == [True] * 4
     assert not any(grade.correct for grade in [*wrong, *silent])
     assert not any(grade.boxed for grade in silent)
@@ -157,22 +157,22 @@ def test_a_benchmark_that_is_stopped_goes_on(tokenizer, tmp_path):
     first = Recited(tokenizer, stops)
     place = benchmark_directory(first, benchmark, "nano", tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        measure(first, place=place)
+        measure(first, directory=place)
     kept = len(read_attempts(place))
     assert 4 <= kept < 12
     with place.items_file.open("a") as file:
         file.write('{"id": "thr')  # cut short by a kill
     done = []
     second = Recited(tokenizer, says)
-    assert measure(second, place=place, tell=done.append) == whole
+    assert measure(second, directory=place, on_progress=done.append) == whole
     assert len(second.asked) == 12 - kept
     assert (done[0], done[-1]) == (kept, 12)
     saved = read_result(place.path)
     assert (saved["kind"], saved["result"]) == ("benchmark", whole.to_json())
     again = Recited(tokenizer, says)
-    assert measure(again, place=place) == whole
+    assert measure(again, directory=place) == whole
     assert again.asked == []
-    assert measure(again, place=place, fresh=True) == whole
+    assert measure(again, directory=place, fresh=True) == whole
     assert len(again.asked) == 12
     # Every attempt can be graded again from the file.
     attempts = read_attempts(place)
@@ -206,8 +206,8 @@ def test_records_of_another_kind_are_refused(tokenizer, tmp_path):
     place = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
     place.make()
     place.append_item({"id": "one"})
-    with pytest.raises(ValueError, match="no attempts; measure again with --fresh"):
-        measure(policy, place=place)
+    with pytest.raises(ValueError, match="not attempts; run the benchmark again with --fresh"):
+        measure(policy, directory=place)
 
 
 def test_measured_afresh_is_complete_only_at_the_end(tokenizer, tmp_path):
@@ -216,22 +216,22 @@ def test_measured_afresh_is_complete_only_at_the_end(tokenizer, tmp_path):
 
     policy = Recited(tokenizer, says)
     place = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
-    measure(policy, place=place)
+    measure(policy, directory=place)
     assert place.result_file.exists()
     with pytest.raises(KeyboardInterrupt):
-        measure(Recited(tokenizer, stops), place=place, fresh=True)
+        measure(Recited(tokenizer, stops), directory=place, fresh=True)
     assert not place.result_file.exists()
 
 
 def test_kept_replies_are_graded_again(tokenizer, tmp_path):
     policy = Recited(tokenizer, says)
     place = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
-    first = measure(policy, place=place)
+    first = measure(policy, directory=place)
     spoilt = [record | {"correct": True} for record in place.read_items()]
     place.items_file.write_text("".join(json.dumps(record) + "\n" for record in spoilt))
     again = Recited(tokenizer, says)
-    assert measure(again, place=place).accuracy.value == 1.0
-    assert measure(again, place=place, regrade=True) == first
+    assert measure(again, directory=place).accuracy.value == 1.0
+    assert measure(again, directory=place, regrade=True) == first
     assert again.asked == []
     assert [attempt.correct for attempt in read_attempts(place)].count(True) == 6
 
@@ -272,14 +272,14 @@ def test_thoughts_that_the_prompt_opened_hold_no_answer(tokenizer, tmp_path):
     policy = Recited(tokenizer, thinks, context=4000, prompt=PromptConfig(template="r1"))
     benchmark = Benchmark(task=task, problems=PROBLEMS, seed=0)
     place = benchmark_directory(policy, benchmark, "nano", tmp_path)
-    result, attempts = measure_benchmark(policy, benchmark, "said", place=place)
+    result, attempts = run_benchmark(policy, benchmark, "said", directory=place)
     assert [attempt.correct for attempt in attempts] == [False, True, False]
     assert [attempt.extracted for attempt in attempts] == [None, "4", None]
     assert [attempt.reply for attempt in attempts] == ["<think>" + reply for reply in said.values()]
     assert [attempt.thinking_tokens == attempt.tokens for attempt in attempts] == [True, False, True]
     assert (result.accuracy.value, result.unboxed) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     # What is kept can be graded by itself.
-    assert measure_benchmark(policy, benchmark, "said", place=place, regrade=True)[0] == result
+    assert run_benchmark(policy, benchmark, "said", directory=place, regrade=True)[0] == result
     # Without the tag in the prompt the same words are an answer in plain sight.
     plain = measure(Recited(tokenizer, thinks), task=task)
     assert (plain.accuracy.value, plain.unboxed) == (1.0, pytest.approx(1 / 3))

@@ -1,5 +1,5 @@
-"""Reasoning benchmarks: problems, a model's replies to them, and right or wrong."""
+"""Reasoning benchmarks: problems, a model's replies to them, and their grades."""
 
-from spiral.evaluation.reasoning.grading.grade import Grade, grade, grade_reply
+from spiral.evaluation.reasoning.grading import Grade, grade, grade_reply
 
 __all__ = ["Grade", "grade", "grade_reply"]

@@ -1,6 +1,6 @@
-"""Problems made from a seed by reasoning-gym (arXiv 2505.24760), graded by its own verifiers.
+"""Problems generated from a seed by reasoning-gym (arXiv 2505.24760), graded by its own verifiers.
 
-Nobody can have trained on them: the same seed gives the same problems, another seed new ones.
+They cannot have been in anyone's training data: the same seed gives the same problems, another seed gives new ones.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import functools
 import re
 from typing import Any
 
-from spiral.evaluation.reasoning.problems import Problem
-from spiral.evaluation.reasoning.tasks import GYM
 from spiral.text.latex import latex_to_lines, latex_to_text
 
+GYM = "reasoning_gym/"
+"""Prefix of these tasks' names; the rest is the family's name in reasoning-gym."""
+CORRECT = 0.999
+"""Smallest verifier score that counts as correct; partial credit does not."""
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-RIGHT = 0.999
-"""A verifier's score from which an answer counts as right; partial credit does not."""
 
 
 def check_family(task: str) -> None:
-    """Raises `ValueError` for a family that reasoning-gym does not have."""
+    """Raises `ValueError` unless reasoning-gym has the task's family and is installed."""
     families = _families()
     family = task.removeprefix(GYM)
     if family not in families:
@@ -29,50 +29,44 @@ def check_family(task: str) -> None:
         raise ValueError(f"reasoning-gym has no task family {family!r}{hint} It has {len(families)}, such as gcd")
 
 
-def make_problems(task: str, items: int, seed: int) -> list[Problem]:
-    """So many problems of a family."""
+def generate_problems(task: str, items: int, seed: int) -> list[tuple[str, str]]:
+    """`items` pairs of question and answer; the answer is empty where only the verifier knows it."""
     return [
-        Problem(
-            id=f"{seed}-{index}",
-            question=str(entry["question"]),
-            answer="" if entry["answer"] is None else str(entry["answer"]),
-            made=(items, seed, index),
-        )
-        for index, entry in enumerate(_made(task, items, seed))
+        (str(entry["question"]), "" if entry["answer"] is None else str(entry["answer"]))
+        for entry in _dataset(task, items, seed)
     ]
 
 
-def gym_score(task: str, items: int, seed: int, index: int, answer: str) -> float:
-    """The verifier's score, from 0 to 1, of an answer to problem `index` of those made.
+def verifier_score(task: str, items: int, seed: int, index: int, answer: str) -> float:
+    """The verifier's score, from 0 to 1, of an answer to problem `index` of `generate_problems(task, items, seed)`.
 
-    The answer is put to it as it stands and without LaTeX dress, and the better score counts. Raises what the verifier
-    raises when it reads the answer as it stands and in every other way.
+    The verifier gets the answer as written and in several plainer spellings; the best score counts. Raises what the
+    verifier raises when it accepts none of them.
     """
-    made = _made(task, items, seed)
+    dataset = _dataset(task, items, seed)
     scores: list[float] = []
     error: Exception | None = None
-    for reading in _readings(answer):
+    for spelling in _spellings(answer):
         try:
-            scores.append(float(made.score_answer(reading, made[index])))
-        except Exception as raised:  # each verifier parses what a model wrote in its own way
+            scores.append(float(dataset.score_answer(spelling, dataset[index])))
+        except Exception as raised:  # every verifier parses replies in its own way
             error = raised
-        if scores and scores[-1] >= RIGHT:
+        if scores and scores[-1] >= CORRECT:
             break
     if error is not None and not scores:
         raise error
     return max(scores)
 
 
-def _readings(answer: str) -> list[str]:
-    """An answer as it stands, on one line, as lines, and as a number without separators."""
+def _spellings(answer: str) -> list[str]:
+    """An answer as written, on one line, as lines, with ^ for powers, and as a number without separators."""
     typed = latex_to_lines(answer)
     number = typed.replace(",", "") if _THOUSANDS.fullmatch(typed) else typed
     return list(dict.fromkeys((answer, latex_to_text(answer), typed, typed.replace("**", "^"), number)))
 
 
 @functools.lru_cache(maxsize=4)
-def _made(task: str, items: int, seed: int) -> Any:
-    """The family's data set, which makes its entries and scores answers to them."""
+def _dataset(task: str, items: int, seed: int) -> Any:
     import reasoning_gym
 
     return reasoning_gym.create_dataset(task.removeprefix(GYM), size=items, seed=seed)

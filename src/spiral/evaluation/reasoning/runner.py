@@ -4,35 +4,57 @@ Accuracy is avg@k, the mean over problems of the share of k samples that are rig
 independent, so the interval is Wilson's for the number of independent problems that would vary as much (the design
 effect; Kish, 1965). pass@k is the share of problems that at least one of the k samples gets right.
 
-Every attempt is handed on as soon as it is graded, and attempts made before are taken as they are, so a benchmark that
-is stopped goes on where it was. A reply depends on the seed, the problem and the number of the sample alone.
+Every attempt is written as soon as it is graded, so a benchmark that was stopped continues where it was. A reply
+depends only on the seed, the problem and the number of the sample.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
-from spiral.core.policy import Answerer, Question, TurnReply
+from spiral.core.policy import Answerer, Question, SamplingConfig, TurnReply
 from spiral.core.seeds import derive_seed
-from spiral.evaluation.reasoning.grading.grade import Grade
-from spiral.evaluation.reasoning.problems import Problem
-from spiral.evaluation.reasoning.tasks import Task
-from spiral.evaluation.statistics import Rate, clustered_rate, wilson
+from spiral.core.settings import checked
+from spiral.evaluation.reasoning.grading import Grade
+from spiral.evaluation.reasoning.grading.pool import GradingItem, GradingPool, VerifierItem
+from spiral.evaluation.reasoning.problems import Problem, load_problems
+from spiral.evaluation.reasoning.tasks import Task, load_task
+from spiral.evaluation.results import ResultDirectory, describe_player, endpoint_usage, result_directory
+from spiral.evaluation.statistics import Rate, clustered_rate, flat_rates, wilson
 
 MAX_REASONS = 3
+"""Reasons for missing replies that an error lists."""
+Key = tuple[str, int]
+"""A problem's id and the number of the sample."""
+OnAttempt = Callable[["Attempt"], None]
 
 
 class UnansweredError(RuntimeError):
-    """Some questions got no reply at all, so that there is no result yet; the attempts made are kept."""
+    """Some questions got no reply, so there is no result yet. The attempts made so far are kept."""
 
 
-Key = tuple[str, int]
-"""A problem's id and the number of the sample."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A task with its problems and the seed of the replies; `task` holds the sampling and the number of samples."""
+
+    task: Task
+    problems: Sequence[Problem]
+    seed: int
+
+    @property
+    def attempts(self) -> int:
+        """Number of replies in all."""
+        return len(self.problems) * self.task.samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,11 +64,11 @@ class Attempt:
     id: str
     sample: int
     prompt: str
-    """The text asked, without the template around it."""
+    """The text asked, without the chat template around it."""
     reply: str
-    """With the thinking tag in front where the prompt opened it, so that it can be graded by itself."""
+    """Begins with the thinking tag if the prompt opened it, so that the reply can be graded by itself."""
     answer: str
-    """The gold answer, in the order of choices that was shown."""
+    """The right answer; a letter refers to the order of choices that the model saw."""
     alt_answers: tuple[str, ...] = ()
     choices: tuple[str, ...] | None = None
     extracted: str | None
@@ -54,7 +76,7 @@ class Attempt:
     boxed: bool
     timed_out: bool
     error: str | None = None
-    """Why the reply could not be graded."""
+    """Why grading failed, if it did."""
     truncated: bool
     """Whether the reply ran into its budget."""
     tokens: int
@@ -62,13 +84,13 @@ class Attempt:
 
     @property
     def key(self) -> Key:
-        """What tells attempts apart."""
+        """Identifies the attempt within a benchmark."""
         return self.id, self.sample
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkResult:
-    """What a model scored."""
+    """The scores of a model on a task."""
 
     task: str
     model: str
@@ -83,84 +105,117 @@ class BenchmarkResult:
     unboxed: float
     """Share of the replies without a boxed answer."""
     too_long: int
-    """Problems whose prompt alone fills the model's context."""
+    """Number of problems whose prompt alone fills the model's context."""
     grading_timeouts: int
     response_length: float
-    """Mean tokens of a reply."""
+    """Mean tokens per reply."""
 
     def to_json(self) -> dict[str, Any]:
         """Flat keys: each rate with `_low` and `_high`."""
-        flat: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Rate):
-                flat |= {field.name: value.value, f"{field.name}_low": value.low, f"{field.name}_high": value.high}
-            else:
-                flat[field.name] = value
-        return flat
+        return flat_rates(self)
 
 
-GradeReplies = Callable[[Sequence[tuple[Problem, str]]], Sequence[Grade]]
+def load_benchmark(
+    name: str,
+    *,
+    data: Path | None = None,
+    limit: int | None = None,
+    samples: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+) -> Benchmark:
+    """The task called `name` with its problems, from the hub or the file `data`; None keeps the task's own setting.
+
+    Raises `ValueError` for unknown tasks, values out of range, and problems that cannot be loaded.
+    """
+    task = load_task(name)
+    options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+    given = {option: value for option, value in options.items() if value is not None}
+    sampling = checked(SamplingConfig, {**task.sampling.model_dump(), **given})
+    task = dataclasses.replace(task, samples=samples or task.samples, sampling=sampling)
+    return Benchmark(task=task, problems=load_problems(task, data, limit, seed), seed=seed)
+
+
+def benchmark_directory(policy: Answerer, benchmark: Benchmark, model: str, out: Path | None = None) -> ResultDirectory:
+    """The result directory; it is the same for the same weights, prompt, problems, sampling and seed."""
+    task = benchmark.task
+    with policy.sampled_with(task.sampling):
+        player = describe_player(model, policy)
+    settings = {
+        "model": player,
+        "task": task.name,
+        "prompt": task.prompt,
+        "samples": task.samples,
+        "seed": benchmark.seed,
+        "problems": len(benchmark.problems),
+        "problems_sha256": _fingerprint(benchmark.problems),
+        "source": None if task.source is None else dataclasses.asdict(task.source),
+    }
+    return result_directory("benchmark", f"{task.name}-{Path(model).name}", settings, model=model, out=out)
 
 
 def run_benchmark(
     policy: Answerer,
-    task: Task,
-    problems: Sequence[Problem],
+    benchmark: Benchmark,
+    model: str,
     *,
-    seed: int,
-    grade: GradeReplies,
-    record: Callable[[Attempt], None] = lambda _: None,
-    made: Mapping[Key, Attempt] | None = None,
+    directory: ResultDirectory | None = None,
+    fresh: bool = False,
+    regrade: bool = False,
     in_flight: int = 256,
-) -> list[Attempt]:
-    """Samples and grades `task.samples` replies to every problem; returns all attempts in the problems' order.
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> tuple[BenchmarkResult, list[Attempt]]:
+    """Makes the attempts that `directory` does not hold yet, and computes the result.
 
-    `made` holds attempts of earlier; they are not made again. `record` gets each new one when it is graded. A problem
-    whose prompt fills the model's context gets an empty reply, which is wrong and counts as cut off.
+    Args:
+        policy: The model.
+        benchmark: The problems, their sampling and the seed.
+        model: The model's name in the result.
+        directory: Where attempts and result are written; None writes nothing.
+        fresh: Make every attempt again.
+        regrade: Grade the kept replies again.
+        in_flight: Upper bound on the replies being generated at once.
+        on_progress: Called with the number of attempts that are done.
 
-    Raises `UnansweredError` when an endpoint did not answer everything; all it answered was given to `record`.
+    Raises:
+        ValueError: Another process writes to `directory`.
+        UnansweredError: An endpoint left questions unanswered.
     """
-    attempts: dict[Key, Attempt] = dict(made or {})
-    samples = task.samples
-    keys = [(index, sample) for index in range(len(problems)) for sample in range(samples)]
-    todo = [key for key in keys if (problems[key[0]].id, key[1]) not in attempts]
-    waiting = (_question(task, problems, seed, key) for key in todo)
-    pending, faults = 0, Counter[str]()
+    task = benchmark.task
+    with contextlib.nullcontext() if directory is None else directory.locked():
+        kept = _kept_attempts(directory, fresh)
+
+        def record(attempt: Attempt) -> None:
+            if directory is not None:
+                directory.append_item(dataclasses.asdict(attempt))
+            kept[attempt.key] = attempt
+            on_progress(len(kept))
+
+        on_progress(len(kept))
+        with Grader(task) as grader, policy.sampled_with(task.sampling):
+            if regrade:
+                kept = {attempt.key: attempt for attempt in _regraded(list(kept.values()), benchmark, grader)}
+            attempts = _sample(policy, benchmark, grader, record, dict(kept), in_flight)
+        result = summarise_attempts(attempts, task, model, benchmark.seed)
+        if directory is not None:
+            directory.write(result.to_json(), items=map(dataclasses.asdict, attempts), endpoints=endpoint_usage(policy))
+    return result, attempts
+
+
+def read_attempts(directory: ResultDirectory) -> list[Attempt]:
+    """The attempts that a result directory holds. Raises `ValueError` if its records are of another kind."""
     try:
-        while True:
-            asked = [request for _, request in zip(range(in_flight - pending), waiting, strict=False)]
-            policy.submit_questions(asked)
-            pending += len(asked)
-            if not pending:
-                break
-            replies = policy.poll()
-            pending -= len(replies)
-            faults.update(reply.fault for reply in replies if reply.fault is not None)
-            answered = [reply for reply in replies if reply.fault is None]
-            for attempt in _graded(task, problems, answered, grade, policy.opening):
-                attempts[attempt.key] = attempt
-                record(attempt)
-    finally:
-        policy.cancel()
-    if faults:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in faults.most_common(MAX_REASONS))
-        raise UnansweredError(f"{faults.total()} of {len(keys)} attempts got no reply: {reasons}")
-    return [attempts[problems[index].id, sample] for index, sample in keys]
-
-
-def graded_again(attempts: Sequence[Attempt], problems: Sequence[Problem], grade: GradeReplies) -> list[Attempt]:
-    """The same replies, graded anew."""
-    known = {problem.id: problem for problem in problems}
-    grades = grade([(known[attempt.id], attempt.reply) for attempt in attempts])
-    return [
-        dataclasses.replace(attempt, **dataclasses.asdict(given))
-        for attempt, given in zip(attempts, grades, strict=True)
-    ]
+        return [_read_attempt(record) for record in directory.read_items()]
+    except TypeError as error:
+        raise ValueError(
+            f"{directory.items_file} holds records that are not attempts; run the benchmark again with --fresh"
+        ) from error
 
 
 def summarise_attempts(attempts: Sequence[Attempt], task: Task, model: str, seed: int) -> BenchmarkResult:
-    """The figures of a benchmark; `attempts` holds the attempts at each problem one after the other."""
+    """The result of `attempts`, which are ordered by problem, all samples of a problem together."""
     samples = task.samples
     correct = np.array([attempt.correct for attempt in attempts], dtype=float).reshape(-1, samples)
     return BenchmarkResult(
@@ -179,46 +234,140 @@ def summarise_attempts(attempts: Sequence[Attempt], task: Task, model: str, seed
     )
 
 
-def _question(task: Task, problems: Sequence[Problem], seed: int, key: tuple[int, int]) -> Question:
+class Grader:
+    """Grades replies to a task's problems; a context manager, since it owns the grading process.
+
+    Answers and letters are graded by `grading`, generated problems by reasoning-gym's verifiers.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._pool = GradingPool()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.close()
+
+    def grade(self, problem: Problem, reply: str) -> Grade:
+        """The grade of one reply."""
+        if problem.generated is not None:
+            items, seed, index = problem.generated
+            return self._pool.verify(
+                VerifierItem(reply=reply, task=self._task.name, items=items, seed=seed, index=index)
+            )
+        return self._pool.grade_one(
+            GradingItem(
+                reply=reply,
+                answer=problem.answer,
+                alt_answers=problem.alt_answers,
+                choices=problem.choices,
+                tolerance=problem.tolerance,
+            )
+        )
+
+
+def _sample(
+    policy: Answerer,
+    benchmark: Benchmark,
+    grader: Grader,
+    on_attempt: OnAttempt,
+    kept: Mapping[Key, Attempt],
+    in_flight: int,
+) -> list[Attempt]:
+    """All attempts in the problems' order; those in `kept` are not made again.
+
+    A problem whose prompt fills the model's context gets an empty reply, which is wrong and counts as truncated.
+    """
+    problems, samples = benchmark.problems, benchmark.task.samples
+    keys = [(index, sample) for index in range(len(problems)) for sample in range(samples)]
+    attempts = dict(kept)
+    waiting = (_question(benchmark, key) for key in keys if (problems[key[0]].id, key[1]) not in attempts)
+    pending, faults = 0, Counter[str]()
+    try:
+        while True:
+            questions = [question for _, question in zip(range(in_flight - pending), waiting, strict=False)]
+            policy.submit_questions(questions)
+            pending += len(questions)
+            if not pending:
+                break
+            replies = policy.poll()
+            pending -= len(replies)
+            faults.update(reply.fault for reply in replies if reply.fault is not None)
+            for reply in replies:
+                if reply.fault is None:
+                    attempt = _attempt(benchmark, reply, policy.opening, grader)
+                    attempts[attempt.key] = attempt
+                    on_attempt(attempt)
+    finally:
+        policy.cancel()
+    if faults:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in faults.most_common(MAX_REASONS))
+        raise UnansweredError(f"{faults.total()} of {len(keys)} attempts got no reply: {reasons}")
+    return [attempts[problems[index].id, sample] for index, sample in keys]
+
+
+def _question(benchmark: Benchmark, key: tuple[int, int]) -> Question:
     index, sample = key
-    problem = problems[index]
+    task, problem = benchmark.task, benchmark.problems[index]
     return Question(
         key=index * task.samples + sample,
-        text=problem.asked(task.prompt),
-        seed=derive_seed(seed, "benchmark", task.name, problem.id, sample),
+        text=problem.prompt(task.prompt),
+        seed=derive_seed(benchmark.seed, "benchmark", task.name, problem.id, sample),
     )
 
 
-def _graded(
-    task: Task, problems: Sequence[Problem], replies: Sequence[TurnReply], grade: GradeReplies, opening: str
-) -> list[Attempt]:
-    """The replies as attempts; `opening` is the thinking tag where the prompt ends with it."""
-    asked = [problems[reply.key // task.samples] for reply in replies]
-    texts = [opening + reply.reply for reply in replies]
-    grades = grade(list(zip(asked, texts, strict=True)))
-    return [
-        _attempt(task, problem, reply, text, given)
-        for problem, reply, text, given in zip(asked, replies, texts, grades, strict=True)
-    ]
-
-
-def _attempt(task: Task, problem: Problem, reply: TurnReply, text: str, grade: Grade) -> Attempt:
-    length = reply.length
+def _attempt(benchmark: Benchmark, reply: TurnReply, opening: str, grader: Grader) -> Attempt:
+    """A reply as a graded attempt; `opening` is the thinking tag if the prompt ends with it."""
+    index, sample = divmod(reply.key, benchmark.task.samples)
+    problem, text, length = benchmark.problems[index], opening + reply.reply, reply.length
     assert length is not None
     return Attempt(
         id=problem.id,
-        sample=reply.key % task.samples,
-        prompt=problem.asked(task.prompt),
+        sample=sample,
+        prompt=problem.prompt(benchmark.task.prompt),
         reply=text,
         answer=problem.answer,
         alt_answers=problem.alt_answers,
         choices=problem.choices,
-        extracted=grade.extracted,
-        correct=grade.correct,
-        boxed=grade.boxed,
-        timed_out=grade.timed_out,
-        error=grade.error,
+        **dataclasses.asdict(grader.grade(problem, text)),
         truncated=length.truncated,
         tokens=length.tokens,
         thinking_tokens=length.thinking_tokens,
     )
+
+
+def _regraded(attempts: Sequence[Attempt], benchmark: Benchmark, grader: Grader) -> list[Attempt]:
+    problems = {problem.id: problem for problem in benchmark.problems}
+    return [
+        dataclasses.replace(attempt, **dataclasses.asdict(grader.grade(problems[attempt.id], attempt.reply)))
+        for attempt in attempts
+    ]
+
+
+def _kept_attempts(directory: ResultDirectory | None, fresh: bool) -> dict[Key, Attempt]:
+    """The attempts that earlier runs of the same benchmark left in `directory`; with `fresh` they are deleted."""
+    if directory is None:
+        return {}
+    if fresh:
+        directory.result_file.unlink(missing_ok=True)  # first, since it says that the attempts are complete
+        directory.items_file.unlink(missing_ok=True)
+    return {attempt.key: attempt for attempt in read_attempts(directory)}
+
+
+def _read_attempt(record: dict[str, Any]) -> Attempt:
+    choices = record.get("choices")
+    values = {**record, "alt_answers": tuple(record.get("alt_answers", ())), "choices": choices and tuple(choices)}
+    return Attempt(**values)
+
+
+def _fingerprint(problems: Sequence[Problem]) -> str:
+    """One hash over all questions and right answers."""
+    content: list[Any] = [
+        (p.id, p.question, p.answer, p.alt_answers, p.choices, *(() if p.tolerance is None else (p.tolerance,)))
+        for p in problems
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,9 +1,9 @@
-r"""The reasoning benchmarks: where their problems come from, how they are asked, and how replies are sampled.
+r"""The reasoning benchmarks: the source of their problems, their prompts and their sampling.
 
 The protocol is the paper's (arXiv 2506.24119, section 4): temperature 0.6, top-p 0.95, four samples of at most 8,192
-tokens, the answer inside `\boxed{}`. Data comes from the Hugging Face hub, each set pinned to one commit and checked
-for its size, or from a file of one's own. A task `reasoning_gym/NAME` makes its problems from a seed instead
-(arXiv 2505.24760), so none of them can have been seen in training.
+tokens, the answer inside `\boxed{}`. Problems come from the Hugging Face hub, each data set pinned to one commit and
+checked for its size, or from a local file. A task `reasoning_gym/NAME` generates its problems from a seed instead
+(arXiv 2505.24760), so that no model has seen them in training.
 
 Left out: few-shot prompts and tasks that are graded by running code.
 """
@@ -15,8 +15,8 @@ import difflib
 from typing import Any, Literal
 
 from spiral.core.policy import SamplingConfig
+from spiral.evaluation.reasoning.procedural import GYM, check_family
 
-GYM = "reasoning_gym/"
 SOLVE = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 CHOOSE = (
     "{question}\n\n{choices}\n\nPlease reason step by step, and put the letter of the right choice within \\boxed{{}}."
@@ -26,7 +26,7 @@ PAPER_SAMPLING = SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=8192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HubSource:
-    """A data set on the Hugging Face hub at one commit."""
+    """A data set on the Hugging Face hub, pinned to one commit."""
 
     name: str
     revision: str
@@ -41,14 +41,14 @@ class Task:
 
     name: str
     size: int
-    """Problems in the published set; 0 where they are made from a seed."""
+    """Problems in the published set; 0 where they are generated from a seed."""
     kind: Literal["answer", "choice", "gym"]
     source: HubSource | None = None
     prompt: str = SOLVE
     alternatives: bool = True
-    """Whether other right answers that a data file gives are to be believed."""
+    """Whether the alternative answers in the data are trusted."""
     permute: bool = False
-    """Whether the choices are put into an order of their own for each problem."""
+    """Whether the choices of each problem are shuffled, by the seed."""
     samples: int = 4
     sampling: SamplingConfig = PAPER_SAMPLING
 
@@ -81,7 +81,7 @@ TASKS = {
             40,
             HubSource(name="math-ai/amc23", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057", rows=40),
         ),
-        # The hub's copy lacks one of the 675 problems that published numbers are about.
+        # The hub's copy lacks one of the 675 problems behind published numbers.
         _task(
             "olympiadbench",
             675,
@@ -91,7 +91,7 @@ TASKS = {
             "minerva_math",
             272,
             HubSource(name="math-ai/minervamath", revision="ee46ddc498933b1977577953250ca5c66be64f96", rows=272),
-            alternatives=False,  # those in circulation answer other questions in 43 of 272 cases
+            alternatives=False,  # in 43 of 272 problems, published alternatives answer another question
         ),
         _task(
             "gsm8k",
@@ -126,8 +126,6 @@ TASKS = {
 def load_task(name: str) -> Task:
     """The task called `name`. Raises `ValueError` for an unknown one."""
     if name.startswith(GYM):
-        from spiral.evaluation.reasoning.procedural import check_family  # an optional package
-
         check_family(name)
         return Task(name=name, size=0, kind="gym")
     if name in TASKS:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spiral.evaluation.reasoning import Grade, grade, grade_reply
-from spiral.evaluation.reasoning.grading.answers import find_answer
 from spiral.evaluation.reasoning.grading.choices import chosen
+from spiral.evaluation.reasoning.grading.extraction import find_answer
 from spiral.evaluation.reasoning.grading.pool import GradingItem, GradingPool
 from spiral.evaluation.reasoning.grading.symbolic import is_tractable, same_by_algebra
 
@@ -229,7 +229,7 @@ def test_a_missing_math_verify_is_an_error_that_names_the_extra(monkeypatch):
 
 def test_grading_does_not_import_sympy():
     program = (
-        "import sys, json; from spiral.evaluation.reasoning.grading.verdicts import grade_with;"
+        "import sys, json; from spiral.evaluation.reasoning.grading.grader import grade_with;"
         r"right = grade_with(None, r'\boxed{\dfrac{2}{4}}', r'\frac{1}{2}').correct;"
         "print(json.dumps([right, 'math_verify' in sys.modules]))"
     )

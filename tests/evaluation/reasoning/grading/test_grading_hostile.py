@@ -18,8 +18,8 @@ import spiral.evaluation.reasoning
 import spiral.text
 from hostile_replies import CHOICES, GOLDS, hostile_reply
 from spiral.evaluation.reasoning import grade, grade_reply
-from spiral.evaluation.reasoning.grading.bounds import MAX_WORK, TooMuchWorkError, bounded_work, spend
-from spiral.evaluation.reasoning.grading.verdicts import LONGEST_ANSWER, grade_with
+from spiral.evaluation.reasoning.grading.grader import LONGEST_ANSWER, grade_with
+from spiral.evaluation.reasoning.grading.work_limit import MAX_WORK, TooMuchWorkError, bounded_work, spend
 from spiral.games import load_game
 from spiral.text import parse_action, thinking
 

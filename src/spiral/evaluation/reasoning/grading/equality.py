@@ -26,11 +26,11 @@ from fractions import Fraction
 
 from spiral.evaluation.reasoning.grading import identity
 from spiral.evaluation.reasoning.grading.arithmetic import TooLargeError, UnreadableError, Value
-from spiral.evaluation.reasoning.grading.bounds import spend
 from spiral.evaluation.reasoning.grading.normalise import clean, squeeze
 from spiral.evaluation.reasoning.grading.structure import Shape, is_thousands, shape
 from spiral.evaluation.reasoning.grading.tokens import FUNCTIONS
 from spiral.evaluation.reasoning.grading.units import Quantity, contradict, quantity, words_of
+from spiral.evaluation.reasoning.grading.work_limit import spend
 from spiral.text.latex import strip_formatting
 
 Fallback = Callable[[str, str], bool]

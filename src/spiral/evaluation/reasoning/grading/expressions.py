@@ -32,7 +32,7 @@ from spiral.evaluation.reasoning.grading.arithmetic import (
     rounded,
     small_integer,
 )
-from spiral.evaluation.reasoning.grading.bounds import MAX_WORK_OF_EXPRESSION
+from spiral.evaluation.reasoning.grading.work_limit import MAX_WORK_OF_EXPRESSION
 
 Point = Callable[[str], Value]
 """The value of each variable."""

@@ -15,8 +15,8 @@ from fractions import Fraction
 
 from spiral.core.seeds import derive_seed
 from spiral.evaluation.reasoning.grading.arithmetic import TooLargeError, UnreadableError, Value
-from spiral.evaluation.reasoning.grading.bounds import MAX_WORK_OF_EXPRESSION, spend
 from spiral.evaluation.reasoning.grading.expressions import Point, Reading, evaluate
+from spiral.evaluation.reasoning.grading.work_limit import MAX_WORK_OF_EXPRESSION, spend
 
 ROUNDING = 1e-9
 """Relative difference that floating point may leave between equal values."""

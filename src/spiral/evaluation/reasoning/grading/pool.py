@@ -21,9 +21,9 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
-from spiral.evaluation.reasoning.grading.answers import find_answer
+from spiral.evaluation.reasoning.grading.extraction import find_answer
+from spiral.evaluation.reasoning.grading.grader import AskElsewhereError, Grade, GraderError, grade_with
 from spiral.evaluation.reasoning.grading.symbolic import is_tractable
-from spiral.evaluation.reasoning.grading.verdicts import AskElsewhereError, Grade, GraderError, grade_with
 
 TIME_LIMIT = 1.5
 """Seconds of processor time for one reply."""

@@ -12,8 +12,8 @@ import logging
 import re
 import warnings
 
+from spiral.evaluation.reasoning.grading.grader import GraderError
 from spiral.evaluation.reasoning.grading.tokens import ACCENTS, FUNCTIONS, GREEK
-from spiral.evaluation.reasoning.grading.verdicts import GraderError
 
 LONGEST = 300
 _ALGEBRA = frozenset(

@@ -19,9 +19,10 @@ import sys
 import time
 from typing import Any
 
+from spiral.evaluation.reasoning.grading.grader import GraderError, grade_with
 from spiral.evaluation.reasoning.grading.pool import READY, WAIT
 from spiral.evaluation.reasoning.grading.symbolic import import_algebra, same_by_algebra
-from spiral.evaluation.reasoning.grading.verdicts import GraderError, grade_with
+from spiral.evaluation.reasoning.procedural import CORRECT, generate_problems, verifier_score
 
 MEMORY = 2**30
 """Bytes that grading may take beyond what the worker has when it starts."""
@@ -83,9 +84,7 @@ def _read(file: int, until: float) -> bytes:
 def _answer(item: dict[str, Any]) -> dict[str, Any]:
     try:
         if "prepare" in item:
-            from spiral.evaluation.reasoning.procedural import make_problems  # with it come packages of its own
-
-            make_problems(**item["prepare"])
+            generate_problems(**item["prepare"])
             return {"prepared": True}
         if "verifier" in item:
             return _verified(**item["verifier"])
@@ -96,10 +95,8 @@ def _answer(item: dict[str, Any]) -> dict[str, Any]:
 
 def _verified(reply: str, task: str, items: int, seed: int, index: int) -> dict[str, Any]:
     """A verifier that fails on an answer has not found it right: each parses what a model wrote in its own way."""
-    from spiral.evaluation.reasoning.procedural import RIGHT, gym_score
-
     try:
-        return {"right": gym_score(task, items, seed, index, reply) >= RIGHT}
+        return {"right": verifier_score(task, items, seed, index, reply) >= CORRECT}
     except Exception as error:
         return {"right": False, "error": f"{type(error).__name__}: {error}"[:200]}
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from spiral.evaluation.reasoning.grading.answers import find_answer
-from spiral.evaluation.reasoning.grading.bounds import bounded_work
 from spiral.evaluation.reasoning.grading.choices import check_choices, chosen, letter_of
 from spiral.evaluation.reasoning.grading.equality import Fallback, equal
+from spiral.evaluation.reasoning.grading.extraction import find_answer
 from spiral.evaluation.reasoning.grading.normalise import clean
+from spiral.evaluation.reasoning.grading.work_limit import bounded_work
 
 LONGEST_ANSWER = 2_000
 """Characters; a longer answer is only compared as it stands."""

@@ -1,4 +1,4 @@
-"""Measurements that are kept: what is read again, what is played again, and one process at a time."""
+"""Result directories: games that are reused or played again, and one process at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lock_holder import held_elsewhere
 from spiral.core.locks import locked
 from spiral.core.policy import NotPlayedError
 from spiral.core.storage import read_episodes
-from spiral.evaluation.measurements import games_directory, measure_games
+from spiral.evaluation.arena import evaluate_games, games_directory
 from spiral.evaluation.results import LOCK
 from spiral.games import load_game
 from spiral.policies import ScriptedPolicy, TurnReply, scripted_policy
@@ -40,58 +40,61 @@ class Absent(ScriptedPolicy):
         return super()._reply(request)
 
 
-def measured(policy, tmp_path):
+def evaluated(policy, tmp_path):
     other = scripted_policy("random", KUHN)
-    place = games_directory(policy, other, KUHN, out=tmp_path, **GAMES)
-    return *measure_games(policy, other, KUHN, place=place, reuse=True, **GAMES), place
+    directory = games_directory(policy, other, KUHN, out=tmp_path, **GAMES)
+    return *evaluate_games(policy, other, KUHN, directory=directory, reuse=True, **GAMES), directory
 
 
 def test_games_that_were_not_played_are_played_again(tmp_path):
-    first, games, place = measured(Absent("sometimes"), tmp_path)
+    first, games, directory = evaluated(Absent("sometimes"), tmp_path)
     assert 0 < first.not_played < 20
     back = Absent("never")
-    result, played, _ = measured(back, tmp_path)
+    result, played, _ = evaluated(back, tmp_path)
     assert (result.not_played, result.played, result.faults) == (0, 20, {})
     # Only those are played again, and all is as if nothing had failed.
     assert [new for new, old in zip(played, games, strict=True) if old.outcome != "not_played"] == [
         game for game in games if game.outcome != "not_played"
     ]
     whole = Absent("never")
-    assert (result, played) == measured(whole, tmp_path / "elsewhere")[:2]
+    assert (result, played) == evaluated(whole, tmp_path / "elsewhere")[:2]
     assert 0 < back.asked < whole.asked
-    kept = json.loads(place.result_file.read_text())["result"]
+    kept = json.loads(directory.result_file.read_text())["result"]
     assert (kept["not_played"], kept["win"]) == (0, result.win.value)
-    assert [game.outcome for game in read_episodes(place.episodes_file)] == ["finished"] * 20
+    assert [game.outcome for game in read_episodes(directory.episodes_file)] == ["finished"] * 20
 
 
 def test_games_that_were_all_played_are_read_again(tmp_path):
-    first, games, place = measured(Absent("never"), tmp_path)
-    written = place.episodes_file.stat().st_mtime_ns
+    first, games, directory = evaluated(Absent("never"), tmp_path)
+    written = directory.episodes_file.stat().st_mtime_ns
     nobody = Absent("always")
-    again, read, _ = measured(nobody, tmp_path)
+    again, read, _ = evaluated(nobody, tmp_path)
     assert (again, read, nobody.asked) == (first, games, 0)
-    assert place.episodes_file.stat().st_mtime_ns == written
+    assert directory.episodes_file.stat().st_mtime_ns == written
 
 
 def test_games_that_fail_once_more_stay_not_played(tmp_path):
-    first, games, _ = measured(Absent("sometimes"), tmp_path)
+    first, games, _ = evaluated(Absent("sometimes"), tmp_path)
     still = Absent("always")
-    again, played, _ = measured(still, tmp_path)
+    again, played, _ = evaluated(still, tmp_path)
     assert 0 < still.asked <= first.not_played
     assert again.not_played == first.not_played
     assert [game.outcome for game in played] == [game.outcome for game in games]
     with pytest.raises(NotPlayedError, match="none of 20 games"):
-        measured(Absent("always"), tmp_path / "elsewhere")
+        evaluated(Absent("always"), tmp_path / "elsewhere")
 
 
-def test_a_second_process_is_refused_while_the_first_measures(tmp_path):
+def test_a_second_process_is_refused_while_the_first_writes(tmp_path):
     arguments = ("evaluate", "random", "--game", "kuhn_poker", "--opponent", "random", "--episodes", "4")
-    place = spiral(*arguments, "--out", str(tmp_path), "--json").json["files"]
-    with held_elsewhere(Path(place) / LOCK) as process:
+    directory = spiral(*arguments, "--out", str(tmp_path), "--json").json["files"]
+    with held_elsewhere(Path(directory) / LOCK) as process:
         line = refused(*arguments, "--out", str(tmp_path))
     assert line.startswith(f"process {process.pid} on ")
-    assert f"is measuring into {place} just now; wait until it is done, or choose another place with --out DIR" in line
-    assert spiral(*arguments, "--out", str(tmp_path), "--json").json["files"] == place
+    assert (
+        f"is writing to {directory} right now; wait until it is done, or choose another directory with --out DIR"
+        in line
+    )
+    assert spiral(*arguments, "--out", str(tmp_path), "--json").json["files"] == directory
 
 
 @pytest.mark.parametrize(
@@ -104,13 +107,13 @@ def test_a_second_process_is_refused_while_the_first_measures(tmp_path):
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_every_command_measures_alone(arguments, tmp_path, monkeypatch):
+def test_every_command_locks_its_results(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("one.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
     arguments = (*arguments, "--max-new-tokens", "4", "--out", str(tmp_path))
     before = spiral(*arguments, "--json").json
     found = before["files"]
-    place = tmp_path if isinstance(found, dict) else Path(found)
-    with locked(place / LOCK):
-        assert f"is measuring into {place} just now" in refused(*arguments)
+    directory = tmp_path if isinstance(found, dict) else Path(found)
+    with locked(directory / LOCK):
+        assert f"is writing to {directory} right now" in refused(*arguments)
     assert spiral(*arguments, "--json").json == before
