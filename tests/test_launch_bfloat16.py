@@ -68,6 +68,6 @@ def test_measurements_sample_as_the_evaluation_says(tmp_path, monkeypatch):
 
 
 def test_a_plan_for_several_devices_is_not_started_on_one(tmp_path):
-    with pytest.raises(ValueError, match=r"planned for 2 devices \(hardware\.devices\), and this is a run of 1"):
+    with pytest.raises(ValueError, match=r"planned for 2 devices \(hardware\.devices\), but this run has 1 process"):
         start(load_recipe("nano", [*SMALL, "hardware.devices=2"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

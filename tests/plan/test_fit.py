@@ -94,7 +94,7 @@ def test_smollm2_in_24_gib_has_the_room_that_vllm_gives_it():
 def test_the_transformers_engine_by_hand():
     plan = plan_with("engine.kind='transformers'", "engine.max_rows=8", "prompt.observation='compact'")
     (game,) = plan.budget.games
-    longest = game.longest_prompt + 1000
+    longest = game.max_prompt + 1000
     rounded = -(-longest // 32) * 32
     assert gib(plan, "the engine's weights") * GIB == 2 * 596_049_920
     assert gib(plan, "keys and values") * GIB == 1.5 * 8 * rounded * (2 * 28 * 8 * 128 * 2)
@@ -154,7 +154,7 @@ def test_what_computes_in_bfloat16_is_gathered_whole_only_on_one_device():
 def test_a_reference_and_lora_change_what_they_should():
     plain, pulled = plan_with(), plan_with("loss.kl_coefficient=0.1")
     assert gib(pulled, "reference") * GIB == 2 * 596_049_920
-    tokens = plain.budget.most_turns * 1000
+    tokens = plain.budget.max_turns * 1000
     assert gib(pulled, "the reference's hidden states") * GIB == tokens * 1024 * 2
     lora = plan_with("lora.rank=8", "lora.modules=['q_proj', 'down_proj']")
     added = 8 * 28 * (1024 + 2048 + 3072 + 1024)
@@ -167,14 +167,14 @@ def test_a_reference_and_lora_change_what_they_should():
 def test_tokens_of_a_step():
     budget = plan_with("selfplay.games={tictactoe = 1, 'simple_negotiation(turns=4)' = 3}").budget
     tictactoe, negotiation = budget.games
-    assert (tictactoe.episodes, tictactoe.most_turns) == (16, 9)
+    assert (tictactoe.episodes, tictactoe.max_turns) == (16, 9)
     assert 7 < tictactoe.turns < 8.5, "random games of tic-tac-toe take 7.6 turns on average"
-    assert (negotiation.episodes, negotiation.turns, negotiation.most_turns) == (48, 4.0, 4)
-    assert budget.most_turns == 16 * 9 + 48 * 4
-    assert budget.context_left == 2048 - budget.longest_prompt - 1000
-    assert budget.most_tokens == 144 * (tictactoe.longest_prompt + 1000) + 192 * (negotiation.longest_prompt + 1000)
-    assert budget.turns < budget.most_turns
-    assert budget.tokens < budget.most_tokens
+    assert (negotiation.episodes, negotiation.turns, negotiation.max_turns) == (48, 4.0, 4)
+    assert budget.max_turns == 16 * 9 + 48 * 4
+    assert budget.context_left == 2048 - budget.max_prompt - 1000
+    assert budget.max_tokens == 144 * (tictactoe.max_prompt + 1000) + 192 * (negotiation.max_prompt + 1000)
+    assert budget.turns < budget.max_turns
+    assert budget.tokens < budget.max_tokens
 
 
 def test_turn_limits_openings_and_the_context_bound_the_budget():
@@ -182,14 +182,14 @@ def test_turn_limits_openings_and_the_context_bound_the_budget():
     opened = plan_with("selfplay.opening_plies={tictactoe = 4}").budget
     assert opened.turns < plan_with().budget.turns
     short = plan_with("engine.context=500").budget
-    assert (short.longest_sample, short.context_left < 0) == (500, True)
+    assert (short.max_sample, short.context_left < 0) == (500, True)
 
 
 def test_a_tokenizer_at_hand_counts_exactly(nano):
     recipe = load_recipe("nano")
     budget = make_plan(recipe, model_config("nano"), codec=ChatCodec(nano.tokenizer, recipe.prompt)).budget
     tictactoe, _ = budget.games
-    assert (tictactoe.prompt, tictactoe.longest_prompt) == (5.0, 5), "seat, three rows, and the mark of a reply"
+    assert (tictactoe.prompt, tictactoe.max_prompt) == (5.0, 5), "seat, three rows, and the mark of a reply"
     assert budget.context == 512
 
 
@@ -198,10 +198,10 @@ def test_a_micro_batch_holds_one_sample_at_least_and_the_step_at_most():
         (item,) = [item for item in plan_with(*overrides).items if item.name == "activations of a micro-batch"]
         return int(item.note.split()[0].replace(",", ""))
 
-    assert tokens("learner.tokens_per_microbatch=10") == plan_with().budget.longest_sample
+    assert tokens("learner.tokens_per_microbatch=10") == plan_with().budget.max_sample
     assert tokens() == 10_000
     few = ("selfplay.episodes_per_step=1", "selfplay.max_turns=2")
-    assert tokens(*few) == 2 * plan_with(*few).budget.longest_sample
+    assert tokens(*few) == 2 * plan_with(*few).budget.max_sample
 
 
 def test_samples_that_share_a_prefix_by_hand():
@@ -383,7 +383,7 @@ def test_a_refusal_names_several_settings_where_one_is_not_enough():
 def test_a_refusal_says_what_is_largest_and_when_nothing_helps():
     line = refusal(recipe_with("hardware.memory_gib=0.5"))
     assert "and hardware.memory_gib is 0.5, of which 0.5 can be used; the largest items are activations" in line
-    assert line.endswith("no setting makes it fit; expected a smaller model.path or a device with more memory")
+    assert line.endswith("no setting makes it fit; use a smaller model.path or a device with more memory")
 
 
 def test_vllm_must_have_room_for_one_context():
@@ -428,7 +428,7 @@ def test_a_recipe_for_several_devices_does_not_start_in_one_process():
     recipe = recipe_with("hardware.devices=4")
     check_runnable(recipe, processes=4)
     with pytest.raises(
-        ValueError, match=r"planned for 4 devices \(hardware.devices\), and this is a run of 1; "
+        ValueError, match=r"planned for 4 devices \(hardware.devices\), but this run has 1 process; "
     ) as caught:
         check_runnable(recipe)
     assert "--set hardware.devices=1 --set hardware.memory_gib=0 " in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a run takes, worked out before it starts: memory of a device and tokens of a step."""
+"""Memory and tokens of a run, computed before it starts, and whether it fits."""
 
 from spiral.plan.fit import Plan, check_plan, check_runnable, describe, make_plan
 

@@ -1,26 +1,47 @@
-"""How much memory of a device the learner takes: arithmetic on shapes, nothing is allocated.
+"""How much memory a run takes, computed from shapes: the learner, the engine, and what shares a device.
+
+Of the learner:
 
     state     float32 weights 4 P / N, AdamW's two moments 8 T / N, gradients 4 T / N    P parameters, T trainable
               bfloat16 copies of the weights that compute, gathered one block at a time (FSDP2), or all on one device
     pass      what autograd keeps of a block, times the layers; with gradient checkpointing one block, and the input of
               every other; keys and values of samples that share a prefix, which is written before each of them
-              logits of one chunk of `learner/logprobs.py`
+              logits of one chunk of `training/logprobs.py`
 
-N devices share the learner's state; everything else is whole on each. What the engine takes is in `engine_memory.py`.
-The formulas are for blocks like Llama's: RMS norms, grouped-query attention by a fused kernel, a gated MLP. For others
-they are estimates.
+N devices share the learner's state; everything else is whole on each. The formulas are for blocks like Llama's: RMS
+norms, grouped-query attention by a fused kernel, a gated MLP. For other blocks they are estimates.
 
-Left out: a framework's own few hundred MiB, fragmentation, and tensors of a moment (a gathered weight on its way to
-the engine). The margin in `planning.py` is for them.
+Of the engine: its own weights, unless it computes with the learner's; keys and values of the replies in flight; what a
+token is sampled from. vLLM takes a share of the device's memory (`engine.memory_share`) and fills it: with everything
+on a GPU, with weights and keys and values on a CPU. An engine that sleeps while the learner updates (`engine.sleep`)
+holds these only while it is playing.
+
+On which device (`lay_out`):
+
+    one process                            learner and engine on its device
+    0 < cluster.gpus_per_worker < 1        an engine on the GPU of each of the learner's ranks; other GPUs for the rest
+    cluster.gpus_per_worker of 1 or more   the learner's GPUs and the engines' GPUs
+    CPUs                                   all processes of a machine share one memory
+
+Processes are placed by `distributed/placement.py`. A recipe for several devices without rollout workers is planned as
+if they shared the learner's GPUs. On a Ray cluster of CPU machines, whose number is not known, the learner's ranks are
+taken to be on one machine and every rollout worker on one of its own.
+
+Left out: the few hundred MiB of the framework, fragmentation, tensors that live for a moment (a gathered weight on its
+way to the engine, the copy that a growing cache makes of itself), and what vLLM keeps of a share that is not free when
+it starts. The margin in `fit.py` is for them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 
+from spiral.inference.slot_cache import round_up
 from spiral.models.loading import check_architecture, context_limit
 from spiral.plan.tokens import SHORT_SHARE, TokenBudget
 from spiral.policies.registry import empty_model
@@ -30,14 +51,22 @@ from spiral.training.logprobs import CHUNK_ELEMENTS
 from spiral.training.prefixes import SHORTEST_PREFIX
 
 LOGIT_ARRAYS = 6
-"""Float32 arrays as large as a chunk's logits that are alive at the worst moment of its backward pass (measured)."""
+"""Float32 arrays as large as a chunk's logits that are alive at the peak of its backward pass (measured)."""
+SAMPLING_BYTES = 32
+"""Bytes for each logit when a token is sampled: float32 and float64 probabilities and their sums."""
+CACHE_SLACK = 1.5
+"""Storage for keys and values grows in steps, so some of it is not in use."""
+VLLM_WORKING_GIB = 1.0
+"""What vLLM needs for activations and CUDA graphs: an allowance, not a measurement."""
+VLLM_LOGIT_ARRAYS = 3
+"""Float32 arrays of logits, one row for every reply it may hold, that vLLM samples from."""
 
 Phase = Literal["always", "playing", "updating"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
-    """One thing that takes memory on a device, and when."""
+    """Something that takes memory on a device, and when."""
 
     name: str
     gib: float
@@ -47,7 +76,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """What of a model the formulas need."""
+    """The sizes of a model that the formulas need."""
 
     parameters: int
     largest_block: int
@@ -105,7 +134,7 @@ def model_shape(config: Any) -> ModelShape:
 
 
 def trainable_parameters(recipe: Recipe, shape: ModelShape) -> int:
-    """All of them, or those that LoRA adds: rank times both sides of every layer it is added to."""
+    """The number of all parameters, or of those that LoRA adds: rank times both sides of every layer it is added to."""
     lora = recipe.lora
     if not lora.rank:
         return shape.parameters
@@ -113,10 +142,10 @@ def trainable_parameters(recipe: Recipe, shape: ModelShape) -> int:
 
 
 def block_bytes(shape: ModelShape, size: int, packed: bool) -> int:
-    """What autograd keeps of one token in one block, in bytes; `size` is that of a computed number (4 or 2).
+    """Bytes that autograd keeps of one token in one block; `size` is that of a computed number (4 or 2).
 
     - A norm keeps its input in float32, its result before and after the weights: 4 + 2 s a channel. The norms of
-      queries and keys keep 4 + s: what they give goes on to the rotation, which keeps nothing.
+      queries and keys keep 4 + s: their result goes on to the rotation, which keeps nothing.
     - Attention keeps queries, keys, values and its result, and a float32 number a head. Packed rows have the result
       put back in order, which is one copy more.
     - The gated MLP keeps the gate before and after its activation, the other branch, and their product.
@@ -130,9 +159,9 @@ def block_bytes(shape: ModelShape, size: int, packed: bool) -> int:
 
 
 def activation_bytes(shape: ModelShape, tokens: int, *, size: int, packed: bool, checkpointing: bool) -> int:
-    """What autograd keeps of a micro-batch of `tokens` tokens up to the last hidden states, in bytes.
+    """Bytes that autograd keeps of a micro-batch of `tokens` tokens up to the last hidden states.
 
-    With checkpointing: the input of every block, and one whole block when the backward pass comes to it.
+    With checkpointing: the input of every block, and one whole block when the backward pass reaches it.
     """
     block = block_bytes(shape, size, packed)
     last_norm = (4 + 3 * size) * shape.hidden
@@ -140,17 +169,17 @@ def activation_bytes(shape: ModelShape, tokens: int, *, size: int, packed: bool,
     return tokens * (blocks + last_norm)
 
 
-def prefix_bytes(shape: ModelShape, places: int, *, size: int, checkpointing: bool) -> int:
-    """What autograd keeps beyond that of samples that look back into a shared prefix, in bytes.
+def prefix_bytes(shape: ModelShape, positions: int, *, size: int, checkpointing: bool) -> int:
+    """Bytes that autograd keeps in addition for samples that attend to a shared prefix.
 
-    `places` are theirs in attention: the prefix and what is a sample's own, for every sample. A prefix needs a mask,
-    with which PyTorch's kernels want keys and values as wide as queries.
+    `positions` counts what they attend to: for every sample the prefix and its own tokens. A prefix needs a mask, with
+    which PyTorch's kernels want keys and values as wide as queries.
     """
-    return (1 if checkpointing else shape.layers) * 2 * size * shape.query_size * places
+    return (1 if checkpointing else shape.layers) * 2 * size * shape.query_size * positions
 
 
 def cache_bytes(shape: ModelShape, size: int) -> int:
-    """Keys and values of one token, in bytes."""
+    """Bytes of the keys and values of one token."""
     return 2 * shape.layers * shape.key_size * size
 
 
@@ -160,7 +189,7 @@ def number_size(recipe: Recipe) -> int:
 
 
 def learner_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, trainable: int, gpu: bool) -> list[Item]:
-    """What one rank of the learner holds on its device."""
+    """The memory of one rank of the learner."""
     size, devices = number_size(recipe), recipe.hardware.devices
     shards = devices if recipe.model.compute == "bfloat16" else 1  # in float32 every process has the whole learner
     items = [
@@ -177,7 +206,7 @@ def learner_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, traina
     if gpu and publishes_from_gpu(recipe):
         items.append(make_item("weights for rollout workers", size * shape.parameters, "always", "cluster.publish"))
     if recipe.loss.kl_coefficient:
-        turns = budget.most_turns / devices
+        turns = budget.max_turns / devices
         hidden = turns * min(budget.response, budget.context) * shape.hidden * size
         items += [
             make_item("reference", size * shape.parameters, "always", recipe.model.compute),
@@ -187,13 +216,13 @@ def learner_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget, traina
 
 
 def publishes_from_gpu(recipe: Recipe) -> bool:
-    """Whether a copy of the weights stays on GPUs of the learner until the next is there; several need a cluster."""
+    """Whether a copy of the weights stays on the learner's GPUs until the next one is published."""
     several = recipe.cluster.rollout_workers > 0 or recipe.hardware.devices > 1
     return several and recipe.cluster.publish != "object_store"
 
 
 def _pass_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget) -> list[Item]:
-    """What the passes of one micro-batch through the model hold."""
+    """The memory of the passes of one micro-batch through the model."""
     size, checkpointing = number_size(recipe), recipe.learner.gradient_checkpointing
     tokens, packed = microbatch_tokens(recipe, budget), recipe.learner.layout == "packed"
     kept = activation_bytes(shape, tokens, size=size, packed=packed, checkpointing=checkpointing)
@@ -203,9 +232,9 @@ def _pass_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget) -> list[
     items = [make_item("activations of a micro-batch", kept, "updating", note)]
     samples, prefix = samples_behind_prefixes(recipe, budget, tokens)
     if samples:
-        places = tokens + round(samples * prefix)
-        wide = prefix_bytes(shape, places, size=size, checkpointing=checkpointing)
-        passing += prefix_bytes(shape, places, size=size, checkpointing=True)  # one block's, on their way back
+        positions = tokens + round(samples * prefix)
+        wide = prefix_bytes(shape, positions, size=size, checkpointing=checkpointing)
+        passing += prefix_bytes(shape, positions, size=size, checkpointing=True)  # one block's gradients
         note = f"{samples:,} samples, {prefix:,.0f} tokens shared"
         items.append(make_item("keys and values after shared prefixes", wide, "updating", note))
     return [
@@ -216,28 +245,28 @@ def _pass_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget) -> list[
 
 
 def microbatch_tokens(recipe: Recipe, budget: TokenBudget) -> int:
-    """Tokens of the largest micro-batch: the setting, but never less than one sample or more than there are."""
-    share = budget.most_tokens // (recipe.hardware.devices * recipe.learner.minibatches)
-    return max(budget.longest_sample, min(recipe.learner.tokens_per_microbatch, share))
+    """Tokens of the largest micro-batch: the setting, but at least one sample and at most the whole minibatch."""
+    share = budget.max_tokens // (recipe.hardware.devices * recipe.learner.minibatches)
+    return max(budget.max_sample, min(recipe.learner.tokens_per_microbatch, share))
 
 
 def samples_behind_prefixes(recipe: Recipe, budget: TokenBudget, tokens: int) -> tuple[int, float]:
-    """How many samples of a micro-batch share a prefix, when replies are short, and how long it is; none: 0, 0.0."""
+    """How many samples of a micro-batch share a prefix when replies are short, and its length; (0, 0.0) for none."""
     prefix = budget.prefix
     if recipe.learner.layout != "packed" or prefix < SHORTEST_PREFIX:
         return 0, 0.0
     own = budget.prompt - prefix + SHORT_SHARE * budget.response
-    share = budget.most_turns // (recipe.hardware.devices * recipe.learner.minibatches)
+    share = budget.max_turns // (recipe.hardware.devices * recipe.learner.minibatches)
     samples = min(share, int((tokens - prefix) / max(1.0, own)))
     return (samples, prefix) if samples > 1 else (0, 0.0)
 
 
 def gathered_bytes(recipe: Recipe, shape: ModelShape) -> int:
-    """Weights in bfloat16 while they compute, and their gradients before those are reduced in float32.
+    """Bytes of the bfloat16 weights that compute, and of their gradients before they are reduced in float32.
 
     On one device FSDP2 keeps the copy of the whole model from the forward to the backward pass; on several there are
-    two blocks (the next one is fetched ahead) beside what is outside blocks. The head's gradient exists twice while
-    chunks add to it. In float32 the weights themselves compute.
+    two blocks (the next one is prefetched) and what is outside blocks. The head's gradient exists twice while chunks
+    add to it. In float32 the weights themselves compute.
     """
     size = number_size(recipe)
     if size == 4:
@@ -248,10 +277,201 @@ def gathered_bytes(recipe: Recipe, shape: ModelShape) -> int:
 
 
 def copies_head(recipe: Recipe, gpu: bool) -> bool:
-    """Whether there is a float32 copy of the output head's weights beside those in bfloat16 (`policies/head.py`)."""
+    """Whether there is a float32 copy of the output head's weights beside those in bfloat16 (`models/head.py`)."""
     return recipe.model.head == "float32" and number_size(recipe) < 4 and not gpu
 
 
 def make_item(name: str, size: float, phase: Phase, note: str = "") -> Item:
-    """Something of `size` bytes."""
+    """An item of `size` bytes."""
     return Item(name=name, gib=size / GIB, phase=phase, note=note)
+
+
+def engine_items(
+    recipe: Recipe, shape: ModelShape, budget: TokenBudget, memory_gib: float, gpu: bool, *, evaluates: bool = True
+) -> list[Item]:
+    """The memory of one engine on a device of `memory_gib`. In a cluster only one engine `evaluates`."""
+    rows = rows_in_flight(recipe, evaluates)
+    if recipe.engine.kind == "vllm":
+        return _vllm(recipe, shape, rows, memory_gib, gpu)
+    return _transformers(recipe, shape, budget, rows, gpu)
+
+
+def rows_in_flight(recipe: Recipe, evaluates: bool = True) -> int:
+    """Replies that an engine generates at once, in self-play or in evaluation.
+
+    A rollout worker is counted with up to twice its share of a step's games, since a faster worker plays more.
+    """
+    playing = min(recipe.selfplay.in_flight, recipe.selfplay.episodes_per_step)
+    if recipe.cluster.rollout_workers:
+        playing = min(playing, math.ceil(2 * recipe.selfplay.episodes_per_step / recipe.cluster.rollout_workers))
+    if not evaluates:
+        return min(recipe.engine.max_rows, playing)
+    evaluating = min(recipe.evaluation.in_flight, recipe.evaluation.episodes) if recipe.evaluation.games else 0
+    return min(recipe.engine.max_rows, max(playing, evaluating))
+
+
+def vllm_cache_tokens(recipe: Recipe, shape: ModelShape, memory_gib: float, gpu: bool) -> int:
+    """How many tokens' keys and values fit into vLLM's share of a device. To start, it needs room for one context."""
+    room = recipe.engine.memory_share * memory_gib * GIB - number_size(recipe) * shape.parameters
+    if gpu:
+        room -= _vllm_working_bytes(shape, recipe.engine.max_rows)
+    return max(0, int(room // cache_bytes(shape, number_size(recipe))))
+
+
+def _vllm(recipe: Recipe, shape: ModelShape, rows: int, memory_gib: float, gpu: bool) -> list[Item]:
+    own = number_size(recipe) * shape.parameters
+    held = _weights_phase(recipe, gpu)
+    room = f"room for {vllm_cache_tokens(recipe, shape, memory_gib, gpu):,} tokens"
+    cache = max(0.0, recipe.engine.memory_share * memory_gib * GIB - own)
+    items = [
+        make_item("vLLM's weights", own, held, recipe.model.compute),
+        make_item("vLLM's keys and values", cache, held, room),
+    ]
+    if not gpu:  # there its share is for weights, keys and values alone
+        working = _vllm_working_bytes(shape, rows)
+        items.append(make_item("vLLM's working memory and logits", working, "playing"))
+    if copies_head(recipe, gpu):
+        items.append(make_item("vLLM's output head in float32", 4 * shape.hidden * shape.vocabulary, "playing"))
+    return items
+
+
+def _transformers(recipe: Recipe, shape: ModelShape, budget: TokenBudget, rows: int, gpu: bool) -> list[Item]:
+    size = number_size(recipe)
+    alone = size == 4 and not recipe.cluster.rollout_workers  # in a cluster it has weights of its own
+    own = 0 if alone and not recipe.lora.rank else size * shape.parameters
+    caches: Phase = "playing" if recipe.engine.sleep else "always"
+    length = round_up(budget.max_sample)
+    cache = CACHE_SLACK * rows * length * cache_bytes(shape, size)
+    prefill = rows * round_up(budget.max_prompt) * size * (3 * shape.intermediate + 3 * shape.hidden)
+    sampling = SAMPLING_BYTES * rows * shape.vocabulary
+    items = [
+        make_item(
+            "the engine's weights",
+            own,
+            "always" if alone else _weights_phase(recipe, gpu),
+            recipe.model.compute if own else "shared with the learner",
+        ),
+        make_item("keys and values", cache, caches, f"{rows:,} replies of up to {length:,} tokens"),
+        make_item("prefill and sampling", prefill + sampling, "playing"),
+    ]
+    if copies_head(recipe, gpu):
+        items.append(make_item("the engine's output head in float32", 4 * shape.hidden * shape.vocabulary, caches))
+    return items
+
+
+def _weights_phase(recipe: Recipe, gpu: bool) -> Phase:
+    """When the engine's weights are on the device. A sleeping engine moves them to the CPU, which frees only a GPU."""
+    return "playing" if recipe.engine.sleep and gpu else "always"
+
+
+def _vllm_working_bytes(shape: ModelShape, rows: int) -> float:
+    return VLLM_WORKING_GIB * GIB + VLLM_LOGIT_ARRAYS * 4 * rows * shape.vocabulary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Device:
+    """One or more devices that hold the same items."""
+
+    name: str
+    items: tuple[Item, ...]
+    together: str = ""
+    """Why both phases happen at the same time; empty when they do not."""
+
+    def phase_gib(self, phase: Phase) -> float:
+        """Memory used in a phase of the step."""
+        return sum(item.gib for item in self.items if item.phase in ("always", phase))
+
+    @property
+    def need_gib(self) -> float:
+        """The most memory used at once."""
+        if self.together:
+            return sum(item.gib for item in self.items)
+        return max(self.phase_gib("playing"), self.phase_gib("updating"))
+
+
+def lay_out(
+    recipe: Recipe, learner: Iterable[Item], engine: Iterable[Item], others: Iterable[Item], gpu: bool
+) -> tuple[Device, ...]:
+    """Every kind of device.
+
+    Args:
+        recipe: Says how many processes there are and which share devices.
+        learner: Memory of one rank of the learner.
+        engine: Memory of the engine that evaluates.
+        others: Memory of each of the other engines.
+        gpu: Whether the devices are GPUs.
+    """
+    ranks, workers = recipe.hardware.devices, recipe.cluster.rollout_workers
+    learner, engine = tuple(learner), tuple(engine)
+    if not workers and (gpu or ranks == 1):
+        return (Device(name=_each(ranks, "device"), items=(*learner, *engine)),)
+    return _gpus(recipe, learner, engine) if gpu else _machines(recipe, learner, engine, tuple(others))
+
+
+def _gpus(recipe: Recipe, learner: tuple[Item, ...], engine: tuple[Item, ...]) -> tuple[Device, ...]:
+    cluster, ranks = recipe.cluster, recipe.hardware.devices
+    if not cluster.shares_gpus:
+        return (
+            Device(name=_each(ranks, "GPU") + " of the learner", items=learner),
+            Device(name=_each(cluster.rollout_workers, "GPU") + " of rollout workers", items=engine),
+        )
+    ahead = "both at once on a shared GPU" if cluster.schedule != "sync" else ""
+    shared = Device(name=_each(ranks, "GPU") + " of the learner", items=(*learner, *engine), together=ahead)
+    others = min(cluster.rollout_workers - ranks, int(1 / cluster.gpus_per_worker))
+    if others <= 0:
+        return (shared,)
+    return shared, Device(name=f"a GPU of {_count(others, 'other rollout worker')}", items=_times(engine, others))
+
+
+def _machines(
+    recipe: Recipe, learner: tuple[Item, ...], engine: tuple[Item, ...], others: tuple[Item, ...]
+) -> tuple[Device, ...]:
+    cluster, ranks = recipe.cluster, recipe.hardware.devices
+    workers = cluster.rollout_workers or ranks
+    learners = _times(learner, ranks)
+    if cluster.rollout_workers and cluster.address != "local":
+        return (
+            Device(name=f"the machine of {_count(ranks, 'learner worker')}", items=learners),
+            Device(name="the machine of a rollout worker", items=engine),
+        )
+    ahead = "both at once on one machine" if cluster.rollout_workers and cluster.schedule != "sync" else ""
+    name = f"a machine of {_count(ranks, 'learner worker')} and {_count(workers, 'rollout worker')}"
+    return (Device(name=name, items=(*learners, *_with_others(engine, others, workers - 1)), together=ahead),)
+
+
+def _times(items: Iterable[Item], processes: int) -> tuple[Item, ...]:
+    """The items of several processes in one memory."""
+    if processes == 1:
+        return tuple(items)
+    return tuple(
+        dataclasses.replace(
+            item,
+            gib=item.gib * processes,
+            note=", ".join(filter(None, (item.note, f"in {processes} processes"))),
+        )
+        for item in items
+    )
+
+
+def _with_others(engine: tuple[Item, ...], others: tuple[Item, ...], number: int) -> tuple[Item, ...]:
+    """The items of the engine that evaluates and `number` others in one memory."""
+    if engine == others or not number:
+        return _times(engine, 1 + number)
+    return tuple(
+        dataclasses.replace(
+            own,
+            gib=own.gib + number * other.gib,
+            note=", ".join(
+                filter(None, (own.note, _count(number, "other process", "es") + f": {other.note}".rstrip(": ")))
+            ),
+        )
+        for own, other in zip(engine, others, strict=True)
+    )
+
+
+def _each(number: int, what: str) -> str:
+    return f"one {what}" if number == 1 else f"each of {number} {what}s"
+
+
+def _count(number: int, what: str, more: str = "s") -> str:
+    return f"{number} {what}{more if number != 1 else ''}"

@@ -1,10 +1,10 @@
-"""How many turns and tokens a training step has: what a recipe allows at most, and what to expect.
+"""How many turns and tokens a training step has: expected, and at most.
 
-How long games are, how prompts grow and how much of their beginning they share is taken from a few games between random
-players. Without the model's tokenizer a token is counted as four characters.
+The length of games and prompts, and the prefixes that prompts share, are taken from a few games of random play. Without
+the model's tokenizer four characters are counted as a token.
 
-Left out: what players say in free-text games, which lengthens the prompts that follow; and illegal moves, which end
-games early, as models that are new to a game play them.
+Left out: the messages of free-text games, which lengthen later prompts; and illegal moves, which end games early when a
+model is new to a game.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from spiral.text.prompts import question
 from spiral.training.batch import make_batch
 from spiral.training.prefixes import shared_prefixes
 
-CHARACTERS_A_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
 TEMPLATE_TOKENS = 12
-"""What a chat template puts around a question."""
+"""Tokens that a chat template puts around a question."""
 SURVEYED_GAMES = 20
 EXPECTED_SHARE = 0.5
 """Share of the response budget that is expected to be used."""
 SHORT_SHARE = 0.125
-"""Share of it that replies may shrink to, as they do when a model learns to answer at once: rows hold more of them."""
+"""Share that replies may shrink to when a model learns to answer at once; a row then holds more samples."""
 
 Encode = Callable[[str], IntArray]
-"""From an observation to its prompt as token ids, or as characters where no tokenizer is at hand."""
+"""From an observation to its prompt as token ids, or as characters without a tokenizer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GameTokens:
-    """One game of a recipe: how many are played in a step, how long they are, and how long their prompts."""
+    """One game of a recipe: how many episodes a step has of it, and their turns and prompt tokens."""
 
     game: str
     episodes: int
     turns: float
-    """Expected, of both seats together."""
-    most_turns: int
+    """Expected turns of an episode, over all players."""
+    max_turns: int
     prompt: float
-    """Mean length in tokens."""
-    longest_prompt: int
-    """Of the games surveyed."""
+    """Mean tokens of a prompt."""
+    max_prompt: int
+    """Tokens of the longest prompt in the surveyed games."""
     prefix: float
-    """Tokens that its prompts begin with and that the learner computes once for many of them; mean."""
+    """Mean tokens of the prefix that a prompt shares with others, which the learner computes once for all of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,67 +64,66 @@ class TokenBudget:
 
     games: tuple[GameTokens, ...]
     response: int
-    """Tokens that a reply may have."""
+    """Most tokens of a reply."""
     context: int
-    """Tokens that prompt and reply may have together."""
+    """Most tokens of prompt and reply together."""
 
     @property
-    def longest_prompt(self) -> int:
-        """Of any game."""
-        return max(game.longest_prompt for game in self.games)
+    def max_prompt(self) -> int:
+        """Tokens of the longest prompt of any game."""
+        return max(game.max_prompt for game in self.games)
 
     @property
-    def longest_sample(self) -> int:
-        """Prompt and reply together, at most."""
-        return min(self.context, self.longest_prompt + self.response)
+    def max_sample(self) -> int:
+        """Most tokens of prompt and reply together."""
+        return min(self.context, self.max_prompt + self.response)
 
     @property
     def context_left(self) -> int:
-        """What the longest prompt and reply leave of the context; below zero, replies are cut that much shorter."""
-        return self.context - self.longest_prompt - self.response
+        """Tokens of the context that the longest prompt and reply leave; below zero, replies are cut by as many."""
+        return self.context - self.max_prompt - self.response
 
     @property
     def turns(self) -> float:
-        """Expected."""
+        """Expected turns of a step."""
         return sum(game.episodes * game.turns for game in self.games)
 
     @property
-    def most_turns(self) -> int:
-        """When every game takes as long as it can."""
-        return sum(game.episodes * game.most_turns for game in self.games)
+    def max_turns(self) -> int:
+        """Turns of a step whose games are all as long as they can be."""
+        return sum(game.episodes * game.max_turns for game in self.games)
 
     @property
     def prompt(self) -> float:
-        """Mean length in tokens."""
+        """Mean tokens of a prompt."""
         return self._mean([game.prompt for game in self.games])
 
     @property
     def prefix(self) -> float:
-        """Tokens of a prompt that others begin with too; mean."""
+        """Mean tokens of the prefix that a prompt shares with others."""
         return self._mean([game.prefix for game in self.games])
 
     @property
     def tokens(self) -> float:
-        """Expected, prompts included, when replies take half of their budget."""
+        """Expected tokens of a step, prompts included, when replies use half of their budget."""
         reply = EXPECTED_SHARE * self.response
         return sum(game.episodes * game.turns * min(self.context, game.prompt + reply) for game in self.games)
 
     @property
-    def most_tokens(self) -> int:
-        """When every game takes as long as it can and every reply is as long as it may be."""
+    def max_tokens(self) -> int:
+        """Tokens of a step whose games and replies are all as long as they can be."""
         return sum(
-            game.episodes * game.most_turns * min(self.context, game.longest_prompt + self.response)
-            for game in self.games
+            game.episodes * game.max_turns * min(self.context, game.max_prompt + self.response) for game in self.games
         )
 
     def _mean(self, values: Sequence[float]) -> float:
-        """Over the turns of a step."""
+        """The mean over the turns of a step of one value a game."""
         turns = [game.episodes * game.turns for game in self.games]
         return sum(turn * value for turn, value in zip(turns, values, strict=True)) / sum(turns)
 
 
 def survey_games(recipe: Recipe, codec: ChatCodec | None) -> tuple[GameTokens, ...]:
-    """Plays a few random games of every kind in the recipe and counts turns and prompt tokens.
+    """Plays a few episodes of random play in every game of the recipe and counts turns and prompt tokens.
 
     `codec` counts with the model's own tokenizer; None estimates.
     """
@@ -132,14 +131,14 @@ def survey_games(recipe: Recipe, codec: ChatCodec | None) -> tuple[GameTokens, .
     return tuple(_survey(load_game(spec), spec, episodes, recipe, codec) for spec, episodes in counts.items())
 
 
-def token_budget(recipe: Recipe, games: tuple[GameTokens, ...], longest_context: int) -> TokenBudget:
-    """The budget of a recipe whose model takes `longest_context` tokens."""
-    context = min(recipe.engine.context or longest_context, longest_context)
+def token_budget(recipe: Recipe, games: tuple[GameTokens, ...], max_context: int) -> TokenBudget:
+    """The budget of a recipe whose model takes at most `max_context` tokens."""
+    context = min(recipe.engine.context or max_context, max_context)
     return TokenBudget(games=games, response=recipe.sampling.max_new_tokens, context=context)
 
 
 def _encoder(prompt: PromptConfig, codec: ChatCodec | None, game: Game) -> Encode:
-    """How prompts of the game begin and go on, a worked example included."""
+    """The encoder of the game's prompts, which include a worked example if the recipe asks for one."""
     if codec is not None:
         return lambda observation: codec.encode(observation, game)
     example = worked_example(game, prompt) if prompt.example else None
@@ -148,7 +147,7 @@ def _encoder(prompt: PromptConfig, codec: ChatCodec | None, game: Game) -> Encod
 
 
 class _Surveyor(RandomPolicy):
-    """Plays at random and notes what each prompt would have been."""
+    """Plays at random and records the prompt of every turn."""
 
     def __init__(self, style: str, encode: Encode) -> None:
         super().__init__()
@@ -163,7 +162,6 @@ class _Surveyor(RandomPolicy):
 
 
 def _survey(game: Game, spec: str, episodes: int, recipe: Recipe, codec: ChatCodec | None) -> GameTokens:
-    """One game's share of the step."""
     surveyor = _Surveyor(recipe.prompt.observation, _encoder(recipe.prompt, codec, game))
     selfplay = recipe.selfplay
     matches = [
@@ -177,21 +175,21 @@ def _survey(game: Game, spec: str, episodes: int, recipe: Recipe, codec: ChatCod
         for index in range(SURVEYED_GAMES)
     ]
     turns = sum(len(episode.turns) for episode in play(matches))
-    estimated, around = (1, 0) if codec is not None else (CHARACTERS_A_TOKEN, TEMPLATE_TOKENS)
-    lengths = [around - -len(prompt) // estimated for prompt in surveyor.prompts]
+    per_token, template = (1, 0) if codec is not None else (CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS)
+    lengths = [template - -len(prompt) // per_token for prompt in surveyor.prompts]
     return GameTokens(
         game=spec,
         episodes=episodes,
         turns=turns / SURVEYED_GAMES,
-        most_turns=min(selfplay.max_turns, game.max_turns),
+        max_turns=min(selfplay.max_turns, game.max_turns),
         prompt=sum(lengths) / len(lengths),
-        longest_prompt=max(lengths),
-        prefix=_shared_prefix(surveyor.prompts) / estimated,
+        max_prompt=max(lengths),
+        prefix=_shared_prefix(surveyor.prompts) / per_token,
     )
 
 
 def _shared_prefix(prompts: Sequence[IntArray]) -> float:
-    """What the learner would compute once of these prompts, in the mean, were they all of a micro-batch."""
+    """Mean tokens of a prompt that the learner would compute once for several, were they all in one micro-batch."""
     samples = [
         Sample(
             token_ids=np.append(prompt, 0),
