@@ -11,7 +11,7 @@ from spiral.distributed import pool as crew
 from spiral.distributed.session import cluster_session
 from spiral.distributed.weights.base import WeightsHandle, pack
 from spiral.rollout.collector import SelfPlay
-from spiral.rollout.loop import SelfPlayConfig
+from spiral.rollout.matchmaking import SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
 GAMES = SelfPlayConfig(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -128,7 +129,7 @@ def test_files_of_former_versions_are_read(tmp_path):
     table = pq.read_table(path)
     assert table["thinking_tokens"].to_pylist() == [1, 0, None]
     assert table["has_thought"].to_pylist() == [True, False, None]
-    third = table.drop_columns(["budget"]).replace_schema_metadata({VERSION_KEY: b"3"})
+    third = table.drop_columns(["budget", "reward"]).replace_schema_metadata({VERSION_KEY: b"3"})
     pq.write_table(third, path)
     assert_equal(tuple(read_episodes(path)), (new_episode((1.0, -1.0), [*untold, scripted], seed=11),))
     former = third.drop_columns(["fault"]).replace_schema_metadata({VERSION_KEY: b"2"})
@@ -138,6 +139,25 @@ def test_files_of_former_versions_are_read(tmp_path):
     pq.write_table(oldest, path)
     expected = [new_turn(0, (5, 6), (7, 8), version=2), turns[1], scripted]
     assert_equal(tuple(read_episodes(path)), (new_episode((1.0, -1.0), expected, seed=11),))
+
+
+def test_a_file_of_schema_4_is_read():
+    """Written by the release before rewards were recorded."""
+    episodes = read_episodes(Path(__file__).parents[1] / "golden" / "episodes-schema4.parquet")
+    assert len(episodes) == 9
+    assert {episode.game for episode in episodes} == {"tictactoe", "kuhn_poker", "kuhn_poker(hands=3)"}
+    by_seed = {episode.seed: episode for episode in episodes}
+    won = by_seed[9164473484248766367]
+    assert (won.game, won.outcome, won.returns) == ("kuhn_poker", "finished", (2.0, -2.0))
+    assert won.actions == ("K", "Q", "bet", "call")
+    assert [(turn.player, turn.action, turn.generation.token_ids.tolist()) for turn in won.turns] == [
+        (0, "bet", [513, 257]),
+        (1, "call", [514, 257]),
+    ]
+    assert {turn.reward for episode in episodes for turn in episode.turns} == {0.0}
+    mixed = by_seed[542250717924180942]
+    assert (mixed.matchup, mixed.learning_players) == ("tictactoe against random", (1,))
+    assert (mixed.outcome, mixed.returns, mixed.turns[-1].action) == ("illegal_move", (0.5, -1.5), None)
 
 
 def test_no_episodes_are_an_empty_file(tmp_path):
@@ -151,7 +171,7 @@ def test_another_schema_version_is_refused(tmp_path):
     table = pq.read_table(path)
     for metadata, shown in (({VERSION_KEY: b"99"}, "99"), ({}, "none")):
         pq.write_table(table.replace_schema_metadata(metadata), path)
-        with pytest.raises(ValueError, match=f"has schema version {shown}; this spiral reads 1, 2, 3, 4"):
+        with pytest.raises(ValueError, match=f"has schema version {shown}; this spiral reads 1, 2, 3, 4, 5"):
             read_episodes(path)
 
 

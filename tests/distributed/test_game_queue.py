@@ -16,8 +16,8 @@ from spiral.distributed.checks import check_episode, check_results
 from spiral.distributed.game_queue import Dealer
 from spiral.distributed.staleness import split_stale, turn_ages
 from spiral.distributed.weights.base import pack, unpack
-from spiral.rollout.collector import Matchmaker
 from spiral.rollout.loop import play
+from spiral.rollout.matchmaking import Matchmaker
 from spiral.runs.cluster import ClusterConfig
 
 

@@ -9,8 +9,8 @@ from distributed_session import GAMES, facts
 from spiral.distributed.fresh_policy import FreshPolicy
 from spiral.distributed.rollout_thread import Player
 from spiral.distributed.weights.base import WeightsHandle
-from spiral.rollout.collector import Matchmaker
 from spiral.rollout.loop import play
+from spiral.rollout.matchmaking import Matchmaker
 
 ALL = range(14)
 

@@ -26,7 +26,7 @@ def play_one(fault, opponent=None):
 FAULTS = {
     "initial": "failed in initial_state: KeyError: 'first' (broken_game.py",
     "no first state": "gave None from initial_state(); expected a State",
-    "player": "gave current_player 7; expected 0, 1, CHANCE or TERMINAL",
+    "player": "gave current_player 7; expected 0 to 1, CHANCE or TERMINAL",
     "disk": "No space left on device",
     "endless chance": "has played 10,000 chance actions in a row",
     "chance outcomes": "gave the chance_outcomes (1, 2)",
@@ -40,10 +40,10 @@ FAULTS = {
     "huge": "gave player 0 the return 1e+300; expected -1e+09 to 1e+09",
     "bounds": "gave player 0 the return 2.5; expected -2 to 2",
     "sum": "gave returns 5 and 3; expected a sum of zero",
-    "three": "gave returns (1.0, 0.0, -1.0); expected two numbers",
-    "one": "gave returns (1.0,); expected two numbers",
-    "words": "gave returns ('won', 'lost'); expected two numbers",
-    "nothing": "gave returns None; expected two numbers",
+    "three": "gave returns (1.0, 0.0, -1.0); expected 2 numbers, one for each player",
+    "one": "gave returns (1.0,); expected 2 numbers, one for each player",
+    "words": "gave returns ('won', 'lost'); expected 2 numbers, one for each player",
+    "nothing": "gave returns None; expected 2 numbers, one for each player",
 }
 
 

@@ -18,7 +18,7 @@ from spiral.launch import execute, start
 from spiral.models.loading import NANO_DIRECTORY
 from spiral.policies import SamplingConfig
 from spiral.rollout.collector import SelfPlay
-from spiral.rollout.loop import SelfPlayConfig
+from spiral.rollout.matchmaking import SelfPlayConfig
 from spiral.runs.directory import read_metrics
 from spiral.runs.recipe import load_recipe
 from spiral.text import ChatCodec, PromptConfig

@@ -17,8 +17,10 @@ from spiral.distributed.staleness import split_stale, turn_ages
 from spiral.games import load_game
 from spiral.policies import scripted_policy
 from spiral.policies.registry import Opponents
-from spiral.rollout.collector import Matchmaker, SelfPlay, split_evenly
-from spiral.rollout.loop import SelfPlayConfig, play
+from spiral.rollout.collector import SelfPlay
+from spiral.rollout.loop import play
+from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
+from spiral.rollout.opponents.fixed import split_evenly
 from spiral.runs.display import Watched, not_played, player_table
 from spiral.runs.recipe import load_recipe
 from spiral.runs.summary import collapsed_players
@@ -253,7 +255,7 @@ class Distant:
 def test_a_policy_far_away_is_waited_for_only_when_nobody_here_has_a_turn():
     distant = Distant(3)
     config = SelfPlayConfig(games={"tictactoe": 1.0}, episodes_per_step=40, opponents={"mirror": 3.0, "random": 1.0})
-    matches = Matchmaker(coin(), config, 3, seat=lambda _name, _game: distant).matches(1)
+    matches = Matchmaker(coin(), config, 3, load_opponent=lambda _name, _game: distant).matches(1)
     far = sum(match.trainable != (True, True) for match in matches)
     assert far == 10
     episodes = play(matches)
@@ -272,7 +274,7 @@ def test_models_are_made_once_for_all_games():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("{ minimax = 1.0 }", "none of which plays kuhn_poker; expected another one, such as 'mirror' or 'random'"),
+        ("{ minimax = 1.0 }", "none of these plays kuhn_poker; add one that does, such as 'mirror' or 'random'"),
         ("{ mirror = 1.0, nobody-there = 1.0 }", "selfplay.opponents: .*nobody-there"),
         ("{ mirror = 1.0, random = -0.5 }", "expected none below zero"),
         ("{}", "selfplay.opponents: got {}"),

@@ -16,6 +16,7 @@ from spiral.games import load_game
 from spiral.inference.transformers import TransformersPolicy
 from spiral.policies import SamplingConfig, ScriptedPolicy, TurnReply, scripted_policy
 from spiral.rollout.loop import Match, play, play_as_completed
+from spiral.rollout.rewards import returns, sign
 from spiral.text import ChatCodec, PromptConfig
 from spiral.training.advantages import ESTIMATORS, load_estimator
 from spiral.training.batch import samples_from_episodes
@@ -177,7 +178,7 @@ def test_an_illegal_move_ends_the_game_and_costs_the_same_everywhere(seat):
 
     legal = scripted_policy("random", TICTACTOE)
     for game in ALL_GAMES:
-        for reward in ("returns", "sign"):
+        for reward in (returns, sign):
             policies = (Illegal(), legal) if seat == 0 else (legal, Illegal())
             match = Match(game=game, seed=1, policies=policies, trainable=(False, True), reward=reward)
             episode = play([match])[0]
@@ -212,7 +213,7 @@ class Faulty(ScriptedPolicy):
         return TurnReply(key=request.key, observation="seen", reply="", action=None, fault=self.fault)
 
 
-@pytest.mark.parametrize("reward", ["returns", "sign"])
+@pytest.mark.parametrize("reward", [returns, sign])
 def test_a_missing_reply_ends_the_game_without_a_result(reward):
     # Seat 0 is about to win when the other's reply fails to come.
     policies = (Replies("0", "1", "2"), Faulty("3"))
@@ -269,15 +270,13 @@ def test_truncation_is_a_draw():
 
 
 def test_the_sign_of_the_returns():
-    bold = [
-        Match(game=KUHN, seed=seed, policies=(Replies("bet"), Replies("call")), reward="sign") for seed in range(20)
-    ]
+    bold = [Match(game=KUHN, seed=seed, policies=(Replies("bet"), Replies("call")), reward=sign) for seed in range(20)]
     chips = [Match(game=KUHN, seed=seed, policies=(Replies("bet"), Replies("call"))) for seed in range(20)]
     paid, won = [e.returns for e in play(bold)], [e.returns for e in play(chips)]
     assert set(won) == {(2.0, -2.0), (-2.0, 2.0)}
     assert paid == [(first / 2, second / 2) for first, second in won]
     drawn = Replies("0", "1", "2", "4", "3", "5", "7", "6", "8")
-    episode = play([Match(game=TICTACTOE, seed=0, policies=(drawn, drawn), reward="sign")])[0]
+    episode = play([Match(game=TICTACTOE, seed=0, policies=(drawn, drawn), reward=sign)])[0]
     assert (episode.outcome, episode.returns) == ("finished", (0.0, 0.0))
 
 

@@ -149,8 +149,12 @@ def _game_metrics(matchup: Matchup, episodes: Sequence[Episode]) -> Metrics:
         metrics[key("response_length", player)] = _mean([len(g.token_ids) for g in generations])
         metrics[key("thinking_length", player)] = _mean([g.thinking_tokens for g in generations])
     metrics[key("forfeits")] = _share(episodes, lambda episode: episode.outcome == "illegal_move")
-    metrics[key("draw")] = _share(episodes, lambda episode: len(set(episode.returns)) == 1)
+    metrics[key("draw")] = _share(episodes, _is_draw)
     return metrics
+
+
+def _is_draw(episode: Episode) -> bool:
+    return len(episode.returns) > 1 and len(set(episode.returns)) == 1
 
 
 def _generations(turns: Sequence[Turn]) -> list[Generation]:

@@ -1,7 +1,7 @@
-"""Every record that crosses a floor, from a sampled reply to a row of a training batch.
+"""The records of games and of training data.
 
 All of them are frozen, keyword-only dataclasses. Arrays are numpy; shapes use T for the tokens of one reply,
-P for the tokens of one prompt, and L for prompt and reply together. Storage is in `spiral.core.storage`.
+P for the tokens of one prompt, and L for prompt and reply together. `spiral.core.storage` writes them to disk.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 AGAINST = " against "
-"""Between a game and an opponent that does not learn."""
+"""Separates the game from the opponents that do not learn in `Episode.matchup`."""
 
 Outcome = Literal["finished", "illegal_move", "truncated", "not_played"]
 StopReason = Literal["stop", "length", "context"]
@@ -34,18 +34,18 @@ class Generation:
     stop_reason: StopReason
     """"stop": a stop token was sampled; "length": the response budget ran out; "context": the context was full."""
     policy_version: int
-    """How many updates the weights had seen."""
+    """Number of updates that the weights had seen."""
     budget: int = 0
-    """Tokens that the reply could have: the response budget, or what the prompt left of the context."""
+    """Maximum length of the reply in tokens: the response budget, or what the prompt left of the context."""
     thinking_tokens: int = 0
-    """How many of the T tokens come before the answer; all of them where the reply ended before it."""
+    """How many of the T tokens come before the answer; all of them when the reply ended before it."""
     has_thought: bool = False
     """Whether anything but white space and thinking tags comes before the answer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One decision of one seat."""
+    """One decision of one player."""
 
     player: int
     observation: str
@@ -53,15 +53,21 @@ class Turn:
     reply: str = ""
     """The player's text; for scripted players the action itself."""
     action: str | None
-    """The legal action found in the reply; None when the reply was illegal, and when there was none to be had."""
+    """The legal action found in the reply; None when the reply was illegal or there was no reply."""
     prompt_ids: IntArray | None = None
     """[P] what the model was given; None for players that are not language models."""
     generation: Generation | None = None
+    reward: float = 0.0
+    """What the player got from this turn until its next one, in the game's units, illegal-move penalties included.
+
+    The rewards of all turns of a player sum to its return in the game, before `selfplay.reward` changes it. 0 in files
+    of schema 4 and earlier.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seat:
-    """Who sat in a seat."""
+    """Who played as one of the players, and whether it learns."""
 
     policy: str
     trainable: bool
@@ -74,39 +80,40 @@ class Episode:
     game: str
     """The game's spec, for example "kuhn_poker(hands=5)"."""
     seed: int
-    seats: tuple[Seat, Seat]
+    seats: tuple[Seat, ...]
+    """[num_players]"""
     turns: tuple[Turn, ...]
     actions: tuple[str, ...] = ()
-    """Every action applied, chance and random openings included."""
-    returns: tuple[float, float]
-    """What each seat is paid, illegal-move penalties included."""
+    """Every action applied, those of chance and of random openings included."""
+    returns: tuple[float, ...]
+    """[num_players] what each player is paid, illegal-move penalties included."""
     outcome: Outcome
-    """"not_played": no reply was to be had for the last turn, so the game has no result and pays nothing."""
+    """"not_played": the last turn got no reply (for example a network error), so the game has no result and pays 0."""
     fault: str = ""
-    """Why a game was not played; empty for every other."""
+    """Why the game was not played; empty for the other outcomes."""
     schema_version: int = SCHEMA_VERSION
 
     @property
     def opponent(self) -> str:
-        """The opponent's policy where only one player learns, else an empty text."""
-        opposite = [seat.policy for seat in self.seats if not seat.trainable]
-        return opposite[0] if len(opposite) == 1 else ""
+        """The policies of the players that do not learn, where others do; else an empty text."""
+        others = [seat.policy for seat in self.seats if not seat.trainable]
+        return ", ".join(others) if len(others) < len(self.seats) else ""
 
     @property
     def matchup(self) -> str:
-        """The games that share a baseline with this one: the game's spec, and the opponent where one player learns."""
+        """The games that share baselines with this one: the game and, if only some players learn, the opponents."""
         return f"{self.game}{AGAINST}{self.opponent}" if self.opponent else self.game
 
     @property
     def learning_players(self) -> tuple[int, ...]:
-        """The seats whose returns count: the one that learns where one does, else both."""
-        learning = tuple(seat for seat in (0, 1) if self.seats[seat].trainable)
-        return learning if len(learning) == 1 else (0, 1)
+        """The players whose results count: those that learn, or all when none does."""
+        learning = tuple(player for player, seat in enumerate(self.seats) if seat.trainable)
+        return learning or tuple(range(len(self.seats)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One turn as training data: the prompt, the reply and the advantage of the seat that wrote it."""
+    """One turn as training data: the prompt, the reply and the advantage of the player that wrote it."""
 
     token_ids: IntArray
     """[L] prompt then reply."""

@@ -1,7 +1,8 @@
 """Episodes as Parquet: one row a turn, readable with pyarrow, pandas, DuckDB or `datasets`.
 
-Columns that belong to the whole game repeat in each of its rows. The file's metadata carries the schema version.
-Files of former versions are read too; what they lack has its default.
+Columns that belong to the whole game repeat in each of its rows; `policies`, `trainable` and `returns` have one item
+for each player. The file's metadata carries the schema version. Files of earlier versions are read too, and the columns
+that they lack get their defaults.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from spiral.core.files import write_atomically
 from spiral.core.records import SCHEMA_VERSION, Episode, Generation, Seat, Turn
 
 VERSION_KEY = b"spiral_schema_version"
-READ_VERSIONS = ("1", "2", "3", str(SCHEMA_VERSION))
-"""Version 1 told nothing of thinking, 2 nothing of games that were not played, 3 nothing of the context's end."""
+READ_VERSIONS = ("1", "2", "3", "4", str(SCHEMA_VERSION))
 
-ADDED_IN = {"thinking_tokens": "2", "has_thought": "2", "fault": "3", "budget": "4"}
-"""The version since which a column is there, where that is not 1."""
+ADDED_IN = {"thinking_tokens": "2", "has_thought": "2", "fault": "3", "budget": "4", "reward": "5"}
+"""The version that added a column, for columns that version 1 does not have."""
 
 SCHEMA = pa.schema(
     [
@@ -49,13 +49,14 @@ SCHEMA = pa.schema(
         ("budget", pa.int32()),
         ("thinking_tokens", pa.int32()),
         ("has_thought", pa.bool_()),
+        ("reward", pa.float64()),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
 
 
 def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
-    """Writes episodes to one Parquet file, atomically."""
+    """Write episodes to one Parquet file, atomically."""
     rows = [_row(number, episode, index, turn) for number, episode in enumerate(episodes)
             for index, turn in enumerate(episode.turns)]  # fmt: skip
     columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
@@ -66,7 +67,11 @@ def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
 
 
 def read_episodes(path: Path) -> list[Episode]:
-    """The episodes of a file. Raises `ValueError` when it cannot be read, is damaged, or is of an unknown version."""
+    """Read the episodes of a file.
+
+    Raises:
+        ValueError: The file cannot be read, is damaged, or has an unknown version.
+    """
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
@@ -110,19 +115,22 @@ def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any
         "budget": generation.budget if generation else None,
         "thinking_tokens": generation.thinking_tokens if generation else None,
         "has_thought": generation.has_thought if generation else None,
+        "reward": turn.reward,
     }
 
 
 def _episode(rows: list[dict[str, Any]]) -> Episode:
     first = rows[0]
     seats = [Seat(policy=p, trainable=t) for p, t in zip(first["policies"], first["trainable"], strict=True)]
+    if len(first["returns"]) != len(seats):
+        raise ValueError(f"an episode has {len(seats)} players and {len(first['returns'])} returns")
     return Episode(
         game=first["game"],
         seed=first["seed"],
-        seats=(seats[0], seats[1]),
+        seats=tuple(seats),
         turns=tuple(_turn(row) for row in rows),
         actions=tuple(first["actions"]),
-        returns=(first["returns"][0], first["returns"][1]),
+        returns=tuple(first["returns"]),
         outcome=first["outcome"],
         fault=first.get("fault", ""),
     )
@@ -148,4 +156,5 @@ def _turn(row: dict[str, Any]) -> Turn:
         action=row["action"],
         prompt_ids=prompt_ids,
         generation=generation,
+        reward=row.get("reward", 0.0),
     )

@@ -7,13 +7,15 @@ what sampling can give. That a reply is what the model would have said is not ch
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from spiral.core.records import Episode, Generation, Turn
 from spiral.games import State
-from spiral.rollout.loop import ILLEGAL_MOVE_RETURN, ILLEGAL_MOVE_RETURN_OTHER, Match
+from spiral.rollout.loop import Match
+from spiral.rollout.rewards import illegal_move_returns, with_reward
 
 ROUNDING = 1e-4
 """Nats that a log-probability may lie above zero."""
@@ -64,11 +66,8 @@ def _replay_fault(episode: Episode, match: Match) -> str | None:
     opening = len(decided) - len(legal)
     if not 0 <= opening <= match.opening_plies or decided[opening:] != legal:
         return "its turns are not the decisions among its actions"
-    returns = state.returns()
-    if match.reward == "sign":
-        returns = (float(np.sign(returns[0])), float(np.sign(returns[1])))
     fault = _unanswered_fault(episode, match, state)
-    return fault or _result_fault(episode, state.is_terminal, returns, match.max_turns)
+    return fault or _result_fault(episode, match, state)
 
 
 def _unanswered_fault(episode: Episode, match: Match, state: State) -> str | None:
@@ -84,24 +83,25 @@ def _unanswered_fault(episode: Episode, match: Match, state: State) -> str | Non
     return None
 
 
-def _result_fault(episode: Episode, terminal: bool, returns: tuple[float, float], max_turns: int) -> str | None:
+def _result_fault(episode: Episode, match: Match, state: State) -> str | None:
     """What does not follow from where the actions lead."""
     last = episode.turns[-1] if episode.turns else None
     unanswered = last is not None and last.action is None
+    terminal, players = state.is_terminal, match.game.num_players
+    returns = (0.0,) * players
     if episode.outcome == "illegal_move":
-        paid = (ILLEGAL_MOVE_RETURN, ILLEGAL_MOVE_RETURN_OTHER)
-        returns = paid if last is None or last.player == 0 else (paid[1], paid[0])
+        returns = illegal_move_returns(players, 0 if last is None else last.player)
         possible = unanswered and not terminal
     elif episode.outcome == "finished":
+        returns = state.returns()
         possible = terminal and not unanswered
     elif episode.outcome == "truncated":
-        possible = not terminal and not unanswered and len(episode.turns) == max_turns
-        returns = (0.0, 0.0)
+        possible = not terminal and not unanswered and len(episode.turns) == match.max_turns
     else:
         possible = episode.outcome == "not_played" and unanswered and bool(episode.fault)
-        returns = (0.0, 0.0)
     if not possible:
         return f"its actions do not lead to the outcome {episode.outcome!r}"
+    returns = with_reward(dataclasses.replace(episode, returns=returns), match.reward).returns
     return None if episode.returns == returns else f"it pays {episode.returns} where {returns} is due"
 
 

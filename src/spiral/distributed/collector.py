@@ -42,8 +42,7 @@ from spiral.distributed.weights.base import WeightsHandle
 from spiral.distributed.weights.publisher import Publisher
 from spiral.policies import scripted_policy
 from spiral.policies.scripted import RandomPolicy
-from spiral.rollout.collector import Matchmaker, SeatOpponent
-from spiral.rollout.loop import SelfPlayConfig
+from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
 POLL_SECONDS = 0.1
@@ -64,7 +63,7 @@ class ClusterCollector:
         vocabulary: int,
         last_step: int | None = None,
         placements: Sequence[Any] | None = None,
-        seat: SeatOpponent = scripted_policy,
+        seat: LoadOpponent = scripted_policy,
         sleep: bool = False,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
@@ -83,7 +82,7 @@ class ClusterCollector:
         self._sleep = sleep
         # Tells which games there are, and plays none.
         nobody = RandomPolicy()
-        self._matchmaker = Matchmaker(nobody, selfplay, seed, seat=lambda _name, _game: nobody)
+        self._matchmaker = Matchmaker(nobody, selfplay, seed, load_opponent=lambda _name, _game: nobody)
         self._matches = functools.lru_cache(cluster.steps_ahead + 2)(self._matchmaker.matches)
         self._dealer = Dealer(selfplay.episodes_per_step, cluster.rollout_workers)
         # One chunk beyond those whose games begin and one that ends: its games that are over leave room for others.

@@ -31,8 +31,7 @@ from spiral.distributed.session import (
 from spiral.distributed.tasks import Play, Task
 from spiral.distributed.weights.base import WeightsHandle
 from spiral.games.failures import UserCodeError
-from spiral.rollout.collector import SeatOpponent
-from spiral.rollout.loop import SelfPlayConfig
+from spiral.rollout.matchmaking import LoadOpponent, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
 logger = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ class Crew:
         selfplay: SelfPlayConfig,
         seed: int,
         *,
-        seat: SeatOpponent,
+        seat: LoadOpponent,
         hand_back: Callable[[Task], None],
         placements: Sequence[Any] | None = None,
     ) -> None:

@@ -33,8 +33,8 @@ from spiral.distributed.weights.fetch import fetch
 from spiral.distributed.weights.sync import WEIGHTS, Receiver
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import scripted_policy
-from spiral.rollout.collector import Matchmaker, SeatOpponent
-from spiral.rollout.loop import Match, SelfPlayConfig
+from spiral.rollout.loop import Match
+from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
 CHUNKS = "chunks"
@@ -90,7 +90,7 @@ class RolloutWorker:
         seed: int,
         threads: int,
         wait_seconds: float,
-        seat: SeatOpponent = scripted_policy,
+        seat: LoadOpponent = scripted_policy,
     ) -> None:
         """Makes the policy, and its opponents with `seat`; waits at most `wait_seconds` for weights."""
         self._wait_seconds = wait_seconds
@@ -162,7 +162,7 @@ class RolloutWorker:
         )
 
     def _set_up(
-        self, make_policy: MakePolicy, config: SelfPlayConfig, seed: int, threads: int, seat: SeatOpponent
+        self, make_policy: MakePolicy, config: SelfPlayConfig, seed: int, threads: int, seat: LoadOpponent
     ) -> None:
         import torch
 
@@ -170,7 +170,7 @@ class RolloutWorker:
         self._doing = "loading the model"
         self._policy = make_policy()
         fresh = FreshPolicy(self._policy, is_stale=self._player.is_stale, refresh=self._player.refresh)
-        self._matches = functools.lru_cache(STEPS_KNOWN)(Matchmaker(fresh, config, seed, seat=seat).matches)
+        self._matches = functools.lru_cache(STEPS_KNOWN)(Matchmaker(fresh, config, seed, load_opponent=seat).matches)
         self._in_flight = config.in_flight
         gc.collect()
         gc.freeze()  # what exists now stays, and need not be looked through for garbage

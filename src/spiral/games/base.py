@@ -4,10 +4,9 @@ The shape follows the extensive form used by OpenSpiel (Lanctot et al., 2019, ar
 who acts, what is legal and what follows; a `Game` hands out the first state. States never change: `apply`
 returns the next one, so a state can be shared, cached, hashed and sent to another process.
 
-Left out on purpose: simultaneous moves, more than two seats, and any randomness inside a state. Chance is a
-player (`CHANCE`) whose distribution is listed, so that the same code serves play, replay and exact theory.
-
-Seats are 0 and 1. Returns are in the game's own units and sum to zero.
+Players are numbered from 0; a game has one or more. Chance is a player of its own (`CHANCE`) whose distribution is
+listed, so that the same code serves play, replay and exact theory. Returns are in the game's own units. Not supported:
+simultaneous moves, and randomness inside a state.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ class State(ABC):
     @property
     @abstractmethod
     def current_player(self) -> int:
-        """The seat to act (0 or 1), `CHANCE`, or `TERMINAL`."""
+        """The player to act (0 to n-1), `CHANCE`, or `TERMINAL`."""
 
     @abstractmethod
     def legal_actions(self) -> tuple[str, ...]:
-        """Every legal action of the seat to act, in a fixed order; empty at chance and terminal nodes.
+        """Every legal action of the player to act, in a fixed order; empty at chance and terminal nodes.
 
         Free-text games list their actions without talk; `is_legal` accepts more than this list.
         """
@@ -50,20 +49,27 @@ class State(ABC):
         """The state after `action` of the current player or of chance; `IllegalActionError` when not allowed."""
 
     @abstractmethod
-    def observation(self, seat: int, style: Style = "full") -> str:
-        """What `seat` may know, as text for a player.
+    def observation(self, player: int, style: Style = "full") -> str:
+        """What `player` may know, as text.
 
-        "full" holds the rules, the seat, the whole public history and what is legal now. "compact" is a short
-        form of the same facts for small models.
+        "full" holds the rules, the player's number, the whole public history and the legal actions. "compact" is a
+        short form of the same facts for small models.
         """
 
     @abstractmethod
-    def information_state(self, seat: int) -> str:
-        """A key equal for two states exactly when `seat` cannot tell them apart (perfect recall)."""
+    def information_state(self, player: int) -> str:
+        """A key that is equal for two states exactly when `player` cannot tell them apart (perfect recall)."""
 
     @abstractmethod
-    def returns(self) -> tuple[float, float]:
-        """What each seat has won, in the game's units; sums to zero. Zeros while the game is not over."""
+    def returns(self) -> tuple[float, ...]:
+        """[num_players] what each player has won in the whole game, in its own units; zeros until the game is over."""
+
+    def rewards(self) -> tuple[float, ...]:
+        """[num_players] what each player got by the last action, of a player or of chance.
+
+        Summed over all states of a game they are its returns. By default everything is paid by the last action.
+        """
+        return self.returns()
 
     def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
         """`(action, probability)` pairs summing to one at a chance node; empty elsewhere."""
@@ -72,14 +78,14 @@ class State(ABC):
     def position_key(self) -> Hashable:
         """A key equal for positions with the same future, whatever led to them; by default the state itself.
 
-        Two states of one class with equal keys must have the same seat to act, the same actions, and the same
+        Two states of one class with equal keys must have the same player to act, the same actions, and the same
         returns after every continuation. A game whose states hold their history overrides this so that
         transpositions share work.
         """
         return self
 
     def is_legal(self, action: str) -> bool:
-        """Whether `apply(action)` is allowed to the seat to act."""
+        """Whether the player to act may take `action`."""
         return action in self.legal_actions()
 
     @property
@@ -93,12 +99,12 @@ class State(ABC):
         return self.current_player == CHANCE
 
     def refuse(self, action: str) -> IllegalActionError:
-        """The error to raise for an action that is not legal here; says what would be."""
+        """The error to raise for an action that is not legal here; it lists the legal ones."""
         if self.is_terminal:
             return IllegalActionError(f"got action {action!r}, but the game is over")
         allowed = [name for name, _ in self.chance_outcomes()] if self.is_chance else list(self.legal_actions())
         shown = ", ".join(allowed[:12]) + (", ..." if len(allowed) > 12 else "")
-        actor = "chance" if self.is_chance else f"seat {self.current_player}"
+        actor = "chance" if self.is_chance else f"player {self.current_player}"
         return IllegalActionError(f"got action {action!r} of {actor}; legal here: {shown}")
 
 
@@ -107,17 +113,18 @@ class Game(ABC):
     """A game's rules and parameters. Subclasses are frozen dataclasses whose fields are the parameters."""
 
     name: ClassVar[str]
-    """What `load_game` knows it by: its registered name or, for a game that sets none, "module:Class"."""
+    """The name for `load_game`: the registered one or, for a game that sets none, "module:Class"."""
     summary: ClassVar[str]
     """One line for `spiral games`."""
     rules: ClassVar[str]
     """Where the rules come from."""
     free_text: ClassVar[bool] = False
     """Whether `is_legal` accepts more than `legal_actions` lists; such games have no exact theory."""
-    num_players: ClassVar[int] = 2
+    zero_sum: ClassVar[bool] = True
+    """Whether the players' returns always sum to zero; a game of one player sets it to False."""
 
     def __init_subclass__(cls) -> None:
-        """A game that is not registered goes by the place it can be imported from."""
+        """Name a game that sets no name after the module it can be imported from."""
         super().__init_subclass__()
         if "name" not in vars(cls):
             cls.name = f"{cls.__module__}:{cls.__qualname__}"
@@ -127,23 +134,28 @@ class Game(ABC):
         """The first state, often a chance node."""
 
     @property
+    def num_players(self) -> int:
+        """How many players there are, 1 or more. A class attribute `num_players = 3` overrides it as well."""
+        return 2
+
+    @property
     def enumerable(self) -> bool:
         """Whether the whole tree is small enough for exact theory (some 100,000 nodes)."""
         return False
 
     @property
     def max_turns(self) -> int:
-        """An upper bound on the number of player actions in one game."""
+        """Upper bound of the number of players' actions in one game."""
         return 1000
 
     @property
     def min_return(self) -> float | None:
-        """The least that a player's return can be, in the game's units; None where no bound is known."""
+        """Lower bound of a player's return, in the game's units; None when no bound is known."""
         return None
 
     @property
     def max_return(self) -> float | None:
-        """The most that a player's return can be, in the game's units; None where no bound is known."""
+        """Upper bound of a player's return, in the game's units; None when no bound is known."""
         return None
 
     @property

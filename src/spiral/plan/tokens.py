@@ -19,8 +19,8 @@ from spiral.core.records import IntArray, Sample
 from spiral.core.seeds import derive_seed
 from spiral.games import Game, State, load_game
 from spiral.policies.scripted import RandomPolicy
-from spiral.rollout.collector import split_episodes
 from spiral.rollout.loop import Match, play
+from spiral.rollout.matchmaking import split_episodes
 from spiral.runs.recipe import Recipe
 from spiral.text import ChatCodec, PromptConfig
 from spiral.text.examples import worked_example

@@ -1,9 +1,9 @@
 """The game loop. Training, evaluation, tournaments and human play all use this one.
 
-Many games are in flight at once. Whenever a game waits for a decision it is handed to the policy in that seat;
-whenever a policy has replies, their games move on. No game waits for another game's turn, and a policy sees all
-pending turns together. What happens in a game depends only on its seed and on the policies: never on how many
-games are in flight or in which order they finish.
+Many games are in flight at once. Whenever a game waits for a decision it is handed to the policy that plays for that
+player; whenever a policy has replies, their games move on. No game waits for another game's turn, and a policy sees all
+pending turns together. What happens in a game depends only on its seed and on the policies: never on how many games
+are in flight or in which order they finish.
 """
 
 from __future__ import annotations
@@ -12,119 +12,94 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
-
-from pydantic import Field
 
 from spiral.core.records import Episode, Outcome, Seat, Turn
 from spiral.core.seeds import derive_seed
-from spiral.core.settings import Section
 from spiral.games import Game, State
 from spiral.games.failures import GameError, UserCodeError, describe_error, find_game_failure
-from spiral.policies import Policy, RemotePolicy, TurnReply, TurnRequest, able_opponents
+from spiral.policies import Policy, RemotePolicy, TurnReply, TurnRequest
+from spiral.rollout.rewards import MAX_RETURN, Reward, illegal_move_returns, returns, with_reward
 
 Watch = Callable[[int, int], object]
-"""Is told how many games are over and how many turns were taken."""
-MIRROR = "mirror"
-"""The opponent that is the policy itself."""
-ILLEGAL_MOVE_RETURN = -1.5
-ILLEGAL_MOVE_RETURN_OTHER = 0.5
+"""Called with the number of finished games and of turns so far."""
 MAX_CHANCE = 10_000
 """Chance actions in a row after which a game is taken to be endless."""
-MAX_RETURN = 1e9
-"""Largest return that is accepted from a game that names no bounds; beyond it float32 gradients overflow."""
 ZERO_SUM_TOLERANCE = 1e-6
-"""By how much the two returns of a game may miss a sum of zero, relative to the larger."""
+"""How far the returns of a zero-sum game may be from a sum of zero, relative to the first player's."""
 SHOWN_ACTIONS = 20
-
-
-class SelfPlayConfig(Section):
-    """Which games are played in a training step, and how many."""
-
-    games: dict[str, float] = Field(
-        {"tictactoe": 1.0}, min_length=1, description="Game to weight; a step's episodes are split by these weights."
-    )
-    episodes_per_step: int = Field(128, ge=1, le=1_000_000, description="Games played before each update.")
-    in_flight: int = Field(256, ge=1, description="Games under way at once.")
-    max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")
-    opening_plies: dict[str, int] = Field(
-        {}, description="Game to plies: half of its games open with up to so many random moves, paid to nobody."
-    )
-    opponents: dict[str, float] = Field(
-        {"mirror": 1.0},
-        min_length=1,
-        description="Who sits opposite, to weight: 'mirror' is the policy itself, others as for `spiral evaluate`.",
-    )
-    reward: Literal["returns", "sign"] = Field(
-        "returns", description="Pay the game's own returns, or only their sign. Illegal moves cost 1.5 either way."
-    )
-
-    def opponents_of(self, game: Game) -> dict[str, float]:
-        """The weights of the opponents that can play a game; minimax, for one, cannot play poker.
-
-        Raises `ValueError` when there are none.
-        """
-        able = {MIRROR, *able_opponents([name for name in self.opponents if name != MIRROR], game)}
-        weights = {name: weight for name, weight in self.opponents.items() if name in able and weight > 0}
-        if not weights:
-            raise ValueError(
-                f"selfplay.opponents got {self.opponents}, none of which plays {game.spec}; expected another one,"
-                f" such as {MIRROR!r} or 'random'"
-            )
-        return weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Match:
-    """One game to be played: who sits where, and the seed that fixes chance, openings and sampling."""
+    """One game to be played: the policy of each player, and the seed that fixes chance, openings and sampling."""
 
     game: Game
     seed: int
-    policies: tuple[Policy, Policy]
-    trainable: tuple[bool, bool] = (False, False)
+    policies: tuple[Policy, ...]
+    """[num_players]"""
+    trainable: tuple[bool, ...] = ()
+    """[num_players] which players learn; by default none."""
     max_turns: int = 1000
     opening_plies: int = 0
-    reward: Literal["returns", "sign"] = "returns"
+    reward: Reward = returns
+
+    def __post_init__(self) -> None:
+        players = self.game.num_players
+        object.__setattr__(self, "trainable", self.trainable or (False,) * players)
+        if not len(self.policies) == len(self.trainable) == players:
+            raise ValueError(
+                f"{self.game.spec} got {len(self.policies)} policies and {len(self.trainable)} marks of who learns;"
+                f" it has {players} player{'s' if players > 1 else ''}"
+            )
 
 
-class _Table:
+class _LiveGame:
     """One game under way."""
 
     def __init__(self, match: Match) -> None:
         self.match = match
         self.turns: list[Turn] = []
         self.actions: list[str] = []
-        self.illegal_seat: int | None = None
+        self.offender: int | None = None
+        """The player that made an illegal move."""
         self.fault = ""
         self.asked: tuple[int, int] | None = None
-        """Turn, counted from 1, and player of the last decision that was asked for."""
+        """Number, counted from 1, and player of the turn that was last asked for."""
+        self._rewards: list[float] = []
+        """[turns] what each turn's player got since, as far as the game pays before its end."""
+        self._last_turns: dict[int, int] = {}
+        """The index of each player's last turn."""
         self._chance = random.Random(derive_seed(match.seed, "chance"))
         self.state = self._open(self._state(match.game.initial_state(), "initial_state()"))
 
     @property
     def over(self) -> bool:
         """Whether the game needs no more decisions."""
-        ended = self.state.is_terminal or self.illegal_seat is not None or bool(self.fault)
+        ended = self.state.is_terminal or self.offender is not None or bool(self.fault)
         return ended or len(self.turns) >= self.match.max_turns
 
     def request(self, key: int) -> TurnRequest:
         """The decision that the game waits for."""
         seed = derive_seed(self.match.seed, "turn", len(self.turns))
-        player = self.state.current_player
-        if player not in (0, 1):
-            raise self.error(f"gave current_player {player!r}; expected 0, 1, CHANCE or TERMINAL")
+        player, players = self.state.current_player, self.match.game.num_players
+        if player not in range(players):
+            known = "0" if players == 1 else f"0 to {players - 1}"
+            raise self.error(f"gave current_player {player!r}; expected {known}, CHANCE or TERMINAL")
         self.asked = (len(self.turns) + 1, player)
         return TurnRequest(key=key, game=self.match.game, state=self.state, player=player, seed=seed)
 
     def take(self, reply: TurnReply) -> None:
-        """Records a reply and moves on; an illegal one ends the game, and so does a missing one.
+        """Record a reply and move on. An illegal reply ends the game, and so does a missing one.
 
-        A prompt that leaves no room is an illegal move of a policy that learns, which may so learn to be brief.
+        A prompt that fills the context counts as an illegal move of a policy that learns, so that it can learn to be
+        brief; for other policies the game is not played.
         """
-        seat = self.state.current_player
+        player = self.state.current_player
+        self._last_turns[player] = len(self.turns)
+        self._rewards.append(0.0)
         self.turns.append(
             Turn(
-                player=seat,
+                player=player,
                 observation=reply.observation,
                 reply=reply.reply,
                 action=reply.action,
@@ -132,64 +107,77 @@ class _Table:
                 generation=reply.generation,
             )
         )
-        if reply.fault is not None and not (reply.generation is not None and self.match.trainable[seat]):
+        if reply.fault is not None and not (reply.generation is not None and self.match.trainable[player]):
             self.fault = reply.fault or "no reason given"
         elif reply.action is None:
-            self.illegal_seat = seat
+            self.offender = player
         elif not isinstance(reply.action, str):
             raise self.error(f"lists the action {reply.action!r} in legal_actions; expected strings")
         else:
-            self.state = self._deal(self._apply(self.state, reply.action))
+            self.state = self._resolve_chance(self._apply(self.state, reply.action))
 
     def episode(self) -> Episode:
         """The finished game as a record."""
-        outcome, returns = self._result()
-        names = (self.match.policies[0].name, self.match.policies[1].name)
-        trainable = self.match.trainable
-        return Episode(
+        outcome, paid = self._result()
+        seats = zip(self.match.policies, self.match.trainable, strict=True)
+        episode = Episode(
             game=self.match.game.spec,
             seed=self.match.seed,
-            seats=(Seat(policy=names[0], trainable=trainable[0]), Seat(policy=names[1], trainable=trainable[1])),
-            turns=tuple(self.turns),
+            seats=tuple(Seat(policy=policy.name, trainable=trainable) for policy, trainable in seats),
+            turns=self._rewarded_turns(paid),
             actions=tuple(self.actions),
-            returns=returns,
+            returns=paid,
             outcome=outcome,
             fault=self.fault,
         )
+        return with_reward(episode, self.match.reward)
 
-    def _result(self) -> tuple[Outcome, tuple[float, float]]:
+    def _result(self) -> tuple[Outcome, tuple[float, ...]]:
+        players = self.match.game.num_players
         if self.fault:
-            return "not_played", (0.0, 0.0)
-        if self.illegal_seat is not None:
-            paid = (ILLEGAL_MOVE_RETURN, ILLEGAL_MOVE_RETURN_OTHER)
-            return "illegal_move", paid if self.illegal_seat == 0 else (paid[1], paid[0])
+            return "not_played", (0.0,) * players
+        if self.offender is not None:
+            return "illegal_move", illegal_move_returns(players, self.offender)
         if not self.state.is_terminal:
-            return "truncated", (0.0, 0.0)
-        first, second = self._checked(self.state.returns())
-        if self.match.reward == "sign":
-            first, second = float((first > 0) - (first < 0)), float((second > 0) - (second < 0))
-        return "finished", (first, second)
+            return "truncated", (0.0,) * players
+        return "finished", self._checked(self.state.returns())
 
-    def _checked(self, returns: object) -> tuple[float, float]:
-        """A finished game's returns, held to the game's contract; one bad number would spoil every baseline."""
-        try:
-            first, second = (float(value) for value in returns)  # type: ignore[attr-defined]
-        except (TypeError, ValueError, OverflowError) as error:
-            raise self.error(f"gave returns {returns!r}; expected two numbers, one for each player") from error
+    def _checked(self, given: object) -> tuple[float, ...]:
+        """The returns of a finished game, checked against its contract: one bad number would spoil every baseline."""
         game = self.match.game
+        paid = self._numbers(given, "returns")
         low = -MAX_RETURN if game.min_return is None else game.min_return
         high = MAX_RETURN if game.max_return is None else game.max_return
-        for player, value in enumerate((first, second)):
+        for player, value in enumerate(paid):
             if not math.isfinite(value):
                 raise self.error(f"gave player {player} the return {value}; expected a finite number")
             if not low - ZERO_SUM_TOLERANCE <= value <= high + ZERO_SUM_TOLERANCE:
                 raise self.error(f"gave player {player} the return {value:g}; expected {low:g} to {high:g}")
-        if abs(first + second) > ZERO_SUM_TOLERANCE * max(1.0, abs(first)):
-            raise self.error(f"gave returns {first:g} and {second:g}; expected a sum of zero")
-        return first, second
+        if game.zero_sum and abs(math.fsum(paid)) > ZERO_SUM_TOLERANCE * max(1.0, abs(paid[0])):
+            shown = " and ".join(f"{value:g}" for value in paid)
+            raise self.error(f"gave returns {shown}; expected a sum of zero, or zero_sum = False in the game's class")
+        return paid
+
+    def _numbers(self, given: object, method: str) -> tuple[float, ...]:
+        players = self.match.game.num_players
+        try:
+            numbers = tuple(float(value) for value in given)  # type: ignore[attr-defined]
+        except (TypeError, ValueError, OverflowError):
+            numbers = ()
+        if len(numbers) != players:
+            raise self.error(f"gave {method} {given!r}; expected {players} numbers, one for each player")
+        return numbers
+
+    def _rewarded_turns(self, paid: tuple[float, ...]) -> tuple[Turn, ...]:
+        """The turns with their rewards; the last turn of a player gets what is missing of its return."""
+        for player, index in self._last_turns.items():
+            earlier = (self._rewards[i] for i, turn in enumerate(self.turns) if turn.player == player and i != index)
+            self._rewards[index] = paid[player] - math.fsum(earlier)
+        rewarded = zip(self.turns, self._rewards, strict=True)
+        return tuple(dataclasses.replace(turn, reward=reward) if reward else turn for turn, reward in rewarded)
 
     def broken_contract(self) -> str | None:
-        """What no policy can answer to in the present state; looked for only after a policy has failed."""
+        """What is wrong with the present state that no policy could handle; asked only after a policy has failed."""
         if self.state.is_terminal or self.state.is_chance:
             return None
         actions = self.state.legal_actions()
@@ -201,7 +189,7 @@ class _Table:
         return None
 
     def error(self, what: str) -> GameError:
-        """The error of this game: which one, when, and how it came to be there."""
+        """The error of this game, with its seed, its turn and the actions that led there."""
         when = "before the first turn" if self.asked is None else "at turn {}, player {} to act".format(*self.asked)
         shown = ", ".join(self.actions[-SHOWN_ACTIONS:])
         path = f", after {'..., ' if len(self.actions) > SHOWN_ACTIONS else ''}{shown}" if self.actions else ""
@@ -212,18 +200,25 @@ class _Table:
 
     def _apply(self, state: State, action: str) -> State:
         self.actions.append(action)
-        return self._state(state.apply(action), f"apply({action!r})")
+        following = self._state(state.apply(action), f"apply({action!r})")
+        if self._last_turns and type(following).rewards is not State.rewards:
+            for player, reward in enumerate(self._numbers(following.rewards(), "rewards")):
+                if not math.isfinite(reward):
+                    raise self.error(f"gave player {player} the reward {reward}; expected a finite number")
+                if player in self._last_turns:
+                    self._rewards[self._last_turns[player]] += reward
+        return following
 
     def _state(self, given: object, call: str) -> State:
         if not isinstance(given, State):
             raise self.error(f"gave {given!r} from {call}; expected a State")
         return given
 
-    def _deal(self, state: State) -> State:
-        """Plays chance until a seat has to decide."""
-        dealt = len(self.actions)
+    def _resolve_chance(self, state: State) -> State:
+        """Draw chance actions until a player has to decide."""
+        before = len(self.actions)
         while state.is_chance:
-            if len(self.actions) - dealt >= MAX_CHANCE:
+            if len(self.actions) - before >= MAX_CHANCE:
                 raise self.error(f"has played {MAX_CHANCE:,} chance actions in a row without an end")
             outcomes = state.chance_outcomes()
             try:
@@ -236,14 +231,14 @@ class _Table:
         return state
 
     def _open(self, state: State) -> State:
-        """Deals, then in half of the games plays random plies, never to the end of the game."""
-        state = self._deal(state)
+        """Resolve chance; then, in half of the games, play random moves, but never to the end of the game."""
+        state = self._resolve_chance(state)
         rng = random.Random(derive_seed(self.match.seed, "opening"))
         if self.match.opening_plies == 0 or rng.random() < 0.5:
             return state
         for _ in range(rng.randint(1, self.match.opening_plies)):
             played = len(self.actions)
-            following = self._deal(self._apply(state, rng.choice(state.legal_actions())))
+            following = self._resolve_chance(self._apply(state, rng.choice(state.legal_actions())))
             if following.is_terminal:
                 del self.actions[played:]
                 break
@@ -252,7 +247,7 @@ class _Table:
 
 
 def play(matches: Iterable[Match], in_flight: int = 256, watch: Watch | None = None) -> list[Episode]:
-    """Plays every match and returns the episodes in the order of the matches; `watch` is called after every turn."""
+    """Play every match and return the episodes in the order of the matches; `watch` is called after every turn."""
     finished = dict(play_as_completed(matches, in_flight, watch))
     return [finished[index] for index in sorted(finished)]
 
@@ -260,28 +255,31 @@ def play(matches: Iterable[Match], in_flight: int = 256, watch: Watch | None = N
 def play_as_completed(
     matches: Iterable[Match], in_flight: int = 256, watch: Watch | None = None
 ) -> Iterator[tuple[int, Episode]]:
-    """Plays every match, at most `in_flight` at once; yields `(index of the match, episode)` as games end.
+    """Play every match, at most `in_flight` at once; yield `(index of the match, episode)` as games end.
 
     `matches` is asked for another one whenever there is room, also after it had none left: it may be an iterator that
-    comes to have more while games are under way.
+    gets more while games are under way. `watch` is called after every turn.
 
-    Whoever stops early, or is stopped by an error, leaves no turn behind in a policy. One policy serves one call at a
-    time. `watch` is called after every turn. Raises `GameError`, with game, turn and player, where a game fails or pays
-    what no game may pay.
+    A policy serves one call at a time. When the caller stops early or an error ends the call, pending turns are
+    cancelled.
+
+    Raises:
+        GameError: A game fails or breaks its contract; the message has game, turn and player.
+        UserCodeError: The user's reward fails.
     """
-    tables: dict[int, _Table] = {}
+    games: dict[int, _LiveGame] = {}
     policies: dict[int, Policy] = {}
     try:
-        yield from _play(enumerate(matches), in_flight, tables, policies, watch)
+        yield from _play(enumerate(matches), in_flight, games, policies, watch)
     except UserCodeError:
         raise
     except (Exception, SystemExit) as error:
-        failure = _game_error(error, tables)
+        failure = _game_error(error, games)
         if failure is None:
             raise
         raise failure from error
     finally:
-        if tables:
+        if games:
             for policy in policies.values():
                 policy.cancel()
 
@@ -289,71 +287,71 @@ def play_as_completed(
 def _play(
     waiting: Iterator[tuple[int, Match]],
     in_flight: int,
-    tables: dict[int, _Table],
+    games: dict[int, _LiveGame],
     policies: dict[int, Policy],
     watch: Watch | None,
 ) -> Iterator[tuple[int, Episode]]:
-    """The loop. `tables` holds the games under way and `policies` everyone who has been asked."""
-    games = turns = 0
+    """The loop. `games` holds the games under way, `policies` the policies that have been asked."""
+    finished = turns = 0
     while True:
         asked: dict[int, list[TurnRequest]] = {}
-        while len(tables) < in_flight and (following := next(waiting, None)) is not None:
+        while len(games) < in_flight and (following := next(waiting, None)) is not None:
             index, match = following
-            tables[index] = _Table(match)
+            games[index] = _LiveGame(match)
             for policy in match.policies:
                 policies[id(policy)] = policy
-            _ask(tables[index], index, asked)
-        if not tables:
+            _ask(games[index], index, asked)
+        if not games:
             return
         _submit(asked, policies)
         replied = False
         for policy in sorted(policies.values(), key=lambda policy: isinstance(policy, RemotePolicy)):
             if replied and isinstance(policy, RemotePolicy) and not policy.ready():
-                continue  # waited for only when nobody here has anything to do
+                continue  # wait for it only when no policy on this machine has anything to do
             asked = {}
             for reply in policy.poll():
                 replied = True
-                table = tables[reply.key]
-                table.take(reply)
-                games, turns = games + table.over, turns + 1
+                game = games[reply.key]
+                game.take(reply)
+                finished, turns = finished + game.over, turns + 1
                 if watch is not None:
-                    watch(games, turns)
-                if table.over:
-                    yield reply.key, tables.pop(reply.key).episode()
+                    watch(finished, turns)
+                if game.over:
+                    yield reply.key, games.pop(reply.key).episode()
                 else:
-                    _ask(table, reply.key, asked)
+                    _ask(game, reply.key, asked)
             _submit(asked, policies)
         if not replied:
             names = ", ".join(policy.name for policy in policies.values())
-            raise RuntimeError(f"{len(tables)} games wait for a reply, but no policy ({names}) has one pending")
+            raise RuntimeError(f"{len(games)} games wait for a reply, but no policy ({names}) has one pending")
 
 
-def _game_error(error: BaseException, tables: dict[int, _Table]) -> GameError | None:
-    """The error of the game that an exception came out of, or that made a policy fail; None where no game did."""
+def _game_error(error: BaseException, games: dict[int, _LiveGame]) -> GameError | None:
+    """The error of the game that raised an exception or made a policy fail; None when no game did."""
     failure = find_game_failure(error)
     if failure is None:
-        if isinstance(error, ValueError):  # a policy's own refusal, in its own words
+        if isinstance(error, ValueError):  # a policy's own message
             return None
-        return next((table.error(what) for table in tables.values() if (what := table.broken_contract())), None)
-    table = _table_in(error) or next((table for table in tables.values() if table.state is failure.owner), None)
-    return table.error(f"failed in {failure.method}: {describe_error(error)}") if table else GameError(failure.message)
+        return next((game.error(what) for game in games.values() if (what := game.broken_contract())), None)
+    game = _game_in(error) or next((game for game in games.values() if game.state is failure.owner), None)
+    return game.error(f"failed in {failure.method}: {describe_error(error)}") if game else GameError(failure.message)
 
 
-def _table_in(error: BaseException) -> _Table | None:
-    """The game under way whose move an exception interrupted; a policy may also have asked the state by itself."""
+def _game_in(error: BaseException) -> _LiveGame | None:
+    """The game whose move an exception interrupted; None when a policy called the state by itself."""
     traceback = error.__traceback__
     while traceback is not None:
         owner = traceback.tb_frame.f_locals.get("self")
-        if isinstance(owner, _Table):
+        if isinstance(owner, _LiveGame):
             return owner
         traceback = traceback.tb_next
     return None
 
 
-def _ask(table: _Table, key: int, asked: dict[int, list[TurnRequest]]) -> None:
-    """Notes the decision that a game waits for under the policy that has to make it."""
-    request = table.request(key)
-    asked.setdefault(id(table.match.policies[request.player]), []).append(request)
+def _ask(game: _LiveGame, key: int, asked: dict[int, list[TurnRequest]]) -> None:
+    """Add the decision that a game waits for to the requests for its policy."""
+    request = game.request(key)
+    asked.setdefault(id(game.match.policies[request.player]), []).append(request)
 
 
 def _submit(asked: dict[int, list[TurnRequest]], policies: dict[int, Policy]) -> None:

@@ -80,7 +80,7 @@ class Watched:
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
         """Every pair of game and opponent that the recipe names; those that cannot be played have no metrics."""
-        from spiral.rollout.loop import MIRROR
+        from spiral.rollout.opponents.base import MIRROR
 
         opponents = ["" if name == MIRROR else name for name in recipe.selfplay.opponents]
         evaluation = recipe.evaluation
@@ -93,8 +93,11 @@ class Watched:
 
 
 def _matchups(games: Iterable[str], opponents: Sequence[str]) -> tuple[Matchup, ...]:
-    specs = [load_game(spec).spec for spec in games]
-    return tuple(Matchup(game=game, opponent=opponent) for game in specs for opponent in opponents)
+    return tuple(
+        Matchup(game=game.spec, opponent=", ".join([name] * (game.num_players - 1)) if name else "")
+        for game in map(load_game, games)
+        for name in opponents
+    )
 
 
 class Display(Protocol):

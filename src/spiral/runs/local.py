@@ -131,7 +131,9 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         policy=policy,
         learner=learner,
         estimator=estimator,
-        collector=SelfPlay(policy, recipe.selfplay, recipe.run.seed, seat=opponents, sleep=recipe.engine.sleep),
+        collector=SelfPlay(
+            policy, recipe.selfplay, recipe.run.seed, load_opponent=opponents, sleep=recipe.engine.sleep
+        ),
         opponents=opponents,
     )
 

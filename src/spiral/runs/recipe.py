@@ -29,7 +29,9 @@ from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
 from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
 from spiral.policies.registry import check_policy_name
-from spiral.rollout.loop import MIRROR, SelfPlayConfig
+from spiral.rollout.matchmaking import SelfPlayConfig, make_sampler
+from spiral.rollout.opponents.base import MIRROR
+from spiral.rollout.rewards import load_reward
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.hardware import HardwareConfig
 from spiral.text import PromptConfig
@@ -263,7 +265,7 @@ def _with_devices(recipe: Recipe, source: str) -> Recipe:
 
 
 def _check_opponents(config: SelfPlayConfig, source: str, workers: int) -> None:
-    """Who sits opposite in training."""
+    """Raise `ValueError` for opponents, samplers or rewards that cannot be used."""
     if min(config.opponents.values()) < 0:
         raise ValueError(
             f"{source}: selfplay.opponents got weights {shown(config.opponents)}; expected none below zero"
@@ -275,11 +277,17 @@ def _check_opponents(config: SelfPlayConfig, source: str, workers: int) -> None:
                 _check_limits(name, workers)
         except ValueError as error:
             raise ValueError(f"{source}: selfplay.opponents: {error}") from error
-    for spec in config.games:
-        try:
-            config.opponents_of(load_game(spec))
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
+    try:
+        sampler = make_sampler(config)
+        for game in map(load_game, config.games):
+            if game.num_players > 1:
+                sampler.known(game)
+    except ValueError as error:
+        raise ValueError(f"{source}: selfplay.opponents: {error}") from error
+    try:
+        load_reward(config.reward, config.reward_options)
+    except ValueError as error:
+        raise ValueError(f"{source}: selfplay.reward: {error}") from error
 
 
 def _check_limits(name: str, workers: int) -> None:

@@ -1,0 +1,200 @@
+"""Which games a training step has, and who plays them.
+
+One policy plays all players of a game, or plays against the opponents that the recipe's sampler chooses. The games of a
+step follow from the seed, the step and the sampler's state, so that a resumed run, or another worker, plays the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from pydantic import Field
+
+from spiral.core.plugins import check_options, resolve
+from spiral.core.records import Episode
+from spiral.core.seeds import derive_seed
+from spiral.core.settings import Section
+from spiral.games import Game, load_game
+from spiral.games.failures import UserCodeError, describe_error
+from spiral.policies import Policy, scripted_policy
+from spiral.rollout.loop import Match
+from spiral.rollout.opponents.base import MIRROR, OpponentSampler
+from spiral.rollout.opponents.fixed import FixedOpponents
+from spiral.rollout.rewards import load_reward
+
+LoadOpponent = Callable[[str, Game], Policy]
+"""Returns the policy that plays a game under an opponent's name."""
+SAMPLERS: Mapping[str, type[OpponentSampler]] = {"fixed": FixedOpponents}
+
+
+class SelfPlayConfig(Section):
+    """Which games are played in a training step, against whom, and what they pay."""
+
+    games: dict[str, float] = Field(
+        {"tictactoe": 1.0}, min_length=1, description="Game to weight; a step's episodes are split by these weights."
+    )
+    episodes_per_step: int = Field(128, ge=1, le=1_000_000, description="Games played before each update.")
+    in_flight: int = Field(256, ge=1, description="Maximum number of games under way at once.")
+    max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")
+    opening_plies: dict[str, int] = Field(
+        {},
+        description="Game to plies: half of its games open with up to this many random moves, not learned from.",
+    )
+    opponents: dict[str, float] = Field(
+        {"mirror": 1.0},
+        min_length=1,
+        description="Opponent to weight: 'mirror' is the policy itself, others as for `spiral evaluate`.",
+    )
+    opponent_sampler: str = Field(
+        "fixed", description="'fixed' plays the opponents by weight; or 'module:Class' for a sampler of your own."
+    )
+    opponent_options: dict[str, object] = Field({}, description="Options of the opponent sampler.")
+    reward: str = Field(
+        "returns",
+        description="'returns' pays the game's own returns, 'sign' only their sign, 'module:function' one of your own."
+        " Illegal moves cost 1.5 under the first two.",
+    )
+    reward_options: dict[str, object] = Field({}, description="Options of the reward.")
+
+
+def make_sampler(config: SelfPlayConfig) -> OpponentSampler:
+    """Return the opponent sampler of a recipe, in its first state.
+
+    Raises:
+        ValueError: There is no such sampler, or it does not take its options.
+    """
+    name = config.opponent_sampler
+    make: Callable[..., OpponentSampler] = resolve("opponents", name, SAMPLERS)
+    check_options(name, make, config.opponent_options, positional=1)
+    try:
+        sampler = make(config.opponents, **config.opponent_options)
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(f"the opponent sampler {name!r} failed to start: {describe_error(error)}") from error
+    if not isinstance(sampler, OpponentSampler):
+        raise ValueError(
+            f"selfplay.opponent_sampler is {name!r}, which gives a {type(sampler).__name__}; expected a subclass of"
+            " spiral.rollout.opponents.base.OpponentSampler"
+        )
+    return sampler
+
+
+def split_episodes(weights: Mapping[str, float], total: int) -> dict[str, int]:
+    """Return how many of `total` episodes each game gets: by weight, the largest remainders rounded up."""
+    scale = total / sum(weights.values())
+    exact = {game: weight * scale for game, weight in weights.items()}
+    counts = {game: int(share) for game, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda game: (counts[game] - exact[game], game))
+    for game in by_remainder[: total - sum(counts.values())]:
+        counts[game] += 1
+    return counts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairing:
+    """One game of a step as plain data, which any process can turn into a `Match`."""
+
+    game: str
+    seed: int
+    players: tuple[str, ...]
+    """[num_players] `MIRROR` for the policy, which learns, or the name of an opponent, which does not."""
+
+
+class Matchmaker:
+    """Plans the games of each step."""
+
+    def __init__(
+        self, policy: Policy, config: SelfPlayConfig, seed: int, *, load_opponent: LoadOpponent = scripted_policy
+    ) -> None:
+        """Load the games and the opponents that are known from the start.
+
+        Args:
+            policy: The policy that learns.
+            config: Games, opponents and reward.
+            seed: The run's seed.
+            load_opponent: Makes the policy of an opponent; called once for each name and game.
+
+        Raises:
+            ValueError: A game, an opponent, the sampler or the reward does not exist.
+        """
+        self.sampler = make_sampler(config)
+        self._policy = policy
+        self._config = config
+        self._seed = seed
+        self._load_opponent = load_opponent
+        self._reward = load_reward(config.reward, config.reward_options)
+        self._games = {spec: load_game(spec) for spec in config.games}
+        self._opponents: dict[tuple[str, str], Policy] = {}
+        for spec, game in self._games.items():
+            for name in self.sampler.known(game) if game.num_players > 1 else ():
+                self._player(spec, name)
+
+    def matches(self, step: int) -> list[Match]:
+        """Return the games of one step, in the order in which they enter the batch."""
+        return [self.match(pairing) for pairing in self.pairings(step)]
+
+    def pairings(self, step: int) -> list[Pairing]:
+        """Plan the games of one step, in the order in which they enter the batch."""
+        config = self._config
+        return [
+            Pairing(game=spec, seed=derive_seed(self._seed, "episode", step, spec, index), players=players)
+            for spec, count in split_episodes(config.games, config.episodes_per_step).items()
+            for index, players in enumerate(self._players(spec, count, step))
+        ]
+
+    def match(self, pairing: Pairing) -> Match:
+        """Return a planned game with its policies."""
+        return Match(
+            game=self._games[pairing.game],
+            seed=pairing.seed,
+            policies=tuple(self._player(pairing.game, name) for name in pairing.players),
+            trainable=tuple(name == MIRROR for name in pairing.players),
+            max_turns=self._config.max_turns,
+            opening_plies=self._config.opening_plies.get(pairing.game, 0),
+            reward=self._reward,
+        )
+
+    def observe(self, step: int, episodes: Sequence[Episode]) -> None:
+        """Show the sampler the episodes of a step."""
+        try:
+            self.sampler.observe(step, episodes)
+        except (Exception, SystemExit) as error:
+            raise self._sampler_error(f"failed to observe the episodes of step {step}", error) from error
+
+    def _players(self, spec: str, count: int, step: int) -> Iterator[tuple[str, ...]]:
+        """Who plays each of the `count` games of one kind; the policy is each of the players in turn."""
+        players = self._games[spec].num_players
+        if players == 1:
+            yield from [(MIRROR,)] * count
+            return
+        games = Counter[str]()
+        for name in self._sample(spec, count, step):
+            learner = (games[name] + step) % players
+            games[name] += 1
+            yield tuple(MIRROR if player == learner else name for player in range(players))
+
+    def _sample(self, spec: str, count: int, step: int) -> list[str]:
+        rng = random.Random(derive_seed(self._seed, "opponents", step, spec))
+        what = f"failed at step {step} for {spec}"
+        try:
+            names = list(self.sampler.sample(step, self._games[spec], count, rng))
+        except (Exception, SystemExit) as error:
+            raise self._sampler_error(what, error) from error
+        if len(names) != count or not all(isinstance(name, str) for name in names):
+            raise self._sampler_error(f"{what}: it gave {names!r:.200}; expected {count} names")
+        return names
+
+    def _sampler_error(self, what: str, error: BaseException | None = None) -> UserCodeError:
+        why = "" if error is None else f": {describe_error(error)}"
+        return UserCodeError(f"the opponent sampler {self._config.opponent_sampler!r} {what}{why}")
+
+    def _player(self, spec: str, name: str) -> Policy:
+        if name == MIRROR:
+            return self._policy
+        if (spec, name) not in self._opponents:
+            self._opponents[spec, name] = self._load_opponent(name, self._games[spec])
+        return self._opponents[spec, name]

@@ -1,0 +1,122 @@
+"""A sampler of one's own: it chooses, observes, and its state is enough to go on."""
+
+from __future__ import annotations
+
+import pytest
+
+from spiral.games.failures import UserCodeError
+from spiral.policies.scripted import RandomPolicy
+from spiral.rollout.loop import play
+from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig, make_sampler
+from spiral.rollout.opponents.base import OpponentSampler
+from spiral.rollout.opponents.fixed import FixedOpponents
+from spiral.runs.recipe import load_recipe
+
+HERE = "tests.rollout.test_opponent_samplers"
+
+
+class LeastBeaten(OpponentSampler):
+    """Plays the opponent that has lost the fewest games, and itself for a share of them."""
+
+    def __init__(self, opponents, *, mirror=0.5):
+        self.lost = dict.fromkeys(opponents, 0)
+        self.mirror = mirror
+
+    def sample(self, step, game, count, rng):
+        opponent = min(self.lost, key=lambda name: (self.lost[name], name))
+        return ["mirror" if rng.random() < self.mirror else opponent for _ in range(count)]
+
+    def observe(self, step, episodes):
+        for episode in episodes:
+            for player, seat in enumerate(episode.seats):
+                if seat.policy in self.lost and episode.returns[player] < 0:
+                    self.lost[seat.policy] += 1
+
+    def state_dict(self):
+        return {"lost": self.lost}
+
+    def load_state_dict(self, state):
+        self.lost = dict(state["lost"])
+
+
+class Failing(LeastBeaten):
+    def sample(self, step, game, count, rng):
+        raise KeyError("my sampler")
+
+
+class Short(LeastBeaten):
+    def sample(self, step, game, count, rng):
+        return ["mirror"]
+
+
+class Blind(LeastBeaten):
+    def observe(self, step, episodes):
+        raise ZeroDivisionError("no games")
+
+
+def config(sampler="LeastBeaten", **fields):
+    return SelfPlayConfig(
+        games={"tictactoe": 1.0},
+        episodes_per_step=12,
+        opponents={"random": 1.0, "minimax": 1.0},
+        opponent_sampler=f"{HERE}:{sampler}",
+        **fields,
+    )
+
+
+def facts(matches):
+    return [(match.seed, tuple(policy.name for policy in match.policies)) for match in matches]
+
+
+def test_the_built_in_sampler_is_the_fixed_mixture():
+    sampler = make_sampler(SelfPlayConfig(opponents={"mirror": 1.0, "random": 1.0}))
+    assert isinstance(sampler, FixedOpponents)
+    assert sampler.state_dict() == {}
+
+
+def test_a_sampler_chooses_by_what_it_has_seen_and_goes_on_from_its_state():
+    learner = RandomPolicy()
+    learner.name = "learner"
+    whole = Matchmaker(learner, config(opponent_options={"mirror": 0.25}), 3)
+    steps, states = [], []
+    for step in range(1, 5):
+        matches = whole.matches(step)
+        steps.append(facts(matches))
+        whole.observe(step, play(matches))
+        states.append(whole.sampler.state_dict() | {})
+    opponents = [{name for _, names in step for name in names} - {"learner"} for step in steps]
+    assert all(len(names) == 1 for names in opponents)
+    resumed = Matchmaker(learner, config(opponent_options={"mirror": 0.25}), 3)
+    resumed.sampler.load_state_dict(states[2])
+    assert facts(resumed.matches(4)) == steps[3]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("Failing", "failed at step 2 for tictactoe: KeyError: 'my sampler'"),
+        ("Short", r"failed at step 2 for tictactoe: it gave \['mirror'\]; expected 12 names"),
+    ],
+)
+def test_a_sampler_that_fails_is_named(sampler, message):
+    with pytest.raises(UserCodeError, match=f"the opponent sampler '{HERE}:{sampler}' {message}"):
+        Matchmaker(RandomPolicy(), config(sampler), 3).matches(2)
+
+
+def test_a_sampler_that_fails_to_observe_is_named():
+    with pytest.raises(UserCodeError, match="failed to observe the episodes of step 1: ZeroDivisionError"):
+        Matchmaker(RandomPolicy(), config("Blind"), 3).observe(1, [])
+
+
+def test_recipes_refuse_samplers_that_cannot_be():
+    for sampler, message in (
+        ("pfsp", "there is no 'pfsp' among the opponents.* Known opponents: fixed"),
+        ("builtins:dict", "which gives a dict; expected a subclass of"),
+        (f"{HERE}:Missing", "cannot be imported"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_recipe("nano", [f"selfplay.opponent_sampler={sampler}"])
+    with pytest.raises(ValueError, match="has no option 'share'; its options: mirror"):
+        load_recipe(
+            "nano", [f"selfplay.opponent_sampler={HERE}:LeastBeaten", "selfplay.opponent_options={ share = 0.5 }"]
+        )

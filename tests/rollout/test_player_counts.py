@@ -1,0 +1,139 @@
+"""Games of one and of three players, through the whole of rollout."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from small_games import Echo, OddOneOut
+from spiral.core.metrics import episode_metrics
+from spiral.core.storage import read_episodes, write_episodes
+from spiral.games import TERMINAL
+from spiral.policies import ScriptedPolicy, TurnReply
+from spiral.policies.scripted import RandomPolicy
+from spiral.rollout.loop import Match, play
+from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
+
+ODD, ECHO = "small_games:OddOneOut", "small_games:Echo"
+
+
+class Says(ScriptedPolicy):
+    """Always gives the same reply; "?" is illegal."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.name, self.word = word, word
+
+    def choose(self, state, seat, rng):
+        return self.word
+
+    def _reply(self, request):
+        if self.word == "?":
+            return TurnReply(key=request.key, observation="", reply="?", action=None)
+        return super()._reply(request)
+
+
+def play_odd(*words, **fields):
+    (episode,) = play([Match(game=OddOneOut(), seed=0, policies=tuple(map(Says, words)), **fields)])
+    return episode
+
+
+def test_three_players_are_paid_and_each_has_turns():
+    episode = play_odd("heads", "tails", "heads")
+    assert [(turn.player, turn.action) for turn in episode.turns] == [(0, "heads"), (1, "tails"), (2, "heads")]
+    assert (episode.outcome, episode.returns) == ("finished", (1.0, -2.0, 1.0))
+    assert [turn.reward for turn in episode.turns] == [1.0, -2.0, 1.0]
+    assert [seat.policy for seat in episode.seats] == ["heads", "tails", "heads"]
+    assert (episode.learning_players, episode.matchup) == ((0, 1, 2), ODD)
+
+
+def test_the_others_share_what_an_illegal_move_costs():
+    episode = play_odd("heads", "?", "heads")
+    assert (episode.outcome, episode.returns) == ("illegal_move", (0.25, -1.5, 0.25))
+    assert [turn.reward for turn in episode.turns] == [0.25, -1.5]
+    (alone,) = play([Match(game=Echo(), seed=0, policies=(Says("?"),))])
+    assert (alone.outcome, alone.returns) == ("illegal_move", (-1.5,))
+
+
+def test_a_game_of_three_can_be_cut_off():
+    episode = play_odd("heads", "tails", "heads", max_turns=2)
+    assert (episode.outcome, episode.returns) == ("truncated", (0.0, 0.0, 0.0))
+
+
+def test_one_player_gets_its_rewards_when_they_are_earned():
+    matches = [Match(game=Echo(rounds=3), seed=seed, policies=(Says("ping"),)) for seed in range(20)]
+    seen = Counter()
+    for episode in play(matches):
+        shown = episode.actions[::2]
+        assert [turn.reward for turn in episode.turns] == [float(word == "ping") for word in shown]
+        assert episode.returns == (sum(turn.reward for turn in episode.turns),)
+        seen[episode.returns] += 1
+    assert len(seen) >= 3
+
+
+def test_a_match_has_a_policy_for_each_player():
+    with pytest.raises(ValueError, match="got 2 policies and 3 marks of who learns; it has 3 players"):
+        Match(game=OddOneOut(), seed=0, policies=(Says("heads"), Says("tails")))
+
+
+def test_opponents_play_all_other_players_and_the_policy_each_in_turn():
+    config = SelfPlayConfig(
+        games={ODD: 1.0, ECHO: 1.0}, opponents={"mirror": 1.0, "random": 1.0}, episodes_per_step=24, in_flight=4
+    )
+    learner = RandomPolicy()
+    learner.name = "learner"
+    matches = Matchmaker(learner, config, 3).matches(1)
+    learning = Counter((match.game.name, match.trainable) for match in matches)
+    assert learning == {
+        (ODD, (True, True, True)): 6,
+        (ODD, (True, False, False)): 2,
+        (ODD, (False, True, False)): 2,
+        (ODD, (False, False, True)): 2,
+        (ECHO, (True,)): 12,
+    }
+    for match in matches:
+        for policy, learns in zip(match.policies, match.trainable, strict=True):
+            assert policy.name == ("learner" if learns else "random")
+    episodes = play(matches, in_flight=4)
+    assert {episode.matchup for episode in episodes} == {ODD, f"{ODD} against random, random", ECHO}
+    assert {episode.learning_players for episode in episodes if episode.matchup == f"{ODD} against random, random"} == {
+        (0,),
+        (1,),
+        (2,),
+    }
+    metrics = episode_metrics(episodes, {})
+    assert metrics["rollout/games"] == 24.0
+    assert metrics["rollout/turns"] == 6 * 3 + 6 + 12 * 2
+
+
+def test_openings_leave_a_decision_in_games_of_three():
+    player = RandomPolicy()
+    matches = [Match(game=OddOneOut(), seed=seed, policies=(player,) * 3, opening_plies=5) for seed in range(60)]
+    turns = Counter(len(episode.turns) for episode in play(matches))
+    assert set(turns) == {1, 2, 3}
+    for episode in play(matches):
+        state = OddOneOut().initial_state()
+        for action in episode.actions:
+            state = state.apply(action)
+        assert state.current_player == TERMINAL
+        assert episode.returns == state.returns()
+
+
+def test_records_of_any_number_of_players_survive(tmp_path: Path):
+    player = RandomPolicy()
+    episodes = play(
+        [
+            Match(game=OddOneOut(), seed=1, policies=(player,) * 3, trainable=(True, False, True)),
+            Match(game=Echo(), seed=2, policies=(player,), trainable=(True,)),
+        ]
+    )
+    write_episodes(tmp_path / "e.parquet", episodes)
+    assert read_episodes(tmp_path / "e.parquet") == episodes
+
+
+def test_an_episode_in_which_two_of_three_learn():
+    episode = play_odd("heads", "heads", "tails", trainable=(True, False, True))
+    assert episode.learning_players == (0, 2)
+    assert episode.matchup == f"{ODD} against heads"
