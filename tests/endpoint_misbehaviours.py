@@ -224,7 +224,7 @@ def chunk(data: bytes) -> bytes:
 
 
 _ONE, _BOTH = 1, 2
-NOT_JSON, NO_MESSAGE, BROKE = "the reply is not JSON", "the reply holds no message", "broke ("
+NOT_JSON, NO_MESSAGE, BROKE = "the reply is not JSON", "the reply has no message", "broke ("
 TIME_UP, TOO_LONG = "no reply from", "is longer than"
 QUOTA = {"message": "You exceeded your current quota, please check your plan and billing details.", "type": "x"}
 
@@ -342,7 +342,7 @@ BODIES = {
         of_good(lambda b: head(length=len(b) + 22) + b"data: " + b + b"\n\ndata: [DONE]\n\n"), NOT_JSON, _BOTH
     ),
     "xml": _it(whole("<?xml version='1.0'?><a/>"), NOT_JSON, _BOTH),
-    "a page": _it(whole("<html><title>Log in</title>"), "not JSON but a page: Log in", _BOTH),
+    "a page": _it(whole("<html><title>Log in</title>"), "not JSON but an HTML page: Log in", _BOTH),
     "binary": _it(whole(bytes(range(256)) * 40), NOT_JSON, _BOTH),
     "comments": _it(of_good(lambda b: head(length=len(b) + 5) + b"//ok\n" + b), NOT_JSON, _BOTH),
     "long": _it(whole(b" " * 2**21), TOO_LONG, _BOTH),
@@ -399,7 +399,7 @@ SHAPES = {
     "no reason to end": _it(choice(finish_reason=None), PLAYS, _ONE),
     "a number for the reason": _it(choice(finish_reason=7), PLAYS, _ONE),
     "an object for the reason": _it(choice(finish_reason={"a": []}), PLAYS, _ONE),
-    "kept back by a filter": _it(choice(finish_reason="content_filter"), "filter took the reply", _ONE),
+    "kept back by a filter": _it(choice(finish_reason="content_filter"), "filter removed the reply", _ONE),
     "thoughts of another type": _it(
         changed(lambda b: b["choices"][0]["message"].update(reasoning_content={"a": 1}, reasoning=[1])), PLAYS, _ONE
     ),
@@ -452,14 +452,14 @@ PACKED = {
     "deflate": _it(packed(zlib.compress, "deflate"), PLAYS, _ONE),
     "identity": _it(packed(bytes, "identity"), PLAYS, _ONE),
     "gzip in capitals": _it(packed(gzip.compress, "GZip"), PLAYS, _ONE),
-    "gzip, but plain": _it(packed(bytes, "gzip"), "cannot be unpacked", _BOTH),
+    "gzip, but plain": _it(packed(bytes, "gzip"), "cannot be decompressed", _BOTH),
     "gzip, but cut": _it(packed(lambda b: gzip.compress(b)[:40], "gzip"), NOT_JSON, _BOTH),
-    "brotli": _it(packed(bytes, "br"), "is packed as 'br'", _BOTH),
-    "zstd": _it(packed(bytes, "zstd"), "is packed as 'zstd'", _BOTH),
-    "an unknown packing": _it(packed(bytes, "x" * 9000), "is packed as", _BOTH),
-    "packed twice": _it(packed(lambda b: gzip.compress(gzip.compress(b)), "gzip, gzip"), "is packed as", _BOTH),
+    "brotli": _it(packed(bytes, "br"), "is encoded as 'br'", _BOTH),
+    "zstd": _it(packed(bytes, "zstd"), "is encoded as 'zstd'", _BOTH),
+    "an unknown packing": _it(packed(bytes, "x" * 9000), "is encoded as", _BOTH),
+    "packed twice": _it(packed(lambda b: gzip.compress(gzip.compress(b)), "gzip, gzip"), "is encoded as", _BOTH),
     "a bomb": _it(packed(lambda b: bomb(1, 64), "gzip"), TOO_LONG, _BOTH),
-    "a bomb in a bomb": _it(packed(lambda b: bomb(2, 64), "gzip, gzip"), "is packed as", _BOTH),
+    "a bomb in a bomb": _it(packed(lambda b: bomb(2, 64), "gzip, gzip"), "is encoded as", _BOTH),
     "a bomb as an error": _it(packed(lambda b: bomb(1, 64), "gzip", "500 Oh"), "HTTP 500", _BOTH),
     "a bomb in a bomb as an error": _it(
         packed(lambda b: bomb(2, 64), "gzip, gzip", "500 Oh"), "HTTP 500", _BOTH

@@ -26,8 +26,8 @@ from spiral.core.storage import read_episodes, write_episodes
 from spiral.evaluation.arena import evaluate, paired_matches
 from spiral.games import load_game
 from spiral.policies import TurnRequest, scripted_policy
-from spiral.policies.endpoint import transport as endpoint_transport
-from spiral.policies.endpoint.client import HOPELESS
+from spiral.policies.endpoint import request as endpoint_request
+from spiral.policies.endpoint.client import MAX_FAULTS
 from spiral.policies.endpoint.config import EndpointConfig
 from spiral.policies.endpoint.policy import EndpointPolicy
 from spiral.policies.endpoint.reply import retry_after
@@ -145,15 +145,15 @@ FAILURES = {
     "nested": (raw(b"[" * 200_000), 3, "the reply is not JSON"),
     "large number": (raw(b'{"choices": ' + b"9" * 5000 + b"}"), 3, "the reply is not JSON"),
     "a list": (raw(b"[1]"), 3, "the reply is not a JSON object"),
-    "no choices": (raw(b'{"choices": []}'), 3, "the reply holds no message"),
-    "choices of text": (raw(b'{"choices": "abc"}'), 3, "the reply holds no message"),
-    "choice of text": (raw(b'{"choices": ["abc"]}'), 3, "the reply holds no message"),
-    "no message": (raw(b'{"choices": [{"message": null, "finish_reason": "stop"}]}'), 3, "the reply holds no message"),
+    "no choices": (raw(b'{"choices": []}'), 3, "the reply has no message"),
+    "choices of text": (raw(b'{"choices": "abc"}'), 3, "the reply has no message"),
+    "choice of text": (raw(b'{"choices": ["abc"]}'), 3, "the reply has no message"),
+    "no message": (raw(b'{"choices": [{"message": null, "finish_reason": "stop"}]}'), 3, "the reply has no message"),
     "a number": (saying(7), 3, "content is not text"),
     "an object": (saying({"text": "4"}), 3, "content is not text"),
-    "empty": (saying("", finish=None), 3, "the reply is empty and does not say why it ended; given up after 3"),
-    "null": (saying(None, finish=None), 3, "the reply is empty and does not say why"),
-    "filtered": (saying("\\boxed{4}", finish="content_filter"), 1, "content filter took the reply away"),
+    "empty": (saying("", finish=None), 3, "the reply is empty and has no finish_reason; given up after 3"),
+    "null": (saying(None, finish=None), 3, "the reply is empty and has no finish_reason"),
+    "filtered": (saying("\\boxed{4}", finish="content_filter"), 1, "content filter removed the reply"),
     "error inside": (
         raw(b'{"error": {"code": 502, "message": "upstream"}}'),
         3,
@@ -354,9 +354,9 @@ def test_a_server_that_never_answered_is_given_up(server, new_policy):
     policy = new_policy(retries=1, max_in_flight=1)
     episodes = games(policy, KUHN, 60)
     assert {episode.outcome for episode in episodes} <= {"not_played", "finished"}  # a random bet may be all there is
-    assert len(server.requests) == 2 * HOPELESS
+    assert len(server.requests) == 2 * MAX_FAULTS
     # One that has answered before is asked again every time.
-    server.behaviour = in_turn(*[good] * (2 * HOPELESS + 1), refusing(500))
+    server.behaviour = in_turn(*[good] * (2 * MAX_FAULTS + 1), refusing(500))
     policy, before = new_policy(retries=0), len(server.requests)
     games(policy, KUHN, 60)
     assert len(server.requests) - before > 30
@@ -369,7 +369,7 @@ def test_nobody_there(new_policy):
 
 
 def test_an_endless_reply(server, new_policy, monkeypatch):
-    monkeypatch.setattr(endpoint_transport, "MAX_BYTES", 1000)
+    monkeypatch.setattr(endpoint_request, "MAX_BYTES", 1000)
     server.behaviour = saying("x" * 1000)
     assert "the reply is longer than 1,000 bytes" in one_turn(new_policy()).fault
 
@@ -452,7 +452,7 @@ def test_games_given_up_leave_nothing_behind(server, new_policy):
 
 def test_a_mistake_of_ours_is_not_a_fault_of_the_server(new_policy, monkeypatch):
     policy = new_policy()
-    monkeypatch.setattr(policy._client.ledger, "most", lambda size, tokens: 1 / 0)
+    monkeypatch.setattr(policy._client.ledger, "max_cost", lambda size, tokens: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         one_turn(policy)
 

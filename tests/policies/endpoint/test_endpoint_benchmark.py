@@ -123,7 +123,7 @@ def test_what_a_filter_keeps_back_is_wrong_and_not_asked_for_ever(server):
 def test_what_makes_no_sense_is_refused(server):
     assert "plays games only; expected a language model or endpoint:NAME" in refused("benchmark", "random", *OPTIONS)
     line = refused("benchmark", "endpoint:local", *OPTIONS, "--no-thinking")
-    assert "for an endpoint, which is asked the question alone" in line
+    assert "for an endpoint, which gets the question alone" in line
     assert "there is no endpoint 'other'" in refused("benchmark", "endpoint:other", *OPTIONS)
     assert "the template 'r1'" in refused("benchmark", "endpoint:local", *OPTIONS, "--template", "r1")
     assert server.requests == []

@@ -13,7 +13,7 @@ from spiral.core.policy import NotPlayedError
 from spiral.evaluation.arena import evaluate, paired_matches
 from spiral.games import load_game
 from spiral.policies import scripted_policy
-from spiral.policies.endpoint.budget import FREE, TEMPLATE_TOKENS, Account, Ledger, Pace
+from spiral.policies.endpoint.budget import FREE, TEMPLATE_TOKENS, Account, Ledger, RateLimiter
 from spiral.policies.endpoint.config import BudgetConfig, EndpointConfig
 from spiral.policies.endpoint.policy import EndpointPolicy
 from spiral.policies.endpoint.reply import Bill
@@ -150,10 +150,10 @@ def test_money_held_and_spent_never_passes_the_limit(amounts, limit):
 
         async def request(most_cents, cost, known):
             held = Decimal(most_cents)
-            if not await account.hold(held):
+            if not await account.reserve(held):
                 return False
             await asyncio.sleep(0)
-            seen.append(account.spent + account.held)
+            seen.append(account.spent + account.reserved)
             paid = Bill(cost=min(held, Decimal(cost)), prompt_tokens=1, completion_tokens=1)
             ledger.settle(held, paid if known else None)
             return True
@@ -163,7 +163,7 @@ def test_money_held_and_spent_never_passes_the_limit(amounts, limit):
 
     ledger, seen, sent = asyncio.run(run())
     assert all(total <= limit for total in seen)
-    assert ledger.account.held == 0
+    assert ledger.account.reserved == 0
     paid = [min(m, c) if known else m for (m, c, known), ok in zip(amounts, sent, strict=True) if ok]
     assert ledger._spent + ledger._unknown == ledger.account.spent == sum(paid) <= limit
     assert all(sent) or ledger.account.exhausted
@@ -171,7 +171,7 @@ def test_money_held_and_spent_never_passes_the_limit(amounts, limit):
 
 def test_without_prices_only_the_server_knows_the_cost():
     ledger = Ledger(BudgetConfig(), Account(None, 0))
-    assert ledger.most(10_000, 10_000) == 0
+    assert ledger.max_cost(10_000, 10_000) == 0
     ledger.settle(Decimal(0), Bill(prompt_tokens=5, completion_tokens=6))
     ledger.settle(Decimal(0), Bill(cost=Decimal("0.25")))
     ledger.settle(Decimal(0), FREE)
@@ -181,15 +181,15 @@ def test_without_prices_only_the_server_knows_the_cost():
 
 def test_all_wait_when_the_server_says_so():
     async def run():
-        pace, times = Pace(0), []
+        limiter, times = RateLimiter(0), []
 
         async def one():
-            await pace.turn()
+            await limiter.wait()
             times.append(asyncio.get_running_loop().time())
 
         await one()
-        pace.hold_back(0.05)
-        pace.hold_back(0.01)
+        limiter.pause(0.05)
+        limiter.pause(0.01)
         await asyncio.gather(one(), one())
         return times
 

@@ -121,12 +121,12 @@ def test_a_missing_table_shows_what_to_write(places):
         (table(max_in_flight=0), "[local]: max_in_flight: got 0"),
         (table(max_new_tokens="many"), "[local]: max_new_tokens: Input should be a valid integer"),
         (table(api_key=KEY), "[local]: unknown key 'api_key'; expected some of base_url, model, api_key_env"),
-        (table(api_key_env=KEY), "api_key_env: expected the name of an environment variable, in upper case; never"),
-        (table(base_url="localhost:8000"), "base_url: expected http://HOST:PORT/v1 or the like"),
-        (table(base_url="http://x:99999999/v1"), "base_url: expected http://HOST:PORT/v1 or the like"),
-        (table(base_url="http:///v1"), "base_url: expected http://HOST:PORT/v1 or the like"),
-        (table(base_url=f"http://me:{KEY}@host/v1"), "base_url: expected an address without a user, password or query"),
-        (table(base_url=f"http://host/v1?key={KEY}"), "base_url: expected an address without a user"),
+        (table(api_key_env=KEY), "api_key_env: expected the name of an environment variable in upper case; never"),
+        (table(base_url="localhost:8000"), "base_url: expected an address such as http://HOST:PORT/v1"),
+        (table(base_url="http://x:99999999/v1"), "base_url: expected an address such as http://HOST:PORT/v1"),
+        (table(base_url="http:///v1"), "base_url: expected an address such as http://HOST:PORT/v1"),
+        (table(base_url=f"http://me:{KEY}@host/v1"), "base_url: expected an address without user, password or query"),
+        (table(base_url=f"http://host/v1?key={KEY}"), "base_url: expected an address without user"),
         (table() + '[local.prompt]\ntemplate = "r1"\n', "prompt: got the template 'r1'; expected 'chat'"),
         (table() + "[local.budget]\nspend_limit = 1\n", "budget: spend_limit needs prompt_price and completion_price"),
         (table() + "[local.budget]\nprice = 1\n", "unknown key 'budget.price'"),
@@ -181,7 +181,7 @@ def test_evaluate_against_an_endpoint(server):
     assert "random against endpoint:local: 10 games of kuhn_poker" in told
     assert f"m: {requests} requests (0 sent again, 0 turns without a reply)" in told
     assert f"${2 * requests:.4f}" in told
-    assert "more than seat 1, over both players' games." in told
+    assert "more than player 1 in all games together." in told
 
 
 def test_games_not_played_are_told(server):
@@ -191,7 +191,7 @@ def test_games_not_played_are_told(server):
         "evaluate", "endpoint:local", "--game", "kuhn_poker", "--opponent", "equilibrium", "--episodes", "8"
     )
     assert result.status == 0
-    found = re.search(r"(\d) of 8 games could not be played and count as nothing:\n  (\d) x (.*)\n", result.out)
+    found = re.search(r"(\d) of 8 games could not be played and are not counted:\n  (\d) x (.*)\n", result.out)
     assert found[1] == found[2]
     assert found[3].endswith("answers HTTP 400 Bad Request: no [b]bets[/b]")
     assert f"endpoint:local against equilibrium: {8 - int(found[1])} games" in result.out
@@ -222,19 +222,19 @@ def test_the_documentation_is_true(places):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"omit": ["sed"]}, "[local]: omit: got 'sed'; expected some of temperature, top_p, max_tokens, seed"),
+        ({"omit": ["sed"]}, "[local]: omit: got 'sed'; expected names from temperature, top_p, max_tokens, seed"),
         ({"omit": "seed"}, "[local]: omit: "),
         ({"omit": [1]}, "[local]: omit.0: "),
         (
             {"omit": ["max_tokens"], "budget": {"prompt_price": 1.0, "completion_price": 1.0, "spend_limit": 1.0}},
             "needs",
         ),
-        ({"rename": {"messages": "x"}}, "[local]: rename: got 'messages'; expected some of"),
+        ({"rename": {"messages": "x"}}, "[local]: rename: got 'messages'; expected names from"),
         ({"rename": {"seed": "model"}}, "[local]: rename: expected another name for seed"),
         ({"rename": {"seed": "a b"}}, "[local]: rename: expected another name for seed"),
-        ({"rename": {"seed": "x", "top_p": "x"}}, "[local]: rename: expected a name of its own for each"),
-        ({"rename": {"seed": "x"}, "omit": ["seed"]}, "[local]: the same parameter is in omit and in rename"),
-        ({"rename": {"seed": "x"}, "extra": {"x": 1}}, "[local]: the same name is in extra and in rename"),
+        ({"rename": {"seed": "x", "top_p": "x"}}, "[local]: rename: two parameters have the same name"),
+        ({"rename": {"seed": "x"}, "omit": ["seed"]}, "[local]: omit and rename name the same parameter"),
+        ({"rename": {"seed": "x"}, "extra": {"x": 1}}, "[local]: extra and rename use the same name"),
         ({"extra": {"messages": []}}, "[local]: extra: 'messages' cannot be set here"),
         ({"extra": {"stream": True}}, "[local]: extra: 'stream' cannot be set here"),
     ],
@@ -249,4 +249,4 @@ def test_what_cannot_be_left_out_renamed_or_added(fields, words):
 
 
 def test_a_date_cannot_be_sent():
-    assert "extra: expected what can be sent as JSON" in fault(table() + "extra = {day = 2026-01-01}\n")
+    assert "extra: expected JSON values" in fault(table() + "extra = {day = 2026-01-01}\n")

@@ -79,6 +79,6 @@ def test_a_misbehaviour_is_a_fault_or_a_reply(server, name):
     assert attempts <= usage.requests <= 8
     assert 0 <= usage.cost_usd + usage.cost_usd_unknown <= LIMIT_USD
     assert 0 <= account.spent <= LIMIT_USD
-    assert account.held == 0
+    assert account.reserved == 0
     if reply.fault is None and name.startswith("usage"):
         assert account.spent >= Decimal("0.018")  # never for nothing, whatever the server says

@@ -9,9 +9,9 @@ from endpoint_server import EndpointServer, Response, good
 from spiral.games import load_game
 from spiral.policies import SamplingConfig, TurnRequest
 from spiral.policies.endpoint.config import EndpointConfig
-from spiral.policies.endpoint.parameters import NotTakenError, Parameters
+from spiral.policies.endpoint.parameters import NotAcceptedError, Parameters
 from spiral.policies.endpoint.policy import EndpointPolicy
-from spiral.policies.endpoint.refusal import read_refusal, refusal_of
+from spiral.policies.endpoint.reply import read_refusal, refusal_of
 
 SAMPLING = SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=50)
 PLAIN = SamplingConfig(temperature=0.7, top_p=1.0, max_new_tokens=50)
@@ -205,14 +205,14 @@ def test_a_limit_on_money_needs_one_on_length():
     assert known.learn(sent, refusal_of(openai("max_tokens is not supported")))  # its other name is tried
     sent = known.values(SAMPLING, 3)
     assert "max_completion_tokens" in sent
-    with pytest.raises(NotTakenError, match="spend_limit cannot be kept"):
+    with pytest.raises(NotAcceptedError, match="spend_limit cannot be guaranteed"):
         known.learn(sent, refusal_of(openai("max_completion_tokens is not supported")))
 
 
 def test_what_the_user_asked_for_is_not_left_out():
     config = EndpointConfig(base_url="http://localhost/v1", model="m")
     known = Parameters(config, frozenset({"temperature"}))
-    with pytest.raises(NotTakenError, match=r"does not take temperature 0\.7; leave the option out"):
+    with pytest.raises(NotAcceptedError, match=r"does not accept temperature 0\.7; leave the option out"):
         known.learn(known.values(SAMPLING, 3), refusal_of(openai("temperature is not supported")))
     assert known.learn(known.values(SAMPLING, 3), refusal_of(openai("top_p is not supported")))
 
@@ -247,11 +247,11 @@ def test_games_are_played_and_the_result_says_what_was_asked(tmp_path, monkeypat
     assert [(entry["name"], entry["left_out"]) for entry in kept] == [("endpoint:local", ["temperature", "top_p"])]
     lines = result.err.splitlines()
     assert len(lines) == 3
-    assert lines[0].endswith("does not take max_tokens; it is sent as max_completion_tokens from now on")
-    assert "does not take temperature; RESULTS ARE NOT AT temperature 0.7" in lines[1]
-    assert "does not take top_p; it is left out" in lines[2]
+    assert lines[0].endswith("does not accept max_tokens; sending it as max_completion_tokens from now on")
+    assert "does not accept temperature; RESULTS ARE NOT AT temperature 0.7" in lines[1]
+    assert "does not accept top_p; leaving it out" in lines[2]
     assert refused.status == 1
-    assert "does not take temperature 0.5; leave the option out to take its own" in refused.err
+    assert "does not accept temperature 0.5; leave the option out to use the server's default" in refused.err
 
 
 def test_a_refusal_that_names_nothing_is_told_as_it_is():

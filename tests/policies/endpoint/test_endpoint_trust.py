@@ -16,7 +16,7 @@ from spiral.games import load_game
 from spiral.policies import TurnRequest, scripted_policy
 from spiral.policies.endpoint.config import EndpointConfig, load_endpoint
 from spiral.policies.endpoint.policy import EndpointPolicy
-from spiral.policies.endpoint.refusal import read_refusal
+from spiral.policies.endpoint.reply import read_refusal
 from spiral.rollout.loop import play
 
 KUHN = load_game("kuhn_poker")
@@ -211,7 +211,7 @@ def test_openrouter_stays_where_it_is(places):
 @pytest.mark.parametrize("host", ["10.0.0.7:8000", "node17:8000", "localhost.evil.example", "0.0.0.0:80"])
 def test_no_key_in_plain_text_to_another_machine(places, host):
     (places / "home" / "endpoints.toml").write_text(table(f"http://{host}/v1"))
-    with pytest.raises(ValueError, match="would be sent the key in plain text; expected https://, or an ssh tunnel"):
+    with pytest.raises(ValueError, match=r"the key would be sent to .* unencrypted; use https://, or an ssh tunnel"):
         load_endpoint("local")
     EndpointConfig(base_url=f"http://{host}/v1", model="m")  # without a key it may
 
@@ -241,7 +241,7 @@ def test_a_proxy_that_is_not_there_is_named(new_policy, monkeypatch):
 
 
 def test_a_proxy_that_does_not_answer_costs_seconds(new_policy, monkeypatch):
-    monkeypatch.setattr("spiral.policies.endpoint.transport.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("spiral.policies.endpoint.request.CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
         port = silent.getsockname()[1]
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
@@ -257,7 +257,7 @@ def test_a_proxy_that_does_not_answer_costs_seconds(new_policy, monkeypatch):
 
 
 def test_a_server_that_accepts_and_says_nothing_in_TLS_costs_seconds(new_policy, monkeypatch):
-    monkeypatch.setattr("spiral.policies.endpoint.transport.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("spiral.policies.endpoint.request.CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
         reply = one_turn(new_policy(base_url=f"https://127.0.0.1:{silent.getsockname()[1]}/v1"))
     assert "cannot connect to 127.0.0.1" in reply.fault

@@ -1,1 +1,1 @@
-"""A player behind an OpenAI-compatible server."""
+"""Models behind OpenAI-compatible servers."""

@@ -1,11 +1,11 @@
-"""Chat completions of one server, many at once, each sent again until it succeeds or is given up.
+"""Sends many chat completions to one server at once, and retries each until it succeeds or is given up.
 
-An event loop in a thread of its own does the waiting, so that replies come in while other players think. The pauses
-before a request is sent again double each time, with jitter, and are never shorter than the server asks for
-(Retry-After, RFC 9110). A server that refuses everybody, cannot be reached, or has not answered any of the first turns
-is asked nothing more at all. The first failure is reported while the request is sent again.
+The requests run in an event loop in a thread of its own, so replies arrive while other policies compute. The pauses
+before retries double each time, with jitter, and are never shorter than the server asks for (Retry-After, RFC 9110).
+The client stops for good when the server refuses every request, cannot be reached, or has answered none of the first
+turns. The first failure is logged while the request is retried.
 
-Requests of older games go first. When the money runs out, few games are then under way and most are either finished
+Requests of older games go first. When the money runs out, few games are then in progress, and most are either finished
 or not begun.
 """
 
@@ -24,34 +24,37 @@ from collections.abc import Sequence
 
 from spiral.core.policy import SamplingConfig
 from spiral.core.seeds import derive_seed
-from spiral.policies.endpoint.budget import FREE, Ledger, account_of
+from spiral.policies.endpoint.budget import FREE, Ledger, shared_account
 from spiral.policies.endpoint.config import EndpointConfig
 from spiral.policies.endpoint.parameters import Parameters
-from spiral.policies.endpoint.refusal import shorten
-from spiral.policies.endpoint.reply import Answer, Bill
+from spiral.policies.endpoint.reply import Answer, Bill, shorten
 from spiral.policies.endpoint.request import FailedError, Requester
 from spiral.text.prompts import Message
 
 logger = logging.getLogger(__name__)
 
-HOPELESS = 8
-"""Turns given up without any ever answered, after which nothing more is asked."""
-SCOUT_SECONDS = 2.0
-"""How long the others wait for the first request; a refusal comes sooner."""
+MAX_FAULTS = 8
+"""Turns without a reply, and no turn with one, after which the client stops."""
+PROBE_SECONDS = 2.0
+"""How long other requests wait for the first one; a server refuses a parameter sooner."""
 BACKOFF_SECONDS = 1.0
+"""The first pause before a retry."""
+MAX_BACKOFF_SECONDS = 60.0
+"""The longest pause that the client chooses itself."""
 UNREACHABLE_SECONDS = 15.0
-"""A server to which there never was a connection is tried for so long."""
-LONGEST_BACKOFF = 60.0
-CHARACTERS_A_TOKEN = 32
-"""Far more than the mean of any text worth reading; what a server says beyond its budget was not asked for."""
+"""How long the client tries to reach a server that it never connected to."""
+MAX_CHARACTERS_PER_TOKEN = 32
+"""Far above the mean of any readable text. A reply that is longer went beyond its budget and is cut off."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
-class Ask:
-    """A reply that is wanted: `game` is served lowest first, and `number` comes back with the reply."""
+class ReplyRequest:
+    """One reply to request."""
 
     game: int
+    """The lowest game is served first."""
     number: int
+    """Identifies the reply."""
     seed: int = dataclasses.field(compare=False)
     messages: list[Message] = dataclasses.field(compare=False)
     sampling: SamplingConfig = dataclasses.field(compare=False)
@@ -63,63 +66,66 @@ class Fault:
 
     reason: str
     filtered: bool = False
-    """Whether the server would answer, but not this."""
+    """Whether the server's content filter blocked this prompt or its reply."""
 
 
 class EndpointClient:
-    """Owns the thread, the connections and the ledger. `done` gives `(number, Answer | Fault)`, or an error of ours."""
+    """Owns the thread, the connections and the ledger.
+
+    The queue `done` yields `(number, result)` for each request; the result is an `Answer`, a `Fault`, or an exception
+    of our own code.
+    """
 
     def __init__(
         self, config: EndpointConfig, backoff_seconds: float, *, name: str, required: frozenset[str] = frozenset()
     ) -> None:
-        """`required` as in `Parameters`. Raises `ValueError` when the key or the `httpx2` package is missing."""
+        """`required` is as in `Parameters`. Raises `ValueError` when the key or the `httpx2` package is missing."""
         self._config = config
         self._backoff = backoff_seconds
         self._key = config.api_key()
-        account = account_of(name, config)
+        account = shared_account(name, config)
         self.ledger = Ledger(config.budget, account)
         self.parameters = Parameters(config, required)
         self.done: queue.SimpleQueue[tuple[int, Answer | Fault | BaseException]] = queue.SimpleQueue()
-        self._pace = account.pace
-        self._waiting: list[Ask] = []
+        self._rate_limiter = account.rate_limiter
+        self._waiting: list[ReplyRequest] = []
         self._running: set[asyncio.Task[None]] = set()
-        self._given_up = ""
-        self._reached = self._told = False
-        self._scout: int | None = None
-        self._scouted = asyncio.Event()
+        self._stop_reason = ""
+        self._reached = self._logged = False
+        self._probe: int | None = None
+        self._probed = asyncio.Event()
         self._requester = Requester(
-            config, self._key, self.parameters, hold_back=self._pace.hold_back, count=self._count
+            config, self._key, self.parameters, pause=self._rate_limiter.pause, count=self._count
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="endpoint", daemon=True)
         self._thread.start()
 
-    def send(self, asks: Sequence[Ask]) -> None:
-        """Takes on requests; returns at once."""
-        self._loop.call_soon_threadsafe(self._take, asks)
+    def send(self, requests: Sequence[ReplyRequest]) -> None:
+        """Queues requests and returns at once."""
+        self._loop.call_soon_threadsafe(self._queue, requests)
 
-    def forget(self) -> None:
-        """Gives up every request, those under way too; whatever they cost counts."""
+    def cancel(self) -> None:
+        """Drops every request, also those in flight; their cost still counts."""
         asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result()
 
     def close(self) -> None:
-        """Ends the connections and the thread."""
+        """Closes the connections and ends the thread."""
         if self._loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(self._close(), self._loop)
-        if threading.current_thread() is not self._thread:  # garbage is collected in any thread
+        if threading.current_thread() is not self._thread:  # the garbage collector may call this in any thread
             self._thread.join()
 
     def _run(self) -> None:
-        """The thread."""
         try:
             self._loop.run_forever()
         finally:
             self._loop.close()
 
-    def _take(self, asks: Sequence[Ask]) -> None:
-        for ask in asks:
-            heapq.heappush(self._waiting, ask)
+    def _queue(self, requests: Sequence[ReplyRequest]) -> None:
+        for request in requests:
+            heapq.heappush(self._waiting, request)
         self._start()
 
     def _start(self) -> None:
@@ -132,15 +138,15 @@ class EndpointClient:
         self._running.discard(task)
         self._start()
 
-    async def _serve(self, ask: Ask) -> None:
+    async def _serve(self, request: ReplyRequest) -> None:
         try:
-            self.done.put((ask.number, await self._answer(ask)))
-        except Exception as error:  # a mistake of ours; it is raised where the reply is waited for
-            self.done.put((ask.number, error))
+            self.done.put((request.number, await self._answer(request)))
+        except Exception as error:  # an error of our own code; `EndpointPolicy.poll` raises it
+            self.done.put((request.number, error))
 
     async def _drop(self) -> None:
         self._waiting.clear()
-        self._scout = None
+        self._probe = None
         running = list(self._running)
         for task in running:
             task.cancel()
@@ -148,59 +154,59 @@ class EndpointClient:
 
     async def _close(self) -> None:
         await self._drop()
-        with contextlib.suppress(Exception):  # there is nothing left to lose
+        with contextlib.suppress(Exception):  # the connections are abandoned anyway
             await self._requester.close()
-        await asyncio.sleep(0.01)  # connections that were broken off close themselves
+        await asyncio.sleep(0.01)  # aborted connections close themselves
         self._loop.stop()
 
-    async def _answer(self, ask: Ask) -> Answer | Fault:
-        """A reply, however often it has to be asked for, or why there is none."""
-        attempt, again, begun = 0, False, time.monotonic()
+    async def _answer(self, request: ReplyRequest) -> Answer | Fault:
+        """The reply to a request, after retries if needed, or the reason why there is none."""
+        attempt, is_retry, started = 0, False, time.monotonic()
         while True:
-            await self._scouted_by(ask)
-            if self._given_up:
-                return self._fault(self._given_up)
+            await self._wait_for_probe(request)
+            if self._stop_reason:
+                return self._fault(self._stop_reason)
             try:
-                answer = await self._try(ask, again=again)
+                answer = await self._send_once(request, is_retry=is_retry)
             except FailedError as failure:
-                again = True
-                if not failure.learnt:
-                    self._scouted.set()
+                is_retry = True
+                if not failure.adapted:
+                    self._probed.set()
                 self._reached = self._reached or not failure.unreachable
-                if failure.for_all:
-                    self._given_up = failure.reason
-                if not failure.again:
+                if failure.fatal:
+                    self._stop_reason = failure.reason
+                if not failure.retry:
                     return self._fault(failure.reason, filtered=failure.filtered)
-                if failure.learnt:
+                if failure.adapted:
                     continue
-                pause = self._pause(ask, attempt, failure.wait)
-                late = not self._reached and time.monotonic() - begun + pause > UNREACHABLE_SECONDS
-                if late or attempt == self._config.retries:
+                pause = self._pause(request, attempt, failure.wait_seconds)
+                unreachable = not self._reached and time.monotonic() - started + pause > UNREACHABLE_SECONDS
+                if unreachable or attempt == self._config.retries:
                     reason = f"{failure.reason}; given up after {attempt + 1} attempts"
-                    self._given_up = reason if late else ""
+                    self._stop_reason = reason if unreachable else ""
                     return self._fault(reason)
-                self._tell(failure.reason)
+                self._log_retry(failure.reason)
                 await asyncio.sleep(pause)
                 attempt += 1
             else:
-                self._scouted.set()
+                self._probed.set()
                 self._reached = True
                 self.ledger.answers += 1
-                return self._tidied(answer, ask.sampling.max_new_tokens)
+                return self._bounded(answer, request.sampling.max_new_tokens)
 
-    async def _scouted_by(self, ask: Ask) -> None:
-        """Lets one request find out what the server takes before many are refused; a slow one is not waited for."""
-        if self._scout is None:
-            self._scout = ask.number
-        if self._scout != ask.number and not self._scouted.is_set():
+    async def _wait_for_probe(self, request: ReplyRequest) -> None:
+        """Lets the first request find out which parameters the server accepts, for at most `PROBE_SECONDS`."""
+        if self._probe is None:
+            self._probe = request.number
+        if self._probe != request.number and not self._probed.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._scouted.wait(), SCOUT_SECONDS)
-            self._scouted.set()
+                await asyncio.wait_for(self._probed.wait(), PROBE_SECONDS)
+            self._probed.set()
 
-    def _tell(self, reason: str) -> None:
-        """The first failure that is tried again, once; the others end up in the usage."""
-        if not self._told:
-            self._told = True
+    def _log_retry(self, reason: str) -> None:
+        """Logs the first failure that is retried; the usage counts the others."""
+        if not self._logged:
+            self._logged = True
             logger.warning("%s; trying again", shorten(self._redact(reason)))
 
     def _count(self) -> None:
@@ -209,42 +215,42 @@ class EndpointClient:
     def _fault(self, reason: str, *, filtered: bool = False) -> Fault:
         self.ledger.faults += 1
         self.ledger.answers += filtered
-        if self.ledger.faults >= HOPELESS and not self.ledger.answers:
-            self._given_up = self._given_up or reason
+        if self.ledger.faults >= MAX_FAULTS and not self.ledger.answers:
+            self._stop_reason = self._stop_reason or reason
         return Fault(reason=shorten(self._redact(reason)), filtered=filtered)
 
-    def _pause(self, ask: Ask, attempt: int, wait: float | None) -> float:
-        """Seconds until the next attempt: twice as many as before, less some jitter, and no fewer than asked for."""
-        jitter = random.Random(derive_seed(ask.seed, "backoff", attempt)).uniform(0.5, 1.0)
-        return max(min(LONGEST_BACKOFF, self._backoff * 2.0**attempt) * jitter, wait or 0.0)
+    def _pause(self, request: ReplyRequest, attempt: int, wait_seconds: float | None) -> float:
+        """Seconds until the next attempt: exponential backoff with jitter, at least `wait_seconds`."""
+        jitter = random.Random(derive_seed(request.seed, "backoff", attempt)).uniform(0.5, 1.0)
+        return max(min(MAX_BACKOFF_SECONDS, self._backoff * 2.0**attempt) * jitter, wait_seconds or 0.0)
 
-    async def _try(self, ask: Ask, *, again: bool) -> Answer:
-        """One request, paid for. Raises `FailedError`."""
-        size = sum(len(message["content"].encode()) for message in ask.messages)
+    async def _send_once(self, request: ReplyRequest, *, is_retry: bool) -> Answer:
+        """Sends one request and books its cost. Raises `FailedError`."""
+        size = sum(len(message["content"].encode()) for message in request.messages)
         account = self.ledger.account
-        held = self.ledger.most(size, ask.sampling.max_new_tokens)
-        if not await account.hold(held):
-            raise FailedError(f"the spend limit of ${account.limit} is reached", again=False)
+        reserved = self.ledger.max_cost(size, request.sampling.max_new_tokens)
+        if not await account.reserve(reserved):
+            raise FailedError(f"the spend limit of ${account.limit} is reached", retry=False)
         bill: Bill | None = FREE
         try:
-            await self._pace.turn()
-            bill = None  # from here on whoever is interrupted does not know
+            await self._rate_limiter.wait()
+            bill = None  # from here on the cost of a cancelled request is unknown
             self._count()
-            self.ledger.retries += again
-            answer = await self._requester.send(ask.messages, ask.sampling, ask.seed)
+            self.ledger.retries += is_retry
+            answer = await self._requester.send(request.messages, request.sampling, request.seed)
             bill = answer.bill
         except FailedError as failure:
             bill = failure.bill
             raise
         finally:
-            self.ledger.settle(held, bill)
+            self.ledger.settle(reserved, bill)
         return answer
 
-    def _tidied(self, answer: Answer, max_new_tokens: int) -> Answer:
-        """The reply without our own key, should a server send it back, and no longer than its tokens can have been."""
-        most = CHARACTERS_A_TOKEN * max_new_tokens
+    def _bounded(self, answer: Answer, max_new_tokens: int) -> Answer:
+        """The reply without the API key, in case a server sends it back, cut off at the length of its budget."""
+        size = MAX_CHARACTERS_PER_TOKEN * max_new_tokens
         return dataclasses.replace(
-            answer, thinking=self._redact(answer.thinking)[:most], content=self._redact(answer.content)[:most]
+            answer, thinking=self._redact(answer.thinking)[:size], content=self._redact(answer.content)[:size]
         )
 
     def _redact(self, text: str) -> str:

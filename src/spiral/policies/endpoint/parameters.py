@@ -1,10 +1,10 @@
-"""What a server is asked beside the messages: how to sample, how much to write, with which seed.
+"""The parameters of a request besides its messages: sampling, length limit and seed.
 
-Servers differ in what they take. What an endpoint's table says (`omit`, `rename`) holds from the start. The rest is
-found out from the first refusal that names a parameter: it is sent under its other name, or left out, from then on.
-Every name is given up at most once, so that a server that refuses everything is not asked for ever, and every change
-is reported in one line and is part of the usage. A value that is out of range is not a parameter that is not taken: it
-is an error, for the number asked for would be another one.
+Servers accept different parameters. The table of an endpoint can leave some out (`omit`) or rename them (`rename`).
+Otherwise the first error that names a parameter decides: from then on the parameter is sent under another name or left
+out. Each name is given up at most once, so a server that refuses everything is not asked forever. Every change is
+logged in one line and listed in the usage. A value out of range is an error of the request: leaving the parameter out
+would change the experiment.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 from spiral.core.policy import SamplingConfig
 from spiral.policies.endpoint.config import LENGTH, PARAMETERS, EndpointConfig
-from spiral.policies.endpoint.refusal import Refusal
+from spiral.policies.endpoint.reply import Refusal
 
 MAX_SEED = 2**31
-"""Servers differ in how large a seed may be; this much all take."""
+"""Seeds are below this, which every server accepts."""
 OTHER_NAMES = {LENGTH: ("max_tokens", "max_completion_tokens")}
-"""Names that a parameter goes by, the older one first."""
+"""Other names of a parameter, the older one first."""
 MAX_NAMES = 3
-"""Names tried for one parameter, those that a server proposes included."""
+"""Names to try for one parameter, including those that the server proposes."""
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
-"""Values that change nothing, so that leaving them out does not either."""
-NOT_TAKEN = re.compile(
+"""Values without effect; a parameter with such a value can be left out safely."""
+NOT_ACCEPTED = re.compile(
     r"unsupported|n[o']t support|\bno support|unrecogni[sz]ed|\bunknown\b|unexpected|extra.?inputs|extra.?parameters?"
     r"|extra_forbidden|extraneous|additional propert|not (?:permitted|allowed|accepted|available|recogni[sz]ed)"
     r"|not a valid (?:field|parameter|argument)|invalid (?:field|parameter|argument) name|cannot find field|deprecated"
@@ -53,7 +53,7 @@ IN_PLACE = re.compile(
     re.IGNORECASE,
 )
 INDENTED = re.compile(r"\n[ \t]+")
-"""Pydantic's errors in plain text go on so."""
+"""How pydantic's errors continue in plain text."""
 CLAUSE = re.compile(
     r"(?<=[.;!?])\s+|\n|\}\s*,?|(?:\bplease|\bPlease)?\s*\b[Uu]se\s|\b[Ss]upported (?:ones|parameters)\b"
 )
@@ -62,23 +62,24 @@ CLAUSE = re.compile(
 logger = logging.getLogger(__name__)
 
 
-class NotTakenError(Exception):
-    """A server does not take what was asked for and cannot be left out."""
+class NotAcceptedError(Exception):
+    """The server does not accept a parameter that must not be left out."""
 
 
 @dataclasses.dataclass
 class _Name:
-    """What a parameter is called by now; None where it is left out."""
+    """The name of a parameter."""
 
     current: str | None
+    """None when the parameter is left out."""
     tried: list[str]
 
 
 class Parameters:
-    """Which parameters an endpoint is sent and under which names, as far as that is known."""
+    """The parameters that a server accepts and their names, as far as known."""
 
     def __init__(self, config: EndpointConfig, required: frozenset[str] = frozenset()) -> None:
-        """`required` parameters were set by the user on the command line; they are never left out."""
+        """`required` parameters were set by the user on the command line and are never left out."""
         self._config = config
         self._required = required
         self._names: dict[str, _Name] = {}
@@ -87,7 +88,7 @@ class Parameters:
             self._names[parameter] = _Name(None if parameter in config.omit else name, [name])
 
     def values(self, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
-        """The parameters of one request, by the names that the server knows."""
+        """The parameters of one request under the server's names."""
         wanted = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -99,19 +100,27 @@ class Parameters:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What the server is not sent."""
+        """Parameters that are not sent."""
         return tuple(parameter for parameter, name in self._names.items() if name.current is None)
 
     @property
     def renamed(self) -> dict[str, str]:
-        """What the server is sent under another name."""
-        called = {parameter: name.current for parameter, name in self._names.items()}
-        return {parameter: name for parameter, name in called.items() if name is not None and name != parameter}
+        """Parameters that are sent under another name."""
+        names = {parameter: name.current for parameter, name in self._names.items()}
+        return {parameter: name for parameter, name in names.items() if name is not None and name != parameter}
 
     def learn(self, sent: Mapping[str, Any], refusal: Refusal) -> bool:
-        """Whether a request that was `sent` and refused is worth sending again as `values` now has it.
+        """Adapts to the refusal of a request.
 
-        Raises `NotTakenError` when the server refuses what cannot be left out.
+        Args:
+            sent: The parameters of the refused request.
+            refusal: The server's error.
+
+        Returns:
+            Whether `values` differs now, so that the request is worth sending again.
+
+        Raises:
+            NotAcceptedError: The server refuses a parameter that must not be left out.
         """
         refused = self._refused(sent, refusal)
         for parameter in refused:
@@ -125,7 +134,7 @@ class Parameters:
         return next((name for name in self._names[parameter].tried if name in sent), None)
 
     def _refused(self, sent: Mapping[str, Any], refusal: Refusal) -> list[str]:
-        """The parameters that a refusal is about; of two that exclude each other, the one to give up."""
+        """The parameters that an error refuses. Of two that exclude each other, only the one to give up."""
         offered = {p: name for p in PARAMETERS if (name := self._sent_as(p, sent)) is not None}
         refused = [parameter for parameter, name in offered.items() if _is_refused(name, sent[name], refusal)]
         pair = ("temperature", "top_p")
@@ -137,7 +146,7 @@ class Parameters:
         return refused
 
     def _give_up(self, parameter: str, value: object, refusal: Refusal) -> None:
-        """Another name for a parameter, or none."""
+        """Renames a parameter, or leaves it out when no name is left to try."""
         name, host = self._names[parameter], self._config.host
         before = name.current
         proposed = [found for found in IN_PLACE.findall(refusal.evidence) if _is_alike(found, parameter)]
@@ -145,55 +154,57 @@ class Parameters:
         if untried and len(name.tried) < MAX_NAMES:
             name.current = untried[0]
             name.tried.append(untried[0])
-            logger.warning("%s does not take %s; it is sent as %s from now on", host, before, name.current)
+            logger.warning("%s does not accept %s; sending it as %s from now on", host, before, name.current)
             return
         harmless = NEUTRAL.get(parameter) == value or parameter == "seed"
         if parameter in self._required and not harmless:
-            raise NotTakenError(f"{host} does not take {parameter} {value}; leave the option out to take its own")
+            raise NotAcceptedError(
+                f"{host} does not accept {parameter} {value}; leave the option out to use the server's default"
+            )
         if parameter == LENGTH and self._config.budget.spend_limit is not None:
-            raise NotTakenError(
-                f"{host} takes no limit on the length of a reply, so that a spend_limit cannot be kept; take"
-                " spend_limit out of the endpoint's table, or name the parameter in its `rename`"
+            raise NotAcceptedError(
+                f"{host} accepts no limit on the length of a reply, so the spend_limit cannot be guaranteed; remove"
+                " spend_limit from the endpoint's table, or give the server's name of the parameter in `rename`"
             )
         name.current = None
-        logger.warning("%s does not take %s; %s", host, before, _consequence(parameter, value))
+        logger.warning("%s does not accept %s; %s", host, before, _consequence(parameter, value))
 
 
 def _consequence(parameter: str, value: object) -> str:
     if parameter == "seed":
-        return "it is asked without one, and its replies cannot be repeated"
+        return "sending none, so its replies cannot be reproduced"
     if NEUTRAL.get(parameter) == value:
-        return f"it is left out, and the server's own default holds in place of {value}"
+        return f"leaving it out, so the server's default replaces {value}"
     if parameter == LENGTH:
-        return "replies are as long as the server lets them be"
-    return f"RESULTS ARE NOT AT {parameter} {value}, but at the server's own default"
+        return "leaving it out, so only the server limits the length of replies"
+    return f"RESULTS ARE NOT AT {parameter} {value}, but at the server's default"
 
 
 def _is_alike(proposed: str, parameter: str) -> bool:
-    """Whether a proposed name is one for this parameter, not for another."""
+    """Whether a name that the server proposes fits this parameter."""
     words = proposed.lower().split("_")
     return parameter in {LENGTH, "seed"} and parameter.rsplit("_", maxsplit=1)[-1] in words and "min" not in words
 
 
 def _is_refused(name: str, value: object, refusal: Refusal) -> bool:
-    """Whether a refusal says clearly that a parameter is not taken."""
-    spelt = re.compile(rf"(?<!\w){name.replace('_', '[_ -]?')}(?!\w)", re.IGNORECASE)
+    """Whether an error clearly says that the server does not accept a parameter."""
+    spelled = re.compile(rf"(?<!\w){name.replace('_', '[_ -]?')}(?!\w)", re.IGNORECASE)
     evidence = INDENTED.sub(": ", refusal.evidence)
-    clauses = [clause for clause in CLAUSE.split(evidence) if spelt.search(clause)]
-    named = bool(clauses) or any(spelt.search(place) for place in refusal.places)
+    clauses = [clause for clause in CLAUSE.split(evidence) if spelled.search(clause)]
+    named = bool(clauses) or any(spelled.search(field) for field in refusal.fields)
     if not named:
         return False
     if any(ONLY_DEFAULT.search(clause) for clause in clauses):
         return name in NEUTRAL
-    if any(NOT_TAKEN.search(clause) and not _is_value(clause) for clause in clauses):
+    if any(NOT_ACCEPTED.search(clause) and not _is_out_of_range(clause) for clause in clauses):
         return True
-    if any(_is_value(clause) for clause in clauses):
+    if any(_is_out_of_range(clause) for clause in clauses):
         return name == "seed" or NEUTRAL.get(name) == value
     if name == "seed" and any("invalid" in clause.lower() for clause in clauses):
         return True
-    alone = any(spelt.fullmatch(place) for place in refusal.places)
-    return alone and bool(NOT_TAKEN.search(evidence)) and not _is_value(evidence)
+    alone = any(spelled.fullmatch(field) for field in refusal.fields)
+    return alone and bool(NOT_ACCEPTED.search(evidence)) and not _is_out_of_range(evidence)
 
 
-def _is_value(text: str) -> bool:
+def _is_out_of_range(text: str) -> bool:
     return bool(OUT_OF_RANGE.search(text))

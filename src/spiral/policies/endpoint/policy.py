@@ -1,11 +1,11 @@
-"""A player behind an OpenAI-compatible server: OpenRouter, `vllm serve`, llama.cpp and others.
+"""A policy that asks an OpenAI-compatible server: OpenRouter, `vllm serve`, llama.cpp and others.
 
-It is asked what a local model is asked and read as a local model is read: a reply that is cut off, empty or without a
-legal move is its own illegal move. But a reply that is not to be had, because of the network, the server, a rate limit
-or the money, is nobody's move: the turn comes back with a fault, and its game was not played.
+It is prompted and parsed like a local model: a reply that is cut off, empty or without a legal move is an illegal move.
+When there is no reply, because of the network, the server, a rate limit or the spend limit, the turn comes back with a
+fault and its game counts as not played.
 
-Seeds are sent, and what a server makes of them is its own affair. Tokens and their probabilities are not asked for, so
-these turns cannot be trained on.
+Seeds are sent, but a server need not use them. Token ids and log-probabilities are not requested, so these turns cannot
+be trained on.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from collections.abc import Iterator, Sequence
 
 from spiral.core.policy import Question, ReplyLength, SamplingConfig, TurnReply, TurnRequest
 from spiral.policies.endpoint.budget import Usage
-from spiral.policies.endpoint.client import BACKOFF_SECONDS, Ask, EndpointClient, Fault
+from spiral.policies.endpoint.client import BACKOFF_SECONDS, EndpointClient, Fault, ReplyRequest
 from spiral.policies.endpoint.config import EndpointConfig
 from spiral.policies.endpoint.reply import Answer, without_template_tokens
 from spiral.text import parse_action, worked_example
 from spiral.text.prompts import Message, messages, question
 
 logger = logging.getLogger(__name__)
-_told_keys: set[tuple[str | None, str]] = set()
+_logged_keys: set[tuple[str | None, str]] = set()
+"""API keys and hosts that this process has logged."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class _OpenTurn:
 
 
 class EndpointPolicy:
-    """Plays by asking a server; `usage` tells what that took."""
+    """Plays and answers questions by asking a server."""
 
     def __init__(
         self,
@@ -47,50 +48,51 @@ class EndpointPolicy:
         source: str = "",
         backoff_seconds: float = BACKOFF_SECONDS,
     ) -> None:
-        """Connects to nothing yet.
+        """Does not connect yet.
 
         Args:
-            config: where the server is, how it is asked and what it may cost.
-            name: what the player is called; the endpoint's limits hold for all players called so in this process.
-            required: parameters that are never left out, because the user set them on the command line.
-            source: the file that the configuration is from, to be named where a key is sent.
-            backoff_seconds: the first pause before a request is sent again; each further one is twice as long.
+            config: The server, its sampling and prompt settings, and the budget.
+            name: The policy's name. All policies of one name in this process share the endpoint's limits.
+            required: Parameters that are never left out, because the user set them on the command line.
+            source: The file of the configuration, for the note about the key.
+            backoff_seconds: The first pause before a retry; each further pause is twice as long.
 
-        Raises `ValueError` when the key or the `httpx2` package is missing.
+        Raises:
+            ValueError: The key or the `httpx2` package is missing.
         """
         self.config = config
         self.name = name
         self._client = EndpointClient(config, backoff_seconds, name=name, required=required)
-        _tell_key(config, source)
+        _log_key(config, source)
         self._turns: dict[int, _OpenTurn] = {}
-        self._asked = 0
+        self._submitted = 0
         self._stop = weakref.finalize(self, self._client.close)
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Asks for every turn, as many at once as the configuration allows."""
-        asks = []
+        """Sends a request for every turn, at most `max_in_flight` at once."""
+        sent = []
         for request in requests:
             observation = request.state.observation(request.player, self.config.prompt.observation)
-            self._turns[self._asked] = _OpenTurn(request=request, observation=observation)
-            asks.append(self._ask(request, self._messages(request, observation)))
-        self._client.send(asks)
+            self._turns[self._submitted] = _OpenTurn(request=request, observation=observation)
+            sent.append(self._request(request, self._messages(request, observation)))
+        self._client.send(sent)
 
     @property
     def opening(self) -> str:
-        """What a reply begins with that is not in it: nothing, for the server gives thoughts apart or in tags."""
+        """Text that the prompt puts at the start of a reply: none, since servers return thoughts whole."""
         return ""
 
     def submit_questions(self, questions: Sequence[Question]) -> None:
-        """Asks questions that belong to no game; their replies have a length, and None for the action."""
-        asks = []
+        """Sends questions outside of games; their replies have a length and no action."""
+        requests = []
         for question_ in questions:
-            self._turns[self._asked] = _OpenTurn(request=question_, observation="")
-            asks.append(self._ask(question_, [{"role": "user", "content": question_.text}]))
-        self._client.send(asks)
+            self._turns[self._submitted] = _OpenTurn(request=question_, observation="")
+            requests.append(self._request(question_, [{"role": "user", "content": question_.text}]))
+        self._client.send(requests)
 
     @contextlib.contextmanager
     def sampled_with(self, sampling: SamplingConfig) -> Iterator[None]:
-        """Samples as told for a while. No turn may be pending at its beginning or end."""
+        """Context manager that samples with other settings. No turn may be pending when it begins or ends."""
         before = self.config
         self.config = before.model_copy(update=sampling.model_dump())
         try:
@@ -99,7 +101,7 @@ class EndpointPolicy:
             self.config = before
 
     def poll(self) -> list[TurnReply]:
-        """Waits until at least one turn has a reply or a fault, and returns all that have."""
+        """Waits until at least one turn has a reply or a fault, and returns every finished turn."""
         replies: list[TurnReply] = []
         while self._turns and not replies:
             number, result = self._client.done.get()
@@ -112,33 +114,33 @@ class EndpointPolicy:
             replies.extend(self._read(number, result))
 
     def ready(self) -> bool:
-        """Whether `poll` has something to return at once."""
+        """Whether `poll` would return without waiting."""
         return not self._client.done.empty()
 
     def cancel(self) -> None:
-        """Forgets every pending turn; what is under way is broken off, and may have to be paid all the same."""
+        """Drops every pending turn and aborts its request, which may still have to be paid."""
         self._turns.clear()
-        self._client.forget()
+        self._client.cancel()
 
     def usage(self) -> Usage:
-        """What was asked so far, and what it cost."""
+        """Requests, tokens and cost so far."""
         parameters = self._client.parameters
         return dataclasses.replace(
             self._client.ledger.usage(), left_out=parameters.left_out, renamed=parameters.renamed
         )
 
     def close(self) -> None:
-        """Ends the connections; nothing can be asked after that."""
+        """Closes the connections for good."""
         self._stop()
 
-    def _ask(self, request: TurnRequest | Question, asked: list[Message]) -> Ask:
-        config, number = self.config, self._asked
-        self._asked += 1
-        return Ask(
+    def _request(self, request: TurnRequest | Question, prompt: list[Message]) -> ReplyRequest:
+        config, number = self.config, self._submitted
+        self._submitted += 1
+        return ReplyRequest(
             game=request.key,
             number=number,
             seed=request.seed,
-            messages=without_template_tokens(asked),
+            messages=without_template_tokens(prompt),
             sampling=SamplingConfig(
                 temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens
             ),
@@ -150,7 +152,7 @@ class EndpointPolicy:
         return messages(question(observation, prompt), prompt, example)
 
     def _read(self, number: int, result: Answer | Fault | BaseException) -> list[TurnReply]:
-        """The reply as a turn; nothing for a turn that was forgotten."""
+        """The reply of a turn in a list; empty for a turn that was cancelled."""
         turn = self._turns.pop(number, None)
         if turn is None:
             return []
@@ -166,7 +168,7 @@ class EndpointPolicy:
 
 
 def _answered(question_: Question, result: Answer | Fault) -> TurnReply:
-    """The reply to a question; what the server's filter keeps back is an empty one, however often it is asked."""
+    """The reply to a question. A reply that the server's filter blocks counts as empty, since a retry would be too."""
     fault = None
     reply, length = "", ReplyLength(tokens=0, thinking_tokens=0, truncated=False)
     if isinstance(result, Answer):
@@ -178,9 +180,9 @@ def _answered(question_: Question, result: Answer | Fault) -> TurnReply:
     return TurnReply(key=question_.key, observation="", reply=reply, action=None, length=length, fault=fault)
 
 
-def _tell_key(config: EndpointConfig, source: str) -> None:
-    """Says which key goes where, once in a process."""
-    told = (config.api_key_env, config.host)
-    if config.api_key_env is not None and told not in _told_keys:
-        _told_keys.add(told)
+def _log_key(config: EndpointConfig, source: str) -> None:
+    """Logs which key is sent to which host, once in a process."""
+    key = (config.api_key_env, config.host)
+    if config.api_key_env is not None and key not in _logged_keys:
+        _logged_keys.add(key)
         logger.info("sending $%s to %s%s", config.api_key_env, config.host, f", as {source} says" if source else "")
