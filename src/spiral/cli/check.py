@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiral.cli import options as opt
+from spiral.cli.imports import quick_imports
 from spiral.cli.output import print_json
 from spiral.core.printable import printable
 from spiral.runs.display import plain_table, wide_console
@@ -39,7 +40,8 @@ def check(
 
     Ends with status 2 and one line with the differences when they are larger than rounding explains.
     """
-    from spiral.runs.model_check import check_model_report  # loads torch
+    with quick_imports():
+        from spiral.runs.model_check import check_model_report  # loads torch
 
     given = {
         "model.device": None if device == "auto" else device,

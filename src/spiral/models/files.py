@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from spiral.models.store import WEIGHTS, index_parts, weight_files
+from spiral.text.tokens import vocabulary
 
 ADAPTER = "adapter_config.json"
 TOKENIZERS = ("tokenizer.json", "vocab*", "*.model", "tekken.json", "*.tiktoken")
@@ -153,13 +154,13 @@ def check_unquantised(config: Any, name: str) -> None:
     )
 
 
-def read_tokenizer(directory: str | Path, name: str, vocabulary: int | None = None) -> Any:
+def read_tokenizer(directory: str | Path, name: str, rows: int | None = None) -> Any:
     """The tokenizer in a model's directory.
 
     Args:
         directory: Where the model is.
         name: What errors call it.
-        vocabulary: Rows of the model's embedding; None where they are not known.
+        rows: Rows of the model's embedding; None where they are not known.
 
     Raises:
         ModelFilesError: There is none, it cannot be read, it needs code that comes with the model, or it has ids for
@@ -188,14 +189,14 @@ def read_tokenizer(directory: str | Path, name: str, vocabulary: int | None = No
                 " install sentencepiece, or save the tokenizer with its tokenizer.json",
             ) from error
         raise ModelFilesError(name, f"its tokenizer cannot be read: {_why(error, where)}") from error
-    if vocabulary is not None:
-        check_vocabulary(tokenizer, vocabulary, name)
+    if rows is not None:
+        check_vocabulary(tokenizer, rows, name)
     return tokenizer
 
 
 def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
     """Raises `ModelFilesError` where the tokenizer has ids beyond the rows of the model's embedding."""
-    above = {token: id_ for token, id_ in tokenizer.get_vocab().items() if id_ >= rows}
+    above = {token: id_ for token, id_ in vocabulary(tokenizer).items() if id_ >= rows}
     if above:
         token = max(above, key=lambda token: above[token])
         raise ModelFilesError(

@@ -35,7 +35,7 @@ from spiral.text.thinking import (
 )
 from spiral.text.thinking_switch import thinking_options
 from spiral.text.tokenizer_check import check_actions, check_tokenizer
-from spiral.text.tokens import any_of, special_tokens, template_tags
+from spiral.text.tokens import any_of, special_tokens, template_tags, vocabulary
 from spiral.text.turn_ends import end_tokens
 
 CACHE_SIZE = 20_000
@@ -94,7 +94,7 @@ class ChatCodec:
         visible = {*thinking, *(unknown.delimiters if unknown else ())}
         if CHANNEL in thinking:
             visible.discard(MESSAGE_END)
-        self._turn_start = tokenizer.get_vocab().get(TURN_START)
+        self._turn_start = vocabulary(tokenizer).get(TURN_START)
         self._hidden = {id_ for id_, text in special.items() if text not in visible} | self.stop_ids
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
         self._replies: OrderedDict[bytes, ParsedReply] = OrderedDict()
@@ -135,7 +135,7 @@ class ChatCodec:
             conversation = render_chat(self.tokenizer, exchange)
         except ValueError:  # a template may refuse such an exchange
             return ""
-        tokens = {*self.tokenizer.get_vocab()} if REPLY in conversation else set()
+        tokens = {*vocabulary(self.tokenizer)} if REPLY in conversation else set()
         return unknown_opening(end, conversation, tokens) if tokens else ""
 
     def encode(self, observation: str, game: Game | None = None) -> IntArray:
@@ -238,7 +238,7 @@ class ChatCodec:
     @functools.cached_property
     def _delimiter_ids(self) -> dict[str, int]:
         """Delimiters that are a single token, with their ids."""
-        known = self.tokenizer.get_vocab()
+        known = vocabulary(self.tokenizer)
         return {text: known[text] for text in delimiter_texts() if text in known}
 
     def _example(self, game: Game | None) -> Example | None:

@@ -14,7 +14,7 @@ from spiral.text.prompts import PLAIN, PromptConfig
 from spiral.text.thinking import FAMILIES, opened_family, split_reply, unknown_family
 from spiral.text.thinking_switch import thinking_variables
 from spiral.text.tokenizer_check import tokenizer_warnings
-from spiral.text.tokens import any_of, special_tokens
+from spiral.text.tokens import any_of, special_tokens, vocabulary
 from spiral.text.turn_ends import EndToken, ignored_ends
 
 USER_TEXT = "Which of the numbers 2 and 3 is even? Put your answer inside \\boxed{}."
@@ -192,7 +192,7 @@ def _family(tokenizer: Any, prompt: str, unknown: str) -> str:
     opened = opened_family(prompt.rpartition(QUESTION[-20:])[2])
     if opened is not None or unknown:
         return opened.name if opened is not None else unknown
-    for texts in (str(tokenizer.chat_template or ""), tokenizer.get_vocab()):
+    for texts in (str(tokenizer.chat_template or ""), vocabulary(tokenizer)):
         for family in FAMILIES:
             if family.delimiters and all(text in texts for text in family.delimiters[:2]):
                 return family.name
@@ -207,7 +207,7 @@ def _closes_thought(generation_prompt: str) -> bool:
 
 def _missing_marks(template: str, tokenizer: Any) -> list[str]:
     """The marks of a plain template that are not single tokens."""
-    known = tokenizer.get_vocab()
+    known = vocabulary(tokenizer)
     return sorted({mark for mark in re.findall(r"<\|[^|]+\|>", "".join(PLAIN[template])) if mark not in known})
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from spiral.text.chat_template import common_end, render_chat
 from spiral.text.thinking import MESSAGE_END, thinking_tokens
-from spiral.text.tokens import any_of, special_tokens, template_tags
+from spiral.text.tokens import any_of, special_tokens, template_tags, vocabulary
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>")
 """Ends of turns in our plain templates and in base models, whose chat templates may not mention them."""
@@ -39,7 +39,7 @@ def end_tokens(tokenizer: Any, declared: Collection[int] = ()) -> tuple[EndToken
         tokenizer: A Hugging Face tokenizer.
         declared: The ids that the model's `generation_config.json` or `config.json` lists as ends of sequence.
     """
-    known = tokenizer.get_vocab()
+    known = vocabulary(tokenizer)
     reasons: dict[int, str] = {}
     if tokenizer.eos_token_id is not None:
         reasons[tokenizer.eos_token_id] = "the tokenizer's end of sequence"
