@@ -24,7 +24,7 @@ from spiral.core.metrics import Metrics
 from spiral.core.records import Episode
 from spiral.launch import assemble
 from spiral.runs.recipe import Recipe, load_recipe
-from spiral.training.loop import train
+from spiral.training.loop import Evaluation, train
 
 WARMUP = 2
 """Steps that are not counted."""
@@ -34,17 +34,29 @@ class PhaseClock:
     """A recorder that keeps each step's seconds and what the loop says of its phases."""
 
     def __init__(self) -> None:
+        self._episodes: Sequence[Episode] = ()
         self.steps: list[tuple[float, Metrics, int]] = []
         self._start = time.perf_counter()
 
-    def record(self, step: int, metrics: Metrics, episodes: Sequence[Episode]) -> None:
-        """Closes a step."""
+    def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
+        """Keeps the games until the step ends."""
+        self._episodes = episodes
+
+    def evaluation(self, step: int, report: Evaluation) -> None:
+        """Nothing: there are no evaluations."""
+
+    def metrics(self, step: int, metrics: Metrics) -> None:
+        """Closes a step; what is counted here belongs to no step."""
+        episodes = self._episodes
         seconds = time.perf_counter() - self._start
         tokens = sum(
             len(turn.generation.token_ids) for episode in episodes for turn in episode.turns if turn.generation
         )
         self.steps.append((seconds, metrics, tokens))
         self._start = time.perf_counter()
+
+    def sync(self) -> None:
+        """Nothing: there is no checkpoint."""
 
 
 def measure(recipe: Recipe) -> tuple[list[tuple[float, Metrics, int]], Metrics]:
@@ -91,6 +103,7 @@ def recipe_of(arguments: argparse.Namespace, workers: int, schedule: str) -> Rec
         f"cluster.schedule={schedule}",
         f"cluster.cpus_per_worker={arguments.cpus}",
         "cluster.object_store_gib=2",
+        "run.episodes_every=1",
         *(arguments.settings or []),
     ]
     if arguments.games:

@@ -115,7 +115,7 @@ def main() -> None:
         settings = [
             f"run.steps={WARMUP + arguments.steps}", f"cluster.rollout_workers={workers}",
             f"cluster.schedule={schedule}", "cluster.object_store_gib=1",
-            "model.device=cpu",
+            "model.device=cpu", "run.episodes_every=1",
         ]  # fmt: skip
         return load_recipe("nano", settings)
 

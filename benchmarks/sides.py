@@ -74,7 +74,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe with its overrides, as long as the run is, and torch told how many threads it has."""
     torch.set_num_threads(arguments.threads)
     length = f"run.steps={arguments.warmup + arguments.steps}"
-    return load_recipe(arguments.recipe, [*arguments.overrides, length])
+    return load_recipe(arguments.recipe, [*arguments.overrides, length, "run.episodes_every=1"])
 
 
 def step_of(seconds: float, generate_seconds: float, games: int, samples: Sequence[Sample]) -> Step:

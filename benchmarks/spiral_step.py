@@ -16,22 +16,34 @@ from spiral.core.records import Episode
 from spiral.launch import assemble
 from spiral.training.advantages import PlainReturns
 from spiral.training.batch import samples_from_episodes
-from spiral.training.loop import train
+from spiral.training.loop import Evaluation, train
 
 
 class StepClock:
     """A recorder that keeps the time and the size of every step."""
 
     def __init__(self) -> None:
+        self._episodes: Sequence[Episode] = ()
         self.steps: list[Step] = []
         self._start = time.perf_counter()
 
-    def record(self, step: int, metrics: Metrics, episodes: Sequence[Episode]) -> None:
-        """Closes a step; counting its tokens belongs to no step."""
+    def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
+        """Keeps the games until the step ends."""
+        self._episodes = episodes
+
+    def evaluation(self, step: int, report: Evaluation) -> None:
+        """Nothing: there are no evaluations."""
+
+    def metrics(self, step: int, metrics: Metrics) -> None:
+        """Closes a step; what is counted here belongs to no step."""
+        episodes = self._episodes
         seconds = time.perf_counter() - self._start
         samples, _ = samples_from_episodes(episodes, PlainReturns()(episodes), drop_zero_advantage=False)
         self.steps.append(step_of(seconds, metrics["time/collect_s"], len(episodes), samples))
         self._start = time.perf_counter()
+
+    def sync(self) -> None:
+        """Nothing: there is no checkpoint."""
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from spiral.launch import execute, resume, start
 from spiral.rollout.collector import SelfPlay
 from spiral.runs.directory import RunDirectory
 from spiral.runs.recipe import load_recipe
+from spiral.runs.trackers.jsonl import JsonlTracker
 
 SETTINGS = (
     "run.steps=20",
@@ -155,15 +156,15 @@ def _during_an_episode_file() -> None:
 
 def _during_a_metrics_line() -> None:
     """Half of step 13's line is on disk."""
-    original = RunDirectory.append_metrics
+    original = JsonlTracker.metrics
 
-    def append_half(self: RunDirectory, step: int, metrics: dict[str, float]) -> None:
+    def append_half(self: JsonlTracker, step: int, metrics: dict[str, float]) -> None:
         original(self, step, metrics)
         if step == 13:
-            os.truncate(self.metrics_file, self.metrics_file.stat().st_size - 500)
+            os.truncate(self.file, self.file.stat().st_size - 500)
             die()
 
-    RunDirectory.append_metrics = append_half  # type: ignore[method-assign]
+    JsonlTracker.metrics = append_half  # type: ignore[method-assign]
 
 
 def _during_games() -> None:

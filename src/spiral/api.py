@@ -57,7 +57,7 @@ def train(
     Raises:
         ValueError: The recipe is wrong, the run does not fit this machine, or the directory already holds a run, or
             another process has it.
-        spiral.runs.directory.RunStopped: Ctrl-C or SIGTERM; there is a checkpoint, and `resume=True` goes on from it.
+        spiral.launch.RunStopped: Ctrl-C or SIGTERM; there is a checkpoint, and `resume=True` goes on from it.
     """
     given = load_recipe(str(recipe), [*overrides, *([f"run.steps={steps}"] if steps is not None else [])])
     path = Path(run_dir)

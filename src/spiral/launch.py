@@ -27,11 +27,15 @@ from spiral.plan import check_plan, check_runnable
 from spiral.policies.registry import model_config
 from spiral.runs.agreement import WatchedLearner
 from spiral.runs.cluster import ClusterConfig
-from spiral.runs.directory import RunDirectory, RunRecorder, lasting_settings, read_reports
-from spiral.runs.evaluation import EvaluationResults
+from spiral.runs.directory import RunDirectory, lasting_settings, read_metrics, read_reports
+from spiral.runs.display import Watched
+from spiral.runs.evaluation import EvaluationResults, evaluated_at
+from spiral.runs.guards import Guards, GuardWatch
 from spiral.runs.local import assemble_local
 from spiral.runs.lock import hold_run, run_held
 from spiral.runs.recipe import Recipe, validate_recipe
+from spiral.runs.recorder import RunRecorder
+from spiral.runs.trackers import Trackers
 from spiral.training.advantages import Estimator
 from spiral.training.checkpoint import STATE, checkpoint_state
 from spiral.training.loop import Collector, Updater, train
@@ -40,6 +44,14 @@ logger = logging.getLogger(__name__)
 
 Show = Callable[[int, Metrics], None]
 MENDING = "put a good copy in its place; `spiral train RECIPE --dry-run` prints that of a recipe"
+
+
+class RunStopped(Exception):  # noqa: N818 (the user asked for it; it is no error)
+    """The run stopped on request after `step`, with a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
 
 
 class Run(Protocol):
@@ -255,29 +267,51 @@ def execute(run: Run, show: Show) -> Run:
 
 
 def _train(run: Run, show: Show) -> None:
-    done = run.learner.version
-    if done == run.recipe.run.steps and done not in dict(read_reports(run.directory.path)):
-        run.directory.save_report(done, run.measure(done))
-    with stop_requests() as stop_requested:
-        recorder = RunRecorder(
-            run.directory,
-            run.recipe,
-            save=run.save,
-            measure=run.measure,
-            more=run.metrics,
-            show=show,
-            stop_requested=stop_requested,
-            first_step=run.learner.version + 1,
-        )
+    recipe, directory, done = run.recipe, run.directory, run.learner.version
+    if done == recipe.run.steps and done not in dict(read_reports(directory.path)):
+        directory.save_report(done, run.measure(done))
+    rows = read_metrics(directory.path)
+    guards = Guards.from_names(recipe.run.guards, recipe.run.guard_options)
+    watch = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows)
+    trackers = Trackers.from_names(recipe.run.trackers, recipe.run.tracker_options, directory.path)
+    recorder = RunRecorder(directory, trackers, recipe, first_step=done + 1)
+
+    def evaluate(step: int) -> EvaluationResults | None:
+        return run.measure(step) if evaluated_at(recipe, step) else None
+
+    def after(step: int, metrics: Metrics) -> None:
+        show(step, metrics)
+        watch(step, metrics)
+
+    with stop_requests() as stop_requested, contextlib.closing(recorder), _spared_from_collection():
         try:
-            with _spared_from_collection():
-                learner = WatchedLearner(run.learner, run.recipe)
-                train(run.recipe.run, run.recipe.credit, run.estimator, run.collector, learner, run.publish, recorder)
+            finished = train(
+                recipe.run,
+                recipe.credit,
+                run.estimator,
+                run.collector,
+                WatchedLearner(run.learner, recipe),
+                run.publish,
+                recorder,
+                evaluate=evaluate,
+                save=run.save,
+                more_metrics=run.metrics,
+                watch=after,
+                stop_requested=stop_requested,
+            )
         except (UserCodeError, NotPlayedError):
-            recorder.keep(run.learner.version)
+            _save_done(run, recorder)
             raise
-        finally:
-            recorder.close()
+    if not finished:
+        raise RunStopped(run.learner.version)
+
+
+def _save_done(run: Run, recorder: RunRecorder) -> None:
+    """Saves the last step on record, unless it is saved or the weights have moved on; the run cannot go on."""
+    step = recorder.last_step
+    if step == run.learner.version and step not in dict(checkpoints_in(run.directory.checkpoints)):
+        recorder.sync()
+        run.save(step)
 
 
 @contextmanager

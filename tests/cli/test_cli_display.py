@@ -25,13 +25,7 @@ from spiral.runs.display import (
     worker_metrics,
 )
 from spiral.runs.evaluation import EvaluationResults
-from spiral.runs.summary import (
-    arena_table,
-    collapsed_players,
-    exploitability_table,
-    games_not_known,
-    rate_text,
-)
+from spiral.runs.summary import arena_table, exploitability_table, rate_text
 
 GAMES = Matchup(game="tictactoe")
 WATCHED = Watched(
@@ -272,61 +266,6 @@ def test_before_and_after():
         "kuhn_poker", "0.2500", "50.0%", "scored",
     ]  # fmt: skip
     assert rate_text(rates(0.61, 0.1, 0.29), "win") == "61% (51 to 71)"
-
-
-def test_players_that_collapsed():
-    games = {"selfplay/tictactoe/games": 64.0}
-    fine = [step_metrics(**games)] * 90
-    assert collapsed_players(fine, [GAMES]) == []
-    assert collapsed_players([], [GAMES]) == []
-    assert collapsed_players(fine + [step_metrics(illegal=(0.1, 0.6), **games)] * 10, [GAMES]) == [
-        "player 1 of tictactoe collapsed: 60% of its moves are illegal"
-    ]
-    assert collapsed_players(fine + [step_metrics(returns=(-1.0, 1.0), **games)] * 10, [GAMES]) == [
-        "player 0 of tictactoe collapsed: it always loses (mean return -1.00) and learns nothing"
-    ]
-    assert collapsed_players([step_metrics(returns=(-1.0, 1.0), **games)] * 90 + fine, [GAMES]) == [], (
-        "only the last tenth counts"
-    )
-    moving = [step_metrics(returns=(-0.9 - 0.1 * (step % 2) - 0.1, 1.0), **games) for step in range(100)]
-    assert collapsed_players(moving, [GAMES]) == [], "a return that still moves leaves something to learn from"
-
-
-@pytest.mark.parametrize(
-    ("steps", "games", "illegal", "told"),
-    [
-        (1, 768, 1.0, False),  # one step
-        (4, 768, 1.0, False),
-        (5, 4, 1.0, False),  # twenty games
-        (20, 19, 1.0, False),  # 95 games in the last five steps
-        (20, 20, 1.0, True),
-        (5, 20, 0.55, False),  # it may as well be less than half
-        (5, 400, 0.55, True),
-    ],
-)
-def test_a_few_games_raise_no_alarm(steps, games, illegal, told):
-    rows = [step_metrics(illegal=(illegal, 0.0), **{"selfplay/tictactoe/games": float(games)})] * steps
-    lost = [step_metrics(returns=(-1.0, 1.0), **{"selfplay/tictactoe/games": float(games)})] * steps
-    assert len(collapsed_players(rows, [GAMES])) == told
-    assert len(collapsed_players(lost, [GAMES])) == (steps >= 5 and games >= 20)
-    old = [{**row, "rollout/games": row["selfplay/tictactoe/games"]} for row in rows]
-    for row in old:
-        del row["selfplay/tictactoe/games"]
-    assert collapsed_players(old, [GAMES]) == collapsed_players(rows, [GAMES]), "runs of earlier versions"
-
-
-def test_what_was_never_known_has_not_collapsed():
-    rows = [step_metrics(illegal=(1.0, 0.0), **{"selfplay/tictactoe/games": 64.0})] * 20
-    (warning,) = collapsed_players(rows, [GAMES])
-    assert warning.startswith(
-        "player 0 of tictactoe has not learned to move: 100% of its moves are illegal; show it an"
-    )
-    assert "collapsed" not in warning
-    assert games_not_known({"tictactoe": 0.89, "kuhn_poker": 0.2}) is None
-    assert games_not_known({"tictactoe": 0.97, "kuhn_poker": 0.2}).startswith(
-        "nearly every game ends with an illegal move in tictactoe (97% of games), which teaches little; show it an"
-    )
-    assert "a (100% of games), b (90% of games)" in games_not_known({"a": 1.0, "b": 0.9})
 
 
 def test_a_game_is_shown_in_a_few_lines():

@@ -1,7 +1,5 @@
 """Prompts that leave a model no room: refused before they are played, and no illegal moves where they come up later."""
 
-import logging
-
 import pytest
 
 from commands import refused, spiral
@@ -13,7 +11,6 @@ from spiral.inference.transformers import TransformersPolicy
 from spiral.policies import SamplingConfig, scripted_policy
 from spiral.rollout.loop import Match, play
 from spiral.text import ChatCodec, PromptConfig
-from spiral.training.loop import _warn_of_room
 
 TICTACTOE = load_game("tictactoe")
 
@@ -94,11 +91,3 @@ def test_a_policy_that_learns_is_paid_for_it_as_before(nano):
 def test_what_has_room_is_measured_as_before(nano):
     result = evaluate(player(nano, 512), scripted_policy("random", TICTACTOE), TICTACTOE, 4, seed=0)
     assert (result.played, result.not_played, result.faults) == (4, 0, {})
-
-
-def test_training_tells_of_prompts_that_fill_the_context(caplog):
-    with caplog.at_level(logging.WARNING):
-        assert not _warn_of_room({"rollout/prompt_too_long": 0.0}, 1)
-        assert not caplog.records
-        assert _warn_of_room({"rollout/prompt_too_long": 0.25}, 3)
-    assert "step 3: 25% of the prompts fill the model's context" in caplog.text

@@ -23,7 +23,6 @@ from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
 from spiral.rollout.opponents.fixed import split_evenly
 from spiral.runs.display import Watched, not_played, player_table
 from spiral.runs.recipe import load_recipe
-from spiral.runs.summary import collapsed_players
 from spiral.training.advantages import RAE, BatchMean, PlainReturns
 from spiral.training.batch import samples_from_episodes
 from spiral.training.loop import _check_played
@@ -213,17 +212,6 @@ def test_games_that_could_not_be_played_are_counted_and_end_a_run_that_has_no_ot
     _check_played([played, *lost], 4)
     with pytest.raises(RuntimeError, match="none of the 3 games of step 4 could be played: no network"):
         _check_played(lost, 4)
-
-
-def test_a_player_that_loses_against_an_opponent_is_warned_of_after_some_steps():
-    games = Matchup(game="tictactoe", opponent="minimax")
-    row, other = (
-        {games.key("return", player): value, games.key("illegal", player): 0.0, games.key("games"): 20.0}
-        for player, value in ((0, -1.0), (1, 0.0))
-    )
-    assert collapsed_players([row, other] * 10, [games]) == []
-    (warning,) = collapsed_players([row, other] * 60, [games])
-    assert warning.startswith("player 0 of tictactoe against minimax collapsed: it always loses")
 
 
 class Distant:

@@ -236,7 +236,7 @@ def _prepared(recipe: Recipe, prepare: Callable[[], Run]) -> Run:
 def _first_steps_watched(run: Run, show: Callable[[int, Metrics], None]) -> Callable[[int, Metrics], None]:
     """`show`, and a warning where the measurement before training or the first step finds nearly only forfeits."""
     from spiral.runs.directory import read_reports
-    from spiral.runs.summary import games_not_known
+    from spiral.runs.guards import games_not_known
 
     first = run.learner.version + 1
     if first > 1:
@@ -291,7 +291,7 @@ def _stops_explained(path: Path) -> Iterator[None]:
     from spiral.core.locks import LockLostError
     from spiral.core.policy import NotPlayedError
     from spiral.distributed.session import ClusterError
-    from spiral.runs.directory import RunStopped
+    from spiral.launch import RunStopped
     from spiral.training.optimizer import TrainingDivergedError
     from spiral.training.process_group import GroupError
 

@@ -17,7 +17,8 @@ from spiral.launch import Run
 from spiral.runs.curves import draw_learning_curve
 from spiral.runs.directory import read_metrics, read_reports
 from spiral.runs.display import Watched, wide_console
-from spiral.runs.summary import arena_table, collapsed_players, exploitability_table, gap_warnings
+from spiral.runs.guards import Guards
+from spiral.runs.summary import arena_table, exploitability_table
 
 
 def show_results(run: Run) -> None:
@@ -31,9 +32,9 @@ def show_results(run: Run) -> None:
     trained = Watched.from_recipe(run.recipe).trained
     curve = draw_learning_curve(path, trained)
     console.print(f"\nRun directory: {path}\nLearning curves: {curve}\n", soft_wrap=True)
-    rows = read_metrics(path)
-    for warning in (*collapsed_players(rows, trained), *gap_warnings(rows)):
-        console.print(f"Warning: {warning}.", style="bold yellow")
+    rows, guards = read_metrics(path), Guards.from_names(run.recipe.run.guards, run.recipe.run.guard_options)
+    for found in guards(rows, trained):
+        console.print(f"Warning: {found.message}.", style="bold yellow")
     _print_tables(console, run)
     console.print("Next:")
     for command in next_commands(str(path), shown, run.recipe.evaluation.exploitability, list(games)):

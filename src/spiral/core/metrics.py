@@ -27,6 +27,8 @@ _UNSAID = ("hands", "depth")
 """Parameters whose value is enough: `kuhn_poker(hands=5)` becomes `kuhn_poker-5`."""
 MAX_NAME = 80
 """Characters of a game's or opponent's name in a key."""
+MAX_PLAYERS = 16
+"""Players of a game that have metrics."""
 
 
 def metric_name(spec: str) -> str:
@@ -70,6 +72,11 @@ class Matchup:
         """The key of an evaluation metric; without an opponent, of the game's exact theory."""
         opponent = f"/{metric_name(self.opponent)}" if self.opponent else ""
         return f"evaluation/{metric_name(self.game)}{opponent}/{name}"
+
+
+def learning_players(metrics: Mapping[str, object], matchup: Matchup) -> list[int]:
+    """The players whose metrics a step has for these games, that is, those that learned."""
+    return [player for player in range(MAX_PLAYERS) if matchup.key("return", player) in metrics]
 
 
 def benchmark_key(task: str, name: str) -> str:

@@ -14,9 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spiral.core.files import write_atomically
-from spiral.core.metrics import Matchup
+from spiral.core.metrics import Matchup, learning_players
 from spiral.runs.directory import read_metrics, read_reports
-from spiral.runs.display import learning_players
 from spiral.runs.evaluation import EvaluationResults
 
 TITLES = {"return": "return in training", "illegal": "illegal share of moves", "response_length": "reply tokens"}

@@ -3,7 +3,7 @@
     runs/NAME/
       config.toml       the whole recipe, every default spelled out
       metrics.jsonl     one JSON object a step: `step` first, then the keys of docs/metrics.md
-      tensorboard/      the same numbers
+      tensorboard/      the same numbers, with the tracker of that name
       episodes/         step-000010.parquet: one row a turn
       evaluation/       step-000000.json before training, and so on; step-000000/ holds the games and replies behind it
       checkpoints/      step-000100/ ..., latest
@@ -18,24 +18,27 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from spiral.core.files import remove, remove_unfinished, sync, write_atomically, write_text_atomically
+from spiral.core.files import remove, remove_unfinished, write_atomically, write_text_atomically
 from spiral.core.locks import Lock
-from spiral.core.metrics import Metrics
-from spiral.core.progress import shown
 from spiral.core.records import Episode
 from spiral.core.steps import checkpoints_in, numbered, step_name
 from spiral.core.storage import write_episodes
-from spiral.runs.evaluation import EvaluationResults, evaluated_at, read_evaluation
+from spiral.runs.evaluation import EvaluationResults, read_evaluation
 from spiral.runs.old_metrics import with_current_keys
 from spiral.runs.recipe import Recipe
+from spiral.training.loop import Evaluation
 
 logger = logging.getLogger(__name__)
+
+
+WATCHING = ("trackers", "tracker_options", "guards", "guard_options")
+"""Settings of `[run]` that change nothing in a run, so that they may change on resume."""
 
 
 class RunDirectory:
@@ -147,17 +150,11 @@ class RunDirectory:
         if not self.metrics_file.exists() or content != self.metrics_file.read_bytes():
             write_atomically(self.metrics_file, lambda temporary: temporary.write_bytes(content))
 
-    def append_metrics(self, step: int, metrics: Metrics) -> None:
-        """Adds a step's line to `metrics.jsonl`."""
-        self.check()
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-
     def records(self, step: int) -> Path:
         """The directory for what the figures of a measurement were computed from."""
         return self.evaluation / step_name(step)
 
-    def save_report(self, step: int, report: EvaluationResults) -> None:
+    def save_report(self, step: int, report: Evaluation) -> None:
         """Writes what was measured after `step` steps."""
         self.check()
         self.evaluation.mkdir(exist_ok=True)
@@ -171,95 +168,12 @@ class RunDirectory:
 
 
 def lasting_settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The settings that stay through a run, by section: all but its length and how it is spread over processes."""
+    """The settings that stay through a run, by section: not its length, its processes, its trackers and guards."""
     values = recipe.model_dump(exclude={"summary", "cluster"})
-    del values["run"]["steps"], values["hardware"]["devices"]
+    del values["hardware"]["devices"]
+    for key in ("steps", *WATCHING):
+        del values["run"][key]
     return values
-
-
-class RunRecorder:
-    """The training loop's `Recorder`: files, TensorBoard, evaluation, checkpoints and the display."""
-
-    def __init__(
-        self,
-        directory: RunDirectory,
-        recipe: Recipe,
-        *,
-        save: Callable[[int], None],
-        measure: Callable[[int], EvaluationResults],
-        more: Callable[[], Metrics],
-        show: Callable[[int, Metrics], None],
-        stop_requested: Callable[[], bool],
-        first_step: int,
-    ) -> None:
-        """`save(step)` writes a checkpoint, `measure(step)` evaluates, `more()` adds to a step's metrics.
-
-        `show(step, metrics)` tells the user.
-        """
-        from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and only training needs it
-
-        self._directory = directory
-        self._recipe = recipe
-        self._save = save
-        self._measure = measure
-        self._more = more
-        self._show = show
-        self._stop_requested = stop_requested
-        self._recorded = self._kept = first_step - 1
-        self._board = SummaryWriter(str(directory.tensorboard), purge_step=first_step)
-
-    def record(self, step: int, metrics: Metrics, episodes: Sequence[Episode]) -> None:
-        """Writes a step's results, the checkpoint last, so that it never runs ahead of the files.
-
-        Raises `RunStopped` after the checkpoint when the user has asked to stop.
-        """
-        config = self._recipe.run
-        self._directory.check()
-        metrics = {**metrics, **self._more()}
-        last = step == config.steps
-        stopping = self._stop_requested() and not last
-        if step % config.episodes_every == 0 or last:
-            self._directory.save_episodes(step, episodes)
-        if evaluated_at(self._recipe, step):
-            report = self._measure(step)
-            self._directory.save_report(step, report)
-            metrics = {**metrics, **report.metrics()}
-        for key, value in metrics.items():
-            self._board.add_scalar(key, value, step)
-        self._directory.append_metrics(step, metrics)
-        self._recorded = step
-        if step % config.checkpoint_every == 0 or last or stopping:
-            shown().stage(f"step {step}: writing the checkpoint")
-            self._keep(step)
-        self._show(step, metrics)
-        if stopping:
-            raise RunStopped(step)
-
-    def keep(self, version: int) -> None:
-        """Writes the checkpoint of the last step on record, unless it has one or the weights have moved on.
-
-        For a run that cannot go on, so that the steps since the last checkpoint are not lost.
-        """
-        if self._kept < self._recorded == version:
-            self._keep(version)
-
-    def _keep(self, step: int) -> None:
-        self._board.flush()
-        sync(self._directory.metrics_file)
-        self._save(step)
-        self._kept = step
-
-    def close(self) -> None:
-        """Flushes TensorBoard."""
-        self._board.close()
-
-
-class RunStopped(Exception):  # noqa: N818 (the user asked for it; it is no error)
-    """The run stopped on request after `step`, with a checkpoint."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step = step
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

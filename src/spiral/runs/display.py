@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from spiral.core.metrics import Matchup, Metrics, worker_key
+from spiral.core.metrics import Matchup, Metrics, learning_players, worker_key
 from spiral.core.printable import printable
 from spiral.core.progress import Progress, duration, made_current, progress_shown
 from spiral.core.settings import shortened
@@ -41,8 +41,6 @@ MAX_NAME = 48
 BAR = 20
 """Characters of the bar."""
 PLAIN_WIDTH = 120
-MAX_PLAYERS = 16
-"""Players of a game that have metrics."""
 RATES = ("win", "draw", "loss", "illegal")
 LEARNING = (
     ("gradient norm", "learner/grad_norm", "{:.2f}"),
@@ -59,11 +57,6 @@ PHASES = {
     "publish": "time/publish_s",
 }
 """The phases of a step in order, and the metric with the seconds of each."""
-
-GAP_WARNING = (
-    "sampler and learner give the same tokens different probabilities (sampler/gap_mean is over loss.gap_limit);"
-    " compare engine.kind, model.compute and sampling"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,8 +177,6 @@ class PlainDisplay:
             remaining = self._pace.remaining(step)
             if step < self._pace.steps and remaining >= SECONDS_BETWEEN_LINES:
                 self._write(f"the first step took {duration(now)}; at this speed {duration(remaining)} are left\n")
-        if metrics.get("sampler/gap_warning"):
-            self._write(f"warning: {GAP_WARNING}\n")
         if evaluated:
             self._write(f"evaluated after step {step}: {'; '.join(evaluated)}\n")
 
@@ -237,19 +228,12 @@ class LiveDisplay:
         ]
         if metrics.get("rollout/not_played"):
             parts.append(Text(f"Warning: {not_played(metrics)}", style="bold yellow"))
-        if metrics.get("sampler/gap_warning"):
-            parts.append(Text(f"Warning: {GAP_WARNING}", style="bold yellow"))
         evaluated = evaluation_lines(self._evaluated, self._watched)
         if evaluated:
             parts.append(Text("last evaluation:\n  " + "\n  ".join(evaluated)))
         parts.append(now)
         parts.append(Text("Ctrl-C stops after the step under way, with a checkpoint.", style="dim"))
         return Group(*parts)
-
-
-def learning_players(metrics: Mapping[str, object], matchup: Matchup) -> list[int]:
-    """The players whose metrics a step has for these games, that is, those that learned."""
-    return [player for player in range(MAX_PLAYERS) if matchup.key("return", player) in metrics]
 
 
 def not_played(metrics: Metrics) -> str:

@@ -31,6 +31,7 @@ from spiral.policies import Policy, able_opponents, scripted_policy
 from spiral.policies.registry import Opponents
 from spiral.rollout.loop import Match, play
 from spiral.runs.recipe import Recipe
+from spiral.training.loop import due
 
 LoadOpponent = Callable[[str, Game], Policy]
 MAX_RECORD_NAME = 100
@@ -80,11 +81,6 @@ def read_evaluation(path: Path) -> EvaluationResults:
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} does not hold evaluation results ({type(error).__name__})") from error
     return results
-
-
-def due(step: int, every: int) -> bool:
-    """Whether something with a period of `every` steps is due at `step`; never if `every` is 0."""
-    return bool(every) and step % every == 0
 
 
 def evaluated_at(recipe: Recipe, step: int) -> bool:

@@ -33,11 +33,12 @@ from spiral.rollout.matchmaking import SelfPlayConfig, make_sampler
 from spiral.rollout.opponents.base import MIRROR
 from spiral.rollout.rewards import load_reward
 from spiral.runs.cluster import ClusterConfig
+from spiral.runs.guards import find_guard
 from spiral.runs.hardware import HardwareConfig
+from spiral.runs.trackers import find_tracker
 from spiral.text import PromptConfig
 from spiral.training.advantages import ESTIMATORS, CreditConfig, load_estimator
-from spiral.training.loop import RunConfig
-from spiral.training.settings import LearnerConfig, LoraConfig, LossConfig
+from spiral.training.settings import LearnerConfig, LoraConfig, LossConfig, RunConfig
 
 DIRECTORY = Path(__file__).parents[1] / "recipes"
 """The built-in recipes."""
@@ -188,6 +189,7 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
         except ValueError as error:
             raise ValueError(f"{source}: benchmark.tasks: {error}") from error
     _check_estimator(recipe.credit, source)
+    _check_watching(recipe.run, source)
     return recipe.model_copy(update={"engine": resolved(recipe.engine)})
 
 
@@ -309,6 +311,22 @@ def _check_estimator(credit: CreditConfig, source: str) -> None:
         load_estimator(credit.estimator, credit.options)
     except ValueError as error:
         raise ValueError(f"{source}: {setting}: {error}") from error
+
+
+def _check_watching(config: RunConfig, source: str) -> None:
+    """Trackers and guards that exist, with options that they have."""
+    for kind, named, options, check in (
+        ("tracker", config.trackers, config.tracker_options, find_tracker),
+        ("guard", config.guards, config.guard_options, find_guard),
+    ):
+        for name in options:
+            if name not in named:
+                raise ValueError(f"{source}: run.{kind}_options has {name!r}, which run.{kind}s does not name")
+        for name in named:
+            try:
+                check(name, options.get(name, {}))
+            except ValueError as error:
+                raise ValueError(f"{source}: run.{kind}s: {error}") from error
 
 
 def _check_evaluation(config: EvaluationConfig, source: str) -> None:

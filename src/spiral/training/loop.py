@@ -1,41 +1,26 @@
 """The training loop, on one screen. It knows a collector and a learner, and neither Ray nor vLLM.
 
-    collect episodes -> advantages -> batch -> update -> publish weights -> record
+    collect episodes -> advantages -> batch -> update -> publish weights -> evaluate, record, save, stop
 
-What is collected, learned and recorded at a step depends on the recipe and the step alone, so a resumed run goes on
-exactly as if it had never stopped.
+What a step collects, learns and records follows from the recipe and the step alone, so a resumed run goes on exactly as
+if it had never stopped.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
-
-from pydantic import Field
+from typing import Any, Protocol
 
 from spiral.core.metrics import Metrics, episode_metrics, matchup_of
 from spiral.core.policy import NotPlayedError
 from spiral.core.progress import shown
 from spiral.core.records import Episode
-from spiral.core.settings import Section
 from spiral.training.advantages import CreditConfig, Estimator
 from spiral.training.batch import Batch, make_batch, samples_from_episodes
-
-logger = logging.getLogger(__name__)
-
-
-class RunConfig(Section):
-    """How long to train, from which seed, and what to keep."""
-
-    steps: int = Field(100, ge=1, description="Training steps: games, then an update.")
-    seed: int = Field(0, ge=0, description="Every random draw of the run follows from it.")
-    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints; the last step always gets one.")
-    keep_checkpoints: int = Field(0, ge=0, description="Keep only the newest this many checkpoints; 0 keeps all.")
-    episodes_every: int = Field(10, ge=1, description="Steps between saved episode files; the last step is saved too.")
+from spiral.training.settings import RunConfig
 
 
 class Collector(Protocol):
@@ -59,12 +44,41 @@ class Updater(Protocol):
         ...
 
 
-class Recorder(Protocol):
-    """Keeps what a run produces; `spiral.runs.directory` writes it to disk."""
+class Evaluation(Protocol):
+    """Results of an evaluation."""
 
-    def record(self, step: int, metrics: Metrics, episodes: Sequence[Episode]) -> None:
-        """Takes the results of one step."""
+    def metrics(self) -> Metrics:
+        """The main results under the keys of docs/metrics.md."""
         ...
+
+    def to_json(self) -> dict[str, Any]:
+        """All results, for a file."""
+        ...
+
+
+class Recorder(Protocol):
+    """Keeps what a run produces; `spiral.runs.recorder` writes it to disk."""
+
+    def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
+        """Takes the games of a step."""
+        ...
+
+    def evaluation(self, step: int, report: Evaluation) -> None:
+        """Takes the evaluation after a step."""
+        ...
+
+    def metrics(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a finished step, those of its evaluation included."""
+        ...
+
+    def sync(self) -> None:
+        """Makes everything so far survive a power failure; called before a checkpoint."""
+        ...
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that comes every `every` steps comes at `step`; never where `every` is 0."""
+    return bool(every) and step % every == 0
 
 
 def train(
@@ -75,28 +89,46 @@ def train(
     learner: Updater,
     publish: Callable[[], None],
     recorder: Recorder,
-) -> None:
+    *,
+    evaluate: Callable[[int], Evaluation | None] = lambda _step: None,
+    save: Callable[[int], None] = lambda _step: None,
+    more_metrics: Callable[[], Metrics] = dict,
+    watch: Callable[[int, Metrics], None] = lambda _step, _metrics: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> bool:
     """Trains from the learner's version up to `config.steps`; the estimator's state is updated in place.
 
-    `publish` gives the learner's weights to the policy that the collector plays with.
+    Args:
+        config: How long to train, and how often to save.
+        credit: Which samples are dropped.
+        estimator: From a step's episodes to advantages.
+        collector: Plays the games of a step.
+        learner: Owns the weights.
+        publish: Gives the learner's weights to the policy that the collector plays with.
+        recorder: Keeps what the run produces.
+        evaluate: The evaluation after a step; None where none is due.
+        save: Writes the checkpoint of a step.
+        more_metrics: Metrics of a step that only the caller knows.
+        watch: Called with every step that is on record, its checkpoint included.
+        stop_requested: Whether to stop after the step under way.
+
+    Returns:
+        Whether the last step was reached; if not, a stop was requested and there is a checkpoint to go on from.
     """
-    warned = False
     for step in range(learner.version + 1, config.steps + 1):
         times: Metrics = {}
-        shown().stage(f"step {step}: playing")
-        with _timed(times, "collect"):
+        with _phase(times, "collect", f"step {step}: playing"):
             episodes = collector.collect(step)
         _check_played(episodes, step)
-        with _timed(times, "credit"):
+        with _phase(times, "credit"):
             advantages = estimator(episodes)
             samples, dropped = samples_from_episodes(
                 episodes, advantages, drop_zero_advantage=credit.drop_zero_advantage
             )
             batch = make_batch(samples) if samples else None
-        shown().stage(f"step {step}: learning")
-        with _timed(times, "update"):
+        with _phase(times, "update", f"step {step}: learning"):
             learned = learner.update(batch)
-        with _timed(times, "publish"):
+        with _phase(times, "publish"):
             publish()
         metrics = {
             **episode_metrics(episodes, times),
@@ -104,10 +136,25 @@ def train(
             "credit/dropped": float(dropped),
             **_baselines(estimator, episodes),
             **learned,
+            **more_metrics(),
         }
-        warned = warned or _warn_of_room(metrics, step)
         shown().stage(f"step {step}: recording")
-        recorder.record(step, metrics, episodes)
+        last = step == config.steps
+        stopping = stop_requested() and not last
+        if last or due(step, config.episodes_every):
+            recorder.episodes(step, episodes)
+        if (report := evaluate(step)) is not None:
+            recorder.evaluation(step, report)
+            metrics |= report.metrics()
+        recorder.metrics(step, metrics)
+        if last or stopping or due(step, config.checkpoint_every):
+            shown().stage(f"step {step}: writing the checkpoint")
+            recorder.sync()
+            save(step)  # last, so that a checkpoint is never ahead of the record
+        watch(step, metrics)
+        if stopping:
+            return False
+    return True
 
 
 def _baselines(estimator: Estimator, episodes: Sequence[Episode]) -> Metrics:
@@ -121,30 +168,18 @@ def _baselines(estimator: Estimator, episodes: Sequence[Episode]) -> Metrics:
 
 
 def _check_played(episodes: Sequence[Episode], step: int) -> None:
-    """Raises `NotPlayedError` when there is nothing to learn from, and says why."""
+    """Raises `NotPlayedError` with the reason when no game could be played."""
     faults = Counter(episode.fault for episode in episodes if episode.outcome == "not_played")
     if episodes and faults.total() == len(episodes):
         fault, _ = faults.most_common(1)[0]
         raise NotPlayedError(f"none of the {len(episodes)} games of step {step} could be played: {fault}")
 
 
-def _warn_of_room(metrics: Metrics, step: int) -> bool:
-    """Warns where prompts filled the model's context; returns whether they did."""
-    share = metrics.get("rollout/prompt_too_long", 0.0)
-    if share > 0:
-        logger.warning(
-            "step %d: %.2g%% of the prompts fill the model's context and count as illegal moves"
-            " (rollout/prompt_too_long, told once); expected prompt.observation = 'compact', a longer context, or games"
-            " that end sooner",
-            step,
-            100 * share,
-        )
-    return share > 0
-
-
 @contextmanager
-def _timed(times: Metrics, phase: str) -> Iterator[None]:
-    """Adds the seconds spent inside to `times`."""
+def _phase(times: Metrics, name: str, stage: str = "") -> Iterator[None]:
+    """Adds the seconds spent inside to `times`, and shows the stage where one is given."""
+    if stage:
+        shown().stage(stage)
     start = time.perf_counter()
     yield
-    times[f"time/{phase}_s"] = time.perf_counter() - start
+    times[f"time/{name}_s"] = time.perf_counter() - start

@@ -5,13 +5,31 @@ They are apart from what they configure, so that a recipe is read and checked wi
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from spiral.core.settings import Section
 
 Layout = Literal["padded", "packed"]
+
+
+class RunConfig(Section):
+    """How long to train, from which seed, and what to keep."""
+
+    steps: int = Field(100, ge=1, description="Training steps: games, then an update.")
+    seed: int = Field(0, ge=0, description="Every random draw of the run follows from it.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints; the last step always gets one.")
+    keep_checkpoints: int = Field(0, ge=0, description="Keep only the newest this many checkpoints; 0 keeps all.")
+    episodes_every: int = Field(10, ge=1, description="Steps between saved episode files; the last step is saved too.")
+    trackers: list[str] = Field(
+        ["tensorboard"], description="Where metrics go besides metrics.jsonl: 'tensorboard' or 'module:Tracker'."
+    )
+    tracker_options: dict[str, dict[str, Any]] = Field({}, description="Tracker to its settings.")
+    guards: list[str] = Field(
+        ["collapse", "gap", "room"], description="What warns when training goes wrong: these or 'module:Guard'."
+    )
+    guard_options: dict[str, dict[str, Any]] = Field({}, description="Guard to its settings.")
 
 
 class LearnerConfig(Section):

@@ -1,0 +1,205 @@
+"""Guards watch a run's metrics and say when training has gone wrong, and what to do.
+
+A recipe names guards in `run.guards`, by a built-in name, an entry point of the group "spiral.guards", or
+"module:attribute", and their settings in `run.guard_options`. A guard is made by calling what was named with its
+settings, and is then called after every step with the metrics so far. It keeps no state: what it says follows from the
+rows alone, so that a resumed run is watched as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from spiral.core.metrics import Matchup, Metrics, learning_players
+from spiral.core.plugins import check_options, resolve
+from spiral.evaluation.statistics import wilson
+from spiral.games.failures import describe_error
+
+logger = logging.getLogger(__name__)
+
+Rows = Sequence[Mapping[str, float]]
+"""Metrics by step, oldest first; each with `step`."""
+
+ILLEGAL_LIMIT = 0.5
+LOSS_LIMIT = -0.95
+SPREAD_LIMIT = 0.05
+MIN_STEPS, MIN_GAMES = 5, 100
+"""Steps with a game, and games in them, before a player is judged."""
+UNKNOWN_LIMIT = 0.9
+"""Share of games that end with an illegal move of a model that does not know the game."""
+MAX_ROWS = 500
+"""Steps that are kept for the guards during a run."""
+REMEDY = (
+    "show it an example (prompt.example=true), leave out thinking (prompt.thinking=false), or start from a larger model"
+    " or one trained on examples of the game"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that a guard objects to."""
+
+    level: Literal["warning", "collapsed"]
+    about: str
+    """What it is about, such as "player 0 of tictactoe"; a run is warned once about each."""
+    message: str
+    """What is wrong and what to do, without a full stop at the end."""
+
+
+class Guard(Protocol):
+    """Judges a run by its metrics."""
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterable[Finding]:
+        """What is wrong after the last of `rows`; nothing where all is well. `trained` are the games of the recipe."""
+        ...
+
+
+class CollapseGuard:
+    """Finds players that do not learn, judged by the last tenth of the steps and never by a few games.
+
+    Either more than half of a player's moves are illegal, by the lower bound of the share's 95% interval, or it loses
+    practically every game: a mean return of -0.95 or less (a lost game costs at least 1) that hardly changes from step
+    to step, which leaves nothing to learn from.
+    """
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterable[Finding]:
+        """One finding for each player that does not learn."""
+        tail = rows[-max(MIN_STEPS, len(rows) // 10) :]
+        everything = {key: value for row in tail for key, value in row.items()}
+        for matchup in trained:
+            for player in learning_players(everything, matchup):
+                played = [row for row in tail if matchup.key("return", player) in row]
+                # Runs of earlier versions have no games by kind.
+                games = sum(row.get(matchup.key("games"), row.get("rollout/games", 0.0)) for row in played)
+                if len(played) < MIN_STEPS or games < MIN_GAMES:
+                    continue
+                who = f"player {player} of {matchup}"
+                illegal = statistics.fmean(row[matchup.key("illegal", player)] for row in played)
+                returns = [row[matchup.key("return", player)] for row in played]
+                mean = statistics.fmean(returns)
+                if wilson(illegal * games, games).low > ILLEGAL_LIMIT:
+                    yield _illegal_moves(who, illegal, _first(rows, matchup.key("illegal", player)))
+                elif mean <= LOSS_LIMIT and statistics.pstdev(returns) < SPREAD_LIMIT:
+                    message = f"{who} collapsed: it always loses (mean return {mean:+.2f}) and learns nothing"
+                    yield Finding(level="collapsed", about=who, message=message)
+
+
+def _first(rows: Rows, key: str) -> float:
+    return next(row[key] for row in rows if key in row)
+
+
+def _illegal_moves(who: str, illegal: float, at_first: float) -> Finding:
+    """A player whose moves are mostly illegal never knew how to move, or has forgotten."""
+    if at_first > ILLEGAL_LIMIT:
+        message = f"{who} has not learned to move: {illegal:.0%} of its moves are illegal; {REMEDY}"
+        return Finding(level="warning", about=who, message=message)
+    message = f"{who} collapsed: {illegal:.0%} of its moves are illegal"
+    return Finding(level="collapsed", about=who, message=message)
+
+
+class GapGuard:
+    """Finds steps at which the engine and the learner gave the same tokens different probabilities."""
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterable[Finding]:
+        """One finding for all of these steps."""
+        over = [row for row in rows if row.get("sampler/gap_warning")]
+        if over:
+            largest = max(row["sampler/gap_mean"] for row in over)
+            message = (
+                f"engine and learner disagreed in {len(over)} of {len(rows)} steps, by up to {largest:.3f} nats a token"
+                " (sampler/gap_mean is over loss.gap_limit); compare engine.kind, model.compute and sampling"
+            )
+            yield Finding(level="warning", about="gap", message=message)
+
+
+class RoomGuard:
+    """Finds prompts that filled the model's context in the last step."""
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterable[Finding]:
+        """One finding for all of these prompts."""
+        share = rows[-1].get("rollout/prompt_too_long", 0.0) if rows else 0.0
+        if share > 0:
+            message = (
+                f"{share:.2%} of the prompts fill the model's context and count as illegal moves"
+                " (rollout/prompt_too_long); set prompt.observation = 'compact', or choose a longer context or games"
+                " that end sooner"
+            )
+            yield Finding(level="warning", about="room", message=message)
+
+
+BUILTIN: Mapping[str, Callable[..., Guard]] = {
+    "collapse": CollapseGuard,
+    "gap": GapGuard,
+    "room": RoomGuard,
+}
+
+
+def find_guard(name: str, options: Mapping[str, Any]) -> Callable[..., Guard]:
+    """What makes the guard `name`. Raises `ValueError` where there is none, or it does not take `options`."""
+    found = resolve("guards", name, BUILTIN)
+    check_options(name, found, options)
+    return found
+
+
+class Guards:
+    """Several guards as one, none of which can end the run."""
+
+    def __init__(self, guards: Mapping[str, Guard]) -> None:
+        self._guards = dict(guards)
+
+    @classmethod
+    def from_names(cls, names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> Guards:
+        """Makes the named guards. Raises `ValueError` where one cannot be made."""
+        made = {}
+        for name in dict.fromkeys(names):
+            given = options.get(name, {})
+            try:
+                made[name] = find_guard(name, given)(**given)
+            except Exception as error:
+                raise ValueError(f"guard {name!r} cannot be made: {describe_error(error)}") from error
+        return cls(made)
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> list[Finding]:
+        """What all of them find. One that raises an exception is reported and not asked again."""
+        found: list[Finding] = []
+        for name, guard in list(self._guards.items()):
+            try:
+                found += list(guard(rows, trained))
+            except Exception as error:
+                del self._guards[name]
+                logger.warning("guard %r failed and is not asked again: %s", name, describe_error(error))
+        return found
+
+
+class GuardWatch:
+    """Asks the guards after every step, and warns once about each thing that they find."""
+
+    def __init__(self, guards: Guards, trained: Sequence[Matchup], rows: Rows = ()) -> None:
+        """`rows` are the steps before a resume."""
+        self._guards = guards
+        self._trained = trained
+        self._first = list(rows[:1])
+        self._rows = deque(rows[1:], maxlen=MAX_ROWS)
+        self._warned: set[str] = set()
+
+    def __call__(self, step: int, metrics: Metrics) -> None:
+        """Takes a step's metrics and logs what the guards find after it."""
+        row = {"step": float(step), **metrics}
+        self._rows.append(row) if self._first else self._first.append(row)
+        for found in self._guards([*self._first, *self._rows], self._trained):
+            if found.about not in self._warned:
+                self._warned.add(found.about)
+                logger.warning("step %d: %s", step, found.message)
+
+
+def games_not_known(forfeits: Mapping[str, float]) -> str | None:
+    """A warning for games that nearly always end with an illegal move; `forfeits` is that share of games by game."""
+    unknown = [f"{game} ({share:.0%} of games)" for game, share in forfeits.items() if share >= UNKNOWN_LIMIT]
+    if not unknown:
+        return None
+    return f"nearly every game ends with an illegal move in {', '.join(unknown)}, which teaches little; {REMEDY}"

@@ -1,0 +1,152 @@
+"""Guards: what they find in the metrics of a run, when they warn, and that one that fails costs nothing else."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from spiral.core.metrics import Matchup
+from spiral.runs.guards import CollapseGuard, Guards, GuardWatch, games_not_known
+from spiral.runs.recipe import load_recipe
+
+GAMES = Matchup(game="tictactoe")
+
+
+def step_metrics(returns=(0.5, -0.5), illegal=(0.0, 0.25), **more):
+    """The metrics of a step of tic-tac-toe."""
+    metrics = {}
+    for player in (0, 1):
+        metrics |= {GAMES.key("return", player): returns[player], GAMES.key("illegal", player): illegal[player]}
+    return metrics | more
+
+
+def collapsed(rows, games=GAMES):
+    return [found.message for found in CollapseGuard()(rows, [games])]
+
+
+def test_players_that_collapsed():
+    games = {"selfplay/tictactoe/games": 64.0}
+    fine = [step_metrics(**games)] * 90
+    assert collapsed(fine) == []
+    assert collapsed([]) == []
+    assert collapsed(fine + [step_metrics(illegal=(0.1, 0.6), **games)] * 10) == [
+        "player 1 of tictactoe collapsed: 60% of its moves are illegal"
+    ]
+    assert collapsed(fine + [step_metrics(returns=(-1.0, 1.0), **games)] * 10) == [
+        "player 0 of tictactoe collapsed: it always loses (mean return -1.00) and learns nothing"
+    ]
+    assert collapsed([step_metrics(returns=(-1.0, 1.0), **games)] * 90 + fine) == [], "only the last tenth counts"
+    moving = [step_metrics(returns=(-0.9 - 0.1 * (step % 2) - 0.1, 1.0), **games) for step in range(100)]
+    assert collapsed(moving) == [], "a return that still moves leaves something to learn from"
+
+
+@pytest.mark.parametrize(
+    ("steps", "games", "illegal", "told"),
+    [
+        (1, 768, 1.0, False),  # one step
+        (4, 768, 1.0, False),
+        (5, 4, 1.0, False),  # twenty games
+        (20, 19, 1.0, False),  # 95 games in the last five steps
+        (20, 20, 1.0, True),
+        (5, 20, 0.55, False),  # it may as well be less than half
+        (5, 400, 0.55, True),
+    ],
+)
+def test_a_few_games_raise_no_alarm(steps, games, illegal, told):
+    rows = [step_metrics(illegal=(illegal, 0.0), **{"selfplay/tictactoe/games": float(games)})] * steps
+    lost = [step_metrics(returns=(-1.0, 1.0), **{"selfplay/tictactoe/games": float(games)})] * steps
+    assert len(collapsed(rows)) == told
+    assert len(collapsed(lost)) == (steps >= 5 and games >= 20)
+    old = [{**row, "rollout/games": row["selfplay/tictactoe/games"]} for row in rows]
+    for row in old:
+        del row["selfplay/tictactoe/games"]
+    assert collapsed(old) == collapsed(rows), "runs of earlier versions"
+
+
+def test_what_was_never_known_has_not_collapsed():
+    rows = [step_metrics(illegal=(1.0, 0.0), **{"selfplay/tictactoe/games": 64.0})] * 20
+    (warning,) = collapsed(rows)
+    assert warning.startswith(
+        "player 0 of tictactoe has not learned to move: 100% of its moves are illegal; show it an"
+    )
+    assert "collapsed" not in warning
+    assert games_not_known({"tictactoe": 0.89, "kuhn_poker": 0.2}) is None
+    assert games_not_known({"tictactoe": 0.97, "kuhn_poker": 0.2}).startswith(
+        "nearly every game ends with an illegal move in tictactoe (97% of games), which teaches little; show it an"
+    )
+    assert "a (100% of games), b (90% of games)" in games_not_known({"a": 1.0, "b": 0.9})
+
+
+def test_a_player_that_loses_against_an_opponent_is_warned_of_after_some_steps():
+    games = Matchup(game="tictactoe", opponent="minimax")
+    row, other = (
+        {games.key("return", player): value, games.key("illegal", player): 0.0, games.key("games"): 20.0}
+        for player, value in ((0, -1.0), (1, 0.0))
+    )
+    assert collapsed([row, other] * 10, games) == []
+    (warning,) = collapsed([row, other] * 60, games)
+    assert warning.startswith("player 0 of tictactoe against minimax collapsed: it always loses")
+
+
+def test_guards_warn_once_about_each_thing(caplog):
+    guards = Guards.from_names(["room", "gap"], {})
+    watch = GuardWatch(guards, [GAMES])
+    with caplog.at_level(logging.WARNING, "spiral"):
+        watch(1, {"rollout/prompt_too_long": 0.0})
+        assert not caplog.records
+        for step in (2, 3):
+            watch(step, {"rollout/prompt_too_long": 0.25, "sampler/gap_warning": 1.0, "sampler/gap_mean": 0.5})
+    room, gap = (record.getMessage() for record in caplog.records)
+    assert room.startswith("step 2: 25.00% of the prompts fill the model's context")
+    assert gap.startswith("step 2: engine and learner disagreed in 1 of 2 steps, by up to 0.500 nats a token")
+
+
+def test_a_resumed_run_is_watched_as_if_it_had_not_stopped(caplog):
+    rows = [step_metrics(illegal=(1.0, 0.0), **{GAMES.key("games"): 64.0})] * 4
+    with caplog.at_level(logging.WARNING, "spiral"):
+        GuardWatch(Guards.from_names(["collapse"], {}), [GAMES], rows[:3])(4, rows[3])
+        assert not caplog.records
+        GuardWatch(Guards.from_names(["collapse"], {}), [GAMES], rows)(5, rows[3])
+    assert "step 5: player 0 of tictactoe has not learned to move" in caplog.text
+
+
+class TooLong:
+    """A guard of one's own."""
+
+    def __init__(self, limit=100.0):
+        self.limit = limit
+
+    def __call__(self, rows, trained):
+        raise RuntimeError(f"limit {self.limit}, {len(rows)} rows, {trained[0]}")
+
+
+def test_a_guard_of_ones_own_that_fails_is_left_out(caplog):
+    name = f"{__name__}:TooLong"
+    guards = Guards({name: TooLong(limit=7.0), "collapse": CollapseGuard()})
+    lost = [step_metrics(returns=(-1.0, 1.0), **{GAMES.key("games"): 64.0})] * 9
+    with caplog.at_level(logging.WARNING, "spiral"):
+        assert [found.level for found in guards(lost, [GAMES])] == ["collapsed"]
+        assert [found.level for found in guards(lost, [GAMES])] == ["collapsed"]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"guard {name!r} failed and is not asked again: RuntimeError: limit 7.0, 9 rows, ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("run.guards=['colapse']", "run.guards: there is no 'colapse' among the guards; did you mean 'collapse'?"),
+        ("run.guard_options={room = {}}", None),
+        ("run.guard_options={gap2 = {}}", "run.guard_options has 'gap2', which run.guards does not name"),
+        ("run.guard_options={room = {limit = 3}}", "limit"),
+        ("run.trackers=['wandbb']", "run.trackers: there is no 'wandbb' among the trackers"),
+        ("run.tracker_options={tensorboard = {flush = 3}}", "flush"),
+    ],
+)
+def test_what_a_recipe_cannot_name(setting, words):
+    if words is None:
+        assert load_recipe("nano", [setting]).run.guard_options == {"room": {}}
+        return
+    with pytest.raises(ValueError, match="run") as refused:
+        load_recipe("nano", [setting])
+    assert words in str(refused.value)
