@@ -30,7 +30,7 @@ def draw_games(workload: Workload, seed: int, step: int) -> list[Game]:
 
 
 def deal(games: Sequence[T], workers: int, chunks_per_worker: int) -> list[list[T]]:
-    """Chunks of every n-th game, as `spiral.distributed.game_queue.Dealer` deals them."""
+    """Chunks of every n-th game, as `spiral.distributed.game_queue.GameQueue` cuts them."""
     chunks = min(len(games), chunks_per_worker * workers)
     return [list(games[first::chunks]) for first in range(chunks)]
 

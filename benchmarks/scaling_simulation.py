@@ -21,8 +21,8 @@ from benchmarks.scaling_play import Game, deal
 from benchmarks.scaling_worker import Chunk, Table, Way, Worker
 from spiral.runs.cluster import Schedule
 
-MOST_CHUNKS = 32
-"""Chunks in a worker's hand at most, as `spiral.distributed.rollout_worker.MOST_CHUNKS`."""
+MAX_CHUNKS = 32
+"""Maximum number of chunks assigned to a worker, as `spiral.distributed.rollout_worker.MAX_CHUNKS`."""
 CHUNKS_PER_WORKER = 8
 """As `spiral.distributed.game_queue.CHUNKS_PER_WORKER`."""
 FORMER_CHUNKS = 2
@@ -187,7 +187,7 @@ class _Cluster:
     def _has_room(self, place: int) -> bool:
         if self.setting.way == "chunks":
             return self._chunks[place] < FORMER_CHUNKS
-        return self._games[place] < self._hand and self._chunks[place] < MOST_CHUNKS
+        return self._games[place] < self._hand and self._chunks[place] < MAX_CHUNKS
 
     def _note(self, place: int) -> None:
         """Notes that a worker has room, and how much it has in hand."""

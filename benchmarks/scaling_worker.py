@@ -11,7 +11,7 @@ clock counts passes: a reply of n tokens that begins at pass c ends at pass c + 
 | | | async: between turns, when all replies under way have ended |
 | in reply | when there is room | at once; replies under way go on with the new ones |
 
-"joined" is what `spiral.distributed.rollout_thread` and `fresh_policy` do. "chunks" is what workers did before, kept to
+"joined" is what `spiral.distributed.rollout_thread` does. "chunks" is what workers did before, kept to
 tell what joining brought. "in reply" is done by PipelineRL (arXiv 2509.19128) for async; for overlap it stands for
 an engine that could hold two versions at once, which none does: it tells what is lost by waiting for games to end.
 """

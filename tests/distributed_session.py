@@ -7,7 +7,8 @@ import os
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from spiral.distributed import pool as crew
+import spiral
+from spiral.distributed import pool
 from spiral.distributed.session import cluster_session
 from spiral.distributed.weights.base import WeightsHandle, pack
 from spiral.rollout.collector import SelfPlay
@@ -17,6 +18,8 @@ from spiral.runs.cluster import ClusterConfig
 GAMES = SelfPlayConfig(
     games={"tictactoe": 1.0, "kuhn_poker(hands=2)": 1.0}, episodes_per_step=14, opening_plies={"tictactoe": 3}
 )
+WORKER_PATH = os.pathsep.join(map(str, (Path(__file__).parent, Path(spiral.__file__).parents[1])))
+"""Where the processes of Ray find the tests' modules and this version of the package."""
 _shared = ExitStack()
 atexit.register(_shared.close)
 
@@ -31,9 +34,9 @@ def small_ray():
     """A Ray of two logical CPUs whose workers find the tests' modules; all who ask share one, which stays."""
     import ray
 
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = WORKER_PATH
     os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112 (others may take most of the memory)
-    crew.PLACING_SECONDS = 120.0  # on a busy machine processes take their time
+    pool.PLACING_SECONDS = 120.0  # on a busy machine processes take their time
     if not ray.is_initialized():
         _shared.enter_context(cluster_session(cluster(rollout_workers=1, object_store_gib=0.2)))
     yield

@@ -31,10 +31,8 @@ from benchmarks.scaling_play import deal, draw_games, play
 from benchmarks.scaling_simulation import FORMER_CHUNKS, Setting, _Cluster, simulate
 from benchmarks.scaling_tables import Point, last_worthwhile
 from benchmarks.scaling_worker import Chunk
-from spiral.distributed import game_queue as dealer
-from spiral.distributed import rollout_worker
-from spiral.distributed.pool import Crew, Member
-from spiral.distributed.tasks import Play
+from spiral.distributed import game_queue, rollout_worker
+from spiral.distributed.pool import Play, WorkerHandle, WorkerPool
 from spiral.models.shapes import known_config
 from spiral.plan.memory import model_shape
 from spiral.plan.tokens import survey_games
@@ -155,30 +153,32 @@ def test_replies_have_the_length_that_was_asked_for():
 # Dealing
 
 
-def test_games_are_dealt_as_the_dealer_does():
+def test_games_are_cut_into_the_chunks_of_the_game_queue():
     games = draw_games(UNEVEN, 0, 1)
-    real = dealer.Dealer(len(games), 5)
-    real.deal_step(1, None)
-    chunks = [real.hand_out() for _ in range(40)]
+    real = game_queue.GameQueue(len(games), 5)
+    real.add_step(1, None)
+    chunks = [real.next_chunk() for _ in range(40)]
     per_worker = scaling_simulation.CHUNKS_PER_WORKER
     assert deal(games, 5, per_worker) == [[games[index] for index in each.indices] for each in chunks]
-    assert real.hand_out() is None
-    real_constants = (dealer.CHUNKS_PER_WORKER, rollout_worker.MOST_CHUNKS)
-    assert (per_worker, scaling_simulation.MOST_CHUNKS) == real_constants
+    assert real.next_chunk() is None
+    real_constants = (game_queue.CHUNKS_PER_WORKER, rollout_worker.MAX_CHUNKS)
+    assert (per_worker, scaling_simulation.MAX_CHUNKS) == real_constants
 
 
 @pytest.mark.parametrize(("games", "workers", "in_flight"), [(64, 3, 8), (64, 3, 256), (600, 1, 256), (500, 2, 20)])
-def test_chunks_are_handed_out_as_the_crew_does(games, workers, in_flight):
-    real = dealer.Dealer(games, workers)
-    members = [Member(number=number, actor=None, starting=None, since=0.0) for number in range(workers)]
+def test_chunks_are_assigned_as_the_worker_pool_does(games, workers, in_flight):
+    real = game_queue.GameQueue(games, workers)
+    handles = [WorkerHandle(number=number, actor=None, starting=None, since=0.0) for number in range(workers)]
     for step in (1, 2):
-        real.deal_step(step, None)
+        real.add_step(step, None)
     expected = []
-    while (member := Crew.least_busy(SimpleNamespace(members=members), in_flight + 2 * real.chunk_games)) is not None:
-        if (given := real.hand_out()) is None:
+    while (
+        handle := WorkerPool.least_busy(SimpleNamespace(workers=handles), in_flight + 2 * real.max_chunk_games)
+    ) is not None:
+        if (given := real.next_chunk()) is None:
             break
-        member.hand[given.number] = Play(chunk=given, weights=None, limit=1.0)
-        expected.append(member.number)
+        handle.assigned[given.number] = Play(chunk=given, weights=None, limit=1.0)
+        expected.append(handle.number)
     setting = of(workers=workers, in_flight=in_flight)
     cluster = _Cluster(setting, games)
     places, give = [], [each.give for each in cluster.workers]

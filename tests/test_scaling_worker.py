@@ -12,7 +12,7 @@ from benchmarks.scaling_inputs import Workload
 from benchmarks.scaling_model import Engine
 from benchmarks.scaling_play import draw_games, play
 from benchmarks.scaling_worker import Chunk, Worker
-from spiral.distributed.fresh_policy import FreshPolicy
+from spiral.distributed.rollout_thread import FreshPolicy
 from spiral.games import load_game
 from spiral.policies import TurnReply
 from spiral.rollout.loop import Match, play_as_completed

@@ -153,7 +153,7 @@ def test_a_learner_that_is_killed_is_replaced_and_the_run_is_that_of_one_process
     # Beside the lines that are always there: how far a slow command is, and two lines about workers below a step's.
     own = [line for line in result.err.splitlines() if not line.startswith("  ") and not line.endswith(" elapsed")]
     first = {line.split(": ")[0].split()[0] for line in own}
-    assert first == {"run", "Ctrl-C", "measuring", "measured", "step", "warning"}, "nobody but us says a word"
+    assert first == {"run", "Ctrl-C", "evaluating", "measured", "step", "warning"}, "nobody but us says a word"
     assert (said[0]["state"], said[0]["step"], said[0]["driver"]["alive"]) == ("running", 3, True)
     status = command("cluster", "status", str(path), "--json").json
     assert (status["state"], status["step"], status["version"], status["schedule"]) == ("ended", 4, 4, "sync")

@@ -12,6 +12,7 @@ import pytest
 
 from distributed_policies import VOCABULARY, broken, coin, nano_policy, refuses, trapped, weight_of, weights
 from distributed_session import GAMES, cluster, facts, one_process, small_ray, stored, versions
+from spiral.distributed import pool as pooling
 from spiral.distributed.collector import ClusterCollector
 from spiral.games.failures import UserCodeError
 
@@ -49,7 +50,7 @@ def test_sync_is_one_process_bit_for_bit(workers):
             )
             assert versions(episodes) == {step - 1}
         metrics = played.metrics()
-        assert played.measure(parameter_bits) == parameter_bits(policy)
+        assert played.call_policy(parameter_bits) == parameter_bits(policy)
     size = sum(weight.nbytes for _, weight in published[0])
     assert metrics["cluster/workers"] == workers
     assert metrics["cluster/publish_bytes"] == size
@@ -84,11 +85,11 @@ def test_a_game_that_fails_ends_the_run_by_its_name():
 def test_engines_sleep_when_the_games_of_a_step_are_over():
     with ClusterCollector(coin, GAMES, 3, cluster(), vocabulary=VOCABULARY, sleep=True) as played:
         played.receive_weights(stored(weights(0), 0))
-        assert not played.measure(is_asleep)
+        assert not played.call_policy(is_asleep)
         for step in (1, 2):
             played.receive_weights(stored(weights(step), step))
             assert [facts(e) for e in played.collect(step)] == one_process(coin(), (weights(step), step), step)
-            assert played.measure(is_asleep)
+            assert played.call_policy(is_asleep)
 
 
 def is_asleep(policy):
@@ -108,13 +109,13 @@ def test_async_takes_what_is_done_within_its_bounds():
             played.receive_weights(stored(weights(step - 1), step - 1))
             episodes = played.collect(step)
             assert len(episodes) == 14
-            assert played._dealer.unused <= 2 * 14
+            assert played._queue.unconsumed <= 2 * 14
             seen += [episode.seed for episode in episodes]
             ages += [step - 1 - version for version in versions(episodes)]
             assert played.metrics()["cluster/staleness_max"] <= 2 + played.metrics()["cluster/dropped_turns"]
             if step < 6:
                 with played._changed:  # whoever has finished a chunk has another in hand
-                    assert all(member.hand for member in played._crew.ready)
+                    assert all(worker.assigned for worker in played._pool.ready)
     # All games of all steps, and none of them twice.
     everything = {match.seed for step in range(1, 9) for match in played._matchmaker.matches(step)}
     assert len(seen) == len(set(seen)) == 8 * 14
@@ -139,17 +140,17 @@ def test_overlap_is_one_update_behind_and_killed_stuck_and_raving_workers_change
             assert versions(episodes) == {acted}
             assert played.metrics()["cluster/staleness"] == step - 1 - acted
         assert played.metrics()["cluster/restarts"] == 3
-        assert played.measure(weight_of, "and", 2) == (4, "and", 2)
+        assert played.call_policy(weight_of, "and", 2) == (4, "and", 2)
         with pytest.raises(ValueError, match="there is nothing to measure"):
-            played.measure(refuses)
-        assert played._crew.restarts == 3
+            played.call_policy(refuses)
+        assert played._pool.restarts == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["garbage", "hang", "kill"]
     said = caplog.text
     assert "never_answers" in said
     assert "is stuck; its threads:" in said
-    for cause in ("its worker process has died", "gave no answer to", "log-probability nan"):
+    for cause in ("its worker process has died", "gave no result of", "log-probability nan"):
         assert cause in said
-    assert "It is replaced (3 of at most 20 times)" in said
+    assert "It is replaced (restart 3 of at most 20)" in said
 
 
 @pytest.mark.slow
@@ -166,24 +167,29 @@ def test_failing_workers_and_those_killed_between_steps_change_nothing(tmp_path,
         assert played.metrics()["cluster/restarts"] == 2
     assert "RuntimeError: the engine is on fire" in caplog.text
     # Of the fourteen games all, if the first worker's successor is not there yet.
-    again = r"It is replaced \(2 of at most 20 times\), and done again elsewhere: (7|14) games of step 4"
+    again = r"It is replaced \(restart 2 of at most 20\); its work is done again elsewhere: (7|14) games of step 4"
     assert re.search(again, caplog.text)
 
 
-@pytest.mark.parametrize(("doing", "lost"), [("measuring", False), ("playing 7 games of step 1", True)])
-def test_games_are_given_up_beside_a_measurement_unless_it_is_being_made(monkeypatch, doing, lost):
+@pytest.mark.parametrize(("doing", "lost"), [("evaluating", False), ("playing 7 games of step 1", True)])
+def test_games_beside_an_evaluation_are_stuck_unless_it_is_running(monkeypatch, doing, lost):
     with collector(coin, rollout_workers=1) as played:
-        crew = played._crew
-        (member,) = crew.members
-        monkeypatch.setattr("spiral.distributed.pool.answers", lambda asked: [SimpleNamespace(doing=doing)])
+        pool = played._pool
+        (worker,) = pool.workers
+        monkeypatch.setattr(pooling, "worker_statuses", lambda asked: [SimpleNamespace(doing=doing)])
         now = time.monotonic()
         with played._changed:
-            member.hand = {object(): SimpleNamespace(limit=600.0, games=7), object(): SimpleNamespace(limit=86_400.0)}
-            assert crew._patience(member, 600.0, now) == (600.0 if lost else 86_400.0)
-            monkeypatch.setattr("spiral.distributed.pool.answers", lambda asked: 1 / 0)  # not asked again so soon
-            assert crew._patience(member, 600.0, now + 10) == (600.0 if lost else 86_400.0)
-            member.hand = {}
-            assert crew._patience(member, 600.0, now) == 600.0
+            worker.assigned = {
+                object(): SimpleNamespace(limit=600.0, games=7),
+                object(): SimpleNamespace(limit=86_400.0),
+            }
+            assert pool._patience(worker, 600.0, now) == (600.0 if lost else 86_400.0)
+            monkeypatch.setattr(
+                "spiral.distributed.pool.worker_statuses", lambda asked: 1 / 0
+            )  # not asked again so soon
+            assert pool._patience(worker, 600.0, now + 10) == (600.0 if lost else 86_400.0)
+            worker.assigned = {}
+            assert pool._patience(worker, 600.0, now) == 600.0
 
 
 def test_too_many_lost_workers_end_the_run(tmp_path):

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from distributed_policies import VOCABULARY, coin
 from distributed_session import GAMES
 from spiral.distributed.checks import check_episode, check_results
-from spiral.distributed.game_queue import Dealer
-from spiral.distributed.staleness import split_stale, turn_ages
+from spiral.distributed.game_queue import GameQueue, split_stale, turn_ages
 from spiral.distributed.weights.base import pack, unpack
 from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import Matchmaker
@@ -25,56 +24,56 @@ from spiral.runs.cluster import ClusterConfig
 @settings(max_examples=60, deadline=None)
 def test_whatever_is_lost_every_game_counts_once(data, games, workers, in_order):
     """Random workers finish and lose random chunks, some of them twice."""
-    dealer = Dealer(games, workers)
+    queue = GameQueue(games, workers)
     taken, held = [], []
     for step in range(1, 4):
-        dealer.deal_step(step, None)
-    assert dealer.unused == 3 * games
+        queue.add_step(step, None)
+    assert queue.unconsumed == 3 * games
     while len(taken) < 3 * games:
-        while (chunk := dealer.hand_out()) is not None:
+        while (chunk := queue.next_chunk()) is not None:
             held.append(chunk)
         chunk = held.pop(data.draw(st.integers(0, len(held) - 1)))
         if data.draw(st.booleans()):
-            dealer.give_back(chunk)
+            queue.return_chunk(chunk)
             continue
         episodes = [(chunk.step, index) for index in chunk.indices]
-        assert dealer.finish(chunk, episodes)
-        assert not dealer.finish(chunk, ["late"] * len(episodes))
+        assert queue.finish(chunk, episodes)
+        assert not queue.finish(chunk, ["late"] * len(episodes))
         step = len(taken) // games + 1
-        got = dealer.take_step(step) if in_order else dealer.take_first()
+        got = queue.take_step(step) if in_order else queue.take_oldest()
         while got is not None:
             taken += got
             step += 1
-            got = dealer.take_step(step) if in_order else dealer.take_first()
+            got = queue.take_step(step) if in_order else queue.take_oldest()
     everything = [(step, index) for step in range(1, 4) for index in range(games)]
     assert sorted(taken) == everything
     assert not in_order or taken == everything
-    assert dealer.unused == dealer.waiting == 0
+    assert queue.unconsumed == queue.waiting == 0
 
 
 def test_chunks_have_some_of_every_game_and_lost_ones_go_first():
-    dealer = Dealer(18, 1)
-    dealer.deal_step(5, None)
-    chunks = [dealer.hand_out() for _ in range(8)]
+    queue = GameQueue(18, 1)
+    queue.add_step(5, None)
+    chunks = [queue.next_chunk() for _ in range(8)]
     assert [chunk.indices for chunk in chunks[:3]] == [(0, 8, 16), (1, 9, 17), (2, 10)]
     assert [chunk.indices for chunk in chunks[3:]] == [(3, 11), (4, 12), (5, 13), (6, 14), (7, 15)]
-    assert (dealer.chunk_games, dealer.hand_out()) == (3, None)
-    dealer.deal_step(6, None)
-    dealer.give_back(chunks[2])
-    dealer.give_back(chunks[1])
-    assert [dealer.hand_out().number for _ in range(3)] == [1, 2, 8]
+    assert (queue.max_chunk_games, queue.next_chunk()) == (3, None)
+    queue.add_step(6, None)
+    queue.return_chunk(chunks[2])
+    queue.return_chunk(chunks[1])
+    assert [queue.next_chunk().number for _ in range(3)] == [1, 2, 8]
 
 
 def test_the_first_done_are_taken_in_the_order_of_dealing():
-    dealer = Dealer(4, 1)
+    queue = GameQueue(4, 1)
     for step in (1, 2):
-        dealer.deal_step(step, None)
-    chunks = [dealer.hand_out() for _ in range(8)]
+        queue.add_step(step, None)
+    chunks = [queue.next_chunk() for _ in range(8)]
     for number in (7, 2, 0, 4, 5):
-        dealer.finish(chunks[number], [(chunks[number].step, index) for index in chunks[number].indices])
-    assert dealer.take_step(1) is None
-    assert dealer.take_first() == [(1, 0), (1, 2), (2, 0), (2, 1)]
-    assert dealer.take_first() is None
+        queue.finish(chunks[number], [(chunks[number].step, index) for index in chunks[number].indices])
+    assert queue.take_step(1) is None
+    assert queue.take_oldest() == [(1, 0), (1, 2), (2, 0), (2, 1)]
+    assert queue.take_oldest() is None
 
 
 def played(step=1, version=4, **fields):

@@ -3,12 +3,11 @@
 import os
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from distributed_policies import VOCABULARY, coin, weights
-from distributed_session import GAMES, cluster, end_small_ray, facts, one_process, stored
+from distributed_session import GAMES, WORKER_PATH, cluster, end_small_ray, facts, one_process, stored
 from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.session import cluster_session
 
@@ -26,7 +25,7 @@ def nodes():
     """A head with no room for workers and one node with room for one of them."""
     from ray.cluster_utils import Cluster
 
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = WORKER_PATH
     store = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
     simulated.node_settings = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -56,7 +55,7 @@ def test_a_node_that_leaves_is_survived_and_one_that_joins_is_used(nodes):
             played.receive_weights(stored(weights(step - 1), step - 1))
             if step == 2:
                 with played._changed:
-                    played._deal(step)
+                    played._queue_steps(step)
                 nodes.remove_node(leaving, allow_graceful=False)
             if step == 5:
                 nodes.add_node(**nodes.node_settings)

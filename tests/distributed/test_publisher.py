@@ -198,7 +198,7 @@ def test_a_model_gets_the_same_bits_either_way():
             sent = way == "sent"
             given = handle(actor, version, named=named, dtype=dtype) if sent else stored(named, version, dtype)
             played.receive_weights(given)
-            found, acted, distributed = played.measure(bits)
+            found, acted, distributed = played.call_policy(bits)
             assert (acted, distributed) == (version, False)
             assert found.keys() == dict(named).keys()
             assert all(torch.equal(found[name], weight.to(dtype or weight.dtype)) for name, weight in named)

@@ -6,8 +6,7 @@ import pytest
 
 from distributed_policies import coin
 from distributed_session import GAMES, facts
-from spiral.distributed.fresh_policy import FreshPolicy
-from spiral.distributed.rollout_thread import Player
+from spiral.distributed.rollout_thread import FreshPolicy, RolloutThread
 from spiral.distributed.weights.base import WeightsHandle
 from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import Matchmaker
@@ -30,9 +29,9 @@ class Table:
         self.go, self.polling = threading.Event(), threading.Event()
         if not hold:
             self.go.set()
-        self.player = Player(self.take)
+        self.thread = RolloutThread(self.take)
         self.policy.poll = self.poll
-        fresh = FreshPolicy(self.policy, is_stale=self.player.is_stale, refresh=self.player.refresh)
+        fresh = FreshPolicy(self.policy, is_stale=self.thread.is_stale, refresh=self.thread.refresh)
         self.matchmaker = Matchmaker(fresh, GAMES, 3)
 
     def take(self, weights):
@@ -57,7 +56,7 @@ class Table:
 
         def work():
             try:
-                found.extend(self.player.play([matches[i] for i in indices], handle(version), newest, in_flight))
+                found.extend(self.thread.play([matches[i] for i in indices], handle(version), newest, in_flight))
             except Exception as error:
                 found.append(error)
 
@@ -67,8 +66,8 @@ class Table:
 
     def arrived(self, count):
         """Waits until so many jobs wait for the thread."""
-        with self.player._changed:
-            assert self.player._changed.wait_for(lambda: len(self.player._inbox) >= count, timeout=30)
+        with self.thread._changed:
+            assert self.thread._changed.wait_for(lambda: len(self.thread._inbox) >= count, timeout=30)
 
 
 def expected(version, indices, step=1):
@@ -118,7 +117,7 @@ def assert_begun(table):
 
 def test_newer_weights_are_taken_between_turns_and_games_go_on_with_them():
     table = Table()
-    table.before_poll[5] = lambda: table.player.tell(handle(8))
+    table.before_poll[5] = lambda: table.thread.announce(handle(8))
     thread, episodes = table.begin(7, ALL, newest=True, in_flight=3)
     thread.join(30)
     assert table.taken == [7, 8]
@@ -149,7 +148,7 @@ def test_a_chunk_that_asks_for_newer_weights_than_are_known_brings_them():
 def test_a_call_has_its_turn_though_there_are_always_games_to_join():
     table = Table()
     said, late = [], []
-    asking = threading.Thread(target=lambda: said.append(table.player.call(lambda: list(table.policy.pending), 7)))
+    asking = threading.Thread(target=lambda: said.append(table.thread.call(lambda: list(table.policy.pending), 7)))
 
     def ask_then_bring_more():
         asking.start()
@@ -183,8 +182,8 @@ def test_an_error_ends_the_games_under_way_and_no_others():
     assert [str(error) for error in lost[1]] == ["the engine is on fire"]
     assert [facts(episode) for episode in kept[1]] == expected(3, [2, 3])
     with pytest.raises(ZeroDivisionError):
-        table.player.call(lambda: 1 / 0)
-    assert table.player.call(lambda: 5) == 5
+        table.thread.call(lambda: 1 / 0)
+    assert table.thread.call(lambda: 5) == 5
 
 
 def test_games_in_flight_stay_within_bounds_when_many_chunks_join():
@@ -196,7 +195,7 @@ def test_games_in_flight_stay_within_bounds_when_many_chunks_join():
         return all_arrived.wait(30)
 
     # A call keeps the thread from taking any chunk before the last one has arrived.
-    call = threading.Thread(target=table.player.call, args=(wait_for_all,))
+    call = threading.Thread(target=table.thread.call, args=(wait_for_all,))
     call.start()
     assert called.wait(30)
     chunks = [table.begin(1, [index], in_flight=4) for index in ALL]

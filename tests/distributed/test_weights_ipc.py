@@ -168,7 +168,7 @@ def test_a_model_gets_the_same_bits_as_through_the_object_store(shared):
         found = []
         for given in (lent(actor, 0, place, named=named), stored(named, 1)):
             played.receive_weights(given)
-            found.append(played.measure(bits))
+            found.append(played.call_policy(bits))
         assert [acted for _, acted in found] == [0, 1]
         assert all(torch.equal(found[0][0][name], weight) for name, weight in named)
         assert all(torch.equal(found[0][0][name], weight) for name, weight in found[1][0].items())

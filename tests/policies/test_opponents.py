@@ -13,7 +13,7 @@ from made_up import new_episode, new_turn
 from spiral.core.metrics import Matchup, episode_metrics
 from spiral.core.records import Seat
 from spiral.distributed.checks import check_episode
-from spiral.distributed.staleness import split_stale, turn_ages
+from spiral.distributed.game_queue import split_stale, turn_ages
 from spiral.games import load_game
 from spiral.policies import scripted_policy
 from spiral.policies.registry import Opponents

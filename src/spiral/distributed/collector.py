@@ -1,21 +1,21 @@
-"""Self-play spread over a cluster: a `Collector` that deals the games of steps to workers and gathers them.
+"""Self-play on a cluster: a collector that assigns the games of steps to rollout workers and gathers the episodes.
 
     with cluster_session(config), ClusterCollector(make_policy, selfplay, seed, config, vocabulary=V) as collector:
         collector.receive_weights(learner.publish())
         episodes = collector.collect(1)
 
-There is one way of working and three schedules. `collect(step)` sees to it that the games of some further steps are
-dealt too, and takes the episodes of one step's worth:
+There is one mechanism and three schedules. `collect(step)` queues the games of some further steps and takes the
+episodes of one step:
 
 | schedule | steps ahead | a game is played with | taken are |
 |---|---|---|---|
 | sync | 0 | the weights of the step before | the step's games, in their order |
-| overlap | 1 | the weights when it was dealt, one update behind | the step's games, in their order |
-| async | max_staleness | the newest weights at each turn | those done, in the order of dealing |
+| overlap | 1 | the weights when it was queued, one update behind | the step's games, in their order |
+| async | max_staleness | the newest weights at each turn | finished games, in the order of the queue |
 
-With the first two, what is played does not depend on how many workers there are, on who is first, or on who is lost.
-Games go on between calls: a thread of this process gives workers their next chunk, checks what they answer, and
-replaces those that are lost.
+With the first two, the episodes do not depend on the number of workers, on their speed, or on which are lost. Games go
+on between calls: a thread of this process gives workers their next chunk, checks their results, and replaces workers
+that are lost.
 """
 
 from __future__ import annotations
@@ -28,16 +28,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from spiral.core.metrics import Metrics
+from spiral.core.metrics import Metrics, worker_key
 from spiral.core.records import Episode
 from spiral.distributed.checks import check_episode, check_results
-from spiral.distributed.game_queue import Dealer
-from spiral.distributed.metrics import Figures
-from spiral.distributed.pool import Crew, Member, answers
+from spiral.distributed.game_queue import GameQueue, split_stale, turn_ages
+from spiral.distributed.pool import Play, PolicyCall, Sleep, Task, WorkerHandle, WorkerPool, worker_statuses
 from spiral.distributed.rollout_worker import MakePolicy, WorkerStatus, count_tokens
 from spiral.distributed.session import import_ray
-from spiral.distributed.staleness import split_stale
-from spiral.distributed.tasks import Measurement, Play, Sleep, Task
 from spiral.distributed.weights.base import WeightsHandle
 from spiral.distributed.weights.publisher import Publisher
 from spiral.policies import scripted_policy
@@ -46,12 +43,13 @@ from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
 POLL_SECONDS = 0.1
-MEASURE_SECONDS = 86_400.0
-"""A day."""
+CALL_SECONDS = 86_400.0
+"""Default timeout of a call on a worker's policy: an evaluation may take hours, so it is there only for workers that
+will never answer."""
 
 
 class ClusterCollector:
-    """Collects episodes of a policy playing itself, on the workers of a cluster."""
+    """Collects episodes of a policy that plays itself on the workers of a cluster."""
 
     def __init__(
         self,
@@ -63,45 +61,59 @@ class ClusterCollector:
         vocabulary: int,
         last_step: int | None = None,
         placements: Sequence[Any] | None = None,
-        seat: LoadOpponent = scripted_policy,
+        load_opponent: LoadOpponent = scripted_policy,
         sleep: bool = False,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Starts the workers, calls `meanwhile` and waits until they are ready; a Ray must be connected.
+        """Starts the workers and waits until they are ready; Ray must be connected.
 
-        `make_policy` is called in every worker, and `seat` for every opponent there; both must be picklable. Token ids
-        must be below `vocabulary`, the number of rows of the model's output. No game beyond `last_step` is dealt.
-        `placements` are Ray's scheduling strategies, one for each worker. `sleep` puts the engines to sleep after every
-        step's games.
+        Args:
+            make_policy: Makes the policy in every worker; picklable.
+            selfplay: The games of a step.
+            seed: The seed of the run.
+            cluster: Number of workers, schedule and timeouts.
+            vocabulary: Number of rows of the model's output; token ids of workers must be below.
+            last_step: The last step whose games are queued; None for no limit.
+            placements: Ray's scheduling strategy of each worker.
+            load_opponent: Makes opponents by name in every worker; picklable.
+            sleep: Whether to put the engines to sleep after every step's games.
+            meanwhile: Called while the workers start.
 
-        Raises `ValueError` or `RuntimeError` with a worker's own words when it cannot be set up.
+        Raises:
+            ValueError or RuntimeError: a worker could not be set up; the message is the worker's own.
         """
         self._cluster = cluster
         self._vocabulary = vocabulary
         self._last_step = last_step
         self._sleep = sleep
-        # Tells which games there are, and plays none.
-        nobody = RandomPolicy()
-        self._matchmaker = Matchmaker(nobody, selfplay, seed, load_opponent=lambda _name, _game: nobody)
+        # Enumerates the games and plays none, so that any policy will do.
+        placeholder = RandomPolicy()
+        self._matchmaker = Matchmaker(placeholder, selfplay, seed, load_opponent=lambda _name, _game: placeholder)
         self._matches = functools.lru_cache(cluster.steps_ahead + 2)(self._matchmaker.matches)
-        self._dealer = Dealer(selfplay.episodes_per_step, cluster.rollout_workers)
-        # One chunk beyond those whose games begin and one that ends: its games that are over leave room for others.
-        self._hand = selfplay.in_flight + 2 * self._dealer.chunk_games
-        self._figures = Figures()
+        self._queue = GameQueue(selfplay.episodes_per_step, cluster.rollout_workers)
+        # One chunk that waits to begin and one that is ending, whose finished games leave room for others.
+        self._max_assigned = selfplay.in_flight + 2 * self._queue.max_chunk_games
+        self._metrics = _StepMetrics()
         self._publisher = Publisher(cluster)
-        self._measurements: deque[Measurement] = deque()
+        self._calls: deque[PolicyCall] = deque()
         self._weights: WeightsHandle | None = None
         self._failure: Exception | None = None
         self._closing = False
         self._changed = threading.Condition()
-        self._crew = Crew(
-            cluster, make_policy, selfplay, seed, seat=seat, hand_back=self._hand_back, placements=placements
+        self._pool = WorkerPool(
+            cluster,
+            make_policy,
+            selfplay,
+            seed,
+            load_opponent=load_opponent,
+            return_task=self._return_task,
+            placements=placements,
         )
-        self._thread = threading.Thread(target=self._look_after, name="rollout workers", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="rollout workers", daemon=True)
         self._thread.start()
         try:
             meanwhile()
-            self._wait(lambda: self._crew.complete)
+            self._wait(lambda: self._pool.complete)
         except BaseException:
             self.close()
             raise
@@ -113,20 +125,21 @@ class ClusterCollector:
         self.close()
 
     def collect(self, step: int) -> list[Episode]:
-        """Episodes for the update of `step`, without the tokens of turns that are too old to learn from.
+        """Returns the episodes for the update of `step`, without the tokens of turns that are too old to learn from.
 
-        Raises `RuntimeError` when workers were lost more often than the configuration allows.
+        Raises:
+            RuntimeError: more workers were lost than `cluster.restarts` allows.
         """
         start = time.perf_counter()
         with self._changed:
             version = self._newest().version
-            self._deal(step)
+            self._queue_steps(step)
         in_order = self._cluster.schedule != "async"
-        take = (lambda: self._dealer.take_step(step)) if in_order else self._dealer.take_first
+        take = (lambda: self._queue.take_step(step)) if in_order else self._queue.take_oldest
         episodes = self._wait(take)
         with self._changed:
             kept, dropped = split_stale(episodes, version, self._cluster.max_staleness)
-            self._figures.collected(episodes, version, dropped, time.perf_counter() - start, self._crew)
+            self._metrics.end_step(episodes, version, dropped, time.perf_counter() - start, self._pool)
         if self._sleep:
             self._put_to_sleep()
         return kept
@@ -139,34 +152,33 @@ class ClusterCollector:
         with self._changed:
             self._weights = handle
             if self._cluster.schedule == "async":
-                self._crew.tell(handle)
-            self._figures.published(time.perf_counter() - start, handle.num_bytes, reached)
+                self._pool.announce(handle)
+            self._metrics.record_publishing(time.perf_counter() - start, handle.num_bytes, reached)
 
-    def measure(self, function: Callable[..., Any], *arguments: Any, seconds: float = MEASURE_SECONDS) -> Any:
-        """`function(policy, *arguments)` with the newest weights, by some worker within `seconds`.
+    def call_policy(self, function: Callable[..., Any], *arguments: Any, seconds: float = CALL_SECONDS) -> Any:
+        """Returns `function(policy, *arguments)`, called with the newest weights on one of the workers.
 
-        All of it must be picklable. What the function raises is raised here. An evaluation may take hours, so that the
-        limit is there only for workers that will never answer.
+        The function, its arguments and its result must be picklable. Its exceptions are raised here.
         """
         with self._changed:
-            task = Measurement(function=function, arguments=arguments, weights=self._newest(), limit=seconds)
-            self._measurements.append(task)
-            self._hand_out()
+            task = PolicyCall(function=function, arguments=arguments, weights=self._newest(), limit=seconds)
+            self._calls.append(task)
+            self._assign_tasks()
         self._wait(lambda: task.done or None)
-        if isinstance(task.answer, Exception):
-            raise task.answer
-        return task.answer
+        if isinstance(task.result, Exception):
+            raise task.result
+        return task.result
 
     def metrics(self) -> Metrics:
-        """Figures of the last step under `cluster/`."""
+        """The metrics of the last step under `cluster/`."""
         with self._changed:
-            return self._figures.metrics()
+            return dict(self._metrics.last)
 
     def statuses(self) -> list[WorkerStatus]:
         """What the workers are doing now."""
         with self._changed:
-            asked = self._crew.ask()
-        return answers(asked)  # not in the way of those who deal games
+            asked = self._pool.ask_statuses()
+        return worker_statuses(asked)  # outside the lock, since it may take seconds
 
     def close(self) -> None:
         """Ends the workers. Games under way are lost."""
@@ -174,37 +186,37 @@ class ClusterCollector:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-        self._crew.close()
+        self._pool.close()
 
     def _put_to_sleep(self) -> None:
         """Waits until no engine of a ready worker holds memory that the learner could use."""
         with self._changed:
-            tasks = [Sleep(limit=self._cluster.worker_seconds) for _ in self._crew.ready]
-            for member, task in zip(self._crew.ready, tasks, strict=True):
-                self._crew.give(member, task)
+            tasks = [Sleep(limit=self._cluster.worker_seconds) for _ in self._pool.ready]
+            for worker, task in zip(self._pool.ready, tasks, strict=True):
+                self._pool.assign(worker, task)
             self._changed.notify_all()
         self._wait(lambda: all(task.done for task in tasks))
 
     def _broadcast(self, handle: WeightsHandle) -> int:
-        """Has weights sent to the workers that are ready; how many have them. Games go on meanwhile."""
+        """Broadcasts weights to the ready workers while games go on; returns how many have received them."""
         with self._changed:
-            members = self._crew.ready
-        outcome = self._publisher.publish(handle, members)
+            workers = self._pool.ready
+        outcome = self._publisher.publish(handle, workers)
         with self._changed:
-            for member, cause in outcome.lost.items():
-                self._crew.lose(member, cause)
-            for member, cause in outcome.stuck.items():
-                self._crew.lose_stuck(member, cause)
-            self._hand_out()
+            for worker, cause in outcome.lost.items():
+                self._pool.replace(worker, cause)
+            for worker, cause in outcome.stuck.items():
+                self._pool.replace_stuck(worker, cause)
+            self._assign_tasks()
         return len(outcome.reached)
 
     def _newest(self) -> WeightsHandle:
         if self._weights is None:
-            raise RuntimeError("no worker has weights yet; call receive_weights before the first step or measurement")
+            raise RuntimeError("the workers have no weights; call receive_weights before the first step or evaluation")
         return self._weights
 
     def _wait(self, condition: Callable[[], Any]) -> Any:
-        """Waits until `condition()` is neither None nor False. It ends: the thread below keeps every worker's limit."""
+        """Waits until `condition()` is neither None nor False; the pool's timeouts make sure that this ends."""
         with self._changed:
             while True:
                 if self._failure is not None:
@@ -213,51 +225,51 @@ class ClusterCollector:
                 if found is not None and found is not False:
                     return found
                 if not self._thread.is_alive():
-                    raise RuntimeError("the rollout workers were closed while their games were waited for")
+                    raise RuntimeError("the rollout workers were closed before their games ended")
                 self._changed.wait(timeout=1.0)
 
-    def _deal(self, step: int) -> None:
-        """Deals every step up to as many ahead of `step` as the schedule says."""
+    def _queue_steps(self, step: int) -> None:
+        """Queues every step up to as many ahead of `step` as the schedule allows."""
         last = step + self._cluster.steps_ahead
         if self._last_step is not None:
             last = max(step, min(last, self._last_step))
-        begin = step if self._dealer.last_step is None else self._dealer.last_step + 1
+        begin = step if self._queue.last_step is None else self._queue.last_step + 1
         for following in range(begin, last + 1):
-            self._dealer.deal_step(following, None if self._cluster.schedule == "async" else self._newest())
-        self._hand_out()
+            self._queue.add_step(following, None if self._cluster.schedule == "async" else self._newest())
+        self._assign_tasks()
 
-    def _hand_out(self) -> None:
-        """Fills the hands of the workers."""
-        while (member := self._crew.least_busy(self._hand)) is not None:
+    def _assign_tasks(self) -> None:
+        """Gives tasks to workers until none has room or no task is left; calls of the policy go first."""
+        while (worker := self._pool.least_busy(self._max_assigned)) is not None:
             task: Task
-            if self._measurements:
-                task = self._measurements.popleft()
-            elif (chunk := self._dealer.hand_out()) is not None:
+            if self._calls:
+                task = self._calls.popleft()
+            elif (chunk := self._queue.next_chunk()) is not None:
                 weights = chunk.weights or self._newest()
                 task = Play(chunk=chunk, weights=weights, limit=self._cluster.worker_seconds)
             else:
                 break
-            self._crew.give(member, task)
+            self._pool.assign(worker, task)
         self._changed.notify_all()
 
-    def _hand_back(self, task: Task) -> None:
-        """Takes what a lost worker had in hand."""
+    def _return_task(self, task: Task) -> None:
+        """Takes back the unfinished task of a lost worker."""
         if isinstance(task, Play):
-            self._dealer.give_back(task.chunk)
-        elif isinstance(task, Measurement):
-            self._measurements.appendleft(task)
+            self._queue.return_chunk(task.chunk)
+        elif isinstance(task, PolicyCall):
+            self._calls.appendleft(task)
         elif isinstance(task, Sleep):
             task.done = True
             self._changed.notify_all()
 
-    def _look_after(self) -> None:
-        """The thread: waits for workers, and does what there is to do when one has something."""
+    def _work(self) -> None:
+        """The thread: waits for results, takes them, and assigns the next tasks."""
         ray = import_ray()
 
         try:
             while not self._closing:
                 with self._changed:
-                    pending = self._crew.pending()
+                    pending = self._pool.pending()
                     if not pending:
                         self._changed.wait(timeout=POLL_SECONDS)
                 done: list[Any] = []
@@ -265,42 +277,94 @@ class ClusterCollector:
                     ray.wait(pending, num_returns=1, timeout=POLL_SECONDS)
                     done, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
                 with self._changed:
-                    for member, task, answer in self._crew.settle(done):
-                        self._settle(member, task, answer)
-                    self._hand_out()
+                    for worker, task, result in self._pool.take_results(done):
+                        self._take_result(worker, task, result)
+                    self._assign_tasks()
         except Exception as error:
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
 
-    def _settle(self, member: Member, task: Task, answer: Any) -> None:
-        if isinstance(task, Measurement):
-            task.answer, task.done = answer, True
+    def _take_result(self, worker: WorkerHandle, task: Task, result: Any) -> None:
+        if isinstance(task, PolicyCall):
+            task.result, task.done = result, True
             return
         if isinstance(task, Sleep):
             task.done = True
             return
         assert isinstance(task, Play)
-        results, fault = self._read(task, answer)
+        results, fault = self._read(task, result)
         if fault is not None:
-            self._dealer.give_back(task.chunk)
-            self._crew.lose(member, f"gave a wrong answer to {task}: {fault}")
+            self._queue.return_chunk(task.chunk)
+            self._pool.replace(worker, f"returned an impossible result for {task}: {fault}")
             return
         episodes = [episode for _, episode in results]
-        if self._dealer.finish(task.chunk, episodes):
-            self._figures.played(member.number, count_tokens(episodes))
+        if self._queue.finish(task.chunk, episodes):
+            self._metrics.count_tokens(worker.number, count_tokens(episodes))
 
-    def _read(self, task: Play, answer: Any) -> tuple[list[tuple[int, Episode]], str | None]:
-        """The answer to a chunk, and what is wrong with it."""
+    def _read(self, task: Play, result: Any) -> tuple[list[tuple[int, Episode]], str | None]:
+        """The result of a chunk as `(index, episode)` pairs, and the fault in it or None."""
         newest = self._newest().version if task.chunk.weights is None else task.weights.version
         versions = range(task.weights.version, newest + 1)
         try:
-            results = pickle.loads(answer)
+            results = pickle.loads(result)
             fault = check_results(results, task.chunk.indices)
             if fault is not None:
                 return [], fault
             matches = self._matches(task.chunk.step)
             faults = (check_episode(e, matches[index], self._vocabulary, versions) for index, e in results)
             return results, next((fault for fault in faults if fault is not None), None)
-        except Exception as error:  # a record may be wrong in ways that no check thinks of
+        except Exception as error:  # a record may be wrong in ways that no check foresees
             return [], f"it cannot be read: {type(error).__name__}: {error}"
+
+
+class _StepMetrics:
+    """Counts what the cluster does from one collected step to the next."""
+
+    def __init__(self) -> None:
+        self.last: Metrics = {}
+        """The metrics of the last step."""
+        self._begun = time.monotonic()
+        self._busy: dict[int, tuple[WorkerHandle, float]] = {}
+        self._tokens: dict[int, int] = {}
+        self._publishing: Metrics = {}
+        self.record_publishing(0.0, 0, 0)
+
+    def count_tokens(self, worker: int, tokens: int) -> None:
+        """Adds tokens that a worker has sampled."""
+        self._tokens[worker] = self._tokens.get(worker, 0) + tokens
+
+    def record_publishing(self, seconds: float, num_bytes: int, reached: int) -> None:
+        """Takes how long weights took to be published, their size, and how many workers received a broadcast."""
+        self._publishing = {
+            "cluster/publish_s": seconds,
+            "cluster/publish_bytes": float(num_bytes),
+            "cluster/publish_reached": float(reached),
+        }
+
+    def end_step(
+        self, episodes: Sequence[Episode], version: int, dropped: int, waited: float, pool: WorkerPool
+    ) -> None:
+        """Makes the metrics of a step, for whose episodes the learner waited `waited` seconds; begins the next step."""
+        now = time.monotonic()
+        seconds = max(now - self._begun, 1e-9)
+        ages = turn_ages(episodes, version)
+        self.last = {
+            "cluster/workers": float(len(pool.ready)),
+            "cluster/restarts": float(pool.restarts),
+            "cluster/staleness": sum(ages) / max(1, len(ages)),
+            "cluster/staleness_max": float(max(ages, default=0)),
+            "cluster/dropped_turns": float(dropped),
+            "cluster/wait_s": waited,
+            **self._publishing,
+        }
+        for worker in pool.workers:
+            known, before = self._busy.get(worker.number, (None, 0.0))
+            busy = worker.busy(now)
+            worked = busy - (before if known is worker else 0.0)
+            self._busy[worker.number] = (worker, busy)
+            rate = self._tokens.get(worker.number, 0) / seconds
+            self.last[worker_key(worker.number, "tokens_per_s")] = rate
+            self.last[worker_key(worker.number, "idle")] = min(1.0, max(0.0, 1 - worked / seconds))
+        self._begun = now
+        self._tokens.clear()

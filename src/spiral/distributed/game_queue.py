@@ -1,9 +1,13 @@
-"""Which games are to be played, which are being played, and which are done: bookkeeping without a process in it.
+"""Which games wait for a worker, are being played, or are finished, and which turns are too old to learn from.
 
-Games are dealt step by step, cut into chunks, and handed out in that order. A chunk is a few games by their place in
-their step, which with the run's seed is all that is needed to play them, anywhere and any number of times: that of a
-worker that was lost goes back to the front. Only the first result of a chunk counts, so no game is lost and none
-counts twice.
+Games are added step by step, cut into chunks, and given out in that order. A chunk names a few games by their index in
+the step. Together with the run's seed that is all that is needed to play them, on any worker and any number of times,
+so the chunk of a lost worker returns to the front of the queue. Only the first result of a chunk counts: no game is
+lost and none counts twice.
+
+A turn's age is counted in updates: the learner's version minus the version of the weights that wrote it. The loss
+corrects for age from the recorded log-probabilities, and the correction is good for small ages only, so older turns
+are left out of the batch. Their episode stays: its result is the return of the other turns and moves the baselines.
 """
 
 from __future__ import annotations
@@ -12,83 +16,83 @@ import dataclasses
 import heapq
 from collections.abc import Sequence
 
-from spiral.core.records import Episode
+from spiral.core.records import Episode, Turn
 from spiral.distributed.weights.base import WeightsHandle
 
 CHUNKS_PER_WORKER = 8
-"""Chunks that a worker's share of a step is cut into. Their games are played together, so small ones cost little. Where
-a step has more games than are in flight they even out what workers have to do."""
+"""Chunks that a worker's share of a step is cut into. Chunks are played together, so small ones cost little; where a
+step has more games than are in flight, they balance the load between workers."""
 
 
-def games_of_step(count: int, step: int) -> str:
-    """In words."""
+def describe_games(count: int, step: int) -> str:
+    """For example "7 games of step 3"."""
     return f"{count} game{'' if count == 1 else 's'} of step {step}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Games of one step that a worker is given together."""
+    """Games of one step that are assigned to a worker together."""
 
     number: int
-    """Its place in the order of dealing."""
+    """Position in the order in which chunks were added to the queue."""
     step: int
     indices: tuple[int, ...]
-    """Places in `Matchmaker.matches(step)`."""
+    """Indices into `Matchmaker.matches(step)`."""
     weights: WeightsHandle | None
-    """The weights to play with; None: the newest that there are when it is played."""
+    """The weights to play with; None for the newest at the time of each turn."""
 
     def __str__(self) -> str:
-        return games_of_step(len(self.indices), self.step)
+        return describe_games(len(self.indices), self.step)
 
 
-class Dealer:
-    """The games of a run that are not used up yet."""
+class GameQueue:
+    """The games of a run whose episodes have not been consumed."""
 
     def __init__(self, episodes_per_step: int, workers: int) -> None:
-        """Cuts steps for `workers` workers."""
+        """Cuts every step into chunks for `workers` workers."""
         self._episodes_per_step = episodes_per_step
         self._chunks_per_step = min(episodes_per_step, CHUNKS_PER_WORKER * workers)
-        self.chunk_games = -(-episodes_per_step // self._chunks_per_step)
-        """Games that a chunk has at most."""
+        self.max_chunk_games = -(-episodes_per_step // self._chunks_per_step)
+        """Games in the largest chunk."""
         self._waiting: list[tuple[int, Chunk]] = []
         self._open: dict[int, Chunk] = {}
         self._finished: dict[tuple[int, int], Episode] = {}
-        self._numbers = 0
+        self._next_number = 0
         self.last_step: int | None = None
-        """The last step that was dealt."""
+        """The last step whose games were added."""
 
     @property
-    def unused(self) -> int:
-        """Games dealt whose episodes nobody took yet."""
+    def unconsumed(self) -> int:
+        """Number of added games whose episodes have not been taken."""
         return sum(len(chunk.indices) for chunk in self._open.values()) + len(self._finished)
 
     @property
     def waiting(self) -> int:
-        """Chunks that no worker has."""
+        """Number of chunks that are not assigned to a worker."""
         return len(self._waiting)
 
-    def deal_step(self, step: int, weights: WeightsHandle | None) -> None:
-        """Adds the games of a step. Chunks take every n-th game, so that each has some of every kind."""
+    def add_step(self, step: int, weights: WeightsHandle | None) -> None:
+        """Adds the games of a step. Each chunk takes every n-th game, so that it has some of every kind."""
         assert self.last_step is None or step == self.last_step + 1, (step, self.last_step)
         self.last_step = step
         for first in range(self._chunks_per_step):
             indices = tuple(range(first, self._episodes_per_step, self._chunks_per_step))
-            chunk = Chunk(number=self._numbers, step=step, indices=indices, weights=weights)
-            self._numbers += 1
+            chunk = Chunk(number=self._next_number, step=step, indices=indices, weights=weights)
+            self._next_number += 1
             self._open[chunk.number] = chunk
             heapq.heappush(self._waiting, (chunk.number, chunk))
 
-    def hand_out(self) -> Chunk | None:
-        """The first chunk that no worker has."""
+    def next_chunk(self) -> Chunk | None:
+        """Removes and returns the first waiting chunk; None when there is none."""
         return heapq.heappop(self._waiting)[1] if self._waiting else None
 
-    def give_back(self, chunk: Chunk) -> None:
-        """A worker was lost with this chunk: it waits for another."""
+    def return_chunk(self, chunk: Chunk) -> None:
+        """Puts the chunk of a lost worker back into the queue."""
         assert chunk.number in self._open, chunk
         heapq.heappush(self._waiting, (chunk.number, chunk))
 
     def finish(self, chunk: Chunk, episodes: Sequence[Episode]) -> bool:
-        """Takes the episodes of a chunk, in the order of its indices; False when they were there already."""
+        """Adds the episodes of a chunk, in the order of its indices; False when the chunk was finished before."""
         if self._open.pop(chunk.number, None) is None:
             return False
         for index, episode in zip(chunk.indices, episodes, strict=True):
@@ -96,14 +100,56 @@ class Dealer:
         return True
 
     def take_step(self, step: int) -> list[Episode] | None:
-        """All episodes of one step in the order of its matches; None while some are missing."""
+        """Removes and returns all episodes of one step in the order of its matches; None while some are missing."""
         keys = [(step, index) for index in range(self._episodes_per_step)]
         if any(key not in self._finished for key in keys):
             return None
         return [self._finished.pop(key) for key in keys]
 
-    def take_first(self) -> list[Episode] | None:
-        """As many finished episodes as a step has, those dealt first; None while there are fewer."""
+    def take_oldest(self) -> list[Episode] | None:
+        """Removes and returns one step's number of finished episodes, those added first; None while there are fewer."""
         if len(self._finished) < self._episodes_per_step:
             return None
         return [self._finished.pop(key) for key in sorted(self._finished)[: self._episodes_per_step]]
+
+
+def turn_ages(episodes: Sequence[Episode], version: int) -> list[int]:
+    """Ages, in updates before `version`, of all turns of learning players that have tokens, in order."""
+    return [
+        version - turn.generation.policy_version
+        for episode in episodes
+        for turn in episode.turns
+        if turn.generation is not None and episode.seats[turn.player].trainable
+    ]
+
+
+def split_stale(episodes: Sequence[Episode], version: int, max_staleness: int) -> tuple[list[Episode], int]:
+    """Takes stale turns out of training.
+
+    A turn of a learning player that is more than `max_staleness` updates behind `version` loses its tokens, so that no
+    sample is made of it; its text, its action and the returns stay on record.
+
+    Returns:
+        The episodes, unchanged where they have no stale turn, and the number of stale turns.
+    """
+    kept: list[Episode] = []
+    dropped = 0
+    for episode in episodes:
+        stale = [
+            episode.seats[turn.player].trainable and _is_stale(turn, version - max_staleness) for turn in episode.turns
+        ]
+        dropped += sum(stale)
+        kept.append(_without_tokens(episode, stale) if any(stale) else episode)
+    return kept, dropped
+
+
+def _is_stale(turn: Turn, min_version: int) -> bool:
+    return turn.generation is not None and turn.generation.policy_version < min_version
+
+
+def _without_tokens(episode: Episode, stale: Sequence[bool]) -> Episode:
+    turns = tuple(
+        dataclasses.replace(turn, prompt_ids=None, generation=None) if is_stale else turn
+        for turn, is_stale in zip(episode.turns, stale, strict=True)
+    )
+    return dataclasses.replace(episode, turns=turns)

@@ -1,11 +1,11 @@
-"""The rollout workers as the driver sees them: who is ready, who has what in hand, who is lost.
+"""The worker pool: the driver's view of the rollout workers, what is assigned to each, and which have to be replaced.
 
-A worker is lost when its process dies, when it gives nothing back for too long, when its code fails, or when what it
-gives cannot be right. Whatever the cause, the same happens: it is killed, what it had in hand is handed back to be
-done elsewhere, and a new one takes its number, up to a limit. A worker for which Ray has no place waits for one, as
-after the loss of a node; the others go on without it.
+A worker is lost when its process dies, when it returns nothing for too long, when its code fails, or when its result
+cannot be right. In every case it is killed, its tasks are returned to be done elsewhere, and a new worker gets its
+number, up to `cluster.restarts` times. A worker for which Ray has no resources waits for them, as after the loss of a
+node; the others go on without it.
 
-Not safe for threads: whoever owns a crew keeps its calls apart.
+Not safe for threads: the owner of a pool serialises the calls.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from spiral.distributed.game_queue import games_of_step
-from spiral.distributed.rollout_worker import MEASURING, MOST_CHUNKS, MakePolicy, WorkerStatus, create_worker
+from spiral.distributed.game_queue import Chunk, describe_games
+from spiral.distributed.rollout_worker import CHUNKS, EVALUATING, MAX_CHUNKS, MakePolicy, WorkerStatus, create_worker
 from spiral.distributed.session import (
     CONTROL,
     ClusterError,
@@ -28,7 +28,6 @@ from spiral.distributed.session import (
     set_up_error,
     stacks_of,
 )
-from spiral.distributed.tasks import Play, Task
 from spiral.distributed.weights.base import WeightsHandle
 from spiral.games.failures import UserCodeError
 from spiral.rollout.matchmaking import LoadOpponent, SelfPlayConfig
@@ -37,26 +36,111 @@ from spiral.runs.cluster import ClusterConfig
 logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 5.0
-"""How long a worker has for saying what it is doing, which takes it no time."""
+"""Timeout for a worker's status, which takes the worker no time."""
 PLACING_SECONDS = 10.0
-"""How long the start of a run waits for workers that Ray has no place for, when it has others."""
+"""How long the start of a run waits for workers without resources when others are ready."""
+
+
+class Task(Protocol):
+    """Work for one worker."""
+
+    takes_errors: bool
+    """Whether an exception of the worker's code is the result, instead of a reason to replace the worker."""
+
+    @property
+    def limit(self) -> float:
+        """Seconds without a result after which the worker counts as stuck."""
+        ...
+
+    @property
+    def games(self) -> int | None:
+        """Number of games; None for work that a worker does alone."""
+        ...
+
+    def begin(self, actor: Any) -> Any:
+        """Starts the work on an actor; returns a Ray reference to the result."""
+        ...
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class Member:
-    """One worker's process. `starting` refers to the end of its present stage of starting; None when it is ready."""
+class Play:
+    """Playing a chunk of games."""
+
+    chunk: Chunk
+    weights: WeightsHandle
+    limit: float
+    takes_errors: bool = False
+
+    @property
+    def games(self) -> int:
+        """Number of games in the chunk."""
+        return len(self.chunk.indices)
+
+    def begin(self, actor: Any) -> Any:
+        """Starts the games."""
+        newest = self.chunk.weights is None
+        play = actor.play.options(concurrency_group=CHUNKS)
+        return play.remote(self.chunk.step, self.chunk.indices, self.weights, newest)
+
+    def __str__(self) -> str:
+        return str(self.chunk)
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Sleep:
+    """Releasing the engine's memory until the next task."""
+
+    limit: float
+    takes_errors: bool = False
+    done: bool = False
+    games: None = None
+
+    def begin(self, actor: Any) -> Any:
+        """Puts the engine to sleep."""
+        return actor.sleep.remote()
+
+    def __str__(self) -> str:
+        return "sleep"
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class PolicyCall:
+    """Calling a function with the worker's policy, such as an evaluation."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    weights: WeightsHandle
+    limit: float
+    takes_errors: bool = True
+    result: Any = None
+    done: bool = False
+    games: None = None
+
+    def begin(self, actor: Any) -> Any:
+        """Starts the call."""
+        return actor.call_policy.remote(self.function, self.arguments, self.weights)
+
+    def __str__(self) -> str:
+        return f"the call of {getattr(self.function, '__name__', self.function)}"
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class WorkerHandle:
+    """One rollout worker's process."""
 
     number: int
     actor: Any
     starting: Any
+    """Ray reference to the end of the current stage of starting; None when the worker is ready."""
     stage: str = "placing"
-    hand: dict[Any, Task] = dataclasses.field(default_factory=dict)
-    """What it has to do, by the reference to the answer."""
+    assigned: dict[Any, Task] = dataclasses.field(default_factory=dict)
+    """Tasks by the Ray reference to their result."""
     since: float
-    """When it last gave something, or got the first task in an empty hand."""
+    """Time of the last result, or of the first task after the worker was idle."""
     asked: float = 0.0
-    measures: bool = False
-    """Whether it was measuring when it was `asked`, having given nothing for long."""
+    """Time of the last question whether the worker evaluates, after it returned nothing for long."""
+    evaluating: bool = False
+    """The answer."""
     where: str = ""
     busy_seconds: float = 0.0
     busy_since: float = 0.0
@@ -66,21 +150,21 @@ class Member:
 
     @property
     def games(self) -> int:
-        """Games in hand."""
-        return sum(task.games or 0 for task in self.hand.values())
+        """Number of assigned games."""
+        return sum(task.games or 0 for task in self.assigned.values())
 
     def has_room(self, games: int) -> bool:
-        """Whether it can be given more: fewer than `games` in hand, and nothing that it does alone."""
-        alone = any(task.games is None for task in self.hand.values())
-        return self.starting is None and not alone and self.games < games and len(self.hand) < MOST_CHUNKS
+        """Whether it is ready, has fewer than `games` games assigned, and no task that it does alone."""
+        alone = any(task.games is None for task in self.assigned.values())
+        return self.starting is None and not alone and self.games < games and len(self.assigned) < MAX_CHUNKS
 
     def busy(self, now: float) -> float:
-        """Seconds with something in hand so far."""
-        return self.busy_seconds + (now - self.busy_since if self.hand else 0.0)
+        """Seconds with a task assigned, since the worker was started."""
+        return self.busy_seconds + (now - self.busy_since if self.assigned else 0.0)
 
 
-class Crew:
-    """As many rollout workers as the configuration says, all made alike."""
+class WorkerPool:
+    """All rollout workers of a run, which are made alike."""
 
     def __init__(
         self,
@@ -89,219 +173,235 @@ class Crew:
         selfplay: SelfPlayConfig,
         seed: int,
         *,
-        seat: LoadOpponent,
-        hand_back: Callable[[Task], None],
+        load_opponent: LoadOpponent,
+        return_task: Callable[[Task], None],
         placements: Sequence[Any] | None = None,
     ) -> None:
-        """Begins to start the workers. `hand_back` gets every task of a worker that is lost.
+        """Begins to start the workers.
 
-        `placements` are Ray's scheduling strategies, one for each worker's number.
+        Args:
+            config: Number of workers, their resources and their timeouts.
+            make_policy: Makes a worker's policy; picklable.
+            selfplay: The games of a step.
+            seed: The seed of the run.
+            load_opponent: Makes opponents by name; picklable.
+            return_task: Called with every unfinished task of a lost worker.
+            placements: Ray's scheduling strategy of each worker.
         """
         self._config = config
-        self._set_up = (make_policy, selfplay, seed, max(1, int(config.cpus_per_worker)), config.worker_seconds, seat)
-        self._hand_back = hand_back
+        self._set_up = (
+            make_policy,
+            selfplay,
+            seed,
+            max(1, int(config.cpus_per_worker)),
+            config.worker_seconds,
+            load_opponent,
+        )
+        self._return_task = return_task
         self._placements = placements or ["SPREAD"] * config.rollout_workers
         self._ever_ready = False
         self._begun = self._none_ready_since = time.monotonic()
         self.restarts = 0
-        self.members = [self._new(number) for number in range(config.rollout_workers)]
+        self.workers = [self._new(number) for number in range(config.rollout_workers)]
 
     @property
-    def ready(self) -> list[Member]:
+    def ready(self) -> list[WorkerHandle]:
         """Workers that can be given tasks."""
-        return [member for member in self.members if member.starting is None]
+        return [worker for worker in self.workers if worker.starting is None]
 
     @property
     def complete(self) -> bool:
-        """Whether the run can begin: all are ready, or all that Ray has a place for."""
-        waiting = [member for member in self.members if member.starting is not None]
-        hopeless = time.monotonic() - self._begun > PLACING_SECONDS
-        return bool(self.ready) and all(member.stage == "placing" and hopeless for member in waiting)
+        """Whether the run can begin: all workers are ready, or all for which Ray has resources."""
+        waiting = [worker for worker in self.workers if worker.starting is not None]
+        timed_out = time.monotonic() - self._begun > PLACING_SECONDS
+        return bool(self.ready) and all(worker.stage == "placing" and timed_out for worker in waiting)
 
-    def least_busy(self, games: int) -> Member | None:
-        """Who gets the next task: whoever has the fewest games; None when all have `games` or more in hand."""
-        free = [member for member in self.members if member.has_room(games)]
-        return min(free, key=lambda member: member.games, default=None)
+    def least_busy(self, games: int) -> WorkerHandle | None:
+        """The worker with the fewest games, for the next task; None when all have `games` or more."""
+        free = [worker for worker in self.workers if worker.has_room(games)]
+        return min(free, key=lambda worker: worker.games, default=None)
 
-    def give(self, member: Member, task: Task) -> None:
-        """Puts a task into a worker's hand."""
-        if not member.hand:
-            member.since = member.busy_since = time.monotonic()
-        member.hand[task.begin(member.actor)] = task
+    def assign(self, worker: WorkerHandle, task: Task) -> None:
+        """Starts a task on a worker."""
+        if not worker.assigned:
+            worker.since = worker.busy_since = time.monotonic()
+        worker.assigned[task.begin(worker.actor)] = task
 
-    def tell(self, weights: WeightsHandle) -> None:
-        """Tells every worker of new weights."""
-        for member in self.ready:
-            member.actor.load_weights.options(concurrency_group=CONTROL).remote(weights)
+    def announce(self, weights: WeightsHandle) -> None:
+        """Makes new weights known to the games under way on every worker."""
+        for worker in self.ready:
+            worker.actor.announce_weights.options(concurrency_group=CONTROL).remote(weights)
 
     def pending(self) -> list[Any]:
-        """References to everything that is waited for."""
-        starting = [member.starting for member in self.members if member.starting is not None]
-        return starting + [ref for member in self.members for ref in member.hand]
+        """Ray references to everything that the pool waits for."""
+        starting = [worker.starting for worker in self.workers if worker.starting is not None]
+        return starting + [ref for worker in self.workers for ref in worker.assigned]
 
-    def settle(self, done: Sequence[Any]) -> list[tuple[Member, Task, Any]]:
-        """Answers among `done`, as `(worker, task, answer)`; looks after workers that start, fail or are stuck.
+    def take_results(self, done: Sequence[Any]) -> list[tuple[WorkerHandle, Task, Any]]:
+        """Takes the results among the references `done`, and replaces workers that failed or are stuck.
 
-        Raises `ValueError` or `RuntimeError` when the run cannot go on.
+        Returns:
+            A `(worker, task, result)` for every finished task.
+
+        Raises:
+            ValueError or RuntimeError: the run cannot go on.
         """
         finished = set(done)
-        answers: list[tuple[Member, Task, Any]] = []
-        for member in list(self.members):
-            if member.starting in finished:
-                self._next_stage(member)
-            for ref in [ref for ref in member.hand if ref in finished]:
-                answer = self._answer(member, ref) if ref in member.hand else None
-                if answer is not None:
-                    answers.append(answer)
-        self._look_for_stuck()
-        return answers
+        results: list[tuple[WorkerHandle, Task, Any]] = []
+        for worker in list(self.workers):
+            if worker.starting in finished:
+                self._next_stage(worker)
+            for ref in [ref for ref in worker.assigned if ref in finished]:
+                result = self._result(worker, ref) if ref in worker.assigned else None
+                if result is not None:
+                    results.append(result)
+        self._replace_stuck_workers()
+        return results
 
-    def lose(self, member: Member, cause: str) -> None:
-        """Replaces a worker. Raises `ClusterError` when that was done too often already."""
-        if member not in self.members:
+    def replace(self, worker: WorkerHandle, cause: str) -> None:
+        """Replaces a worker, unless that has been done.
+
+        Raises:
+            ClusterError: more workers were lost than `cluster.restarts` allows.
+        """
+        if worker not in self.workers:
             return
-        end_actor(member.actor)
-        tasks = list(member.hand.values())
-        member.hand.clear()
+        end_actor(worker.actor)
+        tasks = list(worker.assigned.values())
+        worker.assigned.clear()
         self.restarts += 1
         if self.restarts > self._config.restarts:
             raise ClusterError(
-                f"{self.restarts} rollout workers were lost, and cluster.restarts allows for {self._config.restarts};"
-                f" the last one: {member} {cause}"
+                f"{self.restarts} rollout workers were lost, and cluster.restarts allows {self._config.restarts};"
+                f" the last one: {worker} {cause}"
             )
         logger.warning(
-            "%s %s. It is replaced (%d of at most %d times)%s",
-            member, cause, self.restarts, self._config.restarts,
-            f", and done again elsewhere: {_told(tasks)}" if tasks else "",
+            "%s %s. It is replaced (restart %d of at most %d)%s",
+            worker, cause, self.restarts, self._config.restarts,
+            f"; its work is done again elsewhere: {_describe(tasks)}" if tasks else "",
         )  # fmt: skip
-        self.members[self.members.index(member)] = self._new(member.number)
+        self.workers[self.workers.index(worker)] = self._new(worker.number)
         for task in tasks:
-            self._hand_back(task)
+            self._return_task(task)
         if not self.ready:
             self._none_ready_since = time.monotonic()
 
-    def lose_stuck(self, member: Member, cause: str) -> None:
-        """Replaces a worker that does not answer, having told where its threads are."""
-        logger.warning("%s is stuck; its threads:\n%s", member, stacks_of(member.actor, STATUS_SECONDS))
-        self.lose(member, cause)
+    def replace_stuck(self, worker: WorkerHandle, cause: str) -> None:
+        """Logs the stacks of a worker that does not answer, and replaces it."""
+        logger.warning("%s is stuck; its threads:\n%s", worker, stacks_of(worker.actor, STATUS_SECONDS))
+        self.replace(worker, cause)
 
-    def ask(self) -> list[Any]:
-        """Asks the ready workers what they are doing: references for `answers`."""
-        return [member.actor.status.options(concurrency_group=CONTROL).remote() for member in self.ready]
+    def ask_statuses(self) -> list[Any]:
+        """Asks the ready workers for their status; returns references for `worker_statuses`."""
+        return [worker.actor.status.options(concurrency_group=CONTROL).remote() for worker in self.ready]
 
     def close(self) -> None:
         """Ends every worker."""
-        for member in self.members:
-            end_actor(member.actor)
-        self.members = []
+        for worker in self.workers:
+            end_actor(worker.actor)
+        self.workers = []
 
-    def _new(self, number: int) -> Member:
+    def _new(self, number: int) -> WorkerHandle:
         actor = create_worker(number, self._config, self._placements[number])
         placed = actor.status.options(concurrency_group=CONTROL).remote()
-        return Member(number=number, actor=actor, starting=placed, since=time.monotonic())
+        return WorkerHandle(number=number, actor=actor, starting=placed, since=time.monotonic())
 
-    def _next_stage(self, member: Member) -> None:
-        """From being placed to loading the model, and from there to being ready."""
+    def _next_stage(self, worker: WorkerHandle) -> None:
+        """Moves a worker from being placed to loading the model, and from there to being ready."""
         ray = import_ray()
 
-        member.since = time.monotonic()
+        worker.since = time.monotonic()
         try:
-            answer = ray.get(member.starting, timeout=STATUS_SECONDS)
+            answer = ray.get(worker.starting, timeout=STATUS_SECONDS)
         except ray.exceptions.RayTaskError as error:
             if not self._ever_ready:
-                raise set_up_error(member, error) from None
-            self.lose(member, f"could not be set up: {error_reason(error)}")
+                raise set_up_error(worker, error) from None
+            self.replace(worker, f"could not be set up: {error_reason(error)}")
             return
-        except Exception as error:  # Ray has many kinds for a process or node that is gone
-            self.lose(member, f"died while {member.stage}: {error_reason(error)}")
+        except Exception as error:  # Ray has many exceptions for a process or node that has ended
+            self.replace(worker, f"died while {worker.stage}: {error_reason(error)}")
             return
-        if member.stage == "placing":
-            member.where = f" (process {answer.pid} on {answer.host})"
-            member.stage = "loading the model"
-            member.starting = member.actor.set_up.remote(*self._set_up)
+        if worker.stage == "placing":
+            worker.where = f" (process {answer.pid} on {answer.host})"
+            worker.stage = "loading the model"
+            worker.starting = worker.actor.set_up.remote(*self._set_up)
         else:
-            member.starting = None
+            worker.starting = None
             self._ever_ready = True
 
-    def _answer(self, member: Member, ref: Any) -> tuple[Member, Task, Any] | None:
-        """Takes a task out of a hand with its answer; None when the worker failed at it."""
+    def _result(self, worker: WorkerHandle, ref: Any) -> tuple[WorkerHandle, Task, Any] | None:
+        """Removes a finished task from a worker and returns it with its result; None when the worker failed at it."""
         ray = import_ray()
 
-        task = member.hand[ref]
+        task = worker.assigned[ref]
         now = time.monotonic()
         try:
-            answer = ray.get(ref, timeout=self._config.worker_seconds)
-        except Exception as error:  # what is raised in a worker may be anything
+            result = ray.get(ref, timeout=self._config.worker_seconds)
+        except Exception as error:  # a worker may raise anything
             if isinstance(error, ray.exceptions.RayTaskError) and task.takes_errors:
-                answer = error.cause
+                result = error.cause
             elif isinstance(cause := getattr(error, "cause", None), ClusterError | UserCodeError):
-                raise cause from None  # not this worker's failure; another worker would fail alike
+                raise cause from None  # not this worker's failure: another worker would fail in the same way
             else:
-                self.lose(member, f"failed at {task}: {error_reason(error)}")
+                self.replace(worker, f"failed at {task}: {error_reason(error)}")
                 return None
-        del member.hand[ref]
-        member.since = now
-        if not member.hand:
-            member.busy_seconds += now - member.busy_since
-        return member, task, answer
+        del worker.assigned[ref]
+        worker.since = now
+        if not worker.assigned:
+            worker.busy_seconds += now - worker.busy_since
+        return worker, task, result
 
-    def _look_for_stuck(self) -> None:
+    def _replace_stuck_workers(self) -> None:
         ray = import_ray()
 
         now = time.monotonic()
-        for member in list(self.members):
-            if member.starting is None and member.hand:
-                limit, what = min((task.limit, f"answer to {task}") for task in member.hand.values())
-                waited_for = list(member.hand)
-            elif member.starting is not None and member.stage != "placing":
-                waited_for, limit, what = [member.starting], self._config.learner_seconds, f"end of {member.stage}"
+        for worker in list(self.workers):
+            if worker.starting is None and worker.assigned:
+                limit, missing = min((task.limit, f"result of {task}") for task in worker.assigned.values())
+                awaited = list(worker.assigned)
+            elif worker.starting is not None and worker.stage != "placing":
+                awaited, limit, missing = [worker.starting], self._config.learner_seconds, f"end of {worker.stage}"
             else:
                 continue
-            # This process may have been held up itself, with the answer there all the time.
-            if now - member.since > limit and not ray.wait(waited_for, timeout=0)[0]:
-                if now - member.since < self._patience(member, limit, now):
+            # This process may have been suspended itself, while the result was there all the time.
+            if now - worker.since > limit and not ray.wait(awaited, timeout=0)[0]:
+                if now - worker.since < self._patience(worker, limit, now):
                     continue
-                self.lose_stuck(member, f"gave no {what} in {limit:g} s")
+                self.replace_stuck(worker, f"gave no {missing} in {limit:g} s")
         if self.ready:
             self._none_ready_since = now
         elif now - self._none_ready_since > self._config.learner_seconds:
-            raise ClusterError(self._nobody())
+            raise ClusterError(self._no_worker_message())
 
-    def _patience(self, member: Member, limit: float, now: float) -> float:
-        """How long a worker may give nothing: longer than its games' `limit` while it measures."""
-        longest = max((task.limit for task in member.hand.values()), default=limit)
+    def _patience(self, worker: WorkerHandle, limit: float, now: float) -> float:
+        """Seconds without a result after which a worker is stuck: more than its games' `limit` while it evaluates."""
+        longest = max((task.limit for task in worker.assigned.values()), default=limit)
         if longest == limit:
             return limit
-        if now - member.asked > limit:
-            member.asked = now
-            said = answers([member.actor.status.options(concurrency_group=CONTROL).remote()])
-            member.measures = any(status.doing == MEASURING for status in said)
-        return longest if member.measures else limit
+        if now - worker.asked > limit:
+            worker.asked = now
+            statuses = worker_statuses([worker.actor.status.options(concurrency_group=CONTROL).remote()])
+            worker.evaluating = any(status.doing == EVALUATING for status in statuses)
+        return longest if worker.evaluating else limit
 
-    def _nobody(self) -> str:
+    def _no_worker_message(self) -> str:
         ray = import_ray()
 
-        stages = ", ".join(f"{member} is still {member.stage}" for member in self.members)
-        have = ray.cluster_resources()
+        stages = ", ".join(f"{worker} is still {worker.stage}" for worker in self.workers)
+        total = ray.cluster_resources()
         return (
             f"this process waited {self._config.learner_seconds:g} s for a rollout worker: {stages}. Each needs"
             f" {self._config.cpus_per_worker:g} CPUs and {self._config.gpus_per_worker:g} GPUs; Ray has"
-            f" {have.get('CPU', 0):g} and {have.get('GPU', 0):g} in all"
+            f" {total.get('CPU', 0):g} and {total.get('GPU', 0):g} in total"
         )
 
 
-def _told(tasks: Sequence[Task]) -> str:
-    """What these are in all."""
-    games: Counter[int] = Counter()
-    for task in tasks:
-        if isinstance(task, Play):
-            games[task.chunk.step] += task.games
-    told = [games_of_step(count, step) for step, count in sorted(games.items())]
-    return ", ".join(told + [str(task) for task in tasks if task.games is None])
+def worker_statuses(asked: Sequence[Any]) -> list[WorkerStatus]:
+    """Waits up to `STATUS_SECONDS` for statuses and leaves out workers that do not answer; needs no lock of the pool.
 
-
-def answers(asked: Sequence[Any]) -> list[WorkerStatus]:
-    """What workers say they are doing; one that does not answer is left out. Needs no crew, and may take seconds."""
+    Args:
+        asked: References from `WorkerPool.ask_statuses`.
+    """
     ray = import_ray()
 
     done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=STATUS_SECONDS) if asked else ([], [])
@@ -312,3 +412,13 @@ def answers(asked: Sequence[Any]) -> list[WorkerStatus]:
         except ray.exceptions.RayError:
             continue
     return found
+
+
+def _describe(tasks: Sequence[Task]) -> str:
+    """For example "7 games of step 3, the call of evaluate_run"."""
+    games: Counter[int] = Counter()
+    for task in tasks:
+        if isinstance(task, Play):
+            games[task.chunk.step] += task.games
+    by_step = [describe_games(count, step) for step, count in sorted(games.items())]
+    return ", ".join(by_step + [str(task) for task in tasks if task.games is None])

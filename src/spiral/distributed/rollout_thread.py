@@ -1,12 +1,14 @@
-"""Plays the games of a rollout worker: one thread, and games that join those under way.
+"""The thread of a rollout worker that plays games, and weights that change between their turns.
 
-A worker is given chunks of games, several at a time. All that are to be played with the same weights are played
-together: the games of the next chunk begin as those of earlier ones end, so that the engine's batch stays full from
-chunk to chunk, and runs low only when the worker has no more games. What happens in a game depends on its seed and the
-weights, never on what is played beside it (`spiral.rollout.loop`).
+A worker has several chunks of games at a time. All chunks that use the same weights are played together: the games of
+the next chunk begin as those of earlier chunks end, so the engine's batch stays full from chunk to chunk and runs low
+only when the worker has no more games. What happens in a game depends on its seed and the weights, never on the games
+beside it (`spiral.rollout.loop`).
 
-Games are played with the weights that their chunk names, or, where it asks for the newest, with the newest that were
-told of at each turn (`fresh_policy.py`).
+A chunk names its weights, or asks for the newest. In the second case weights change while games are under way
+(`FreshPolicy`): turns that are being generated are finished, no other turn begins until the newer weights are loaded,
+and the games go on with those, as in PipelineRL (arXiv 2509.19128). PipelineRL also changes weights within a turn. That
+is left out here: the record of a turn names the one version that wrote it.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ from typing import Any
 
 from spiral.core.records import Episode
 from spiral.distributed.weights.base import WeightsHandle
+from spiral.policies import Policy, TurnReply, TurnRequest
 from spiral.rollout.loop import Match, play_as_completed
 
 LAST = 2**62
-"""A version that comes after all others."""
+"""A version that sorts after all others."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class _Call:
-    """A function to be called while no game is under way."""
+    """A function to call while no game is under way."""
 
     version: int
     function: Callable[[], Any]
@@ -39,13 +42,13 @@ class _Call:
     def run(self) -> None:
         try:
             self.future.set_result(self.function())
-        except BaseException as error:  # for whoever waits
+        except BaseException as error:  # raised again where the result is awaited
             self.future.set_exception(error)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class _Chunk:
-    """Games, and the episodes of those that are over."""
+    """Matches to play, and the episodes of those that have ended."""
 
     matches: Sequence[Match]
     weights: WeightsHandle
@@ -58,66 +61,74 @@ class _Chunk:
     def version(self) -> int:
         return self.weights.version
 
-    def end(self, place: int, episode: Episode) -> None:
-        self.episodes[place] = episode
+    def end(self, index: int, episode: Episode) -> None:
+        self.episodes[index] = episode
         if len(self.episodes) == len(self.matches):
-            self.future.set_result([self.episodes[place] for place in range(len(self.matches))])
+            self.future.set_result([self.episodes[index] for index in range(len(self.matches))])
 
 
 _Job = _Call | _Chunk
 
 
-class Player:
-    """A thread that plays chunks and makes calls: by the version of the weights they ask for, then as they came."""
+class RolloutThread:
+    """Plays chunks and runs calls in one thread, ordered by the version of their weights, then by arrival."""
 
-    def __init__(self, take: Callable[[WeightsHandle], None]) -> None:
-        """`take` puts weights into the policy, if they are not there; it is called in the thread, between turns."""
-        self._put = take
+    def __init__(self, load: Callable[[WeightsHandle], None]) -> None:
+        """Starts the thread.
+
+        Args:
+            load: Puts weights into the policy unless they are there already; called in the thread, between turns.
+        """
+        self._load = load
         self._changed = threading.Condition()
         self._arrivals = itertools.count()
         self._inbox: list[tuple[int, int, _Job]] = []
-        self._told: WeightsHandle | None = None
+        self._newest: WeightsHandle | None = None
         self._refreshing = False
         self._version = -1
-        self.seconds = 0.0
-        """Spent on games."""
+        self.play_seconds = 0.0
+        """Time spent on games."""
         threading.Thread(target=self._work, name="play", daemon=True).start()
 
     def call(self, function: Callable[[], Any], version: int = -1) -> Any:
-        """What `function()` gives, called in the thread between games; waits for it."""
+        """Calls `function()` in the thread between games, before chunks of later versions; returns its result."""
         call = _Call(version=version, function=function)
         self._add(call)
         return call.future.result()
 
     def play(self, matches: Sequence[Match], weights: WeightsHandle, newest: bool, in_flight: int) -> list[Episode]:
-        """The episodes of these matches, in their order; waits for them.
+        """Plays matches and returns their episodes, in order.
 
-        `newest` allows for newer weights; `in_flight` is the most games that are under way at once.
+        Args:
+            matches: The games.
+            weights: The weights to play with.
+            newest: Whether to use newer weights at later turns.
+            in_flight: Maximum number of games under way at once, including those of other chunks.
         """
         chunk = _Chunk(matches=matches, weights=weights, newest=newest, in_flight=in_flight)
         if newest:
-            self.tell(weights)
+            self.announce(weights)
         self._add(chunk)
         return chunk.future.result()
 
-    def tell(self, weights: WeightsHandle) -> None:
-        """Tells of weights, for games that are played with the newest."""
+    def announce(self, weights: WeightsHandle) -> None:
+        """Makes weights known to games that are played with the newest."""
         with self._changed:
-            if self._told is None or weights.version > self._told.version:
-                self._told = weights
+            if self._newest is None or weights.version > self._newest.version:
+                self._newest = weights
 
     def is_stale(self) -> bool:
         """Whether the games under way are to go on with newer weights."""
-        return self._refreshing and self._told is not None and self._told.version > self._version
+        return self._refreshing and self._newest is not None and self._newest.version > self._version
 
     def refresh(self) -> None:
-        """Takes the newest weights; for the thread itself, between turns."""
-        assert self._told is not None
-        self.take(self._told)
+        """Loads the newest weights; called in the thread, between turns."""
+        assert self._newest is not None
+        self.load(self._newest)
 
-    def take(self, weights: WeightsHandle) -> None:
-        """Puts weights into the policy; for the thread itself, between turns."""
-        self._put(weights)
+    def load(self, weights: WeightsHandle) -> None:
+        """Loads weights into the policy; called in the thread, between turns."""
+        self._load(weights)
         self._version = weights.version
 
     def _add(self, job: _Job) -> None:
@@ -131,7 +142,7 @@ class Player:
             return heapq.heappop(self._inbox)[-1]
 
     def _next_chunk(self) -> _Chunk | None:
-        """The next chunk whose games may begin beside those under way; None when something else has to come first."""
+        """The next chunk whose games may begin beside those under way; None when another job has to come first."""
         with self._changed:
             job = self._inbox[0][-1] if self._inbox else None
             if isinstance(job, _Chunk) and (job.newest if self._refreshing else job.version == self._version):
@@ -140,7 +151,6 @@ class Player:
             return None
 
     def _work(self) -> None:
-        """The thread."""
         while True:
             job = self._next_job()
             if isinstance(job, _Call):
@@ -149,23 +159,23 @@ class Player:
                 self._play(job)
 
     def _play(self, first: _Chunk) -> None:
-        """Plays a chunk and all that join it; an error ends them all."""
+        """Plays a chunk and all that join it; an error fails all that have not ended."""
         start = time.perf_counter()
         games = _Games(first, self._next_chunk)
         try:
             self._refreshing = first.newest
-            self.take(self._told if first.newest and self._told is not None else first.weights)
+            self.load(self._newest if first.newest and self._newest is not None else first.weights)
             for number, episode in play_as_completed(games, first.in_flight):
                 games.end(number, episode)
-        except BaseException as error:  # for whoever waits
+        except BaseException as error:  # raised again where the episodes are awaited
             for chunk in games.chunks:
                 chunk.future.set_exception(error)
         finally:
-            self.seconds += time.perf_counter() - start
+            self.play_seconds += time.perf_counter() - start
 
 
 class _Games:
-    """The matches of a chunk and of those that join it, one at a time; asked again, it may have more."""
+    """Iterates over the matches of a chunk and of those that join it; it may have more after it was exhausted."""
 
     def __init__(self, first: _Chunk, next_chunk: Callable[[], _Chunk | None]) -> None:
         self._next_chunk = next_chunk
@@ -176,7 +186,7 @@ class _Games:
 
     @property
     def chunks(self) -> list[_Chunk]:
-        """Those that are not over."""
+        """Chunks that have not ended."""
         chunks = [self._chunk, *(chunk for chunk, _ in self._under_way.values())]
         return [chunk for chunk in dict.fromkeys(chunks) if not chunk.future.done()]
 
@@ -189,11 +199,55 @@ class _Games:
             if following is None:
                 raise StopIteration
             self._chunk, self._begun = following, 0
-        place, self._begun = self._begun, self._begun + 1
-        self._under_way[next(self._numbers)] = (self._chunk, place)
-        return self._chunk.matches[place]
+        index, self._begun = self._begun, self._begun + 1
+        self._under_way[next(self._numbers)] = (self._chunk, index)
+        return self._chunk.matches[index]
 
     def end(self, number: int, episode: Episode) -> None:
-        """Takes the episode of the match that was given `number`-th."""
-        chunk, place = self._under_way.pop(number)
-        chunk.end(place, episode)
+        """Adds the episode of the `number`-th match that was iterated over."""
+        chunk, index = self._under_way.pop(number)
+        chunk.end(index, episode)
+
+
+class FreshPolicy:
+    """Forwards turns to a policy, and holds them back while newer weights wait for the pending turns to end."""
+
+    def __init__(self, policy: Policy, *, is_stale: Callable[[], bool], refresh: Callable[[], None]) -> None:
+        """`refresh()` loads the newest weights, after which `is_stale()` is false until there are newer ones."""
+        self._policy = policy
+        self._is_stale = is_stale
+        self._refresh = refresh
+        self._held: list[TurnRequest] = []
+        self._pending = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the policy."""
+        return self._policy.name
+
+    def submit(self, requests: Sequence[TurnRequest]) -> None:
+        """Forwards turns, or holds them back while the weights are stale."""
+        if self._is_stale():
+            self._held.extend(requests)
+        else:
+            self._forward(requests)
+
+    def poll(self) -> list[TurnReply]:
+        """The policy's replies. When no turn is pending, first loads newer weights and forwards the held turns."""
+        if self._held and not self._pending:
+            self._refresh()
+            held, self._held = self._held, []
+            self._forward(held)
+        replies = self._policy.poll()
+        self._pending -= len(replies)
+        return replies
+
+    def cancel(self) -> None:
+        """Drops every pending turn."""
+        self._held.clear()
+        self._pending = 0
+        self._policy.cancel()
+
+    def _forward(self, requests: Sequence[TurnRequest]) -> None:
+        self._pending += len(requests)
+        self._policy.submit(requests)

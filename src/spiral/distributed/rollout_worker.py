@@ -4,9 +4,9 @@
     ray.get(worker.set_up.remote(make_policy, selfplay_config, seed, threads=1, wait_seconds=600.0))
     worker.play.options(concurrency_group=CHUNKS).remote(step, indices, weights)
 
-Everything that touches the policy happens in one thread (`player.py`); calls of `play` wait for it, several at a time
-(`CHUNKS`). `load_weights`, `stacks` and `status` belong to another thread (`CONTROL`), and answer while games are under
-way; so does `receive_weights` (`WEIGHTS`), which leaves the policy alone.
+Everything that uses the policy happens in one thread (`rollout_thread.py`). Calls of `play` wait for it, several at a
+time (`CHUNKS`). `announce_weights`, `stacks` and `status` run in another thread (`CONTROL`) and answer while games are
+under way; so does `receive_weights` (`WEIGHTS`), which does not touch the policy.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from spiral.core.records import Episode
-from spiral.distributed.fresh_policy import FreshPolicy
-from spiral.distributed.game_queue import games_of_step
-from spiral.distributed.rollout_thread import LAST, Player
+from spiral.distributed.game_queue import describe_games
+from spiral.distributed.rollout_thread import LAST, FreshPolicy, RolloutThread
 from spiral.distributed.session import CONTROL, import_ray, thread_stacks
 from spiral.distributed.weights.base import WeightsHandle
 from spiral.distributed.weights.broadcast import Meeting
@@ -38,12 +37,13 @@ from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
 CHUNKS = "chunks"
-"""The thread group of calls that wait for games."""
-MEASURING = "measuring"
-STEPS_KNOWN = 4
+"""Concurrency group of the calls that wait for games."""
+EVALUATING = "evaluating"
+"""`WorkerStatus.doing` during `RolloutWorker.call_policy`."""
+CACHED_STEPS = 4
 """Steps whose matches are kept, since a step comes in several chunks."""
-MOST_CHUNKS = 32
-"""Chunks that a worker can have in hand."""
+MAX_CHUNKS = 32
+"""Chunks that a worker can have at a time."""
 MakePolicy = Callable[[], LanguagePolicy]
 
 
@@ -58,25 +58,25 @@ class WorkerStatus:
     version: int
     games: int
     tokens: int
-    """Sampled, prompts not counted."""
+    """Sampled tokens; prompts are not counted."""
     play_seconds: float
     load_seconds: float
-    """Spent on taking weights."""
+    """Time spent on loading weights."""
 
 
 class RolloutWorker:
-    """Plays games of self-play with a policy of its own. Made in two steps, since the second may take minutes."""
+    """Plays games of self-play with its own policy. Built in two steps, since the second may take minutes."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self._policy: LanguagePolicy | None = None
         self._in_flight = 0
         self._matches: Callable[[int], list[Match]] | None = None
-        self._player = Player(self._take)
+        self._thread = RolloutThread(self._load)
         self._receiver = Receiver()
         self._version: int | None = None
         self._wait_seconds = 0.0
-        self._doing = "waiting to be set up"
+        self._doing = "waiting for setup"
         self._under_way: dict[int, int] = {}
         self._games = 0
         self._tokens = 0
@@ -90,17 +90,33 @@ class RolloutWorker:
         seed: int,
         threads: int,
         wait_seconds: float,
-        seat: LoadOpponent = scripted_policy,
+        load_opponent: LoadOpponent = scripted_policy,
     ) -> None:
-        """Makes the policy, and its opponents with `seat`; waits at most `wait_seconds` for weights."""
+        """Makes the policy.
+
+        Args:
+            make_policy: Makes the policy.
+            config: The games of a step.
+            seed: The seed of the run.
+            threads: Threads of torch.
+            wait_seconds: Timeout for getting weights.
+            load_opponent: Makes opponents by name.
+        """
         self._wait_seconds = wait_seconds
-        self._player.call(lambda: self._set_up(make_policy, config, seed, threads, seat))
+        self._thread.call(lambda: self._set_up(make_policy, config, seed, threads, load_opponent))
 
     def play(self, step: int, indices: Sequence[int], weights: WeightsHandle, newest: bool = False) -> bytes:
-        """The games of `step` in these places, played with `weights`, or with newer ones if `newest` says so.
+        """Plays games of a step.
 
-        A pickled list of `(place, Episode)`: Ray would send each of an episode's many small arrays by itself, and hand
-        them out in memory that it takes back.
+        Args:
+            step: The step.
+            indices: The games, as indices into `Matchmaker.matches(step)`.
+            weights: The weights to play with.
+            newest: Whether to use newer weights at later turns.
+
+        Returns:
+            A pickled list of `(index, Episode)`. Ray would send each of an episode's many small arrays separately, and
+            give them out in memory that it takes back.
         """
         assert self._matches is not None
         with self._lock:
@@ -108,7 +124,7 @@ class RolloutWorker:
             step_matches = self._matches(step)
         matches = [step_matches[index] for index in indices]
         try:
-            episodes = self._player.play(matches, weights, newest, self._in_flight)
+            episodes = self._thread.play(matches, weights, newest, self._in_flight)
         finally:
             with self._lock:
                 self._under_way[step] -= len(indices)
@@ -117,34 +133,34 @@ class RolloutWorker:
             self._tokens += count_tokens(episodes)
         return pickle.dumps(list(zip(indices, episodes, strict=True)), protocol=pickle.HIGHEST_PROTOCOL)
 
-    def measure(self, function: Callable[..., Any], arguments: Sequence[Any], weights: WeightsHandle) -> Any:
-        """`function(policy, *arguments)` with the worker's policy and these weights, while no game is under way."""
+    def call_policy(self, function: Callable[..., Any], arguments: Sequence[Any], weights: WeightsHandle) -> Any:
+        """Returns `function(policy, *arguments)`, called with these weights while no game is under way."""
 
         def work() -> Any:
-            self._player.take(weights)
-            self._doing = MEASURING
+            self._thread.load(weights)
+            self._doing = EVALUATING
             try:
                 return function(self._policy, *arguments)
             finally:
                 self._doing = ""
 
-        return self._player.call(work, weights.version)
+        return self._thread.call(work, weights.version)
 
     def sleep(self) -> None:
-        """Gives the device's memory back until the policy is asked for something again."""
+        """Releases the engine's memory until the policy is used again."""
         assert self._policy is not None
-        self._player.call(self._policy.sleep, version=LAST)
+        self._thread.call(self._policy.sleep, version=LAST)
 
-    def load_weights(self, weights: WeightsHandle) -> None:
-        """Tells of newer weights; games that are played with the newest take them between turns."""
-        self._player.tell(weights)
+    def announce_weights(self, weights: WeightsHandle) -> None:
+        """Makes newer weights known; games that are played with the newest load them between turns."""
+        self._thread.announce(weights)
 
     def receive_weights(self, version: int, meeting: Meeting) -> str | None:
-        """Receives a broadcast, to be taken before games that ask for it; what went wrong, if anything did."""
+        """Receives a broadcast, to be loaded before the games that need it; returns the error, or None."""
         return self._receiver.receive(version, meeting)
 
     def stacks(self) -> str:
-        """Where every thread of this process is in its Python code."""
+        """The Python stack of every thread of this process."""
         return thread_stacks()
 
     def status(self) -> WorkerStatus:
@@ -157,38 +173,39 @@ class RolloutWorker:
             version=self._version or 0,
             games=self._games,
             tokens=self._tokens,
-            play_seconds=self._player.seconds,
+            play_seconds=self._thread.play_seconds,
             load_seconds=self._load_seconds,
         )
 
     def _set_up(
-        self, make_policy: MakePolicy, config: SelfPlayConfig, seed: int, threads: int, seat: LoadOpponent
+        self, make_policy: MakePolicy, config: SelfPlayConfig, seed: int, threads: int, load_opponent: LoadOpponent
     ) -> None:
         import torch
 
-        torch.set_num_threads(threads)  # of the thread that computes
+        torch.set_num_threads(threads)  # applies to the calling thread only
         self._doing = "loading the model"
         self._policy = make_policy()
-        fresh = FreshPolicy(self._policy, is_stale=self._player.is_stale, refresh=self._player.refresh)
-        self._matches = functools.lru_cache(STEPS_KNOWN)(Matchmaker(fresh, config, seed, load_opponent=seat).matches)
+        fresh = FreshPolicy(self._policy, is_stale=self._thread.is_stale, refresh=self._thread.refresh)
+        self._matches = functools.lru_cache(CACHED_STEPS)(
+            Matchmaker(fresh, config, seed, load_opponent=load_opponent).matches
+        )
         self._in_flight = config.in_flight
         gc.collect()
-        gc.freeze()  # what exists now stays, and need not be looked through for garbage
+        gc.freeze()  # what exists now stays, and the garbage collector can skip it
         self._doing = ""
 
     def _playing(self) -> str:
-        """How many games of which steps are in hand."""
         with self._lock:
             games = {step: count for step, count in sorted(self._under_way.items()) if count}
             self._under_way = games
-        return ", ".join(f"playing {games_of_step(count, step)}" for step, count in games.items()) or "nothing"
+        return ", ".join(f"playing {describe_games(count, step)}" for step, count in games.items()) or "nothing"
 
-    def _take(self, weights: WeightsHandle) -> None:
+    def _load(self, weights: WeightsHandle) -> None:
         """Puts weights into the policy unless they are there."""
         if weights.version == self._version:
             return
         assert self._policy is not None
-        self._doing = f"taking weights of version {weights.version}"
+        self._doing = f"loading weights of version {weights.version}"
         start = time.perf_counter()
         self._version = None
         fetch(weights, self._receiver, self._wait_seconds, self._policy.load_weights)
@@ -198,19 +215,28 @@ class RolloutWorker:
 
 
 def create_worker(number: int, config: ClusterConfig, placement: Any = "SPREAD") -> Any:
-    """A handle of a new actor; it starts as soon as Ray has a place for it. `placement` is a scheduling strategy."""
+    """Creates an actor, which starts as soon as Ray has resources for it.
+
+    Args:
+        number: The worker's number.
+        config: The worker's resources.
+        placement: Ray's scheduling strategy.
+
+    Returns:
+        The actor's handle.
+    """
     ray = import_ray()
 
     actor_class = ray.remote(
         num_cpus=config.cpus_per_worker,
         num_gpus=config.gpus_per_worker,
-        max_restarts=0,  # whoever deals the games replaces workers, since it knows what they had in hand
-        concurrency_groups={CONTROL: 1, WEIGHTS: 1, CHUNKS: MOST_CHUNKS},
+        max_restarts=0,  # the pool replaces workers, since it knows what was assigned to them
+        concurrency_groups={CONTROL: 1, WEIGHTS: 1, CHUNKS: MAX_CHUNKS},
     )(RolloutWorker)
     return actor_class.options(scheduling_strategy=placement).remote(number)
 
 
 def count_tokens(episodes: Sequence[Episode]) -> int:
-    """Tokens that were sampled in these games by those who learn."""
+    """Number of tokens that learning players sampled in these games."""
     turns = [turn for episode in episodes for turn in episode.turns if episode.seats[turn.player].trainable]
     return sum(len(turn.generation.token_ids) for turn in turns if turn.generation is not None)

@@ -62,17 +62,17 @@ class ClusterRun:
     def measure(self, step: int) -> EvaluationResults:
         """Evaluates the current policy, on one of the rollout workers."""
         records = self.directory.records(step).absolute()
-        report: EvaluationResults = self.collector.measure(evaluate_run, self.recipe, step, records)
+        report: EvaluationResults = self.collector.call_policy(evaluate_run, self.recipe, step, records)
         return report
 
     def sample_game(self, game: str, seed: int) -> Episode:
         """One game of the current policy against itself."""
-        episode: Episode = self.collector.measure(sample_game, game, seed)
+        episode: Episode = self.collector.call_policy(sample_game, game, seed)
         return episode
 
     def check_prompts(self) -> None:
         """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
-        self.collector.measure(check_prompts, self.recipe)
+        self.collector.call_policy(check_prompts, self.recipe)
 
     def metrics(self) -> Metrics:
         """What the cluster did during the step, and what its schedule changes in the loop's own figures.
@@ -138,7 +138,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 vocabulary=int(model_config(recipe.model.path).vocab_size),
                 last_step=recipe.run.steps,
                 placements=placement.workers,
-                seat=Opponents(recipe.model.device),
+                load_opponent=Opponents(recipe.model.device),
                 sleep=recipe.engine.sleep,
                 meanwhile=learner.wait,
             )
@@ -173,7 +173,7 @@ def check_engine(recipe: Recipe, collector: ClusterCollector, learner: ClusterLe
         return
     device = "cuda" if recipe.model.device != "cpu" and torch.cuda.is_available() else "cpu"
     config, games = model_config(name), list(recipe.selfplay.games)
-    replies = collector.measure(sample_probes, config, count_parameters(name), device, games)
+    replies = collector.call_policy(sample_probes, config, count_parameters(name), device, games)
     compare_with_learner(replies, learner, str(config.model_type), recipe.model.compute, recipe.engine.kind)
     keep(key, {"cluster": True})
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spiral.distributed.learner import learner_failure
-from spiral.distributed.pool import Member
+from spiral.distributed.pool import WorkerHandle
 from spiral.distributed.session import CONTROL, LearnerLostError, error_reason, import_ray
 from spiral.distributed.weights.base import Source, WeightsHandle
 from spiral.distributed.weights.broadcast import Meeting
@@ -35,17 +35,17 @@ ATTEMPTS = 3
 class Outcome:
     """What became of a broadcast."""
 
-    reached: list[Member] = dataclasses.field(default_factory=list)
+    reached: list[WorkerHandle] = dataclasses.field(default_factory=list)
     """Who has the weights."""
-    missed: dict[Member, str] = dataclasses.field(default_factory=dict)
+    missed: dict[WorkerHandle, str] = dataclasses.field(default_factory=dict)
     """Who has not and is well, and why not."""
-    lost: dict[Member, str] = dataclasses.field(default_factory=dict)
+    lost: dict[WorkerHandle, str] = dataclasses.field(default_factory=dict)
     """Who died meanwhile."""
-    stuck: dict[Member, str] = dataclasses.field(default_factory=dict)
+    stuck: dict[WorkerHandle, str] = dataclasses.field(default_factory=dict)
     """Who does not answer."""
 
     @property
-    def troubles(self) -> dict[Member, str]:
+    def troubles(self) -> dict[WorkerHandle, str]:
         """Who has not got the weights, for whatever reason."""
         return self.missed | self.lost | self.stuck
 
@@ -57,13 +57,13 @@ class Publisher:
         self._local = config.address == "local"
         self._seconds = min(config.worker_seconds, config.learner_seconds)
         self._learner_seconds = config.learner_seconds
-        self._members: list[Member] = []
+        self._members: list[WorkerHandle] = []
         self._source: Source | None = None
         self._place = ("", 0)
         self._generation = 0
         self._in_vain = 0
 
-    def publish(self, handle: WeightsHandle, members: Sequence[Member]) -> Outcome:
+    def publish(self, handle: WeightsHandle, members: Sequence[WorkerHandle]) -> Outcome:
         """Sends weights to these workers; returns when all have them or it is known who has not.
 
         Raises `LearnerLostError`, or what the sender raised, when it is at fault.
@@ -80,10 +80,10 @@ class Publisher:
         )  # fmt: skip
         sending = handle.source.actor.send_weights.remote(handle.version, meeting)
         receiving = {
-            member.actor.receive_weights.options(concurrency_group=WEIGHTS).remote(
+            worker.actor.receive_weights.options(concurrency_group=WEIGHTS).remote(
                 handle.version, dataclasses.replace(meeting, rank=rank)
-            ): member
-            for rank, member in enumerate(members, start=1)
+            ): worker
+            for rank, worker in enumerate(members, start=1)
         }
         self._watch(handle.source, sending, receiving, outcome)
         fault = _learner_answer(sending, "send_weights", self._learner_seconds)
@@ -93,7 +93,7 @@ class Publisher:
         self._in_vain = 0 if outcome.reached else self._in_vain + 1
         return outcome
 
-    def _meet(self, source: Source, members: Sequence[Member]) -> None:
+    def _meet(self, source: Source, members: Sequence[WorkerHandle]) -> None:
         """Another number where the group is not the one of before."""
         if source != self._source:
             asked = source.actor.broadcast_place.remote(self._local, self._seconds)
@@ -103,7 +103,7 @@ class Publisher:
             self._generation += 1
             self._members = list(members)
 
-    def _watch(self, source: Source, sending: Any, receiving: dict[Any, Member], outcome: Outcome) -> None:
+    def _watch(self, source: Source, sending: Any, receiving: dict[Any, WorkerHandle], outcome: Outcome) -> None:
         """Waits until sender and receivers have answered, or the receivers' time is up."""
         ray = import_ray()
 
@@ -123,7 +123,7 @@ class Publisher:
                 outcome.stuck[receiving[ref]] = f"did not say within {self._seconds:g} s that it has new weights"
 
     def _tell(self, version: int, fault: str | None, outcome: Outcome) -> None:
-        troubles = [f"{member}: {why}" for member, why in outcome.troubles.items()]
+        troubles = [f"{worker}: {why}" for worker, why in outcome.troubles.items()]
         troubles += [f"learner worker 0: {fault}"] if fault is not None else []
         count = len(outcome.reached) + len(outcome.troubles)
         last = not outcome.reached and self._in_vain + 1 >= ATTEMPTS
@@ -135,21 +135,21 @@ class Publisher:
         )  # fmt: skip
 
 
-def _sort(member: Member, ref: Any, outcome: Outcome) -> None:
+def _sort(worker: WorkerHandle, ref: Any, outcome: Outcome) -> None:
     """Puts a worker where its answer says."""
     ray = import_ray()
 
     try:
         fault = ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        outcome.missed[member] = error_reason(error)
+        outcome.missed[worker] = error_reason(error)
     except ray.exceptions.RayError as error:
-        outcome.lost[member] = f"died while weights were sent: {error_reason(error)}"
+        outcome.lost[worker] = f"died while weights were sent: {error_reason(error)}"
     else:
         if fault is None:
-            outcome.reached.append(member)
+            outcome.reached.append(worker)
         else:
-            outcome.missed[member] = fault
+            outcome.missed[worker] = fault
 
 
 def _failed(sending: Any) -> bool:
