@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 
+from small_games import Echo, EchoState, OddOneOut
 from spiral.games import CHANCE, TERMINAL, Game, State, Style, game_names, load_game
 from spiral.games.testing import GameContractError, check_game, random_playout
 
@@ -135,7 +136,7 @@ class ToyState(State):
 FAULTS = {
     "endless": "an end within max_turns = 2",
     "player": "current_player gave 7; expected 0, 1, CHANCE or TERMINAL",
-    "actions at the end": "return () unless a seat is to act",
+    "actions at the end": "return () unless a player is to act",
     "no action": "legal_actions() gave no action",
     "twins": "holds both 'yes' and 'YES'",
     "blank": "holds ' '",
@@ -143,7 +144,7 @@ FAULTS = {
     "sum": "which sum to 0.9; expected a sum of 1",
     "impossible": "expected positive probabilities",
     "generous": "is_legal('YES')",
-    "lenient": "was carried out; expected IllegalActionError",
+    "lenient": "was applied; expected IllegalActionError",
     "wrong error": "raised KeyError",
     "mutates": "changed the state it was called on",
     "dice": "gave two different states when repeated",
@@ -153,7 +154,7 @@ FAULTS = {
     "silent": "does not name 'yes'",
     "no history": "with the same information_state(1)",
     "paid early": "expected (0.0, 0.0) while the game goes on",
-    "general sum": "two finite numbers that sum to zero",
+    "general sum": "numbers that sum to zero",
     "position": "expected equality, as position_key is",
 }
 
@@ -165,6 +166,53 @@ def test_the_toy_is_sound_without_a_fault() -> None:
     assert sum(end.returns()) == 0
 
 
+@pytest.mark.parametrize("game", [OddOneOut(), Echo(), Echo(rounds=1)])
+def test_games_of_one_and_of_three_players_keep_the_contract(game: Game) -> None:
+    check_game(game)
+    _, end = random_playout(game, seed=0)
+    assert len(end.returns()) == game.num_players
+
+
+class WrongRewards(EchoState):
+    def rewards(self) -> tuple[float, ...]:
+        return (1.0 if self.current_player == CHANCE else 0.0,)
+
+
+class TwoReturns(EchoState):
+    def returns(self) -> tuple[float, ...]:
+        return (0.0, 0.0)
+
+
+class Unbounded(EchoState):
+    def returns(self) -> tuple[float, ...]:
+        return (float("nan"),)
+
+
+@pytest.mark.parametrize(
+    ("state_class", "message"),
+    [
+        (WrongRewards, r"rewards\(\) sum to \(1.0,\) over the game; expected the returns \(2.0,\)"),
+        (TwoReturns, r"gave \(0.0, 0.0\); expected a tuple of 1 finite floats"),
+        (Unbounded, r"gave \(nan,\); expected a tuple of 1 finite floats"),
+    ],
+)
+def test_rewards_and_returns_have_a_number_for_each_player(state_class: type[EchoState], message: str) -> None:
+    class Broken(Echo):
+        def initial_state(self) -> EchoState:
+            return state_class(rounds=2)
+
+    with pytest.raises(GameContractError, match=message):
+        check_game(Broken())
+
+
+def test_a_game_for_nobody_is_refused() -> None:
+    class Nobody(Echo):
+        num_players = 0
+
+    with pytest.raises(GameContractError, match="num_players is 0; expected a whole number from 1"):
+        check_game(Nobody())
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_named(fault: str) -> None:
     with pytest.raises(GameContractError) as caught:
@@ -172,7 +220,7 @@ def test_each_fault_is_named(fault: str) -> None:
     message = str(caught.value)
     assert FAULTS[fault] in message
     assert message.startswith("toy: ")
-    assert "To mend it: " in message
+    assert "To fix it: " in message
 
 
 def test_the_message_gives_the_actions_that_lead_to_the_fault() -> None:

@@ -6,12 +6,17 @@ from typing import ClassVar
 
 import pytest
 
+from small_games import Echo, OddOneOut
 from spiral.games import TERMINAL, Game, IllegalActionError, State, load_game
+from spiral.policies import able_opponents, scripted_policy, scripted_table
 from spiral.theory import (
+    DepthLimited,
     best_response,
+    equilibrium,
     expected_returns,
     exploitability,
     information_states,
+    minimax_value,
     nash_conv,
     policy_from_table,
     tree_size,
@@ -197,3 +202,42 @@ def test_minimax_names_who_plays_what_it_cannot(spec):
         with pytest.raises(ValueError, match="--opponent equilibrium"):
             require_openness(state)
         state = state.apply(state.chance_outcomes()[0][0] if state.is_chance else state.legal_actions()[0])
+
+
+class TwoPlayerEcho(Echo):
+    num_players = 2
+
+
+@pytest.mark.parametrize(
+    ("game", "what"),
+    [
+        (OddOneOut(), "has 3 players"),
+        (Echo(), "has 1 player"),
+        (TwoPlayerEcho(), "has returns that do not sum to zero"),
+    ],
+)
+def test_only_zero_sum_games_of_two_players_have_exact_theory(game, what):
+    assert not game.exact_theory
+    message = f"{what}; exact theory, minimax and equilibria cover zero-sum games of two players only"
+    for refused in (
+        lambda: exploitability(game, uniform_policy),
+        lambda: nash_conv(game, uniform_policy),
+        lambda: best_response(game, uniform_policy, 0),
+        lambda: expected_returns(game, [uniform_policy] * game.num_players),
+        lambda: tree_size(game),
+        lambda: equilibrium(game),
+        lambda: scripted_policy("minimax", game),
+        lambda: scripted_policy("equilibrium", game),
+        lambda: scripted_table("minimax", game),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
+    assert able_opponents(["random", "minimax", "equilibrium"], game) == ["random"]
+
+
+def test_minimax_over_states_needs_two_players():
+    state = OddOneOut().initial_state()
+    with pytest.raises(ValueError, match="minimax needs a zero-sum game of two players, and this one has the returns"):
+        minimax_value(state)
+    with pytest.raises(ValueError, match="minimax needs a zero-sum game of two players"):
+        DepthLimited(4).best_actions(state)

@@ -16,6 +16,7 @@ import numpy as np
 
 from spiral.core.records import IntArray
 from spiral.games import Game, load_game
+from spiral.games.playout import resolve_chance
 from spiral.models.loading import length_switches
 from spiral.text import ChatCodec
 
@@ -95,9 +96,7 @@ def make_probes(
 
 def _first_prompt(codec: ChatCodec, game: Game) -> IntArray:
     """[P] what the first player of a game is asked, after the first outcome of chance."""
-    state = game.initial_state()
-    while state.is_chance:
-        state = state.apply(state.chance_outcomes()[0][0])
+    state = resolve_chance(game.initial_state())
     return codec.encode(state.observation(state.current_player, codec.config.observation), game)
 
 

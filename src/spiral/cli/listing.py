@@ -147,7 +147,7 @@ def _game_row(game: Game) -> dict[str, Any]:
         "seats": game.num_players,
         "rules": game.rules,
         "free_text": game.free_text,
-        "exact_theory": game.enumerable and not game.free_text,
+        "exact_theory": game.exact_theory,
         "parameters": {field.name: getattr(game, field.name) for field in dataclasses.fields(game)},
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spiral.core.records import Episode
 from spiral.games import State, load_game
+from spiral.games.playout import replay
 
 MAX_GAME_LINES = 25
 """Lines of the game that is shown at the end."""
@@ -50,10 +51,7 @@ def told_reply(who: str, reply: str, action: str | None) -> str:
 
 def final_position(episode: Episode, seat: int) -> str:
     """What `seat` sees when the game is over."""
-    state: State = load_game(episode.game).initial_state()
-    for action in episode.actions:
-        state = state.apply(action)
-    return state.observation(seat)
+    return replay(load_game(episode.game), episode.actions).observation(seat)
 
 
 def result_line(episode: Episode, names: tuple[str, str]) -> str:

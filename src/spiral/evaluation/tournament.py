@@ -23,6 +23,7 @@ from spiral.core.records import Episode
 from spiral.evaluation.arena import paired_matches
 from spiral.evaluation.results import describe_player
 from spiral.games import Game
+from spiral.games.playout import resolve_chance
 from spiral.inference.room import check_room
 from spiral.policies import Policy, ScriptedPolicy, is_scripted
 from spiral.policies.endpoint.policy import EndpointPolicy
@@ -93,10 +94,7 @@ def check_players(players: Sequence[str], games: Sequence[Game], cache: PolicyCa
 
 
 def _first_move(policy: Policy, game: Game) -> None:
-    state, rng = game.initial_state(), random.Random(0)
-    while state.is_chance:
-        outcomes = state.chance_outcomes()
-        state = state.apply(rng.choices([name for name, _ in outcomes], weights=[p for _, p in outcomes])[0])
+    state = resolve_chance(game.initial_state(), random.Random(0))
     policy.submit([TurnRequest(key=0, game=game, state=state, player=state.current_player, seed=0)])
     policy.poll()
 

@@ -144,6 +144,11 @@ class Game(ABC):
         return False
 
     @property
+    def exact_theory(self) -> bool:
+        """Whether `spiral.theory` covers the game: two players, zero-sum, listed actions and a small tree."""
+        return self.num_players == 2 and self.zero_sum and self.enumerable and not self.free_text
+
+    @property
     def max_turns(self) -> int:
         """Upper bound of the number of players' actions in one game."""
         return 1000

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from spiral.core.policy import ScriptedPolicy, TurnReply, TurnRequest
 from spiral.games import Game, State
-from spiral.theory import DepthLimited, Minimax, TabularPolicy, equilibrium, uniform_policy
+from spiral.games.playout import resolve_chance
+from spiral.theory import DepthLimited, Minimax, TabularPolicy, equilibrium, require_two_player_zero_sum, uniform_policy
 
 SCRIPTED_NAMES = ("random", "minimax", "equilibrium")
 KNOWN = f"{', '.join(SCRIPTED_NAMES)}; minimax(depth=4) for larger games"
@@ -89,6 +90,7 @@ def scripted_policy(name: str, game: Game) -> ScriptedPolicy:
     kind, depth = _parse(name)
     if kind == "random":
         return RandomPolicy()
+    require_two_player_zero_sum(game)
     return MinimaxPolicy(depth) if kind == "minimax" else EquilibriumPolicy(game)
 
 
@@ -116,10 +118,7 @@ def can_play(opponent: str, game: Game) -> bool:
 
 def _lists_actions(game: Game) -> bool:
     """Whether the game lists its legal actions at the first decision."""
-    state = game.initial_state()
-    while state.is_chance:
-        state = state.apply(state.chance_outcomes()[0][0])
-    return bool(state.legal_actions())
+    return bool(resolve_chance(game.initial_state()).legal_actions())
 
 
 def scripted_table(name: str, game: Game) -> TabularPolicy:
@@ -131,6 +130,7 @@ def scripted_table(name: str, game: Game) -> TabularPolicy:
     kind, depth = _parse(name)
     if kind == "random":
         return uniform_policy
+    require_two_player_zero_sum(game)
     if kind == "equilibrium":
         return equilibrium(game)
     if depth is not None:

@@ -17,6 +17,7 @@ from spiral.core.records import Episode, Outcome, Seat, Turn
 from spiral.core.seeds import derive_seed
 from spiral.games import Game, State
 from spiral.games.failures import GameError, UserCodeError, describe_error, find_game_failure
+from spiral.games.playout import draw
 from spiral.policies import Policy, RemotePolicy, TurnReply, TurnRequest
 from spiral.rollout.rewards import MAX_RETURN, Reward, illegal_move_returns, returns, with_reward
 
@@ -222,7 +223,7 @@ class _LiveGame:
                 raise self.error(f"has played {MAX_CHANCE:,} chance actions in a row without an end")
             outcomes = state.chance_outcomes()
             try:
-                action = self._chance.choices([name for name, _ in outcomes], weights=[p for _, p in outcomes])[0]
+                action = draw(outcomes, self._chance)
             except (TypeError, ValueError, IndexError) as error:
                 raise self.error(
                     f"gave the chance_outcomes {outcomes!r}; expected (action, probability) pairs"

@@ -343,7 +343,7 @@ def _check_evaluation(config: EvaluationConfig, source: str) -> None:
             )
     for spec in config.exploitability:
         game = load_game(spec)
-        if game.free_text or not game.enumerable:
+        if not game.exact_theory:
             raise ValueError(
                 f"{source}: evaluation.exploitability has {spec!r}, which exact theory does not cover;"
                 " expected games that `spiral games` marks so, such as 'kuhn_poker'"

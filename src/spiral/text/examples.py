@@ -12,10 +12,12 @@ positions of a game get the same example, so all its prompts begin with the same
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 
 from spiral.core.seeds import derive_seed
 from spiral.games import Game, State
+from spiral.games.playout import random_decisions
 from spiral.text.prompts import Example, PromptConfig
 
 DECISION = 1
@@ -53,14 +55,4 @@ def _early_state(game: Game, seed: int) -> State:
 
 def first_decisions(game: Game, rng: random.Random) -> list[State]:
     """The states of one random game in which a player decides, up to decision `DECISION`."""
-    state = game.initial_state()
-    decisions: list[State] = []
-    while not state.is_terminal and len(decisions) <= DECISION:
-        if state.is_chance:
-            names, chances = zip(*state.chance_outcomes(), strict=True)
-            action = rng.choices(names, weights=chances)[0]
-        else:
-            decisions.append(state)
-            action = rng.choice(state.legal_actions())
-        state = state.apply(action)
-    return decisions
+    return list(itertools.islice(random_decisions(game, rng), DECISION + 1))

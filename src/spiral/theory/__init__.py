@@ -7,7 +7,12 @@ from spiral.theory.exploitability import expected_returns, exploitability, nash_
 from spiral.theory.kuhn import kuhn_equilibrium, kuhn_quantities
 from spiral.theory.minimax import Minimax, minimax_actions, minimax_value
 from spiral.theory.policy import TabularPolicy, policy_from_table, uniform_policy
-from spiral.theory.tree import has_perfect_information, information_states, tree_size
+from spiral.theory.tree import (
+    has_perfect_information,
+    information_states,
+    require_two_player_zero_sum,
+    tree_size,
+)
 
 __all__ = [
     "BestResponse",
@@ -26,6 +31,7 @@ __all__ = [
     "minimax_value",
     "nash_conv",
     "policy_from_table",
+    "require_two_player_zero_sum",
     "solve_cfr",
     "tree_size",
     "uniform_policy",

@@ -15,7 +15,7 @@ import math
 import random
 
 from spiral.games import State
-from spiral.theory.minimax import require_openness
+from spiral.theory.minimax import require_openness, zero_sum_value
 
 MOST_DEPTH = 50
 """The search calls itself once a move."""
@@ -74,7 +74,7 @@ class DepthLimited:
                 f" such as minimax(depth={max(1, self.depth - 1)})"
             )
         if state.is_terminal:
-            return state.returns()[0] * (1.0 - NEARER * ply)
+            return zero_sum_value(state) * (1.0 - NEARER * ply)
         if ply >= self.depth:
             return 0.0
         require_openness(state)
@@ -119,4 +119,4 @@ def _playout(state: State, rng: random.Random) -> float:
         if not actions:
             break
         state = state.apply(rng.choice(actions))
-    return state.returns()[0] if state.is_terminal else 0.0
+    return zero_sum_value(state) if state.is_terminal else 0.0

@@ -18,6 +18,7 @@ from spiral.theory.tree import Floats, GameTree
 
 MAX_POSITIONS = 200_000
 """Some seconds of search."""
+TOLERANCE = 1e-9
 INSTEAD = "`equilibrium` plays such games (--opponent equilibrium); in Python there are best_response and solve_cfr"
 """For games with chance or with something hidden."""
 
@@ -69,7 +70,7 @@ class Minimax:
                 self._values[key] = max(values) if state.current_player == 0 else min(values)
                 stack.pop()
             elif state.is_terminal:
-                self._values[key] = state.returns()[0]
+                self._values[key] = zero_sum_value(state)
                 stack.pop()
             else:
                 visited += 1
@@ -107,6 +108,14 @@ def optimal_values(tree: GameTree) -> Floats:
         chance = tree.actor_N[source_E] == CHANCE
         np.add.at(value_N, source_E[chance], tree.chance_E[level.edges][chance] * value_N[target_E[chance]])
     return value_N
+
+
+def zero_sum_value(state: State) -> float:
+    """What player 0 gets in a finished game. Raises `ValueError` unless two players win what the other loses."""
+    returns = state.returns()
+    if len(returns) != 2 or abs(returns[0] + returns[1]) > TOLERANCE:
+        raise ValueError(f"minimax needs a zero-sum game of two players, and this one has the returns {returns}")
+    return returns[0]
 
 
 def require_openness(state: State) -> None:

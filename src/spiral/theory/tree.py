@@ -115,9 +115,21 @@ def _smaller(game: Game) -> str:
     return f"load the game with smaller parameters ({', '.join(names)}), or " if names else ""
 
 
+def require_two_player_zero_sum(game: Game) -> None:
+    """Raise `ValueError` for games in which best responses and equilibria do not mean what is computed here."""
+    if game.num_players == 2 and game.zero_sum:
+        return
+    players = f"{game.num_players} player{'s' if game.num_players > 1 else ''}"
+    what = players if game.num_players != 2 else "returns that do not sum to zero"
+    raise ValueError(
+        f"{game.spec} has {what}; exact theory, minimax and equilibria cover zero-sum games of two players only"
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def build_tree(game: Game, merge_positions: bool = False) -> GameTree:
     """The tree of `game`, kept for the next call. Raises `ValueError` for games without exact theory."""
+    require_two_player_zero_sum(game)
     if game.free_text:
         raise ValueError(
             f"{game.spec} takes free text, so its actions cannot be listed; exact theory needs a game that lists them."

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from spiral.games import Game, State, load_game
+from spiral.games.playout import random_decisions
 from spiral.models.loading import save_prompt
 from spiral.models.nano.tokenizer import END, MAYBE, THINK_CLOSE, THINK_OPEN, build_tokenizer
 from spiral.text import ChatCodec, PromptConfig
@@ -78,16 +79,7 @@ def _random_action(state: State, rng: random.Random) -> str:
 
 def random_turns(game: Game, rng: random.Random) -> list[State]:
     """The states in which a seat decides, along one random game."""
-    state, turns = game.initial_state(), []
-    while not state.is_terminal:
-        if state.is_chance:
-            outcomes = state.chance_outcomes()
-            action = rng.choices([name for name, _ in outcomes], weights=[p for _, p in outcomes])[0]
-        else:
-            turns.append(state)
-            action = _random_action(state, rng)
-        state = state.apply(action)
-    return turns
+    return list(random_decisions(game, rng))
 
 
 def training_pairs(
