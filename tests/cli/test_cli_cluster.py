@@ -150,7 +150,7 @@ def test_a_run_at_its_end_is_not_to_be_gone_on_with(tmp_path):
     path = written(tmp_path / "run", state="ended", steps=3, driver={"pid": gone(), "host": socket.gethostname()})
     out = spiral("cluster", "status", str(path)).out
     assert out.startswith(f"{path}: ended, step 3 of 3")
-    assert "to go on" not in out
+    assert "to resume" not in out
 
 
 def test_what_has_no_status(tmp_path):
@@ -248,10 +248,10 @@ def test_a_warning_that_nobody_reads_is_no_fault(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [ClusterError, GroupError])
-def test_a_lost_cluster_is_told_with_how_to_go_on(kind, tmp_path):
+def test_a_lost_cluster_says_how_to_resume(kind, tmp_path):
     (tmp_path / "checkpoints" / "step-000004").mkdir(parents=True)
     (tmp_path / "checkpoints" / "latest").symlink_to("step-000004")
-    advice = r"^21 workers were lost; the last good checkpoint is step-000004; to go on: .*spiral train --resume"
+    advice = r"^21 workers were lost; the last good checkpoint is step-000004; to resume: .*spiral train --resume"
     with pytest.raises(Stopped, match=advice) as caught, _stops_explained(tmp_path):
         raise kind("21 workers were lost")
     assert caught.value.status == 1

@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(target, fault, trained, mon
     last = result.err.splitlines()[-1]
     assert last.startswith(f"spiral: cannot write to {path}: ")
     assert "No space left on device" in last
-    assert last.endswith(f"the last good checkpoint is step-000002; to go on: spiral train --resume --run-dir {path}")
+    assert last.endswith(f"the last good checkpoint is step-000002; to resume: spiral train --resume --run-dir {path}")
     assert "Traceback" not in result.err
     assert hashes(path / "checkpoints" / "step-000002") == hashes(trained / "checkpoints" / "step-000002")
     assert not list(path.rglob("*.tmp"))

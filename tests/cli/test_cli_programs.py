@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spiral.cli.output import program
-from spiral.cli.train import resume_command
+from spiral.cli.output import program, resume_command
 from spiral.cli.train_results import next_commands
 
 

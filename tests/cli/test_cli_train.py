@@ -36,7 +36,7 @@ def test_it_says_where_and_what_to_press(trained):
     assert result.status == 0
     lines = result.err.splitlines()
     assert lines[0] == f"run directory: {path}"
-    assert lines[1].startswith("Ctrl-C stops after the step under way and writes a checkpoint")
+    assert lines[1].startswith("Ctrl-C stops after the current step and writes a checkpoint")
     assert [line for line in lines if line.startswith("step 2/2")]
     assert "Writing model shards" not in result.err
     assert "Warning" not in result.err
@@ -101,7 +101,7 @@ def test_dry_run_of_a_hub_model_that_cannot_be_asked_for(monkeypatch):
     result = spiral("train", "nano", "--dry-run", "--model", "someone/some-model")
     assert result.status == 0
     assert tomllib.loads(result.out)["model"]["path"] == "someone/some-model"
-    assert result.out.startswith("# someone/some-model: parameters not known: ")
+    assert result.out.startswith("# someone/some-model: parameters unknown: ")
 
 
 def test_dry_run_refuses_what_cannot_fit():
@@ -117,10 +117,20 @@ def test_dry_run_refuses_what_cannot_fit():
     assert spiral("train", "nano", "--dry-run", *settings, *more).status == 0
 
 
+def test_json_is_all_that_is_printed(copied):
+    result = spiral("train", "--resume", "--run-dir", str(copied), "--steps", "3", "--json")
+    rows = read_metrics(copied)
+    assert (result.status, result.json["run_dir"], result.json["step"]) == (0, str(copied), 3)
+    assert result.json["metrics"] == {key: value for key, value in rows[-1].items() if key != "step"}
+    assert rows[-1]["step"] == 3
+    assert "step 3/3" in result.err
+    assert "use only one of them" in refused("train", "nano", "--dry-run", "--json")
+
+
 def test_resume_goes_on_and_shows_the_end(copied):
     result = spiral("train", "nano", "--resume", "--run-dir", str(copied), "--steps", "3")
     assert result.status == 0
-    assert "going on with the run's own settings, not those of nano: " in result.err
+    assert "resuming with the run's own settings, not those of nano: " in result.err
     assert [row["step"] for row in read_metrics(copied)] == [1, 2, 3]
     assert "Before training and after step 3:" in result.out
     again = spiral("train", "--resume", "--run-dir", str(copied))
@@ -184,14 +194,14 @@ def test_only_the_length_may_change_on_resume(copied, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_writes_a_checkpoint_and_says_how_to_go_on(stop, monkeypatch, tmp_path):
+def test_a_stop_writes_a_checkpoint_and_says_how_to_resume(stop, monkeypatch, tmp_path):
     interrupt_after(monkeypatch, step=2, stop=stop)
     result = tiny_run(tmp_path / "my run", run__steps="6", run__checkpoint_every="100")
     assert result.status == 130
     last = result.err.splitlines()[-1]
-    assert last.startswith("spiral: stopped after step 3, with a checkpoint; to go on: ")
+    assert last.startswith("spiral: stopped after step 3, with a checkpoint; to resume: ")
     assert os.readlink(tmp_path / "my run" / "checkpoints" / "latest") == "step-000003"
-    command = shlex.split(last.partition("to go on: ")[2])
+    command = shlex.split(last.partition("to resume: ")[2])
     assert command == ["spiral", "train", "--resume", "--run-dir", str(tmp_path / "my run")]
     monkeypatch.undo()
     assert spiral(*command[1:]).status == 0
@@ -204,7 +214,7 @@ def test_a_second_stop_ends_it_at_once(stop, monkeypatch, tmp_path):
     result = tiny_run(tmp_path / "run", run__steps="6")
     assert result.status == 130
     assert result.err.splitlines()[-1].startswith(
-        "spiral: interrupted at once; the last good checkpoint is step-000002; to go on: spiral train --resume"
+        "spiral: interrupted at once; the last good checkpoint is step-000002; to resume: spiral train --resume"
     )
 
 
@@ -215,7 +225,7 @@ STOPS = [signal.SIGTERM, *(pytest.param(stop, marks=pytest.mark.slow) for stop i
 @pytest.mark.parametrize(
     ("target", "advice"),
     [
-        ("spiral.runs.evaluation.measure", "the last good checkpoint is step-000000; to go on: "),
+        ("spiral.runs.evaluation.evaluate_policy", "the last good checkpoint is step-000000; to resume: "),
         ("safetensors.torch.save_file", "there is no checkpoint yet; to begin again: "),
         ("spiral.runs.local.load_language_model", "choose another --run-dir"),
     ],
@@ -237,7 +247,7 @@ def test_one_command_line_serves_a_run_for_ever(monkeypatch, tmp_path):
     path = tmp_path / "runs" / "mine"
     command = ["train", "nano", "--run-dir", str(path), *tiny_settings(), "--steps", "3", "--resume"]
     with monkeypatch.context() as patch:
-        patch.setattr("spiral.runs.evaluation.measure", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr("spiral.runs.evaluation.evaluate_policy", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
         assert spiral(*command).status == 130
     with monkeypatch.context() as patch:
         interrupt_after(patch, step=1, stop=signal.SIGTERM)
@@ -278,7 +288,7 @@ def test_in_a_process_of_its_own(tmp_path):
     starts = (
         "run directory: ",
         "Ctrl-C stops",
-        "measuring nano",
+        "evaluating nano",
         "step ",
         "the first step took ",
         "spiral: stopped after",

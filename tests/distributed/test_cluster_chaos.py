@@ -222,7 +222,7 @@ def test_ctrl_c_ends_the_step_and_everybody(tmp_path, started):
     run.end(130)
     stopped = step_of(path)
     assert 2 <= stopped < 30
-    assert run.lines[-1].startswith(f"spiral: stopped after step {stopped}, with a checkpoint; to go on: ")
+    assert run.lines[-1].startswith(f"spiral: stopped after step {stopped}, with a checkpoint; to resume: ")
     assert os.readlink(path / "checkpoints" / "latest") == f"step-{stopped:06d}"
     assert [line for line in run.lines if line.startswith("warning")] == []
     # On from there, and a second Ctrl-C right after the first.

@@ -179,7 +179,7 @@ def test_a_full_disk_in_a_learner_worker_leaves_a_checkpoint_from_which_one_proc
     last = result.err.splitlines()[-1]
     assert last.startswith(f"spiral: cannot write to {path}: ")
     assert "File too large" in last
-    assert last.endswith(f"the last good checkpoint is step-000002; to go on: spiral train --resume --run-dir {path}")
+    assert last.endswith(f"the last good checkpoint is step-000002; to resume: spiral train --resume --run-dir {path}")
     assert "Traceback" not in result.err
     assert sorted(file.name for file in (path / "checkpoints").iterdir()) == ["latest", "step-000000", "step-000002"]
     walls = [row.get("cluster/wall_s") for row in read_metrics(path)]

@@ -80,7 +80,7 @@ def test_a_death_of_rays_is_told(mark, name, tmp_path):
     assert len(lines) == 1, err
     assert lines[0].startswith("spiral: Ray has ended: its ")
     assert name in lines[0]
-    assert lines[0].endswith(f"to go on: spiral train --resume --run-dir {tmp_path / 'run'}")
+    assert lines[0].endswith(f"to resume: spiral train --resume --run-dir {tmp_path / 'run'}")
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_sigterm_on_a_cluster_writes_a_checkpoint(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "with a checkpoint; to go on: " in err.splitlines()[-1]
+    assert "with a checkpoint; to resume: " in err.splitlines()[-1]
     state = json.loads((tmp_path / "run" / "checkpoints" / "latest" / "state.json").read_text())
     assert state["step"] == read_metrics(tmp_path / "run")[-1]["step"]
 
@@ -97,7 +97,7 @@ def test_sigterm_on_a_cluster_writes_a_checkpoint(tmp_path):
 DRIVER = """
 import os, sys, time
 from spiral.distributed.ray_watch import watched
-with watched({pid: "raylet" for pid in map(int, sys.argv[2:])}, "to go on: this"):
+with watched({pid: "raylet" for pid in map(int, sys.argv[2:])}, "to resume: this"):
     print("watched", flush=True)
     sys.stdin.read()
     if sys.argv[1] == "vanish":
@@ -133,12 +133,12 @@ def test_a_process_that_ends_by_itself_says_nothing_more(other):
 
 @pytest.mark.parametrize("how", ["vanish", "stay"])
 def test_a_process_that_ray_takes_with_it(how, other):
-    line = "spiral: Ray has ended: its raylet died, and the run with it; to go on: this\n"
+    line = "spiral: Ray has ended: its raylet died, and the run with it; to resume: this\n"
     assert ended(how, [other.pid], kill=[other]) == (1, line)
 
 
 def test_a_process_that_has_joined_a_ray(other):
-    line = "spiral: this process was killed, or ended by the Ray that it had joined; to go on: this\n"
+    line = "spiral: this process was killed, or ended by the Ray that it had joined; to resume: this\n"
     assert ended("vanish", []) == (1, line)
     assert ended("end", []) == (0, "")
 

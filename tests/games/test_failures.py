@@ -166,7 +166,7 @@ def test_training_keeps_the_steps_that_are_done_and_says_how_to_go_on(capsys, tm
     assert main(["train", "nano", "--steps", "5", "--run-dir", str(run), *overrides]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "the advantage estimator 'tests.broken_game:third_step' failed: KeyError: 'third step'" in last
-    assert "the last good checkpoint is step-000002; to go on: " in last
+    assert "the last good checkpoint is step-000002; to resume: " in last
     assert [row["step"] for row in read_metrics(run)] == [1, 2]
 
 

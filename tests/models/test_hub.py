@@ -228,7 +228,7 @@ def test_a_model_that_is_not_here_says_how_to_bring_it(away):
     words = ["hf download org/model", str(away / "home" / "models" / "model"), "spiral models", "HF_HUB_OFFLINE is set"]
     result = spiral("train", "nano", "--model", "org/model", "--dry-run")
     assert result.status == 0
-    assert result.out.startswith("# org/model: parameters not known: there is no path 'org/model' here")
+    assert result.out.startswith("# org/model: parameters unknown: there is no path 'org/model' here")
     comment = result.out.splitlines()[0]
     for said in (comment, refused("train", "nano", "--model", "org/model", "--run-dir", str(away / "run"))):
         assert all(word in said for word in words)

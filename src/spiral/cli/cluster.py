@@ -16,8 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from spiral.cli import options as opt
-from spiral.cli.output import print_json
-from spiral.cli.train import resume_command
+from spiral.cli.output import print_json, resume_command
 from spiral.core.progress import duration
 from spiral.distributed.status import STATUS_FILE, STATUS_SECONDS
 from spiral.runs.display import phase_seconds, plain_table, wide_console, worker_metrics

@@ -36,6 +36,11 @@ def program(name: str) -> str:
     return name
 
 
+def resume_command(path: Path) -> str:
+    """The command line that resumes a run."""
+    return f"{program('spiral')} train --resume --run-dir {shlex.quote(str(path))}"
+
+
 def _typed_path(path: str) -> str:
     """A program's path as a person would type it: relative when it lies below the current directory."""
     relative = os.path.relpath(path)

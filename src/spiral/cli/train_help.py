@@ -1,4 +1,4 @@
-"""The configuration as `spiral train --help` shows it: one compact table for each section of a recipe."""
+"""The settings of a recipe as `spiral train --help` shows them: one table a section."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def type_name(info: FieldInfo) -> str:
 
 
 def description(info: FieldInfo) -> str:
-    """The field's description, with the choices that it does not name itself."""
+    """The field's description, with its choices unless the description names them."""
     text = info.description or ""
     choices = [str(choice) for choice in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
     if all(f"'{choice}'" in text for choice in choices):
@@ -59,7 +59,7 @@ def description(info: FieldInfo) -> str:
 
 
 def _toml(default: Any) -> str:
-    """A default as it is written in a recipe, strings without their quotes."""
+    """A default as a recipe writes it, strings without quotes."""
     if isinstance(default, str):
         return default
     if isinstance(default, dict) and default:

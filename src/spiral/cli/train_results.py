@@ -1,4 +1,4 @@
-"""The end of `spiral train`: what the run amounts to, on standard output."""
+"""What `spiral train` prints at its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -21,8 +22,17 @@ from spiral.runs.guards import Guards
 from spiral.runs.summary import arena_table, exploitability_table
 
 
+def json_results(run: Run) -> dict[str, Any]:
+    """The run directory, the number of steps done and the metrics of the last step. Draws the learning curves."""
+    path = run.directory.path
+    draw_learning_curve(path, Watched.from_recipe(run.recipe).trained)
+    rows = read_metrics(path)
+    metrics = {key: value for key, value in rows[-1].items() if key != "step"} if rows else {}
+    return {"run_dir": str(path), "step": run.learner.version, "metrics": metrics}
+
+
 def show_results(run: Run) -> None:
-    """One game, the files and warnings; last on the screen, what was learned and what to try next."""
+    """Prints one game, the files and warnings; last, what was learned and what to try next."""
     console, path = wide_console(), run.directory.path
     games = run.recipe.selfplay.games
     shown = preferred_game(list(games))
@@ -42,7 +52,7 @@ def show_results(run: Run) -> None:
 
 
 def _print_tables(console: Console, run: Run) -> None:
-    """Only what was measured; nothing where nothing was."""
+    """Prints the evaluation before and after training, if there was one."""
     reports = read_reports(run.directory.path)
     if not reports:
         return
@@ -51,17 +61,14 @@ def _print_tables(console: Console, run: Run) -> None:
         console.print(f"Before training and after step {step}:\n")
     if after.arena:
         console.print(arena_table(before, after))
-        console.print(f"{after.arena[0]['episodes']} games each, half from each seat; 95% intervals in brackets.\n")
+        console.print(f"{after.arena[0]['episodes']} games each, half as each player; 95% intervals in brackets.\n")
     if after.exploitability:
         console.print(exploitability_table(before, after))
         console.print()
 
 
 def next_commands(run: str, game: str, exact: list[str], games: Sequence[str] = ()) -> list[str]:
-    """What to try with the trained model.
-
-    Where a game is a module found through PYTHONPATH, each command repeats that setting.
-    """
+    """Commands to try with the trained model. They repeat PYTHONPATH if a game is a module found through it."""
     where = shlex.quote(run)
     opponent = "minimax" if game == PREFERRED_GAME else "random"
     spec, spiral = shlex.quote(game), python_path([game, *games]) + program("spiral")
@@ -74,10 +81,10 @@ def next_commands(run: str, game: str, exact: list[str], games: Sequence[str] = 
 
 
 def python_path(games: Sequence[str]) -> str:
-    """`PYTHONPATH=...` and a space where one of these games is found by it alone, and an empty text elsewhere."""
+    """`PYTHONPATH=...` and a space if one of these games is found only through it; otherwise empty."""
     given = os.environ.get("PYTHONPATH", "")
     folders = [Path(folder or ".") for folder in given.split(os.pathsep)] if given else []
     modules = [game.partition(":")[0].split(".")[0] for game in games if ":" in game.partition("(")[0]]
-    places = [folder / module for folder in folders for module in modules]
-    found = any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
+    files = [folder / module for folder in folders for module in modules]
+    found = any(file.is_dir() or file.with_suffix(".py").is_file() for file in files)
     return f"PYTHONPATH={shlex.quote(given)} " if found else ""

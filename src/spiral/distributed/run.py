@@ -124,7 +124,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
         recipe = recipe.model_copy(update={"prompt": known.prompt})
     dtype = torch.bfloat16 if recipe.model.compute == "bfloat16" else None
     with contextlib.ExitStack() as resources:
-        again = f"to go on: spiral train --resume --run-dir {shlex.quote(str(path))}"
+        again = f"to resume: spiral train --resume --run-dir {shlex.quote(str(path))}"
         resources.enter_context(cluster_session(recipe.cluster, again))
         placement = resources.enter_context(placed(recipe.cluster, gpus_per_rank(recipe.model.device)))
         learner = ClusterLearner(recipe, recipe.cluster, checkpoint, placement=placement, dtype=dtype)
