@@ -69,10 +69,10 @@ def random_model(name: str, device: str) -> Any:
 def made_up(token_ids: IntArray, prompt: int, vocabulary: int) -> Sample:
     """A sample of those tokens; only the presence of its advantage matters."""
     return Sample(
-        token_ids=token_ids,
-        action_mask=np.arange(len(token_ids)) >= prompt,
-        behaviour_logprobs=np.full(len(token_ids), -np.log(vocabulary), dtype=np.float32),
-        advantage=1.0,
+        prompt_ids=token_ids[:prompt],
+        action_ids=token_ids[prompt:],
+        behaviour_logprobs=np.full(len(token_ids) - prompt, -np.log(vocabulary), dtype=np.float32),
+        advantages=np.ones(len(token_ids) - prompt, dtype=np.float32),
         game="",
         player=0,
         policy_version=0,

@@ -79,14 +79,13 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 def step_of(seconds: float, generate_seconds: float, games: int, samples: Sequence[Sample]) -> Step:
     """A step, with its tokens counted from the samples learned from."""
-    responses = sum(int(sample.action_mask.sum()) for sample in samples)
     return Step(
         seconds=seconds,
         generate_seconds=generate_seconds,
         games=games,
         samples=len(samples),
-        prompt_tokens=sum(len(sample.token_ids) for sample in samples) - responses,
-        response_tokens=responses,
+        prompt_tokens=sum(len(sample.prompt_ids) for sample in samples),
+        response_tokens=sum(len(sample.action_ids) for sample in samples),
     )
 
 

@@ -115,7 +115,7 @@ class SelfPlayTrainer(GRPOTrainer):  # type: ignore[misc]
         samples = samples[: len(samples) - len(samples) % self.args.steps_per_generation]
         self.played.append((begin, seconds, samples))
         self.num_generations = len(samples)
-        rows = [{"prompt": "", "advantage": sample.advantage} for sample in samples]
+        rows = [{"prompt": "", "advantage": float(sample.advantages[0])} for sample in samples]
         scored: dict[str, Any] = super()._generate_and_score_completions(rows)
         return scored
 
@@ -135,8 +135,8 @@ def _rollout(_prompts: Sequence[str], trainer: SelfPlayTrainer) -> dict[str, Any
     """The samples just played, in the form that TRL asks of a `rollout_func`."""
     samples = trainer.played[-1][2]
     return {
-        "prompt_ids": [sample.token_ids[~sample.action_mask].tolist() for sample in samples],
-        "completion_ids": [sample.token_ids[sample.action_mask].tolist() for sample in samples],
+        "prompt_ids": [sample.prompt_ids.tolist() for sample in samples],
+        "completion_ids": [sample.action_ids.tolist() for sample in samples],
         "logprobs": None,
     }
 

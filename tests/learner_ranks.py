@@ -240,7 +240,7 @@ def train_on_harmed(model: Any, run: Run, advantages: Sequence[dict[int, float]]
     for changes in advantages:
         batch = batch_of(run, 0)
         for sample, advantage in changes.items():
-            batch.advantages_S[sample] = advantage
+            batch.advantages_A[batch.action_sample_A == sample] = advantage
         metrics.append(learner.update(batch))
     return Trained(metrics, weights_of(learner))
 

@@ -37,22 +37,27 @@ def new_episode(returns, turns=(), *, game="tictactoe", seed=0, trainable=(True,
     )
 
 
+def new_sample(prompt, reply, advantage=1.0, logprobs=None):
+    """A sample whose tokens have one advantage; without log-probabilities each is -1."""
+    return Sample(
+        prompt_ids=np.array(prompt, dtype=np.int64),
+        action_ids=np.array(reply, dtype=np.int64),
+        behaviour_logprobs=np.array([-1.0] * len(reply) if logprobs is None else logprobs, dtype=np.float32),
+        advantages=np.full(len(reply), advantage, dtype=np.float32),
+        game="tictactoe",
+        player=0,
+        policy_version=0,
+    )
+
+
 def random_samples(count, vocabulary, seed=0, *, longest=30):
     """Samples of mixed lengths with random tokens, log-probabilities and advantages."""
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(count):
         prompt, reply = int(rng.integers(1, longest)), int(rng.integers(1, longest))
-        mask = np.arange(prompt + reply) >= prompt
-        samples.append(
-            Sample(
-                token_ids=rng.integers(0, vocabulary, prompt + reply),
-                action_mask=mask,
-                behaviour_logprobs=np.where(mask, rng.normal(-5, 1, prompt + reply), 0).astype(np.float32),
-                advantage=float(rng.normal()),
-                game="tictactoe",
-                player=int(rng.integers(2)),
-                policy_version=0,
-            )
-        )
+        tokens = rng.integers(0, vocabulary, prompt + reply)
+        logprobs, advantage = rng.normal(-5, 1, prompt + reply), float(rng.normal())
+        rng.integers(2)
+        samples.append(new_sample(tokens[:prompt], tokens[prompt:], advantage, logprobs[prompt:]))
     return samples

@@ -108,9 +108,8 @@ def train_table(config: LossConfig, *, steps, episodes, learning_rate, seed, est
         batch = make_batch(samples)
         scores = table_scores(logits, reference, batch)
         behaviour = batch.behaviour_logprobs_A
-        advantages = batch.advantages_S[batch.action_sample_A]
         optimizer.zero_grad()
-        loss(scores, behaviour, behaviour, advantages, float(batch.num_samples), config).total.backward()
+        loss(scores, behaviour, behaviour, batch.advantages_A, float(batch.num_samples), config).total.backward()
         optimizer.step()
         measured.append(table_exploitability(logits))
     return measured

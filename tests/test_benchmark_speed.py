@@ -4,7 +4,6 @@ import argparse
 import copy
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -13,8 +12,7 @@ from benchmarks import common, gpu, spiral_step, step
 from benchmarks.learner import BlockLearner, flop, layout_rows, memory_rows, packed_families
 from benchmarks.rollout import LockStep, measured_rows, offline_transformers, played, table
 from benchmarks.sides import Report, Step, read_report
-from made_up import random_samples
-from spiral.core.records import Sample
+from made_up import new_sample, random_samples
 from spiral.inference.transformers import TransformersPolicy
 from spiral.models.nano.build import DIRECT
 from spiral.policies import SamplingConfig
@@ -34,15 +32,7 @@ def tables_elsewhere(monkeypatch, tmp_path):
 
 
 def sample_of(token_ids, prompt):
-    return Sample(
-        token_ids=np.array(token_ids),
-        action_mask=np.arange(len(token_ids)) >= prompt,
-        behaviour_logprobs=np.zeros(len(token_ids), dtype=np.float32),
-        advantage=1.0,
-        game="",
-        player=0,
-        policy_version=0,
-    )
+    return new_sample(token_ids[:prompt], token_ids[prompt:])
 
 
 @pytest.mark.parametrize(("tied", "layers"), [(True, 1), (False, 2)])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from spiral.core.records import Sample
+from made_up import new_sample
 from spiral.models.shapes import known_config
 from spiral.plan import check_plan, check_runnable, describe, make_plan
 from spiral.plan.memory import activation_bytes, block_bytes, model_shape, prefix_bytes
@@ -253,21 +253,13 @@ def kept_by_autograd(model, layout, vocabulary):
     rng = np.random.default_rng(0)
     prefix, lengths = SHARED.get(layout, (0, LENGTHS))
     front = rng.integers(0, vocabulary, prefix)
-    samples = [
-        Sample(
-            # Two tokens tell samples apart, so that no two share more than the prefix.
-            token_ids=np.concatenate(
-                [front, [number % vocabulary, number // vocabulary], rng.integers(0, vocabulary, length - prefix - 2)]
-            ),
-            action_mask=np.arange(length) >= max(length // 4, prefix + 2),
-            behaviour_logprobs=np.zeros(length, dtype=np.float32),
-            advantage=1.0,
-            game="",
-            player=0,
-            policy_version=0,
-        )
-        for number, length in enumerate(lengths)
-    ]
+    samples = []
+    for number, length in enumerate(lengths):
+        # Two tokens tell samples apart, so that no two share more than the prefix.
+        own = [number % vocabulary, number // vocabulary]
+        tokens = np.concatenate([front, own, rng.integers(0, vocabulary, length - prefix - 2)])
+        prompt = max(length // 4, prefix + 2)
+        samples.append(new_sample(tokens[:prompt], tokens[prompt:]))
     batch = make_batch(samples)
     (rows,) = micro_batches(batch, torch.arange(len(samples)), layout.partition(",")[0], 10_000)
     scorer = Scorer(model, packed=layout != "padded")

@@ -254,7 +254,7 @@ def test_nothing_is_learned_from_a_game_that_was_not_played():
         assert [list(values) for values in load_estimator(name)([missing])] == [zero]
     advantages = [np.full(len(turns), 0.5), np.array([1.0, -1.0]), np.array(zero)]
     samples, dropped = samples_from_episodes([missing, real, missing], advantages, drop_zero_advantage=True)
-    assert ([sample.advantage for sample in samples], dropped) == ([1.0, -1.0], 0)
+    assert ([float(sample.advantages[0]) for sample in samples], dropped) == ([1.0, -1.0], 0)
     assert episode_metrics([missing, real, missing], {}) == {**episode_metrics([real], {}), "rollout/not_played": 2.0}
 
 

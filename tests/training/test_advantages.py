@@ -227,6 +227,16 @@ def test_a_function_of_ones_own_with_options(mine):
     assert values(load_estimator("mine:clipped", {"bound": 0.75})(episodes((1.0, -0.25)))) == [(0.75, -0.25)]
 
 
+def test_advantages_by_token(mine):
+    mine.tokens = lambda episodes: [[[0.5, -0.5], 1.0] for _ in episodes]
+    ((first, second),) = load_estimator("mine:tokens")(episodes((1.0, -1.0)))
+    assert first.tolist() == [0.5, -0.5]
+    assert second == 1.0
+    mine.tokens = lambda episodes: np.ones((1, 2, 2))
+    ((first, second),) = load_estimator("mine:tokens")(episodes((1.0, -1.0)))
+    assert (first.tolist(), second.tolist()) == ([1.0, 1.0], [1.0, 1.0])
+
+
 def test_a_function_of_pairs_and_baselines_still_loads(mine):
     estimator = load_estimator("mine:pairs")
     turns = [new_turn(0), new_turn(1), new_turn(0)]
@@ -258,7 +268,10 @@ def test_an_entry_point(mine, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([[1.0]], r"gave advantages of shape \[1\] to an episode of tictactoe \(seed 0\); expected \[2\], one a turn"),
+        ([[1.0]], r"gave 1 advantages to an episode of tictactoe \(seed 0\); expected one for each of 2 turns"),
+        ([[1.0, [1.0, 2.0, 3.0]]], r"gave advantages of shape \[3\] to turn 2 of .* expected a number, or \[2\]"),
+        ([[[0.5, float("nan")], 1.0]], "gave player 0 of an episode of tictactoe .* the advantage nan"),
+        ([3.0], "gave 3.0 to an episode of tictactoe"),
         ([[1.0, None]], "gave .* expected a number for each of 2 turns|the advantage nan"),
         ([[1.0, float("inf")]], "gave player 1 of an episode of tictactoe .* the advantage inf"),
         ([[1.0, 2e9]], r"expected a number within 1e\+09 of zero"),

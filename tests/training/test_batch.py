@@ -1,26 +1,20 @@
 """Episodes to a batch, token by token: masks, offsets, and what is left out."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from made_up import new_episode, new_turn, random_samples
-from spiral.core.records import Sample, Turn
+from made_up import new_episode, new_sample, new_turn, random_samples
+from spiral.core.records import Turn
 from spiral.training.batch import make_batch, samples_from_episodes
 
 
 def sample(prompt, reply, advantage=1.0):
-    return Sample(
-        token_ids=np.array([*prompt, *reply], dtype=np.int64),
-        action_mask=np.array([False] * len(prompt) + [True] * len(reply)),
-        behaviour_logprobs=np.array([0.0] * len(prompt) + [-0.5 * token for token in reply], dtype=np.float32),
-        advantage=advantage,
-        game="tictactoe",
-        player=0,
-        policy_version=3,
-    )
+    return new_sample(prompt, reply, advantage, [-0.5 * token for token in reply])
 
 
 def test_a_turn_becomes_a_sample_untouched():
@@ -30,12 +24,13 @@ def test_a_turn_becomes_a_sample_untouched():
     )
     assert dropped == 0
     first, second = samples
-    assert first.token_ids.tolist() == [5, 6, 7, 8, 9]
-    assert first.action_mask.tolist() == [False, False, False, True, True]
-    assert first.behaviour_logprobs.tolist() == [0.0, 0.0, 0.0, -0.25, -0.5]
-    assert (first.advantage, first.game, first.player, first.policy_version) == (0.75, "tictactoe", 0, 4)
-    assert (second.advantage, second.player) == (-0.5, 1)
-    assert second.token_ids.tolist() == [5, 2]
+    assert first.prompt_ids.tolist() == [5, 6, 7]
+    assert first.action_ids.tolist() == [8, 9]
+    assert first.behaviour_logprobs.tolist() == [-0.25, -0.5]
+    assert first.advantages.tolist() == [0.75, 0.75]
+    assert (first.game, first.player, first.policy_version) == ("tictactoe", 0, 4)
+    assert (second.advantages.tolist(), second.player) == ([-0.5], 1)
+    assert (second.prompt_ids.tolist(), second.action_ids.tolist()) == ([5], [2])
 
 
 def test_every_turn_gets_its_own_advantage():
@@ -44,7 +39,18 @@ def test_every_turn_gets_its_own_advantage():
     samples, _ = samples_from_episodes(
         [new_episode((1.0, -1.0), turns)], [np.array(advantages)], drop_zero_advantage=False
     )
-    assert [one.advantage for one in samples] == advantages
+    assert [one.advantages.tolist() for one in samples] == [[pytest.approx(value)] * 2 for value in advantages]
+
+
+def test_every_token_may_have_an_advantage_of_its_own():
+    turns = [new_turn(0, (5,), (8, 9)), new_turn(1, (5,), (2, 3, 4)), new_turn(0, (5,), (2,))]
+    by_turn = [np.array([0.5, -0.5]), np.array([0.0, 0.0, 1.0]), np.array([0.0])]
+    samples, dropped = samples_from_episodes([new_episode((1.0, -1.0), turns)], [by_turn], drop_zero_advantage=True)
+    assert [one.advantages.tolist() for one in samples] == [[0.5, -0.5], [0.0, 0.0, 1.0]]
+    assert dropped == 1
+    batch = make_batch(samples)
+    assert batch.advantages_A.tolist() == [0.5, -0.5, 0.0, 0.0, 1.0]
+    assert batch.advantages_A.dtype == torch.float32
 
 
 def test_only_what_a_trainable_seat_sampled_is_trained():
@@ -68,7 +74,7 @@ def test_samples_without_advantage_are_dropped_and_counted():
     episodes = [new_episode((1.0, -1.0), turns), new_episode((0.0, 0.0), turns), new_episode((1.0, 0.0), turns)]
     advantages = [np.array(values) for values in ([0.0, -1.0, 0.0], [0.0, 0.0, 0.0], [1e-9, 0.0, 1e-9])]
     samples, dropped = samples_from_episodes(episodes, advantages, drop_zero_advantage=True)
-    assert [one.advantage for one in samples] == [-1.0, 1e-9, 1e-9]
+    assert [float(one.advantages[0]) for one in samples] == pytest.approx([-1.0, 1e-9, 1e-9])
     assert dropped == 6
     samples, dropped = samples_from_episodes(episodes, advantages, drop_zero_advantage=False)
     assert (len(samples), dropped) == (9, 0)
@@ -87,13 +93,13 @@ def test_offsets_by_hand():
     assert batch.starts_S.tolist() == [0, 3, 7]
     assert batch.lengths_S.tolist() == [3, 4, 5]
     assert batch.prompt_lengths_S.tolist() == [2, 1, 3]
-    assert batch.advantages_S.tolist() == [0.5, -1.0, 2.0]
+    assert batch.advantages_A.tolist() == [0.5, -1.0, -1.0, -1.0, 2.0, 2.0]
     assert batch.action_ids_A.tolist() == [3, 5, 6, 7, 11, 12]
     assert batch.behaviour_logprobs_A.tolist() == [-1.5, -2.5, -3.0, -3.5, -5.5, -6.0]
     assert batch.action_sample_A.tolist() == [0, 1, 1, 1, 2, 2]
     assert (batch.num_samples, batch.num_action_tokens) == (3, 6)
     assert {batch.token_ids_L.dtype, batch.action_ids_A.dtype} == {torch.int64}
-    assert {batch.advantages_S.dtype, batch.behaviour_logprobs_A.dtype} == {torch.float32}
+    assert {batch.advantages_A.dtype, batch.behaviour_logprobs_A.dtype} == {torch.float32}
 
 
 @settings(max_examples=50, deadline=None)
@@ -103,15 +109,22 @@ def test_every_sample_can_be_read_back(count, seed):
     batch = make_batch(samples)
     for index, one in enumerate(samples):
         start, length = int(batch.starts_S[index]), int(batch.lengths_S[index])
-        assert batch.token_ids_L[start : start + length].tolist() == one.token_ids.tolist()
+        assert batch.token_ids_L[start : start + length].tolist() == [*one.prompt_ids, *one.action_ids]
         mine = batch.action_sample_A == index
-        assert batch.action_ids_A[mine].tolist() == one.token_ids[one.action_mask].tolist()
-        assert batch.behaviour_logprobs_A[mine].tolist() == one.behaviour_logprobs[one.action_mask].tolist()
-        assert int(batch.prompt_lengths_S[index]) == len(one.token_ids) - int(one.action_mask.sum())
+        assert batch.action_ids_A[mine].tolist() == one.action_ids.tolist()
+        assert batch.behaviour_logprobs_A[mine].tolist() == one.behaviour_logprobs.tolist()
+        assert batch.advantages_A[mine].tolist() == one.advantages.tolist()
+        assert int(batch.prompt_lengths_S[index]) == len(one.prompt_ids)
 
 
 def test_what_cannot_be_a_batch():
     with pytest.raises(ValueError, match="got no samples"):
         make_batch([])
-    with pytest.raises(ValueError, match="first token is an action"):
-        make_batch([sample((1,), (2,)), sample((), (2, 3))])
+    with pytest.raises(ValueError, match="0 prompt and 2 action tokens"):
+        sample((), (2, 3))
+    with pytest.raises(ValueError, match="1 prompt and 0 action tokens"):
+        sample((1,), ())
+    with pytest.raises(ValueError, match=r"behaviour_logprobs of shape \(1,\) for 2 action tokens"):
+        new_sample((1,), (2, 3), logprobs=[-1.0])
+    with pytest.raises(ValueError, match=r"advantages of shape \(1,\) for 2 action tokens"):
+        dataclasses.replace(sample((1,), (2, 3)), advantages=np.ones(1, dtype=np.float32))

@@ -123,7 +123,7 @@ def test_the_kl_is_zero_at_first_and_grows_as_the_policy_moves(random_model):
 def test_a_non_finite_gradient_is_skipped_and_counted(random_model):
     learner = new_learner(random_model, epochs=2, minibatches=2)
     batch = batch_of()
-    batch.advantages_S[3] = math.nan
+    batch.advantages_A[batch.action_sample_A == 3] = math.nan
     before = weights(learner.model)
     metrics = learner.update(batch)
     # In each pass one of the two parts holds the bad sample.
@@ -132,7 +132,7 @@ def test_a_non_finite_gradient_is_skipped_and_counted(random_model):
     after = weights(learner.model)
     assert not same(before, after)
     assert all(torch.isfinite(weight).all() for weight in after.values())
-    batch.advantages_S[:] = math.inf
+    batch.advantages_A[:] = math.inf
     metrics = learner.update(batch)
     assert same(after, weights(learner.model))
     # Of no optimizer step there is no mean; JSON could not hold it either.
@@ -180,7 +180,7 @@ def test_the_loss_is_measured_before_the_first_step_moves_anything(random_model)
     batch = on_policy_batch(random_model)
     metrics = new_learner(random_model).update(batch)
     # At ratio one the PPO term of a token is minus its advantage.
-    expected = -float(batch.advantages_S[batch.action_sample_A].sum()) / (32 * batch.num_samples)
+    expected = -float(batch.advantages_A.sum()) / (32 * batch.num_samples)
     assert metrics["loss/policy"] == pytest.approx(expected, abs=1e-5)
     with torch.no_grad():
         rows = next(iter(micro_batches(batch, torch.arange(8), "padded", 10_000)))
@@ -196,7 +196,7 @@ def test_the_ratio_divides_by_the_sampler_or_by_the_learner(random_model):
         new_learner(random_model, loss={"old_logprobs": name}).update(batch) for name in ("learner", "behaviour")
     )
     assert learner["loss/clip_fraction"] == 0.0
-    positive = (batch.advantages_S[batch.action_sample_A] > 0).float().mean()
+    positive = (batch.advantages_A > 0).float().mean()
     assert behaviour["loss/clip_fraction"] == pytest.approx(float(positive))
     assert learner["sampler/gap_mean"] == pytest.approx(1.0, abs=1e-4)
     assert behaviour["sampler/gap_mean"] == pytest.approx(1.0, abs=1e-4)
@@ -215,7 +215,7 @@ def test_a_good_answer_becomes_likelier_and_a_bad_one_rarer(random_model):
     sample = batch.action_sample_A[rows.action_K]
     for index in range(8):
         moved = float(change[sample == index].sum())
-        assert moved * float(batch.advantages_S[index]) > 0
+        assert moved * float(batch.advantages_A[batch.action_sample_A == index][0]) > 0
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not(random_model):
@@ -296,10 +296,10 @@ def test_nothing_random_is_on_in_the_learner(tokenizer, family):
     batch.behaviour_logprobs_A.copy_(torch.from_numpy(learner.score(batch)))
     expected = []
     for sample in samples:
-        ids = torch.from_numpy(sample.token_ids)[None]
+        ids = torch.from_numpy(np.concatenate([sample.prompt_ids, sample.action_ids]))[None]
         with torch.no_grad():
             logprobs = model(input_ids=ids).logits[0].log_softmax(-1)[:-1].gather(-1, ids[0, 1:, None])[:, 0]
-        expected.append(logprobs[torch.from_numpy(sample.action_mask[1:])])
+        expected.append(logprobs[len(sample.prompt_ids) - 1 :])
     assert np.allclose(batch.behaviour_logprobs_A, torch.cat(expected), atol=1e-5)
     metrics = learner.update(batch)
     assert metrics["sampler/gap_mean"] < 1e-6
@@ -348,7 +348,7 @@ def test_chunks_keep_no_logits_for_the_backward_pass(random_model):
 
 
 def no_gradient_is_finite(batch):
-    batch.advantages_S[:] = math.nan
+    batch.advantages_A[:] = math.nan
     return batch
 
 

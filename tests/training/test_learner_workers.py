@@ -322,7 +322,7 @@ def pieces(batch, sample):
     return (
         batch.token_ids_L[start : start + length].tolist(),
         int(batch.prompt_lengths_S[sample]),
-        float(batch.advantages_S[sample]),
+        batch.advantages_A[actions].tolist(),
         batch.action_ids_A[actions].tolist(),
         batch.behaviour_logprobs_A[actions].tolist(),
     )

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -57,7 +58,7 @@ def loss_and_gradients(model, batch, layout, max_tokens):
         head = model.get_output_embeddings()
         scores = score_tokens(hidden_states(model, rows), head, batch.action_ids_A[index], 1.0)
         behaviour = batch.behaviour_logprobs_A[index]
-        advantages = batch.advantages_S[batch.action_sample_A[index]]
+        advantages = batch.advantages_A[index]
         part = loss(scores, behaviour, behaviour, advantages, 64.0 * batch.num_samples, config).total
         part.backward()
         total += part.item()
@@ -193,8 +194,8 @@ def test_padded_rows_equal_one_plain_forward_pass_each(random_model):
     ours = all_logprobs(random_model, batch, "padded", 100)
     plain = []
     for one in samples:
-        ids = torch.from_numpy(one.token_ids)
+        ids = torch.from_numpy(np.concatenate([one.prompt_ids, one.action_ids]))
         logprobs = torch.log_softmax(random_model(input_ids=ids[None]).logits[0].float(), -1)
-        places = torch.from_numpy(one.action_mask).nonzero().squeeze(-1)
+        places = torch.arange(len(one.prompt_ids), len(ids))
         plain.append(logprobs[places - 1, ids[places]])
     assert torch.allclose(ours, torch.cat(plain), atol=1e-5, rtol=0)

@@ -24,13 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def with_beginning(sample, beginning):
     """The sample with more tokens before its prompt."""
-    count = len(beginning)
-    return dataclasses.replace(
-        sample,
-        token_ids=np.concatenate([beginning, sample.token_ids]),
-        action_mask=np.concatenate([np.zeros(count, dtype=bool), sample.action_mask]),
-        behaviour_logprobs=np.concatenate([np.zeros(count, dtype=np.float32), sample.behaviour_logprobs]),
-    )
+    return dataclasses.replace(sample, prompt_ids=np.concatenate([beginning, sample.prompt_ids]))
 
 
 def families_batch(seed=0, each=5, lengths=(40, 23, 0)):

@@ -140,10 +140,10 @@ def probe_batch(replies: Sequence[Reply]) -> Batch:
     return make_batch(
         [
             Sample(
-                token_ids=np.concatenate([reply.prompt_ids, reply.token_ids]),
-                action_mask=np.arange(len(reply.prompt_ids) + len(reply.token_ids)) >= len(reply.prompt_ids),
-                behaviour_logprobs=np.concatenate([np.zeros(len(reply.prompt_ids), dtype=np.float32), reply.logprobs]),
-                advantage=1.0 if index % 2 else -1.0,
+                prompt_ids=reply.prompt_ids,
+                action_ids=reply.token_ids,
+                behaviour_logprobs=reply.logprobs,
+                advantages=np.full(len(reply.token_ids), 1.0 if index % 2 else -1.0, dtype=np.float32),
                 game="probe",
                 player=0,
                 policy_version=0,

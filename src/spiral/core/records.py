@@ -113,15 +113,30 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One turn as training data: the prompt, the reply and the advantage of the player that wrote it."""
+    """One turn as training data: what the model was given, what it sampled, and how good each token was.
 
-    token_ids: IntArray
-    """[L] prompt then reply."""
-    action_mask: NDArray[np.bool_]
-    """[L] true for the tokens the policy sampled."""
+    Raises:
+        ValueError: There is no prompt token or no action token, or arrays of the T action tokens differ in length.
+    """
+
+    prompt_ids: IntArray
+    """[P] the tokens that the model was given."""
+    action_ids: IntArray
+    """[T] the tokens that it sampled."""
     behaviour_logprobs: FloatArray
-    """[L] nats at the sampled tokens, zero elsewhere."""
-    advantage: float
+    """[T] nats, under the distribution sampled from."""
+    advantages: FloatArray
+    """[T] the advantage of each sampled token."""
     game: str
     player: int
     policy_version: int
+
+    def __post_init__(self) -> None:
+        tokens = len(self.action_ids)
+        if not len(self.prompt_ids) or not tokens:
+            raise ValueError(
+                f"got a sample of {len(self.prompt_ids)} prompt and {tokens} action tokens; expected some of each"
+            )
+        for name in ("behaviour_logprobs", "advantages"):
+            if getattr(self, name).shape != (tokens,):
+                raise ValueError(f"got {name} of shape {getattr(self, name).shape} for {tokens} action tokens")

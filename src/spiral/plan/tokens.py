@@ -192,10 +192,10 @@ def _shared_prefix(prompts: Sequence[IntArray]) -> float:
     """Mean tokens of a prompt that the learner would compute once for several, were they all in one micro-batch."""
     samples = [
         Sample(
-            token_ids=np.append(prompt, 0),
-            action_mask=np.arange(len(prompt) + 1) == len(prompt),
-            behaviour_logprobs=np.zeros(len(prompt) + 1, dtype=np.float32),
-            advantage=0.0,
+            prompt_ids=prompt,
+            action_ids=np.zeros(1, dtype=np.int64),
+            behaviour_logprobs=np.zeros(1, dtype=np.float32),
+            advantages=np.zeros(1, dtype=np.float32),
             game="",
             player=0,
             policy_version=0,

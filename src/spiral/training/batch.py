@@ -1,6 +1,6 @@
 """From episodes to one packed training batch.
 
-Every trainable turn becomes one `Sample`: what the model was given, what it sampled, and its seat's advantage.
+Every trainable turn becomes one `Sample`: what the model was given, what it sampled, and the advantages of its tokens.
 Token ids go through untouched. A `Batch` lays all samples end to end; segment boundaries keep them apart.
 
 Shapes: S samples, L tokens of all samples together, A action tokens (those the policy sampled) of all together.
@@ -9,12 +9,13 @@ Shapes: S samples, L tokens of all samples together, A action tokens (those the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from spiral.core.records import Episode, Sample
+from spiral.core.records import Episode, Sample, Turn
 from spiral.training.advantages import Advantages, has_result
 
 if TYPE_CHECKING:
@@ -26,15 +27,16 @@ class Batch:
     """All samples of a step, end to end."""
 
     token_ids_L: Tensor
+    """Prompt and reply of each sample in turn."""
     starts_S: Tensor
     """Where each sample begins."""
     lengths_S: Tensor
     prompt_lengths_S: Tensor
-    advantages_S: Tensor
     action_ids_A: Tensor
     """The sampled tokens, sample by sample."""
     behaviour_logprobs_A: Tensor
     """Nats, under the distribution that was sampled from."""
+    advantages_A: Tensor
     action_sample_A: Tensor
     """Which sample each action token belongs to."""
 
@@ -58,7 +60,7 @@ def samples_from_episodes(
 
     Args:
         episodes: The episodes of a step.
-        advantages: For every episode an array [turns].
+        advantages: For every episode an array [turns], or for each of its turns an array [T] of its action tokens.
         drop_zero_advantage: Leave out the turns whose advantage is zero.
 
     Returns:
@@ -67,58 +69,54 @@ def samples_from_episodes(
     samples: list[Sample] = []
     dropped = 0
     for episode, by_turn in zip(episodes, advantages, strict=True):
-        if not has_result(episode):
-            continue
-        for sample in _episode_samples(episode, by_turn.tolist()):
-            if drop_zero_advantage and sample.advantage == 0:
+        for turn, advantage in zip(episode.turns, by_turn, strict=True):
+            if not has_result(episode) or not _is_trained(episode, turn):
+                continue
+            if drop_zero_advantage and not np.any(advantage):
                 dropped += 1
             else:
-                samples.append(sample)
+                samples.append(_sample(episode, turn, advantage))
     return samples, dropped
 
 
-def _episode_samples(episode: Episode, advantages: Sequence[float]) -> Iterator[Sample]:
-    for turn, advantage in zip(episode.turns, advantages, strict=True):
-        if not episode.seats[turn.player].trainable or turn.generation is None or turn.prompt_ids is None:
-            continue
-        generation = turn.generation
-        if len(generation.token_ids) == 0:
-            continue
-        prompt_length = len(turn.prompt_ids)
-        length = prompt_length + len(generation.token_ids)
-        logprobs = np.zeros(length, dtype=np.float32)
-        logprobs[prompt_length:] = generation.logprobs
-        yield Sample(
-            token_ids=np.concatenate([turn.prompt_ids, generation.token_ids]),
-            action_mask=np.arange(length) >= prompt_length,
-            behaviour_logprobs=logprobs,
-            advantage=advantage,
-            game=episode.game,
-            player=turn.player,
-            policy_version=generation.policy_version,
-        )
+def _is_trained(episode: Episode, turn: Turn) -> bool:
+    """Whether a policy that learns sampled at least one token."""
+    sampled = turn.generation is not None and turn.prompt_ids is not None and len(turn.generation.token_ids) > 0
+    return sampled and episode.seats[turn.player].trainable
+
+
+def _sample(episode: Episode, turn: Turn, advantage: float | NDArray[np.float64]) -> Sample:
+    """A turn as a sample, with one advantage for all of its tokens or one for each."""
+    assert turn.generation is not None
+    assert turn.prompt_ids is not None
+    return Sample(
+        prompt_ids=turn.prompt_ids,
+        action_ids=turn.generation.token_ids,
+        behaviour_logprobs=turn.generation.logprobs,
+        advantages=np.broadcast_to(np.asarray(advantage, dtype=np.float32), turn.generation.token_ids.shape),
+        game=episode.game,
+        player=turn.player,
+        policy_version=turn.generation.policy_version,
+    )
 
 
 def make_batch(samples: Sequence[Sample]) -> Batch:
-    """Lays samples end to end. Raises `ValueError` for no samples, or for one without a prompt before its reply."""
+    """Lay samples end to end. Raises `ValueError` when there are none."""
     import torch
 
     if not samples:
-        raise ValueError("got no samples; expected at least one turn of a trainable seat")
-    lengths = np.array([len(sample.token_ids) for sample in samples])
-    prompts = np.array([int(np.argmax(sample.action_mask)) for sample in samples])
-    if (prompts == 0).any():
-        raise ValueError("got a sample whose first token is an action; expected at least one prompt token before it")
-    masks = np.concatenate([sample.action_mask for sample in samples])
-    token_ids = np.concatenate([sample.token_ids for sample in samples])
-    logprobs = np.concatenate([sample.behaviour_logprobs for sample in samples])
+        raise ValueError("got no samples; expected at least one turn of a player that learns")
+    prompts = np.array([len(sample.prompt_ids) for sample in samples])
+    actions = np.array([len(sample.action_ids) for sample in samples])
+    lengths = prompts + actions
+    parts = [ids for sample in samples for ids in (sample.prompt_ids, sample.action_ids)]
     return Batch(
-        token_ids_L=torch.from_numpy(token_ids),
+        token_ids_L=torch.from_numpy(np.concatenate(parts)),
         starts_S=torch.from_numpy(np.cumsum(lengths) - lengths),
         lengths_S=torch.from_numpy(lengths),
         prompt_lengths_S=torch.from_numpy(prompts),
-        advantages_S=torch.tensor([sample.advantage for sample in samples], dtype=torch.float32),
-        action_ids_A=torch.from_numpy(token_ids[masks]),
-        behaviour_logprobs_A=torch.from_numpy(logprobs[masks]),
-        action_sample_A=torch.from_numpy(np.repeat(np.arange(len(samples)), lengths - prompts)),
+        action_ids_A=torch.from_numpy(np.concatenate([sample.action_ids for sample in samples])),
+        behaviour_logprobs_A=torch.from_numpy(np.concatenate([sample.behaviour_logprobs for sample in samples])),
+        advantages_A=torch.from_numpy(np.concatenate([sample.advantages for sample in samples])),
+        action_sample_A=torch.from_numpy(np.repeat(np.arange(len(samples)), actions)),
     )

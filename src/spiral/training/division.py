@@ -67,8 +67,8 @@ def _only(batch: Batch, mine_S: Tensor) -> Batch:
         starts_S=lengths.cumsum(0) - lengths,
         lengths_S=lengths,
         prompt_lengths_S=prompts,
-        advantages_S=batch.advantages_S[mine_S],
         action_ids_A=batch.action_ids_A[action_mine_A],
         behaviour_logprobs_A=batch.behaviour_logprobs_A[action_mine_A],
+        advantages_A=batch.advantages_A[action_mine_A],
         action_sample_A=torch.arange(len(lengths)).repeat_interleave(lengths - prompts),
     )

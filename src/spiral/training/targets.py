@@ -49,7 +49,7 @@ def targets_of(batch: Batch, device: torch.device) -> Targets:
     return Targets(
         action_ids=batch.action_ids_A.to(device),
         behaviour_logprobs=behaviour,
-        advantages=batch.advantages_S[batch.action_sample_A].to(device),
+        advantages=batch.advantages_A.to(device),
         old_logprobs=behaviour.clone(),
     )
 

@@ -4,7 +4,14 @@ One file an estimator: `rae`, `batch_mean` and `returns`. `base` says what an es
 a recipe names.
 """
 
-from spiral.training.advantages.base import AdvantageEstimator, Advantages, advantages_by_turn, has_result
+from spiral.training.advantages.base import (
+    AdvantageEstimator,
+    Advantages,
+    TokenAdvantages,
+    TurnAdvantages,
+    advantages_by_turn,
+    has_result,
+)
 from spiral.training.advantages.batch_mean import BatchMean
 from spiral.training.advantages.loading import ESTIMATORS, CreditConfig, Estimator, load_estimator
 from spiral.training.advantages.rae import RAE, RoleBaselines
@@ -20,6 +27,8 @@ __all__ = [
     "Estimator",
     "PlainReturns",
     "RoleBaselines",
+    "TokenAdvantages",
+    "TurnAdvantages",
     "advantages_by_turn",
     "has_result",
     "load_estimator",

@@ -10,8 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from spiral.core.records import Episode
 
-Advantages = list[NDArray[np.float64]]
-"""For every episode an array [turns]: the advantage of the player who took each turn."""
+TurnAdvantages = NDArray[np.float64]
+"""[turns] of an episode: the advantage of the player who took each turn."""
+TokenAdvantages = list[NDArray[np.float64]]
+"""For each turn of an episode an array [T] of its action tokens."""
+Advantages = Sequence[TurnAdvantages | TokenAdvantages]
+"""By episode, in order."""
 
 
 class AdvantageEstimator(Protocol):
@@ -22,15 +26,16 @@ class AdvantageEstimator(Protocol):
     baselines logged.
     """
 
-    def __call__(self, episodes: Sequence[Episode]) -> Sequence[ArrayLike]:
-        """Return one array [turns] for each episode, in order.
+    def __call__(self, episodes: Sequence[Episode]) -> Sequence[ArrayLike | Sequence[ArrayLike]]:
+        """Return the advantages of each episode, in order: one number for each of its turns.
 
-        Turns of players that do not learn, and all turns of an episode without a result, get 0.
+        In place of a number a turn may have an array [T] with one number for each of its action tokens. Turns of
+        players that do not learn, and all turns of an episode without a result, get 0.
         """
         ...
 
 
-def advantages_by_turn(episode: Episode, advantages: Mapping[int, float]) -> NDArray[np.float64]:
+def advantages_by_turn(episode: Episode, advantages: Mapping[int, float]) -> TurnAdvantages:
     """Give every turn the advantage of its player, as an array [turns]; players that are not listed get 0."""
     return np.array([advantages.get(turn.player, 0.0) for turn in episode.turns], dtype=np.float64)
 

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from spiral.core.records import Episode
-from spiral.training.advantages.base import Advantages, advantages_by_turn, has_result
+from spiral.training.advantages.base import TurnAdvantages, advantages_by_turn, has_result
 
 
 class BatchMean:
     """Centres the returns of each game and player within a step. An `Episode.matchup` counts as a game."""
 
-    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+    def __call__(self, episodes: Sequence[Episode]) -> list[TurnAdvantages]:
         """Return one array [turns] for each episode, in order."""
         returns: dict[tuple[str, int], list[float]] = defaultdict(list)
         for episode in filter(has_result, episodes):

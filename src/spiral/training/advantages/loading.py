@@ -18,14 +18,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from spiral.core.plugins import check_options, resolve
 from spiral.core.records import Episode
 from spiral.core.settings import Section
 from spiral.games.failures import UserCodeError, describe_error
-from spiral.training.advantages.base import AdvantageEstimator, Advantages, advantages_by_turn
+from spiral.training.advantages.base import (
+    AdvantageEstimator,
+    Advantages,
+    TokenAdvantages,
+    TurnAdvantages,
+    advantages_by_turn,
+)
 from spiral.training.advantages.batch_mean import BatchMean
 from spiral.training.advantages.rae import RAE, RoleBaselines
 from spiral.training.advantages.returns import PlainReturns
@@ -79,7 +84,7 @@ class Estimator:
             raise ValueError(f"{name!r} has one of state_dict and load_state_dict; expected both, or neither")
 
     def __call__(self, episodes: Sequence[Episode]) -> Advantages:
-        """Return one array [turns] for each episode.
+        """Return the advantages of each episode: an array [turns], or for each turn an array [T].
 
         Raises:
             UserCodeError: The estimator failed, or returned something else. Its state is as before the call.
@@ -174,7 +179,7 @@ class _FromPairs:
         self.state_dict = baselines.state_dict
         self.load_state_dict = baselines.load_state_dict
 
-    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+    def __call__(self, episodes: Sequence[Episode]) -> list[TurnAdvantages]:
         pairs = list(self._function(episodes, self._baselines))
         if len(pairs) != len(episodes):
             raise UserCodeError(f"gave {len(pairs)} pairs of advantages for {len(episodes)} episodes")
@@ -184,22 +189,31 @@ class _FromPairs:
         ]
 
 
-def _checked(values: Any, episode: Episode) -> NDArray[np.float64]:
-    """The advantages of an episode's turns as an array [turns]."""
-    turns = len(episode.turns)
+def _checked(values: Any, episode: Episode) -> TurnAdvantages | TokenAdvantages:
+    """The advantages of an episode: an array [turns], or for each turn an array [T]."""
+    turns = episode.turns
     try:
-        advantages = np.asarray(values, dtype=np.float64)
+        by_turn = [np.asarray(value, dtype=np.float64) for value in values]
     except (TypeError, ValueError, OverflowError) as error:
         raise UserCodeError(
-            f"gave {values!r} to {_name(episode)}; expected a number for each of {turns} turns"
+            f"gave {values!r} to {_name(episode)}; expected a number for each of {len(turns)} turns"
         ) from error
-    if advantages.shape != (turns,):
+    if len(by_turn) != len(turns):
         raise UserCodeError(
-            f"gave advantages of shape {list(advantages.shape)} to {_name(episode)}; expected [{turns}], one a turn"
+            f"gave {len(by_turn)} advantages to {_name(episode)}; expected one for each of {len(turns)} turns"
         )
-    for turn, advantage in zip(episode.turns, advantages.tolist(), strict=True):
-        _check_size(advantage, turn.player, episode)
-    return advantages
+    for number, (turn, advantages) in enumerate(zip(turns, by_turn, strict=True), 1):
+        tokens = 0 if turn.generation is None else len(turn.generation.token_ids)
+        if advantages.shape not in ((), (tokens,)):
+            raise UserCodeError(
+                f"gave advantages of shape {list(advantages.shape)} to turn {number} of {_name(episode)};"
+                f" expected a number, or [{tokens}] for its action tokens"
+            )
+        for advantage in advantages.flat:
+            _check_size(float(advantage), turn.player, episode)
+    if all(advantages.ndim == 0 for advantages in by_turn):
+        return np.array(by_turn, dtype=np.float64)
+    return by_turn
 
 
 def _checked_pair(pair: Any, episode: Episode) -> dict[int, float]:

@@ -15,11 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from spiral.core.records import Episode
-from spiral.training.advantages.base import Advantages, advantages_by_turn, has_result
+from spiral.training.advantages.base import TurnAdvantages, advantages_by_turn, has_result
 
 
 class RoleBaselines:
@@ -74,11 +71,11 @@ class RAE:
     def __init__(self, decay: float = 0.95) -> None:
         self._baselines = RoleBaselines(decay)
 
-    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+    def __call__(self, episodes: Sequence[Episode]) -> list[TurnAdvantages]:
         """Return one array [turns] for each episode, in order, and update the baselines after each episode."""
         return [self._advantages(episode) for episode in episodes]
 
-    def _advantages(self, episode: Episode) -> NDArray[np.float64]:
+    def _advantages(self, episode: Episode) -> TurnAdvantages:
         game, learning = episode.matchup, episode.learning_players if has_result(episode) else ()
         advantages = {player: episode.returns[player] - self.baseline(game, player) for player in learning}
         for player in learning:

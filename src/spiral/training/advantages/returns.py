@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spiral.core.records import Episode
-from spiral.training.advantages.base import Advantages, advantages_by_turn, has_result
+from spiral.training.advantages.base import TurnAdvantages, advantages_by_turn, has_result
 
 
 class PlainReturns:
     """Gives every turn the return of its player."""
 
-    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+    def __call__(self, episodes: Sequence[Episode]) -> list[TurnAdvantages]:
         """Return one array [turns] for each episode, in order."""
         return [
             advantages_by_turn(
