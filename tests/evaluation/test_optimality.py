@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from spiral.evaluation import evaluate_exploitability, evaluate_optimality, evaluate_theory
-from spiral.evaluation.optimality import _sampled, optimality_of
+from spiral.evaluation.optimality import optimality_of_table, sampled_optimality
 from spiral.evaluation.policy_table import PolicyTable, known_table
 from spiral.games import CHANCE, TERMINAL, Game, State, load_game
 from spiral.inference.transformers import TransformersPolicy
@@ -176,7 +176,7 @@ def test_illegal_mass_counts_as_the_worst_ending():
         dataclasses.replace(row, probabilities={a: p / 2 for a, p in row.probabilities.items()}, illegal=0.5)
         for row in perfect.rows
     ]
-    result = optimality_of(PolicyTable(game=TICTACTOE, method="scored", rows=tuple(half)))
+    result = optimality_of_table(PolicyTable(game=TICTACTOE, method="scored", rows=tuple(half)))
     assert result.uniform.illegal == pytest.approx(0.5)
     assert result.uniform.share == pytest.approx(0.5)
     assert result.uniform.top == 1.0
@@ -184,7 +184,7 @@ def test_illegal_mass_counts_as_the_worst_ending():
     assert result.self_play.regret == pytest.approx(0.5)
     # An illegal reply ends the game: the first position is met once, the next half the time, and so on.
     never = [dataclasses.replace(row, probabilities=dict.fromkeys(row.probabilities, 0.0), illegal=1.0) for row in half]
-    result = optimality_of(PolicyTable(game=TICTACTOE, method="scored", rows=tuple(never)))
+    result = optimality_of_table(PolicyTable(game=TICTACTOE, method="scored", rows=tuple(never)))
     assert (result.uniform.share, result.uniform.top, result.self_play.regret) == (0.0, 0.0, 1.0)
 
 
@@ -205,7 +205,7 @@ def test_the_json_form_is_flat_and_records_hold_every_position():
 
 
 def test_games_that_hide_something_are_refused_and_have_exploitability_alone():
-    with pytest.raises(ValueError, match=r"kuhn_poker hides something .* such as tictactoe"):
+    with pytest.raises(ValueError, match=r"kuhn_poker hides information .* such as tictactoe"):
         evaluate_optimality(uniform_policy, load_game("kuhn_poker"))
     result = evaluate_theory(uniform_policy, load_game("kuhn_poker"))
     assert result.optimality is None
@@ -252,7 +252,7 @@ def test_a_thinking_model_is_sampled(nano):
 
 
 def test_exploitability_is_left_open_where_positions_are_sampled(nano, monkeypatch):
-    monkeypatch.setattr("spiral.evaluation.optimality.POSITIONS", 10)
+    monkeypatch.setattr("spiral.evaluation.exploitability.POSITIONS", 10)
     monkeypatch.setattr("spiral.evaluation.exploitability.SELF_PLAY_EPISODES", 4)
     result = evaluate_theory(nano_policy(nano, thinking=True), TICTACTOE, samples=2)
     flat = result.to_json()
@@ -262,7 +262,7 @@ def test_exploitability_is_left_open_where_positions_are_sampled(nano, monkeypat
 
 def test_sampled_figures_agree_with_exact_ones():
     exact = evaluate_optimality(uniform_policy, TICTACTOE).to_json()
-    result = _sampled(scripted_policy("random", TICTACTOE), TICTACTOE, 300, 10, 200, 0)
+    result = sampled_optimality(scripted_policy("random", TICTACTOE), TICTACTOE, 300, 10, 200, 0)
     flat = result.to_json()
     for name in ("optimal_share", "optimal_share_random", "optimal_share_self"):
         assert flat[f"{name}_low"] <= exact[name] <= flat[f"{name}_high"]

@@ -55,7 +55,7 @@ def test_perfect_scores_have_finite_ratings():
     assert np.all(np.diff(found) < -50)
     assert found.mean() == pytest.approx(0)
     assert found[0] - found[-1] < 4000
-    with pytest.raises(ValueError, match="someone has only won, or only lost"):
+    with pytest.raises(ValueError, match="a player has only won or only lost"):
         elo(wins, prior=0)
 
 

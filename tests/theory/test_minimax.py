@@ -84,7 +84,7 @@ def test_too_many_positions_are_refused():
 
 
 def test_the_error_names_a_way_out():
-    with pytest.raises(ValueError, match=r"too many for exact search; expected minimax\(depth=4\)"):
+    with pytest.raises(ValueError, match=r"too many for exact search; use minimax\(depth=4\)"):
         minimax_value(load_game("connect_four").initial_state(), max_positions=500)
 
 

@@ -22,7 +22,7 @@ from spiral.theory import (
     tree_size,
     uniform_policy,
 )
-from spiral.theory.minimax import require_openness
+from spiral.theory.minimax import require_perfect_information
 from spiral.theory.tree import build_tree
 
 KUHN = load_game("kuhn_poker")
@@ -126,7 +126,7 @@ def test_unfit_games(game, message):
 
 @pytest.mark.parametrize("game", [KUHN, load_game("leduc_poker"), Pennies()], ids=lambda game: game.name)
 def test_merging_positions_needs_perfect_information(game):
-    with pytest.raises(ValueError, match=r"hides something from player .*merge_positions is for games of perfect info"):
+    with pytest.raises(ValueError, match=r"hides information from player .*merge_positions is only for"):
         nash_conv(game, uniform_policy, merge_positions=True)
 
 
@@ -185,22 +185,22 @@ def test_wrong_players_are_refused():
 @pytest.mark.parametrize(
     ("spec", "advice"),
     [
-        ("connect_four", "exact theory; measure play with `spiral evaluate`"),
-        ("kuhn_poker(hands=5)", "exact theory; load kuhn_poker(hands=1), or measure play with `spiral evaluate`"),
+        ("connect_four", "exact theory; use `spiral evaluate` instead"),
+        ("kuhn_poker(hands=5)", "exact theory; load kuhn_poker(hands=1), or use `spiral evaluate` instead"),
     ],
 )
-def test_a_tree_that_is_too_large_gets_advice_that_fits_the_game(spec, advice):
+def test_advice_for_large_trees_depends_on_the_game(spec, advice):
     with pytest.raises(ValueError, match=re.escape(advice)):
         build_tree(load_game(spec))
 
 
 @pytest.mark.parametrize("spec", ["kuhn_poker", "leduc_poker", "kuhn_poker(hands=5)"])
-def test_minimax_names_who_plays_what_it_cannot(spec):
+def test_minimax_suggests_the_equilibrium_policy(spec):
     game = load_game(spec)
     state = game.initial_state()
     for _ in range(2):
         with pytest.raises(ValueError, match="--opponent equilibrium"):
-            require_openness(state)
+            require_perfect_information(state)
         state = state.apply(state.chance_outcomes()[0][0] if state.is_chance else state.legal_actions()[0])
 
 

@@ -1,4 +1,7 @@
-"""Exact game theory on whole game trees: best responses, NashConv, minimax, equilibria. Needs games and numpy only."""
+"""Exact game theory on whole game trees: best responses, NashConv, minimax, equilibria.
+
+For two-player zero-sum games with listed actions. Needs only `games` and numpy.
+"""
 
 from spiral.theory.best_response import BestResponse, best_response
 from spiral.theory.cfr import equilibrium, solve_cfr

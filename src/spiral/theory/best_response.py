@@ -1,8 +1,8 @@
-"""Best responses: what the best opponent of a fixed policy wins, and how.
+"""Best responses to a fixed policy, exactly.
 
 Backward induction over the responder's information states, deepest first: each takes the action with the largest
-value summed over the states it cannot tell apart, weighted by how likely chance and the other player make them
-(the computation of exploitability in Lanctot et al., 2019, arXiv 1908.09453). Nothing is sampled.
+value summed over its states, weighted by the probability with which chance and the other player reach them (the
+computation of exploitability in Lanctot et al., 2019, arXiv 1908.09453). Nothing is sampled.
 """
 
 from __future__ import annotations
@@ -19,22 +19,30 @@ from spiral.theory.tree import Floats, GameTree, InformationState, Ints, build_t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BestResponse:
-    """The best reply of `player` to a policy in the other player."""
+    """The best response of `player` to the other player's policy."""
 
     player: int
     value: float
     """The responder's expected return."""
     actions: Mapping[str, str]
-    """The reply at each of the responder's information states, of the first state at each position if merged."""
+    """The action at each of the responder's information states; if positions are merged, at one state per position."""
     policy: TabularPolicy
-    """The same replies as a policy."""
+    """The same as a policy."""
 
 
 def best_response(game: Game, policy: TabularPolicy, player: int, *, merge_positions: bool = False) -> BestResponse:
-    """The best reply of `player` to `policy` in the other player, which is asked at its own information states only.
+    """The best response of `player` against `policy`.
 
-    Ties go to the first legal action, and so do information states that the other player never lets happen.
-    `merge_positions` is for perfect information and a policy that depends on the position alone (see `tree`).
+    Ties go to the first legal action, as do information states that the other player never reaches.
+
+    Args:
+        game: A game with exact theory.
+        policy: The other player's policy, asked at that player's information states only.
+        player: 0 or 1.
+        merge_positions: For perfect information and a policy that depends on the position alone (see `tree`).
+
+    Raises:
+        ValueError: The game has no exact theory, or the policy is invalid.
     """
     if player not in (0, 1):
         raise ValueError(f"got player {player!r}; expected 0 or 1")
@@ -50,14 +58,14 @@ def best_response(game: Game, policy: TabularPolicy, player: int, *, merge_posit
 
 
 def respond(tree: GameTree, probability_A: Floats, player: int) -> tuple[float, Floats]:
-    """The value of the best response of `player`, and `probability_A` with the player's own choices put in. [A]
+    """The value of the best response of `player`, and `probability_A` with it as the player's policy, [A].
 
-    What `probability_A` holds for the player itself is not read.
+    The entries of `probability_A` for `player` itself are not read.
     """
     sign = 1.0 if player == 0 else -1.0
     weight_A = np.where(tree.player_A == player, 1.0, probability_A)
     weight_E = tree.edge_weights(weight_A)
-    # In a merged tree every decision stands alone, and its best action does not depend on how likely it is.
+    # In a merged tree every decision is its own information state, so its best action does not depend on its reach.
     reach_N = np.ones(len(tree.actor_N)) if tree.merged else tree.reach(weight_E)
     value_N = sign * tree.payoff_N
     for level in reversed(tree.levels):
@@ -74,8 +82,8 @@ def respond(tree: GameTree, probability_A: Floats, player: int) -> tuple[float, 
 
 def _first_best_slots(tree: GameTree, slot_E: Ints, gain_E: Floats) -> Ints:
     """For each information state among the edges, its first slot with the largest sum of gains."""
-    slots, place_E = np.unique(slot_E, return_inverse=True)
-    gain = np.bincount(place_E, gain_E, len(slots))
+    slots, index_E = np.unique(slot_E, return_inverse=True)
+    gain = np.bincount(index_E, gain_E, len(slots))
     infosets, first = np.unique(tree.infoset_A[slots], return_index=True)
     best = np.repeat(np.maximum.reduceat(gain, first), np.diff(np.append(first, len(slots))))
     winners = slots[gain == best]
@@ -86,6 +94,5 @@ def _first_best_slots(tree: GameTree, slot_E: Ints, gain_E: Floats) -> Ints:
 
 
 def _action(tree: GameTree, slot: int) -> str:
-    """The action of a slot."""
     infoset: InformationState = tree.infosets[tree.infoset_A[slot]]
     return infoset.actions[slot - infoset.first_slot]

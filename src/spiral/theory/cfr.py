@@ -1,12 +1,12 @@
 """Approximate equilibria by CFR+: counterfactual regret minimisation with clipped regrets.
 
-Each player in turn walks the tree against the other's current strategy, adds to every action the regret of not having
-played it, clips at zero, and plays in proportion to what is left; the average strategy, later iterations weighing
-more, approaches equilibrium (Zinkevich et al., 2007; Tammelin, 2014, arXiv 1407.5042).
+In every iteration each player in turn adds to every action the regret of not having played it against the other's
+current strategy, clips at zero, and plays in proportion to the regrets. The average strategy, with larger weights for
+later iterations, converges to an equilibrium (Zinkevich et al., 2007; Tammelin, 2014, arXiv 1407.5042).
 
-`equilibrium` picks the best of what theory knows for a game: a closed form, perfect play, or CFR+.
+`equilibrium` picks the best method for a game: a closed form, perfect play, or CFR+.
 
-Left out: sampling and abstraction. The whole tree is walked, as a few numpy passes per iteration.
+Left out: sampling and abstraction. Every iteration is a few numpy passes over the whole tree.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from spiral.theory.tree import Floats, GameTree, build_tree, has_perfect_informa
 
 CLOSE_ENOUGH = 2e-4
 """Exploitability at which CFR+ stops, as a share of the largest payoff: 0.0026 chips in Leduc poker."""
-MOST_ITERATIONS = 1000
-LEAST_ITERATIONS = 100
-MOST_NODE_VISITS = 20_000_000
-"""Nodes times iterations, which is some seconds; large trees get fewer iterations."""
+MAX_ITERATIONS = 1000
+MIN_ITERATIONS = 100
+MAX_NODE_VISITS = 20_000_000
+"""Nodes times iterations, a few seconds; large trees get fewer iterations."""
 CHECK_EVERY = 50
 
 
@@ -44,37 +44,37 @@ def solve_cfr(game: Game, iterations: int) -> TablePolicy:
 
 @functools.lru_cache(maxsize=8)
 def equilibrium(game: Game) -> TabularPolicy:
-    """An equilibrium of `game`, kept for the next call: exact where theory has one, else within `CLOSE_ENOUGH`.
+    """An equilibrium of `game`, cached: exact if there is a closed form, else within `CLOSE_ENOUGH`.
 
-    Kuhn poker has a closed form, and where nothing is hidden or random perfect play is an equilibrium; other games are
-    solved by CFR+. Raises `ValueError` for games without exact theory.
+    Kuhn poker has a closed form. In games of perfect information without chance, perfect play is an equilibrium. Other
+    games are solved by CFR+. Raises `ValueError` for games without exact theory.
     """
     if game.spec == "kuhn_poker":
         return kuhn_equilibrium()
     try:
-        open_game = has_perfect_information(game)
+        is_open = has_perfect_information(game)
     except ValueError as error:
         raise ValueError(f"equilibrium cannot play {game.spec}: {error}") from error
-    if open_game and not np.any(build_tree(game, True).chance_E < 1.0):
+    if is_open and not np.any(build_tree(game, True).chance_E < 1.0):
         return Minimax().policy
     return _solve(build_tree(game))
 
 
 def _solve(tree: GameTree) -> TablePolicy:
-    """CFR+ until it is close enough, or has taken long enough."""
-    most = min(MOST_ITERATIONS, max(LEAST_ITERATIONS, MOST_NODE_VISITS // len(tree.actor_N)))
+    """CFR+ until its exploitability is small enough or its iterations are used up."""
+    iterations = min(MAX_ITERATIONS, max(MIN_ITERATIONS, MAX_NODE_VISITS // len(tree.actor_N)))
     target = CLOSE_ENOUGH * float(np.abs(tree.payoff_N).max())
     for iteration, average_A in enumerate(_averages(tree), 1):
-        if iteration % CHECK_EVERY == 0 or iteration == most:
+        if iteration % CHECK_EVERY == 0 or iteration == iterations:
             probability_A = normalised(tree, average_A)
             exploitability = sum(respond(tree, probability_A, player)[0] for player in (0, 1)) / 2
-            if exploitability <= target or iteration == most:
+            if exploitability <= target or iteration == iterations:
                 break
     return table_from_probabilities(tree, probability_A)
 
 
 def _averages(tree: GameTree) -> Iterator[Floats]:
-    """The average policy after each iteration, as weights that are not normalised; one array, changed in place. [A]"""
+    """The average policy after each iteration as unnormalised weights, [A]; one array, updated in place."""
     regret_A = np.zeros(len(tree.infoset_A))
     average_A = np.zeros(len(tree.infoset_A))
     for iteration in itertools.count(1):
@@ -86,14 +86,14 @@ def _averages(tree: GameTree) -> Iterator[Floats]:
 
 
 def normalised(tree: GameTree, weight_A: Floats) -> Floats:
-    """Weights as probabilities within each information state; uniform where all are zero. [A]"""
+    """Weights normalised to probabilities within each information state, [A]; uniform where all are zero."""
     total_A = np.bincount(tree.infoset_A, weight_A)[tree.infoset_A]
     uniform_A = 1.0 / np.bincount(tree.infoset_A)[tree.infoset_A]
     return np.where(total_A > 0.0, weight_A / np.where(total_A > 0.0, total_A, 1.0), uniform_A)
 
 
 def _regrets(tree: GameTree, strategy_A: Floats, player: int) -> Floats:
-    """What `player` would have gained by each action, weighted by the reach of chance and the other player. [A]"""
+    """Counterfactual regrets of `player`: gains weighted by the reach of chance and the other player, [A]."""
     sign = 1.0 if player == 0 else -1.0
     value_N = sign * tree.values(tree.edge_weights(strategy_A))
     others_reach_N = tree.reach(tree.edge_weights(np.where(tree.player_A == player, 1.0, strategy_A)))
@@ -105,7 +105,7 @@ def _regrets(tree: GameTree, strategy_A: Floats, player: int) -> Floats:
 
 
 def _own_weights(tree: GameTree, strategy_A: Floats, player: int) -> Floats:
-    """The strategy of `player` times its own probability of getting to each information state, zero elsewhere. [A]"""
+    """The strategy of `player` times its own probability of reaching each information state, zero elsewhere, [A]."""
     weight_E = np.where(tree.actor_N[tree.source_E] == player, tree.edge_weights(strategy_A), 1.0)
     reach_N = tree.reach(weight_E)
     # By perfect recall the player's own probability is the same at every node of an information state.

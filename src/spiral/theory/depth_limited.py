@@ -1,12 +1,12 @@
-"""Play by search to a limited depth, for games too large for exact minimax: alpha-beta, then random playouts.
+"""Depth-limited search for games too large for exact minimax: alpha-beta, then random playouts.
 
-Alpha-beta (Knuth and Moore, 1975) over the next `depth` moves finds every forced win and avoids every forced loss
-that short; positions where the search stops count as zero. A result nearer by a move counts a thousandth more, so a
-win is taken at once and a loss put off. Moves that the search cannot tell apart are told apart by the mean result of
-random games from each (flat Monte Carlo, Abramson, 1990), which knows any game a little.
+Alpha-beta (Knuth and Moore, 1975) over the next `depth` moves finds every forced win and avoids every forced loss of
+that length; positions at the depth limit count as zero. A result that comes one move earlier counts a thousandth more,
+so that a win is taken at once and a loss is delayed. Ties between moves are broken by the mean result of random games
+from each (flat Monte Carlo, Abramson, 1990), which works a little in any game.
 
-Left out: a transposition table, move ordering, iterative deepening, and knowledge of any one game. It is an opponent
-to measure against, not a strong player.
+Left out: a transposition table, move ordering, iterative deepening, and knowledge of particular games. It is an
+opponent for evaluation, not a strong player.
 """
 
 from __future__ import annotations
@@ -15,47 +15,48 @@ import math
 import random
 
 from spiral.games import State
-from spiral.theory.minimax import require_openness, zero_sum_value
+from spiral.theory.minimax import require_perfect_information, zero_sum_value
 
-MOST_DEPTH = 50
-"""The search calls itself once a move."""
+MAX_DEPTH = 50
+"""The search recurses once per move."""
 MAX_POSITIONS = 200_000
-"""Some seconds of search for one move."""
+"""Positions searched for one move, a few seconds."""
 PLAYOUTS = 64
-"""Random games for one move, shared out among the moves that the search leaves."""
-LONGEST_PLAYOUT = 300
-"""Random games are given up as draws after so many moves."""
-NEARER = 1e-3
+"""Random games per decision, divided among the tied moves."""
+MAX_PLAYOUT_MOVES = 300
+"""Random games count as draws after this number of moves."""
+DISCOUNT = 1e-3
+"""Share by which a result counts less for each move that it takes."""
 
 
 class DepthLimited:
-    """Chooses moves by searching `depth` moves ahead. `max_positions` bounds the positions of one search."""
+    """Chooses moves by searching `depth` moves ahead; `max_positions` bounds the positions of one search."""
 
     def __init__(self, depth: int, *, max_positions: int = MAX_POSITIONS) -> None:
-        if not 1 <= depth <= MOST_DEPTH:
-            raise ValueError(f"got depth={depth!r}; expected a whole number from 1 to {MOST_DEPTH}")
+        if not 1 <= depth <= MAX_DEPTH:
+            raise ValueError(f"got depth={depth!r}; expected a whole number from 1 to {MAX_DEPTH}")
         self.depth = depth
         self.max_positions = max_positions
         self._visited = 0
 
     def choose(self, state: State, rng: random.Random) -> str:
-        """One of `best_actions`, by playouts drawn from `rng`."""
+        """One of `best_actions`, chosen by playouts with draws from `rng`."""
         best = self.best_actions(state)
         return best[0] if len(best) == 1 else _by_playouts(state, best, rng)
 
     def best_actions(self, state: State) -> tuple[str, ...]:
-        """The actions that the search finds best, in the order of `legal_actions`.
+        """The best actions by the search, in the order of `legal_actions`.
 
-        Raises `ValueError` when chance moves, the players know different things, or there are too many positions.
+        Raises `ValueError` for games with chance or hidden information, and for too many positions.
         """
         if state.is_terminal:
             raise ValueError("got a finished game; expected a state in which a player has to act")
-        require_openness(state)
+        require_perfect_information(state)
         self._visited = 0
         sign = 1.0 if state.current_player == 0 else -1.0
         best, actions = -math.inf, []
         for action in _listed(state):
-            # The window is open just below the best value, so that a move as good is seen and a worse one is cut off.
+            # The window opens just below the best value, so that equal moves are found and worse ones are cut off.
             floor = math.nextafter(best, -math.inf)
             low, high = (floor, math.inf) if sign > 0 else (-math.inf, -floor)
             value = sign * self._value(state.apply(action), 1, low, high)
@@ -66,7 +67,7 @@ class DepthLimited:
         return tuple(actions)
 
     def _value(self, state: State, ply: int, low: float, high: float) -> float:
-        """What player 0 gets from `state`, exactly within `(low, high)` and as a bound outside."""
+        """The value of `state` for player 0: exact within `(low, high)`, a bound outside."""
         self._visited += 1
         if self._visited > self.max_positions:
             raise ValueError(
@@ -74,10 +75,10 @@ class DepthLimited:
                 f" such as minimax(depth={max(1, self.depth - 1)})"
             )
         if state.is_terminal:
-            return zero_sum_value(state) * (1.0 - NEARER * ply)
+            return zero_sum_value(state) * (1.0 - DISCOUNT * ply)
         if ply >= self.depth:
             return 0.0
-        require_openness(state)
+        require_perfect_information(state)
         maximises = state.current_player == 0
         best = -math.inf if maximises else math.inf
         for action in _listed(state):
@@ -101,7 +102,7 @@ def _listed(state: State) -> tuple[str, ...]:
 
 
 def _by_playouts(state: State, actions: tuple[str, ...], rng: random.Random) -> str:
-    """The action whose random games end best for the player to act; the draw decides between equals."""
+    """The action with the best mean result of random games for the player to act; ties are broken at random."""
     sign = 1.0 if state.current_player == 0 else -1.0
     games = max(1, PLAYOUTS // len(actions))
     results = {}
@@ -113,8 +114,8 @@ def _by_playouts(state: State, actions: tuple[str, ...], rng: random.Random) -> 
 
 
 def _playout(state: State, rng: random.Random) -> float:
-    """What player 0 gets from a game played on at random."""
-    for _ in range(LONGEST_PLAYOUT):
+    """The return of player 0 in one random continuation."""
+    for _ in range(MAX_PLAYOUT_MOVES):
         actions = state.legal_actions()
         if not actions:
             break

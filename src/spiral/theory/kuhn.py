@@ -1,8 +1,8 @@
 """The equilibria of Kuhn poker in closed form (Kuhn, 1950).
 
-The first to act has a family of equilibrium strategies, one for each `alpha` from 0 to 1/3; the second to act has
-one. Each member wins -1/18 chips for the first to act against best play. In a match the policy plays every hand by
-itself: that is an equilibrium in chips, not in matches won.
+The player who acts first has a family of equilibrium strategies, one for each `alpha` from 0 to 1/3; the other player
+has one. The value for the first player is -1/18 chips. In a game of several hands the policy plays every hand
+independently: that is an equilibrium in chips, not in games won.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from spiral.theory.policy import TabularPolicy
 
 
 def kuhn_equilibrium(alpha: float = 1 / 3) -> TabularPolicy:
-    """The equilibrium in which the first to act bets J with probability `alpha`, and K three times as often."""
+    """The equilibrium in which the first player bets J with probability `alpha`, and K with three times that."""
     if not 0.0 <= alpha <= 1 / 3:
         raise ValueError(f"got alpha={alpha!r}; expected a number from 0 to 1/3")
     return functools.partial(_play, alpha)
 
 
 def kuhn_quantities(policy: TabularPolicy) -> dict[str, float]:
-    """What sets the first to act's equilibria apart: the bluff with J, the bet with K, the call with Q after a check.
+    """The probabilities in which the first player's equilibria differ.
 
-    In equilibrium they are alpha, 3 alpha and alpha + 1/3.
+    They are the bluff with J, the bet with K, and the call with Q after a check: in equilibrium alpha, 3 alpha and
+    alpha + 1/3.
     """
     deals = {card: load_game("kuhn_poker").initial_state().apply(card) for card in "JQK"}
     queen = deals["Q"].apply("J").apply("check").apply("bet")
@@ -36,10 +37,10 @@ def kuhn_quantities(policy: TabularPolicy) -> dict[str, float]:
 
 
 def _play(alpha: float, state: State, player: int) -> dict[str, float]:
-    """The equilibrium's row for what `player` knows; a module-level function, so that the policy can be pickled."""
+    """The equilibrium's probabilities in `state`; a module-level function, so that the policy can be pickled."""
     if not isinstance(state, KuhnPokerState) or state.current_player != player:
         raise ValueError(f"got {state!r} for player {player}; expected a state of kuhn_poker in which that player acts")
-    # The probability of putting a chip in (bet or call) with each card, by the actions of the hand so far.
+    # Probability of adding a chip (bet or call) with each card, by the actions of the hand so far.
     chip_in = {
         (): {"J": alpha, "Q": 0.0, "K": min(1.0, 3 * alpha)},
         ("check",): {"J": 1 / 3, "Q": 0.0, "K": 1.0},

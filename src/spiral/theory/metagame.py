@@ -1,15 +1,15 @@
-"""From a matrix of results to a ranking: Elo, alpha-rank, Nash averaging, and how much of it is a circle.
+"""Ratings and rankings from a matrix of results: Elo, alpha-rank, Nash averaging, and a measure of cycles.
 
 - Elo is the maximum-likelihood fit of Bradley and Terry (1952), by Newton's method, with draws as half a win each.
 - Alpha-rank (Omidshafiei et al., 2019) is the stationary distribution of an evolutionary chain, from OpenSpiel.
-- Nash averaging (Balduzzi et al., 2018, arXiv 1806.02643) is the equilibrium of greatest entropy of the game "choose
-  a player". It does not change when a player enters twice. Linear programs and null spaces are SciPy's.
-- The cyclic part is what no rating explains: Hodge decomposition (Jiang et al., 2011; Balduzzi et al., 2019,
-  arXiv 1901.08106).
+- Nash averaging (Balduzzi et al., 2018, arXiv 1806.02643) is the maximum-entropy equilibrium of the game "choose a
+  player". It does not change when a player enters twice. Linear programs and null spaces are SciPy's.
+- The cyclic part is the share of the results that no rating explains: Hodge decomposition (Jiang et al., 2011; Balduzzi
+  et al., 2019, arXiv 1901.08106).
 
-Matrices are [N, N] and hold what the row player gets from the column player; the last two dimensions may follow
-others, such as the draws of a bootstrap. Left out on purpose: ratings that change over time, and ratings in more than
-one dimension.
+Matrices are [N, N] and hold the payoff of the row player against the column player; leading dimensions, such as
+bootstrap draws, are allowed where a shape starts with "...". Left out: ratings that change over time, and ratings in
+more than one dimension.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FloatArray = NDArray[np.float64]
 
 ELO_PER_NAT = 400 / math.log(10)
 PRIOR_GAMES = 1.0
-"""Drawn games imagined between every two players, so that perfect scores have finite ratings."""
+"""Drawn games added between every two players, so that perfect scores have finite ratings."""
 ALPHA_RANK_NOISE = 1e-6
-"""Chance of a step against the payoffs, without which the infinite-alpha chain need not have one distribution."""
-LARGEST_STEP = 0.75
-"""In nats. Up to here a Newton step of a logistic likelihood never leads downhill (Bach, 2010)."""
+"""Probability of a step against the payoffs; without it the infinite-alpha chain may have several distributions."""
+MAX_STEP = 0.75
+"""In nats. A Newton step of a logistic likelihood up to this length never leads downhill (Bach, 2010)."""
 TOLERANCE = 1e-9
 
 
@@ -42,14 +42,14 @@ class MissingExtraError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cycles:
-    """How far results go round in circles instead of up a ladder.
+    """How cyclic the results are.
 
-    A triple is three players of whom each two are told apart by their interval; it is cyclic when each of them beats
-    one of the others. `cyclic_part` is the share of the payoffs' sum of squares that is left when each payoff is
-    explained by the difference of its players' mean payoffs: 0 for a ladder on which payoffs add up from step to step,
-    1 for rock, paper, scissors. Chance alone makes some: `cyclic_part_by_chance` is how much is expected of it, so
-    only what exceeds it speaks of circles. A ladder on which payoffs do not add up, since nobody can win more than
-    every game, has a little of it too; its triples are not cyclic.
+    A triple is three players whose pairwise results are all significant; it is cyclic if each beats one of the others.
+    `cyclic_part` is the share of the payoffs' sum of squares that remains after subtracting the difference of the
+    players' mean payoffs: 0 if payoffs are additive along one ranking, 1 for rock, paper, scissors. Noise alone
+    contributes `cyclic_part_by_chance` in expectation, so only an excess over it is evidence of cycles. A ranking whose
+    payoffs are not additive, since no one can win more than every game, has a small cyclic part too; its triples are
+    not cyclic.
     """
 
     triples: int
@@ -59,14 +59,14 @@ class Cycles:
 
     @property
     def cyclic_share(self) -> float:
-        """Cyclic triples among the triples; 0 when there is none to judge."""
+        """Share of cyclic triples; 0 if there are no triples."""
         return self.cyclic_triples / self.triples if self.triples else 0.0
 
 
 def bradley_terry(wins: FloatArray, prior: float = PRIOR_GAMES) -> FloatArray:
-    """[..., N] log strengths in nats, mean 0, from wins [..., N, N] of row over column, a draw half a win for each.
+    """Log strengths in nats with mean 0, [..., N], from wins of row over column, [..., N, N]; a draw is half a win.
 
-    Raises `ValueError` where no finite strengths are the likeliest, which only happens without a prior.
+    Raises `ValueError` if no finite strengths have the largest likelihood, which only happens without a prior.
     """
     players = wins.shape[-1]
     wins = np.where(np.eye(players, dtype=bool), 0.0, wins + prior / 2)
@@ -84,26 +84,26 @@ def bradley_terry(wins: FloatArray, prior: float = PRIOR_GAMES) -> FloatArray:
         largest = np.abs(step).max(-1, keepdims=True)
         if largest.max() < TOLERANCE:
             return np.asarray(strengths - strengths.mean(-1, keepdims=True))
-        strengths = strengths + step * np.minimum(1.0, LARGEST_STEP / np.maximum(largest, TOLERANCE))
-    raise ValueError("no finite ratings fit these results: someone has only won, or only lost; expected a prior > 0")
+        strengths = strengths + step * np.minimum(1.0, MAX_STEP / np.maximum(largest, TOLERANCE))
+    raise ValueError("no finite ratings fit these results: a player has only won or only lost; expected a prior > 0")
 
 
 def elo(wins: FloatArray, anchor: int | None = None, prior: float = PRIOR_GAMES) -> FloatArray:
-    """[..., N] Elo ratings: 400 points are odds of ten to one. The anchor has 0; without one the mean is 0."""
+    """Elo ratings, [..., N]: 400 points are odds of ten to one. The anchor has 0; without one the mean is 0."""
     ratings = ELO_PER_NAT * bradley_terry(wins, prior)
     return ratings if anchor is None else ratings - ratings[..., anchor : anchor + 1]
 
 
 def antisymmetric(payoffs: FloatArray) -> FloatArray:
-    """[..., N, N] half the difference of what two players get from each other, which sums to zero.
+    """Half the difference of two players' payoffs against each other, [..., N, N], which is zero-sum.
 
-    Payoffs do so already but for illegal moves, which cost one side more than they give the other.
+    Payoffs are zero-sum already, except for illegal moves, which cost the offender more than the other player gains.
     """
     return (payoffs - np.swapaxes(payoffs, -1, -2)) / 2
 
 
 def alpha_rank(payoffs: FloatArray) -> FloatArray:
-    """[N] share of the time that each player holds the population, by alpha-rank without selection noise.
+    """Share of the time that each player dominates the population, by alpha-rank without selection noise, [N].
 
     Raises `MissingExtraError` without OpenSpiel.
     """
@@ -116,7 +116,7 @@ def alpha_rank(payoffs: FloatArray) -> FloatArray:
 
 
 def nash_average(payoffs: FloatArray) -> FloatArray:
-    """[N] the equilibrium of greatest entropy of the symmetric zero-sum game with these payoffs.
+    """The maximum-entropy equilibrium of the symmetric zero-sum game with these payoffs, [N].
 
     Raises `MissingExtraError` without SciPy.
     """
@@ -129,22 +129,22 @@ def nash_average(payoffs: FloatArray) -> FloatArray:
     payoffs = payoffs / max(float(np.abs(payoffs).max()), TOLERANCE)
     start = _widest_equilibrium(payoffs)
     inside = start > TOLERANCE
-    # Whoever has a share in some equilibrium earns exactly the value, 0, against all of them.
+    # A player in the support of some equilibrium earns exactly the value, 0, against every equilibrium.
     free = null_space(np.vstack([payoffs[np.ix_(inside, inside)], np.ones(inside.sum())]), rcond=1e-7)
     if free.shape[1] == 0:
         return start
     others = payoffs[np.ix_(~inside, inside)]
 
-    def shares(place: FloatArray) -> FloatArray:
-        return np.asarray(np.maximum(start[inside] + free @ place, 1e-12))
+    def shares(x: FloatArray) -> FloatArray:
+        return np.asarray(np.maximum(start[inside] + free @ x, 1e-12))
 
     found = minimize(
-        lambda place: float(np.sum(shares(place) * np.log(shares(place)))),
+        lambda x: float(np.sum(shares(x) * np.log(shares(x)))),
         np.zeros(free.shape[1]),
-        jac=lambda place: free.T @ (np.log(shares(place)) + 1),
+        jac=lambda x: free.T @ (np.log(shares(x)) + 1),
         constraints=[
-            {"type": "ineq", "fun": lambda place: start[inside] + free @ place, "jac": lambda _: free},
-            {"type": "ineq", "fun": lambda place: -(others @ shares(place)), "jac": lambda _: -(others @ free)},
+            {"type": "ineq", "fun": lambda x: start[inside] + free @ x, "jac": lambda _: free},
+            {"type": "ineq", "fun": lambda x: -(others @ shares(x)), "jac": lambda _: -(others @ free)},
         ],
         method="SLSQP",
         options={"maxiter": 500, "ftol": 1e-12},
@@ -155,10 +155,10 @@ def nash_average(payoffs: FloatArray) -> FloatArray:
 
 
 def _widest_equilibrium(payoffs: FloatArray) -> FloatArray:
-    """[N] an equilibrium in which everyone has a share who has one in any equilibrium.
+    """An equilibrium whose support contains the support of every equilibrium, [N].
 
-    Equilibria without the condition that shares sum to one are a cone; far enough out in it, each share that can be
-    above zero is above one. The linear program counts how many are, with one more unknown a player.
+    Without the condition that shares sum to one, the equilibria are a cone; far enough out in it, every share that can
+    be positive is above one. The linear program maximises the number of such shares, with one more unknown per player.
     """
     from scipy.optimize import linprog
 
@@ -176,14 +176,14 @@ def _widest_equilibrium(payoffs: FloatArray) -> FloatArray:
 
 
 def cyclic_component(payoffs: FloatArray) -> FloatArray:
-    """[..., N, N] the antisymmetric payoffs less the difference of their players' mean payoffs."""
+    """The antisymmetric payoffs minus the difference of the players' mean payoffs, [..., N, N]."""
     payoffs = antisymmetric(payoffs)
     means = payoffs.mean(-1)
     return np.asarray(payoffs - (means[..., :, None] - means[..., None, :]))
 
 
 def cycles(payoffs: FloatArray, draws: FloatArray) -> Cycles:
-    """How cyclic the payoffs [N, N] are, judged with the same payoffs in the draws of a bootstrap [draws, N, N]."""
+    """How cyclic the payoffs [N, N] are; significance and noise come from bootstrap draws [draws, N, N]."""
     fair, fair_draws = antisymmetric(payoffs), antisymmetric(draws)
     low, high = np.quantile(fair_draws, [0.025, 0.975], axis=0)
     signs = np.where(low > 0, 1, np.where(high < 0, -1, 0))

@@ -1,10 +1,10 @@
-"""Perfect play in games where nothing is hidden and nothing is random: minimax over positions.
+"""Perfect play in games of perfect information without chance: minimax over positions.
 
-Values are kept by `State.position_key`, so transpositions are searched once (tic-tac-toe: 5,478 positions instead
-of 549,946 histories). The search keeps its own stack; long games do not meet Python's recursion limit.
+Values are cached by `State.position_key`, so transpositions are searched once (tic-tac-toe: 5,478 positions instead of
+549,946 histories). The search has its own stack, so long games do not hit Python's recursion limit.
 
-Left out: pruning and depth limits (`depth_limited`). Every value is exact and every optimal action is known, or the
-search is refused.
+Left out: pruning and depth limits (`depth_limited`). Every value is exact and every optimal action is found, or the
+search raises an error.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from spiral.games import CHANCE, State
 from spiral.theory.tree import Floats, GameTree
 
 MAX_POSITIONS = 200_000
-"""Some seconds of search."""
+"""A few seconds of search."""
 TOLERANCE = 1e-9
-INSTEAD = "`equilibrium` plays such games (--opponent equilibrium); in Python there are best_response and solve_cfr"
-"""For games with chance or with something hidden."""
+"""Largest sum of returns that counts as zero."""
+ALTERNATIVE = "use `equilibrium` (--opponent equilibrium), or best_response and solve_cfr in Python"
+"""For games with chance or hidden information."""
 
 
 class Minimax:
-    """The values of one game's positions found so far; keep one when asking about many states.
+    """A cache of one game's position values; reuse one instance for many states.
 
-    `max_positions` bounds the positions that one question may visit.
+    `max_positions` bounds the positions that one call may visit.
     """
 
     def __init__(self, *, max_positions: int = MAX_POSITIONS) -> None:
@@ -34,9 +35,9 @@ class Minimax:
         self._values: dict[Hashable, float] = {}
 
     def value(self, state: State) -> float:
-        """What player 0 gets from `state` on under perfect play by both.
+        """The return of player 0 from `state` under perfect play.
 
-        Raises `ValueError` when chance moves, the players know different things, or there are too many positions.
+        Raises `ValueError` for games with chance or hidden information, and for too many positions.
         """
         key = state.position_key()
         if key not in self._values:
@@ -44,19 +45,19 @@ class Minimax:
         return self._values[key]
 
     def optimal_actions(self, state: State) -> tuple[str, ...]:
-        """Every action that keeps the value of `state`, in the order of `legal_actions`."""
+        """Every action with the value of `state`, in the order of `legal_actions`."""
         if state.is_terminal:
             raise ValueError("got a finished game; expected a state in which a player has to act")
         best = self.value(state)
         return tuple(action for action in state.legal_actions() if self.value(state.apply(action)) == best)
 
     def policy(self, state: State, player: int) -> dict[str, float]:
-        """Uniform over the optimal actions: in these games an equilibrium, as a policy for exact theory."""
+        """Uniform over the optimal actions, which is an equilibrium in these games."""
         actions = self.optimal_actions(state)
         return dict.fromkeys(actions, 1 / len(actions))
 
     def _search(self, root: State) -> None:
-        """Fills the table for `root` and all that follows it, deepest first."""
+        """Caches the values of `root` and all positions after it, deepest first."""
         visited = 0
         children: dict[Hashable, list[Hashable]] = {}
         stack = [root]
@@ -76,9 +77,9 @@ class Minimax:
                 visited += 1
                 if visited > self.max_positions:
                     raise ValueError(
-                        f"more than {self.max_positions:,} positions follow the one asked about, too many for exact"
-                        " search; expected minimax(depth=4), which looks four moves ahead, a later position, or a game"
-                        " with smaller parameters"
+                        f"more than {self.max_positions:,} positions follow this one, too many for exact search; use"
+                        " minimax(depth=4), which looks four moves ahead, a later position, or a game with smaller"
+                        " parameters"
                     )
                 following = _following(state)
                 children[key] = list(following)
@@ -86,7 +87,10 @@ class Minimax:
 
 
 def minimax_value(state: State, *, max_positions: int = MAX_POSITIONS) -> float:
-    """What player 0 gets from `state` on under perfect play; for games of perfect information without chance."""
+    """The return of player 0 from `state` under perfect play; for games of perfect information without chance.
+
+    Raises `ValueError` for other games, and for more than `max_positions` positions.
+    """
     return Minimax(max_positions=max_positions).value(state)
 
 
@@ -96,7 +100,7 @@ def minimax_actions(state: State, *, max_positions: int = MAX_POSITIONS) -> tupl
 
 
 def optimal_values(tree: GameTree) -> Floats:
-    """What player 0 gets from every position of a merged tree on under perfect play, chance averaged over. [N]"""
+    """The return of player 0 from every position of a merged tree under perfect play, averaged over chance, [N]."""
     assert tree.merged
     value_N = tree.payoff_N.copy()
     for level in reversed(tree.levels):
@@ -111,26 +115,25 @@ def optimal_values(tree: GameTree) -> Floats:
 
 
 def zero_sum_value(state: State) -> float:
-    """What player 0 gets in a finished game. Raises `ValueError` unless two players win what the other loses."""
+    """The return of player 0 in a finished game. Raises `ValueError` unless the game is two-player zero-sum."""
     returns = state.returns()
     if len(returns) != 2 or abs(returns[0] + returns[1]) > TOLERANCE:
-        raise ValueError(f"minimax needs a zero-sum game of two players, and this one has the returns {returns}")
+        raise ValueError(f"minimax needs a two-player zero-sum game, and this one has the returns {returns}")
     return returns[0]
 
 
-def require_openness(state: State) -> None:
-    """Raises `ValueError` where chance moves or the players know different things."""
+def require_perfect_information(state: State) -> None:
+    """Raises `ValueError` if chance moves in `state` or the players have different information."""
     if state.is_chance:
-        raise ValueError(f"minimax needs a game without chance; {INSTEAD}")
+        raise ValueError(f"minimax needs a game without chance; {ALTERNATIVE}")
     if state.information_state(0) != state.information_state(1):
         raise ValueError(
-            "minimax needs a game in which nothing is hidden, and in this one the players know different things; "
-            + INSTEAD
+            f"minimax needs a game of perfect information, and in this one the players know different things;"
+            f" {ALTERNATIVE}"
         )
 
 
 def _following(state: State) -> dict[Hashable, State]:
-    """The positions one move on."""
-    require_openness(state)
+    require_perfect_information(state)
     after = (state.apply(action) for action in state.legal_actions())
     return {child.position_key(): child for child in after}

@@ -1,7 +1,7 @@
 """Policies as functions: `(state, player)` to a probability for each action.
 
-A policy must not look at what the player cannot see. That is enforced rather than trusted: exact theory asks it once
-for each information state, with one state that fits, and uses the answer everywhere.
+A policy must depend only on what the player can observe. Exact theory enforces this: it asks once per information
+state, with one of its states, and uses the answer in all of them.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def uniform_policy(state: State, player: int) -> dict[str, float]:  # noqa: ARG0
 
 
 def information_key(state: State, player: int) -> Hashable:
-    """What the player knows."""
+    """The player's information state."""
     return state.information_state(player)
 
 
 def player_and_information_key(state: State, player: int) -> Hashable:
-    """The player and what it knows, for games that give both players the same text."""
+    """The player and its information state, for games that give both players the same text."""
     return (player, state.information_state(player))
 
 
 def position_key(state: State, player: int) -> Hashable:
-    """The player and the position, whatever the moves before it."""
+    """The player and the position, regardless of the moves before it."""
     return (player, state.position_key())
 
 
@@ -51,7 +51,7 @@ class TablePolicy:
     key: Callable[[State, int], Hashable] = information_key
 
     def __call__(self, state: State, player: int) -> Mapping[str, float]:
-        """The row for what `player` knows in `state`."""
+        """The row of the table for `player` in `state`."""
         key = self.key(state, player)
         if key not in self.rows:
             raise ValueError(
@@ -67,7 +67,7 @@ def policy_from_table(table: Mapping[str, Mapping[str, float]]) -> TablePolicy:
 
 
 def table_from_probabilities(tree: GameTree, probability_A: Floats, players: Sequence[int] = (0, 1)) -> TablePolicy:
-    """The policy with probability `probability_A[slot]`, for the information states of `players`."""
+    """The policy with probability `probability_A[slot]` at the information states of `players`."""
     key = position_key if tree.merged else player_and_information_key
     rows: dict[Hashable, Mapping[str, float]] = {}
     for infoset in tree.infosets:
@@ -78,9 +78,9 @@ def table_from_probabilities(tree: GameTree, probability_A: Floats, players: Seq
 
 
 def policy_probabilities(tree: GameTree, policies: Sequence[TabularPolicy | None]) -> Floats:
-    """Both players' policies as one array, each asked once for each of its information states. [A]
+    """Both players' policies as one array, [A]; each is asked once for each of its player's information states.
 
-    A player given as None keeps probability one everywhere, which leaves it out of products of probabilities.
+    A player whose policy is None gets probability one everywhere, which drops it from products of probabilities.
     """
     probability_A = np.ones(len(tree.infoset_A))
     for infoset in tree.infosets:
@@ -92,7 +92,7 @@ def policy_probabilities(tree: GameTree, policies: Sequence[TabularPolicy | None
 
 
 def _checked_row(infoset: InformationState, given: Mapping[str, float]) -> list[float]:
-    """The probability of each legal action in order, or a `ValueError` that says what is wrong."""
+    """The probability of each legal action, in order. Raises `ValueError` for an invalid policy."""
     where = f"information state {infoset.name!r} of player {infoset.player}"
     if not isinstance(given, Mapping):
         raise ValueError(f"the policy gave {given!r} at {where}; expected a mapping from action to probability")

@@ -1,11 +1,11 @@
 """A game's tree as flat arrays, so that exact theory is a few numpy passes over it.
 
-The extensive form (Kuhn, 1953) is written out once per game, depth by depth, and kept: nodes and edges are numbered
-in that order, so every depth is a slice. A pass down multiplies probabilities, a pass up averages payoffs.
+The extensive form (Kuhn, 1953) is built once per game and cached. Nodes and edges are numbered by depth, so every depth
+is a slice. A pass down multiplies probabilities, a pass up averages payoffs.
 
-With `merge_positions` histories that reach the same position (`State.position_key`) after the same number of moves
-become one node. That is exact only in games of perfect information and for policies that look at the position, not
-at the moves that led to it. Tic-tac-toe shrinks from 549,946 nodes to 5,478.
+With `merge_positions`, histories that reach the same position (`State.position_key`) after the same number of moves
+become one node. That is exact only in games of perfect information, and for policies that depend on the position but
+not on the moves that led to it. Tic-tac-toe shrinks from 549,946 nodes to 5,478.
 
 Left out: games that do not fit in memory, and imperfect recall.
 
@@ -27,18 +27,18 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MAX_NODES = 2_000_000
-"""Beyond this a tree takes gigabytes and minutes."""
+"""A larger tree takes gigabytes and minutes."""
 
 _TOLERANCE = 1e-9
 
 
 class HiddenInformationError(ValueError):
-    """Positions were to be merged in a game that hides something from a player."""
+    """Positions cannot be merged, since the game hides information from a player."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InformationState:
-    """What one player knows when it has to act, with one state that fits it."""
+    """An information state of the player to act, with one of its states."""
 
     player: int
     name: str
@@ -80,11 +80,11 @@ class GameTree:
     levels: tuple[Level, ...]
 
     def edge_weights(self, weight_A: Floats) -> Floats:
-        """A weight for every edge: the slot's for a player's action, the probability for a chance outcome. [E]"""
+        """A weight for every edge, [E]: the slot's for a player's action, the probability for a chance outcome."""
         return np.where(self.slot_E >= 0, weight_A[self.slot_E], self.chance_E)
 
     def reach(self, weight_E: Floats) -> Floats:
-        """The product of weights on the way to every node, summed over ways where positions are merged. [N]"""
+        """The product of weights on the path to every node, [N]; summed over paths if positions are merged."""
         reach_N = np.zeros(len(self.actor_N))
         reach_N[0] = 1.0
         for level, below in zip(self.levels, self.levels[1:], strict=False):
@@ -94,13 +94,13 @@ class GameTree:
         return reach_N
 
     def back_up(self, level: Level, weight_E: Floats, value_N: Floats) -> None:
-        """Adds to the nodes of `level`, in place, the weighted values of the nodes below them."""
+        """Adds the weighted values of their children to the nodes of `level`, in place."""
         flow = weight_E[level.edges] * value_N[self.target_E[level.edges]]
         size = level.nodes.stop - level.nodes.start
         value_N[level.nodes] += np.bincount(self.source_E[level.edges] - level.nodes.start, flow, size)
 
     def values(self, weight_E: Floats) -> Floats:
-        """The expected payoff to player 0 from every node on. [N]"""
+        """The expected payoff to player 0 from every node, [N]."""
         value_N = self.payoff_N.copy()
         for level in reversed(self.levels):
             self.back_up(level, weight_E, value_N)
@@ -108,7 +108,7 @@ class GameTree:
 
 
 def _smaller(game: Game) -> str:
-    """What to do about a tree that is too large; nothing where the game has no parameters."""
+    """Advice for a tree that is too large; empty if the game has no parameters."""
     names = [field.name for field in dataclasses.fields(game)]
     if "hands" in names:
         return f"load {game.spec.partition('(')[0]}(hands=1), or "
@@ -116,29 +116,28 @@ def _smaller(game: Game) -> str:
 
 
 def require_two_player_zero_sum(game: Game) -> None:
-    """Raise `ValueError` for games in which best responses and equilibria do not mean what is computed here."""
+    """Raises `ValueError` for other games, in which exploitability and equilibria are not what is computed here."""
     if game.num_players == 2 and game.zero_sum:
         return
     players = f"{game.num_players} player{'s' if game.num_players > 1 else ''}"
-    what = players if game.num_players != 2 else "returns that do not sum to zero"
+    problem = players if game.num_players != 2 else "returns that do not sum to zero"
     raise ValueError(
-        f"{game.spec} has {what}; exact theory, minimax and equilibria cover zero-sum games of two players only"
+        f"{game.spec} has {problem}; exact theory, minimax and equilibria cover zero-sum games of two players only"
     )
 
 
 @functools.lru_cache(maxsize=8)
 def build_tree(game: Game, merge_positions: bool = False) -> GameTree:
-    """The tree of `game`, kept for the next call. Raises `ValueError` for games without exact theory."""
+    """The tree of `game`, cached. Raises `ValueError` for games without exact theory."""
     require_two_player_zero_sum(game)
     if game.free_text:
         raise ValueError(
             f"{game.spec} takes free text, so its actions cannot be listed; exact theory needs a game that lists them."
-            " Measure play in it with `spiral evaluate`"
+            " Use `spiral evaluate` instead"
         )
     if not game.enumerable:
         raise ValueError(
-            f"the tree of {game.spec} is too large for exact theory; {_smaller(game)}measure play with"
-            " `spiral evaluate`"
+            f"the tree of {game.spec} is too large for exact theory; {_smaller(game)}use `spiral evaluate` instead"
         )
     builder = _Builder(game, merge_positions)
     states = [game.initial_state()]
@@ -151,7 +150,7 @@ def build_tree(game: Game, merge_positions: bool = False) -> GameTree:
 
 
 class _Builder:
-    """The lists a tree grows in, one depth at a time."""
+    """Builds a tree one depth at a time."""
 
     def __init__(self, game: Game, merge: bool) -> None:
         self.game = game
@@ -167,11 +166,11 @@ class _Builder:
         self.slots = 0
 
     def add_level(self, states: list[State]) -> list[State]:
-        """Adds the nodes of one depth; returns the states below them."""
+        """Adds the nodes of one depth; returns the states of the next."""
         nodes = slice(len(self.actor), len(self.actor) + len(states))
         first_edge, first_slot = len(self.edges), self.slots
         below: list[State] = []
-        place_of: dict[Hashable, int] = {}
+        index_of: dict[Hashable, int] = {}
         for node, state in enumerate(states, nodes.start):
             actor = state.current_player
             self.actor.append(actor)
@@ -179,15 +178,15 @@ class _Builder:
             self.infoset.append(self._find_infoset(state, actor) if actor >= 0 else -1)
             for action, probability, slot in self._moves(state, actor):
                 child = state.apply(action)
-                place = place_of.setdefault(child.position_key(), len(below)) if self.merge else len(below)
-                if place == len(below):
+                index = index_of.setdefault(child.position_key(), len(below)) if self.merge else len(below)
+                if index == len(below):
                     below.append(child)
-                self.edges.append((node, nodes.stop + place, slot))
+                self.edges.append((node, nodes.stop + index, slot))
                 self.chance.append(probability)
             if nodes.stop + len(below) > MAX_NODES:
                 raise ValueError(
                     f"the tree of {self.game.spec} has more than {MAX_NODES:,} nodes, too many for exact theory;"
-                    " load the game with smaller parameters, or measure play with `spiral evaluate`"
+                    " load the game with smaller parameters, or use `spiral evaluate` instead"
                 )
         self.levels.append(
             Level(nodes=nodes, edges=slice(first_edge, len(self.edges)), slots=slice(first_slot, self.slots))
@@ -195,7 +194,7 @@ class _Builder:
         return below
 
     def _moves(self, state: State, actor: int) -> list[tuple[str, float, int]]:
-        """`(action, chance probability, slot)` of every way on from the newest node."""
+        """`(action, chance probability, slot)` of every edge that leaves the newest node."""
         if actor == TERMINAL:
             return []
         if actor == CHANCE:
@@ -205,10 +204,10 @@ class _Builder:
                 raise ValueError(f"chance outcomes of {self.game.spec} sum to {total!r} at {state!r}; expected 1")
             return [(action, probability, -1) for action, probability in outcomes]
         infoset = self.infosets[self.infoset[-1]]
-        return [(action, 1.0, infoset.first_slot + place) for place, action in enumerate(infoset.actions)]
+        return [(action, 1.0, infoset.first_slot + index) for index, action in enumerate(infoset.actions)]
 
     def _find_infoset(self, state: State, player: int) -> int:
-        """The number of the acting player's information state, a new one when it was not met before."""
+        """The index of the acting player's information state, which is added if it is new."""
         name, actions, depth = state.information_state(player), state.legal_actions(), len(self.levels)
         known = self.infoset_of.get((player, name))
         if known is None:
@@ -226,8 +225,8 @@ class _Builder:
             return number
         if self.merge:
             raise HiddenInformationError(
-                f"{self.game.spec} hides something from player {player} (two positions share {name!r})"
-                "; merge_positions is for games of perfect information, leave it out here"
+                f"{self.game.spec} hides information from player {player} (two positions share {name!r});"
+                " merge_positions is only for games of perfect information"
             )
         before = self.infosets[known]
         if before.actions != actions or before.depth != depth:
@@ -239,7 +238,6 @@ class _Builder:
         return known
 
     def freeze(self) -> GameTree:
-        """The finished tree."""
         edges = np.array(self.edges, dtype=np.int64).reshape(-1, 3)
         sizes = [len(infoset.actions) for infoset in self.infosets]
         return GameTree(
@@ -260,7 +258,6 @@ class _Builder:
 
 
 def _payoff(game: Game, state: State) -> float:
-    """What player 0 gets at the end of a game."""
     first, second = state.returns()
     if abs(first + second) > _TOLERANCE:
         raise ValueError(f"returns of {game.spec} are {(first, second)} at {state!r}; expected a sum of zero")
@@ -268,7 +265,7 @@ def _payoff(game: Game, state: State) -> float:
 
 
 def _check_recall(tree: GameTree) -> None:
-    """Raises `ValueError` when a player forgets what it knew or did: best responses would then be wrong, silently."""
+    """Raises `ValueError` for imperfect recall, with which best responses would be silently wrong."""
     for player in (0, 1):
         last_slot_N = np.full(len(tree.actor_N), -1)
         for level in tree.levels:
@@ -298,13 +295,13 @@ def has_perfect_information(game: Game) -> bool:
 
 
 def tree_size(game: Game, *, merge_positions: bool = False) -> int:
-    """The number of nodes of the whole tree: chance, decisions and endings; of positions when they are merged."""
+    """Number of nodes of the tree, chance nodes and endings included; of distinct positions if they are merged."""
     return len(build_tree(game, merge_positions).actor_N)
 
 
 def information_states(game: Game, *, merge_positions: bool = False) -> list[tuple[State, int]]:
-    """One `(state, player to act)` for every information state of either player, in the order of play.
+    """One `(state, player to act)` for every information state, in order of play.
 
-    This is all that a policy is ever asked, so it can be put to a model in one batch.
+    These are all the decisions a policy has to make, so a model can be asked for them in one batch.
     """
     return [(infoset.state, infoset.player) for infoset in build_tree(game, merge_positions).infosets]

@@ -18,7 +18,7 @@ import spiral.evaluation.reasoning
 import spiral.text
 from hostile_replies import CHOICES, GOLDS, hostile_reply
 from spiral.evaluation.reasoning import grade, grade_reply
-from spiral.evaluation.reasoning.grading.grader import LONGEST_ANSWER, grade_with
+from spiral.evaluation.reasoning.grading.grader import MAX_ANSWER_LENGTH, grade_with
 from spiral.evaluation.reasoning.grading.work_limit import MAX_WORK, TooMuchWorkError, bounded_work, spend
 from spiral.games import load_game
 from spiral.text import parse_action, thinking
@@ -122,7 +122,7 @@ def check_patterns(pairs, times):
             for one, other in pairs:
                 text = "5" + (one + other) * times
                 if name in of_answers:
-                    text = text[:LONGEST_ANSWER]
+                    text = text[:MAX_ANSWER_LENGTH]
                 text += "\x00"
                 signal.setitimer(signal.ITIMER_PROF, 0.4)
                 try:

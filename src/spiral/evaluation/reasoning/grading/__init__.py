@@ -1,8 +1,12 @@
-r"""Right or wrong: one model's reply against the answer expected.
+r"""Grades a model's reply against the expected answer: right or wrong.
 
-`grade` and `grade_reply` are the whole interface. They share one `GradingPool`, whose worker process starts when an
-answer first needs computer algebra; so no reply can hang its caller, in whatever thread, and sympy is not imported
-here. Those who grade thousands of replies own a pool themselves.
+`grade` and `grade_reply` are the interface. They share one `GradingPool`, whose worker process starts when an answer
+first needs computer algebra. So no reply can hang its caller, in any thread, and sympy is not imported here. Code that
+grades thousands of replies should own a pool.
+
+A reply passes through `extraction` (where is the answer?), then `choices` (for letters) or `equality` (is it the
+expected answer?), which uses `normalise` (one spelling), `structure` (lists, intervals, ...), `units`, and `identity`
+(expressions by value, read by `expressions`). `symbolic` is the computer algebra in the worker. See docs/grading.md.
 """
 
 from __future__ import annotations
@@ -26,10 +30,17 @@ def grade(
     *,
     tolerance: float | None = None,
 ) -> bool:
-    """Whether `reply` gives `answer`, or one of `alt_answers`; with `choices`, `answer` is a letter.
+    """Whether `reply` gives the right answer.
 
-    `tolerance` is the absolute difference that the question allows. Raises `ValueError` when math-verify is needed
-    and not installed.
+    Args:
+        reply: The model's whole reply.
+        answer: The right answer; with `choices`, a letter.
+        alt_answers: Other right answers.
+        choices: The texts of the choices A, B, C, ...
+        tolerance: The absolute error that the question allows.
+
+    Raises:
+        ValueError: math-verify is needed and not installed, or there are more choices than letters.
     """
     return grade_reply(reply, answer, alt_answers, choices, tolerance=tolerance).correct
 
@@ -42,14 +53,14 @@ def grade_reply(
     *,
     tolerance: float | None = None,
 ) -> Grade:
-    """The same with what was found on the way."""
+    """`grade` with details, such as the answer that was extracted."""
     item = GradingItem(reply=reply, answer=answer, alt_answers=alt_answers, choices=choices, tolerance=tolerance)
     return _shared_pool(os.getpid()).grade_one(item)
 
 
 @functools.lru_cache(maxsize=1)
 def _shared_pool(_process: int) -> GradingPool:
-    """The pool of one process; a forked one must not talk to its parent's worker."""
+    """The pool of one process; a forked process must not use its parent's worker."""
     pool = GradingPool()
     atexit.register(pool.close)
     return pool

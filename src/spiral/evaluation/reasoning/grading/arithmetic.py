@@ -1,7 +1,7 @@
-"""Numbers that stay exact while they can: fractions, and complex floating point after a root or a logarithm.
+"""Arithmetic that is exact while it can be: fractions, and complex floating point after a root or a logarithm.
 
-Every operation is bounded before it is computed: a power or a factorial of too many digits raises `TooLargeError` at
-once, so that no answer can keep a grader busy. Left out: exact roots other than square roots of squares.
+The size of a result is checked before it is computed: a power or a factorial with too many digits raises
+`TooLargeError` at once. Left out: exact roots other than square roots of squares.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Callable
 from fractions import Fraction
 
 Value = Fraction | complex
-MOST_BITS = 20_000
-LARGEST_FACTORIAL = 1500
+MAX_BITS = 20_000
+MAX_FACTORIAL = 1500
 
 
 class UnreadableError(Exception):
-    """Not an expression of the kind read here."""
+    """The text is not an expression that this grader can parse."""
 
 
 class TooLargeError(Exception):
-    """An expression too large to be computed."""
+    """The expression is too large to be computed."""
 
 
 def cost(value: Value) -> int:
-    """The work of an operation with this result: 1 for small numbers, and more by the square of their length."""
+    """The work of an operation with this result: 1 for small numbers, growing with the square of their length."""
     if not isinstance(value, Fraction):
         return 1
     bits = value.numerator.bit_length() + value.denominator.bit_length()
@@ -33,10 +33,10 @@ def cost(value: Value) -> int:
 
 
 def small_integer(value: Value) -> int:
-    """A natural number small enough for a factorial."""
+    """The value as a natural number small enough for a factorial; raises an error otherwise."""
     if not isinstance(value, Fraction) or value.denominator != 1 or value < 0:
-        raise UnreadableError("the factorial of something that is not a natural number")
-    if value > LARGEST_FACTORIAL:
+        raise UnreadableError("the factorial of a number that is not natural")
+    if value > MAX_FACTORIAL:
         raise TooLargeError("a large factorial")
     return int(value)
 
@@ -47,7 +47,7 @@ def is_negative(value: Value) -> bool:
 
 
 def root(radicand: Value, degree: Value) -> Value:
-    """The root; the real one of a negative number where the degree is 3."""
+    """The principal root, but the real cube root of a negative number."""
     if degree == 3 and is_negative(radicand):
         return multiply(Fraction(-1), power(multiply(Fraction(-1), radicand), Fraction(1, 3)))
     return power(radicand, divide(Fraction(1), degree))
@@ -59,8 +59,8 @@ def rounded(value: Value, rounding: Callable[[Fraction | float], int]) -> Fracti
 
 
 def bounded(value: Fraction) -> Fraction:
-    """The value; raises `TooLargeError` when it has too many digits."""
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MOST_BITS:
+    """The value. Raises `TooLargeError` if it has too many digits."""
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
         raise TooLargeError("a number of too many digits")
     return value
 
@@ -73,7 +73,7 @@ def add(left: Value, right: Value) -> Value:
 
 
 def multiply(left: Value, right: Value) -> Value:
-    """The product; minus infinity is a real number here."""
+    """The product; a fraction times a real infinity stays real."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return bounded(left * right)
     if isinstance(left, Fraction) and isinstance(right, complex) and cmath.isinf(right):
@@ -89,11 +89,11 @@ def divide(left: Value, right: Value) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
-    """A power, exact where base and exponent allow it."""
+    """The power, exact if base and exponent allow it."""
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         if exponent.denominator == 1:
             bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-            if bits > 1 and bits * abs(exponent) > MOST_BITS:
+            if bits > 1 and bits * abs(exponent) > MAX_BITS:
                 raise TooLargeError("a power of too many digits")
             return base ** int(exponent) if bits > 1 else base ** (int(exponent) % 2 if base else int(exponent))
         exact = _exact_root(base, exponent)

@@ -1,8 +1,8 @@
-r"""Which of the offered choices an answer names: by its letter, or by its exact text.
+r"""Which of the choices an answer names: by its letter, or by its exact text.
 
-"C", "(C)", "\text{C}", "C. text", "C - text", "option C" and the text of a choice all name one, in any dress. Two
-letters name none, and neither does a letter in front of another choice's text. Capital letters are letters first and
-texts second, small letters the other way round, since choices such as "a" or "2g" exist.
+"C", "(C)", "\text{C}", "C. text", "C - text", "option C" and the text of a choice all name one, in any formatting. Two
+letters name none, and neither does a letter in front of another choice's text. Capital letters are read as letters
+first and texts second, small letters the other way round, since choices such as "a" or "2g" exist.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _LABEL = re.compile(
 
 
 def check_choices(choices: Sequence[str]) -> None:
-    """Raises `ValueError` when there are more choices than letters."""
+    """Raises `ValueError` if there are more choices than letters."""
     if len(choices) > len(LETTERS):
         raise ValueError(f"{len(choices)} choices; expected at most {len(LETTERS)}, one for each letter")
 
 
 def chosen(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the choice that `text` names, None when it names none or more than one."""
+    """The letter of the choice that `text` names, or None if it names none or more than one."""
     check_choices(choices)
     letter, rest = _label(text)
     if letter is None:
@@ -42,13 +42,13 @@ def chosen(text: str, choices: Sequence[str]) -> str | None:
 
 
 def letter_of(text: str) -> str | None:
-    """The letter that an answer consists of, when no choices are known."""
+    """The letter that an answer consists of, for questions whose choices are not known."""
     letter, rest = _label(clean(text))
     return None if letter is None or rest else letter.upper()
 
 
 def _label(text: str) -> tuple[str | None, str]:
-    """The letter in front, and what follows it."""
+    """The letter at the front, if any, and the text after it."""
     unwrapped = strip_formatting(text, mark_words=False).replace("$", " ").replace(r"\ ", " ")
     unwrapped = strip_quotes(unwrapped.strip(" *.\n\t")).strip(" *.\n\t")
     if unwrapped.startswith("{") and unwrapped.endswith("}"):
@@ -58,7 +58,7 @@ def _label(text: str) -> tuple[str | None, str]:
 
 
 def _checked(letter: str, rest: str, choices: Sequence[str]) -> str | None:
-    """The letter, if there is such a choice and the text after it is not another's; a second letter is no answer."""
+    """The letter, if there is such a choice, and `rest` is neither another choice's text nor a second letter."""
     if LETTERS.index(letter) >= len(choices):
         return None
     named = letter
@@ -69,7 +69,7 @@ def _checked(letter: str, rest: str, choices: Sequence[str]) -> str | None:
 
 
 def _by_text(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the only choice with this text: as it stands, else as typeset, else without regard to case."""
+    """The letter of the only choice with this text: as written, else as typeset, else ignoring case."""
     for same in (str.strip, _exact, plain):
         wanted = same(text)
         found = [letter for letter, choice in zip(LETTERS, choices, strict=False) if same(choice) == wanted]

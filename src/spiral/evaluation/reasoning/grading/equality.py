@@ -1,17 +1,17 @@
-r"""Whether an answer is the one expected: shapes first, then quantities, then numbers, text or expressions.
+r"""Whether an answer equals the expected one: first structure, then units, then numbers, text or expressions.
 
-What counts as equal follows from how the expected answer is written, since nothing else is known about the question:
+The rules depend on how the expected answer is written, since nothing else is known about the question:
 
 - whole numbers, fractions, roots and expressions: exactly equal. A decimal is accepted for a fraction or a root when it
   is rounded or cut off correctly and within 1e-4 of it (relative), the tolerance of the graders of Qwen2.5-Math that
   the paper used: 0.6667 or 0.6666 for 2/3, not 0.67.
-- decimals: what is equal; with three or more significant digits also what rounds to them, 20.394 for 20.39.
-- scientific notation (4.5e33, `3.8 \times 10^{35}`): a measured number, within 1e-2 (relative), as Minerva's grader
-  (arXiv 2206.14858) has for some; a stated tolerance, absolute, takes the place of all these.
-- percent: 62.5% is 62.5, 62.5% and 0.625. Where no percent sign is expected, x% is x for numbers of 1 and more, and
-  x/100 for numbers that are not whole: 50% is 50, and 0.5, while 0.5% is not 0.5.
-- units may be left out, or added where none is expected; when both have them they must agree. Bases alike.
-- lists, sets and unions in any order, with every element and no other; tuples, intervals and matrices in order.
+- decimals: exactly equal; with three or more significant digits also a number that rounds to them, 20.394 for 20.39.
+- scientific notation (4.5e33, `3.8 \times 10^{35}`): a physical quantity, within 1e-2 (relative), as in some of
+  Minerva's grading (arXiv 2206.14858). A tolerance given by the question, which is absolute, replaces all these.
+- percent: 62.5% is 62.5, 62.5% and 0.625. If no percent sign is expected, x% is x for numbers of 1 and more, and x/100
+  for numbers that are not whole: 50% is 50, and 0.5, while 0.5% is not 0.5.
+- units may be left out, or added if none is expected; if both have units they must agree. The same holds for bases.
+- lists, sets and unions in any order, with exactly the same elements; tuples, intervals and matrices in order.
 
 Left out: conversion of units, simplest form, answers that are equal by a theorem.
 """
@@ -34,9 +34,9 @@ from spiral.evaluation.reasoning.grading.work_limit import spend
 from spiral.text.latex import strip_formatting
 
 Fallback = Callable[[str, str], bool]
-"""Compares two expressions that cannot be read here."""
+"""Compares two expressions that cannot be parsed here."""
 EMPTY_SET = r"\emptyset"
-APPROXIMATE, MEASURED = 1e-4, 1e-2
+DECIMAL_TOLERANCE, SCIENTIFIC_TOLERANCE = 1e-4, 1e-2
 _DECIMAL = re.compile(r"[-+]?\d*\.\d+")
 _SCIENTIFIC = re.compile(
     r"[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d+|\s*\\times\s*10\s*\^\s*(?:\{\s*[-+]?\d+\s*\}|-?\d+))"
@@ -50,23 +50,23 @@ _UNORDERED = ("list", "set", "union")
 
 
 def equal(expected: str, given: str, tolerance: float | None, fallback: Fallback) -> bool:
-    """Whether `given` is right where `expected` is; both are answers alone, of bounded length."""
+    """Whether `given` is right if `expected` is the answer; both are answers alone, of bounded length."""
     if expected.strip() == given.strip() or (_has_words(expected) and same_words(expected, given)):
         return True
     one = shape(expected)
     if _equal(one, shape(given), tolerance, fallback):
         return True
-    apart = shape(given, join_thousands=False)  # 100,200 may have been meant as a list where one is expected
-    return apart != shape(given) and not is_thousands(expected) and _equal(one, apart, tolerance, fallback)
+    as_list = shape(given, join_thousands=False)  # 100,200 may be a list, if one is expected
+    return as_list != shape(given) and not is_thousands(expected) and _equal(one, as_list, tolerance, fallback)
 
 
 def same_words(expected: str, given: str) -> bool:
-    """Equal as text: without case, articles, fonts and runs of spaces."""
+    """Whether two answers are equal as text, ignoring case, articles, fonts and runs of spaces."""
     return plain(expected) == plain(given) != ""
 
 
 def _has_words(text: str) -> bool:
-    """Whether an answer is at least partly prose, so that its case does not matter."""
+    """Whether an answer is partly prose, so that case does not matter."""
     prose = plain(text)
     is_prose = "\\" not in prose and any(word not in FUNCTIONS for word in re.findall("[a-z]{3,}", prose))
     return is_prose or _is_words(clean(text))
@@ -83,7 +83,7 @@ def plain(text: str) -> str:
 
 
 def _equal(expected: Shape, given: Shape, tolerance: float | None, fallback: Fallback) -> bool:
-    """Compares two shapes: their names, then what is named."""
+    """Compares two shapes: first their names, then their values."""
     if _mirrored(expected, given) or not _names_agree(expected, given):
         return _mirrored(expected, given)
     if squeeze(expected.text) == squeeze(given.text) != "" and not _is_words(expected.text):
@@ -109,7 +109,7 @@ def _parts(answer: Shape) -> tuple[Shape, ...]:
 
 
 def _same_arrangement(expected: Shape, given: Shape) -> bool:
-    """Whether the parts of both can be compared in order."""
+    """Whether the parts of both are to be compared in order."""
     kinds = {expected.kind, given.kind}
     if kinds in ({"tuple"}, {"matrix"}):
         return expected.brackets == given.brackets
@@ -120,7 +120,7 @@ def _same_arrangement(expected: Shape, given: Shape) -> bool:
 
 
 def _names_agree(expected: Shape, given: Shape) -> bool:
-    """`x = 5` is 5 but not `y = 5`; `f(x) = x` is `y = x` and `f = x`, as people write both."""
+    """`x = 5` equals 5 but not `y = 5`; `f(x) = x` equals `y = x` and `f = x`."""
     names = [re.sub(r"\(.*\)|[{}\\]", "", answer.name) for answer in (expected, given)]
     if not all(names) or names[0] == names[1] or any(len(name) > 2 and "_" not in name for name in names):
         return True
@@ -128,7 +128,7 @@ def _names_agree(expected: Shape, given: Shape) -> bool:
 
 
 def _mirrored(expected: Shape, given: Shape) -> bool:
-    """`a = b` against `b = a`."""
+    """Whether the two are `a = b` and `b = a`."""
     one, other = ((squeeze(answer.name), squeeze(answer.text)) for answer in (expected, given))
     return bool(expected.name) and one == other[::-1]
 
@@ -147,7 +147,7 @@ def _same_elements(expected: Shape, given: Shape, tolerance: float | None, fallb
 
 
 def _relations_equal(expected: Shape, given: Shape, tolerance: float | None, fallback: Fallback) -> bool:
-    """Equations by their differences; `2 + 3 = 5` for 5; other relations side by side."""
+    """Equations are compared as equations, `2 + 3 = 5` equals 5, other relations are compared side by side."""
     if expected.kind == "single" and not expected.name:
         return _ends_in(expected, given, tolerance, fallback)
     if expected.kind != "relation" or given.kind != "relation":
@@ -160,14 +160,14 @@ def _relations_equal(expected: Shape, given: Shape, tolerance: float | None, fal
 
 
 def _ends_in(expected: Shape, given: Shape, tolerance: float | None, fallback: Fallback) -> bool:
-    """`m + n = 113` and `100 + 13 = 113` for 113; every side that is a number must be that number."""
+    """`m + n = 113` and `100 + 13 = 113` equal 113; every side that is a number must be that number."""
     if set(given.brackets.split()) != {"="} or not _equal(expected, given.parts[-1], tolerance, fallback):
         return False
     return all(_is_open(part.text) or _equal(expected, part, tolerance, fallback) for part in given.parts[:-1])
 
 
 def _is_open(text: str) -> bool:
-    """Whether an expression has variables."""
+    """Whether an expression contains variables."""
     try:
         return identity.number(text) is None
     except (UnreadableError, TooLargeError):
@@ -175,7 +175,7 @@ def _is_open(text: str) -> bool:
 
 
 def _named_equation(expected: Shape, given: Shape) -> bool:
-    """`y = 2x + 3` against `2x - y + 3 = 0`; the value alone is not the equation."""
+    """`y = 2x + 3` equals `2x - y + 3 = 0`, but the value alone does not equal the equation."""
     named, whole = (expected, given) if expected.kind != "relation" else (given, expected)
     if not named.name or named.kind != "single" or whole.brackets != "=":
         return False
@@ -190,7 +190,7 @@ def _equations_equal(left: tuple[str, str], right: tuple[str, str]) -> bool:
 
 
 def _singles_equal(expected: str, given: str, tolerance: float | None, fallback: Fallback) -> bool:
-    """Two answers of one part each, as words or as quantities."""
+    """Compares two single answers, as words or as quantities."""
     if _is_words(expected):
         return same_words(expected, given)
     if EMPTY_SET in (expected, given):
@@ -200,14 +200,14 @@ def _singles_equal(expected: str, given: str, tolerance: float | None, fallback:
         return False
     try:
         return _quantities_equal(one, other, tolerance) or (bool(other.unit) and _same_as_written(expected, given))
-    except (TooLargeError, OverflowError):  # a number beyond floating point is near to no other
+    except (TooLargeError, OverflowError):  # a number beyond floating point equals no other
         return False
     except UnreadableError:
         return fallback(one.value, other.value)
 
 
 def _same_as_written(expected: str, given: str) -> bool:
-    """Whether what looks like a unit are variables: `2m/s`."""
+    """Whether both are the same expression; what looks like a unit may be variables, as in `2m/s`."""
     try:
         return identity.identical(expected, given)
     except (UnreadableError, TooLargeError):
@@ -215,7 +215,7 @@ def _same_as_written(expected: str, given: str) -> bool:
 
 
 def _is_words(text: str) -> bool:
-    r"""Whether an answer is text, not mathematics: words of three letters and more, or anything in `\text{}`."""
+    r"""Whether an answer is text, not mathematics: words of three letters or more, or anything in `\text{}`."""
     if text.startswith(r"\text{") and text.find("}") == len(text) - 1:
         return True
     return _WORDS.fullmatch(text) is not None and any(
@@ -224,7 +224,7 @@ def _is_words(text: str) -> bool:
 
 
 def _bases_differ(expected: Quantity, given: Quantity) -> bool:
-    """`52_8` is 52 written without its base, but never `52_9`; a base of ten goes without saying."""
+    """`52_8` equals 52 without a base, but not `52_9`; base ten may be left out."""
     if expected.base is None:
         return given.base not in (None, 10)
     return given.base not in (None, expected.base)
@@ -247,7 +247,7 @@ def _scaled(value: Value, factor: Fraction) -> Value:
 
 
 def _readings(value: Value, expected: Quantity, other: Value, given: Quantity) -> list[tuple[Value, Value]]:
-    """The pairs of which one has to be equal, by what percent signs can mean."""
+    """Pairs of values of which one has to be equal, by the possible meanings of percent signs."""
     hundredth = Fraction(1, 100)
     if expected.percent and not given.percent:
         return [(value, other), (_scaled(value, hundredth), other)]
@@ -259,29 +259,29 @@ def _readings(value: Value, expected: Quantity, other: Value, given: Quantity) -
 
 
 def _numbers_equal(value: Value, other: Value, expected: Quantity, given: Quantity, tolerance: float | None) -> bool:
-    """Equality of numbers, as near as the way in which the expected one is written asks."""
+    """Equality of numbers, with the tolerance that follows from how the expected one is written."""
     if tolerance is not None:
         return abs(complex(value) - complex(other)) <= tolerance * (1 + identity.ROUNDING)
     if identity.close(value, other):
         return True
     if _SCIENTIFIC.fullmatch(expected.value):
-        return identity.close(value, other, MEASURED)
+        return identity.close(value, other, SCIENTIFIC_TOLERANCE)
     if isinstance(value, Fraction) and value.denominator == 1:
         return False
     return _nearly_equal(value, other, expected, given)
 
 
 def _nearly_equal(value: Value, other: Value, expected: Quantity, given: Quantity) -> bool:
-    """Whether a number is what one can make of another that is written out, or the other way round."""
+    """Whether one number is a rounded decimal of the other."""
     if _DECIMAL.fullmatch(expected.value):
         return _rounds_to(value, other, expected.value)
     if _DECIMAL.fullmatch(given.value):
         return _is_rounded(value, other, given.value)
-    return _DECIMAL.search(given.value) is not None and identity.close(value, other, APPROXIMATE)
+    return _DECIMAL.search(given.value) is not None and identity.close(value, other, DECIMAL_TOLERANCE)
 
 
 def _rounds_to(value: Value, other: Value, written: str) -> bool:
-    """Whether `other` rounds to `value` as it is written, where that shows three digits or more."""
+    """Whether `other` rounds to `value` as written, if that has three or more significant digits."""
     digits = written.lstrip("-+0.").replace(".", "").lstrip("0")
     places = len(written.partition(".")[2])
     return len(digits) >= 3 and abs(complex(value) - complex(other)) <= 0.5 * math.pow(10, -places) * (
@@ -290,8 +290,8 @@ def _rounds_to(value: Value, other: Value, written: str) -> bool:
 
 
 def _is_rounded(value: Value, other: Value, written: str) -> bool:
-    """Whether a decimal, of the value `other`, is near `value` and rounded or cut off where it ends."""
-    if not other or not identity.close(value, other, APPROXIMATE):
+    """Whether the decimal `written`, with the value `other`, is `value` rounded or truncated at its last digit."""
+    if not other or not identity.close(value, other, DECIMAL_TOLERANCE):
         return False
     last = math.pow(10, -len(written.partition(".")[2])) * abs(complex(other)) / abs(float(written))
     short = abs(complex(value)) - abs(complex(other))

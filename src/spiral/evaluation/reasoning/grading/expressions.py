@@ -1,11 +1,11 @@
 r"""The value of an expression in LaTeX or plain text, for given values of its variables.
 
 Integers, fractions and decimals are computed exactly; roots, logarithms and the rest in complex floating point. A
-letter is a variable, `e` and `i` are the constants; `f(x)` is a call only for the usual names of functions or of a bare
-number, as in `I(0)`, and a product otherwise. `2\frac{1}{3}` is a mixed number.
+letter is a variable, except for the constants `e` and `i`. `f(x)` is a call only for the usual names of functions or
+with a bare number, as in `I(0)`, and a product otherwise. `2\frac{1}{3}` is a mixed number.
 
-Every expression is bounded before it is computed: its length, its depth, the digits of its powers and factorials.
-Left out: sums, integrals, limits, derivatives as operators, sets.
+Length, depth, and the digits of powers and factorials are checked before anything is computed. Left out: sums,
+integrals, limits, derivatives as operators, sets.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ Point = Callable[[str], Value]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A value, and what it was made of."""
+    """The value of an expression, and its properties."""
 
     value: Value
     variables: frozenset[str]
     integral: bool
     """Whether floors, ceilings, factorials or binomials of variables occur."""
     absolute: bool
+    """Whether absolute values occur."""
     work: int
-    """What reading it has cost."""
+    """Operations that the evaluation took (`arithmetic.cost`)."""
 
 
 _CONSTANTS = {"pi": complex(math.pi), "infty": complex(math.inf)}
@@ -59,7 +60,7 @@ _ENDS = frozenset((*_CLOSING.values(), "+", "-", "|", r"\vert", r"\rvert", *_TIM
 
 
 def evaluate(text: str, point: Point) -> Reading:
-    """The value of `text`; raises `UnreadableError` or `TooLargeError` and nothing else."""
+    """The value of `text` at `point`. Raises only `UnreadableError` and `TooLargeError`."""
     reader = _Reader(tokens.tokenize(text), point)
     try:
         value = reader.whole()
@@ -79,7 +80,7 @@ def evaluate(text: str, point: Point) -> Reading:
 
 
 class _Reader(tokens.Tokens):
-    """Recursive descent that computes as it reads."""
+    """A recursive-descent parser that computes the value while it parses."""
 
     def __init__(self, words: tuple[str, ...], point: Point) -> None:
         super().__init__(words)
@@ -89,7 +90,7 @@ class _Reader(tokens.Tokens):
         self.work = 0
 
     def counted(self, value: Value) -> Value:
-        """A value that was computed; raises `TooLargeError` when the expression has cost too much."""
+        """The value, after adding its cost. Raises `TooLargeError` beyond `MAX_WORK_OF_EXPRESSION`."""
         self.work += cost(value)
         if self.work > MAX_WORK_OF_EXPRESSION:
             raise TooLargeError("too much to compute")
@@ -97,8 +98,8 @@ class _Reader(tokens.Tokens):
 
     def whole(self) -> Value:
         value = self.sum()
-        if self.place < len(self.tokens):
-            raise UnreadableError(self.tokens[self.place])
+        if self.position < len(self.tokens):
+            raise UnreadableError(self.tokens[self.position])
         return value
 
     def sum(self) -> Value:
@@ -123,8 +124,8 @@ class _Reader(tokens.Tokens):
         return value
 
     def next_factor(self, value: Value) -> Value:
-        """A factor written without a sign; a number never follows another one so."""
-        if self.peek()[0] in "0123456789." and self.place and self.tokens[self.place - 1][0] in "0123456789.":
+        """An adjacent factor without a multiplication sign; two adjacent numbers are an error."""
+        if self.peek()[0] in "0123456789." and self.position and self.tokens[self.position - 1][0] in "0123456789.":
             raise UnreadableError("two numbers side by side")
         return self.counted(multiply(value, self.power()))
 
@@ -142,7 +143,7 @@ class _Reader(tokens.Tokens):
         return value
 
     def exponent(self) -> Value:
-        """What follows a `^`: a group, or one signed atom, read from the right."""
+        """The exponent after a `^`: a group or one signed atom; powers are right-associative."""
         self.descend()
         value = self.signed() if self.peek() in ("+", "-") else self.atom()
         if self.peek() == "^":
@@ -192,7 +193,7 @@ class _Reader(tokens.Tokens):
 
     def is_plain_fraction(self) -> bool:
         r"""Whether `\frac` of two whole numbers is next."""
-        rest = "".join(self.tokens[self.place + 1 : self.place + 7])
+        rest = "".join(self.tokens[self.position + 1 : self.position + 7])
         return re.match(r"\{\d+\}\{\d+\}|\d\d(?!\d)|\d\{\d+\}|\{\d+\}\d(?!\d)", rest) is not None
 
     def group(self, token: str) -> Value:
@@ -219,7 +220,7 @@ class _Reader(tokens.Tokens):
         return self.variable(token)
 
     def variable(self, name: str) -> Value:
-        """A variable with its subscript and primes, or an unknown function of an argument."""
+        """A variable with its subscript and primes, or an unknown function applied to an argument."""
         if self.peek() == "_":
             self.take()
             name += "_" + self.raw()
@@ -247,7 +248,7 @@ class _Reader(tokens.Tokens):
         return self.construction(name)
 
     def construction(self, name: str) -> Value:
-        """What takes arguments in braces."""
+        """A command with arguments in braces."""
         if name == "sqrt":
             return self.root()
         if name not in ("frac", "binom"):
@@ -259,7 +260,7 @@ class _Reader(tokens.Tokens):
         r"""An argument in braces, or one digit or letter as in `\frac12`."""
         token = self.peek()
         if token[:1].isdigit() and len(token) > 1:
-            self.tokens[self.place] = token[1:]
+            self.tokens[self.position] = token[1:]
             return Fraction(token[0])
         if token == "{":
             self.take()

@@ -1,14 +1,14 @@
-r"""Where a reply states its answer: its last `\boxed{}`, or else a plain statement at its very end.
+r"""Extracts the answer from a reply: its last `\boxed{}`, or else a plain statement at its very end.
 
-The protocol asks for a box, so a reply with a box is judged by its last box and nothing else. A reply without one is
-judged by what it ends with, when that is a statement of the answer and nothing follows but a courtesy:
+The protocol asks for a box, so a reply with a box is graded by its last box alone. A reply without one is graded by its
+end, if that states the answer and is followed by nothing but a courtesy:
 
 - "... the answer is 18.", "Answer: C", "the correct option is D" in the last line; "#### 18" (the form of GSM8K);
 - a heading such as "**Final Answer**" and below it the answer alone;
 - `<answer>18</answer>`.
 
-Whether there was a box is kept, so that the share without one can be seen. Numbers merely mentioned on the way are
-never taken for the answer. Thoughts are not read.
+Whether there was a box is reported. Numbers merely mentioned in the text are never taken for the answer. Thoughts are
+ignored.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _COURTESY = re.compile(
 )
 _BRACKETS = re.compile(r"\\\[(.*)\\\]|\\\((.*)\\\)|\$\$(.*)\$\$|\$(.*)\$", re.DOTALL)
 MAX_TAIL = 2_000
-"""Characters at the end of a reply without a box in which a statement is looked for."""
+"""Characters at the end of a reply without a box that are searched for a statement."""
 
 
 def find_answer(reply: str) -> tuple[str | None, bool]:
-    """The answer as the reply states it, or None, and whether it stands in a box."""
+    """The answer as the reply states it, or None, and whether it is boxed."""
     thought = split_reply(reply)
     box = last_box(thought.answer)
     if box is not None:
@@ -48,7 +48,7 @@ def find_answer(reply: str) -> tuple[str | None, bool]:
 
 
 def _final_statement(text: str) -> str | None:
-    """What the reply ends with, if that states an answer and nothing follows."""
+    """The answer stated at the very end of the text, if any."""
     text = _without_courtesy(text.rstrip()[-MAX_TAIL:])
     tagged = _TAGGED.search(text)
     if tagged is not None:
@@ -64,26 +64,26 @@ def _final_statement(text: str) -> str | None:
 
 
 def _without_courtesy(text: str) -> str:
-    """Without "I hope it is correct." at the end."""
+    """The text without a closing courtesy such as "I hope it is correct."."""
     match = _COURTESY.search(text)
     return text if match is None else text[: match.start()].rstrip()
 
 
 def _below_heading(text: str) -> str | None:
-    """The answer alone under a heading: one line, or one piece of displayed mathematics."""
+    """An answer that stands alone under a heading: one line, or one piece of displayed mathematics."""
     blocks = [line.strip() for line in text.split("\n") if line.strip()][-6:]
-    places = [index for index, line in enumerate(blocks[:-1]) if _HEADING.fullmatch(line)]
-    if not places:
+    headings = [index for index, line in enumerate(blocks[:-1]) if _HEADING.fullmatch(line)]
+    if not headings:
         return None
-    answer = " ".join(blocks[places[-1] + 1 :]).strip("* ").removesuffix(".").strip("* ")
-    is_alone = len(blocks) == places[-1] + 2 or _BRACKETS.fullmatch(answer) is not None
+    answer = " ".join(blocks[headings[-1] + 1 :]).strip("* ").removesuffix(".").strip("* ")
+    is_alone = len(blocks) == headings[-1] + 2 or _BRACKETS.fullmatch(answer) is not None
     return (
         answer if is_alone and answer and len(answer) <= MAX_STATEMENT and not _NEXT_SENTENCE.search(answer) else None
     )
 
 
 def _last_match(line: str) -> re.Match[str] | None:
-    """The last statement in a line, where one sentence corrects another."""
+    """The last statement in a line, since a later sentence may correct an earlier one."""
     found = None
     start = 0
     while (match := _STATEMENT.search(line, start)) is not None:

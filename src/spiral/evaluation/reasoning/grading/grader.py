@@ -1,9 +1,9 @@
-r"""The verdict on one reply: its answer found by `answers`, compared by `choices` or `equality`.
+r"""Grades one reply: `extraction` finds its answer, `choices` or `equality` compares it.
 
-Where letters are offered the answer is a letter; elsewhere an expression, a list, an interval, a text. Nearly all is
-decided by exact arithmetic in well under a millisecond. What only a computer algebra system could decide is put to a
-fallback, which the caller brings: `symbolic` in a process of its own. A reply is never an error: what cannot be read,
-or would take too much to compute, is wrong.
+With choices the answer is a letter; otherwise an expression, a list, an interval or a text. Exact arithmetic decides
+nearly all replies in well under a millisecond. Those that only a computer algebra system could decide go to a fallback
+that the caller provides, such as `symbolic` in a process of its own. A reply never raises an error: if it cannot be
+parsed, or takes too much work, it is wrong.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from spiral.evaluation.reasoning.grading.extraction import find_answer
 from spiral.evaluation.reasoning.grading.normalise import clean
 from spiral.evaluation.reasoning.grading.work_limit import bounded_work
 
-LONGEST_ANSWER = 2_000
-"""Characters; a longer answer is only compared as it stands."""
+MAX_ANSWER_LENGTH = 2_000
+"""Characters; a longer answer is only compared as text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grade:
-    """What became of a reply."""
+    """The grade of one reply."""
 
     correct: bool
     extracted: str | None
-    """The answer as the reply states it, None where it states none."""
+    """The answer as the reply states it, or None."""
     boxed: bool
-    """Whether it stands in a box."""
+    """Whether the answer is boxed."""
     timed_out: bool = False
-    """Whether grading was cut off; the reply then counts as wrong."""
+    """Whether grading ran into its time limit; the reply then counts as wrong."""
     error: str | None = None
-    """Why the reply could not be graded, in which case it counts as wrong."""
+    """Why grading failed, if it did; the reply then counts as wrong."""
 
 
 class AskElsewhereError(Exception):
-    """Raised by a fallback that leaves the reply to another process."""
+    """Raised by a fallback to have the reply graded in another process."""
 
 
 class GraderError(ValueError):
-    """A fault of the grader or of the question, and not of the reply: a missing package, too many choices."""
+    """A problem with the grader or the question rather than the reply: a missing package, too many choices."""
 
 
 def grade_with(
@@ -52,7 +52,7 @@ def grade_with(
     choices: Sequence[str] | None = None,
     tolerance: float | None = None,
 ) -> Grade:
-    """The grade of a reply; `fallback` judges what exact arithmetic cannot decide."""
+    """The grade of a reply; `fallback` compares expressions that exact arithmetic cannot decide."""
     extracted, boxed = find_answer(reply)
     if not extracted:
         return Grade(correct=False, extracted=extracted, boxed=boxed)
@@ -71,7 +71,7 @@ def grade_with(
 def _is_right(
     extracted: str, answers: Sequence[str], choices: Sequence[str] | None, tolerance: float | None, fallback: Fallback
 ) -> bool:
-    if len(extracted) > LONGEST_ANSWER:
+    if len(extracted) > MAX_ANSWER_LENGTH:
         return extracted in answers
     if choices:
         letter = chosen(extracted, choices)
@@ -80,7 +80,7 @@ def _is_right(
 
 
 def _matches(extracted: str, answer: str, tolerance: float | None, fallback: Fallback) -> bool:
-    """One expected answer; a letter in parentheses is a choice that the question lists."""
+    """Compares with one expected answer; a letter in parentheses is a choice that the question lists."""
     if clean(answer).startswith(r"\text{(") and letter_of(answer) is not None:
         return letter_of(extracted) == letter_of(answer)
     return equal(answer, extracted, tolerance, fallback)

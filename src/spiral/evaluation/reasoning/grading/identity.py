@@ -1,8 +1,8 @@
 """Whether two expressions are the same function of their variables, by their values at a few points.
 
-The identity test of Schwartz (1980) and Zippel (1979) in place of symbolic simplification: different expressions agree
-at random points only by an accident that does not happen. Points are positive, so that roots and logarithms take their
-usual branches; integers where floors, factorials or binomials occur; negative ones too for absolute values.
+The identity test of Schwartz (1980) and Zippel (1979) instead of symbolic simplification: different expressions agree
+at random points with negligible probability. Points are positive, so that roots and logarithms take their usual
+branches; integers if floors, factorials or binomials occur; negative as well if absolute values occur.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from spiral.evaluation.reasoning.grading.expressions import Point, Reading, eval
 from spiral.evaluation.reasoning.grading.work_limit import MAX_WORK_OF_EXPRESSION, spend
 
 ROUNDING = 1e-9
-"""Relative difference that floating point may leave between equal values."""
+"""Relative rounding error allowed between equal values in floating point."""
 POINTS = {"positive": 3, "negative": 3, "integer": 30}
-"""How many points must agree: floors of different expressions agree at many integers."""
+"""Number of points that must agree; many integers, since floors of different expressions often agree."""
 ATTEMPTS = 10
-"""How many points more are tried where some lie outside an expression's domain."""
+"""Additional points tried if some lie outside an expression's domain."""
 _RANGES = {"positive": (1010, 2990, 1000), "negative": (-2990, -1010, 1000), "integer": (6, 40, 1)}
 
 
 def number(text: str) -> Value | None:
-    """The value of an expression without variables, None when it has some."""
+    """The value of an expression without variables; None if it has variables."""
     try:
         reading = _at(text, "positive", 0)
-    except UnreadableError:  # factorials and binomials have values at integers only
+    except UnreadableError:  # factorials and binomials are defined at integers only
         reading = _at(text, "integer", 0)
     return None if reading.variables else reading.value
 
 
 def identical(left: str, right: str) -> bool:
-    """Whether both expressions have the same values everywhere; raises `UnreadableError` when one cannot be read."""
+    """Whether both expressions have the same values everywhere. Raises `UnreadableError` if one cannot be parsed."""
     return all(_agree(left, right, kind) for kind in _kinds(left, right))
 
 
 def proportional(left: tuple[str, str], right: tuple[str, str]) -> bool:
-    """Whether the equations `a = b` and `c = d` say the same: their differences keep one ratio, which is not zero."""
+    """Whether two equations `a = b` and `c = d` are equivalent: (a - b) / (c - d) is a constant other than zero."""
     ratios: list[Value] = []
     for attempt in range(ATTEMPTS):
         try:
@@ -60,7 +60,7 @@ def proportional(left: tuple[str, str], right: tuple[str, str]) -> bool:
 
 
 def close(left: Value, right: Value, tolerance: float = ROUNDING) -> bool:
-    """Equality: exact for fractions, but for `tolerance` relative to the left in floating point."""
+    """Equality: exact for fractions, within `tolerance` relative to `left` in floating point."""
     if isinstance(left, Fraction) and isinstance(right, Fraction) and tolerance == ROUNDING:
         return left == right
     try:
@@ -81,20 +81,20 @@ def _difference(sides: tuple[str, str], attempt: int) -> complex:
 
 
 def _kinds(left: str, right: str) -> list[str]:
-    """Which kinds of points the two expressions ask for."""
+    """The kinds of points at which to compare two expressions."""
     try:
         readings = [_at(text, "positive", 0) for text in (left, right)]
     except UnreadableError:
         readings = []
     if not readings or all(reading.integral for reading in readings):
         return ["integer"]
-    if any(reading.integral for reading in readings):  # the floor of x is `x` at integers only
+    if any(reading.integral for reading in readings):  # the floor of x equals x at integers
         return ["integer", "positive"]
     return ["positive", "negative"] if any(reading.absolute for reading in readings) else ["positive"]
 
 
 def _agree(left: str, right: str, kind: str) -> bool:
-    """Whether the expressions agree at the first few points of a kind that both are defined at."""
+    """Whether the expressions agree at the first few points of a kind at which both are defined."""
     agreed, attempts = 0, POINTS[kind] + ATTEMPTS
     for attempt in range(attempts):
         try:
@@ -112,7 +112,7 @@ def _agree(left: str, right: str, kind: str) -> bool:
 
 
 def _at(text: str, kind: str, attempt: int) -> Reading:
-    """The value of an expression at a point; what that costs is counted even where it is known already."""
+    """The value of an expression at a point; its work is counted even if the value is cached."""
     try:
         reading = _evaluated(text, kind, attempt)
     except UnreadableError:

@@ -1,9 +1,9 @@
-r"""One spelling for the many ways in which answers are typeset, before anything is read or compared.
+r"""One spelling for the many ways to typeset an answer, before it is parsed or compared.
 
-Only what never changes an answer's meaning happens here: dress (`spiral.text.latex`), spacing, Unicode signs, the
-different fractions, dollar signs around mathematics. The result is still LaTeX, where `\text{...}` marks words,
-`\text{degrees}` a degree sign, and `¤` a dollar sign that means money. What depends on the answer expected, as units
-and thousands commas do, is left to `units` and `structure`.
+Only rewrites that never change an answer's meaning are made here: formatting (`spiral.text.latex`), spacing, Unicode
+signs, the variants of fractions, dollar signs around mathematics. The result is still LaTeX, where `\text{...}` marks
+words, `\text{degrees}` a degree sign, and `¤` a dollar sign that means money. Units and thousands separators, whose
+meaning depends on the expected answer, are left to `units` and `structure`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _RULES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     for needle, pattern, replacement in (
         ("", r"[\x00-\x1f\x7f]+", " "),
         ("\\", r"\\(?:dollar|textdollar)(?![A-Za-z])|\\\$", MONEY),
-        ("$", r"\s*,\s*\$|\$\s*,\s*", ", "),  # "$1$,$2$" is a list, never a thousands comma
+        ("$", r"\s*,\s*\$|\$\s*,\s*", ", "),  # "$1$,$2$" is a list, not a thousands separator
         ("$", r"\$", ""),
         ("\\", r"(?<!\\)\\[()\[\]]", " "),
         (r"\!", r"(?<=\d),(?:\s*\\!)+\s*(?=\d{3})", ""),
@@ -96,7 +96,7 @@ _RULES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
             r"\text",
             r"^\s*\\text\{\s*\([A-J]\)\s*\}\s*(?=[^\s.,])",
             "",
-        ),  # the letter that contests print before the value
+        ),  # the letter that some contests print before the value
         (r"\text", r"\\text\{([^{}]*)\}\s*\\text\{(?!\s*(?:,|and\b|or\b))([^{}]*)\}", r"\\text{\1 \2}"),
         ("choose", r"(?<![\w.])(\d+)\s*(?:\\text\{\s*choose\s*\}|choose)\s*(\d+)", r"\\binom{\1}{\2}"),
         ("C", r"(?<![A-Za-z\\])(?:n?Cr?|\\text\{\s*n?Cr?\s*\})\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
@@ -120,7 +120,7 @@ _RULES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("\\", r"^\s*\\(?:approx|sim|equiv)(?![A-Za-z])\s*", ""),
     )
 )
-"""Without its first part in a text, a rule has nothing to do there."""
+"""(needle, pattern, replacement): a pattern is only tried on text that contains its needle, which is faster."""
 _MARKDOWN = re.compile(r"^(?:[*`\s]|_(?![{\d]))+|[*_`\s]+$")
 _EDGES = " .,;:"
 
@@ -131,15 +131,15 @@ _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])")
 _CASES = re.compile(r"\\begin\{cases\}([^&]*?)\\end\{cases\}")
 MAX_INFIX = 20
-"""How many `\\over` of a text are read."""
+"""Occurrences of `\\over` and `\\choose` that are rewritten."""
 
 
 @functools.lru_cache(maxsize=8192)
 def clean(text: str) -> str:
-    """`text` in the one spelling; its length must have been limited before."""
+    """`text` in the one spelling. The caller limits its length."""
     text = strip_formatting(_MARKDOWN.sub("", strip_quotes(text)))
     if not text.isascii():
-        text = _spelt_out(text)
+        text = _unicode_to_latex(text)
     if r"\over" in text or r"\choose" in text:
         text = _as_commands(text)
     if r"\begin{cases}" in text:
@@ -155,8 +155,8 @@ def clean(text: str) -> str:
     return text
 
 
-def _spelt_out(text: str) -> str:
-    """Unicode's signs and digits as LaTeX: raised and lowered ones, those of other scripts, fractions of one sign."""
+def _unicode_to_latex(text: str) -> str:
+    """Unicode signs and digits as LaTeX: superscripts, subscripts, other scripts, one-character fractions."""
     text = _RAISED.sub(lambda match: _moved("^", match.group()), text)
     text = _LOWERED.sub(lambda match: _moved("_", match.group()), text)
     text = _VULGAR.sub(lambda match: _fraction(_compatible(match.group())), text)
@@ -193,7 +193,7 @@ def _as_commands(text: str) -> str:
 
 
 def _around(text: str, left: int, right: int) -> tuple[int, int]:
-    """The inside of the braces around a place; all of the text where there are none."""
+    """The span inside the braces around `text[left:right]`; all of the text if there are none."""
     start, depth = left, 0
     while start and depth >= 0:
         start -= 1
@@ -217,7 +217,7 @@ def closing(text: str, start: int) -> int:
 
 @functools.lru_cache(maxsize=8192)
 def squeeze(text: str) -> str:
-    """Without white space, but between digits, and without braces around single characters: to compare spellings."""
+    """Removes white space except between digits, and braces around single characters, to compare spellings."""
     return _BRACED.sub(r"\1", _SPACE.sub("", text))
 
 

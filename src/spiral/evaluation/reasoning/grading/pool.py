@@ -1,10 +1,9 @@
-"""Grading with a hard limit on time, in any thread and any process.
+"""Grading with a hard time limit, in any thread and any process.
 
-What exact arithmetic decides is graded at once. The rest, for which a computer algebra system might take for ever, goes
-to one worker process, which is started when the first such reply comes. It gives each reply so much processor time and
-memory (`grading_worker`). A worker that does not answer at all is killed and the reply counts as timed out; the next
-one gets a new worker. No signals here, so nothing depends on the main thread, and no fork, so nothing depends on what
-else the process holds.
+Replies that exact arithmetic can decide are graded at once. The others, on which a computer algebra system might never
+finish, go to one worker process, which starts with the first such reply and limits the processor time and memory of
+each (`worker`). A worker that does not answer is killed and the reply counts as timed out; the next reply gets a new
+worker. The pool uses no signals, so it works outside the main thread, and no fork, so it works in any process.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from spiral.evaluation.reasoning.grading.symbolic import is_tractable
 TIME_LIMIT = 1.5
 """Seconds of processor time for one reply."""
 WAIT = 10
-"""How many times as long, by the clock, a reply is waited for: the machine may be busy."""
+"""Wall-clock limit as a multiple of `TIME_LIMIT`, since the machine may be busy."""
 START_LIMIT = 120.0
-"""Seconds that a worker may take to start; it imports the package first."""
+"""Seconds that a worker may take to start; it imports sympy."""
 READY = "ready"
-"""What a worker says first."""
+"""The first line of a worker's output."""
 WORKER = (sys.executable, "-m", "spiral.evaluation.reasoning.grading.worker")
 
 
@@ -49,7 +48,7 @@ class GradingItem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerifierItem:
-    """A reply to a problem that was made from a seed (`procedural`), for that task's own verifier."""
+    """A reply to a generated problem (`procedural`), for that task's own verifier."""
 
     reply: str
     task: str
@@ -59,10 +58,10 @@ class VerifierItem:
 
 
 class GradingPool:
-    """Grades items one after another; owns at most one worker process. Threads take turns."""
+    """Grades items one after another, with at most one worker process; safe to share between threads."""
 
     def __init__(self, time_limit: float = TIME_LIMIT, worker: Sequence[str] = WORKER) -> None:
-        """`time_limit` in seconds for one item; `worker` is the command that runs a worker."""
+        """`time_limit` is in seconds of processor time per item; `worker` is the command that runs a worker."""
         if not time_limit > 0:
             raise ValueError(f"time_limit is {time_limit}; expected a positive number of seconds")
         self.time_limit = time_limit
@@ -72,7 +71,7 @@ class GradingPool:
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._prepared: set[tuple[Any, ...]] = set()
-        """What the present worker has made the problems of."""
+        """The generated tasks whose problems the current worker has in memory."""
 
     def __enter__(self) -> GradingPool:
         return self
@@ -95,22 +94,22 @@ class GradingPool:
             return self._failed(item.reply, answer) if "ended" in answer else Grade(**answer)
 
     def verify(self, item: VerifierItem) -> Grade:
-        """The grade that the task's verifier gives; all of its work is done by the worker."""
+        """The grade by the task's own verifier, which runs in the worker."""
         extracted, boxed = find_answer(item.reply)
         if not extracted:
             return Grade(correct=False, extracted=extracted, boxed=boxed)
-        made = {"task": item.task, "items": item.items, "seed": item.seed}
-        if tuple(made.values()) not in self._prepared:  # making the problems is not the reply's fault
-            if "ended" in self._ask({"prepare": made}, START_LIMIT):
-                raise RuntimeError(f"the grading worker did not make the problems of {item.task} in {START_LIMIT:g} s")
-            self._prepared.add(tuple(made.values()))
-        answer = self._ask({"verifier": {**made, "index": item.index, "reply": extracted}})
+        problems = {"task": item.task, "items": item.items, "seed": item.seed}
+        if tuple(problems.values()) not in self._prepared:  # generating the problems does not count towards the limit
+            if "ended" in self._ask({"prepare": problems}, START_LIMIT):
+                raise RuntimeError(f"the grading worker did not generate {item.task} within {START_LIMIT:g} s")
+            self._prepared.add(tuple(problems.values()))
+        answer = self._ask({"verifier": {**problems, "index": item.index, "reply": extracted}})
         if "ended" in answer:
             return self._failed(item.reply, answer)
         return Grade(correct=bool(answer["right"]), extracted=extracted, boxed=boxed, error=answer.get("error"))
 
     def close(self) -> None:
-        """Ends the worker, if there is one."""
+        """Stops the worker, if there is one."""
         with self._lock:
             self._stop()
 
@@ -122,7 +121,7 @@ class GradingPool:
         )
 
     def _ask(self, question: dict[str, Any], wait: float | None = None) -> dict[str, Any]:
-        """What the worker says; with "ended" in it when the reply takes too long or the worker dies."""
+        """The worker's answer; it contains "ended" if the reply took too long or the worker died."""
         if wait is None:
             wait = (WAIT + 1) * self.time_limit  # the worker itself waits less
         with self._lock:
@@ -150,7 +149,7 @@ class GradingPool:
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what sympy prints belongs to no one
+            stderr=subprocess.DEVNULL,  # sympy's own messages
             encoding="utf-8",
             errors="replace",
         )
@@ -161,20 +160,20 @@ class GradingPool:
             first = ""
         if first.strip() != json.dumps(READY):
             self._stop()
-            raise RuntimeError(f"the grading worker did not start: {' '.join(self._command)} said {first[:200]!r}")
+            raise RuntimeError(f"the grading worker did not start: {' '.join(self._command)} printed {first[:200]!r}")
 
     def _stop(self) -> None:
         if self._process is None:
             return
         process, self._process = self._process, None
         self._prepared.clear()
-        if self._owner != os.getpid():  # a fork of the owner, which still needs its worker
+        if self._owner != os.getpid():  # a fork: the parent still needs its worker
             return
         process.kill()
         process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                with contextlib.suppress(OSError):  # what was left to be written has no reader any more
+                with contextlib.suppress(OSError):  # unwritten data has no reader any more
                     stream.close()
 
 
@@ -184,16 +183,16 @@ def _arguments(item: GradingItem) -> dict[str, Any]:
 
 
 def _undecided(expected: str, given: str) -> bool:
-    """Leaves to a worker what is worth trying."""
+    """The fallback of the caller's process: leaves tractable expressions to the worker."""
     if not is_tractable(expected, given):
         return False
     raise AskElsewhereError
 
 
 def _forward(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
-    """Hands on what a worker says; an empty line when it is gone."""
+    """Queues the worker's output lines, and an empty line when it has ended."""
     assert process.stdout is not None
-    with contextlib.suppress(ValueError):  # the stream is closed under the thread when the worker is stopped
+    with contextlib.suppress(ValueError):  # stopping the worker closes the stream under this thread
         for line in process.stdout:
             lines.put(line)
     lines.put("")

@@ -1,8 +1,8 @@
-r"""The outer shape of an answer: a list, a set, a tuple or an interval, a union, a matrix, a relation, or one thing.
+r"""The outer structure of an answer: list, set, tuple or interval, union, matrix, relation, or a single expression.
 
 Only brackets and separators at the top level count, so every part is again an answer. `\pm` becomes two answers.
-`x > 2`, `2 < x \le 5` and `x \in (2, 5]` all become intervals, and what merely names the answer is dropped: `x = 5`
-keeps its name beside it, so that `y = 5` can be told from it.
+`x > 2`, `2 < x \le 5` and `x \in (2, 5]` all become intervals. A name is separated from its value: `x = 5` is the value
+5 with the name x, which distinguishes it from `y = 5`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spiral.evaluation.reasoning.grading.normalise import clean, closing
 
 MAX_PARTS = 64
 MAX_DEPTH = 12
-"""Brackets within brackets that are still taken apart."""
+"""Nested brackets that are still taken apart."""
 _MATRIX = re.compile(
     r"(?P<open>[(\[]?) ?\\begin\{(?P<name>[pbB]?(?:small)?matrix|array)\}(?:\[[a-z]\])?(?:\{[clr|@ ]*\})?"
     r"(?P<body>(?:(?!\\begin).)*)\\end\{(?P=name)\} ?(?P<close>[)\]]?)",
@@ -42,7 +42,7 @@ _NAME = re.compile(
 )
 _NAMES = re.compile(rf"\( ?(?P<names>{_SYMBOL} ?(?:, ?{_SYMBOL} ?)+)\)")
 _BUILDER = re.compile(rf"\s*(?P<name>{_SYMBOL}) ?(?:\\in[^:|]{{1,40}}?)?(?::|\||\\mid(?![A-Za-z])) ?(?P<condition>.+)")
-"""What stands in `{x : x > 2}`."""
+"""The inside of `{x : x > 2}`."""
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\d .,])\d{1,3}(?: \d{3})+(?![\d ])")
 _MIXED = re.compile(r"(?<![\d./^])(\d+) (\d+)/(\d+)(?![\d.])")
 
@@ -53,7 +53,7 @@ Kind = Literal["list", "set", "union", "tuple", "matrix", "relation", "single"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
-    """An answer taken apart once."""
+    """An answer, split at its top level."""
 
     kind: Kind
     text: str
@@ -62,12 +62,12 @@ class Shape:
     brackets: str = ""
     """The two brackets of a tuple, rows x columns of a matrix, the signs of a relation."""
     name: str = ""
-    """What the answer is called, as `x` in `x = 5`."""
+    """The answer's name, such as `x` in `x = 5`."""
 
 
 @functools.lru_cache(maxsize=8192)
 def shape(text: str, *, join_thousands: bool = True) -> Shape:
-    """The shape of an answer; `join_thousands` reads 1,234 as one number, outside brackets."""
+    """The shape of an answer; with `join_thousands`, 1,234 outside brackets is one number."""
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", clean(text))
     if join_thousands and _THOUSANDS.search(text):
         text = _join_thousands(text)
@@ -94,7 +94,7 @@ def _shape(text: str, depth: int) -> Shape:
 
 
 def _list(text: str, pieces: list[str], depth: int) -> Shape:
-    r"""A list; `-2 < x \text{ and } x < 5` is one interval, and `y = 2, x = 1` is in the order of its names."""
+    r"""A list; `-2 < x \text{ and } x < 5` is one interval, and `y = 2, x = 1` is sorted by name."""
     listed = _several("list", text, pieces, depth)
     if len(listed.parts) == 2:
         marks = "".join(match.group() for match in _top_level(text, _SEPARATOR))
@@ -112,12 +112,12 @@ def _list(text: str, pieces: list[str], depth: int) -> Shape:
 
 
 def _in_order(names: list[str]) -> bool:
-    """Whether these are names with one order that everyone means: of coordinates, or of coefficients."""
+    """Whether the names have a conventional order: coordinates or coefficients."""
     return len(names) > 1 and len(set(names)) == len(names) and any(set(names) <= set(all_) for all_ in ("xyz", "abcd"))
 
 
 def _both(one: Shape, other: Shape, *, is_sure: bool) -> Shape | None:
-    """Where a lower and an upper bound of one name hold together; `is_sure` says that it is put so."""
+    """The interval given by a lower and an upper bound of one name; `is_sure`: they are joined by "and"."""
     if one.name == "" or one.name != other.name or (one.kind, other.kind) != ("tuple", "tuple"):
         return None
     if one.parts[0].text == r"-\infty":
@@ -133,7 +133,7 @@ def _both(one: Shape, other: Shape, *, is_sure: bool) -> Shape | None:
 
 
 def _is_below(low: str, high: str, otherwise: bool) -> bool:
-    """Whether one number is below another; `otherwise` where they cannot be compared."""
+    """Whether one number is below another; `otherwise` if they cannot be compared."""
     try:
         values = identity.number(low), identity.number(high)
     except (UnreadableError, TooLargeError):
@@ -186,7 +186,7 @@ def _bracketed(text: str, depth: int) -> Shape | None:
 
 
 def _choices_of(text: str, parts: tuple[Shape, ...]) -> Shape:
-    r"""`(\pm 3, 2)` is two tuples; more than `MAX_PARTS` of them are not written out."""
+    r"""`(\pm 3, 2)` as two tuples; more than `MAX_PARTS` of them are left as text."""
     options = [part.parts if part.kind == "list" else (part,) for part in parts]
     if math.prod(map(len, options)) > MAX_PARTS:
         return Shape(kind="single", text=text)
@@ -204,7 +204,7 @@ def _plus_minus(text: str, depth: int) -> Shape | None:
 
 
 def _relation(text: str, depth: int) -> Shape | None:
-    """An equation, an inequality or a membership; a named answer loses its name."""
+    """An equation, an inequality or a membership; a name is separated from its value."""
     signs = _top_level(text, _RELATION)
     if not signs:
         return None
@@ -223,7 +223,7 @@ def _relation(text: str, depth: int) -> Shape | None:
 
 
 def _named(text: str, sides: list[str], marks: list[str], depth: int) -> Shape | None:
-    r"""`x = 5`, `f(x) = 2x = 4`, `x \approx 3.1`, `1/3 \approx 0.33`; any other equation stays whole."""
+    r"""The value of `x = 5`, `f(x) = 2x = 4`, `x \approx 3.1`, `1/3 \approx 0.33`; another equation is a relation."""
     if len(sides) == 2 and _is_name(sides[1]) and not _is_name(sides[0]):
         sides = sides[::-1]
     if _is_name(sides[0]) and all(sides[1:]):
@@ -239,7 +239,7 @@ def _named(text: str, sides: list[str], marks: list[str], depth: int) -> Shape |
 
 
 def _in_order_of_names(names: str, named: Shape) -> Shape:
-    """`(y, x) = (2, 1)` is `(1, 2)`; a tuple of names adds nothing else."""
+    """`(y, x) = (2, 1)` as `(1, 2)`; otherwise a tuple of names has no effect."""
     each = [name.strip() for name in names.split(",")]
     if not _in_order(each) or named.kind != "tuple" or len(each) != len(named.parts) or each == sorted(each):
         return named
@@ -264,7 +264,7 @@ _ABSOLUTE = re.compile(
 
 
 def _around_centre(text: str, sides: list[str], marks: list[str]) -> Shape | None:
-    r"""`|x - 1| < 3` is `(-2, 4)`, and `|x| \ge 3` is a union."""
+    r"""`|x - 1| < 3` as `(-2, 4)`, and `|x| \ge 3` as a union."""
     if len(sides) != 2:
         return None
     if _ABSOLUTE.fullmatch(sides[0]) is None:
@@ -282,7 +282,7 @@ def _around_centre(text: str, sides: list[str], marks: list[str]) -> Shape | Non
 
 
 def _interval(sides: list[str], marks: list[str]) -> Shape | None:
-    r"""`x > 2` is `(2, \infty)`, and `1 \le x < 3` is `[1, 3)`."""
+    r"""`x > 2` as `(2, \infty)`, and `1 \le x < 3` as `[1, 3)`."""
     if all(mark in (">", r"\ge") for mark in marks):
         sides, marks = sides[::-1], [_TURNED[mark] for mark in reversed(marks)]
     if any(mark not in ("<", r"\le") for mark in marks):
@@ -303,12 +303,12 @@ def _interval(sides: list[str], marks: list[str]) -> Shape | None:
 
 
 def is_thousands(text: str) -> bool:
-    """Whether an answer is one number with separators between its thousands, as 58,500."""
+    """Whether an answer is one number with thousands separators, such as 58,500."""
     return _THOUSANDS.fullmatch(clean(text)) is not None
 
 
 def _join_thousands(text: str) -> str:
-    """1,234 without its comma, outside brackets only: (1,234) is a pair."""
+    """Removes thousands separators outside brackets; (1,234) is a pair."""
     depth, starts = 0, []
     for character in text:
         depth += _DEPTHS.get(character, 0)

@@ -1,9 +1,9 @@
-"""Expressions that only a computer algebra system can read: math-verify, called with care.
+"""Expressions that only a computer algebra system can compare: calls math-verify, within limits.
 
-math-verify (over latex2sympy and sympy) knows integrals, sums and sets that `expressions` does not. It searches prose
-for something to grade, takes time without bound and stops itself by signals, which only a main thread has. So it
-gets short LaTeX without prose and without towers of powers, its own time limits are off, and `GradingPool`
-kills the process in which it runs too long. The worker imports it when it starts; nothing else does.
+math-verify (on latex2sympy and sympy) knows integrals, sums and sets that `expressions` does not. But it searches prose
+for anything it can grade, its running time is unbounded, and its own time limits use signals, which work only in a
+main thread. So it gets short LaTeX without prose and without towers of powers, its time limits are off, and the
+worker's limits apply. Only the worker imports it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import warnings
 from spiral.evaluation.reasoning.grading.grader import GraderError
 from spiral.evaluation.reasoning.grading.tokens import ACCENTS, FUNCTIONS, GREEK
 
-LONGEST = 300
+MAX_LENGTH = 300
 _ALGEBRA = frozenset(
     re.findall(
         r"\w+",
@@ -23,7 +23,7 @@ _ALGEBRA = frozenset(
         " ldots dots subset mid circ",
     )
 )
-"""What `expressions` cannot read: without one of these it is garbage, of which math-verify grades what it can read."""
+"""Commands that `expressions` cannot parse. Text without one is malformed, and math-verify would grade parts of it."""
 _OTHER = frozenset(
     re.findall(
         r"\w+",
@@ -39,12 +39,12 @@ _TOWER = re.compile(r"\^\s*\{?[^{}^]*\^\s*\{?[^{}^]*\^|\d{4,}\s*!|!\s*!|\^\s*\{?
 
 
 def is_tractable(expected: str, given: str) -> bool:
-    """Whether both are short LaTeX of known commands that a computer algebra system may be asked about."""
+    """Whether both are short LaTeX of known commands, and so suited for computer algebra."""
     return not _ALGEBRA.isdisjoint(_commands(expected + given)) and all(map(_is_short_latex, (expected, given)))
 
 
 def import_algebra() -> None:
-    """Imports math-verify, which takes seconds and is optional; raises `GraderError` without it."""
+    """Imports math-verify, which takes seconds. Raises `GraderError` if it is not installed."""
     try:
         import math_verify  # noqa: F401
     except ImportError as error:
@@ -55,7 +55,7 @@ def import_algebra() -> None:
 
 
 def same_by_algebra(expected: str, given: str) -> bool:
-    """Whether math-verify finds both equal; False for what it cannot read or should not try."""
+    """Whether math-verify finds both equal; False if it cannot parse one, or the two are not tractable."""
     if not is_tractable(expected, given):
         return False
     import_algebra()
@@ -67,7 +67,7 @@ def same_by_algebra(expected: str, given: str) -> bool:
             logging.getLogger("math_verify").setLevel(logging.CRITICAL)
             one, other = (parse(f"${text}$", parsing_timeout=None, raise_on_error=False) for text in (expected, given))
             return bool(one and other and verify(one, other, timeout_seconds=None, raise_on_error=False))
-    except Exception:  # whatever a parser or sympy raises, the answer has not been shown to be right
+    except Exception:  # whatever a parser or sympy raises, equality was not shown
         return False
 
 
@@ -77,7 +77,7 @@ def _commands(text: str) -> set[str]:
 
 def _is_short_latex(text: str) -> bool:
     return (
-        0 < len(text) <= LONGEST
+        0 < len(text) <= MAX_LENGTH
         and _commands(text) <= _ALGEBRA | _OTHER | set(FUNCTIONS) | GREEK | ACCENTS | {"{", "}", "\\", "|"}
         and _SIGNS.fullmatch(text) is not None
         and _PROSE.search(text) is None

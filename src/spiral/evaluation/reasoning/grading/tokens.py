@@ -1,6 +1,6 @@
-r"""The words of mathematical LaTeX: numbers, names of functions and variables, signs.
+r"""The tokens of mathematical LaTeX: numbers, names of functions and variables, signs.
 
-Functions may lack their backslash (`sin x`, `sqrt(2)`), as models often write; other letters are variables, one each.
+Functions may lack their backslash (`sin x`, `sqrt(2)`), as in many replies; any other letter is a variable.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from spiral.evaluation.reasoning.grading.arithmetic import TooLargeError, UnreadableError
 
-MOST_TOKENS, MOST_DEPTH = 500, 40
+MAX_TOKENS, MAX_DEPTH = 500, 40
 FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh,
     "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x),
@@ -40,12 +40,12 @@ _TOKEN = re.compile(
 
 @functools.lru_cache(maxsize=8192)
 def tokenize(text: str) -> tuple[str, ...]:
-    """The tokens of `text`; a name of a function without its backslash gets one."""
+    """The tokens of `text`; function names get their backslash."""
     tokens: list[str] = []
     position, end = 0, len(text.rstrip())
     while position < end:
         match = _TOKEN.match(text, position)
-        if match is None or len(tokens) >= MOST_TOKENS:
+        if match is None or len(tokens) >= MAX_TOKENS:
             raise UnreadableError(text[position : position + 10])
         tokens.append("\\" + match["name"] if match["name"] else match.group().strip())
         position = match.end()
@@ -53,37 +53,37 @@ def tokenize(text: str) -> tuple[str, ...]:
 
 
 class Tokens:
-    """Tokens read one after another, by a reader that descends into them and must not descend too far."""
+    """A cursor over tokens for a recursive-descent parser, with a limit on the depth."""
 
     def __init__(self, tokens: tuple[str, ...]) -> None:
         self.tokens = list(tokens)
-        self.place = self.depth = 0
+        self.position = self.depth = 0
 
     def peek(self, ahead: int = 0) -> str:
-        """The token due, or one further on; empty at the end."""
-        place = self.place + ahead
-        return self.tokens[place] if place < len(self.tokens) else ""
+        """The next token, or one `ahead` of it; empty at the end."""
+        index = self.position + ahead
+        return self.tokens[index] if index < len(self.tokens) else ""
 
     def take(self, expected: str | None = None) -> str:
-        """The token due, which must be the one expected."""
+        """Consumes the next token. Raises `UnreadableError` if it is not the one expected."""
         token = self.peek()
         if not token or (expected is not None and token != expected):
-            raise UnreadableError(f"{token!r} where {expected!r} was due")
-        self.place += 1
+            raise UnreadableError(f"{token!r} instead of {expected!r}")
+        self.position += 1
         return token
 
     def descend(self) -> None:
-        """One level deeper."""
+        """Enters one level. Raises `TooLargeError` beyond `MAX_DEPTH`."""
         self.depth += 1
-        if self.depth > MOST_DEPTH:
+        if self.depth > MAX_DEPTH:
             raise TooLargeError("nested too deeply")
 
     def is_prime(self) -> bool:
-        r"""Whether the power due is `^\prime`."""
+        r"""Whether the next tokens are the power `^\prime`."""
         return self.peek(1) == r"\prime" or (self.peek(1) == "{" and self.peek(2) == r"\prime")
 
     def raw(self) -> str:
-        """A group, or one token, as it is written."""
+        """Consumes a group, or one token, and returns its text."""
         if self.peek() != "{":
             return self.take()
         depth, words = 0, []

@@ -1,10 +1,9 @@
-r"""A quantity apart from its unit: "5 \text{ cm}^2", "$18", "50\%", "90^\circ", "3 million people", "52_8".
+r"""Separates a value from its unit: "5 \text{ cm}^2", "$18", "50\%", "90^\circ", "3 million people", "52_8".
 
-Units of the words known here are compared where both answers have them: 5 cm is not 5 km, and nothing is converted.
-Other words after a number are the things counted ("18 eggs", "3 red pens a day") only where one of them is a plural, or
-where the answer expected names them too. A word that changes what the number says makes it another answer: "5 squared",
-"5 tenths", "5 below zero", "5 or more", "5 per million". A single letter after a number is a variable, except inside
-`\text{}`.
+Known units are compared if both answers have them: 5 cm is not 5 km, and nothing is converted. Other words after a
+number are counted objects ("18 eggs", "3 red pens a day") only if one of them is a plural, or if the expected answer
+contains them too. A word that changes the number makes it another answer: "5 squared", "5 tenths", "5 below zero", "5
+or more", "5 per million". A single letter after a number is a variable, except inside `\text{}`.
 """
 
 from __future__ import annotations
@@ -64,12 +63,12 @@ _CHANGING = frozenset(
         " seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety",
     )
 )
-"""Words after which a number is no longer the answer by itself."""
+"""Words that change the number before them."""
 _PART = re.compile(
     r"(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
     r"|twentie|thirtie|fortie|fiftie|sixtie|seventie|eightie|ninetie|hundred|thousand|million|billion|trillion)ths?"
 )
-"""Parts of a whole, as in "5 tenths"."""
+"""Fractions in words, as in "5 tenths"."""
 _PLURALS = frozenset(
     re.findall(r"\w+", "people men women children feet teeth geese mice fish sheep deer cattle dice oxen data criteria")
 )
@@ -79,7 +78,7 @@ _HARMLESS = frozenset(
         "total altogether exactly only each left remaining overall apiece them these those of the an th st nd rd",
     )
 )
-"""Words after a number that leave it as it is."""
+"""Words after a number that do not change it."""
 _WORD = (
     r"(?:\\text\{[^{}]*\}|(?<![\\A-Za-z_^])[A-Za-z]{1,3}/[A-Za-z]{1,4}(?![A-Za-z_(])"
     r"|(?<![\\A-Za-z_^])[A-Za-z]{2,}(?![A-Za-z_(]))"
@@ -98,28 +97,28 @@ _NUMERIC = re.compile(r"[-+\d.,\s/*()^{}]|\\(?:frac|sqrt|pi|times|cdot|infty|pm)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """An expression, and what follows it."""
+    """A value with its unit."""
 
     value: str
     unit: frozenset[tuple[str, int]] = frozenset()
     """Known units and their powers."""
     percent: bool = False
     factor: Fraction = Fraction(1)
-    """Of a word like "million"."""
+    """The factor of a word such as "million"."""
     base: int | None = None
 
 
 CURRENCIES = {"€": "euro", "£": "pound", r"\pounds": "pound", "¥": "yen", "₹": "rupee"}
-"""Signs before an amount. A dollar's may also stand elsewhere."""
+"""Signs before an amount. A dollar sign may also stand elsewhere."""
 _CURRENCY_SIGN = re.compile(r"\s*(?:\\text\{)?(€|£|\\pounds|¥|₹)\}?\s*")
 
 
 @functools.lru_cache(maxsize=8192)
 def quantity(text: str, counted: frozenset[str] | None = None) -> Quantity:
-    """Takes a cleaned answer apart; one without a unit is all value.
+    """Separates the value and the unit of a cleaned answer.
 
-    `counted` are the words of the answer expected, which may be the things counted; None lets any word be, for the
-    answer expected itself.
+    `counted` holds the words of the expected answer, which may be counted objects; None, for the expected answer
+    itself, allows any word.
     """
     based = _BASE.fullmatch(text)
     if based is not None:
@@ -157,14 +156,14 @@ def _in_base(text: str, match: re.Match[str]) -> Quantity:
 
 
 def words_of(text: str) -> frozenset[str]:
-    """The words of an answer."""
+    """The lower-case words of an answer."""
     return frozenset(word.lower() for word in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text.replace(r"\text{", "{ ")))
 
 
 def _may_be_counted(value: str, tail: str, counted: frozenset[str] | None) -> bool:
-    """Whether the words of unknown kind in a tail are things counted.
+    r"""Whether the unknown words in a tail are counted objects.
 
-    Bare ones count plain numbers only, and after a space: `2ab` is a product.
+    Words outside `\text{}` can only follow a plain number and a space: `2ab` is a product.
     """
     bare = _unknown(re.sub(r"\\text\{[^{}]*\}", " ", tail))
     is_product = any(len(word) < 3 and word not in _HARMLESS for word in bare)
@@ -180,7 +179,7 @@ def _may_be_counted(value: str, tail: str, counted: frozenset[str] | None) -> bo
 
 
 def _unknown(words: str) -> list[str]:
-    """The words that are no units."""
+    """The words that are not units."""
     found = re.findall(r"(?<![\\A-Za-z])[A-Za-z]+", words)
     return [word for word in found if not _unit_name(word) and word.lower() not in _SPELT.keys() | _FACTORS.keys()]
 
@@ -195,12 +194,12 @@ def _is_plural(word: str) -> bool:
 
 
 def _changes(word: str, *, after_per: bool) -> bool:
-    """Whether a word changes the number before it; "million" does in parts per million."""
+    """Whether a word changes the number before it; "million" does after "per"."""
     return word in _CHANGING or word in _POWERS or _PART.fullmatch(word) is not None or (after_per and word in _FACTORS)
 
 
 def _unit(tail: str) -> tuple[set[tuple[str, int]], int] | None:
-    """The known units of a phrase and its factor, or None when its words are not those of a unit."""
+    """The known units of a phrase and its factor, or None if a word changes the number."""
     words = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", tail).replace(r"\cdot", " ")
     words = re.sub(r"[A-Za-z]+", lambda match: _SPELT.get(match.group().lower(), match.group()), words)
     powers: dict[str, int] = {}

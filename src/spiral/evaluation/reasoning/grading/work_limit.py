@@ -1,7 +1,7 @@
-"""How much work one reply may cost a grader, counted in operations and not in seconds.
+"""A limit on the work of grading one reply, counted in operations and not in seconds.
 
-A count gives the same grade on a busy machine and on a quiet one. Whatever computes says what it has done by `spend`;
-beyond the limit `TooMuchWorkError` ends the grading of the reply, which is then wrong.
+A count gives the same grade on a busy machine and on an idle one. Code that computes reports its work to `spend`;
+beyond the limit, `TooMuchWorkError` ends the grading of the reply, which is then wrong.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import contextvars
 from collections.abc import Iterator
 
 MAX_WORK = 300_000
-"""For one reply, in operations on small numbers; about a second."""
+"""Per reply, in operations on small numbers; about a second."""
 MAX_WORK_OF_EXPRESSION = 40_000
-"""For the value of one expression."""
+"""Per evaluation of one expression."""
 
 _spent: contextvars.ContextVar[int | None] = contextvars.ContextVar("spent", default=None)
 
@@ -24,7 +24,7 @@ class TooMuchWorkError(Exception):
 
 @contextlib.contextmanager
 def bounded_work() -> Iterator[None]:
-    """Counts what is spent within, in this thread, from zero."""
+    """Counts the work within a `with` block, in this thread, from zero."""
     token = _spent.set(0)
     try:
         yield

@@ -1,10 +1,10 @@
-"""The other end of `GradingPool`: grades what comes in on standard input, one JSON object a line, until it ends.
+"""The worker process of `GradingPool`: reads questions from standard input, one JSON object per line.
 
-A line holds the arguments of `grade_with`, the answer to it a `Grade`; or it holds an answer for a seeded task's own
-verifier. The first line out says that the worker is ready: computer algebra is imported by then, so that no reply pays
-for it. Each item is graded in a fork of its own, which may use so much processor time and memory and is ended beyond:
-the next item finds the worker as it was. Processor time, since a busy machine must not make a right answer wrong; a
-clock stops only what sleeps.
+A question holds the arguments of `grade_with`, and its answer is a `Grade`; or it holds an answer for a generated
+task's own verifier. The first output line says that the worker is ready. By then computer algebra is imported, so that
+no reply pays for it. Each question is answered in a fork with limits on processor time and memory, so it cannot affect
+the next one. The limit is processor time, since a busy machine must not make a right answer wrong; a wall-clock limit
+only ends forks that sleep.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from spiral.evaluation.reasoning.grading.pool import READY, WAIT
 from spiral.evaluation.reasoning.grading.symbolic import import_algebra, same_by_algebra
 from spiral.evaluation.reasoning.procedural import CORRECT, generate_problems, verifier_score
 
-MEMORY = 2**30
-"""Bytes that grading may take beyond what the worker has when it starts."""
+MAX_MEMORY = 2**30
+"""Bytes that a fork may use beyond the worker's own."""
 
 
 def main() -> None:
-    """Serves until standard input ends."""
+    """Answers questions until standard input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not mix with the answers
-    with contextlib.suppress(GraderError):  # told when it is needed
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that a library's prints do not mix with the answers
+    with contextlib.suppress(GraderError):  # raised again when it is needed
         import_algebra()
     print(json.dumps(READY), file=answers, flush=True)
     for line in sys.stdin:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _in_a_fork(question: dict[str, Any], limit: float) -> dict[str, Any]:
-    """The answer of a process that computes for at most `limit` seconds; it says "ended" when that was not enough."""
+    """The answer of a forked process with `limit` seconds of processor time; it contains "ended" if it was stopped."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -56,12 +56,12 @@ def _in_a_fork(question: dict[str, Any], limit: float) -> dict[str, Any]:
         finally:
             os._exit(0)
     os.close(writing)
-    said = _read(reading, time.monotonic() + WAIT * limit)
+    output = _read(reading, time.monotonic() + WAIT * limit)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     try:
-        answer: dict[str, Any] = json.loads(said)
+        answer: dict[str, Any] = json.loads(output)
     except json.JSONDecodeError:
         ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         is_late = ended in (signal.SIGPROF, signal.SIGKILL)
@@ -70,15 +70,15 @@ def _in_a_fork(question: dict[str, Any], limit: float) -> dict[str, Any]:
 
 
 def _read(file: int, until: float) -> bytes:
-    """All that comes before the file ends or the time is up."""
-    said = b""
+    """All bytes before the end of the file or the deadline."""
+    content = b""
     with os.fdopen(file, "rb", buffering=0) as stream:
         while select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
             block = stream.read(2**16)
             if not block:
                 break
-            said += block
-    return said
+            content += block
+    return content
 
 
 def _answer(item: dict[str, Any]) -> dict[str, Any]:
@@ -89,12 +89,12 @@ def _answer(item: dict[str, Any]) -> dict[str, Any]:
         if "verifier" in item:
             return _verified(**item["verifier"])
         return dataclasses.asdict(grade_with(same_by_algebra, **item))
-    except ValueError as error:  # a missing package or a wrong item: the parent raises it
+    except ValueError as error:  # a missing package or an invalid question: the parent raises it
         return {"refused": str(error)}
 
 
 def _verified(reply: str, task: str, items: int, seed: int, index: int) -> dict[str, Any]:
-    """A verifier that fails on an answer has not found it right: each parses what a model wrote in its own way."""
+    """A verifier that raises an error counts as "wrong": each parses replies in its own way."""
     try:
         return {"right": verifier_score(task, items, seed, index, reply) >= CORRECT}
     except Exception as error:
@@ -102,12 +102,12 @@ def _verified(reply: str, task: str, items: int, seed: int, index: int) -> dict[
 
 
 def _limit_memory() -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError):  # no such limit on this system
+    with contextlib.suppress(ImportError, OSError, ValueError):  # this system has no such limit
         import resource  # POSIX only
 
         with open("/proc/self/statm", encoding="ascii") as file:
             size = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (size + MAX_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 if __name__ == "__main__":
