@@ -116,7 +116,9 @@ def _measured(
     directory = benchmark_directory(policy, asked, model, out)
     progress.stage(f"{asked.task.name}, {model}", asked.attempts, "replies")
     try:
-        found, _ = run_benchmark(policy, asked, model, directory=directory, on_progress=progress.update, **how)
+        found, _ = run_benchmark(
+            policy, asked, model, directory=directory, math_verify=True, on_progress=progress.update, **how
+        )
     except UnansweredError as error:
         raise Stopped(
             f"{error}; finished attempts are kept in {shown_path(directory.path)}, and the same command"
@@ -134,6 +136,8 @@ def print_accuracy(result: dict[str, Any]) -> None:
     console.print(heading, soft_wrap=True)
     table = plain_table("", "share (95% interval)")
     table.add_row(f"accuracy (avg@{result['samples']})", rate_text(result, "accuracy"))
+    if result["math_verify"] is not None:
+        table.add_row("accuracy by math-verify's own grading", rate_text(result, "math_verify"))
     table.add_row(f"pass@{result['samples']}", rate_text(result, "pass_at_k"))
     table.add_row("replies cut off at the token limit", f"{result['truncated']:.1%}")
     table.add_row("replies without a boxed answer", f"{result['unboxed']:.1%}")

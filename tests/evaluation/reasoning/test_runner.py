@@ -8,8 +8,8 @@ import pytest
 from spiral.evaluation.reasoning.problems import Problem, load_problems
 from spiral.evaluation.reasoning.runner import (
     Benchmark,
-    Grader,
     benchmark_directory,
+    grade_problem,
     load_benchmark,
     read_attempts,
     run_benchmark,
@@ -136,10 +136,9 @@ def test_letters_and_verifiers(tokenizer):
         assert measure(Recited(tokenizer, lambda *_, said=said: said), letters, gpqa).accuracy.value == right
     gcd = dataclasses.replace(load_task("reasoning_gym/gcd"), samples=1)
     problems = load_problems(gcd, limit=4, seed=1)
-    with Grader(gcd) as grader:
-        right = [grader.grade(problem, f"\\boxed{{{problem.answer}}}") for problem in problems]
-        wrong = [grader.grade(problem, f"\\boxed{{{problem.answer}1}}") for problem in problems]
-        silent = [grader.grade(problem, "no idea") for problem in problems]
+    right = [grade_problem(gcd, problem, f"\\boxed{{{problem.answer}}}") for problem in problems]
+    wrong = [grade_problem(gcd, problem, f"\\boxed{{{problem.answer}1}}") for problem in problems]
+    silent = [grade_problem(gcd, problem, "no idea") for problem in problems]
     assert [grade.correct for grade in right] == [True] * 4
     assert not any(grade.correct for grade in [*wrong, *silent])
     assert not any(grade.boxed for grade in silent)
@@ -283,3 +282,36 @@ def test_thoughts_that_the_prompt_opened_hold_no_answer(tokenizer, tmp_path):
     # Without the tag in the prompt the same words are an answer in plain sight.
     plain = measure(Recited(tokenizer, thinks), task=task)
     assert (plain.accuracy.value, plain.unboxed) == (1.0, pytest.approx(1 / 3))
+
+
+def test_math_verify_grades_beside_us(tokenizer, tmp_path):
+    directory = benchmark_directory(
+        Recited(tokenizer, says), Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path
+    )
+    without = measure(Recited(tokenizer, says), directory=directory)
+    assert (without.math_verify, without.to_json()["math_verify"]) == (None, None)
+    silent = Recited(tokenizer, says)
+    result = measure(silent, directory=directory, math_verify=True)
+    assert silent.asked == []  # the kept replies get the missing grades
+    assert result.math_verify == result.accuracy == without.accuracy
+    assert {"math_verify_low", "math_verify_high"} < set(result.to_json())
+    assert [attempt.math_verify for attempt in read_attempts(directory)] == [True] * 4 + [False, True] * 2 + [False] * 4
+    assert measure(Recited(tokenizer, says), directory=directory, math_verify=True, regrade=True) == result
+
+
+def test_math_verify_extracts_and_compares_in_its_own_way(tokenizer):
+    problems = [Problem(id="1", question="Q", answer="90", alt_answers=("100",))]
+    task = dataclasses.replace(MATH, samples=1)
+
+    def graded(reply, task=task, problems=problems):
+        policy = Recited(tokenizer, lambda *_: reply, context=4000, prompt=PromptConfig(template="r1"))
+        result = measure(policy, problems, task, math_verify=True)
+        return result.accuracy.value, result.math_verify and result.math_verify.value
+
+    assert graded("</think>\\boxed{90^\\circ}") == (1.0, 1.0)
+    assert graded("</think>It has 90 degrees") == (0.0, 1.0)  # it takes numbers that are merely mentioned
+    assert graded("\\boxed{90}</think>\\boxed{91}") == (0.0, 0.0)
+    assert graded("</think>\\boxed{100}") == (1.0, 1.0)
+    letters = [Problem(id="1", question="Q", answer="B", choices=("red", "blue"))]
+    gpqa = dataclasses.replace(load_task("gpqa_diamond"), samples=1)
+    assert graded("</think>\\boxed{B}", gpqa, letters) == (1.0, None)

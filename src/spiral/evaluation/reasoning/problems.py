@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from spiral.core.seeds import derive_seed
+from spiral.evaluation.reasoning.grading import shared_pool
 from spiral.evaluation.reasoning.grading.choices import LETTERS
-from spiral.evaluation.reasoning.grading.pool import GradingItem, GradingPool
+from spiral.evaluation.reasoning.grading.pool import GradingItem
 from spiral.evaluation.reasoning.procedural import generate_problems
 from spiral.evaluation.reasoning.tasks import Task
 from spiral.models.hub import offline_unless_answered
@@ -120,12 +121,12 @@ def check_answers(problems: Sequence[Problem], numbers: Sequence[int], source: s
         numbers: The line number of each problem.
         source: The file's name in messages.
     """
-    with GradingPool() as pool:
-        wrong = [
-            (number, problem.answer)
-            for number, problem in zip(numbers, problems, strict=True)
-            if not pool.grade_one(_boxed_answer(problem)).correct
-        ]
+    pool = shared_pool()
+    wrong = [
+        (number, problem.answer)
+        for number, problem in zip(numbers, problems, strict=True)
+        if not pool.grade_one(_boxed_answer(problem)).correct
+    ]
     if wrong:
         raise ValueError(
             f"{source}: {len(wrong)} of {len(problems)} answers are graded as wrong when a reply boxes exactly them:"

@@ -16,17 +16,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from spiral.core.policy import Answerer, Question, SamplingConfig, TurnReply
 from spiral.core.seeds import derive_seed
 from spiral.core.settings import checked
-from spiral.evaluation.reasoning.grading import Grade
-from spiral.evaluation.reasoning.grading.pool import GradingItem, GradingPool, VerifierItem
+from spiral.evaluation.reasoning.grading import Grade, shared_pool
+from spiral.evaluation.reasoning.grading.pool import GradingItem, VerifierItem
 from spiral.evaluation.reasoning.problems import Problem, load_problems
 from spiral.evaluation.reasoning.tasks import Task, load_task
 from spiral.evaluation.results import ResultDirectory, describe_player, endpoint_usage, result_directory
@@ -77,6 +77,8 @@ class Attempt:
     timed_out: bool
     error: str | None = None
     """Why grading failed, if it did."""
+    math_verify: bool | None = None
+    """math-verify's own grade, if it was asked for."""
     truncated: bool
     """Whether the reply ran into its budget."""
     tokens: int
@@ -99,6 +101,8 @@ class BenchmarkResult:
     samples: int
     accuracy: Rate
     """avg@k"""
+    math_verify: Rate | None
+    """avg@k by math-verify's own grades, as other papers report it; None unless every attempt has one."""
     pass_at_k: Rate
     truncated: float
     """Share of the replies that ran into their budget, or had none."""
@@ -164,6 +168,7 @@ def run_benchmark(
     directory: ResultDirectory | None = None,
     fresh: bool = False,
     regrade: bool = False,
+    math_verify: bool = False,
     in_flight: int = 256,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[BenchmarkResult, list[Attempt]]:
@@ -176,6 +181,7 @@ def run_benchmark(
         directory: Where attempts and result are written; None writes nothing.
         fresh: Make every attempt again.
         regrade: Grade the kept replies again.
+        math_verify: Also have math-verify grade the replies, if it is installed and the answers are not letters.
         in_flight: Upper bound on the replies being generated at once.
         on_progress: Called with the number of attempts that are done.
 
@@ -194,10 +200,12 @@ def run_benchmark(
             on_progress(len(kept))
 
         on_progress(len(kept))
-        with Grader(task) as grader, policy.sampled_with(task.sampling):
-            if regrade:
-                kept = {attempt.key: attempt for attempt in _regraded(list(kept.values()), benchmark, grader)}
-            attempts = _sample(policy, benchmark, grader, record, dict(kept), in_flight)
+        kept = {
+            key: _regraded(attempt, benchmark, regrade=regrade, math_verify=math_verify)
+            for key, attempt in kept.items()
+        }
+        with policy.sampled_with(task.sampling):
+            attempts = _sample(policy, benchmark, record, kept, math_verify, in_flight)
         result = summarise_attempts(attempts, task, model, benchmark.seed)
         if directory is not None:
             directory.write(result.to_json(), items=map(dataclasses.asdict, attempts), endpoints=endpoint_usage(policy))
@@ -225,6 +233,7 @@ def summarise_attempts(attempts: Sequence[Attempt], task: Task, model: str, seed
         items=len(correct),
         samples=samples,
         accuracy=clustered_rate(correct.mean(axis=1), samples),
+        math_verify=_math_verify_rate(attempts, samples),
         pass_at_k=wilson(int(correct.any(axis=1).sum()), len(correct)),
         truncated=float(np.mean([attempt.truncated for attempt in attempts])),
         unboxed=float(np.mean([not attempt.boxed for attempt in attempts])),
@@ -234,48 +243,40 @@ def summarise_attempts(attempts: Sequence[Attempt], task: Task, model: str, seed
     )
 
 
-class Grader:
-    """Grades replies to a task's problems; a context manager, since it owns the grading process.
+def grade_problem(task: Task, problem: Problem, reply: str) -> Grade:
+    """The grade of a reply to a problem of the task, in this process's shared grading pool.
 
     Answers and letters are graded by `grading`, generated problems by reasoning-gym's verifiers.
     """
+    if problem.generated is not None:
+        items, seed, index = problem.generated
+        return shared_pool().verify(VerifierItem(reply=reply, task=task.name, items=items, seed=seed, index=index))
+    return shared_pool().grade_one(_grading_item(problem, reply))
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._pool = GradingPool()
 
-    def __enter__(self) -> Self:
-        return self
+def _math_verify(task: Task, problem: Problem, reply: str) -> bool | None:
+    """math-verify's own grade; None if it is not installed, and for letters and generated problems."""
+    if task.kind != "answer" or find_spec("math_verify") is None:
+        return None
+    return shared_pool().math_verify(_grading_item(problem, reply))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._pool.close()
 
-    def grade(self, problem: Problem, reply: str) -> Grade:
-        """The grade of one reply."""
-        if problem.generated is not None:
-            items, seed, index = problem.generated
-            return self._pool.verify(
-                VerifierItem(reply=reply, task=self._task.name, items=items, seed=seed, index=index)
-            )
-        return self._pool.grade_one(
-            GradingItem(
-                reply=reply,
-                answer=problem.answer,
-                alt_answers=problem.alt_answers,
-                choices=problem.choices,
-                tolerance=problem.tolerance,
-            )
-        )
+def _grading_item(problem: Problem, reply: str) -> GradingItem:
+    return GradingItem(
+        reply=reply,
+        answer=problem.answer,
+        alt_answers=problem.alt_answers,
+        choices=problem.choices,
+        tolerance=problem.tolerance,
+    )
 
 
 def _sample(
     policy: Answerer,
     benchmark: Benchmark,
-    grader: Grader,
     on_attempt: OnAttempt,
     kept: Mapping[Key, Attempt],
+    math_verify: bool,
     in_flight: int,
 ) -> list[Attempt]:
     """All attempts in the problems' order; those in `kept` are not made again.
@@ -299,7 +300,7 @@ def _sample(
             faults.update(reply.fault for reply in replies if reply.fault is not None)
             for reply in replies:
                 if reply.fault is None:
-                    attempt = _attempt(benchmark, reply, policy.opening, grader)
+                    attempt = _attempt(benchmark, reply, policy.opening, math_verify)
                     attempts[attempt.key] = attempt
                     on_attempt(attempt)
     finally:
@@ -320,32 +321,44 @@ def _question(benchmark: Benchmark, key: tuple[int, int]) -> Question:
     )
 
 
-def _attempt(benchmark: Benchmark, reply: TurnReply, opening: str, grader: Grader) -> Attempt:
+def _attempt(benchmark: Benchmark, reply: TurnReply, opening: str, math_verify: bool) -> Attempt:
     """A reply as a graded attempt; `opening` is the thinking tag if the prompt ends with it."""
-    index, sample = divmod(reply.key, benchmark.task.samples)
+    task = benchmark.task
+    index, sample = divmod(reply.key, task.samples)
     problem, text, length = benchmark.problems[index], opening + reply.reply, reply.length
     assert length is not None
     return Attempt(
         id=problem.id,
         sample=sample,
-        prompt=problem.prompt(benchmark.task.prompt),
+        prompt=problem.prompt(task.prompt),
         reply=text,
         answer=problem.answer,
         alt_answers=problem.alt_answers,
         choices=problem.choices,
-        **dataclasses.asdict(grader.grade(problem, text)),
+        **dataclasses.asdict(grade_problem(task, problem, text)),
+        math_verify=_math_verify(task, problem, text) if math_verify else None,
         truncated=length.truncated,
         tokens=length.tokens,
         thinking_tokens=length.thinking_tokens,
     )
 
 
-def _regraded(attempts: Sequence[Attempt], benchmark: Benchmark, grader: Grader) -> list[Attempt]:
-    problems = {problem.id: problem for problem in benchmark.problems}
-    return [
-        dataclasses.replace(attempt, **dataclasses.asdict(grader.grade(problems[attempt.id], attempt.reply)))
-        for attempt in attempts
-    ]
+def _regraded(attempt: Attempt, benchmark: Benchmark, *, regrade: bool, math_verify: bool) -> Attempt:
+    """A kept attempt, graded again if `regrade`, and with math-verify's grade if that is wanted and missing."""
+    problem = next(problem for problem in benchmark.problems if problem.id == attempt.id)
+    if regrade:
+        grade = grade_problem(benchmark.task, problem, attempt.reply)
+        attempt = dataclasses.replace(attempt, **dataclasses.asdict(grade), math_verify=None)
+    if math_verify and attempt.math_verify is None:
+        return dataclasses.replace(attempt, math_verify=_math_verify(benchmark.task, problem, attempt.reply))
+    return attempt
+
+
+def _math_verify_rate(attempts: Sequence[Attempt], samples: int) -> Rate | None:
+    grades = [attempt.math_verify for attempt in attempts]
+    if any(grade is None for grade in grades):
+        return None
+    return clustered_rate(np.array(grades, dtype=float).reshape(-1, samples).mean(axis=1), samples)
 
 
 def _kept_attempts(directory: ResultDirectory | None, fresh: bool) -> dict[Key, Attempt]:

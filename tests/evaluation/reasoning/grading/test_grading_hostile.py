@@ -115,8 +115,8 @@ def check_patterns(pairs, times):
 
     before = signal.signal(signal.SIGPROF, stop)
     slow = set()
-    # These see what was taken out of a box, which is bounded; the others see whole replies.
-    of_answers = {f"spiral.evaluation.reasoning.{module}" for module in ("equality", "units")}
+    # These patterns only see extracted answers, whose length is limited; the others see whole replies.
+    of_answers = {f"spiral.evaluation.reasoning.grading.{module}" for module in ("equality", "units")}
     try:
         for name, pattern in patterns():
             for one, other in pairs:

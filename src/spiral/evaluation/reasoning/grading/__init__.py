@@ -1,8 +1,7 @@
 r"""Grades a model's reply against the expected answer: right or wrong.
 
 `grade` and `grade_reply` are the interface. They share one `GradingPool`, whose worker process starts when an answer
-first needs computer algebra. So no reply can hang its caller, in any thread, and sympy is not imported here. Code that
-grades thousands of replies should own a pool.
+first needs computer algebra. So no reply can hang its caller, in any thread, and sympy is not imported here.
 
 A reply passes through `extraction` (where is the answer?), then `choices` (for letters) or `equality` (is it the
 expected answer?), which uses `normalise` (one spelling), `structure` (lists, intervals, ...), `units`, and `identity`
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from spiral.evaluation.reasoning.grading.grader import Grade
 from spiral.evaluation.reasoning.grading.pool import GradingItem, GradingPool
 
-__all__ = ["Grade", "grade", "grade_reply"]
+__all__ = ["Grade", "grade", "grade_reply", "shared_pool"]
 
 
 def grade(
@@ -55,12 +54,16 @@ def grade_reply(
 ) -> Grade:
     """`grade` with details, such as the answer that was extracted."""
     item = GradingItem(reply=reply, answer=answer, alt_answers=alt_answers, choices=choices, tolerance=tolerance)
-    return _shared_pool(os.getpid()).grade_one(item)
+    return shared_pool().grade_one(item)
+
+
+def shared_pool() -> GradingPool:
+    """The pool of this process; a forked process gets its own, since it must not use its parent's worker."""
+    return _pool_of(os.getpid())
 
 
 @functools.lru_cache(maxsize=1)
-def _shared_pool(_process: int) -> GradingPool:
-    """The pool of one process; a forked process must not use its parent's worker."""
+def _pool_of(_process: int) -> GradingPool:
     pool = GradingPool()
     atexit.register(pool.close)
     return pool

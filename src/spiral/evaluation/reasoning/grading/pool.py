@@ -23,6 +23,7 @@ from typing import Any
 from spiral.evaluation.reasoning.grading.extraction import find_answer
 from spiral.evaluation.reasoning.grading.grader import AskElsewhereError, Grade, GraderError, grade_with
 from spiral.evaluation.reasoning.grading.symbolic import is_tractable
+from spiral.text.thinking import split_reply
 
 TIME_LIMIT = 1.5
 """Seconds of processor time for one reply."""
@@ -107,6 +108,19 @@ class GradingPool:
         if "ended" in answer:
             return self._failed(item.reply, answer)
         return Grade(correct=bool(answer["right"]), extracted=extracted, boxed=boxed, error=answer.get("error"))
+
+    def math_verify(self, item: GradingItem) -> bool:
+        """math-verify's own grade of a reply, for comparison with other papers; False beyond the time limit.
+
+        Thoughts are removed first; choices and tolerance are ignored. Raises `GraderError` if math-verify is not
+        installed.
+        """
+        reply = split_reply(item.reply)
+        question = {
+            "reply": reply.answer if reply.delimited else item.reply,
+            "answers": [item.answer, *item.alt_answers],
+        }
+        return bool(self._ask({"math_verify": question}).get("right", False))
 
     def close(self) -> None:
         """Stops the worker, if there is one."""

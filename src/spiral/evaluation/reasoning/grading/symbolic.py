@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Sequence
 
 from spiral.evaluation.reasoning.grading.grader import GraderError
 from spiral.evaluation.reasoning.grading.tokens import ACCENTS, FUNCTIONS, GREEK
@@ -68,6 +69,28 @@ def same_by_algebra(expected: str, given: str) -> bool:
             one, other = (parse(f"${text}$", parsing_timeout=None, raise_on_error=False) for text in (expected, given))
             return bool(one and other and verify(one, other, timeout_seconds=None, raise_on_error=False))
     except Exception:  # whatever a parser or sympy raises, equality was not shown
+        return False
+
+
+def math_verify_grade(reply: str, answers: Sequence[str]) -> bool:
+    """math-verify's own grade of a whole reply, as other papers report it: its extraction and its comparison.
+
+    Raises `GraderError` if it is not installed. Has no time limit, so only the worker may call it.
+    """
+    import_algebra()
+    from math_verify import parse, verify
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+            given = parse(reply, parsing_timeout=None, raise_on_error=False)
+            return bool(given) and any(
+                verify(expected, given, timeout_seconds=None, raise_on_error=False)
+                for answer in answers
+                if (expected := parse(f"\\boxed{{{answer}}}", parsing_timeout=None, raise_on_error=False))
+            )
+    except Exception:  # a reply must never stop a benchmark
         return False
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from spiral.evaluation.reasoning.grading.grader import GraderError, grade_with
 from spiral.evaluation.reasoning.grading.pool import READY, WAIT
-from spiral.evaluation.reasoning.grading.symbolic import import_algebra, same_by_algebra
+from spiral.evaluation.reasoning.grading.symbolic import import_algebra, math_verify_grade, same_by_algebra
 from spiral.evaluation.reasoning.procedural import CORRECT, generate_problems, verifier_score
 
 MAX_MEMORY = 2**30
@@ -86,6 +86,8 @@ def _answer(item: dict[str, Any]) -> dict[str, Any]:
         if "prepare" in item:
             generate_problems(**item["prepare"])
             return {"prepared": True}
+        if "math_verify" in item:
+            return {"right": math_verify_grade(**item["math_verify"])}
         if "verifier" in item:
             return _verified(**item["verifier"])
         return dataclasses.asdict(grade_with(same_by_algebra, **item))
