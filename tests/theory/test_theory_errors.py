@@ -237,7 +237,7 @@ def test_only_zero_sum_games_of_two_players_have_exact_theory(game, what):
 
 def test_minimax_over_states_needs_two_players():
     state = OddOneOut().initial_state()
-    with pytest.raises(ValueError, match="minimax needs a zero-sum game of two players, and this one has the returns"):
+    with pytest.raises(ValueError, match="minimax needs a two-player zero-sum game, and this one has the returns"):
         minimax_value(state)
-    with pytest.raises(ValueError, match="minimax needs a zero-sum game of two players"):
+    with pytest.raises(ValueError, match="minimax needs a two-player zero-sum game"):
         DepthLimited(4).best_actions(state)
