@@ -469,7 +469,7 @@ def test_experts_of_a_mixture(tmp_path, tokenizer):
         ("org/" + "x" * 5000, "there is no model 'org/xxx"),
         ("/tmp/" + "x" * 5000, "there is no model '/tmp/xxx"),
         ("a/" * 3000, "there is no model 'a/a/"),
-        ("na\nno", r"there is no player or model 'na\nno'; did you mean 'nano'?"),
+        ("na\nno", r"there is no model or policy 'na\nno'; did you mean 'nano'?"),
         ("\x1b]0;title\x07", "a name has no control characters"),
         ("my\0model", "a name has no control characters"),
     ],

@@ -16,7 +16,7 @@ from spiral.distributed.checks import check_episode
 from spiral.distributed.game_queue import split_stale, turn_ages
 from spiral.games import load_game
 from spiral.policies import scripted_policy
-from spiral.policies.registry import Opponents
+from spiral.policies.registry import PolicyCache
 from spiral.rollout.collector import SelfPlay
 from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
@@ -252,7 +252,7 @@ def test_a_policy_far_away_is_waited_for_only_when_nobody_here_has_a_turn():
 
 
 def test_models_are_made_once_for_all_games():
-    opponents = Opponents("cpu")
+    opponents = PolicyCache("cpu")
     games = {spec: load_game(spec) for spec in MIXED.games}
     first, second = (opponents("nano", game) for game in games.values())
     assert first is second

@@ -124,7 +124,7 @@ def test_an_estimator_whose_module_is_broken(monkeypatch, tmp_path):
         ("a b", "there is no model 'a b'"),
         ("nosuch", "the Hugging Face hub cannot be reached"),
         ("endpoint:gpt", "endpoint"),
-        ("", "holds no model"),
+        ("", "is not a model"),
     ],
 )
 def test_models_that_are_not_there(model, words, monkeypatch, tmp_path):

@@ -26,7 +26,7 @@ from spiral.distributed.status import STATUS_FILE, status_written
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import make_policy
 from spiral.models.loading import load_language_model, model_directory
-from spiral.policies.registry import Opponents, count_parameters, model_config
+from spiral.policies.registry import PolicyCache, count_parameters, model_config
 from spiral.runs.agreement import computation
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
@@ -138,7 +138,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 vocabulary=int(model_config(recipe.model.path).vocab_size),
                 last_step=recipe.run.steps,
                 placements=placement.workers,
-                load_opponent=Opponents(recipe.model.device),
+                load_opponent=PolicyCache(recipe.model.device),
                 sleep=recipe.engine.sleep,
                 meanwhile=learner.wait,
             )

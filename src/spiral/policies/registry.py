@@ -1,9 +1,9 @@
-"""From a MODEL on the command line to something that can sit in a seat.
+"""From the name of a MODEL to a policy.
 
 A MODEL is `nano` or another local model (`spiral models`), a run directory (its last checkpoint), a checkpoint
-directory, a Hugging Face name or path, a scripted policy, or `endpoint:NAME`. A model brings its own prompt when it
-was trained here (`spiral.json`), and its run's sampling when the run's `config.toml` is found around it; whatever is
-asked for on the command line comes first.
+directory, a Hugging Face name or path, a scripted policy, or `endpoint:NAME`. A model that was trained here brings its
+prompt (`spiral.json`), and its run's sampling when the run's `config.toml` is found around it. Options of the command
+line take precedence.
 """
 
 from __future__ import annotations
@@ -52,32 +52,46 @@ from spiral.training.checkpoint import MANIFEST, STATE, verify_checkpoint
 if TYPE_CHECKING:
     from spiral.inference.base import LanguagePolicy
 
+logger = logging.getLogger(__name__)
+
 MODELS = (
     f"a name that `spiral models` lists (nano, {', '.join(FETCHABLE)}), a run or checkpoint directory, or a Hugging"
     " Face name or path"
 )
-PLAYERS = MODELS.replace(", or a Hugging", ", a Hugging") + f", or one of {', '.join(SCRIPTED_NAMES)}"
-
-
+"""Names of models, for messages."""
+POLICIES = MODELS.replace(", or a Hugging", ", a Hugging") + f", or one of {', '.join(SCRIPTED_NAMES)}"
+"""Names of policies, for messages."""
 PROMPT_OPTIONS = ("template", "observation", "thinking", "example", "system")
 SAMPLING_OPTIONS = ("temperature", "top_p", "max_new_tokens")
+MIN_CONTEXT = 16384
+"""Tokens that vLLM reserves for prompt and reply by default. It is enough for benchmarks and games, and the same for
+two models under comparison; the own limit of many models would need more memory than there is."""
+PROMPT_ROOM = 4096
+"""Tokens that the default context leaves for the prompt."""
+MAX_TOTAL_SHARE = 0.85
+"""Upper bound on vLLM's share of a GPU when no learner uses it."""
+MAX_FREE_SHARE = 0.95
+"""Upper bound on vLLM's share of the GPU memory that is free."""
+MAX_CPU_PARAMETERS = 2_000_000_000
+"""Parameters of a model that a CPU can pass a few hundred tokens through in seconds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SavedSettings:
-    """How a model says that it is asked: by its checkpoint and its run's recipe."""
+    """Settings that a model's checkpoint and its run record."""
 
     prompt: PromptConfig | None
-    """None where it does not say."""
+    """None when they do not record it."""
     sampling: SamplingConfig
     context: int
-    """Of its run's engine; 0 where that says nothing."""
+    """The context of its run's engine; 0 when that is not recorded."""
     from_run: bool
+    """Whether the model comes from a run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyOptions:
-    """What the command line asks for; None leaves the model's own choice."""
+    """Options of the command line for one policy; None keeps the model's own setting."""
 
     template: str | None = None
     observation: str | None = None
@@ -91,43 +105,28 @@ class PolicyOptions:
     compute: str = "float32"
     engine: str = "transformers"
     context: int | None = None
-    """Most tokens of prompt and reply together; None leaves room for any that is likely, up to the model's limit."""
+    """Maximum tokens of prompt and reply together; None leaves room for the usual lengths, up to the model's limit."""
     reply_tokens: int = 0
-    """A budget of replies beside `max_new_tokens` for which there has to be room, as a benchmark's."""
+    """Another response budget that needs room, such as that of a benchmark."""
     alone: bool = True
-    """Whether no other model is loaded beside it."""
+    """Whether no other model is loaded at the same time."""
     saved: SavedSettings | None = None
-    """How another model is asked, in place of what this one says; what the command line asks for comes first."""
+    """Settings of another model, to use instead of this one's."""
 
-
-MIN_CONTEXT, PROMPT_ROOM = 16384, 4096
-"""What vLLM sets aside for prompt and reply when nobody says: enough for benchmarks and games, and the same for two
-models that are compared, where many a model's own limit would take more memory than there is."""
-
-MAX_TOTAL_SHARE = 0.85
-"""vLLM's share of a GPU that it has for itself."""
-
-MAX_FREE_SHARE = 0.95
-"""The most of a GPU's free memory that vLLM may have, for others may hold some of it already."""
-
-MAX_CPU_PARAMETERS = 2_000_000_000
-"""Parameters of a model that a CPU can pass a few hundred tokens through in seconds."""
-
-logger = logging.getLogger(__name__)
 
 DEFAULTS = PolicyOptions()
 
 
-class Opponents:
-    """Those who sit opposite in training and its measurements; a model or an endpoint is made once for all games."""
+class PolicyCache:
+    """Loads policies by name; a model or an endpoint is loaded once for all games."""
 
     def __init__(self, device: str = "auto") -> None:
-        """`device` is where models run."""
+        """`device` is the device of the models."""
         self._options = PolicyOptions(device=device)
         self._known: dict[str, Policy] = {}
 
     def __call__(self, name: str, game: Game) -> Policy:
-        """Who plays `game` under a name. Raises `ValueError` when there is nobody."""
+        """The policy called `name` for `game`. Raises `ValueError` when there is none."""
         if is_scripted(name):
             return scripted_policy(name, game)
         if name not in self._known:
@@ -137,9 +136,10 @@ class Opponents:
 
 
 def load_policy(name: str, game: Game, options: PolicyOptions = DEFAULTS) -> Policy:
-    """The policy that MODEL `name` stands for in `game`.
+    """The policy called `name` for `game`.
 
-    Raises `ValueError` when there is none, or when the game's first prompt leaves it no room for an answer.
+    Raises:
+        ValueError: There is no such policy, or the first prompt of the game leaves no room for a reply.
     """
     if is_scripted(name):
         return scripted_policy(name, game)
@@ -155,23 +155,24 @@ def load_policy(name: str, game: Game, options: PolicyOptions = DEFAULTS) -> Pol
 
 
 def _endpoint_policy(name: str, options: PolicyOptions) -> EndpointPolicy:
-    """Somebody else's model, asked as its table in `endpoints.toml` says."""
+    """The policy of an endpoint, with the settings of its table in `endpoints.toml`."""
     config, file = find_endpoint(name.removeprefix(ENDPOINT))
     config = with_options(config, options, ("temperature", "top_p", "max_new_tokens"))
     prompt = with_options(config.prompt, options, PROMPT_OPTIONS)
-    asked = {"temperature": options.temperature, "top_p": options.top_p, LENGTH: options.max_new_tokens}
+    given = {"temperature": options.temperature, "top_p": options.top_p, LENGTH: options.max_new_tokens}
     return EndpointPolicy(
         checked(EndpointConfig, {**config.model_dump(), "prompt": prompt.model_dump()}),
         name=name,
-        required=frozenset(parameter for parameter, value in asked.items() if value is not None),
+        required=frozenset(parameter for parameter, value in given.items() if value is not None),
         source="" if file is None else str(file),
     )
 
 
 def load_answerer(name: str, options: PolicyOptions) -> Answerer:
-    """Who answers questions outside games under a name: a language model or an endpoint.
+    """The language model or endpoint called `name`, for questions outside of games.
 
-    Raises `ValueError` for scripted players, who write nothing.
+    Raises:
+        ValueError: The name is a scripted policy, which writes no text.
     """
     if is_scripted(name):
         raise ValueError(f"got {name!r}, which plays games only; expected a language model or endpoint:NAME")
@@ -179,17 +180,17 @@ def load_answerer(name: str, options: PolicyOptions) -> Answerer:
 
 
 def load_exploitable_policy(name: str, game: Game, options: PolicyOptions = DEFAULTS) -> LanguagePolicy | TabularPolicy:
-    """The same as something whose probabilities can be known: a language model, or a scripted policy's table."""
+    """A policy with known action probabilities: a language model, or the table of a scripted policy."""
     return scripted_table(name, game) if is_scripted(name) else load_language_policy(name, options)
 
 
 def is_language_model(name: str) -> bool:
-    """Whether a MODEL writes replies, rather than being scripted or somebody else's endpoint."""
+    """Whether a name is a language model that runs here, not a scripted policy or an endpoint."""
     return not is_scripted(name) and not name.startswith(ENDPOINT)
 
 
 def load_language_policy(name: str, options: PolicyOptions) -> LanguagePolicy:
-    """A language model that plays under the name it was asked for by."""
+    """Loads a language model as a policy that is called `name`."""
     from spiral.agreement import run_check  # loads torch, and so does the next
     from spiral.inference.engines import make_policy
 
@@ -223,7 +224,7 @@ def load_language_policy(name: str, options: PolicyOptions) -> LanguagePolicy:
 
 
 def _plain_model(where: ModelConfig) -> Any:
-    """The model beside a vLLM that holds the device; None where it would take too long or too much memory."""
+    """The plain model, to compare vLLM with; None when it would take too long or too much memory."""
     import torch
 
     parameters = count_parameters(where.path)
@@ -232,19 +233,19 @@ def _plain_model(where: ModelConfig) -> Any:
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > room:
         device = where.device
     elif parameters > MAX_CPU_PARAMETERS:
-        logger.warning("%s: no room to compare vLLM with the plain forward pass", where.path)
+        logger.warning("%s: not enough memory to compare vLLM with the plain forward pass", where.path)
         return None
     return load_language_model(where.model_copy(update={"device": device}), cast=True).model
 
 
 def _engine(name: str, options: PolicyOptions, reply_tokens: int) -> EngineConfig:
-    """The engine that `--engine` names, set up as in the run that the model comes from, but with nobody who trains.
+    """Settings of the engine that `--engine` names, as in the run that the model comes from, but without a learner.
 
-    Only vLLM has to be told a context, since it sets memory aside for one.
+    Only vLLM needs a context in advance, because it reserves memory for it.
     """
-    *most, last = get_args(EngineConfig.model_fields["kind"].annotation)
-    if options.engine not in (*most, last):
-        raise ValueError(f"--engine: got {options.engine!r}; expected {', '.join(most)} or {last}")
+    *kinds, last = get_args(EngineConfig.model_fields["kind"].annotation)
+    if options.engine not in (*kinds, last):
+        raise ValueError(f"--engine: got {options.engine!r}; expected {', '.join(kinds)} or {last}")
     run = run_config(name)
     engine = resolved(checked(EngineConfig, {**run.get("engine", {}), "kind": options.engine, "sleep": False}))
     context = options.context or 0
@@ -256,21 +257,26 @@ def _engine(name: str, options: PolicyOptions, reply_tokens: int) -> EngineConfi
 
 
 def _memory_share(engine: EngineConfig) -> float:
-    """Most of a GPU, for nobody trains beside the engine; what is there on a CPU, whose memory is everybody's."""
+    """VLLM's share of the GPU memory: most of it, because no learner uses it. A CPU keeps the configured share."""
     import torch
 
     if engine.kind != "vllm" or not torch.cuda.is_available():
         return engine.memory_share
     gc.collect()
-    torch.cuda.empty_cache()  # what is left of a model that was closed
+    torch.cuda.empty_cache()  # memory of a model that was closed
     free, total = torch.cuda.mem_get_info()
     return min(MAX_TOTAL_SHARE, MAX_FREE_SHARE * free / total)
 
 
 def check_policy_name(name: str, others: Sequence[str] = ()) -> None:
-    """Raises `ValueError` for what cannot sit in a seat, as far as that shows before it is loaded.
+    """Checks that a name is a policy, without loading it.
 
-    `others` are names that mean something where this one was found, for the error to suggest.
+    Args:
+        name: The name.
+        others: Further names that are valid in the same setting, for the message.
+
+    Raises:
+        ValueError: There is no such policy, or its settings are wrong.
     """
     if is_scripted(name):
         check_scripted(name)
@@ -281,28 +287,33 @@ def check_policy_name(name: str, others: Sequence[str] = ()) -> None:
 
 
 def check_model(name: str, others: Sequence[str] | None = None) -> None:
-    """Raises `ValueError` for what cannot be a model, and for a training checkpoint that is damaged.
+    """Checks that a name is a model, without loading it.
 
-    `others` are names that are no models and could stand in its place; None where only a model will do.
+    Args:
+        name: The name.
+        others: Names of other policies that are valid in the same setting; None when only a model is.
+
+    Raises:
+        ValueError: There is no such model, or its checkpoint is damaged.
     """
-    kinds = MODELS if others is None else PLAYERS
+    kinds = MODELS if others is None else POLICIES
     try:
         directory = Path(model_directory(name))
     except NotFetchedError:
         raise
-    except (ValueError, OSError) as error:  # the system refuses names that are too long
-        players = [] if others is None else [*SCRIPTED_NAMES, *others]
-        known = [] if "/" in name else ["nano", *FETCHABLE, *players]
+    except (ValueError, OSError) as error:  # OSError: the name is too long for a file
+        policies = [] if others is None else [*SCRIPTED_NAMES, *others]
+        known = [] if "/" in name else ["nano", *FETCHABLE, *policies]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
         if near and near[0] != name:
-            raise ValueError(f"there is no player or model {name!r}; did you mean {near[0]!r}?") from error
+            raise ValueError(f"there is no model or policy {name!r}; did you mean {near[0]!r}?") from error
         if isinstance(error, NotHereError) and others is None:
             raise
         kind = NotHereError if isinstance(error, NotHereError) else ValueError
         raise kind(f"{shortened(str(error), 400)}. A model is {kinds}") from error
     if directory.exists() and not (directory / "config.json").is_file():
         check_no_adapter(directory, name)
-        raise ValueError(f"{name!r} holds no model: there is no {directory / 'config.json'}. A model is {kinds}")
+        raise ValueError(f"{name!r} is not a model, because {directory / 'config.json'} is missing. A model is {kinds}")
     if any((directory / name).is_file() for name in (MANIFEST, STATE)):
         verify_checkpoint(directory)
 
@@ -379,13 +390,11 @@ def local_tokenizer(name: str, config: Any) -> Any:
 
 
 def _prompt(name: str, loaded: LanguageModel, options: PolicyOptions) -> PromptConfig:
-    """The prompt the model was trained with, or another's, or the default one, with what was asked for on top."""
+    """The model's saved prompt, or that of `options.saved`, or the default, with the command line's options applied."""
     own = loaded.prompt if options.saved is None else options.saved.prompt
     prompt = with_options(own or PromptConfig(), options, PROMPT_OPTIONS)
     if prompt.template == "chat" and not loaded.tokenizer.chat_template:
-        raise ValueError(
-            f"model {name!r} has no chat template and does not say how to prompt it; add --template qwen3, r1 or llama"
-        )
+        raise ValueError(f"model {name!r} has no chat template and no saved prompt; add --template qwen3, r1 or llama")
     return prompt
 
 
@@ -400,14 +409,14 @@ def saved_settings(name: str) -> SavedSettings:
     )
 
 
-def effective_prompt(asked: SavedSettings, options: PolicyOptions) -> PromptConfig:
-    """The prompt, with what the command line asks for on top."""
-    return with_options(asked.prompt or PromptConfig(), options, PROMPT_OPTIONS)
+def effective_prompt(saved: SavedSettings, options: PolicyOptions) -> PromptConfig:
+    """The saved prompt with the command line's options applied."""
+    return with_options(saved.prompt or PromptConfig(), options, PROMPT_OPTIONS)
 
 
-def effective_sampling(asked: SavedSettings, options: PolicyOptions) -> SamplingConfig:
-    """The sampling, with what the command line asks for on top."""
-    return with_options(asked.sampling, options, SAMPLING_OPTIONS)
+def effective_sampling(saved: SavedSettings, options: PolicyOptions) -> SamplingConfig:
+    """The saved sampling with the command line's options applied."""
+    return with_options(saved.sampling, options, SAMPLING_OPTIONS)
 
 
 def _run_sampling(name: str) -> SamplingConfig:
@@ -419,7 +428,7 @@ def _run_sampling(name: str) -> SamplingConfig:
 
 
 def run_games(name: str) -> list[str]:
-    """The games that the run a model comes from was trained on; none when it comes from no run."""
+    """The games of the run that a model comes from; empty when it comes from no run."""
     selfplay = {} if is_scripted(name) else run_config(name).get("selfplay", {})
     games = selfplay.get("games", {}) if isinstance(selfplay, dict) else {}
     return list(games) if isinstance(games, dict) else []
@@ -438,6 +447,6 @@ def run_config(name: str) -> dict[str, Any]:
 
 
 def with_options(section: Kind, options: PolicyOptions, fields: tuple[str, ...]) -> Kind:
-    """The section with every option that was given in its place, checked."""
+    """The section with the given options applied, validated."""
     given = {field: getattr(options, field) for field in fields if getattr(options, field) is not None}
     return checked(type(section), {**section.model_dump(), **given})

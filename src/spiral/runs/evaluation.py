@@ -28,7 +28,7 @@ from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import Game, load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, able_opponents, scripted_policy
-from spiral.policies.registry import Opponents
+from spiral.policies.registry import PolicyCache
 from spiral.rollout.loop import Match, play
 from spiral.runs.recipe import Recipe
 from spiral.training.loop import due
@@ -89,7 +89,7 @@ def evaluated_at(recipe: Recipe, step: int) -> bool:
 
 
 def evaluate_run(
-    policy: LanguagePolicy, recipe: Recipe, step: int, records: Path, opponents: Opponents | None = None
+    policy: LanguagePolicy, recipe: Recipe, step: int, records: Path, opponents: PolicyCache | None = None
 ) -> EvaluationResults:
     """Evaluates what the recipe wants after `step`.
 
@@ -107,7 +107,7 @@ def evaluate_run(
         sampling = policy.sampling.model_copy(update={"temperature": config.temperature, "top_p": config.top_p})
         episodes = config.episodes if is_full else config.episodes_between
         with policy.sampled_with(sampling):
-            load = opponents or Opponents(recipe.model.device)
+            load = opponents or PolicyCache(recipe.model.device)
             results = evaluate_policy(policy, config, episodes, load_opponent=load, records=records)
     if is_full or due(step, benchmark.every):
         results = dataclasses.replace(results, benchmarks=run_benchmarks(policy, benchmark, records))

@@ -16,7 +16,7 @@ from spiral.core.records import Episode
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import make_policy
 from spiral.models.loading import LanguageModel, load_language_model, model_directory
-from spiral.policies.registry import Opponents
+from spiral.policies.registry import PolicyCache
 from spiral.rollout.collector import SelfPlay
 from spiral.runs.agreement import computation, learner_options
 from spiral.runs.checks import check_prompts
@@ -39,7 +39,7 @@ class LocalRun:
     learner: Learner
     estimator: Estimator
     collector: SelfPlay
-    opponents: Opponents
+    opponents: PolicyCache
     """Those whom the policy plays against and is measured against."""
 
     def publish(self) -> None:
@@ -123,7 +123,7 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         state = load_checkpoint(checkpoint, learner)
         estimator.restore(state)
         policy.load_weights(learner.weights(), learner.version)
-    opponents = Opponents(recipe.model.device)
+    opponents = PolicyCache(recipe.model.device)
     return LocalRun(
         recipe=recipe,
         directory=RunDirectory(path),
