@@ -1,6 +1,6 @@
 """SPIRAL in one file: a tiny language model learns tic-tac-toe by playing against itself.
 
-    python examples/minimal_spiral.py            # about two minutes on one CPU core; needs only torch
+    python examples/minimal_spiral.py [SEED]     # about two minutes on one CPU core; needs only torch
 
 The whole method of "SPIRAL: Self-Play on Zero-Sum Games Incentivizes Reasoning via Multi-Agent Multi-Turn Reinforcement
 Learning" (arXiv 2506.24119), small enough to read at once and without importing the package:
@@ -13,9 +13,9 @@ Learning" (arXiv 2506.24119), small enough to read at once and without importing
 Shapes: N games or samples, L tokens of prompt and reply, T tokens of a reply, V vocabulary, D hidden size.
 """
 
-import argparse
 import copy
 import random
+import sys
 import time
 
 import torch
@@ -37,6 +37,14 @@ class TicTacToe:
         self.cells = ["-"] * 9
         self.player = 0  # who is to move
         self.returns = None
+
+    @classmethod
+    def opened(cls, rng, most=4):
+        """A game after up to `most` random moves: self-play alone would soon see the same few positions."""
+        game = cls()
+        for _ in range(rng.randint(0, most)):
+            game.apply(f"{rng.choice(game.legal())}.")
+        return game
 
     def prompt(self):
         """What the player to move is given: the cells row by row and its own mark, 10 characters."""
@@ -87,7 +95,7 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """A causal transformer: token ids [N, L] to logits [N, L, V]."""
 
-    def __init__(self, width=64, layers=2, heads=4, context=12):
+    def __init__(self, width=48, layers=2, heads=4, context=12):
         super().__init__()
         self.tokens, self.positions = nn.Embedding(len(VOCABULARY), width), nn.Embedding(context, width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
@@ -151,8 +159,7 @@ def play_random(model, count, rng):
                 game.apply(reply)
         playing = [game for game in playing if game.returns is None]
     results = [game.returns[mine[id(game)]] for game in games]
-    share = lambda test: sum(map(test, results)) / count  # noqa: E731
-    return share(lambda r: r > 0), share(lambda r: r == 0), share(lambda r: r < 0)
+    return tuple(sum(sign == (r > 0) - (r < 0) for r in results) / count for sign in (1, 0, -1))
 
 
 # ---------------------------------------------------------------- learning
@@ -175,8 +182,8 @@ class RAE:
         return advantages
 
 
-def update(model, reference, optimizer, samples, clip=0.2, kl=0.1, minibatches=4):
-    """One pass over `samples`, (ids [L], log-probabilities [T], advantage) each: clipped gradient and a KL pull."""
+def update(model, reference, optimizer, samples, kl, clip=0.2, minibatches=4):
+    """One pass over `samples`, (ids [L], log-probabilities [T], advantage) each: clipped gradient and KL pull."""
     random.shuffle(samples)
     size = -(-len(samples) // minibatches)
     for start in range(0, len(samples), size):
@@ -195,7 +202,7 @@ def update(model, reference, optimizer, samples, clip=0.2, kl=0.1, minibatches=4
         optimizer.step()
 
 
-def learn_to_speak(model, optimizer, rng, steps=150, count=128):
+def learn_to_speak(model, optimizer, rng, steps=120, count=64):
     """Imitates random legal replies, as pretraining teaches a language to a real model: legal, but without a plan."""
     for _ in range(steps):
         texts = []
@@ -211,39 +218,36 @@ def learn_to_speak(model, optimizer, rng, steps=150, count=128):
         optimizer.step()
 
 
-def main(seed=0, steps=100, games_per_step=256, evaluation_games=2000):
+def main(seed=0, steps=200, games_per_step=128, epochs=2, evaluation_games=1000):
     """Trains, prints what it learned, and returns the share of games lost to random play after training."""
     random.seed(seed)
     torch.manual_seed(seed)
     rng, start = random.Random(seed), time.monotonic()
     model = LanguageModel()
-    learn_to_speak(model, torch.optim.AdamW(model.parameters(), lr=2e-3), rng)
+    learn_to_speak(model, torch.optim.AdamW(model.parameters(), lr=3e-3), rng)
     reference, estimator = copy.deepcopy(model), RAE()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     print("step   win  draw  lost   against random play, both players")
     for step in range(steps + 1):
-        if step % 20 == 0 or step == steps:
+        if step % 50 == 0 or step == steps:
             win, draw, lost = play_random(model, evaluation_games, rng)
             print(f"{step:4d}  {win:.0%}  {draw:4.0%}  {lost:4.0%}   {time.monotonic() - start:.0f} s", flush=True)
         if step == steps:
             break
-        games = [TicTacToe() for _ in range(games_per_step)]
+        games = [TicTacToe.opened(rng) for _ in range(games_per_step)]
         turns = self_play(model, games)
         advantages = estimator(games)
         samples = [
             (encode([prompt + reply])[0], logprobs, torch.tensor([advantages[index][player]]))
             for index, player, prompt, reply, logprobs in turns
         ]
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * (1 - step / steps) + 5e-5
-        update(model, reference, optimizer, samples)
+        left = 1 - step / steps  # the pull fades as the policy outgrows the random player it started from
+        optimizer.param_groups[0]["lr"] = 3e-3 * left + 5e-5
+        for _ in range(epochs):
+            update(model, reference, optimizer, samples, kl=0.2 * left + 0.01)
     return lost
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="SPIRAL in one file, on tic-tac-toe.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=100)
-    options = parser.parse_args()
     torch.set_num_threads(1)
-    main(options.seed, options.steps)
+    main(seed=int(sys.argv[1]) if len(sys.argv) > 1 else 0)

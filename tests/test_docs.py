@@ -22,19 +22,13 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Every setting of a recipe by section, as in `spiral train --help`. In a recipe file they stand under `[section]`; on",
-        "the command line, `--set section.key=value`.",
+        "Every setting of a recipe by section, as in `spiral train --help`. In a recipe file they stand under",
+        "`[section]`; on the command line, `--set section.key=value`.",
     ]
     for name, section in sections().items():
         about = (Recipe.model_fields[name].description or "").strip()
-        lines += [
-            "",
-            f"## [{name}]",
-            "",
-            *([about, ""] if about else []),
-            "| key | type | default | meaning |",
-            "|---|---|---|---|",
-        ]
+        lines += ["", f"## [{name}]", "", *([about, ""] if about else [])]
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
         for key, info in section.model_fields.items():
             default = _toml(info.default).replace("|", "\\|")
             meaning = description(info).replace("|", "\\|")

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import spiral
+import spiral.policies
 
+KUHN = spiral.load_game("kuhn_poker")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -44,6 +47,20 @@ def test_a_game_of_ones_own() -> None:
     assert spiral.minimax_value(game.initial_state()) == 1.0
     with pytest.raises(ValueError, match="nim got heap=0; expected 1 or more"):
         spiral.load_game("add_a_game:Nim", heap=0)
+
+
+def test_an_estimator_of_ones_own() -> None:
+    assert run("add_an_estimator").startswith("1122 turns, mean")
+    estimator = example("add_an_estimator").ScaledRAE(decay=0.5)
+    players = (spiral.policies.scripted_policy("random", KUHN),) * 2
+    (hand,) = spiral.play([spiral.Match(game=KUHN, seed=3, policies=players)])
+    (first,), (second,) = estimator([hand]), estimator([hand])
+    paid = np.array([hand.returns[turn.player] for turn in hand.turns])
+    assert first == pytest.approx(paid, rel=1e-5), "mean 0 and variance 1 at first"
+    assert second == pytest.approx(0.5 * paid / np.sqrt(0.5 + 0.5 * paid**2), rel=1e-5)
+    again = example("add_an_estimator").ScaledRAE(decay=0.5)
+    again.load_state_dict(estimator.state_dict())
+    assert again([hand])[0] == pytest.approx(estimator([hand])[0])
 
 
 class TestMinimalSpiral:

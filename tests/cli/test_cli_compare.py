@@ -180,9 +180,8 @@ def test_help_names_the_variable_for_results(command, monkeypatch):
     assert RESULTS_VARIABLE in spiral(command, "--help").out
 
 
-def test_the_readme_names_the_variable_for_results():
-    how_good = (Path(__file__).parents[2] / "README.md").read_text().partition("## How good is it?")[2]
-    assert f"`{RESULTS_VARIABLE}`" in how_good.partition("\n## ")[0]
+def test_the_documents_name_the_variable_for_results():
+    assert f"`{RESULTS_VARIABLE}`" in (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_results_go_where_they_are_told(tmp_path, monkeypatch):
