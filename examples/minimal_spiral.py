@@ -84,10 +84,9 @@ class Block(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x_NLD):
-        n, length, width = x_NLD.shape
-        shape = (n, length, self.heads, width // self.heads)
+        shape = (*x_NLD.shape[:2], self.heads, -1)
         q, k, v = (part.view(shape).transpose(1, 2) for part in self.qkv(self.norm_1(x_NLD)).chunk(3, dim=-1))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(n, length, width)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x_NLD.shape)
         x_NLD = x_NLD + self.out(mixed)
         return x_NLD + self.feed(self.norm_2(x_NLD))
 
@@ -127,8 +126,9 @@ def sample_replies(model, prompts):
         token = distribution.sample()
         logprobs.append(distribution.log_prob(token))
         ids = torch.cat([ids, token[:, None]], dim=1)
-    texts = ["".join(VOCABULARY[number] for number in row) for row in ids[:, -REPLY:].tolist()]
-    return texts, torch.stack(logprobs, dim=1)
+    return ["".join(VOCABULARY[number] for number in row[-REPLY:]) for row in ids.tolist()], torch.stack(
+        logprobs, dim=1
+    )
 
 
 def self_play(model, games):
@@ -177,8 +177,7 @@ class RAE:
         for game in games:
             advantages.append([game.returns[player] - self.baseline[player] for player in (0, 1)])
             for player in (0, 1):
-                kept = self.decay * self.baseline[player]
-                self.baseline[player] = kept + (1 - self.decay) * game.returns[player]
+                self.baseline[player] += (1 - self.decay) * (game.returns[player] - self.baseline[player])
         return advantages
 
 
