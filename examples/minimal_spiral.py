@@ -183,10 +183,9 @@ class RAE:
 
 def update(model, reference, optimizer, samples, kl, clip=0.2, minibatches=4):
     """One pass over `samples`, (ids [L], log-probabilities [T], advantage) each: clipped gradient and KL pull."""
-    random.shuffle(samples)
-    size = -(-len(samples) // minibatches)
-    for start in range(0, len(samples), size):
-        ids, old, advantages = (torch.stack(part) for part in zip(*samples[start : start + size]))
+    order, size = torch.randperm(len(samples)), -(-len(samples) // minibatches)
+    for chosen in order.split(size):
+        ids, old, advantages = (torch.stack(part) for part in zip(*(samples[index] for index in chosen)))
         new_logits = model.reply_logits(ids).log_softmax(-1)
         with torch.no_grad():
             reference_logits = reference.reply_logits(ids).log_softmax(-1)
@@ -219,7 +218,7 @@ def learn_to_speak(model, optimizer, rng, steps=120, count=64):
 
 def main(seed=0, steps=200, games_per_step=128, epochs=2, evaluation_games=1000):
     """Trains, prints what it learned, and returns the share of games lost to random play after training."""
-    random.seed(seed)
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng, start = random.Random(seed), time.monotonic()
     model = LanguageModel()
@@ -228,7 +227,7 @@ def main(seed=0, steps=200, games_per_step=128, epochs=2, evaluation_games=1000)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     print("step   win  draw  lost   against random play, both players")
     for step in range(steps + 1):
-        if step % 50 == 0 or step == steps:
+        if step % 50 == 0:
             win, draw, lost = play_random(model, evaluation_games, rng)
             print(f"{step:4d}  {win:.0%}  {draw:4.0%}  {lost:4.0%}   {time.monotonic() - start:.0f} s", flush=True)
         if step == steps:
@@ -248,5 +247,4 @@ def main(seed=0, steps=200, games_per_step=128, epochs=2, evaluation_games=1000)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main(seed=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
