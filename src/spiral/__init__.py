@@ -15,12 +15,14 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spiral.api import TrainResult, load_policy, read_episodes, read_metrics, train
     from spiral.evaluation import evaluate
     from spiral.evaluation.reasoning import grade
     from spiral.games import load_game
     from spiral.games.testing import check_game
+    from spiral.launch import TrainResult, train
+    from spiral.policies.registry import load_policy
     from spiral.rollout.loop import Match, play
+    from spiral.runs.directory import read_episodes, read_metrics
     from spiral.text import parse_action
     from spiral.theory import best_response, expected_returns, exploitability, minimax_value, nash_conv
     from spiral.training.advantages import RAE
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "spiral.api": ("TrainResult", "load_policy", "read_episodes", "read_metrics", "train"),
     "spiral.evaluation": ("evaluate",),
     "spiral.evaluation.reasoning": ("grade",),
     "spiral.games": ("load_game",),
     "spiral.games.testing": ("check_game",),
+    "spiral.launch": ("TrainResult", "train"),
+    "spiral.policies.registry": ("load_policy",),
     "spiral.rollout.loop": ("Match", "play"),
+    "spiral.runs.directory": ("read_episodes", "read_metrics"),
     "spiral.text": ("parse_action",),
     "spiral.theory": ("best_response", "expected_returns", "exploitability", "minimax_value", "nash_conv"),
     "spiral.training.advantages": ("RAE",),

@@ -227,7 +227,7 @@ STOPS = [signal.SIGTERM, *(pytest.param(stop, marks=pytest.mark.slow) for stop i
     [
         ("spiral.runs.evaluation.evaluate_policy", "the last good checkpoint is step-000000; to resume: "),
         ("safetensors.torch.save_file", "there is no checkpoint yet; to begin again: "),
-        ("spiral.runs.local.load_language_model", "choose another --run-dir"),
+        ("spiral.launch.local.load_language_model", "choose another --run-dir"),
     ],
 )
 def test_stopped_before_the_first_step(target, advice, stop, monkeypatch, tmp_path):

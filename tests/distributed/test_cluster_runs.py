@@ -203,8 +203,8 @@ def test_a_learner_that_is_lost_too_often_ends_the_run(monkeypatch, tmp_path):
     def lose(run, show):
         raise LearnerLostError("learner worker 0 died at update")
 
-    monkeypatch.setattr(spiral.launch, "_train", lose)
-    monkeypatch.setattr(spiral.launch, "resume", lambda path: run())
+    monkeypatch.setattr(spiral.launch.lifecycle, "_train", lose)
+    monkeypatch.setattr(spiral.launch.lifecycle, "resume", lambda path: run())
     with pytest.raises(LearnerLostError, match="learner worker 0 died at"):
         execute(run(), lambda step, metrics: None)
     assert closed == [0, 1, 2]

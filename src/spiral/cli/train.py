@@ -184,8 +184,7 @@ def _started(recipe: Recipe, path: Path, resume: bool) -> Run:
 
 def _resumed(name: str | None, overrides: list[str], path: Path, steps: int | None) -> Run:
     """A run prepared from its last checkpoint. Only the number of steps and the processes may change."""
-    from spiral.api import differences
-    from spiral.launch import resume, saved_recipe
+    from spiral.launch import resume, saved_recipe, setting_differences
     from spiral.runs.recipe import validate_recipe, with_overrides
 
     saved = saved_recipe(path)
@@ -197,7 +196,7 @@ def _resumed(name: str | None, overrides: list[str], path: Path, steps: int | No
     given = _load(name, overrides) if name else validate_recipe(with_overrides(values, overrides), str(path))
     if given.summary != saved.summary:
         raise ValueError(f"the run in {path} was not started from {name}, but from a recipe {saved.summary!r}")
-    changed = differences(saved, given)
+    changed = setting_differences(saved, given)
     refused = [changed[key] for key in changed if key in named and not key.startswith(SPREAD)]
     if refused:
         raise ValueError(f"with --resume only --steps and cluster settings may change: {'; '.join(refused)}")

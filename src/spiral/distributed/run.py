@@ -1,6 +1,6 @@
 """A run in many processes: rollout workers, learner workers, and this process, which deals, credits and records.
 
-Everything is the run of one process (`spiral.runs.local`) with the collector and the learner elsewhere.
+Everything is the run of one process (`spiral.launch.local`) with the collector and the learner elsewhere.
 """
 
 from __future__ import annotations

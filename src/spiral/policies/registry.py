@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from spiral.core.policy import Answerer
 from spiral.core.settings import Kind, checked, shortened
-from spiral.games import Game
+from spiral.games import Game, load_game
 from spiral.inference.room import check_room
 from spiral.inference.settings import EngineConfig, resolved
 from spiral.models.files import check_no_adapter, check_text_only, check_unquantised, read_config
@@ -135,12 +135,20 @@ class PolicyCache:
         return self._known[name]
 
 
-def load_policy(name: str, game: Game, options: PolicyOptions = DEFAULTS) -> Policy:
-    """The policy called `name` for `game`.
+def load_policy(name: str, game: str | Game, options: PolicyOptions = DEFAULTS, **changed: Any) -> Policy:
+    """The policy that a MODEL's name stands for: a scripted one, a model, a run, or `endpoint:NAME`.
+
+    Args:
+        name: As on the command line, such as "minimax", "nano", "runs/r1" or "runs/r1@15".
+        game: The game that the policy is to play.
+        options: How a model is loaded and asked.
+        changed: Fields of `PolicyOptions` in place of those of `options`, such as `temperature=0.0`.
 
     Raises:
-        ValueError: There is no such policy, or the first prompt of the game leaves no room for a reply.
+        ValueError: There is no such policy, or the game's first prompt leaves it no room for an answer.
     """
+    game = load_game(game) if isinstance(game, str) else game
+    options = dataclasses.replace(options, **changed)
     if is_scripted(name):
         return scripted_policy(name, game)
     if name.startswith(ENDPOINT):

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import tomli_w
 
 from spiral.core.files import remove, remove_unfinished, write_atomically, write_text_atomically
@@ -176,12 +177,22 @@ def lasting_settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return values
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`, those of earlier versions under the current keys.
+def read_episodes(run_dir: str | Path) -> list[dict[str, Any]]:
+    """One row a turn of every episode that the run has kept, with its training `step`.
 
-    A damaged line is left out with a warning, one that a kill has cut short without.
+    The other columns are those of the Parquet files in `RUN_DIR/episodes`.
     """
-    file = path / "metrics.jsonl"
+    files = numbered(Path(run_dir) / "episodes", ".parquet")
+    return [{"step": step, **row} for step, file in files for row in pq.read_table(file).to_pylist()]
+
+
+def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
+    """One row a step, `step` first, rows of earlier versions under the current keys.
+
+    `pandas.DataFrame(read_metrics(run_dir))` is a table. A damaged line is left out with a warning, a last line that a
+    kill has cut short without one.
+    """
+    file = Path(run_dir) / "metrics.jsonl"
     return [with_current_keys(json.loads(line)) for _, line in _metrics_lines(file)] if file.exists() else []
 
 

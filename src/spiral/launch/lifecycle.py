@@ -1,6 +1,6 @@
-"""Starting or resuming a run: from a recipe to the objects that the training loop needs.
+"""Starting, resuming and executing a run, in one process or on a cluster.
 
-Everything here is wiring. What a step does is in `loop.py`; what it leaves on disk is in `run_directory.py`.
+What a step does is in `spiral.training.loop`; what a run leaves on disk is in `spiral.runs.directory`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from spiral.core.stopping import stop_requests
 from spiral.distributed.run import assemble_cluster
 from spiral.distributed.session import LearnerLostError
 from spiral.games.failures import UserCodeError
+from spiral.launch.local import assemble_local
 from spiral.plan import check_plan, check_runnable
 from spiral.policies.registry import model_config
 from spiral.runs.agreement import WatchedLearner
@@ -31,7 +32,6 @@ from spiral.runs.directory import RunDirectory, lasting_settings, read_metrics, 
 from spiral.runs.display import Watched
 from spiral.runs.evaluation import EvaluationResults, evaluated_at
 from spiral.runs.guards import Guards, GuardWatch
-from spiral.runs.local import assemble_local
 from spiral.runs.lock import hold_run, run_held
 from spiral.runs.recipe import Recipe, validate_recipe
 from spiral.runs.recorder import RunRecorder
