@@ -152,11 +152,13 @@ def test_replies_have_the_length_that_was_asked_for():
 
 # Dealing
 
+PAIRINGS = [None] * 600
+
 
 def test_games_are_cut_into_the_chunks_of_the_game_queue():
     games = draw_games(UNEVEN, 0, 1)
     real = game_queue.GameQueue(len(games), 5)
-    real.add_step(1, None)
+    real.add_step(1, PAIRINGS, None)
     chunks = [real.next_chunk() for _ in range(40)]
     per_worker = scaling_simulation.CHUNKS_PER_WORKER
     assert deal(games, 5, per_worker) == [[games[index] for index in each.indices] for each in chunks]
@@ -170,7 +172,7 @@ def test_chunks_are_assigned_as_the_worker_pool_does(games, workers, in_flight):
     real = game_queue.GameQueue(games, workers)
     handles = [WorkerHandle(number=number, actor=None, starting=None, since=0.0) for number in range(workers)]
     for step in (1, 2):
-        real.add_step(step, None)
+        real.add_step(step, PAIRINGS, None)
     expected = []
     while (
         handle := WorkerPool.least_busy(SimpleNamespace(workers=handles), in_flight + 2 * real.max_chunk_games)

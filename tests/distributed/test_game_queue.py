@@ -19,6 +19,8 @@ from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import Matchmaker
 from spiral.runs.cluster import ClusterConfig
 
+PAIRINGS = [None] * 600
+
 
 @given(data=st.data(), games=st.integers(1, 9), workers=st.integers(1, 4), in_order=st.booleans())
 @settings(max_examples=60, deadline=None)
@@ -27,7 +29,7 @@ def test_whatever_is_lost_every_game_counts_once(data, games, workers, in_order)
     queue = GameQueue(games, workers)
     taken, held = [], []
     for step in range(1, 4):
-        queue.add_step(step, None)
+        queue.add_step(step, PAIRINGS, None)
     assert queue.unconsumed == 3 * games
     while len(taken) < 3 * games:
         while (chunk := queue.next_chunk()) is not None:
@@ -53,12 +55,12 @@ def test_whatever_is_lost_every_game_counts_once(data, games, workers, in_order)
 
 def test_chunks_have_some_of_every_game_and_lost_ones_go_first():
     queue = GameQueue(18, 1)
-    queue.add_step(5, None)
+    queue.add_step(5, PAIRINGS, None)
     chunks = [queue.next_chunk() for _ in range(8)]
     assert [chunk.indices for chunk in chunks[:3]] == [(0, 8, 16), (1, 9, 17), (2, 10)]
     assert [chunk.indices for chunk in chunks[3:]] == [(3, 11), (4, 12), (5, 13), (6, 14), (7, 15)]
     assert (queue.max_chunk_games, queue.next_chunk()) == (3, None)
-    queue.add_step(6, None)
+    queue.add_step(6, PAIRINGS, None)
     queue.return_chunk(chunks[2])
     queue.return_chunk(chunks[1])
     assert [queue.next_chunk().number for _ in range(3)] == [1, 2, 8]
@@ -67,7 +69,7 @@ def test_chunks_have_some_of_every_game_and_lost_ones_go_first():
 def test_the_first_done_are_taken_in_the_order_of_dealing():
     queue = GameQueue(4, 1)
     for step in (1, 2):
-        queue.add_step(step, None)
+        queue.add_step(step, PAIRINGS, None)
     chunks = [queue.next_chunk() for _ in range(8)]
     for number in (7, 2, 0, 4, 5):
         queue.finish(chunks[number], [(chunks[number].step, index) for index in chunks[number].indices])

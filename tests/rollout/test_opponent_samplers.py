@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import safetensors.numpy
 
+from spiral.core.steps import latest_checkpoint
+from spiral.core.storage import read_episodes
 from spiral.games.failures import UserCodeError
+from spiral.launch import execute, resume, start
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig, make_sampler
@@ -95,7 +99,7 @@ def test_a_sampler_chooses_by_what_it_has_seen_and_goes_on_from_its_state():
     ("sampler", "message"),
     [
         ("Failing", "failed at step 2 for tictactoe: KeyError: 'my sampler'"),
-        ("Short", r"failed at step 2 for tictactoe: it gave \['mirror'\]; expected 12 names"),
+        ("Short", r"failed at step 2 for tictactoe: ValueError: it gave \['mirror'\]; expected 12 names"),
     ],
 )
 def test_a_sampler_that_fails_is_named(sampler, message):
@@ -120,3 +124,43 @@ def test_recipes_refuse_samplers_that_cannot_be():
         load_recipe(
             "nano", [f"selfplay.opponent_sampler={HERE}:LeastBeaten", "selfplay.opponent_options={ share = 0.5 }"]
         )
+
+
+def quietly(step, metrics):
+    """Show nothing."""
+
+
+def names_by_step(path):
+    """Who played in each step, with the run's own directory left out of the names."""
+    return {
+        file.stem: [
+            tuple(seat.policy.replace(str(path), "RUN") for seat in episode.seats) for episode in read_episodes(file)
+        ]
+        for file in sorted((path / "episodes").glob("*.parquet"))
+    }
+
+
+def test_a_run_plays_its_own_checkpoints_and_goes_on_where_it_stopped(tmp_path):
+    settings = (
+        "run.checkpoint_every=2",
+        "run.episodes_every=1",
+        "selfplay.games={ tictactoe = 1.0 }",
+        "selfplay.episodes_per_step=8",
+        "selfplay.opponents={ random = 1.0 }",
+        "selfplay.opponent_sampler=tests.past_self:PastSelf",
+        "learner.warmup_steps=0",
+        "learner.final_learning_rate_share=1.0",
+        "evaluation.games=[]",
+        "evaluation.exploitability=[]",
+    )
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    execute(start(load_recipe("nano", [*settings, "run.steps=4"]), whole), quietly).close()
+    execute(start(load_recipe("nano", [*settings, "run.steps=2"]), stopped), quietly).close()
+    execute(resume(stopped, steps=4), quietly).close()
+    names = names_by_step(whole)
+    assert names == names_by_step(stopped)
+    assert {name for pair in names["step-000001"] for name in pair} > {"policy", "random"}
+    assert {name for pair in names["step-000004"] for name in pair} >= {"policy", "RUN/checkpoints/step-000002"}
+    last = [latest_checkpoint(path / "checkpoints") for path in (whole, stopped)]
+    first, second = (safetensors.numpy.load_file(path / "model.safetensors") for path in last)
+    assert all((first[name] == second[name]).all() for name in first)

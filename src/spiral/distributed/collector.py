@@ -20,12 +20,12 @@ that are lost.
 
 from __future__ import annotations
 
-import functools
 import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from spiral.core.metrics import Metrics, worker_key
@@ -89,7 +89,6 @@ class ClusterCollector:
         # Enumerates the games and plays none, so that any policy will do.
         placeholder = RandomPolicy()
         self._matchmaker = Matchmaker(placeholder, selfplay, seed, load_opponent=lambda _name, _game: placeholder)
-        self._matches = functools.lru_cache(cluster.steps_ahead + 2)(self._matchmaker.matches)
         self._queue = GameQueue(selfplay.episodes_per_step, cluster.rollout_workers)
         # One chunk that waits to begin and one that is ending, whose finished games leave room for others.
         self._max_assigned = selfplay.in_flight + 2 * self._queue.max_chunk_games
@@ -140,9 +139,22 @@ class ClusterCollector:
         with self._changed:
             kept, dropped = split_stale(episodes, version, self._cluster.max_staleness)
             self._metrics.end_step(episodes, version, dropped, time.perf_counter() - start, self._pool)
+        self._matchmaker.observe(step, kept)
         if self._sleep:
             self._put_to_sleep()
         return kept
+
+    def state_dict(self) -> dict[str, object]:
+        """The state of the opponent sampler, for a checkpoint."""
+        return self._matchmaker.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Takes the state of `state_dict`."""
+        self._matchmaker.load_state_dict(state)
+
+    def add_checkpoint(self, step: int, path: Path) -> None:
+        """Tells the opponent sampler of a checkpoint of the run."""
+        self._matchmaker.add_checkpoint(step, path)
 
     def receive_weights(self, handle: WeightsHandle) -> None:
         """Takes new weights for the games of the next steps, and sends them to the workers where they are broadcast."""
@@ -235,7 +247,8 @@ class ClusterCollector:
             last = max(step, min(last, self._last_step))
         begin = step if self._queue.last_step is None else self._queue.last_step + 1
         for following in range(begin, last + 1):
-            self._queue.add_step(following, None if self._cluster.schedule == "async" else self._newest())
+            weights = None if self._cluster.schedule == "async" else self._newest()
+            self._queue.add_step(following, self._matchmaker.pairings(following), weights)
         self._assign_tasks()
 
     def _assign_tasks(self) -> None:
@@ -311,8 +324,8 @@ class ClusterCollector:
             fault = check_results(results, task.chunk.indices)
             if fault is not None:
                 return [], fault
-            matches = self._matches(task.chunk.step)
-            faults = (check_episode(e, matches[index], self._vocabulary, versions) for index, e in results)
+            pairs = zip(task.chunk.pairings, results, strict=True)
+            faults = (check_episode(e, self._matchmaker.match(p), self._vocabulary, versions) for p, (_, e) in pairs)
             return results, next((fault for fault in faults if fault is not None), None)
         except Exception as error:  # a record may be wrong in ways that no check foresees
             return [], f"it cannot be read: {type(error).__name__}: {error}"

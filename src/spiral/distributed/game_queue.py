@@ -1,8 +1,8 @@
 """Which games wait for a worker, are being played, or are finished, and which turns are too old to learn from.
 
-Games are added step by step, cut into chunks, and given out in that order. A chunk names a few games by their index in
-the step. Together with the run's seed that is all that is needed to play them, on any worker and any number of times,
-so the chunk of a lost worker returns to the front of the queue. Only the first result of a chunk counts: no game is
+Games are added step by step, cut into chunks, and given out in that order. A chunk says of each of its games what is
+needed to play it, on any worker and any number of times, so the chunk of a lost worker returns to the front of the
+queue. Only the first result of a chunk counts: no game is
 lost and none counts twice.
 
 A turn's age is counted in updates: the learner's version minus the version of the weights that wrote it. The loss
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from spiral.core.records import Episode, Turn
 from spiral.distributed.weights.base import WeightsHandle
+from spiral.rollout.matchmaking import Pairing
 
 CHUNKS_PER_WORKER = 8
 """Chunks that a worker's share of a step is cut into. Chunks are played together, so small ones cost little; where a
@@ -37,7 +38,9 @@ class Chunk:
     """Position in the order in which chunks were added to the queue."""
     step: int
     indices: tuple[int, ...]
-    """Indices into `Matchmaker.matches(step)`."""
+    """Indices of the games in their step."""
+    pairings: tuple[Pairing, ...]
+    """What is played, in the order of `indices`."""
     weights: WeightsHandle | None
     """The weights to play with; None for the newest at the time of each turn."""
 
@@ -71,13 +74,14 @@ class GameQueue:
         """Number of chunks that are not assigned to a worker."""
         return len(self._waiting)
 
-    def add_step(self, step: int, weights: WeightsHandle | None) -> None:
+    def add_step(self, step: int, pairings: Sequence[Pairing], weights: WeightsHandle | None) -> None:
         """Adds the games of a step. Each chunk takes every n-th game, so that it has some of every kind."""
         assert self.last_step is None or step == self.last_step + 1, (step, self.last_step)
         self.last_step = step
         for first in range(self._chunks_per_step):
             indices = tuple(range(first, self._episodes_per_step, self._chunks_per_step))
-            chunk = Chunk(number=self._next_number, step=step, indices=indices, weights=weights)
+            games = tuple(pairings[index] for index in indices)
+            chunk = Chunk(number=self._next_number, step=step, indices=indices, pairings=games, weights=weights)
             self._next_number += 1
             self._open[chunk.number] = chunk
             heapq.heappush(self._waiting, (chunk.number, chunk))

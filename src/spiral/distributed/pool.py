@@ -80,7 +80,7 @@ class Play:
         """Starts the games."""
         newest = self.chunk.weights is None
         play = actor.play.options(concurrency_group=CHUNKS)
-        return play.remote(self.chunk.step, self.chunk.indices, self.weights, newest)
+        return play.remote(self.chunk.step, self.chunk.indices, self.chunk.pairings, self.weights, newest)
 
     def __str__(self) -> str:
         return str(self.chunk)

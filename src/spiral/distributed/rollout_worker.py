@@ -12,7 +12,6 @@ under way; so does `receive_weights` (`WEIGHTS`), which does not touch the polic
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gc
 import os
 import pickle
@@ -32,16 +31,13 @@ from spiral.distributed.weights.fetch import fetch
 from spiral.distributed.weights.sync import WEIGHTS, Receiver
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import scripted_policy
-from spiral.rollout.loop import Match
-from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, SelfPlayConfig
+from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
 CHUNKS = "chunks"
 """Concurrency group of the calls that wait for games."""
 EVALUATING = "evaluating"
 """`WorkerStatus.doing` during `RolloutWorker.call_policy`."""
-CACHED_STEPS = 4
-"""Steps whose matches are kept, since a step comes in several chunks."""
 MAX_CHUNKS = 32
 """Chunks that a worker can have at a time."""
 MakePolicy = Callable[[], LanguagePolicy]
@@ -71,7 +67,7 @@ class RolloutWorker:
         self.number = number
         self._policy: LanguagePolicy | None = None
         self._in_flight = 0
-        self._matches: Callable[[int], list[Match]] | None = None
+        self._matchmaker: Matchmaker | None = None
         self._thread = RolloutThread(self._load)
         self._receiver = Receiver()
         self._version: int | None = None
@@ -105,12 +101,20 @@ class RolloutWorker:
         self._wait_seconds = wait_seconds
         self._thread.call(lambda: self._set_up(make_policy, config, seed, threads, load_opponent))
 
-    def play(self, step: int, indices: Sequence[int], weights: WeightsHandle, newest: bool = False) -> bytes:
+    def play(
+        self,
+        step: int,
+        indices: Sequence[int],
+        pairings: Sequence[Pairing],
+        weights: WeightsHandle,
+        newest: bool = False,
+    ) -> bytes:
         """Plays games of a step.
 
         Args:
             step: The step.
-            indices: The games, as indices into `Matchmaker.matches(step)`.
+            indices: Indices of the games in their step.
+            pairings: The games.
             weights: The weights to play with.
             newest: Whether to use newer weights at later turns.
 
@@ -118,11 +122,10 @@ class RolloutWorker:
             A pickled list of `(index, Episode)`. Ray would send each of an episode's many small arrays separately, and
             give them out in memory that it takes back.
         """
-        assert self._matches is not None
+        assert self._matchmaker is not None
         with self._lock:
             self._under_way[step] = self._under_way.get(step, 0) + len(indices)
-            step_matches = self._matches(step)
-        matches = [step_matches[index] for index in indices]
+            matches = [self._matchmaker.match(pairing) for pairing in pairings]
         try:
             episodes = self._thread.play(matches, weights, newest, self._in_flight)
         finally:
@@ -186,9 +189,7 @@ class RolloutWorker:
         self._doing = "loading the model"
         self._policy = make_policy()
         fresh = FreshPolicy(self._policy, is_stale=self._thread.is_stale, refresh=self._thread.refresh)
-        self._matches = functools.lru_cache(CACHED_STEPS)(
-            Matchmaker(fresh, config, seed, load_opponent=load_opponent).matches
-        )
+        self._matchmaker = Matchmaker(fresh, config, seed, load_opponent=load_opponent)
         self._in_flight = config.in_flight
         gc.collect()
         gc.freeze()  # what exists now stays, and the garbage collector can skip it

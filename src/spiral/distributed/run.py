@@ -18,6 +18,7 @@ import torch
 from spiral.agreement import agreement_key, compare_with_learner, is_known, keep, sample_probes
 from spiral.core.metrics import Metrics
 from spiral.core.records import Episode
+from spiral.core.steps import step_name
 from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.learner import ClusterLearner
 from spiral.distributed.placement import gpus_per_rank, placed
@@ -55,9 +56,15 @@ class ClusterRun:
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`."""
-        state = {"step": step, "estimator": self.estimator.state_dict(), "recipe": lasting_settings(self.recipe)}
+        state = {
+            "step": step,
+            "estimator": self.estimator.state_dict(),
+            "opponents": self.collector.state_dict(),
+            "recipe": lasting_settings(self.recipe),
+        }
         claim = self.directory.lock.claim if self.directory.lock else None
         self.learner.save(self.directory.checkpoints.absolute(), state, self.recipe.run.keep_checkpoints, claim)
+        self.collector.add_checkpoint(step, self.directory.checkpoints / step_name(step))
 
     def measure(self, step: int) -> EvaluationResults:
         """Evaluates the current policy, on one of the rollout workers."""
@@ -146,6 +153,8 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
         estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
         if checkpoint is not None:
             estimator.restore(learner.state)
+            collector.load_state_dict(learner.state.get("opponents", {}))
+            collector.add_checkpoint(learner.version, checkpoint)
         collector.receive_weights(learner.publish())
         check_engine(recipe, collector, learner)
         run = ClusterRun(

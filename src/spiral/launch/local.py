@@ -13,6 +13,7 @@ from spiral.agreement import run_check
 from spiral.core.metrics import Metrics
 from spiral.core.progress import shown
 from spiral.core.records import Episode
+from spiral.core.steps import step_name
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import make_policy
 from spiral.models.loading import LanguageModel, load_language_model, model_directory
@@ -53,10 +54,16 @@ class LocalRun:
             learner=self.learner,
             tokenizer=self.language_model.tokenizer,
             prompt=self.recipe.prompt,
-            state={"step": step, "estimator": self.estimator.state_dict(), "recipe": lasting_settings(self.recipe)},
+            state={
+                "step": step,
+                "estimator": self.estimator.state_dict(),
+                "opponents": self.collector.state_dict(),
+                "recipe": lasting_settings(self.recipe),
+            },
             keep=self.recipe.run.keep_checkpoints,
             check=self.directory.check,
         )
+        self.collector.add_checkpoint(step, self.directory.checkpoints / step_name(step))
 
     def measure(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""
@@ -119,11 +126,14 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
             check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
             check.keep()
     estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
+    opponents = PolicyCache(recipe.model.device)
+    collector = SelfPlay(policy, recipe.selfplay, recipe.run.seed, load_opponent=opponents, sleep=recipe.engine.sleep)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, learner)
         estimator.restore(state)
+        collector.load_state_dict(state.get("opponents", {}))
+        collector.add_checkpoint(learner.version, checkpoint)
         policy.load_weights(learner.weights(), learner.version)
-    opponents = PolicyCache(recipe.model.device)
     return LocalRun(
         recipe=recipe,
         directory=RunDirectory(path),
@@ -131,9 +141,7 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         policy=policy,
         learner=learner,
         estimator=estimator,
-        collector=SelfPlay(
-            policy, recipe.selfplay, recipe.run.seed, load_opponent=opponents, sleep=recipe.engine.sleep
-        ),
+        collector=collector,
         opponents=opponents,
     )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from spiral.core.progress import shown
 from spiral.core.records import Episode
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import scripted_policy
 from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, SelfPlayConfig
-from spiral.rollout.opponents.base import OpponentSampler
 
 
 class SelfPlay:
@@ -32,11 +34,6 @@ class SelfPlay:
         self._in_flight = config.in_flight
         self._sleep = sleep
 
-    @property
-    def opponents(self) -> OpponentSampler:
-        """The opponent sampler, whose state belongs in checkpoints."""
-        return self._matchmaker.sampler
-
     def collect(self, step: int) -> list[Episode]:
         """Play the games of one step."""
         matches, progress = self._matchmaker.matches(step), shown()
@@ -46,3 +43,15 @@ class SelfPlay:
         if self._sleep:
             self.policy.sleep()
         return episodes
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the state of the opponent sampler, for a checkpoint."""
+        return self._matchmaker.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take the state of `state_dict`."""
+        self._matchmaker.load_state_dict(state)
+
+    def add_checkpoint(self, step: int, path: Path) -> None:
+        """Show the opponent sampler a checkpoint of the run."""
+        self._matchmaker.add_checkpoint(step, path)

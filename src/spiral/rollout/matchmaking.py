@@ -7,16 +7,19 @@ step follow from the seed, the step and the sampler's state, so that a resumed r
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from pydantic import Field
 
 from spiral.core.plugins import check_options, resolve
 from spiral.core.records import Episode
 from spiral.core.seeds import derive_seed
-from spiral.core.settings import Section
+from spiral.core.settings import Section, shortened
 from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.policies import Policy, scripted_policy
@@ -160,10 +163,27 @@ class Matchmaker:
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> None:
         """Show the sampler the episodes of a step."""
-        try:
+        with self._named(f"failed to observe the episodes of step {step}"):
             self.sampler.observe(step, episodes)
-        except (Exception, SystemExit) as error:
-            raise self._sampler_error(f"failed to observe the episodes of step {step}", error) from error
+
+    def add_checkpoint(self, step: int, path: Path) -> None:
+        """Show the sampler a checkpoint of the run."""
+        with self._named(f"failed to take the checkpoint of step {step}"):
+            self.sampler.add_checkpoint(step, str(path))
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the sampler's state, which is JSON-ready."""
+        with self._named("failed in state_dict"):
+            state = dict(self.sampler.state_dict())
+            json.dumps(state)
+            return state
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take the state of `state_dict`; an empty one, as of checkpoints of earlier versions, changes nothing."""
+        if not state:
+            return
+        with self._named("failed in load_state_dict"):
+            self.sampler.load_state_dict(state)
 
     def _players(self, spec: str, count: int, step: int) -> Iterator[tuple[str, ...]]:
         """Who plays each of the `count` games of one kind; the policy is each of the players in turn."""
@@ -179,18 +199,20 @@ class Matchmaker:
 
     def _sample(self, spec: str, count: int, step: int) -> list[str]:
         rng = random.Random(derive_seed(self._seed, "opponents", step, spec))
-        what = f"failed at step {step} for {spec}"
-        try:
+        with self._named(f"failed at step {step} for {spec}"):
             names = list(self.sampler.sample(step, self._games[spec], count, rng))
-        except (Exception, SystemExit) as error:
-            raise self._sampler_error(what, error) from error
-        if len(names) != count or not all(isinstance(name, str) for name in names):
-            raise self._sampler_error(f"{what}: it gave {names!r:.200}; expected {count} names")
-        return names
+            if len(names) != count or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"it gave {shortened(repr(names))}; expected {count} names")
+            return names
 
-    def _sampler_error(self, what: str, error: BaseException | None = None) -> UserCodeError:
-        why = "" if error is None else f": {describe_error(error)}"
-        return UserCodeError(f"the opponent sampler {self._config.opponent_sampler!r} {what}{why}")
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        """Name the sampler in an error of its code."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            name = self._config.opponent_sampler
+            raise UserCodeError(f"the opponent sampler {name!r} {what}: {describe_error(error)}") from error
 
     def _player(self, spec: str, name: str) -> Policy:
         if name == MIRROR:
