@@ -201,7 +201,8 @@ def metrics_rows(path: Path) -> list[str]:
 def contents(path: Path) -> dict[str, object]:
     """Everything a run left, by file name: bytes, the targets of links, and the rows of the metrics.
 
-    TensorBoard's files are left out: they hold times, and a resumed run adds one.
+    TensorBoard's files are left out: they hold times, and a resumed run adds one. So is the name of the run's directory
+    in the checkpoints.
     """
     found: dict[str, object] = {"metrics.jsonl": metrics_rows(path)}
     for file in sorted(path.rglob("*")):
@@ -210,4 +211,8 @@ def contents(path: Path) -> dict[str, object]:
             found[name] = os.readlink(file)
         elif file.is_file() and name not in found and not name.startswith("tensorboard"):
             found[name] = file.read_bytes()
+        if file.name == "spiral.json":
+            found[name] = {key: value for key, value in json.loads(file.read_text()).items() if key != "run"}
+        if file.name == "manifest.json":
+            found[name] = {key: value for key, value in json.loads(file.read_text()).items() if key != "spiral.json"}
     return found

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 import spiral.training.learner
 from made_up import random_samples
 from spiral.core.metrics import Metrics
+from spiral.models.card import ModelCard
 from spiral.models.nano.tokenizer import build_tokenizer
 from spiral.policies import SamplingConfig
 from spiral.text import PromptConfig
@@ -178,7 +179,7 @@ def train_and_save(model: Any, run: Run, root: Path, updates: int) -> Trained:
         root,
         learner=learner,
         tokenizer=build_tokenizer(),
-        prompt=PromptConfig(template="qwen3"),
+        card=ModelCard(prompt=PromptConfig(template="qwen3")),
         state={"step": updates},
         keep=1,
     )

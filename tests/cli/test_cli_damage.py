@@ -112,7 +112,7 @@ def disk_full_in_safetensors(*_arguments, **_options):
     [
         ("safetensors.torch.save_file", disk_full),
         pytest.param("safetensors.torch.save_file", disk_full_in_safetensors, marks=pytest.mark.slow),
-        pytest.param("spiral.training.checkpoint.save_prompt", disk_full, marks=pytest.mark.slow),
+        pytest.param("spiral.training.checkpoint.write_card", disk_full, marks=pytest.mark.slow),
         pytest.param("spiral.training.checkpoint.point_to", disk_full, marks=pytest.mark.slow),
         ("spiral.core.storage.pq.write_table", disk_full),
         ("spiral.core.files.sync", disk_full),

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from made_up import random_samples
+from spiral.models.card import ModelCard
 from spiral.policies import SamplingConfig
 from spiral.text import PromptConfig
 from spiral.text.turn_ends import stop_token_ids
@@ -47,7 +48,9 @@ def test_greedy_tokens_agree(kind, nano, tmp_path):
     for seed in range(3):
         learner.update(make_batch(random_samples(10, 400, seed)))
     prompt = PromptConfig(template="qwen3", observation="compact", thinking=False)
-    path = save_checkpoint(tmp_path, learner=learner, tokenizer=nano.tokenizer, prompt=prompt, state={"step": 3})
+    path = save_checkpoint(
+        tmp_path, learner=learner, tokenizer=nano.tokenizer, card=ModelCard(prompt=prompt), state={"step": 3}
+    )
     assert load_checkpoint(path, new_learner(model, lora, compute)) == {"version": 3, "step": 3}
 
     plain, tokenizer = AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)

@@ -12,6 +12,7 @@ from spiral.core.policy import TurnRequest
 from spiral.games import load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.transformers import TransformersPolicy
+from spiral.models.card import ModelCard
 from spiral.models.loading import declared_ends, load_language_model
 from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
@@ -160,7 +161,9 @@ def test_a_checkpoint_ends_its_replies_where_its_model_did(tmp_path):
         loaded.model, config=LearnerConfig(), loss_config=LossConfig(), sampling=SamplingConfig(), total_steps=1, seed=0
     )
     prompt = PromptConfig(observation="compact", system="Be brief.")
-    path = save_checkpoint(tmp_path / "run", learner=learner, tokenizer=tokenizer, prompt=prompt, state={})
+    path = save_checkpoint(
+        tmp_path / "run", learner=learner, tokenizer=tokenizer, card=ModelCard(prompt=prompt), state={}
+    )
     again = load_language_model(ModelConfig(path=str(path), device="cpu"))
     assert again.declared_ends == loaded.declared_ends
     assert again.prompt == prompt

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from made_up import random_samples
 from spiral.inference.scoring import reply_logprobs
 from spiral.inference.transformers import TransformersPolicy
+from spiral.models.card import ModelCard
 from spiral.policies import SamplingConfig
 from spiral.text import ChatCodec, PromptConfig
 from spiral.training.batch import make_batch
@@ -118,7 +119,9 @@ def test_a_checkpoint_loads_plainly_and_goes_on_exactly(tokenizer, tmp_path, tie
     for seed in range(2):
         whole.update(batch_of(seed))
     prompt = PromptConfig(template="qwen3")
-    path = save_checkpoint(tmp_path, learner=whole, tokenizer=tokenizer, prompt=prompt, state={"step": 2})
+    path = save_checkpoint(
+        tmp_path, learner=whole, tokenizer=tokenizer, card=ModelCard(prompt=prompt), state={"step": 2}
+    )
     last = whole.update(batch_of(2))
 
     loaded = AutoModelForCausalLM.from_pretrained(path)

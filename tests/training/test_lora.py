@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from made_up import random_samples
+from spiral.models.card import ModelCard
 from spiral.policies import SamplingConfig
 from spiral.text import PromptConfig
 from spiral.training.batch import make_batch
@@ -78,7 +79,11 @@ def test_a_checkpoint_is_a_plain_model_and_goes_on_exactly(random_model, tokeniz
     learner = learner_of(random_model, compute)
     learner.update(batch_of())
     path = save_checkpoint(
-        tmp_path, learner=learner, tokenizer=tokenizer, prompt=PromptConfig(template="qwen3"), state={"step": 1}
+        tmp_path,
+        learner=learner,
+        tokenizer=tokenizer,
+        card=ModelCard(prompt=PromptConfig(template="qwen3")),
+        state={"step": 1},
     )
     modes = {file.stat().st_mode for file in path.rglob("*") if file.is_file()}
     assert len(modes) == 1, "whoever may read the configuration may read the weights"
@@ -95,7 +100,11 @@ def test_another_base_than_the_run_began_with_is_refused(random_model, tokenizer
     learner = learner_of(random_model)
     learner.update(batch_of())
     path = save_checkpoint(
-        tmp_path, learner=learner, tokenizer=tokenizer, prompt=PromptConfig(template="qwen3"), state={"step": 1}
+        tmp_path,
+        learner=learner,
+        tokenizer=tokenizer,
+        card=ModelCard(prompt=PromptConfig(template="qwen3")),
+        state={"step": 1},
     )
     other = copy.deepcopy(random_model)
     with torch.no_grad():

@@ -217,11 +217,11 @@ def _games_of_run(a: str, b: str, opponents: Names) -> tuple[list[tuple[str, str
     from spiral.core.settings import checked
     from spiral.evaluation.settings import EvaluationConfig
     from spiral.policies import able_opponents
-    from spiral.policies.registry import is_language_model, run_config
+    from spiral.policies.registry import is_language_model, model_card
 
     for model in (b, a):
-        config = run_config(model) if is_language_model(model) else {}
-        found = checked(EvaluationConfig, config["evaluation"]) if "evaluation" in config else None
+        config = model_card(model).evaluation if is_language_model(model) else {}
+        found = checked(EvaluationConfig, config) if config else None
         if found is not None and (found.games or found.exploitability):
             asked = opponents or found.opponents
             pairs = [(spec, name) for spec in found.games for name in able_opponents(asked, load_game(spec))]

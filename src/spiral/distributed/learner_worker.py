@@ -21,6 +21,7 @@ from spiral.distributed.weights.base import PackedWeights, pack
 from spiral.distributed.weights.broadcast import Meeting, own_address
 from spiral.distributed.weights.ipc import Lender, Loan, own_places
 from spiral.distributed.weights.sync import Sender
+from spiral.models.card import training_card
 from spiral.models.loading import LanguageModel, load_language_model
 from spiral.runs.agreement import learner_options
 from spiral.runs.recipe import Recipe
@@ -163,7 +164,7 @@ class LearnerWorker:
             root,
             learner=self._learner,
             tokenizer=self._loaded.tokenizer,
-            prompt=self._recipe.prompt,
+            card=training_card(self._recipe.model_dump(mode="json")),
             state=state,
             keep=keep,
             check=claim.check if claim else lambda: None,

@@ -16,6 +16,7 @@ from spiral.core.records import Episode
 from spiral.core.steps import step_name
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import make_policy
+from spiral.models.card import training_card
 from spiral.models.loading import LanguageModel, load_language_model, model_directory
 from spiral.policies.registry import PolicyCache
 from spiral.rollout.collector import SelfPlay
@@ -53,7 +54,7 @@ class LocalRun:
             self.directory.checkpoints,
             learner=self.learner,
             tokenizer=self.language_model.tokenizer,
-            prompt=self.recipe.prompt,
+            card=training_card(self.recipe.model_dump(mode="json")),
             state={
                 "step": step,
                 "estimator": self.estimator.state_dict(),

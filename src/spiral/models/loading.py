@@ -15,10 +15,9 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from spiral.core.settings import shown
 from spiral.core.steps import latest_checkpoint
+from spiral.models.card import read_card
 from spiral.models.files import (
     check_unquantised,
     check_vocabulary,
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROMPT_FILE = "spiral.json"
 RESCALED = (
     "logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier", "attn_logit_softcapping",
 )  # fmt: skip
@@ -139,7 +137,7 @@ def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool
         _device(config.device)
         tokenizer = check_without_weights(directory, config.path, described)
     return LanguageModel(
-        model=model, tokenizer=tokenizer, prompt=saved_prompt(directory), declared_ends=declared_ends(directory)
+        model=model, tokenizer=tokenizer, prompt=read_card(directory).prompt, declared_ends=declared_ends(directory)
     )
 
 
@@ -203,12 +201,6 @@ def check_without_weights(directory: str, name: str, config: Any) -> Any:
     if weight_files(Path(directory)) and not getattr(config, "quantization_config", None):
         read_weights(AutoModelForCausalLM, directory, name, meta=True)
     return tokenizer
-
-
-def save_prompt(directory: Path, prompt: PromptConfig) -> None:
-    """Writes beside a model how it is prompted."""
-    text = json.dumps({"prompt": prompt.model_dump()}, indent=2) + "\n"
-    (directory / PROMPT_FILE).write_text(text, encoding="utf-8")
 
 
 def cast_parameters(model: Any, dtype: torch.dtype) -> None:
@@ -320,14 +312,3 @@ def _device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"model.device is {name!r}, which this machine does not have: {reason}") from error
     return device
-
-
-def saved_prompt(directory: str) -> PromptConfig | None:
-    """What `save_prompt` wrote, if anything."""
-    file = Path(directory) / PROMPT_FILE
-    if not file.is_file():
-        return None
-    try:
-        return PromptConfig.model_validate(json.loads(file.read_text(encoding="utf-8"))["prompt"])
-    except (KeyError, TypeError, json.JSONDecodeError, ValidationError) as error:
-        raise ValueError(f"{file} is damaged ({type(error).__name__}); expected {{'prompt': {{...}}}}") from error

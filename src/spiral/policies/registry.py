@@ -2,8 +2,7 @@
 
 A MODEL is `nano` or another local model (`spiral models`), a run directory (its last checkpoint), a checkpoint
 directory, a Hugging Face name or path, a scripted policy, or `endpoint:NAME`. A model that was trained here brings its
-prompt (`spiral.json`), and its run's sampling when the run's `config.toml` is found around it. Options of the command
-line take precedence.
+prompt and its run's sampling (`spiral.json`); options of the command line come first.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import dataclasses
 import difflib
 import gc
 import logging
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -22,6 +20,7 @@ from spiral.core.settings import Kind, checked, shortened
 from spiral.games import Game, load_game
 from spiral.inference.room import check_room
 from spiral.inference.settings import EngineConfig, resolved
+from spiral.models.card import ModelCard, read_card
 from spiral.models.files import check_no_adapter, check_text_only, check_unquantised, read_config
 from spiral.models.hub import NotHereError, is_hub_name, local_copy
 from spiral.models.loading import (
@@ -29,7 +28,6 @@ from spiral.models.loading import (
     check_without_weights,
     load_language_model,
     model_directory,
-    saved_prompt,
 )
 from spiral.models.settings import ModelConfig
 from spiral.models.shapes import known_config
@@ -254,8 +252,8 @@ def _engine(name: str, options: PolicyOptions, reply_tokens: int) -> EngineConfi
     *kinds, last = get_args(EngineConfig.model_fields["kind"].annotation)
     if options.engine not in (*kinds, last):
         raise ValueError(f"--engine: got {options.engine!r}; expected {', '.join(kinds)} or {last}")
-    run = run_config(name)
-    engine = resolved(checked(EngineConfig, {**run.get("engine", {}), "kind": options.engine, "sleep": False}))
+    saved = model_card(name).engine
+    engine = resolved(checked(EngineConfig, {**saved, "kind": options.engine, "sleep": False}))
     context = options.context or 0
     if options.context is None and engine.kind == "vllm":
         own = engine.context if options.saved is None else options.saved.context
@@ -408,12 +406,12 @@ def _prompt(name: str, loaded: LanguageModel, options: PolicyOptions) -> PromptC
 
 def saved_settings(name: str) -> SavedSettings:
     """How the model `name` was asked in its training, as far as its files say."""
-    run = run_config(name)
+    card = model_card(name)
     return SavedSettings(
-        prompt=saved_prompt(model_directory(name)),
-        sampling=_run_sampling(name),
-        context=int(run.get("engine", {}).get("context", 0)),
-        from_run=bool(run),
+        prompt=card.prompt,
+        sampling=card.evaluation_sampling,
+        context=int(card.engine.get("context", 0)),
+        from_run=bool(card.run),
     )
 
 
@@ -427,31 +425,14 @@ def effective_sampling(saved: SavedSettings, options: PolicyOptions) -> Sampling
     return with_options(saved.sampling, options, SAMPLING_OPTIONS)
 
 
-def _run_sampling(name: str) -> SamplingConfig:
-    """The sampling with which the run that the model comes from measures itself, or the default."""
-    config = run_config(name)
-    evaluation = config.get("evaluation", {})
-    measured = {key: evaluation[key] for key in ("temperature", "top_p") if key in evaluation}
-    return checked(SamplingConfig, {**config.get("sampling", {}), **measured})
-
-
 def run_games(name: str) -> list[str]:
-    """The games of the run that a model comes from; empty when it comes from no run."""
-    selfplay = {} if is_scripted(name) else run_config(name).get("selfplay", {})
-    games = selfplay.get("games", {}) if isinstance(selfplay, dict) else {}
-    return list(games) if isinstance(games, dict) else []
+    """The games that a model was trained on; none where it does not say."""
+    return [] if is_scripted(name) else model_card(name).games
 
 
-def run_config(name: str) -> dict[str, Any]:
-    """The `config.toml` of the run that the model comes from; empty when it comes from none."""
-    checkpoint = Path(model_directory(name)).absolute()
-    file = checkpoint.parent.parent / "config.toml"
-    if checkpoint.parent.name != "checkpoints" or not file.is_file():
-        return {}
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+def model_card(name: str) -> ModelCard:
+    """What the model `name` says of itself; an empty card where it says nothing, or is a hub's model."""
+    return read_card(model_directory(name))
 
 
 def with_options(section: Kind, options: PolicyOptions, fields: tuple[str, ...]) -> Kind:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from spiral.core.files import point_to, remove, sha256, share_mode, write_directory_atomically
 from spiral.core.steps import LATEST, checkpoints_in, step_name
+from spiral.core.versions import versions
+from spiral.models.card import ModelCard, write_card
 from spiral.models.files import read_weights
-from spiral.models.loading import save_prompt
-from spiral.text import PromptConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,25 +44,33 @@ def save_checkpoint(
     *,
     learner: Learner,
     tokenizer: Any,
-    prompt: PromptConfig,
+    card: ModelCard,
     state: Mapping[str, Any],
     keep: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
     """Writes the checkpoint of the learner's version under `root` and points `latest` to it.
 
-    `state` is any JSON-ready state (baselines, counters, the recipe). With `keep` > 0 only the newest `keep` stay, and
-    that of step 0. `check()` raises when this process may no longer write. With several ranks all call this; rank 0
-    writes, and the others return when it has.
+    With several ranks all call this; rank 0 writes, and the others return when it has.
+
+    Args:
+        root: The run's directory of checkpoints.
+        learner: Whose weights, optimizer and reference are saved.
+        tokenizer: That of the model.
+        card: How the model is prompted and was trained. Run, step and versions are added here.
+        state: Any JSON-ready state (baselines, counters, the recipe).
+        keep: If above 0, only the newest `keep` checkpoints stay, and that of step 0.
+        check: Raises when this process may no longer write.
     """
     from safetensors.torch import save_file
 
     path = root / step_name(learner.version)
+    written = {"run": root.absolute().parent.name, "step": learner.version, "versions": versions()}
 
     def write(directory: Path) -> None:
         learner.model.save_pretrained(directory, state_dict=weights)
         tokenizer.save_pretrained(directory)
-        save_prompt(directory, prompt)
+        write_card(directory, card.model_copy(update=written))
         (directory / OPTIMIZER).parent.mkdir()
         save_file(optimizer, directory / OPTIMIZER)
         if adapter:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from spiral.games import Game, State, load_game
 from spiral.games.playout import random_decisions
-from spiral.models.loading import save_prompt
+from spiral.models.card import ModelCard, write_card
 from spiral.models.nano.tokenizer import END, MAYBE, THINK_CLOSE, THINK_OPEN, build_tokenizer
 from spiral.text import ChatCodec, PromptConfig
 
@@ -141,7 +141,7 @@ def build(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    save_prompt(directory, DIRECT)
+    write_card(directory, ModelCard(prompt=DIRECT))
 
 
 if __name__ == "__main__":
