@@ -172,7 +172,7 @@ def test_left_out_rankings_are_told(monkeypatch):
     assert result.nash is not None
     (note,) = result.notes
     assert note.startswith("alpha-rank is left out")
-    assert "spiral-selfplay[games]" in note
+    assert "pip install open_spiel scipy" in note
 
 
 # Who plays.

@@ -58,9 +58,7 @@ def import_ray() -> Any:
     try:
         import ray  # an optional package
     except ImportError as error:
-        raise ValueError(
-            'cluster.rollout_workers needs Ray, which is not installed: pip install "spiral-selfplay[cluster]"'
-        ) from error
+        raise ValueError("cluster.rollout_workers needs Ray, which is not installed: pip install ray") from error
     return ray
 
 

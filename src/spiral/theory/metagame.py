@@ -37,7 +37,7 @@ class MissingExtraError(ValueError):
     """A ranking needs an optional package that is not installed."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f'{what} needs OpenSpiel and SciPy; pip install "spiral-selfplay[games]"')
+        super().__init__(f"{what} needs OpenSpiel and SciPy; pip install open_spiel scipy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ def add_lora(model: Any, config: LoraConfig, seed: int) -> None:
     try:
         import peft  # an optional package
     except ImportError as error:
-        raise ValueError("lora.rank is set, but peft is not installed; pip install 'spiral-selfplay[lora]'") from error
+        raise ValueError("lora.rank is set, but peft is not installed; pip install peft") from error
     linear = {
         name.rpartition(".")[2]
         for block in blocks(model)

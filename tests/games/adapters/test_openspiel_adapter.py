@@ -14,7 +14,7 @@ import pytest
 
 from spiral.games import CHANCE, Game, State, load_game
 from spiral.games.adapters.openspiel import game as adapter
-from spiral.games.adapters.openspiel.state import OpenSpielState
+from spiral.games.adapters.openspiel.game import OpenSpielState
 from spiral.games.adapters.openspiel.text import action_names, tidy
 from spiral.games.testing import check_game, random_playout
 from spiral.policies import scripted_policy
@@ -424,7 +424,7 @@ def test_without_openspiel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(adapter, "game_class", adapter.game_class.__wrapped__)  # whatever was loaded before
     assert set(adapter.names()) == set(adapter.TESTED)
     for name in ("oware", "no_such_game"):
-        with pytest.raises(ValueError, match=r'is not available: .* pip install "spiral-selfplay\[games\]"'):
+        with pytest.raises(ValueError, match=r"is not available: .* pip install open_spiel"):
             load(name)
 
 

@@ -460,7 +460,7 @@ def test_a_mistake_of_ours_is_not_a_fault_of_the_server(new_policy, monkeypatch)
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "httpx2", None)
     config = EndpointConfig(base_url="http://localhost:1/v1", model="m")
-    with pytest.raises(ValueError, match=r'pip install "spiral-selfplay\[endpoint\]"'):
+    with pytest.raises(ValueError, match=r"pip install httpx2"):
         EndpointPolicy(config, name="x")
 
 

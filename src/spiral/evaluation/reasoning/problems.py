@@ -184,7 +184,7 @@ def _from_hub(task: Task) -> list[Problem]:
     except ImportError as error:
         raise ValueError(
             f"the problems of {task.name} come from the Hugging Face hub, which needs the package 'datasets';"
-            ' pip install "spiral-selfplay[benchmarks]", or give --data FILE.jsonl'
+            " pip install datasets, or give --data FILE.jsonl"
         ) from error
     try:
         with offline_unless_answered():

@@ -77,6 +77,6 @@ def _families() -> list[str]:
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise ValueError(
-            'tasks reasoning_gym/NAME need the package reasoning-gym; pip install "spiral-selfplay[benchmarks]"'
+            "tasks reasoning_gym/NAME need the package reasoning-gym; pip install reasoning-gym"
         ) from error
     return sorted(set(DATASETS) - {"composite"})

@@ -252,9 +252,7 @@ class Transport:
         try:
             import httpx2  # the extra `endpoint`
         except ImportError as error:
-            raise ValueError(
-                'endpoints need the package httpx2; run `pip install "spiral-selfplay[endpoint]"`'
-            ) from error
+            raise ValueError("endpoints need the package httpx2; run `pip install httpx2`") from error
         self._httpx = httpx2
         self._config = config
         self.url = f"{config.base_url.rstrip('/')}/chat/completions"

@@ -50,8 +50,7 @@ def import_algebra() -> None:
         import math_verify  # noqa: F401
     except ImportError as error:
         raise GraderError(
-            f"grading by computer algebra needs math-verify, which is not installed ({error});"
-            ' pip install "spiral-selfplay[benchmarks]"'
+            f"grading by computer algebra needs math-verify, which is not installed ({error}); pip install math-verify"
         ) from None
 
 

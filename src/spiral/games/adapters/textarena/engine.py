@@ -161,9 +161,7 @@ def _environment(name: str) -> tuple[Any, dict[str, Any]]:
             module, _, attribute = spec.entry_point.partition(":")
             return getattr(importlib.import_module(module), attribute), dict(spec.kwargs)
         except ImportError as error:
-            raise ValueError(
-                f"game 'textarena/{name}' cannot be loaded: {error}; pip install \"spiral-selfplay[games]\""
-            ) from error
+            raise ValueError(f"game 'textarena/{name}' cannot be loaded: {error}; pip install textarena") from error
         except KeyError as error:
             raise ValueError(
                 f"the TextArena that is installed has no environment {name!r}; expected 0.7.4 or one close to it"

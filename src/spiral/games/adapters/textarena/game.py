@@ -38,7 +38,7 @@ MIN_RECENT = 2_000
 
 def names() -> dict[str, str | None]:
     """Every game by TextArena's id, with None where it can be played and otherwise one line that says why not."""
-    missing = None if installed() else 'needs textarena: pip install "spiral-selfplay[games]"'
+    missing = None if installed() else "needs textarena: pip install textarena"
     return {**dict.fromkeys(PLAYABLE, missing), **NOT_PLAYABLE}
 
 
