@@ -82,12 +82,12 @@ class BrokenState(State):
             return None
         return dataclasses.replace(self, moves=(*self.moves, action))
 
-    def observation(self, seat, style="full"):
+    def observation(self, player, style="full"):
         if self.fault == "observation" and len(self.moves) == 1:
             return 1 / 0
         return None if self.fault == "no observation" and len(self.moves) == 1 else "Choose 0 or 1."
 
-    def information_state(self, seat):
+    def information_state(self, player):
         return ",".join(self.moves)
 
     def returns(self):

@@ -35,10 +35,10 @@ class FlipState(State):
     def apply(self, action):
         return FlipState((*self.done, action))
 
-    def observation(self, seat, style="full"):
+    def observation(self, player, style="full"):
         return "call it"
 
-    def information_state(self, seat):
+    def information_state(self, player):
         return str(self.done)
 
     def returns(self):

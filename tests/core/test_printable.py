@@ -139,7 +139,7 @@ class Talker(ScriptedPolicy):
 
     name = f"talker {WRITABLE}"
 
-    def choose(self, state, seat, rng):
+    def choose(self, state, player, rng):
         return state.legal_actions()[0]
 
     def _reply(self, request):

@@ -98,7 +98,7 @@ class Slow(ScriptedPolicy):
 
     name = "slow"
 
-    def choose(self, state, seat, rng):
+    def choose(self, state, player, rng):
         time.sleep(0.004)
         return state.legal_actions()[0]
 

@@ -143,7 +143,7 @@ def test_files_of_former_versions_are_read(tmp_path):
 
 def test_a_file_of_schema_4_is_read():
     """Written by the release before rewards were recorded."""
-    episodes = read_episodes(Path(__file__).parents[1] / "golden" / "episodes-schema4.parquet")
+    episodes = read_episodes(Path(__file__).parents[1] / "golden_episodes" / "schema4.parquet")
     assert len(episodes) == 9
     assert {episode.game for episode in episodes} == {"tictactoe", "kuhn_poker", "kuhn_poker(hands=3)"}
     by_seed = {episode.seed: episode for episode in episodes}

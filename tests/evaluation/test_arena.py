@@ -26,7 +26,7 @@ class Faulty(ScriptedPolicy):
         super().__init__()
         self.seat = seat
 
-    def choose(self, state, seat, rng):
+    def choose(self, state, player, rng):
         return rng.choice(state.legal_actions())
 
     def _reply(self, request):
@@ -44,8 +44,8 @@ class First(ScriptedPolicy):
         super().__init__()
         self.dealt = []
 
-    def choose(self, state, seat, rng):
-        self.dealt.append((seat, state.cards))
+    def choose(self, state, player, rng):
+        self.dealt.append((player, state.cards))
         return state.legal_actions()[0]
 
 

@@ -61,10 +61,10 @@ class HeapState(State):
     def position_key(self):
         return (self.left, self.actor)
 
-    def observation(self, seat, style="full"):
+    def observation(self, player, style="full"):
         return f"{self.left} left"
 
-    def information_state(self, seat):
+    def information_state(self, player):
         return self.taken
 
     def returns(self):

@@ -30,7 +30,7 @@ class Absent(ScriptedPolicy):
         super().__init__()
         self.down, self.asked = down, 0
 
-    def choose(self, state, seat, rng):
+    def choose(self, state, player, rng):
         return state.legal_actions()[0]
 
     def _reply(self, request):

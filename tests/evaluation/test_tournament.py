@@ -188,7 +188,7 @@ class Weighty(ScriptedPolicy):
         self.name = name
         self.model = torch.nn.Linear(numbers, 1, bias=False)
 
-    def choose(self, state, seat, rng):
+    def choose(self, state, player, rng):
         return rng.choice(state.legal_actions())
 
 

@@ -109,19 +109,19 @@ class ToyState(State):
         said = action if self.fault != "forgets" or self.said else ""
         return dataclasses.replace(self, said=(*self.said, said + noise), scratch=[])
 
-    def observation(self, seat: int, style: Style = "full") -> str:
-        if self.fault == "mute" and seat == 1 and style == "compact":
+    def observation(self, player: int, style: Style = "full") -> str:
+        if self.fault == "mute" and player == 1 and style == "compact":
             return ""
         if self.fault == "crash" and self.is_terminal:
             raise IndexError("no such row")
-        told = self.bit if seat == 0 or self.fault == "leak" else "?"
+        told = self.bit if player == 0 or self.fault == "leak" else "?"
         text = f"bit {told}, said {self.said}, {len(self.scratch)}"
-        if style == "full" and self.current_player == seat and self.fault != "silent":
+        if style == "full" and self.current_player == player and self.fault != "silent":
             text += f"; legal: {', '.join(self.legal_actions())}"
         return text
 
-    def information_state(self, seat: int) -> str:
-        return f"{self.bit if seat == 0 else '?'}{len(self.said) if self.fault == 'no history' else self.said}"
+    def information_state(self, player: int) -> str:
+        return f"{self.bit if player == 0 else '?'}{len(self.said) if self.fault == 'no history' else self.said}"
 
     def returns(self) -> tuple[float, float]:
         if not self.is_terminal:

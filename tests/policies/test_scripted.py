@@ -47,10 +47,10 @@ class ChatState(State):
     def apply(self, action):
         return ChatState(words=(*self.words, action))
 
-    def observation(self, seat, style="full"):
+    def observation(self, player, style="full"):
         return " ".join(self.words)
 
-    def information_state(self, seat):
+    def information_state(self, player):
         return " ".join(self.words)
 
     def returns(self):

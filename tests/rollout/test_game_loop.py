@@ -60,7 +60,7 @@ class Replies(ScriptedPolicy):
         super().__init__()
         self.actions = list(actions)
 
-    def choose(self, state, seat, rng):
+    def choose(self, state, player, rng):
         return self.actions.pop(0)
 
 
@@ -170,7 +170,7 @@ def test_an_illegal_move_ends_the_game_and_costs_the_same_everywhere(seat):
     class Illegal(ScriptedPolicy):
         name = "illegal"
 
-        def choose(self, state, seat, rng):
+        def choose(self, state, player, rng):
             return "?"
 
         def _reply(self, request):
@@ -204,7 +204,7 @@ class Faulty(ScriptedPolicy):
         super().__init__()
         self.actions, self.fault = list(actions), fault
 
-    def choose(self, state, seat, rng):
+    def choose(self, state, player, rng):
         return self.actions.pop(0)
 
     def _reply(self, request):

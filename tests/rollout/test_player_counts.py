@@ -26,7 +26,7 @@ class Says(ScriptedPolicy):
         super().__init__()
         self.name, self.word = word, word
 
-    def choose(self, state, seat, rng):
+    def choose(self, state, player, rng):
         return self.word
 
     def _reply(self, request):

@@ -149,8 +149,8 @@ class ScriptedPolicy(ABC):
         self._pending: list[TurnRequest] = []
 
     @abstractmethod
-    def choose(self, state: State, seat: int, rng: random.Random) -> str:
-        """A legal action for `seat` in `state`."""
+    def choose(self, state: State, player: int, rng: random.Random) -> str:
+        """A legal action for `player` in `state`."""
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
         """Takes on turns."""

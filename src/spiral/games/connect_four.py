@@ -1,6 +1,6 @@
-"""Connect four on 6 rows and 7 columns. Seat 0 plays X and moves first; an action is a column, "0" to "6".
+"""Connect four on 6 rows and 7 columns. Player 0 plays X and moves first; an action is a column, "0" to "6".
 
-Each seat's discs are one integer, a bitboard: cell (row, column) is bit 7 * column + row, rows counted from the
+Each player's discs are one integer, a bitboard: cell (row, column) is bit 7 * column + row, rows counted from the
 bottom. The seventh bit of a column stays empty, so that four shifts find every line without wrapping round. The
 layout is that of John Tromp's Fhourstones (https://tromp.github.io/c4/c4.html).
 
@@ -57,13 +57,13 @@ class ConnectFour(Game):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConnectFourState(State):
-    """The columns played so far, in order, and the board they make: one bitboard a seat."""
+    """The columns played so far, in order, and the board they make: one bitboard a player."""
 
     moves: str = ""
     discs: tuple[int, int] = (0, 0)
 
     def _last_won(self) -> bool:
-        """Whether the seat that moved last has four in a row; no other seat can."""
+        """Whether the player that moved last has four in a row; no other player can."""
         board = self.discs[(len(self.moves) - 1) % 2]
         for shift in SHIFTS:
             pairs = board & board >> shift
@@ -73,7 +73,7 @@ class ConnectFourState(State):
 
     @property
     def current_player(self) -> int:
-        """Seats alternate until a line or a full board."""
+        """Players alternate until a line or a full board."""
         plies = len(self.moves)
         if plies >= 7 and (plies == ROWS * COLUMNS or self._last_won()):
             return TERMINAL
@@ -103,7 +103,7 @@ class ConnectFourState(State):
             return (0.0, 0.0)
         return (1.0, -1.0) if len(self.moves) % 2 else (-1.0, 1.0)
 
-    def information_state(self, seat: int) -> str:
+    def information_state(self, player: int) -> str:
         """Everything is public: the moves in order."""
         return self.moves
 
@@ -111,24 +111,23 @@ class ConnectFourState(State):
         """The board alone: how it came about does not matter."""
         return self.discs
 
-    def observation(self, seat: int, style: Style = "full") -> str:
+    def observation(self, player: int, style: Style = "full") -> str:
         """In the compact form an empty cell of the top row shows its column, so that what is legal can be seen."""
         if style == "compact":
             rows = self._rows()
             top = "".join(name if cell == "." else cell for name, cell in zip(COLUMN_NAMES, rows[0], strict=True))
-            return f"connect_four:{MARKS[seat]}:{'/'.join((top, *rows[1:]))}"
+            return f"connect_four:{MARKS[player]}:{'/'.join((top, *rows[1:]))}"
         board = "\n".join([" ".join(COLUMN_NAMES), *(" ".join(row) for row in self._rows())])
         played = ", ".join(f"{MARKS[ply % 2]} in {column}" for ply, column in enumerate(self.moves))
         lines = [
             f"You are playing connect four on a board of {ROWS} rows and {COLUMNS} columns. Players take turns dropping"
             " a disc into a column, where it falls to the lowest empty cell. The first player with four discs in a row,"
             " column or diagonal wins; a full board without such a line is a draw.",
-            f"You are {MARKS[seat]}, your opponent is {MARKS[1 - seat]}. X moves first.",
+            f"You are {MARKS[player]}, your opponent is {MARKS[1 - player]}. X moves first.",
             f"Moves so far, each in a column: {played or 'none'}.",
             f"The board, columns numbered at the top and empty cells shown as dots:\n{board}",
         ]
-        player = self.current_player
-        if player == seat:
+        if self.current_player == player:
             lines.append(
                 "It is your turn. Your legal actions, each the number of a column that is not full:"
                 f" {', '.join(self.legal_actions())}."

@@ -39,14 +39,14 @@ RULES = (
 
 
 class Hand(NamedTuple):
-    """One hand of a match: who acts first, the card of each seat, what was done."""
+    """One hand of a match: who acts first, the card of each player, what was done."""
 
     first: int
     cards: str
     actions: tuple[str, ...]
 
     def chips_won(self) -> int:
-        """Net chips that a finished hand brings seat 0."""
+        """Net chips that a finished hand brings player 0."""
         stake = SHOWDOWNS.get(self.actions)
         if stake is not None:
             return stake if CARDS.index(self.cards[0]) > CARDS.index(self.cards[1]) else -stake
@@ -98,19 +98,19 @@ class KuhnPoker(Game):
 class KuhnPokerState(State):
     """The hands that are over, and the one being played.
 
-    `cards` holds the dealt cards, seat 0's first. The last hand stays in `cards` and `actions` when it is over.
+    `cards` holds the dealt cards, player 0's first. The last hand stays in `cards` and `actions` when it is over.
     """
 
     hands: int = 1
     starter: int | None = 0
-    """The seat that acts first in the first hand; None until chance has picked it."""
+    """The player that acts first in the first hand; None until chance has picked it."""
     past: tuple[Hand, ...] = ()
     cards: str = ""
     actions: tuple[str, ...] = ()
 
     @property
     def current_player(self) -> int:
-        """Chance until both cards are dealt, then the seats in turn."""
+        """Chance until both cards are dealt, then the players in turn."""
         if self.starter is None or len(self.cards) < 2:
             return CHANCE
         if self.actions not in LEGAL:
@@ -122,7 +122,7 @@ class KuhnPokerState(State):
         return LEGAL.get(self.actions, ()) if len(self.cards) == 2 else ()
 
     def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
-        """Who starts a match, then a card for seat 0, then one for seat 1."""
+        """Who starts a match, then a card for player 0, then one for player 1."""
         if self.starter is None:
             return STARTERS
         return DEALS[self.cards] if len(self.cards) < 2 else ()
@@ -155,23 +155,24 @@ class KuhnPokerState(State):
             won = (won > 0) - (won < 0)
         return (float(won), float(-won))
 
-    def information_state(self, seat: int) -> str:
-        """The seat's own cards, every action, and the other cards that were shown."""
-        own = self.cards[seat] if len(self.cards) > seat else "-"
-        shown = self.cards[1 - seat] if self.actions in SHOWDOWNS else "-"
+    def information_state(self, player: int) -> str:
+        """The player's own cards, every action, and the other cards that were shown."""
+        own = self.cards[player] if len(self.cards) > player else "-"
+        shown = self.cards[1 - player] if self.actions in SHOWDOWNS else "-"
         now = f"{own}{shown}:{','.join(self.actions)}"
         if self.hands == 1:
             return now
         before = (
-            f"{hand.cards[seat]}{hand.cards[1 - seat] if hand.actions in SHOWDOWNS else '-'}:{','.join(hand.actions)}"
+            f"{hand.cards[player]}{hand.cards[1 - player] if hand.actions in SHOWDOWNS else '-'}"
+            f":{','.join(hand.actions)}"
             for hand in self.past
         )
         return "/".join((f"first {'-' if self.starter is None else self.starter}", *before, now))
 
-    def observation(self, seat: int, style: Style = "full") -> str:
+    def observation(self, player: int, style: Style = "full") -> str:
         """The compact form keeps the chips of former hands, not how they were won."""
         if style == "compact":
-            return self._compact(seat)
+            return self._compact(player)
         match = f"a match of {self.hands} hands of Kuhn poker" if self.hands > 1 else "one hand of Kuhn poker"
         lines = [f"You are playing {match}. {RULES}"]
         if self.hands > 1:
@@ -179,70 +180,72 @@ class KuhnPokerState(State):
                 "The player who acts first alternates from hand to hand. Chips won and lost are carried from hand to"
                 " hand, and after the last hand the player with more chips wins the match; equal chips are a draw."
             )
-        lines.append(f"You are seat {seat}, your opponent is seat {1 - seat}.")
-        lines.extend(_tell(hand, number, seat) for number, hand in enumerate(self.past, start=1))
+        lines.append(f"You are seat {player}, your opponent is seat {1 - player}.")
+        lines.extend(_tell(hand, number, player) for number, hand in enumerate(self.past, start=1))
         if self.hands > 1:
-            chips = self._chips(seat)
+            chips = self._chips(player)
             lines.append(f"Your chips won or lost so far: {chips:+d}. Your opponent's: {-chips:+d}.")
-        lines.extend(self._tell_current(seat))
+        lines.extend(self._tell_current(player))
         return "\n".join(lines)
 
     def _first(self) -> int:
-        """The seat that acts first in the current hand."""
+        """The player that acts first in the current hand."""
         assert self.starter is not None
         return (self.starter + len(self.past)) % 2
 
-    def _chips(self, seat: int = 0) -> int:
-        """Net chips of a seat over every finished hand."""
+    def _chips(self, player: int = 0) -> int:
+        """Net chips of a player over every finished hand."""
         won = sum(hand.chips_won() for hand in self.past)
         if self.actions not in LEGAL:
             won += Hand(self._first(), self.cards, self.actions).chips_won()
-        return won if seat == 0 else -won
+        return won if player == 0 else -won
 
-    def _compact(self, seat: int) -> str:
-        """Own card and actions; in a match also the hand's number, the chips, and whether the seat acts first."""
-        own = self.cards[seat] if len(self.cards) > seat else "-"
+    def _compact(self, player: int) -> str:
+        """Own card and actions; in a match also the hand's number, the chips, and whether the player acts first."""
+        own = self.cards[player] if len(self.cards) > player else "-"
         hand = f"{own}:{','.join(self.actions)}"
         if self.hands == 1:
             return f"kuhn_poker:{hand}"
-        order = "-" if self.starter is None else "first" if self._first() == seat else "second"
-        return f"kuhn_poker:hand {len(self.past) + 1}/{self.hands}:you {self._chips(seat):+d}:{order}:{hand}"
+        order = "-" if self.starter is None else "first" if self._first() == player else "second"
+        return f"kuhn_poker:hand {len(self.past) + 1}/{self.hands}:you {self._chips(player):+d}:{order}:{hand}"
 
-    def _tell_current(self, seat: int) -> list[str]:
+    def _tell_current(self, player: int) -> list[str]:
         """The current hand in words."""
         title = f"This is hand {len(self.past) + 1} of {self.hands}. " if self.hands > 1 else ""
         if self.starter is None:
             return [f"{title}It is not known yet who acts first."]
-        order = "You act first" if self._first() == seat else "Your opponent acts first"
+        order = "You act first" if self._first() == player else "Your opponent acts first"
         lines = [f"{title}{order} in this hand."]
-        if len(self.cards) <= seat:
+        if len(self.cards) <= player:
             return [*lines, "Your card is not dealt yet."]
         hand = Hand(self._first(), self.cards, self.actions)
         pot = 2 + sum(action in ("bet", "call") for action in self.actions)
-        lines.append(f"Your card: {self.cards[seat]}. Actions so far: {_line(hand, seat) or 'none'}. Pot: {pot} chips.")
+        lines.append(
+            f"Your card: {self.cards[player]}. Actions so far: {_line(hand, player) or 'none'}. Pot: {pot} chips."
+        )
         if self.actions not in LEGAL:
-            lines.append(f"The hand is over: {_result(hand, seat)}. The game is over.")
-        elif self.current_player == seat:
+            lines.append(f"The hand is over: {_result(hand, player)}. The game is over.")
+        elif self.current_player == player:
             lines.append(f"It is your turn. Your legal actions: {', '.join(self.legal_actions())}.")
         return lines
 
 
-def _line(hand: Hand, seat: int) -> str:
-    """The actions of a hand as seen from a seat."""
+def _line(hand: Hand, player: int) -> str:
+    """The actions of a hand as seen from a player."""
     return ", ".join(
-        f"{'you' if (hand.first + ply) % 2 == seat else 'your opponent'} {PAST_TENSE[action]}"
+        f"{'you' if (hand.first + ply) % 2 == player else 'your opponent'} {PAST_TENSE[action]}"
         for ply, action in enumerate(hand.actions)
     )
 
 
-def _result(hand: Hand, seat: int) -> str:
-    """What a finished hand showed and paid to a seat."""
-    won = hand.chips_won() if seat == 0 else -hand.chips_won()
-    card = hand.cards[1 - seat]
+def _result(hand: Hand, player: int) -> str:
+    """What a finished hand showed and paid to a player."""
+    won = hand.chips_won() if player == 0 else -hand.chips_won()
+    card = hand.cards[1 - player]
     shown = f"your opponent showed {card}" if hand.actions in SHOWDOWNS else "your opponent's card was not shown"
     return f"{shown}, you {'won' if won > 0 else 'lost'} {abs(won)} chip{'s' if abs(won) > 1 else ''}"
 
 
-def _tell(hand: Hand, number: int, seat: int) -> str:
+def _tell(hand: Hand, number: int, player: int) -> str:
     """One line for a hand that is over."""
-    return f"Hand {number}: your card was {hand.cards[seat]}; {_line(hand, seat)}; {_result(hand, seat)}."
+    return f"Hand {number}: your card was {hand.cards[player]}; {_line(hand, player)}; {_result(hand, player)}."

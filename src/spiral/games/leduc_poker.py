@@ -1,7 +1,7 @@
 """Leduc poker: six cards, two betting rounds, one public card.
 
 The game is that of Southey et al. (2005, arXiv 1207.1411), with the actions and sizes of OpenSpiel's default
-`leduc_poker`: ante 1, raises of 2 and then 4 chips, two raises a round, seat 0 first in both rounds. "call" also
+`leduc_poker`: ante 1, raises of 2 and then 4 chips, two raises a round, player 0 first in both rounds. "call" also
 means check, the first bet is also a "raise", and "fold" is legal only facing a raise. Uniform play has NashConv
 4.7472.
 
@@ -76,7 +76,7 @@ class LeducPoker(Game):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeducPokerState(State):
-    """The ranks dealt (seat 0, seat 1, public) and the actions of each round."""
+    """The ranks dealt (player 0, player 1, public) and the actions of each round."""
 
     cards: str = ""
     opening: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class LeducPokerState(State):
 
     @property
     def current_player(self) -> int:
-        """Seat 0 opens both rounds; chance deals before each."""
+        """Player 0 opens both rounds; chance deals before each."""
         if len(self.cards) < 2:
             return CHANCE
         if self.opening in LEGAL:
@@ -133,31 +133,31 @@ class LeducPokerState(State):
             won = 0 if mine == other else paid[1] if mine > other else -paid[0]
         return (float(won), float(-won))
 
-    def information_state(self, seat: int) -> str:
+    def information_state(self, player: int) -> str:
         """Own rank, the other's once shown, the public rank, and the actions of both rounds."""
-        own = self.cards[seat] if len(self.cards) > seat else "-"
-        shown = self.cards[1 - seat] if self._is_showdown() else "-"
+        own = self.cards[player] if len(self.cards) > player else "-"
+        shown = self.cards[1 - player] if self._is_showdown() else "-"
         return f"{own}{shown}:{self._public()}:{self._lines()}"
 
-    def observation(self, seat: int, style: Style = "full") -> str:
+    def observation(self, player: int, style: Style = "full") -> str:
         """Rounds are separated by a slash in the compact form."""
-        own = self.cards[seat] if len(self.cards) > seat else "-"
+        own = self.cards[player] if len(self.cards) > player else "-"
         if style == "compact":
             return f"leduc_poker:{own}:{self._public()}:{self._lines()}"
         lines = [
             f"You are playing one hand of Leduc poker. {RULES}",
-            f"You are seat {seat}, your opponent is seat {1 - seat}.",
+            f"You are seat {player}, your opponent is seat {1 - player}.",
         ]
         if own == "-":
             return "\n".join([*lines, "Your card is not dealt yet."])
-        lines.append(f"Your card: {own}. Round 1: {_tell(self.opening, seat)}.")
+        lines.append(f"Your card: {own}. Round 1: {_tell(self.opening, player)}.")
         if len(self.cards) == 3:
-            lines.append(f"Public card: {self.cards[2]}. Round 2: {_tell(self.closing, seat)}.")
+            lines.append(f"Public card: {self.cards[2]}. Round 2: {_tell(self.closing, player)}.")
         paid = self._paid()
-        lines.append(f"Chips in the pot: {paid[seat]} of yours, {paid[1 - seat]} of your opponent's.")
+        lines.append(f"Chips in the pot: {paid[player]} of yours, {paid[1 - player]} of your opponent's.")
         if self.is_terminal:
-            lines.append(self._tell_result(seat))
-        elif self.current_player == seat:
+            lines.append(self._tell_result(player))
+        elif self.current_player == player:
             lines.append(f"It is your turn. Your legal actions: {', '.join(self.legal_actions())}.")
         return "\n".join(lines)
 
@@ -179,33 +179,33 @@ class LeducPokerState(State):
         return len(self.cards) == 3 and self.closing not in LEGAL and self.closing[-1] != "fold"
 
     def _paid(self) -> list[int]:
-        """Chips each seat has put into the pot."""
+        """Chips each player has put into the pot."""
         paid = [1, 1]
         for size, line in zip(RAISE, (self.opening, self.closing), strict=True):
             for ply, action in enumerate(line):
                 if action != "fold":
-                    seat = ply % 2
-                    paid[seat] = paid[1 - seat] + (size if action == "raise" else 0)
+                    player = ply % 2
+                    paid[player] = paid[1 - player] + (size if action == "raise" else 0)
         return paid
 
-    def _strength(self, seat: int) -> int:
+    def _strength(self, player: int) -> int:
         """A number that orders hands at a showdown: a pair beats every single card."""
-        return 3 if self.cards[seat] == self.cards[2] else RANKS.index(self.cards[seat])
+        return 3 if self.cards[player] == self.cards[2] else RANKS.index(self.cards[player])
 
-    def _tell_result(self, seat: int) -> str:
-        """How the hand ended for a seat."""
-        won = int(self.returns()[seat])
-        card = self.cards[1 - seat]
+    def _tell_result(self, player: int) -> str:
+        """How the hand ended for a player."""
+        won = int(self.returns()[player])
+        card = self.cards[1 - player]
         shown = f"your opponent showed {card}" if self._is_showdown() else "your opponent's card was not shown"
         result = "the pot was split" if won == 0 else f"you {'won' if won > 0 else 'lost'} {abs(won)}"
         unit = "" if won == 0 else " chip" if abs(won) == 1 else " chips"
         return f"The hand is over: {shown}, {result}{unit}."
 
 
-def _tell(line: tuple[str, ...], seat: int) -> str:
-    """The actions of a round in words, as seen from a seat."""
+def _tell(line: tuple[str, ...], player: int) -> str:
+    """The actions of a round in words, as seen from a player."""
     told = []
     for ply, action in enumerate(line):
         word = "checked" if action == "call" and "raise" not in line[:ply] else PAST_TENSE[action]
-        told.append(f"{'you' if ply % 2 == seat else 'your opponent'} {word}")
+        told.append(f"{'you' if ply % 2 == player else 'your opponent'} {word}")
     return ", ".join(told) or "no actions yet"

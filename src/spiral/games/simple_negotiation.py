@@ -172,27 +172,27 @@ class SimpleNegotiationState(State):
 
     turns: int = 10
     dealt: tuple[int, ...] = ()
-    """The numbers of `DEALS` so far: four holdings, the seat that prefers wood, the high and the low value."""
+    """The numbers of `DEALS` so far: four holdings, the player that prefers wood, the high and the low value."""
     traded: tuple[int, int] = (0, 0)
-    """Wood and gold that seat 0 has got from seat 1, net."""
+    """Wood and gold that player 0 has got from player 1, net."""
     offer: Offer | None = None
-    """The offer that stands: always one of the seat that spoke last."""
+    """The offer that stands: always one of the player that spoke last."""
     log: tuple[Reply, ...] = ()
 
     @property
     def current_player(self) -> int:
-        """Chance deals first, then the seats alternate."""
+        """Chance deals first, then the players alternate."""
         if len(self.dealt) < len(DEALS):
             return CHANCE
         return TERMINAL if len(self.log) == self.turns else len(self.log) % 2
 
     def legal_actions(self) -> tuple[str, ...]:
         """The tokens without talk: answers to a standing offer or a pass, then every feasible offer."""
-        seat = self.current_player
-        if seat < 0:
+        player = self.current_player
+        if player < 0:
             return ()
         answers = ("accept", "deny") if self.offer else ("pass",)
-        return (*answers, *_offers(self._holdings(seat), self._holdings(1 - seat)))
+        return (*answers, *_offers(self._holdings(player), self._holdings(1 - player)))
 
     def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
         """One uniform number after another."""
@@ -233,96 +233,96 @@ class SimpleNegotiationState(State):
         sign = (lead > 0) - (lead < 0)
         return (float(sign), float(-sign))
 
-    def information_state(self, seat: int) -> str:
-        """The holdings, the seat's own values, and every turn with its words."""
-        values = self._values(seat) if len(self.dealt) == len(DEALS) else None
+    def information_state(self, player: int) -> str:
+        """The holdings, the player's own values, and every turn with its words."""
+        values = self._values(player) if len(self.dealt) == len(DEALS) else None
         return f"{self.dealt[:4]}{values}{[tuple(reply) for reply in self.log]}"
 
-    def observation(self, seat: int, style: Style = "full") -> str:
+    def observation(self, player: int, style: Style = "full") -> str:
         """The compact form leaves out talk and the turns before the standing offer."""
         if style == "compact":
-            return self._compact(seat)
-        lines = [RULES.format(turns=self.turns), f"You are seat {seat}, your opponent is seat {1 - seat}."]
+            return self._compact(player)
+        lines = [RULES.format(turns=self.turns), f"You are seat {player}, your opponent is seat {1 - player}."]
         if len(self.dealt) < len(DEALS):
             return "\n".join([*lines, "Holdings and values are not dealt yet."])
-        (wood, gold), (their_wood, their_gold) = self._holdings(seat), self._holdings(1 - seat)
-        start, their_start = self.dealt[2 * seat : 2 * seat + 2], self.dealt[2 - 2 * seat : 4 - 2 * seat]
-        wood_value, gold_value = self._values(seat)
+        (wood, gold), (their_wood, their_gold) = self._holdings(player), self._holdings(1 - player)
+        start, their_start = self.dealt[2 * player : 2 * player + 2], self.dealt[2 - 2 * player : 4 - 2 * player]
+        wood_value, gold_value = self._values(player)
         lines += [
             f"To you one wood is worth {wood_value} and one gold is worth {gold_value}.",
             f"At the start you held {start[0]} wood and {start[1]} gold, your opponent {their_start[0]} wood and"
             f" {their_start[1]} gold.",
             f"Now you hold {wood} wood and {gold} gold, your opponent {their_wood} wood and {their_gold} gold.",
-            f"Your gain so far: {self._gain(seat):+d}.",
+            f"Your gain so far: {self._gain(player):+d}.",
             "Turns so far:" if self.log else "No turn has been taken yet.",
         ]
-        lines += [self._tell(number, seat) for number in range(len(self.log))]
-        lines += self._tell_now(seat)
+        lines += [self._tell(number, player) for number in range(len(self.log))]
+        lines += self._tell_now(player)
         return "\n".join(lines)
 
     def _read(self, text: str) -> tuple[str | Offer, str] | None:
         """The token and the words of a reply that the rules allow now, or None."""
-        seat = self.current_player
-        read = parse_reply(text) if seat >= 0 else None
+        player = self.current_player
+        read = parse_reply(text) if player >= 0 else None
         if read is None:
             return None
         token = read[0]
         if isinstance(token, Offer):
             kind = RESOURCES.index(token.resource)
-            held, wanted = self._holdings(seat)[kind], self._holdings(1 - seat)[1 - kind]
+            held, wanted = self._holdings(player)[kind], self._holdings(1 - player)[1 - kind]
             allowed = 1 <= token.give <= held and 1 <= token.ask <= wanted
         else:
             allowed = (token == "pass") == (self.offer is None)
         return read if allowed else None
 
-    def _holdings(self, seat: int) -> tuple[int, int]:
-        """Wood and gold that a seat holds now."""
-        sign = 1 if seat == 0 else -1
-        return self.dealt[2 * seat] + sign * self.traded[0], self.dealt[2 * seat + 1] + sign * self.traded[1]
+    def _holdings(self, player: int) -> tuple[int, int]:
+        """Wood and gold that a player holds now."""
+        sign = 1 if player == 0 else -1
+        return self.dealt[2 * player] + sign * self.traded[0], self.dealt[2 * player + 1] + sign * self.traded[1]
 
-    def _values(self, seat: int) -> tuple[int, int]:
-        """The worth of one wood and of one gold to a seat."""
+    def _values(self, player: int) -> tuple[int, int]:
+        """The worth of one wood and of one gold to a player."""
         prefers_wood, high, low = self.dealt[4:]
-        return (high, low) if seat == prefers_wood else (low, high)
+        return (high, low) if player == prefers_wood else (low, high)
 
-    def _gain(self, seat: int) -> int:
-        """Value got minus value given, at the seat's own values."""
-        wood_value, gold_value = self._values(seat)
+    def _gain(self, player: int) -> int:
+        """Value got minus value given, at the player's own values."""
+        wood_value, gold_value = self._values(player)
         gain = self.traded[0] * wood_value + self.traded[1] * gold_value
-        return gain if seat == 0 else -gain
+        return gain if player == 0 else -gain
 
-    def _compact(self, seat: int) -> str:
+    def _compact(self, player: int) -> str:
         """Numbers only; w is wood and g is gold."""
         turn = f"simple_negotiation:turn {min(len(self.log) + 1, self.turns)}/{self.turns}"
         if len(self.dealt) < len(DEALS):
             return f"{turn}:not dealt"
-        (wood, gold), (their_wood, their_gold) = self._holdings(seat), self._holdings(1 - seat)
-        wood_value, gold_value = self._values(seat)
+        (wood, gold), (their_wood, their_gold) = self._holdings(player), self._holdings(1 - player)
+        wood_value, gold_value = self._values(player)
         standing = "none"
-        if self.offer and len(self.log) % 2 == seat:
+        if self.offer and len(self.log) % 2 == player:
             standing = f"{self.offer.give}{self.offer.resource[0]}->{self.offer.ask}{self.offer.wanted[0]}"
         return (
             f"{turn}:you {wood}w{gold}g:they {their_wood}w{their_gold}g:value {wood_value}w{gold_value}g"
             f":offer {standing}"
         )
 
-    def _tell(self, number: int, seat: int) -> str:
+    def _tell(self, number: int, player: int) -> str:
         """One past turn; quotation marks in the talk are softened so that it cannot pose as another turn."""
         reply = self.log[number]
-        who = "you" if number % 2 == seat else "your opponent"
+        who = "you" if number % 2 == player else "your opponent"
         said = f', saying "{reply.words.replace(chr(34), chr(39))}"' if reply.words else ""
         return f"Turn {number + 1}, {who}: [{reply.token}]{said}"
 
-    def _tell_now(self, seat: int) -> list[str]:
+    def _tell_now(self, player: int) -> list[str]:
         """What can be done in this turn, or how the game ended."""
         if self.is_terminal:
-            won = self.returns()[seat]
+            won = self.returns()[player]
             result = "it is a draw" if won == 0 else f"you {'won' if won > 0 else 'lost'}"
             return [f"The game is over: {result}."]
         lines = [f"This is turn {len(self.log) + 1} of {self.turns}."]
-        if self.current_player != seat:
+        if self.current_player != player:
             return [*lines, "It is your opponent's turn."]
-        (wood, gold), (their_wood, their_gold) = self._holdings(seat), self._holdings(1 - seat)
+        (wood, gold), (their_wood, their_gold) = self._holdings(player), self._holdings(1 - player)
         actions = "[pass]"
         if self.offer:
             give, resource, ask = self.offer

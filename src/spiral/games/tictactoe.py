@@ -1,4 +1,4 @@
-"""Tic-tac-toe on a 3 x 3 board. Seat 0 plays X and moves first; cells are "0" to "8", row by row.
+"""Tic-tac-toe on a 3 x 3 board. Player 0 plays X and moves first; cells are "0" to "8", row by row.
 
 A win pays +1 to the winner and -1 to the other; a full board is a draw. Perfect play draws.
 """
@@ -50,28 +50,28 @@ class TicTacToe(Game):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TicTacToeState(State):
-    """The cells played so far, in order: seat 0 at even places, seat 1 at odd ones."""
+    """The cells played so far, in order: player 0 at even places, player 1 at odd ones."""
 
     moves: tuple[int, ...] = ()
 
     def _board(self) -> list[int | None]:
-        """The seat that holds each cell, or None. Length 9."""
+        """The player that holds each cell, or None. Length 9."""
         board: list[int | None] = [None] * 9
         for ply, cell in enumerate(self.moves):
             board[cell] = ply % 2
         return board
 
     def _winner(self) -> int | None:
-        """Only the seat that moved last can have completed a line."""
+        """Only the player that moved last can have completed a line."""
         if len(self.moves) < 5:
             return None
-        seat = (len(self.moves) - 1) % 2
-        held = set(self.moves[seat::2])
-        return seat if any(held.issuperset(line) for line in LINES) else None
+        player = (len(self.moves) - 1) % 2
+        held = set(self.moves[player::2])
+        return player if any(held.issuperset(line) for line in LINES) else None
 
     @property
     def current_player(self) -> int:
-        """Seats alternate until a line or a full board."""
+        """Players alternate until a line or a full board."""
         if len(self.moves) == 9 or self._winner() is not None:
             return TERMINAL
         return len(self.moves) % 2
@@ -95,29 +95,29 @@ class TicTacToeState(State):
             return (0.0, 0.0)
         return (1.0, -1.0) if winner == 0 else (-1.0, 1.0)
 
-    def information_state(self, seat: int) -> str:
+    def information_state(self, player: int) -> str:
         """Everything is public: the moves in order."""
         return "".join(str(cell) for cell in self.moves)
 
     def position_key(self) -> Hashable:
-        """The cells of each seat, in order: how they came to be taken does not matter."""
+        """The cells of each player, in order: how they came to be taken does not matter."""
         return (tuple(sorted(self.moves[0::2])), tuple(sorted(self.moves[1::2])))
 
-    def observation(self, seat: int, style: Style = "full") -> str:
+    def observation(self, player: int, style: Style = "full") -> str:
         """Empty cells show their own number in both styles."""
         cells = [str(cell) if held is None else MARKS[held] for cell, held in enumerate(self._board())]
         if style == "compact":
-            return f"tictactoe:{MARKS[seat]}:" + "".join(f"{''.join(cells[row : row + 3])}|" for row in (0, 3, 6))
+            return f"tictactoe:{MARKS[player]}:" + "".join(f"{''.join(cells[row : row + 3])}|" for row in (0, 3, 6))
         rows = "\n---+---+---\n".join(" " + " | ".join(cells[row : row + 3]) for row in (0, 3, 6))
         played = ", ".join(f"{MARKS[ply % 2]} took {cell}" for ply, cell in enumerate(self.moves))
         lines = [
             "You are playing tic-tac-toe. The first player to hold three cells in a row, column or diagonal wins;"
             " a full board without such a line is a draw.",
-            f"You are {MARKS[seat]}, your opponent is {MARKS[1 - seat]}. X moves first.",
+            f"You are {MARKS[player]}, your opponent is {MARKS[1 - player]}. X moves first.",
             f"Moves so far: {played or 'none'}.",
             f"The board, each empty cell showing its number:\n{rows}",
         ]
-        if self.current_player == seat:
+        if self.current_player == player:
             lines.append(
                 f"It is your turn. Your legal actions, each the number of a cell: {', '.join(self.legal_actions())}."
             )

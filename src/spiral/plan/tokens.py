@@ -155,10 +155,10 @@ class _Surveyor(RandomPolicy):
         self._style = style
         self._encode = encode
 
-    def choose(self, state: State, seat: int, rng: random.Random) -> str:
+    def choose(self, state: State, player: int, rng: random.Random) -> str:
         """Any legal action."""
-        self.prompts.append(self._encode(state.observation(seat, self._style)))  # type: ignore[arg-type]
-        return super().choose(state, seat, rng)
+        self.prompts.append(self._encode(state.observation(player, self._style)))  # type: ignore[arg-type]
+        return super().choose(state, player, rng)
 
 
 def _survey(game: Game, spec: str, episodes: int, recipe: Recipe, codec: ChatCodec | None) -> GameTokens:

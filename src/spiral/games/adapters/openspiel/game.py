@@ -249,7 +249,7 @@ class OpenSpielState(State):
     position: Any = dataclasses.field(compare=False, repr=False)
     """OpenSpiel's state; never changed."""
     past: tuple[str, str] = dataclasses.field(default=("", ""), compare=False, repr=False)
-    """A fingerprint of what each seat saw and did at its own decisions; empty where the moves tell it all."""
+    """A fingerprint of what each player saw and did at its own decisions; empty where the moves tell it all."""
 
     def __reduce__(self) -> tuple[Callable[..., OpenSpielState], tuple[object, ...]]:
         """OpenSpiel's state is not pickled: its moves are played again."""
@@ -257,7 +257,7 @@ class OpenSpielState(State):
 
     @property
     def current_player(self) -> int:
-        """OpenSpiel numbers seats, chance and the end as we do."""
+        """OpenSpiel numbers players, chance and the end as we do."""
         return int(self.position.current_player())
 
     def legal_actions(self) -> tuple[str, ...]:
@@ -291,30 +291,30 @@ class OpenSpielState(State):
             raise ValueError(f"OpenSpiel pays {(first, second)} in {self.game.spec}; expected a sum of zero")
         return (first + 0.0, 0.0 - first)  # never -0.0
 
-    def information_state(self, seat: int) -> str:
-        """Perfect recall, whether OpenSpiel's own text has it or not: all that the seat has seen and done."""
+    def information_state(self, player: int) -> str:
+        """Perfect recall, whether OpenSpiel's own text has it or not: all that the player has seen and done."""
         if self.game.perfect_information:
             return self._told()
-        return f"{self._known(seat)} | {self._told() if self._open_moves else self.past[seat]}"
+        return f"{self._known(player)} | {self._told() if self._open_moves else self.past[player]}"
 
     def position_key(self) -> Hashable:
-        """The board and the seat to act, where that is known to be all; otherwise the moves."""
+        """The board and the player to act, where that is known to be all; otherwise the moves."""
         if self.game.short_name in _BOARD_IS_ALL and not self.game.parameters.get("swap"):
             return (self.game, self.current_player, str(self.position))
         return self
 
-    def observation(self, seat: int, style: Style = "full") -> str:
+    def observation(self, player: int, style: Style = "full") -> str:
         """The compact form is OpenSpiel's own text in one line."""
         name, params = self.game.short_name, self.game.parameters
         if style == "compact":
-            return f"{self.game.name}:{seat}:{words.one_line(self._known(seat, now=self.game.perfect_information))}"
-        seen = self._known(seat, now=True)
+            return f"{self.game.name}:{player}:{words.one_line(self._known(player, now=self.game.perfect_information))}"
+        seen = self._known(player, now=True)
         title = "The position" if self.game.perfect_information else "What you see"
-        shown = words.view(name, params, seen, seat) or f"{title}:\n{seen or '(nothing yet)'}"
-        lines = [_introduction(self.game), words.seats(name, seat), self._history(seat), shown]
+        shown = words.view(name, params, seen, player) or f"{title}:\n{seen or '(nothing yet)'}"
+        lines = [_introduction(self.game), words.player_line(name, player), self._history(player), shown]
         if self.is_terminal:
-            lines.append(f"The game is over. Your return is {self.returns()[seat]:g}.")
-        elif self.current_player == seat:
+            lines.append(f"The game is over. Your return is {self.returns()[player]:g}.")
+        elif self.current_player == player:
             lines.append(f"It is your turn. Your legal actions: {words.listed(self.legal_actions())}.")
         return "\n".join(lines)
 
@@ -336,25 +336,25 @@ class OpenSpielState(State):
         """Whether every move of a player is seen by both."""
         return self.game.perfect_information or self.game.short_name in _PUBLIC_MOVES
 
-    def _history(self, seat: int) -> str:
-        """Every move, where moves are seen by both; otherwise the seat's own."""
+    def _history(self, player: int) -> str:
+        """Every move where both players see all moves; otherwise the player's own."""
         if self._open_moves:
             return f"Moves so far: {self._told() or 'none'}."
-        own = [action for player, action in self.moves if player == seat]
+        own = [action for mover, action in self.moves if mover == player]
         return f"Your own moves so far: {'; '.join(own) or 'none'}."
 
     def _told(self) -> str:
-        """The moves that both seats see: chance's too, unless something is hidden."""
+        """The moves that both players see: chance's too, unless something is hidden."""
         shown = [move for move in self.moves if move[0] != CHANCE or self.game.perfect_information]
         return "; ".join(f"{'chance' if player == CHANCE else f'seat {player}'}: {action}" for player, action in shown)
 
-    def _known(self, seat: int, now: bool = False) -> str:
-        """OpenSpiel's text for a seat: the one with a memory if there is one, or of what is on the table `now`."""
+    def _known(self, player: int, now: bool = False) -> str:
+        """OpenSpiel's text for a player: the one with a memory if there is one, or of what is on the table `now`."""
         table = now and (self.game.perfect_information or self.game.short_name in _CHIPS_ON_THE_TABLE)
         kind = self.game.kind
         if kind.provides_observation_string and (table or not kind.provides_information_state_string):
-            return words.tidy(self.position.observation_string(seat))
-        return words.tidy(self.position.information_state_string(seat))
+            return words.tidy(self.position.observation_string(player))
+        return words.tidy(self.position.information_state_string(player))
 
 
 def _rebuild(

@@ -1,4 +1,4 @@
-r"""OpenSpiel's games in words: rules, what a seat sees, and names of actions that fit into `\boxed{}`.
+r"""OpenSpiel's games in words: rules, what a player sees, and names of actions that fit into `\boxed{}`.
 
 OpenSpiel's own texts are made for programs: "pile:3, take:1;" or "[Private: 4][Round 1][Ante: 1 3]". Ten games get
 rules and a view written here for a reader; every other one gets its own texts, tidied, and one line of what OpenSpiel
@@ -55,7 +55,7 @@ _MARKS = {
     "ultimate_tic_tac_toe": ("x", "o"),
     "xiangqi": ("capital letters", "small letters"),
 }
-"""The pieces of seat 0 and seat 1."""
+"""The pieces of player 0 and player 1."""
 
 
 def tidy(text: str) -> str:
@@ -104,15 +104,15 @@ def rules(game: str, params: Params) -> str | None:
     return _RULES[game].format(**params, **extra)
 
 
-def view(game: str, params: Params, text: str, seat: int) -> str | None:
-    """What a seat sees, written for a reader, from what OpenSpiel shows it; None where it is not known how."""
-    return _VIEWS[game](_Seen(text=text, seat=seat, params=params)) if game in _VIEWS else None
+def view(game: str, params: Params, text: str, player: int) -> str | None:
+    """What a player sees, written for a reader, from what OpenSpiel shows it; None where it is not known how."""
+    return _VIEWS[game](_Seen(text=text, player=player, params=params)) if game in _VIEWS else None
 
 
-def seats(game: str, seat: int) -> str:
-    """Who sits where, with the pieces of each seat where they have marks."""
+def player_line(game: str, player: int) -> str:
+    """The line with the numbers of both players, and their pieces where they have marks."""
     marks = [f" ({mark})" for mark in _MARKS.get(game, ())] or ["", ""]
-    return f"You are seat {seat}{marks[seat]}, your opponent is seat {1 - seat}{marks[1 - seat]}."
+    return f"You are seat {player}{marks[player]}, your opponent is seat {1 - player}{marks[1 - player]}."
 
 
 def listed(actions: Sequence[str]) -> str:
@@ -212,10 +212,10 @@ _WORDS: dict[str, Callable[[Params], dict[str, object]]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """OpenSpiel's text for a seat."""
+    """OpenSpiel's text for a player."""
 
     text: str
-    seat: int
+    player: int
     params: Params
 
 
@@ -260,7 +260,7 @@ def _leduc_view(seen: _Seen) -> str | None:
     shown = f" Public card: {'JQK'[public // per_rank]}." if public >= 0 else ""
     return (
         f"Your card: {'JQK'[own // per_rank]}.{shown} Betting round {fields['Round']}."
-        f" Chips put in: {paid[seen.seat]} by you, {paid[1 - seen.seat]} by your opponent."
+        f" Chips put in: {paid[seen.player]} by you, {paid[1 - seen.player]} by your opponent."
     )
 
 
@@ -284,8 +284,8 @@ def _pig_view(seen: _Seen) -> str | None:
     found = re.match(r"Scores: (\d+) (\d+), Turn total: (\d+)\nCurrent player: (\d)", seen.text)
     if found is None:
         return None
-    own, other = found[1 + seen.seat], found[2 - seen.seat]
-    whose = "your" if int(found[4]) == seen.seat else "your opponent's"
+    own, other = found[1 + seen.player], found[2 - seen.player]
+    whose = "your" if int(found[4]) == seen.player else "your opponent's"
     return f"Your score: {own}. Your opponent's score: {other}. Points of {whose} turn: {found[3]}."
 
 

@@ -3,7 +3,7 @@
 TextArena's environments change in place, draw from the global `random`, and forgive a bad move once. Here a move is
 made on a deep copy, with the game's own random state put in place of the global one for as long as the library
 works, and any move that the library calls invalid is undone and reported instead of punished. The bare environment
-is used, without TextArena's wrappers, and what it tells the seats is taken out of it after every move: it then stays
+is used, without TextArena's wrappers, and what it tells the players is taken out of it after every move: it then stays
 small enough to be copied often.
 
 Left out: numpy's global generator, which no playable game uses.
@@ -33,11 +33,11 @@ _lock = threading.RLock()
 
 
 class Message(NamedTuple):
-    """One thing that a seat was told, or did."""
+    """One thing that a player was told, or did."""
 
     speaker: int
     kind: str
-    """The name of a TextArena `ObservationType`, or "OWN" for the seat's own action, which is not always told."""
+    """The name of a TextArena `ObservationType`, or "OWN" for the player's own action, which is not always told."""
     text: str
 
 
@@ -59,7 +59,7 @@ class Position:
     heard: Heard
 
     @property
-    def seat(self) -> int:
+    def player(self) -> int:
         """Who is to act."""
         return int(self.env.state.current_player_id)
 
@@ -68,9 +68,9 @@ class Position:
         return "GAME" if number == GAME else str(self.env.state.role_mapping.get(number, f"Player {number}"))
 
     def listed(self) -> tuple[str, ...]:
-        """The moves of the seat to act that the catalogue lists, those that must be tried out having been tried."""
+        """The moves of the player to act that the catalogue lists, those that must be tried out having been tried."""
         entry = PLAYABLE[self.name]
-        found = tuple(entry.moves(self.env, self.seat))
+        found = tuple(entry.moves(self.env, self.player))
         return tuple(move for move in found if self.step(move)) if entry.tried else found
 
     def step(self, action: str) -> Position | None:
@@ -81,7 +81,7 @@ class Position:
         entry = PLAYABLE[self.name]
         if entry.must_hold and not re.search(entry.must_hold, action, re.IGNORECASE):
             return None
-        own = Message(self.seat, "OWN", action)
+        own = Message(self.player, "OWN", action)
         shared = {id(value): value for value in (getattr(self.env, field) for field in entry.shared)}
         with _apart(self.randomness):
             env = copy.deepcopy(self.env, shared)
@@ -123,14 +123,14 @@ def _refuse(reason: str = "") -> NoReturn:  # noqa: ARG001
 
 
 def _hear(env: Any, heard: Heard) -> Heard:
-    """Takes out of the environment what the seats have been told since the last move."""
+    """Takes out of the environment what the players have been told since the last move."""
     state = env.state
     told: dict[int, list[tuple[int, str, Any]]] = {0: list(state.observations[0]), 1: list(state.observations[1])}
     state.observations = {0: [], 1: []}
     state.logs = []
     first, second = (
-        heard[seat] + tuple(Message(speaker, kind.name, str(text)) for speaker, text, kind in told[seat])
-        for seat in (0, 1)
+        heard[player] + tuple(Message(speaker, kind.name, str(text)) for speaker, text, kind in told[player])
+        for player in (0, 1)
     )
     return first, second
 

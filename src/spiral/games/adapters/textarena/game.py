@@ -6,8 +6,8 @@ along and rebuilt by playing again where it is missing, as after unpickling.
 
 These are games never trained on, kept as others measure them, so TextArena's rules are left as they are. Among
 their faults: in Simple Negotiation a refused offer stands until it is replaced, also for the side that made it; Kuhn
-poker lets the seats 1, 0, 1 open its three hands, and its chips decide only who wins; Pig ends at 100 turns only when
-a turn is passed on; a game whose position allows no move at all does not end, and is lost here for the seat
+poker lets the players 1, 0, 1 open its three hands, and its chips decide only who wins; Pig ends at 100 turns only when
+a turn is passed on; a game whose position allows no move at all does not end, and is lost here for the player
 that is stuck, which is what its next, illegal move would do in TextArena.
 
 What TextArena calls invalid is not legal here: there are no second tries. An action may leave its square brackets out
@@ -101,7 +101,7 @@ def _load(environment: str) -> Game:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextArenaState(State):
-    """The game, the seed that was dealt, and the actions of the seats."""
+    """The game, the seed that was dealt, and the actions of the players."""
 
     game: TextArenaGame
     dealt: int | None = None
@@ -128,10 +128,10 @@ class TextArenaState(State):
 
     @property
     def current_player(self) -> int:
-        """Chance before the deal; a seat without any move has lost, so the game is over."""
+        """Chance before the deal; a player without any move has lost, so the game is over."""
         if self.dealt is None:
             return CHANCE
-        return self._position.seat if self._listed else TERMINAL
+        return self._position.player if self._listed else TERMINAL
 
     def legal_actions(self) -> tuple[str, ...]:
         """The actions in TextArena's syntax; a choice of them where there is talk, or no end of bids."""
@@ -165,28 +165,28 @@ class TextArenaState(State):
             return (0.0, 0.0)
         state = self._position.env.state
         if not state.done:  # nothing was legal
-            return (-1.0, 1.0) if self._position.seat == 0 else (1.0, -1.0)
+            return (-1.0, 1.0) if self._position.player == 0 else (1.0, -1.0)
         paid = state.rewards or {}
         if sorted(paid) != [0, 1] or paid[0] + paid[1] != 0:
             raise RuntimeError(f"game {self.game.name!r} paid {paid!r}; expected two rewards that sum to zero")
         return (float(paid[0]), float(paid[1]))
 
-    def information_state(self, seat: int) -> str:
-        """Everything that the seat was told or did, in order, and whose turn it is."""
+    def information_state(self, player: int) -> str:
+        """Everything that the player was told or did, in order, and whose turn it is."""
         if self.dealt is None:
             return "not dealt"
-        told = [(message.speaker, message.kind, message.text) for message in self._position.heard[seat]]
+        told = [(message.speaker, message.kind, message.text) for message in self._position.heard[player]]
         return f"{self.current_player}{told}"
 
-    def observation(self, seat: int, style: Style = "full") -> str:
-        """What TextArena has told the seat, the newest last; the compact form leaves out the rules."""
+    def observation(self, player: int, style: Style = "full") -> str:
+        """What TextArena has told the player, the newest last; the compact form leaves out the rules."""
         if self.dealt is None:
             return "The game has not been dealt yet."
-        heard = [message for message in self._position.heard[seat] if message.kind != "OWN"]
+        heard = [message for message in self._position.heard[player] if message.kind != "OWN"]
         rules = [message.text.strip() for message in heard if message.kind == "PROMPT"] if style == "full" else []
         rest = [message for message in heard if message.kind != "PROMPT"]
         room = max(MAX_CHARACTERS - sum(map(len, rules)), MIN_RECENT)
-        return "\n".join([*rules, *self._recent(rest, room), self._tell_now(seat)])
+        return "\n".join([*rules, *self._recent(rest, room), self._tell_now(player)])
 
     def _recent(self, messages: list[Message], room: int) -> list[str]:
         """As many of the last messages as there is room for, and the last board in any case."""
@@ -208,12 +208,12 @@ class TextArenaState(State):
         cut = f"{text[:MAX_MESSAGE]} (cut)" if len(text) > MAX_MESSAGE else text
         return f"[{self._position.speaker(message.speaker)}] {cut}"
 
-    def _tell_now(self, seat: int) -> str:
+    def _tell_now(self, player: int) -> str:
         """Whose turn it is, or how the game ended."""
         if self.is_terminal:
-            won = self.returns()[seat]
+            won = self.returns()[player]
             return f"The game is over: {'it is a draw' if won == 0 else 'you won' if won > 0 else 'you lost'}."
-        return "It is your turn." if self.current_player == seat else "It is your opponent's turn."
+        return "It is your turn." if self.current_player == player else "It is your opponent's turn."
 
     def _try(self, action: str) -> tuple[str, Position] | None:
         """The action as TextArena takes it and what follows, or None; the last answer is kept for `apply`."""
