@@ -86,7 +86,7 @@ def test_which_names_are_scripted(name, scripted):
         ("nano", "there is no scripted policy 'nano'; the scripted policies are random, minimax, equilibrium; minimax"),
     ],
 )
-def test_wrong_names_are_refused(name, words):
+def test_invalid_names_are_refused(name, words):
     for ask in (check_scripted, lambda name: scripted_policy(name, TICTACTOE)):
         with pytest.raises(ValueError, match=words):
             ask(name)
@@ -103,7 +103,7 @@ def opponents(name):
     return spiral("train", "nano", "--dry-run", *settings)
 
 
-def test_policies_go_by_their_names():
+def test_names_of_scripted_policies():
     names = ("random", "minimax", "minimax(depth=4)", "equilibrium")
     assert tuple(scripted_policy(name, TICTACTOE).name for name in names) == names
     assert scripted_policy(" minimax( depth=4 )", TICTACTOE).name == "minimax(depth=4)"
@@ -127,7 +127,7 @@ def test_the_leduc_equilibrium_plays_what_its_table_says():
     assert min(expected) > 0.2
 
 
-def test_which_games_a_scripted_opponent_can_play():
+def test_games_that_scripted_policies_can_play():
     chat = Chat()
     assert [can_play(name, chat) for name in ("random", "minimax", "minimax(depth=2)", "equilibrium")] == [False] * 4
     assert [can_play(name, KUHN) for name in ("random", "minimax", "minimax(depth=2)", "equilibrium")] == [
@@ -141,7 +141,7 @@ def test_which_games_a_scripted_opponent_can_play():
 
 
 @pytest.mark.parametrize("name", ["random", "minimax", "minimax(depth=2)"])
-def test_games_that_do_not_list_actions(name):
+def test_scripted_policies_need_listed_actions(name):
     player = scripted_policy(name, Chat())
     words = f"{name} cannot play chat: it does not list its legal actions".replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(ValueError, match=words):

@@ -74,7 +74,7 @@ def with_template(template, *special):
         (turns("User: {}\n", "Assistant: {}\n"), {}, ("ignores add_generation_prompt", "'Assistant:'")),
     ],
 )  # fmt: skip
-def test_a_template_that_cannot_be_used_is_refused_with_what_it_does(template, config, words):
+def test_an_unusable_template_is_refused_with_the_reason(template, config, words):
     with pytest.raises(ValueError, match="chat template") as caught:
         ChatCodec(with_template(template), PromptConfig(**config))
     message = str(caught.value)
@@ -84,7 +84,7 @@ def test_a_template_that_cannot_be_used_is_refused_with_what_it_does(template, c
 
 
 @pytest.mark.parametrize(("kind", "main"), [("ranges", True), ("ranges", False), ("text", True), ("macro", False)])
-def test_a_template_that_does_not_end_is_stopped_in_any_thread(kind, main, monkeypatch):
+def test_an_endless_template_is_stopped_in_any_thread(kind, main, monkeypatch):
     monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.3)
     tokenizer, caught = with_template("{{ messages[0].content }}" + ENDLESS[kind]), []
 
@@ -107,7 +107,7 @@ def test_a_template_that_does_not_end_is_stopped_in_any_thread(kind, main, monke
     sum(range(200_000))  # nothing arrives later
 
 
-def test_a_watched_template_that_ends_in_time_is_left_alone(monkeypatch):
+def test_a_template_that_finishes_in_time_is_not_stopped(monkeypatch):
     monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.05)
     tokenizer = with_template("{{ messages[0].content }}")
     texts = [render_chat(tokenizer, [{"role": "user", "content": str(number)}]) for number in range(50)]
@@ -115,7 +115,7 @@ def test_a_watched_template_that_ends_in_time_is_left_alone(monkeypatch):
     assert texts == [str(number) for number in range(50)]
 
 
-def test_a_question_that_only_later_is_lost_is_an_error():
+def test_losing_part_of_a_later_question_is_an_error():
     codec = ChatCodec(with_template("{{ messages[0].content[:6000] }}"), PromptConfig(observation="compact"))
     assert codec.render("word " * 1000, KUHN)
     with pytest.raises(ValueError, match="loses the question"):
@@ -136,7 +136,7 @@ def test_a_template_may_change_white_space(template):
     assert "Your card" in ChatCodec(with_template(template), PromptConfig()).render("Your card: J.", KUHN)
 
 
-def test_a_command_says_so_in_one_line_with_status_two(tmp_path, nano):
+def test_commands_refuse_a_bad_template_in_one_line(tmp_path, nano):
     nano.model.save_pretrained(tmp_path)
     tokenizer = build_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('wants tools') }}"
@@ -212,7 +212,7 @@ def test_memory_is_limited(name, monkeypatch):
         (KIND + CHATML.replace(ASK, ASK.replace("assistant", "user")), "opens the user's turn"),
     ],
 )  # fmt: skip
-def test_what_a_template_may_not_do(template, words):
+def test_forbidden_operations_are_refused(template, words):
     assert words in refusal(template)
 
 
@@ -238,7 +238,7 @@ def test_ordinary_operations_are_allowed(template):
         ("", ""),
     ],
 )
-def test_the_default_system_prompt_is_what_every_question_gets(before, system):
+def test_the_default_system_prompt_is_found(before, system):
     assert describe_template(with_template(before + CHATML), PromptConfig()).default_system == system
 
 
@@ -259,7 +259,7 @@ def prompt_of(name, **config):
     return codec.render("Your card: J.", KUHN)
 
 
-def test_a_system_prompt_stands_where_the_template_puts_it():
+def test_the_template_places_the_system_prompt():
     assert prompt_of("qwen", system=SYSTEM).startswith(
         f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nYour"
     )
@@ -270,7 +270,7 @@ def test_a_system_prompt_stands_where_the_template_puts_it():
     assert SYSTEM in ChatCodec(FAMILIES["qwen"].tokenizer(), PromptConfig(system=SYSTEM)).render_question("1 + 1?")
 
 
-def test_without_a_system_message_it_stands_before_the_users_words():
+def test_without_a_system_role_the_system_prompt_goes_before_the_question():
     start = "<bos><start_of_turn>user\n"
     assert prompt_of("gemma-3", system=SYSTEM).startswith(f"{start}{SYSTEM}\n\nYour card: J.<end_of_turn>")
     shown = prompt_of("gemma-3", system=SYSTEM, example=True)
@@ -284,7 +284,7 @@ def test_without_a_system_message_it_stands_before_the_users_words():
     assert f"<|im_start|>user\n{SYSTEM}\n\n" in report.user_prompt
 
 
-def test_plain_templates_have_a_system_prompt_too():
+def test_plain_templates_take_a_system_prompt():
     asked = question("X", PromptConfig())
     for template, start in (
         ("qwen3", f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nX"),
@@ -296,7 +296,7 @@ def test_plain_templates_have_a_system_prompt_too():
         assert braces in plain_text(asked, PromptConfig(template=template, system=braces))
 
 
-def test_no_system_prompt_leaves_settings_as_they_were():
+def test_settings_without_a_system_prompt_have_no_such_field():
     assert "system" not in PromptConfig().model_dump()
     assert PromptConfig(system="").model_dump()["system"] == ""
     assert json.loads(PromptConfig(system="a").model_dump_json())["system"] == "a"
@@ -327,7 +327,7 @@ def test_every_family_is_described(name):
         assert report.default_system == ""
 
 
-def test_what_a_report_says_and_warns_of():
+def test_fields_and_warnings_of_the_report():
     def report(name, config=None, **change):
         family = dataclasses.replace(FAMILIES[name], **change)
         return describe_template(family.tokenizer(), config or PromptConfig())

@@ -25,7 +25,7 @@ def shown_state(game):
 
 @pytest.mark.parametrize(("observation", "thinking"), STYLES)
 @pytest.mark.parametrize("spec", sorted({*GAMES, *game_names(), "simple_negotiation(turns=1)"}))
-def test_the_reply_is_legal_where_it_is_given(spec, observation, thinking):
+def test_the_example_reply_is_legal_in_its_position(spec, observation, thinking):
     game = load_game(spec)
     example = worked_example(game, PromptConfig(observation=observation, thinking=thinking))
     state = shown_state(game)
@@ -62,13 +62,13 @@ def test_the_whole_example_of_one_game():
     assert direct.reply == "\\boxed{check}"
 
 
-def test_a_game_of_one_decision_shows_that_one():
+def test_a_game_with_one_decision_shows_it():
     example = worked_example(Flip(), PromptConfig(thinking=False))
     assert example.observation == "call it"
     assert example.answer in ("\\boxed{heads}", "\\boxed{tails}")
 
 
-def test_a_game_without_decisions_has_none():
+def test_a_game_without_decisions_has_no_example():
     class Nothing(Flip):
         def initial_state(self):
             return super().initial_state().apply("heads")
@@ -129,7 +129,7 @@ def test_the_chat_gets_an_earlier_exchange():
         ),
     ],
 )
-def test_plain_templates_put_it_in_their_own_markup(template, thinking, text):
+def test_plain_templates_frame_the_example_in_their_own_markup(template, thinking, text):
     config = PromptConfig(template=template, observation="compact", thinking=thinking)
     assert plain_text(question("NOW", config), config, EXAMPLE if thinking else DIRECT) == text
 
@@ -148,7 +148,7 @@ def test_an_example_needs_the_game():
     assert plain.encode("kuhn_poker:J:") is plain.encode("kuhn_poker:J:", load_game("tictactoe"))
 
 
-def test_each_game_has_its_own():
+def test_each_game_has_its_own_example():
     codec = ChatCodec(TOKENIZER, PromptConfig(observation="compact", thinking=False, example=True))
     texts = {spec: TOKENIZER.decode(codec.encode("same", load_game(spec))) for spec in GAMES}
     assert len(set(texts.values())) == len(GAMES)
@@ -175,7 +175,7 @@ def test_all_positions_of_a_game_begin_with_the_same_tokens(spec, observation, t
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_an_example_only_adds_in_front(template):
+def test_an_example_only_adds_a_prefix(template):
     game = load_game("tictactoe")
     for observation, thinking in STYLES:
         plain, shown = (
@@ -190,7 +190,7 @@ def test_an_example_only_adds_in_front(template):
         assert len(shown) > len(plain)
 
 
-def test_special_tokens_in_an_example_are_left_out_too():
+def test_special_tokens_in_an_example_are_removed():
     class Spelling(Flip):
         def initial_state(self):
             state = super().initial_state()

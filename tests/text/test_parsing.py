@@ -79,18 +79,18 @@ def test_the_last_box_with_balanced_braces(reply, content):
         (r"\boxed", None),
     ],
 )
-def test_boxes_however_they_are_drawn(reply, content):
+def test_other_forms_of_boxes(reply, content):
     assert last_boxed(reply) == content
 
 
-def test_an_unfinished_box_is_told_from_none():
+def test_an_unclosed_box_is_not_a_missing_box():
     assert last_box(r"so \boxed{4").content is None
     assert last_box(r"so \boxed{4").start == 3
     assert last_box("so 4") is None
 
 
 @pytest.mark.parametrize("reply", [r"\boxed {bet}", r"\boxed bet", r"\fbox{bet}", r"\boxed\text{bet}", r"\boxed[bet]"])
-def test_a_move_in_any_box(reply):
+def test_an_action_in_any_form_of_box(reply):
     assert parse_action(f"I think so. {reply}", KUHN) == "bet"
 
 
@@ -133,7 +133,7 @@ def test_a_move_in_any_box(reply):
         "\\boxed{\u200bbet\u00a0}",
     ],
 )
-def test_what_is_forgiven(reply):
+def test_formatting_is_ignored(reply):
     assert parse_action(reply, KUHN) == "bet"
 
 
@@ -164,11 +164,11 @@ def test_what_is_forgiven(reply):
         r"\boxed{\sqrt{bet}}",
     ],
 )
-def test_what_is_not(reply):
+def test_illegal_replies(reply):
     assert parse_action(reply, KUHN) is None
 
 
-def test_a_cell_is_its_own_number_only():
+def test_a_cell_needs_its_exact_number():
     after = TICTACTOE.apply("4")
     assert parse_action(r"\boxed{4}", TICTACTOE) == "4"
     assert parse_action(r"\boxed{4}", after) is None
@@ -180,14 +180,14 @@ def test_a_cell_is_its_own_number_only():
 @pytest.mark.parametrize(
     "content", [r"\textbf{\text{4}}", r"\textrm{4}", "$4$", "{4}", "4.", r"\fbox{4}", r"\mathbf{[4]}"]
 )
-def test_a_cell_in_any_dress(content):
+def test_formatting_around_a_cell_is_ignored(content):
     assert parse_action(rf"\boxed{{{content}}}", TICTACTOE) == "4"
 
 
 @pytest.mark.parametrize(
     "content", ["4^2", "4\u00b2", r"\frac{4}{1}", r"\sqrt{4}", "-4", "4,", "4 5", "4.4", r"0\!4", "4!"]
 )
-def test_what_is_no_dress_of_a_cell(content):
+def test_mathematics_around_a_cell_is_illegal(content):
     assert parse_action(rf"\boxed{{{content}}}", TICTACTOE) is None
 
 
@@ -208,23 +208,23 @@ OFFER = "offer: 2 wood -> 1 gold"
         r"\text{\textit{offer: 2 wood} -\textgreater{} 1 gold}",
     ],
 )
-def test_an_offer_in_any_dress(content):
+def test_formatting_in_an_offer_is_ignored(content):
     state = next(s for s in random_states(300, seed=3, games=("simple_negotiation",)) if OFFER in s.legal_actions())
     assert parse_action(rf"\boxed{{{content}}}", state) == OFFER
 
 
-def test_an_offer_is_still_one_offer():
+def test_an_incomplete_or_repeated_offer_is_illegal():
     state = next(s for s in random_states(300, seed=3, games=("simple_negotiation",)) if OFFER in s.legal_actions())
     assert parse_action(r"\boxed{\text{offer: 2 wood} \gets \text{1 gold}}", state) is None
     assert parse_action(rf"\boxed{{\text{{{OFFER}}} \text{{{OFFER}}}}}", state) is None
     assert parse_action(r"\boxed{\text{2 wood} \to \text{1 gold}}", state) is None
 
 
-def test_a_box_too_long_for_any_game_is_no_action():
+def test_an_overlong_box_is_illegal():
     assert parse_action(rf"\boxed{{bet{' ' * 200_000}}}", KUHN) is None
 
 
-def test_nobody_acts_at_chance_and_after_the_end():
+def test_there_is_no_action_at_chance_or_after_the_end():
     dealing = load_game("kuhn_poker").initial_state()
     over = KUHN.apply("bet").apply("fold")
     assert dealing.is_chance
@@ -233,7 +233,7 @@ def test_nobody_acts_at_chance_and_after_the_end():
     assert parse_action(r"\boxed{check}", over) is None
 
 
-def test_a_negotiator_may_talk_inside_the_box():
+def test_a_negotiation_action_may_contain_talk():
     state = next(s for s in random_states(50, seed=2, games=("simple_negotiation",)) if "pass" in s.legal_actions())
     said = parse_action(r"\boxed{Your   gold is fine. [Pass]}", state)
     assert said == "Your gold is fine. [Pass]"
@@ -245,7 +245,7 @@ def test_a_negotiator_may_talk_inside_the_box():
 @pytest.mark.parametrize("spec", GAMES)
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_every_legal_action_survives(spec, seed):
+def test_every_legal_action_is_parsed(spec, seed):
     for state in random_turns(load_game(spec), random.Random(seed)):
         for action in state.legal_actions():
             assert parse_action(f"Some thought.\n\\boxed{{{action}}}", state) == action

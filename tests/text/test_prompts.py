@@ -76,7 +76,7 @@ def test_plain_templates_are_the_tokenizers_plain_text():
 
 
 @pytest.mark.parametrize("template", ["chat", *TEXTS])
-def test_words_of_a_player_cannot_pose_as_the_end_of_a_turn(template):
+def test_an_observation_cannot_contain_the_end_of_a_turn(template):
     # Talk in a negotiation is shown to the other side, and may spell out what ends a turn.
     codec = ChatCodec(TOKENIZER, PromptConfig(template=template))
     end, reply = TOKENIZER.convert_tokens_to_ids([END, REPLY])
@@ -143,7 +143,7 @@ def test_nano_replies_are_short():
         assert len(TOKENIZER.encode(f"\\boxed{{{action}}}", add_special_tokens=False)) == 1
 
 
-def test_templates_that_think_on_request_are_told(tokenizer):
+def test_templates_receive_enable_thinking(tokenizer):
     told = copy.deepcopy(tokenizer)
     told.chat_template = "{{ messages[0].content + (' on' if enable_thinking else ' off') }}"
     for thinking, text in ((True, "\nthink on"), (False, " off")):
@@ -152,7 +152,7 @@ def test_templates_that_think_on_request_are_told(tokenizer):
 
 
 @pytest.mark.parametrize("template", ["chat", *TEXTS])
-def test_a_question_is_asked_as_it_stands(template):
+def test_a_question_is_sent_unchanged(template):
     codec = ChatCodec(TOKENIZER, PromptConfig(template=template, example=True))
     asked = TOKENIZER.decode(codec.encode_question(ASKED))
     assert asked == (ASKED + REPLY if template == "chat" else TOKENIZER.decode(TOKENIZER.encode(TEXTS[template])))
@@ -181,7 +181,7 @@ def test_prompts_are_the_same_on_every_day(told, expected):
 
 
 @pytest.mark.parametrize("template", ["chat", *TEXTS])
-def test_a_prompt_begins_only_once(template):
+def test_a_prompt_has_one_beginning_of_text(template):
     # Llama 3 and Gemma: the chat template spells the beginning, and the tokenizer would add it of its own accord.
     begun = with_template("{{ bos_token + messages[0].content }}", bos_token="<|begin|>")
     begun._tokenizer.post_processor = TemplateProcessing(
@@ -196,7 +196,7 @@ def test_a_prompt_begins_only_once(template):
 
 
 @pytest.mark.parametrize("template", ["chat", *TEXTS])
-def test_words_of_a_player_cannot_pose_as_thoughts(template):
+def test_an_observation_cannot_contain_thinking_tags(template):
     # The built-in tokenizer has both tags as tokens that are not special, as those of Qwen3 and the R1 distills do.
     codec = ChatCodec(TOKENIZER, PromptConfig(template=template))
     tags = TOKENIZER.convert_tokens_to_ids(["<think>", "</think>"])
@@ -206,7 +206,7 @@ def test_words_of_a_player_cannot_pose_as_thoughts(template):
     assert [talk.count(tag) for tag in tags] == [int(template == "r1"), 0]
 
 
-def test_words_of_a_player_cannot_pose_as_tags_of_the_template():
+def test_an_observation_cannot_contain_template_tags():
     # The R1 distills mark the turns with tokens that are not special. Other added tokens are words like any other.
     user, answer = "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"
     tokenizer = with_template(f"{user}{{{{ messages[0].content }}}}{answer}", user, answer, "<b>", "User")

@@ -58,13 +58,13 @@ def new_tokenizer(template, *special):
         (None, ("<|im_end|>", "<|eot_id|>", "<|other|>"), {"<|im_end|>", "<|eot_id|>"}),
     ],
 )
-def test_what_ends_a_reply(template, special, ends):
+def test_tokens_that_end_a_reply(template, special, ends):
     tokenizer = new_tokenizer(template, *special)
     expected = {tokenizer.convert_tokens_to_ids(token) for token in (END, *ends)}
     assert stop_token_ids(tokenizer) == expected
 
 
-def test_a_reply_ends_with_the_models_turn():
+def test_sampling_stops_at_the_end_of_the_turn():
     tokenizer = new_tokenizer(GEMMA, "<start_of_turn>", "<end_of_turn>")
     turn_end, end = tokenizer.convert_tokens_to_ids(["<end_of_turn>", END])
     sampling = SamplingConfig(max_new_tokens=150, temperature=1e4)  # every token as likely as any other

@@ -54,7 +54,7 @@ def thought(head, answer, closed=True):
         (f"<thinker>{BET}", thought("<thinker>", BET)),
     ],
 )
-def test_where_a_reply_is_cut(reply, expected):
+def test_where_a_reply_is_split(reply, expected):
     assert split_reply(reply) == expected
 
 
@@ -69,7 +69,7 @@ def test_where_a_reply_is_cut(reply, expected):
         (f"<think>a</think>{BET}", thought("<think>a</think>", BET)),
     ],
 )
-def test_where_it_is_cut_when_the_prompt_has_opened_the_tag(reply, expected):
+def test_where_a_reply_is_split_after_a_prompt_that_opens_a_thought(reply, expected):
     assert split_reply(reply, opened=True) == expected
 
 
@@ -86,7 +86,7 @@ REPLIES = st.lists(PIECES | st.text(max_size=3), max_size=8).map("".join)
 
 @settings(max_examples=300, deadline=None)
 @given(reply=REPLIES, opened=st.booleans())
-def test_nothing_is_lost_and_an_answer_has_no_tags(reply, opened):
+def test_head_and_answer_make_up_the_reply(reply, opened):
     split = split_reply(reply, opened)
     assert split.head + split.answer == reply
     for tag in ("<think>", "</think>"):  # except where it is spoken of, after the answer or in quotes
@@ -168,7 +168,7 @@ def test_tokens_before_the_answer(reply, tokens, has_thought):
         (("<", "/think>b", "</think>", BET), 10),
     ],
 )
-def test_a_tag_spelled_in_pieces(pieces, tokens):
+def test_a_tag_of_several_tokens(pieces, tokens):
     ids = np.concatenate([encoded(piece) for piece in pieces])
     reading = codec().read(ids)
     assert reading.thinking_tokens == tokens
@@ -183,7 +183,7 @@ TOKENS = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(ids=st.lists(TOKENS, max_size=12), opens=st.booleans())
-def test_the_count_is_the_shortest_prefix_that_spells_the_head(ids, opens):
+def test_thinking_tokens_are_the_shortest_prefix_with_the_head(ids, opens):
     reader = codec(template="r1" if opens else "chat")
     reading = reader.read(np.array(ids, dtype=np.int64))
     split = split_reply(reading.text, opens)
@@ -193,7 +193,7 @@ def test_the_count_is_the_shortest_prefix_that_spells_the_head(ids, opens):
     assert count_thinking_tokens(ids, split, reader._decode) == reading.thinking_tokens
 
 
-def test_a_long_reply_is_searched_in_few_steps():
+def test_thinking_tokens_are_found_in_few_steps():
     calls = []
 
     def decode(ids):
@@ -205,7 +205,7 @@ def test_a_long_reply_is_searched_in_few_steps():
     assert len(calls) <= 12
 
 
-def test_tags_that_the_tokenizer_calls_special_stay_in_the_text():
+def test_special_thinking_tags_stay_in_the_text():
     tokenizer = build_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     assert tokenizer.added_tokens_decoder[tokenizer.convert_tokens_to_ids("</think>")].special
@@ -221,11 +221,11 @@ def test_tags_that_the_tokenizer_calls_special_stay_in_the_text():
     ("template", "thinking", "opens"),
     [("chat", True, False), ("qwen3", True, False), ("llama", True, False), ("r1", True, True), ("r1", False, False)],
 )
-def test_whether_the_prompt_opens_the_tag(template, thinking, opens):
+def test_which_prompts_open_a_thought(template, thinking, opens):
     assert codec(template=template, thinking=thinking).opens_thinking is opens
 
 
-def test_a_chat_template_may_open_or_close_it():
+def test_a_chat_template_may_open_or_close_the_thought():
     tokenizer = copy.deepcopy(TOKENIZER)
     # As Qwen3-Thinking and the R1 distills open it, and as Qwen3 shuts it when it is asked not to think.
     tokenizer.chat_template = (
@@ -240,7 +240,7 @@ def test_a_chat_template_may_open_or_close_it():
     assert codec(tokenizer, thinking=False).read(encoded(f"maybe {BET}{END}")).answer == BET
 
 
-def test_long_replies_are_not_kept(monkeypatch):
+def test_long_replies_are_not_cached(monkeypatch):
     reader = codec()
     monkeypatch.setattr("spiral.text.chat.MAX_CACHED_TOKENS", 3)
     for text, kept in (("abc", 1), ("abcd", 1), ("abc", 1), ("ab", 2)):

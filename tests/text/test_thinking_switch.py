@@ -39,7 +39,7 @@ def when(condition, yes, no):
         ("enable_thinking", when("enable_thinking is defined and enable_thinking is false", SHUT, OPEN)),
     ],
 )  # fmt: skip
-def test_a_template_is_told_by_its_own_variable(variable, reply):
+def test_the_variable_that_turns_thinking_on_and_off_is_found(variable, reply):
     tokenizer = told(reply)
     thinks, answers = (ChatCodec(tokenizer, PromptConfig(thinking=thinking)) for thinking in (True, False))
     assert (thinks.opened, answers.opened) == ("<think>", "")
@@ -52,7 +52,7 @@ def test_a_template_is_told_by_its_own_variable(variable, reply):
 
 
 @pytest.mark.parametrize("name", ["minimax", "deepseek-r1 distill", "exaone deep"])
-def test_a_template_that_thinks_in_any_case_is_refused_where_no_thoughts_are_wanted(name):
+def test_a_template_that_always_opens_a_thought_is_refused_without_thinking(name):
     tokenizer = FAMILIES[name].tokenizer()
     with pytest.raises(ValueError, match=r"prompt\.thinking is false, but .* opens a thought"):
         ChatCodec(tokenizer, PromptConfig(thinking=False))
@@ -60,19 +60,19 @@ def test_a_template_that_thinks_in_any_case_is_refused_where_no_thoughts_are_wan
     assert ChatCodec(tokenizer, PromptConfig(thinking=False, template="r1")).opened == ""
 
 
-def test_a_thought_that_is_closed_at_once_is_warned_of():
+def test_a_thought_that_the_template_closes_is_a_warning():
     report = describe_template(told(SHUT), PromptConfig())
     assert any("closes the thought" in line for line in report.warnings)
     assert not describe_template(told(SHUT), PromptConfig(thinking=False)).warnings
 
 
 @pytest.mark.parametrize("name", ["qwen", "llama-3", "gpt-oss", "magistral", "gemma-3"])
-def test_other_templates_read_nothing(name):
+def test_templates_without_such_a_variable(name):
     report = describe_template(FAMILIES[name].tokenizer(), PromptConfig())
     assert (report.thinking_variables, report.reads_enable_thinking) == ((), False)
 
 
-def test_how_much_is_thought_stays_the_templates_own_choice():
+def test_the_reasoning_effort_is_left_to_the_template():
     effort = told("").chat_template.replace(
         "{% for m", "Reasoning: {{ reasoning_effort | default('medium') }}{% for m", 1
     )

@@ -75,7 +75,7 @@ def test_a_tokenizer_that_loses_words_or_signs_is_refused(made, words):
         describe_template(made(), PromptConfig())
 
 
-def test_compact_prompts_are_tried_game_by_game():
+def test_compact_prompts_are_checked_for_each_game():
     codec = ChatCodec(byte_level(normalizer=normalizers.Replace("J", "")), PromptConfig(observation="compact"))
     assert len(codec.encode("x", TICTACTOE)) > 5
     with pytest.raises(ValueError, match="loses part of the prompt"):
@@ -88,7 +88,7 @@ def test_compact_prompts_are_tried_game_by_game():
         other.encode("card J", KUHN)
 
 
-def test_lower_case_and_lost_lines_are_warned_of():
+def test_lower_case_and_lost_lines_are_warnings():
     lower = describe_template(byte_level(normalizer=normalizers.Lowercase()), PromptConfig())
     assert [line for line in lower.warnings if "upper and lower case" in line]
     flat = describe_template(byte_level(normalizer=normalizers.Replace("\n", " ")), PromptConfig())
@@ -96,7 +96,7 @@ def test_lower_case_and_lost_lines_are_warned_of():
 
 
 @pytest.mark.parametrize("name", ["byte level", "nano", *TOKENIZERS])
-def test_sound_tokenizers_are_left_alone(name):
+def test_sound_tokenizers_are_accepted(name):
     made = {"byte level": byte_level, "nano": build_tokenizer}.get(name) or TOKENIZERS[name].tokenizer
     tokenizer = made()
     for template in ("r1", "chat") if tokenizer.chat_template else ("r1",):
@@ -109,7 +109,7 @@ def test_sound_tokenizers_are_left_alone(name):
     ]
 
 
-def test_an_unknown_token_that_also_ends_turns_is_no_fault():
+def test_an_unknown_token_that_also_ends_turns_is_accepted():
     made = TOKENIZERS["qwen"].tokenizer()  # as GPT-2's, whose only special token serves for everything
     made.add_special_tokens({"unk_token": "<|im_end|>"})
     assert len(ChatCodec(made, PromptConfig()).encode("x", KUHN)) > 10

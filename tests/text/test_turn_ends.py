@@ -50,7 +50,7 @@ def test_prompts_of_every_family_open_the_models_turn(name):
     assert codec.opened == family.opened
 
 
-def test_thinking_tokens_channels_words_and_the_beginning_end_nothing():
+def test_inner_tokens_do_not_end_a_reply():
     tokenizer = FAMILIES["gpt-oss"].tokenizer()
     inner = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>", "<|startoftext|>", "<think>")
     words = [*ids_of(tokenizer, ("a", "0", "maybe ", *inner)), len(tokenizer), 10**9, -1]
@@ -61,7 +61,7 @@ def test_thinking_tokens_channels_words_and_the_beginning_end_nothing():
     assert ids_of(phi, ("<|end|>",)) <= stop_token_ids(phi)
 
 
-def test_nothing_may_say_how_a_turn_ends():
+def test_a_model_may_have_no_end_of_turn():
     tokenizer = Family(template=None, eos="</s>", ends=("</s>",)).tokenizer()
     tokenizer.eos_token = None
     assert stop_token_ids(tokenizer) == frozenset()
@@ -108,7 +108,7 @@ def recital(family, said="abcdefg\\boxed{bet}", end="<|user|>", **declared):
 
 
 @pytest.mark.parametrize("name", ["glm-4", "glm-4 without a generation configuration"])
-def test_a_glm_says_nine_tokens_and_not_sixty_four(name, tmp_path):
+def test_a_glm_reply_stops_before_the_next_turn(name, tmp_path):
     tokenizer, model = recital(FAMILIES[name])
     if FAMILIES[name].declared:
         model.generation_config.eos_token_id = sorted(ids_of(tokenizer, FAMILIES[name].declared))
@@ -134,20 +134,20 @@ def test_a_glm_says_nine_tokens_and_not_sixty_four(name, tmp_path):
         ({}, ()),
     ],
 )
-def test_what_the_files_of_a_model_declare(files, ends, tmp_path):
+def test_ends_that_a_models_files_declare(files, ends, tmp_path):
     for name, values in files.items():
         (tmp_path / name).write_text(json.dumps(values))
     assert declared_ends(str(tmp_path)) == ends
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [true]}', "\udcff"])
-def test_a_damaged_generation_configuration_is_named(text, tmp_path):
+def test_the_error_names_a_damaged_generation_configuration(text, tmp_path):
     (tmp_path / "generation_config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"generation_config\.json"):
         declared_ends(str(tmp_path))
 
 
-def test_a_checkpoint_ends_its_replies_where_its_model_did(tmp_path):
+def test_a_checkpoint_keeps_the_ends_of_its_model(tmp_path):
     # transformers loads this configuration and refuses to save it, which would lose the run at its first checkpoint.
     unsavable = {"do_sample": False, "temperature": 0.6}
     tokenizer, model = recital(FAMILIES["glm-4"])
@@ -170,7 +170,7 @@ def test_a_checkpoint_ends_its_replies_where_its_model_did(tmp_path):
     assert again.codec(COMPACT).stop_ids == loaded.codec(COMPACT).stop_ids == ids_of(tokenizer, FAMILIES["glm-4"].ends)
 
 
-def test_ends_are_no_part_of_the_text_and_delimiters_are():
+def test_the_text_has_delimiters_but_no_end():
     family = FAMILIES["glm-4"]
     tokenizer = family.tokenizer()
     codec = ChatCodec(tokenizer, COMPACT, ids_of(tokenizer, family.declared))
@@ -195,7 +195,7 @@ END = "{% if not loop.last %}<|zed|>\n{% endif %}{% endfor %}"
         ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|think|>{% endfor %}", set()),
     ],
 )  # fmt: skip
-def test_an_end_that_stands_only_between_turns(template, ends):
+def test_an_end_that_only_stands_between_turns(template, ends):
     opens = "{% if add_generation_prompt %}<|zed|>\n<|im_start|>assistant\n{% endif %}"
     made = Family(
         template=template + opens, eos="</s>", ends=("</s>",), special=("<|im_start|>", "<|zed|>", "<|think|>")

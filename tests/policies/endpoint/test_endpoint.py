@@ -88,7 +88,7 @@ def test_games_against_a_good_server(server, new_policy):
     assert policy.poll() == []
 
 
-def test_what_is_sent(server, new_policy, monkeypatch):
+def test_the_request(server, new_policy, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "of another service")
     monkeypatch.setenv("OPENAI_ORG_ID", "org")
     monkeypatch.setenv("MY_KEY", f" {KEY}\n")
@@ -169,7 +169,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_failure_is_a_fault_and_no_move(server, new_policy, name):
+def test_a_failure_is_a_fault_and_not_a_move(server, new_policy, name):
     server.behaviour, requests, reason = FAILURES[name]
     policy = new_policy(timeout_seconds=0.3 if name in {"silence", "trickle"} else 30)
     reply = one_turn(policy, key=5)
@@ -200,7 +200,7 @@ OWN_DOING = {
 
 
 @pytest.mark.parametrize("name", OWN_DOING)
-def test_a_well_formed_reply_without_a_legal_move_is_the_players_own(server, new_policy, name):
+def test_a_reply_without_a_legal_move_is_an_illegal_move(server, new_policy, name):
     server.behaviour, text = OWN_DOING[name]
     reply = one_turn(new_policy())
     assert (reply.fault, reply.action, reply.reply) == (None, None, text)
@@ -224,7 +224,7 @@ def test_a_well_formed_reply_without_a_legal_move_is_the_players_own(server, new
         (saying("\\boxed{4}", usage=[1]), "\\boxed{4}"),
     ],
 )
-def test_many_ways_to_say_the_same(server, new_policy, behaviour, text):
+def test_other_forms_of_a_reply(server, new_policy, behaviour, text):
     server.behaviour = behaviour
     policy = new_policy()
     reply = one_turn(policy)
@@ -260,7 +260,7 @@ def test_pauses_double(server, new_policy):
         assert 0.02 * 2**number <= gap < 0.04 * 2**number + 2
 
 
-def test_how_long_to_wait():
+def test_retry_after():
     date = email.utils.formatdate(time.time() + 60, usegmt=True)
     assert retry_after({"retry-after": "2.5"}) == 2.5
     assert retry_after({"retry-after": "-1"}) == 0
@@ -283,13 +283,13 @@ def test_a_flaky_server_gives_the_same_games_as_a_good_one(server, new_policy):
     assert usage.faults == 0
 
 
-def test_requests_at_once(server, new_policy):
+def test_requests_in_flight_are_limited(server, new_policy):
     server.behaviour = slow(0.02)
     games(new_policy(max_in_flight=5), KUHN, 30)
     assert server.most_at_once == 5
 
 
-def test_requests_a_minute(server, new_policy):
+def test_requests_are_spaced_evenly(server, new_policy):
     policy = new_policy(requests_per_minute=1200)
     one_turn(policy)  # connects
     games(policy, KUHN, 8)
@@ -298,7 +298,7 @@ def test_requests_a_minute(server, new_policy):
     assert times[-1] - times[0] >= 0.05 * (len(times) - 1) - 0.04
 
 
-def test_a_rate_limit_holds_everyone_back(server, new_policy):
+def test_a_rate_limit_pauses_all_requests(server, new_policy):
     server.behaviour = in_turn(refusing(429, Retry_After="0.3"), good)
     policy = new_policy(retries=0)
     assert "HTTP 429" in one_turn(policy).fault
@@ -319,7 +319,7 @@ def unlucky(request):
     return (refusing(400, "no")(request)) if chosen(request) in {"bet", "fold"} else good(request)
 
 
-def test_games_that_could_not_be_played_are_nobodys_loss(server, new_policy):
+def test_games_that_were_not_played_do_not_count(server, new_policy):
     server.behaviour = unlucky
     policy, random = new_policy(), scripted_policy("random", KUHN)
     episodes = play(paired_matches(policy, random, KUHN, 60, seed=3))
@@ -342,14 +342,14 @@ def test_games_that_could_not_be_played_are_nobodys_loss(server, new_policy):
     assert json.loads(json.dumps(result.to_json()))["faults"] == result.faults
 
 
-def test_a_server_that_refuses_everyone_is_asked_no_more(server, new_policy):
+def test_the_client_stops_when_every_request_is_refused(server, new_policy):
     server.behaviour = refusing(401, "bad key")
     with pytest.raises(NotPlayedError, match=r"none of 40 games .* could be played: .*HTTP 401 Unauthorized: bad key$"):
         evaluate(new_policy(max_in_flight=2), scripted_policy("random", KUHN), KUHN, 40, seed=0)
     assert len(server.requests) <= 2
 
 
-def test_a_server_that_never_answered_is_given_up(server, new_policy):
+def test_the_client_stops_when_no_turn_is_answered(server, new_policy):
     server.behaviour = refusing(500)
     policy = new_policy(retries=1, max_in_flight=1)
     episodes = games(policy, KUHN, 60)
@@ -362,7 +362,7 @@ def test_a_server_that_never_answered_is_given_up(server, new_policy):
     assert len(server.requests) - before > 30
 
 
-def test_nobody_there(new_policy):
+def test_no_server(new_policy):
     policy = new_policy(base_url="http://127.0.0.1:9/v1", budget={"prompt_price": 1.0, "completion_price": 1.0})
     assert one_turn(policy).fault == "cannot connect to 127.0.0.1:9; given up after 3 attempts"
     assert policy.usage().cost_usd_unknown == 0
@@ -408,14 +408,14 @@ def test_hostile_replies_never_crash_a_game(server, new_policy, tmp_path, name):
     assert time.monotonic() - started < 20
 
 
-def test_what_goes_far_beyond_the_budget_is_cut_off(server, new_policy):
+def test_a_reply_far_beyond_the_budget_is_cut_off(server, new_policy):
     server.behaviour = saying("x" * 5000 + "\\boxed{4}")
     reply = one_turn(new_policy(max_new_tokens=100))
     assert (reply.action, reply.reply) == (None, "x" * 3200)
     assert one_turn(new_policy(max_new_tokens=200)).action == "4"
 
 
-def test_the_key_is_shown_nowhere(server, new_policy, monkeypatch, capfd):
+def test_the_key_is_never_shown(server, new_policy, monkeypatch, capfd):
     monkeypatch.setenv("MY_KEY", KEY)
     shown = []
     for behaviour in (
@@ -435,7 +435,7 @@ def test_the_key_is_shown_nowhere(server, new_policy, monkeypatch, capfd):
     assert sum("Bearer [key]" in text for text in shown) >= 4
 
 
-def test_games_given_up_leave_nothing_behind(server, new_policy):
+def test_cancelled_games_leave_no_replies(server, new_policy):
     policy = new_policy(max_in_flight=3)
     matches = paired_matches(policy, scripted_policy("random", KUHN), KUHN, 30, seed=1)
     whole = play(matches)
@@ -450,7 +450,7 @@ def test_games_given_up_leave_nothing_behind(server, new_policy):
     assert play(matches) == whole
 
 
-def test_a_mistake_of_ours_is_not_a_fault_of_the_server(new_policy, monkeypatch):
+def test_an_error_in_our_code_is_raised(new_policy, monkeypatch):
     policy = new_policy()
     monkeypatch.setattr(policy._client.ledger, "max_cost", lambda size, tokens: 1 / 0)
     with pytest.raises(ZeroDivisionError):

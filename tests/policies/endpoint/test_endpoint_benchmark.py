@@ -69,12 +69,12 @@ def test_a_benchmark_of_an_endpoint(server, tmp_path):
 
 
 @pytest.mark.parametrize("reason", ["length", "max_tokens", "MODEL_LENGTH"])
-def test_what_ran_into_its_budget_is_cut_off(server, reason):
+def test_a_reply_that_used_up_its_budget_is_truncated(server, reason):
     server.behaviour = lambda request: answer(request, finish=reason if request.number % 2 else "stop")
     assert spiral("benchmark", "endpoint:local", *OPTIONS, "--json").json["truncated"] == 0.5
 
 
-def test_an_answer_in_thoughts_alone_is_none(server):
+def test_a_box_in_the_thinking_is_not_an_answer(server):
     server.behaviour = lambda request: Response(
         body=completion(None, finish="length", reasoning="It is \\boxed{1}", usage={})
     )
@@ -82,7 +82,7 @@ def test_an_answer_in_thoughts_alone_is_none(server):
     assert (values["accuracy"], values["unboxed"], values["truncated"]) == (0.0, 1.0, 1.0)
 
 
-def test_what_is_not_answered_is_asked_again(server, tmp_path):
+def test_unanswered_attempts_are_repeated_by_the_next_command(server, tmp_path):
     server.behaviour = lambda request: (refusing(500, "busy") if request.number in {3, 5, 7} else answer)(request)
     result = spiral("benchmark", "endpoint:local", *OPTIONS, "--json")
     assert (result.status, result.out) == (1, "")
@@ -97,7 +97,7 @@ def test_what_is_not_answered_is_asked_again(server, tmp_path):
     assert len(server.requests) == 15
 
 
-def test_the_spend_limit_ends_it_with_what_was_made(server, tmp_path):
+def test_the_spend_limit_keeps_the_finished_attempts(server, tmp_path):
     text = (tmp_path / "endpoints.toml").read_text()
     (tmp_path / "endpoints.toml").write_text(text.replace("spend_limit = 100.0", "spend_limit = 0.825"))
     line = spiral("benchmark", "endpoint:local", *OPTIONS).err
@@ -106,7 +106,7 @@ def test_the_spend_limit_ends_it_with_what_was_made(server, tmp_path):
     assert len(server.requests) == 3
 
 
-def test_no_money_is_said_once(server):
+def test_missing_money_is_reported_once(server):
     quota = {"message": "You exceeded your current quota", "code": "insufficient_quota"}
     server.behaviour = lambda request: Response(status=429, body=json.dumps({"error": quota}).encode())
     result = spiral("benchmark", "endpoint:local", *OPTIONS)
@@ -114,13 +114,13 @@ def test_no_money_is_said_once(server):
     assert "12 of 12 attempts got no reply: 12 x 127.0.0.1" in result.err
 
 
-def test_what_a_filter_keeps_back_is_wrong_and_not_asked_for_ever(server):
+def test_a_filtered_reply_is_a_wrong_answer(server):
     server.behaviour = lambda request: answer(request, finish="content_filter" if request.number % 2 else "stop")
     values = spiral("benchmark", "endpoint:local", *OPTIONS, "--json").json
     assert (values["accuracy"], values["unboxed"], values["truncated"]) == (0.5, 0.5, 0.0)
 
 
-def test_what_makes_no_sense_is_refused(server):
+def test_invalid_combinations_are_refused(server):
     assert "plays games only; expected a language model or endpoint:NAME" in refused("benchmark", "random", *OPTIONS)
     line = refused("benchmark", "endpoint:local", *OPTIONS, "--no-thinking")
     assert "for an endpoint, which gets the question alone" in line

@@ -62,7 +62,7 @@ def test_the_cost_of_a_request(server, new_policy):
     assert policy.usage().cost_usd == pytest.approx(requests * (0.1 + 0.05), abs=1e-12)
 
 
-def test_what_the_server_charges_comes_first(server, new_policy):
+def test_the_cost_that_the_server_states_is_reported(server, new_policy):
     server.behaviour = saying("\\boxed{bet}", usage={"prompt_tokens": 3, "completion_tokens": 4, "cost": 0.0125})
     policy = new_policy()
     play(paired_matches(policy, RANDOM, KUHN, 2, seed=0))
@@ -100,7 +100,7 @@ def test_the_limit_holds_to_the_cent(server, new_policy, limit, max_in_flight):
     assert len(episodes) == len(missing) + sum(episode.outcome == "finished" for episode in episodes)
 
 
-def test_what_may_have_been_spent_counts(server, new_policy):
+def test_requests_of_unknown_outcome_count_in_full(server, new_policy):
     server.behaviour = slow(30)
     policy = new_policy(5.0, timeout_seconds=0.05, max_in_flight=3, retries=9)
     with pytest.raises(NotPlayedError, match=r"the spend limit of \$5\.0 is reached"):
@@ -119,7 +119,7 @@ def test_errors_cost_nothing(server, new_policy):
     assert (policy.usage().cost_usd, policy.usage().cost_usd_unknown) == (0, 0)
 
 
-def test_a_server_that_charges_more_than_was_agreed_is_asked_no_more(server, new_policy):
+def test_the_client_stops_when_the_server_overcharges(server, new_policy):
     server.behaviour = saying("\\boxed{bet}", usage={"prompt_tokens": 10**6, "completion_tokens": 10**6})
     policy = new_policy(3.0)
     play(paired_matches(policy, RANDOM, KUHN, 20, seed=0))
@@ -127,7 +127,7 @@ def test_a_server_that_charges_more_than_was_agreed_is_asked_no_more(server, new
     assert policy.usage().cost_usd == 6000
 
 
-def test_games_begun_first_are_played_to_their_end(server, new_policy):
+def test_older_games_are_finished_first(server, new_policy):
     server.behaviour = good
     policy = new_policy(6.0, max_in_flight=2)
     outcomes = [episode.outcome for episode in play(paired_matches(policy, RANDOM, KUHN, 60, seed=0))]
@@ -142,7 +142,7 @@ def test_games_begun_first_are_played_to_their_end(server, new_policy):
     amounts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.booleans()), max_size=25),
     limit=st.integers(0, 100),
 )
-def test_money_held_and_spent_never_passes_the_limit(amounts, limit):
+def test_money_reserved_and_spent_never_exceeds_the_limit(amounts, limit):
     async def run():
         account = Account(float(limit), 0)
         ledger = Ledger(BudgetConfig(prompt_price=0.0, completion_price=0.0), account)
@@ -169,7 +169,7 @@ def test_money_held_and_spent_never_passes_the_limit(amounts, limit):
     assert all(sent) or ledger.account.exhausted
 
 
-def test_without_prices_only_the_server_knows_the_cost():
+def test_without_prices_only_the_stated_cost_counts():
     ledger = Ledger(BudgetConfig(), Account(None, 0))
     assert ledger.max_cost(10_000, 10_000) == 0
     ledger.settle(Decimal(0), Bill(prompt_tokens=5, completion_tokens=6))
@@ -179,7 +179,7 @@ def test_without_prices_only_the_server_knows_the_cost():
     assert (usage.prompt_tokens, usage.completion_tokens, usage.cost_usd, usage.cost_usd_unknown) == (5, 6, 0.25, 0)
 
 
-def test_all_wait_when_the_server_says_so():
+def test_a_pause_holds_for_all_requests():
     async def run():
         limiter, times = RateLimiter(0), []
 

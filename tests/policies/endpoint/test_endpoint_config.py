@@ -71,7 +71,7 @@ def test_a_table_with_everything():
     assert (config.budget.prompt_price, config.budget.completion_price, config.budget.spend_limit) == (0.5, 2, 1)
 
 
-def test_the_current_directory_comes_first_and_each_file_has_tables_of_its_own():
+def test_the_current_directory_takes_precedence_table_by_table():
     write(table(model="here"))
     write(table(model="home") + table("other", model="other"), "home/endpoints.toml")
     assert load_endpoint("local").model == "here"
@@ -97,7 +97,7 @@ def test_openrouter_needs_no_file(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["openrouter/a", "openrouter/a/b c", "other/a/b", "", "a b", "a.b", "../x"])
-def test_names_that_are_none(name):
+def test_invalid_names(name):
     with pytest.raises(ValueError, match=r"got endpoint .*; expected .*openrouter/VENDOR/MODEL"):
         load_endpoint(name)
 
@@ -132,14 +132,14 @@ def test_a_missing_table_shows_what_to_write(places):
         (table() + "[local.budget]\nprice = 1\n", "unknown key 'budget.price'"),
     ],
 )
-def test_faults_are_told_on_one_line_and_never_show_a_key(text, words):
+def test_errors_take_one_line_and_never_show_a_key(text, words):
     line = fault(text)
     assert words in line
     assert KEY not in line
 
 
 @pytest.mark.parametrize("key", ["", "  ", "sk-\u00fcml\u00e4ut", "sk-a b", "sk-a\x07"])
-def test_keys_that_are_none(monkeypatch, key):
+def test_invalid_keys(monkeypatch, key):
     monkeypatch.setenv("MY_KEY", key)
     config = EndpointConfig(base_url="http://localhost/v1", model="m", api_key_env="MY_KEY")
     with pytest.raises(ValueError, match="environment variable MY_KEY") as caught:
@@ -147,7 +147,7 @@ def test_keys_that_are_none(monkeypatch, key):
     assert not key.strip() or key not in str(caught.value)
 
 
-def test_the_command_line_comes_first(server):
+def test_options_of_the_command_line_take_precedence(server):
     write(table(base_url=server.base_url, temperature=0.3))
     options = PolicyOptions(temperature=0.0, max_new_tokens=9, thinking=False)
     policy = load_policy("endpoint:local", load_game("kuhn_poker"), options)
@@ -184,7 +184,7 @@ def test_evaluate_against_an_endpoint(server):
     assert "more than player 1 in all games together." in told
 
 
-def test_games_not_played_are_told(server):
+def test_games_that_were_not_played_are_reported(server):
     server.behaviour = lambda request: (refusing(400, "no [b]bets[/b]") if request.number > 3 else good)(request)
     write(table(base_url=server.base_url, max_in_flight=1))
     result = spiral(
@@ -197,7 +197,7 @@ def test_games_not_played_are_told(server):
     assert f"endpoint:local against equilibrium: {8 - int(found[1])} games" in result.out
 
 
-def test_no_game_played_is_a_failure(server):
+def test_a_command_without_a_played_game_fails(server):
     server.behaviour = refusing(401, "no such key")
     write(table(base_url=server.base_url))
     result = spiral("evaluate", "random", "--game", "kuhn_poker", "--opponent", "endpoint:local", "--json")
@@ -239,7 +239,7 @@ def test_the_documentation_is_true(places):
         ({"extra": {"stream": True}}, "[local]: extra: 'stream' cannot be set here"),
     ],
 )
-def test_what_cannot_be_left_out_renamed_or_added(fields, words):
+def test_invalid_omit_rename_and_extra(fields, words):
     lines = []
     for key, value in fields.items():
         pairs = value.items() if isinstance(value, dict) else ()
@@ -248,5 +248,5 @@ def test_what_cannot_be_left_out_renamed_or_added(fields, words):
     assert words in fault(table() + "".join(lines))
 
 
-def test_a_date_cannot_be_sent():
+def test_a_date_is_not_a_json_value():
     assert "extra: expected JSON values" in fault(table() + "extra = {day = 2026-01-01}\n")

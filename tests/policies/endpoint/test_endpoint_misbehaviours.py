@@ -24,7 +24,7 @@ def server():
         yield running
 
 
-def test_the_catalogue_is_long():
+def test_number_of_misbehaviours():
     assert len(MISBEHAVIOURS) >= 150
     assert sum(not misbehaviour.slow for misbehaviour in MISBEHAVIOURS.values()) >= 120
 

@@ -86,7 +86,7 @@ WITHOUT_SEED = {
 
 
 @pytest.mark.parametrize("name", WITHOUT_SEED)
-def test_a_seed_that_is_not_taken(name):
+def test_a_seed_that_the_server_does_not_accept(name):
     assert learnt(WITHOUT_SEED[name]) == {"temperature": 0.7, "top_p": 0.9, "max_tokens": 50}
 
 
@@ -123,7 +123,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("case", range(len(REFUSALS)))
-def test_what_is_sent_after_a_refusal(case):
+def test_parameters_after_a_refusal(case):
     refusal, gone, new = REFUSALS[case]
     before = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 50, "seed": 3}
     assert learnt(refusal) == {**{name: value for name, value in before.items() if name not in gone}, **new}
@@ -150,11 +150,11 @@ def test_what_is_sent_after_a_refusal(case):
         "seed " * 50_000,
     ],
 )
-def test_what_is_no_refusal_of_a_parameter(refusal):
+def test_errors_that_refuse_no_parameter(refusal):
     assert learnt(refusal) is None
 
 
-def test_values_that_change_nothing_go_first():
+def test_neutral_values_are_left_out_first():
     both = openai("temperature and top_p cannot both be specified")
     assert learnt(both, PLAIN) == {"temperature": 0.7, "max_tokens": 50, "seed": 3}
     cold = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=50)
@@ -164,7 +164,7 @@ def test_values_that_change_nothing_go_first():
     assert learnt(openai("`top_p` must be > 0.0 and < 0.5")) is None
 
 
-def test_every_name_is_given_up_once_and_then_all_is_left_out():
+def test_every_name_is_given_up_at_most_once():
     known, told = parameters(), 0
     for _ in range(50):
         sent = known.values(SAMPLING, 3)
@@ -177,7 +177,7 @@ def test_every_name_is_given_up_once_and_then_all_is_left_out():
     assert known.left_out == ("temperature", "top_p", "max_tokens", "seed")
 
 
-def test_many_refusals_at_once_are_one(caplog):
+def test_simultaneous_refusals_count_once(caplog):
     known = parameters()
     sent = [known.values(SAMPLING, seed) for seed in range(9)]
     refusal = refusal_of(openai("temperature and top_p cannot both be specified"))
@@ -187,7 +187,7 @@ def test_many_refusals_at_once_are_one(caplog):
     assert not known.learn(known.values(SAMPLING, 0), refusal_of(openai("max_tokens: no")))
 
 
-def test_the_table_says_it_beforehand():
+def test_the_table_sets_parameters_in_advance():
     known = parameters(omit=["seed"], rename={"max_tokens": "max_completion_tokens"}, extra={"reasoning_effort": "low"})
     assert known.values(SAMPLING, 3) == {
         "temperature": 0.7,
@@ -198,7 +198,7 @@ def test_the_table_says_it_beforehand():
     assert (known.left_out, known.renamed) == (("seed",), {"max_tokens": "max_completion_tokens"})
 
 
-def test_a_limit_on_money_needs_one_on_length():
+def test_a_spend_limit_needs_a_length_limit():
     budget = {"prompt_price": 1.0, "completion_price": 1.0, "spend_limit": 1.0}
     known = parameters(budget=budget)
     sent = known.values(SAMPLING, 3)
@@ -209,7 +209,7 @@ def test_a_limit_on_money_needs_one_on_length():
         known.learn(sent, refusal_of(openai("max_completion_tokens is not supported")))
 
 
-def test_what_the_user_asked_for_is_not_left_out():
+def test_options_of_the_user_are_never_left_out():
     config = EndpointConfig(base_url="http://localhost/v1", model="m")
     known = Parameters(config, frozenset({"temperature"}))
     with pytest.raises(NotAcceptedError, match=r"does not accept temperature 0\.7; leave the option out"):
@@ -230,7 +230,7 @@ def like_openai(request):
     return good(request)
 
 
-def test_games_are_played_and_the_result_says_what_was_asked(tmp_path, monkeypatch):
+def test_the_result_lists_parameters_left_out_and_renamed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with EndpointServer(like_openai) as server:
         table = f'[local]\nbase_url = "{server.base_url}"\nmodel = "m"\ntemperature = 0.7\n'
@@ -254,7 +254,7 @@ def test_games_are_played_and_the_result_says_what_was_asked(tmp_path, monkeypat
     assert "does not accept temperature 0.5; leave the option out to use the server's default" in refused.err
 
 
-def test_a_refusal_that_names_nothing_is_told_as_it_is():
+def test_a_refusal_without_a_parameter_is_reported_as_it_is():
     game = load_game("kuhn_poker")
     state = game.initial_state()
     while state.is_chance:

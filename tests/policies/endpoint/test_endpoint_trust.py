@@ -85,7 +85,7 @@ NO_USE = {
 
 
 @pytest.mark.parametrize("name", NO_USE)
-def test_no_money_and_no_key_end_it_at_once(server, new_policy, name):
+def test_missing_money_or_key_stops_the_client_at_once(server, new_policy, name):
     server.behaviour = NO_USE[name]
     policy = new_policy(max_in_flight=4)
     episodes = play(paired_matches(policy, scripted_policy("random", KUHN), KUHN, 30, seed=0))
@@ -111,13 +111,13 @@ PASSING = {
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_what_passes_is_tried_again(server, new_policy, name):
+def test_temporary_errors_are_retried(server, new_policy, name):
     server.behaviour = lambda request: (good if request.number else PASSING[name])(request)
     assert one_turn(new_policy()).fault is None
     assert len(server.requests) == 2
 
 
-def test_what_was_played_before_the_money_ran_out_is_kept(places, server):
+def test_games_before_the_money_ran_out_are_kept(places, server):
     no_money = NO_USE["openai, no money"]
     server.behaviour = lambda request: (good if request.number < 9 else no_money)(request)
     text = f'[local]\nbase_url = "{server.base_url}"\nmodel = "m"\nmax_in_flight = 1\n'
@@ -129,7 +129,7 @@ def test_what_was_played_before_the_money_ran_out_is_kept(places, server):
     assert "games could not be played" in result.out
 
 
-def test_a_refusal_of_one_prompt_stops_nothing_else(server, new_policy):
+def test_a_refused_prompt_does_not_stop_the_client(server, new_policy):
     flagged = error(400, message="Your request was flagged by our moderation system", code="content_policy")
     server.behaviour = lambda request: (flagged if request.number % 2 else good)(request)
     policy = new_policy()
@@ -137,7 +137,7 @@ def test_a_refusal_of_one_prompt_stops_nothing_else(server, new_policy):
     assert [fault is None for fault in faults] == [True, False] * 3
 
 
-def test_every_way_to_say_why():
+def test_messages_of_errors_in_all_formats():
     for body, text in (
         (b'{"detail": [{"loc": ["body", "n"], "msg": "bad"}]}', "body.n: bad"),
         (b'{"error": {"message": {"detail": "deep"}}}', "deep"),
@@ -175,7 +175,7 @@ def table(base_url, variable="MY_KEY", name="local"):
         ("https://evil.example/v1", "DATABASE_PASSWORD"),
     ],
 )
-def test_a_file_that_may_be_anybodys_sends_no_key_elsewhere(places, base_url, variable):
+def test_an_untrusted_file_cannot_send_a_key_elsewhere(places, base_url, variable):
     (places / "here" / "endpoints.toml").write_text(table(base_url, variable))
     line = refused("evaluate", "random", "--game", "kuhn_poker", "--opponent", "endpoint:local")
     assert f"would send the value of {variable} to" in line
@@ -194,12 +194,12 @@ def test_a_file_that_may_be_anybodys_sends_no_key_elsewhere(places, base_url, va
         ("http://[::1]:9/v1", "VLLM_API_KEY"),
     ],
 )
-def test_where_a_key_belongs_it_goes(places, base_url, variable):
+def test_an_untrusted_file_may_send_a_key_to_its_own_service(places, base_url, variable):
     (places / "here" / "endpoints.toml").write_text(table(base_url, variable))
     assert load_endpoint("local").base_url == base_url
 
 
-def test_openrouter_stays_where_it_is(places):
+def test_openrouters_address_cannot_be_changed(places):
     (places / "here" / "endpoints.toml").write_text('openrouter = {base_url = "http://127.0.0.1:9/v1"}')
     with pytest.raises(ValueError, match=r"\[openrouter\]: base_url cannot be set here"):
         load_endpoint("openrouter/openai/gpt-x")
@@ -209,14 +209,14 @@ def test_openrouter_stays_where_it_is(places):
 
 
 @pytest.mark.parametrize("host", ["10.0.0.7:8000", "node17:8000", "localhost.evil.example", "0.0.0.0:80"])
-def test_no_key_in_plain_text_to_another_machine(places, host):
+def test_no_key_is_sent_unencrypted_to_another_machine(places, host):
     (places / "home" / "endpoints.toml").write_text(table(f"http://{host}/v1"))
     with pytest.raises(ValueError, match=r"the key would be sent to .* unencrypted; use https://, or an ssh tunnel"):
         load_endpoint("local")
     EndpointConfig(base_url=f"http://{host}/v1", model="m")  # without a key it may
 
 
-def test_which_key_goes_where_is_said_once(places, server, monkeypatch):
+def test_the_host_of_a_key_is_logged_once(places, server, monkeypatch):
     monkeypatch.setenv("TOLD_KEY", KEY)
     (places / "home" / "endpoints.toml").write_text(table(server.base_url, "TOLD_KEY"))
     command = ("evaluate", "endpoint:local", "--game", "kuhn_poker", "--opponent", "endpoint:local", "--episodes", "2")
@@ -228,19 +228,19 @@ def test_which_key_goes_where_is_said_once(places, server, monkeypatch):
     assert spiral(*command).err == ""
 
 
-def test_no_proxy_stands_before_this_machine(server, new_policy, monkeypatch):
+def test_a_local_server_is_reached_without_proxy(server, new_policy, monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert one_turn(new_policy()).fault is None
 
 
-def test_a_proxy_that_is_not_there_is_named(new_policy, monkeypatch):
+def test_the_error_names_an_unreachable_proxy(new_policy, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@127.0.0.1:9")
     reply = one_turn(new_policy(base_url="https://api.example.com/v1"))
     assert reply.fault == ("cannot connect to api.example.com through the proxy 127.0.0.1:9; given up after 3 attempts")
 
 
-def test_a_proxy_that_does_not_answer_costs_seconds(new_policy, monkeypatch):
+def test_a_silent_proxy_is_given_up_within_seconds(new_policy, monkeypatch):
     monkeypatch.setattr("spiral.policies.endpoint.request.CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
         port = silent.getsockname()[1]
@@ -256,7 +256,7 @@ def test_a_proxy_that_does_not_answer_costs_seconds(new_policy, monkeypatch):
         assert policy.usage().cost_usd_unknown == 0  # nothing was sent
 
 
-def test_a_server_that_accepts_and_says_nothing_in_TLS_costs_seconds(new_policy, monkeypatch):
+def test_a_server_silent_in_TLS_is_given_up_within_seconds(new_policy, monkeypatch):
     monkeypatch.setattr("spiral.policies.endpoint.request.CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
         reply = one_turn(new_policy(base_url=f"https://127.0.0.1:{silent.getsockname()[1]}/v1"))
@@ -264,7 +264,7 @@ def test_a_server_that_accepts_and_says_nothing_in_TLS_costs_seconds(new_policy,
     assert "within 0.2 s" in reply.fault
 
 
-def test_a_server_that_is_not_there_costs_seconds(server, caplog, monkeypatch):
+def test_an_unreachable_server_is_given_up_within_seconds(server, caplog, monkeypatch):
     monkeypatch.setattr("spiral.policies.endpoint.client.UNREACHABLE_SECONDS", 1.5)
     config = EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m", retries=50)
     policy, started = EndpointPolicy(config, name="endpoint:x", backoff_seconds=0.05), time.monotonic()
@@ -275,7 +275,7 @@ def test_a_server_that_is_not_there_costs_seconds(server, caplog, monkeypatch):
     assert caplog.messages == ["cannot connect to 127.0.0.1:9; trying again"]
 
 
-def test_no_redirect_takes_a_prompt_elsewhere(server, new_policy):
+def test_redirects_to_other_hosts_are_not_followed(server, new_policy):
     with EndpointServer() as other:
         for status in (301, 302, 303, 307, 308):
             server.behaviour = refusing(status, Location=f"{other.base_url}/chat/completions")
@@ -283,7 +283,7 @@ def test_no_redirect_takes_a_prompt_elsewhere(server, new_policy):
         assert other.requests == []
 
 
-def test_a_redirect_on_the_same_host_is_a_request(server, new_policy):
+def test_a_redirect_on_the_same_host_counts_as_a_request(server, new_policy):
     moved = refusing(307, Location="/v1/chat/completions/")
     server.behaviour = lambda request: (good if request.path.endswith("/") else moved)(request)
     policy = new_policy()
@@ -292,7 +292,7 @@ def test_a_redirect_on_the_same_host_is_a_request(server, new_policy):
 
 
 @pytest.mark.parametrize("opponent_in_flight", [1, 16])
-def test_a_limit_holds_for_everyone_of_a_name(server, new_policy, opponent_in_flight):
+def test_policies_of_one_name_share_a_limit(server, new_policy, opponent_in_flight):
     budget = {**PRICES, "spend_limit": 8.0}
     a = new_policy(budget=budget, max_new_tokens=100)
     b = new_policy(budget=budget, max_new_tokens=100, max_in_flight=opponent_in_flight)
@@ -328,7 +328,7 @@ def test_the_larger_price_counts_against_the_limit(server, new_policy, usage, sp
 @pytest.mark.parametrize(
     "usage", [{"cost": 0}, {"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": 5}, {}, None, "none"]
 )
-def test_what_is_not_said_counts_in_full(server, new_policy, usage):
+def test_an_unknown_cost_counts_in_full(server, new_policy, usage):
     server.behaviour = saying("\\boxed{bet}", usage=usage if usage is not None else [])
     policy = new_policy(name=f"endpoint:{os.urandom(4).hex()}", budget=PRICES, max_new_tokens=100)
     one_turn(policy)
@@ -336,7 +336,7 @@ def test_what_is_not_said_counts_in_full(server, new_policy, usage):
     assert policy.usage().cost_usd_unknown == pytest.approx((size + 256 + 100) / 1000)
 
 
-def test_the_pace_is_everyones(server, new_policy):
+def test_policies_of_one_name_share_a_rate_limit(server, new_policy):
     a, b = (new_policy(requests_per_minute=600) for _ in range(2))
     for policy in (a, b, a, b):
         one_turn(policy)
@@ -344,7 +344,7 @@ def test_the_pace_is_everyones(server, new_policy):
     assert times[-1] - times[0] >= 0.29
 
 
-def test_notes_are_no_warnings(caplog):
+def test_notes_are_not_warnings(caplog):
     caplog.set_level(logging.INFO)
     os.environ["OTHER_TOLD_KEY"] = KEY
     config = EndpointConfig(base_url="http://localhost:9/v1", model="m", api_key_env="OTHER_TOLD_KEY")
