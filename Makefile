@@ -9,7 +9,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.ready
 RUN ?= runs/nano-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: train test test-all lint format clean
+.PHONY: train test coverage test-all lint format clean
 
 train: $(READY)  ## train the built-in model on two CPU cores and show that it learned
 	$(BIN)/spiral train nano --run-dir $(RUN) $(ARGS)
@@ -20,6 +20,9 @@ test: $(READY)  ## lint, types, import layers and the fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+coverage: $(READY)  ## which lines the fast tests reach
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --cov=spiral --cov-report=term:skip-covered --cov-report=html
 
 test-all: $(VLLM_READY)  ## every test, the slow ones and those of vLLM too
 	$(VLLM_BIN)/pytest -m "slow or not slow"
