@@ -28,13 +28,13 @@ from torch import Tensor
 
 from benchmarks.common import GIB, attempt, clock, matmul_rate, peak_memory, record
 from spiral.games import load_game
-from spiral.inference.engines import make_policy
+from spiral.inference.engines import Weights, make_policy
 from spiral.inference.settings import EngineConfig
-from spiral.models.loading import LanguageModel, load_language_model, model_directory
+from spiral.models.loading import LanguageModel, load_language_model
 from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
 from spiral.rollout.loop import Match, play
-from spiral.text import ChatCodec, PromptConfig
+from spiral.text import PromptConfig
 from spiral.training.advantages import advantages_by_turn
 from spiral.training.batch import Batch, make_batch, samples_from_episodes
 from spiral.training.learner import Learner
@@ -75,13 +75,12 @@ def widened(rows: MicroBatch, width: int) -> MicroBatch:
     )
 
 
-def played_batch(loaded: LanguageModel, directory: str, games: int, budget: int) -> Batch:
+def played_batch(loaded: LanguageModel, model: str, games: int, budget: int) -> Batch:
     """One batch of what the model plays against itself; advantages alternate, for only their presence matters."""
     prompt = loaded.prompt or PromptConfig(example=True, thinking=False)
     sampling = SamplingConfig(max_new_tokens=budget, temperature=0.7)
-    policy = make_policy(
-        EngineConfig(), loaded, directory, ChatCodec(loaded.tokenizer, prompt), sampling, compute="bfloat16"
-    )
+    config = ModelConfig(path=model, compute="bfloat16")
+    policy = make_policy(EngineConfig(), config, loaded, prompt, sampling, weights=Weights.SHARED)
     matches = [
         Match(game=load_game(GAMES[seed % 2]), seed=seed, policies=(policy, policy), trainable=(True, True))
         for seed in range(games)
@@ -174,7 +173,7 @@ def about(batch: Batch, max_tokens: int, rate: float) -> dict[str, object]:
 def layouts(options: argparse.Namespace) -> None:
     """Tokens a second of every layout."""
     loaded = load_language_model(ModelConfig(path=options.model, device=options.device))
-    batch = played_batch(loaded, model_directory(options.model), options.games, options.budget)
+    batch = played_batch(loaded, options.model, options.games, options.budget)
     rate = matmul_rate(torch.bfloat16, torch.get_num_threads(), loaded.model.device.type)
     settings = {"model": options.model, "dtype": "bfloat16, float32 weights", "threads": torch.get_num_threads()}
 

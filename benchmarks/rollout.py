@@ -31,14 +31,14 @@ from spiral.core.policy import SamplingConfig
 from spiral.core.records import Episode, Turn
 from spiral.games import load_game
 from spiral.inference.base import LanguagePolicy
-from spiral.inference.engines import make_policy
+from spiral.inference.engines import Weights, make_policy
 from spiral.inference.settings import EngineConfig
 from spiral.inference.transformers import LEAST_ROWS
-from spiral.models.loading import load_language_model, model_directory
+from spiral.models.loading import load_language_model
 from spiral.models.settings import ModelConfig
 from spiral.policies import Policy, TurnReply, TurnRequest
 from spiral.rollout.loop import Match, play
-from spiral.text import ChatCodec, PromptConfig
+from spiral.text import PromptConfig
 
 GAMES = ("tictactoe", "kuhn_poker")
 
@@ -211,12 +211,17 @@ def main() -> None:
         parser.error(f"got {len(options.games)} --games for {len(options.in_flight)} --in-flight; give equally many")
     loaded = load_language_model(ModelConfig(path=options.model, device=options.device))
     prompt = loaded.prompt or PromptConfig(example=True, thinking=False)
-    codec = ChatCodec(loaded.tokenizer, prompt.model_copy(update={"thinking": True}) if options.thinking else prompt)
+    if options.thinking:
+        prompt = prompt.model_copy(update={"thinking": True})
     policy = make_policy(
-        EngineConfig(kind=options.engine, context=max(1024, 768 + options.budget)), loaded,
-        model_directory(options.model), codec, SamplingConfig(max_new_tokens=options.budget, temperature=0.7),
-        compute="bfloat16",
-    )  # fmt: skip
+        EngineConfig(kind=options.engine, context=max(1024, 768 + options.budget)),
+        ModelConfig(path=options.model, device=options.device, compute="bfloat16"),
+        loaded,
+        prompt,
+        SamplingConfig(max_new_tokens=options.budget, temperature=0.7),
+        weights=Weights.SHARED,
+    )
+    codec = policy.codec
     weights = [(name, tensor.detach().clone()) for name, tensor in loaded.model.named_parameters()]
 
     def fresh() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from commands import refused, spiral
 from spiral.games import load_game
-from spiral.inference.engines import EngineConfig
+from spiral.inference.engines import EngineConfig, Weights
 from spiral.models.loading import NANO_DIRECTORY
 from spiral.policies.registry import DEFAULTS, PolicyOptions, load_language_policy, load_policy
 
@@ -206,7 +206,7 @@ def test_a_run_brings_its_engines_settings(run_directory, engines):
     assert [config.context for config in configs] == [16384, 13000 + 4096, 14000 + 4096, 128, 0, 128]
     assert [config.kind for config in configs] == ["vllm"] * 4 + ["transformers"] * 2
     assert {(config.max_rows, config.stall_seconds, config.sleep) for config in configs} == {(17, 50.0, False)}
-    assert not any(options["trained"] or options["shared"] for _, options in engines)
+    assert {options["weights"] for _, options in engines} == {Weights.FIXED}
     load_language_policy("nano", PolicyOptions(engine="vllm"))
     assert engines[-1][0] == EngineConfig(kind="vllm", context=16384, memory_share=engines[-1][0].memory_share)
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spiral.inference import vllm_engine
-from spiral.inference.engines import EngineConfig, _bfloat16_copy, make_policy
+from spiral.inference.engines import EngineConfig, Weights, _bfloat16_copy, make_policy
 from spiral.inference.parameters import ParameterNames
 from spiral.inference.transformers import TransformersPolicy
 from spiral.inference.vllm_engine import Watchdog
@@ -27,15 +27,16 @@ from spiral.models.loading import (
     load_language_model,
 )
 from spiral.policies import SamplingConfig
-from spiral.text import ChatCodec, PromptConfig
+from spiral.text import PromptConfig
 from turns import random_states, replies_of, requests_for
 from vllm_models import save, tiny, untied
 
 
 def policy_of(nano, compute="float32", sampling=None, **engine):
-    codec = ChatCodec(nano.tokenizer, PromptConfig(observation="compact", thinking=False))
+    prompt = PromptConfig(observation="compact", thinking=False)
     sampling = sampling or SamplingConfig(max_new_tokens=8)
-    return make_policy(EngineConfig(**engine), nano, str(NANO_DIRECTORY), codec, sampling, compute=compute, name="me")
+    model = ModelConfig(compute=compute)
+    return make_policy(EngineConfig(**engine), model, nano, prompt, sampling, weights=Weights.SHARED, name="me")
 
 
 def test_the_transformers_engine_shares_the_model_or_has_a_smaller_copy(nano):
@@ -85,19 +86,17 @@ def test_vllm_refuses_to_be_one_of_several_trainers(nano, monkeypatch):
 
 @pytest.mark.parametrize("device", ["cuda:1", "cuda:12"])
 def test_vllm_refuses_a_device_that_it_would_not_play_on(nano, device):
-    codec = ChatCodec(nano.tokenizer, PromptConfig())
     number = device.removeprefix("cuda:")
     with pytest.raises(
         ValueError, match=f"the device is '{device}'; expected 'auto', with CUDA_VISIBLE_DEVICES={number} "
     ):
         make_policy(
             EngineConfig(kind="vllm"),
+            ModelConfig(device=device),
             nano,
-            str(NANO_DIRECTORY),
-            codec,
+            PromptConfig(),
             SamplingConfig(),
-            compute="float32",
-            device=device,
+            weights=Weights.SHARED,
         )
 
 
@@ -172,10 +171,10 @@ def test_a_mixture_of_experts_cannot_be_trained_with_vllm(nano, tmp_path):
     ) as told:
         names.check_files(directory)
     assert str(told.value).endswith("set engine.kind to 'transformers'")
-    codec = ChatCodec(nano.tokenizer, PromptConfig())
     loaded = LanguageModel(model=None, tokenizer=nano.tokenizer, prompt=None)
+    model, sampling = ModelConfig(path=directory), SamplingConfig()
     with pytest.raises(ValueError, match="another form"):
-        make_policy(EngineConfig(kind="vllm"), loaded, directory, codec, SamplingConfig(), compute="float32")
+        make_policy(EngineConfig(kind="vllm"), model, loaded, PromptConfig(), sampling, weights=Weights.SHARED)
 
 
 def test_the_copy_in_bfloat16_is_cast_as_it_is_copied(nano, monkeypatch):

@@ -10,12 +10,13 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from spiral.inference.engines import EngineConfig, make_policy
+from spiral.inference.engines import EngineConfig, Weights, make_policy
 from spiral.inference.scoring import reply_logprobs
 from spiral.inference.vllm import VllmPolicy
 from spiral.inference.vllm_engine import _check_sleep
 from spiral.launch import execute, start
 from spiral.models.loading import NANO_DIRECTORY
+from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
 from spiral.rollout.collector import SelfPlay
 from spiral.rollout.matchmaking import SelfPlayConfig
@@ -35,8 +36,8 @@ def codec_of(nano):
 
 def policy_of(nano, compute="bfloat16", head="float32"):
     sampling = SamplingConfig(max_new_tokens=12)
-    directory = str(NANO_DIRECTORY)
-    return make_policy(EngineConfig(), nano, directory, codec_of(nano), sampling, compute=compute, head=head)
+    model = ModelConfig(compute=compute, head=head)
+    return make_policy(EngineConfig(), model, nano, codec_of(nano).config, sampling, weights=Weights.SHARED)
 
 
 def spoken(policy):

@@ -25,7 +25,7 @@ from spiral.distributed.placement import gpus_per_rank, placed
 from spiral.distributed.session import cluster_session
 from spiral.distributed.status import STATUS_FILE, status_written
 from spiral.inference.base import LanguagePolicy
-from spiral.inference.engines import make_policy
+from spiral.inference.engines import Weights, load_for_engine, make_policy
 from spiral.models.loading import load_language_model, model_directory
 from spiral.policies.registry import PolicyCache, count_parameters, model_config
 from spiral.runs.agreement import computation
@@ -189,15 +189,5 @@ def check_engine(recipe: Recipe, collector: ClusterCollector, learner: ClusterLe
 
 def make_worker_policy(recipe: Recipe) -> LanguagePolicy:
     """The policy of a rollout worker; its weights are the learner's as soon as it has been told of them."""
-    loaded = load_language_model(recipe.model, weights=recipe.engine.kind == "transformers", cast=True)
-    return make_policy(
-        recipe.engine,
-        loaded,
-        model_directory(recipe.model.path),
-        loaded.codec(recipe.prompt),
-        recipe.sampling,
-        compute=recipe.model.compute,
-        head=recipe.model.head,
-        device=recipe.model.device,
-        shared=False,
-    )
+    loaded = load_for_engine(recipe.model, recipe.engine)
+    return make_policy(recipe.engine, recipe.model, loaded, recipe.prompt, recipe.sampling, weights=Weights.RECEIVED)

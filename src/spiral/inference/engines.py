@@ -1,8 +1,9 @@
-"""The engine that runs the language model in the seats, as `EngineConfig` asks for it."""
+"""From settings to the engine that samples with a language model. The one place that knows which engines there are."""
 
 from __future__ import annotations
 
 import copy
+import enum
 from typing import Any
 
 import torch
@@ -11,52 +12,87 @@ from spiral.core.policy import SamplingConfig
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.settings import EngineConfig
 from spiral.inference.transformers import TransformersPolicy
-from spiral.models.loading import LanguageModel, cast_parameters
-from spiral.models.settings import HeadPrecision
-from spiral.text import ChatCodec
+from spiral.models.loading import LanguageModel, cast_parameters, load_language_model, model_directory
+from spiral.models.settings import ModelConfig
+from spiral.text import PromptConfig
+
+
+class Weights(enum.Enum):
+    """Who owns the weights that an engine samples with, and whether they change."""
+
+    SHARED = "shared"
+    """A learner in this process, which updates the model that was loaded."""
+    RECEIVED = "received"
+    """The engine, to which a learner elsewhere sends new weights."""
+    FIXED = "fixed"
+    """The engine; nothing is trained."""
+
+
+def load_for_engine(model: ModelConfig, engine: EngineConfig) -> LanguageModel:
+    """Loads a model that only an engine uses: in the precision of computing, without weights where vLLM reads them.
+
+    Raises:
+        ValueError: As `load_language_model`.
+    """
+    return load_language_model(model, weights=engine.kind == "transformers", cast=True)
 
 
 def make_policy(
-    config: EngineConfig,
+    engine: EngineConfig,
+    model: ModelConfig,
     loaded: LanguageModel,
-    directory: str,
-    codec: ChatCodec,
+    prompt: PromptConfig,
     sampling: SamplingConfig,
     *,
-    compute: str,
-    head: HeadPrecision = "compute",
-    device: str = "auto",
+    weights: Weights,
     name: str = "policy",
-    shared: bool = True,
-    trained: bool = True,
 ) -> LanguagePolicy:
-    """The engine asked for, with the weights of `loaded`, which came from `directory`.
+    """Starts an engine with the weights of a model.
 
-    The transformers engine takes the model itself in float32 and a copy of it in bfloat16; where nobody shares the
-    model, it is cast in place. `device` is the one asked for; `trained` says that new weights will come. Raises
-    `ValueError` when the engine is not installed, or cannot run the model there or take its new weights.
+    The transformers engine uses a `SHARED` model itself in float32 and a copy of it in bfloat16.
+
+    Args:
+        engine: Which engine, and its settings.
+        model: Where the model comes from, on which device and in which precision it computes.
+        loaded: The same model, loaded. vLLM reads the weights from the files.
+        prompt: How observations become prompts.
+        sampling: How replies are sampled.
+        weights: Who owns the weights.
+        name: The policy's name in records.
+
+    Raises:
+        ValueError: The engine is not installed, cannot run the model on that device, or cannot take new weights of it;
+            or the model cannot be prompted like that.
     """
-    if config.kind == "vllm":
-        _check_device(device)
+    codec = loaded.codec(prompt)
+    if engine.kind == "vllm":
+        _check_device(model.device)
         from spiral.inference.vllm import VllmPolicy  # an optional package
 
         return VllmPolicy(
-            directory, codec, sampling, config=config, compute=compute, head=head, name=name, trained=trained
+            model_directory(model.path),
+            codec,
+            sampling,
+            config=engine,
+            compute=model.compute,
+            head=model.head,
+            name=name,
+            trained=weights is not Weights.FIXED,
         )
-    model = loaded.model
-    if compute == "bfloat16" and shared:
-        model = _bfloat16_copy(model)
-    elif compute == "bfloat16":
-        cast_parameters(model, torch.bfloat16)
+    network = loaded.model
+    if model.compute == "bfloat16" and weights is Weights.SHARED:
+        network = _bfloat16_copy(network)
+    elif model.compute == "bfloat16":
+        cast_parameters(network, torch.bfloat16)
     return TransformersPolicy(
-        model,
+        network,
         codec,
         sampling,
         name=name,
-        max_rows=config.max_rows,
-        context=config.context or None,
-        head=head,
-        own=compute == "bfloat16" or not shared,
+        max_rows=engine.max_rows,
+        context=engine.context or None,
+        head=model.head,
+        own=network is not loaded.model or weights is not Weights.SHARED,
     )
 
 

@@ -15,7 +15,7 @@ from spiral.core.progress import shown
 from spiral.core.records import Episode
 from spiral.core.steps import step_name
 from spiral.inference.base import LanguagePolicy
-from spiral.inference.engines import make_policy
+from spiral.inference.engines import Weights, make_policy
 from spiral.models.card import training_card
 from spiral.models.loading import LanguageModel, load_language_model, model_directory
 from spiral.policies.registry import PolicyCache
@@ -102,20 +102,10 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
     loaded = load_language_model(source)
     if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
         recipe = recipe.model_copy(update={"prompt": loaded.prompt})
-    codec = loaded.codec(recipe.prompt)
     directory = model_directory(source.path)
     if recipe.engine.kind != "transformers":
         shown().stage(f"starting {recipe.engine.kind}")
-    policy = make_policy(
-        recipe.engine,
-        loaded,
-        directory,
-        codec,
-        recipe.sampling,
-        compute=recipe.model.compute,
-        head=recipe.model.head,
-        device=recipe.model.device,
-    )
+    policy = make_policy(recipe.engine, source, loaded, recipe.prompt, recipe.sampling, weights=Weights.SHARED)
     shared = getattr(policy, "model", None) is loaded.model
     with _closed_on_error(policy):
         games = list(recipe.selfplay.games)

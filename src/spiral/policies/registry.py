@@ -198,29 +198,17 @@ def is_language_model(name: str) -> bool:
 def load_language_policy(name: str, options: PolicyOptions) -> LanguagePolicy:
     """Loads a language model as a policy that is called `name`."""
     from spiral.agreement import run_check  # loads torch, and so does the next
-    from spiral.inference.engines import make_policy
+    from spiral.inference.engines import Weights, load_for_engine, make_policy
 
     check_model(name, ())
     where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
     sampling = effective_sampling(saved_settings(name) if options.saved is None else options.saved, options)
     engine = _engine(name, options, max(sampling.max_new_tokens, options.reply_tokens))
-    loaded = load_language_model(where, weights=engine.kind == "transformers", cast=True)
-    codec = loaded.codec(_prompt(name, loaded, options))
+    loaded = load_for_engine(where, engine)
+    prompt = _prompt(name, loaded, options)
+    policy = make_policy(engine, where, loaded, prompt, sampling, weights=Weights.FIXED, name=name)
     directory = model_directory(name)
-    policy = make_policy(
-        engine,
-        loaded,
-        directory,
-        codec,
-        sampling,
-        compute=where.compute,
-        head=where.head,
-        device=where.device,
-        name=name,
-        shared=False,
-        trained=False,
-    )
-    settings = {"device": where.device, "head": where.head, "prompt": codec.config.model_dump()}
+    settings = {"device": where.device, "head": where.head, "prompt": prompt.model_dump()}
     try:
         run_check(policy, lambda: loaded.model or _plain_model(where), directory, where.compute, settings, kept=True)
     except BaseException:

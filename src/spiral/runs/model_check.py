@@ -12,10 +12,10 @@ import torch
 
 from spiral.agreement import Difference, DisagreementError, Tolerance, begin_check, tolerance_of
 from spiral.games import load_game
-from spiral.inference.engines import make_policy
+from spiral.inference.engines import Weights, make_policy
 from spiral.inference.room import PromptRoomError, check_room
 from spiral.inference.settings import EngineConfig, resolved
-from spiral.models.loading import LanguageModel, load_language_model, model_directory
+from spiral.models.loading import LanguageModel, load_language_model
 from spiral.runs.agreement import learner_options
 from spiral.runs.recipe import Recipe
 from spiral.text.prompts import PromptConfig
@@ -71,17 +71,7 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
     engine = _small_engine(resolved(recipe.engine), loaded.model, recipe.model.compute)
     recipe = recipe.model_copy(update={"engine": engine})
     template = describe_template(loaded.tokenizer, recipe.prompt, loaded.declared_ends)
-    policy = make_policy(
-        engine,
-        loaded,
-        model_directory(recipe.model.path),
-        loaded.codec(recipe.prompt),
-        recipe.sampling,
-        compute=recipe.model.compute,
-        head=recipe.model.head,
-        device=recipe.model.device,
-        shared=True,
-    )
+    policy = make_policy(engine, recipe.model, loaded, recipe.prompt, recipe.sampling, weights=Weights.SHARED)
     config = loaded.model.config
     headline = (
         f"{loaded.model.num_parameters() / 1e6:,.1f}M parameters, {config.model_type}, {recipe.model.compute},"
