@@ -15,12 +15,14 @@ from spiral.core.records import Seat
 from spiral.distributed.checks import check_episode
 from spiral.distributed.game_queue import split_stale, turn_ages
 from spiral.games import load_game
+from spiral.launch import start
 from spiral.policies import scripted_policy
 from spiral.policies.registry import PolicyCache
 from spiral.rollout.collector import SelfPlay
 from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
 from spiral.rollout.opponents.fixed import split_evenly
+from spiral.runs.checks import check_run
 from spiral.runs.display import Watched, not_played, player_table
 from spiral.runs.recipe import load_recipe
 from spiral.training.advantages import RAE, BatchMean, PlainReturns
@@ -262,7 +264,6 @@ def test_models_are_made_once_for_all_games():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("{ minimax = 1.0 }", "none of these plays kuhn_poker; add one that does, such as 'mirror' or 'random'"),
         ("{ mirror = 1.0, nobody-there = 1.0 }", "selfplay.opponents: .*nobody-there"),
         ("{ mirror = 1.0, random = -0.5 }", "expected none below zero"),
         ("{}", "selfplay.opponents: got {}"),
@@ -271,3 +272,15 @@ def test_models_are_made_once_for_all_games():
 def test_opponents_that_cannot_be_are_refused_before_anything_starts(setting, message):
     with pytest.raises(ValueError, match=message):
         load_recipe("nano", [f"selfplay.opponents={setting}"])
+
+
+def test_a_recipe_is_read_without_playing_and_tried_at_launch(monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr("spiral.theory.minimax.Minimax.optimal_actions", lambda *_: pytest.fail("a game was searched"))
+        recipe = load_recipe("nano", ["selfplay.opponents={ minimax = 1.0 }", "evaluation.opponents=['minimax']"])
+    words = "selfplay.opponents: .*none of these plays kuhn_poker; add one that does, such as 'mirror' or 'random'"
+    with pytest.raises(ValueError, match=words):
+        check_run(recipe)
+    with pytest.raises(ValueError, match=words):
+        start(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

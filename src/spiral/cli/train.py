@@ -137,6 +137,9 @@ def _print_recipe(recipe: Recipe) -> None:
     """Prints the recipe as TOML, with the plan in comments. Raises `ValueError` for a run that does not fit."""
     import tomli_w
 
+    from spiral.runs.checks import check_run
+
+    check_run(recipe)
     lines = _plan_lines(recipe)
     print(*(printable(f"# {line}".rstrip()) for line in lines), sep="\n")
     text = tomli_w.dumps(recipe.model_dump())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from spiral.core.settings import Section
 
@@ -26,3 +28,11 @@ class EvaluationConfig(Section):
     temperature: float = Field(1.0, ge=0, description="As sampling.temperature, for evaluation games.")
     top_p: float = Field(1.0, gt=0, le=1, description="As sampling.top_p, for evaluation games.")
     seed: int = Field(1_000_003, ge=0, description="Seed of the evaluation games, independent of the training seed.")
+
+    @model_validator(mode="after")
+    def _players_change_places(self) -> Self:
+        """The policy plays first in one half of the games and second in the other."""
+        for key in ("episodes", "episodes_between"):
+            if getattr(self, key) % 2:
+                raise ValueError(f"evaluation.{key} is {getattr(self, key)}; expected an even number")
+        return self

@@ -27,6 +27,7 @@ from spiral.launch.local import assemble_local
 from spiral.plan import check_plan, check_runnable
 from spiral.policies.registry import model_config
 from spiral.runs.agreement import WatchedLearner
+from spiral.runs.checks import check_run
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.directory import RunDirectory, lasting_settings, read_metrics, read_reports
 from spiral.runs.display import Watched
@@ -120,6 +121,7 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
     with contextlib.ExitStack() as held:
         held.enter_context(run_held(path))
         RunDirectory(path).refuse_existing()
+        check_run(recipe)
         check_runnable(recipe, recipe.cluster.learner_workers)
         check_plan(recipe, model_config(recipe.model.path), this_machine=True)
         run = assemble(recipe, path)

@@ -7,19 +7,21 @@ step follow from the seed, the step and the sampler's state, so that a resumed r
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spiral.core.plugins import check_options, resolve
 from spiral.core.records import Episode
 from spiral.core.seeds import derive_seed
-from spiral.core.settings import Section, shortened
+from spiral.core.settings import Section, shortened, shown
 from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.policies import Policy, scripted_policy
@@ -40,7 +42,7 @@ class SelfPlayConfig(Section):
         {"tictactoe": 1.0}, min_length=1, description="Game to weight; a step's episodes are split by these weights."
     )
     episodes_per_step: int = Field(128, ge=1, le=1_000_000, description="Games played before each update.")
-    in_flight: int = Field(256, ge=1, description="Maximum number of games under way at once.")
+    in_flight: int = Field(256, ge=1, description="Games under way at once.")
     max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")
     opening_plies: dict[str, int] = Field(
         {},
@@ -57,10 +59,26 @@ class SelfPlayConfig(Section):
     opponent_options: dict[str, object] = Field({}, description="Options of the opponent sampler.")
     reward: str = Field(
         "returns",
-        description="'returns' pays the game's own returns, 'sign' only their sign, 'module:function' one of your own."
-        " Illegal moves cost 1.5 under the first two.",
+        description="'returns' pays the game's own returns, 'sign' only their sign, or 'module:function'. Illegal"
+        " moves cost 1.5.",
     )
     reward_options: dict[str, object] = Field({}, description="Options of the reward.")
+
+    @model_validator(mode="after")
+    def _weights_share_out_the_games(self) -> Self:
+        """Weights are not negative, some game has one above zero, and openings are those of the games played."""
+        weights = self.games
+        if sum(weights.values()) <= 0 or min(weights.values()) < 0:
+            raise ValueError(f"selfplay.games got weights {shown(weights)}; expected some above zero, none below")
+        if min(self.opponents.values()) < 0:
+            raise ValueError(f"selfplay.opponents got weights {shown(self.opponents)}; expected none below zero")
+        for game, plies in self.opening_plies.items():
+            if game not in weights or plies < 0:
+                near = difflib.get_close_matches(game, weights, n=1) if game not in weights else []
+                hint = f"did you mean {near[0]!r}?" if near else "expected games of selfplay.games, which are"
+                listed = "" if near else f" {shortened(', '.join(weights), 200)}, and numbers of at least 0"
+                raise ValueError(f"selfplay.opening_plies got {shortened(game)} = {plies}; {hint}{listed}")
+        return self
 
 
 def make_sampler(config: SelfPlayConfig) -> OpponentSampler:

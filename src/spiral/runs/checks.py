@@ -1,4 +1,4 @@
-"""What is tried at the launch of a run: whether every game's prompts leave the model room for an answer."""
+"""What is tried at launch, before anything is spent: whether opponents can play, and whether prompts leave room."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from spiral.games import load_game
 from spiral.games.registry import NATIVE_GAMES
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.room import check_room, check_states_room
+from spiral.rollout.matchmaking import make_sampler
 from spiral.runs.recipe import NANO_KNOWS, Recipe
 
 logger = logging.getLogger(__name__)
+
+
+def check_run(recipe: Recipe) -> None:
+    """Lets every opponent try its games. Raises `ValueError` for a game that no opponent of the recipe can play."""
+    sampler = make_sampler(recipe.selfplay)
+    for game in map(load_game, recipe.selfplay.games):
+        if game.num_players > 1:
+            try:
+                sampler.known(game)
+            except ValueError as error:
+                raise ValueError(f"selfplay.opponents: {error}") from error
 
 
 def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:

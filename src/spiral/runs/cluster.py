@@ -57,6 +57,15 @@ class ClusterConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _learners_have_rollout_workers(self) -> Self:
+        if self.learner_workers > 1 and not self.rollout_workers:
+            raise ValueError(
+                f"cluster.learner_workers is {self.learner_workers} and cluster.rollout_workers is 0, which is a run in"
+                " one process; set cluster.rollout_workers to 1 or more"
+            )
+        return self
+
     def check_gpus(self) -> None:
         """Raises `ValueError` where nothing says which of the GPUs, that there are, rollout workers play on.
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Self, get_args, get_origin
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from spiral.core.plugins import resolve
 from spiral.core.settings import MAX_SHOWN, Section, shortened, shown
@@ -29,9 +30,9 @@ from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
 from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
 from spiral.policies.registry import check_policy_name
-from spiral.rollout.matchmaking import SelfPlayConfig, make_sampler
+from spiral.rollout.matchmaking import SAMPLERS, SelfPlayConfig, make_sampler
 from spiral.rollout.opponents.base import MIRROR
-from spiral.rollout.rewards import load_reward
+from spiral.rollout.rewards import REWARDS, load_reward
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.guards import find_guard
 from spiral.runs.hardware import HardwareConfig
@@ -82,6 +83,46 @@ class Recipe(Section):
     benchmark: BenchmarkConfig = Field(
         default_factory=BenchmarkConfig, description="Reasoning benchmarks before and after."
     )
+
+    @model_validator(mode="after")
+    def _sampling_can_be_learned_from(self) -> Self:
+        """The loss needs a policy that explores, and the distribution that was sampled from."""
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature is 0; training needs a policy that explores, such as 1.0")
+        if self.sampling.top_p < 1 and self.loss.old_logprobs == "behaviour":
+            raise ValueError(
+                f"sampling.top_p is {self.sampling.top_p} and loss.old_logprobs is 'behaviour'; the learner does not"
+                " cut its distribution, so set loss.old_logprobs to 'learner' or sampling.top_p to 1.0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_sleep_only_when_idle(self) -> Self:
+        if self.engine.sleep and self.cluster.rollout_workers and self.cluster.schedule != "sync":
+            raise ValueError(
+                f"engine.sleep is set and cluster.schedule is {self.cluster.schedule!r}, in which engines play games"
+                " while the learner learns; set cluster.schedule to 'sync' or engine.sleep to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _devices_match_learner_workers(self) -> Self:
+        workers, devices = self.cluster.learner_workers, self.hardware.devices
+        if workers > 1 and devices not in (1, workers):
+            raise ValueError(
+                f"cluster.learner_workers is {workers} and hardware.devices is {devices}; expected the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nano_plays_native_games(self) -> Self:
+        """Games of other libraries are in words that the built-in model does not know."""
+        foreign = [game for game in self.selfplay.games if game.partition("/")[0] in ADAPTERS]
+        if self.model.path == "nano" and foreign:
+            raise ValueError(
+                f"selfplay.games has {shortened(foreign[0])}, which the built-in model nano cannot learn: {NANO_KNOWS}"
+            )
+        return self
 
 
 def recipe_files() -> tuple[Path, ...]:
@@ -167,7 +208,7 @@ def _follow_games(values: dict[str, Any], named: Sequence[str], before: Sequence
 
 
 def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
-    """Checks every key, and everything by name that can be checked before a model is loaded.
+    """Checks every setting and every name. Nothing is loaded or played; `spiral.runs.checks` tries things at launch.
 
     Raises `ValueError` with one line.
     """
@@ -177,177 +218,67 @@ def validate_recipe(values: Mapping[str, Any], source: str) -> Recipe:
         faults = error.errors()
         more = f"; and {len(faults) - MAX_FAULTS:,} more faults" if len(faults) > MAX_FAULTS else ""
         raise ValueError(f"{source}: {'; '.join(_fault(item) for item in faults[:MAX_FAULTS])}{more}") from error
-    _check_games(recipe, source)
-    _check_sampling(recipe, source)
-    _check_sleep(recipe, source)
-    recipe = _with_devices(recipe, source)
-    _check_opponents(recipe.selfplay, source, recipe.cluster.rollout_workers)
-    _check_evaluation(recipe.evaluation, source)
-    for task in recipe.benchmark.tasks:
+    for setting, check in _names(recipe):
         try:
-            load_task(task)
+            check()
         except ValueError as error:
-            raise ValueError(f"{source}: benchmark.tasks: {error}") from error
-    _check_estimator(recipe.credit, source)
-    _check_watching(recipe.run, source)
+            raise ValueError(f"{source}: {setting}: {error}") from error
+    recipe = _with_devices(recipe)
     return recipe.model_copy(update={"engine": resolved(recipe.engine)})
 
 
-def _check_games(recipe: Recipe, source: str) -> None:
-    """Games that exist, with weights that share out a step's episodes, and openings of these games only."""
-    weights = recipe.selfplay.games
-    for section, names in (("selfplay", weights), ("evaluation", recipe.evaluation.games)):
-        for game in names:
-            try:
-                load_game(game)
-            except ValueError as error:
-                raise ValueError(f"{source}: {section}.games: {error}") from error
-    if recipe.model.path == "nano":
-        _refuse_foreign(weights, source)
-    if sum(weights.values()) <= 0 or min(weights.values()) < 0:
-        raise ValueError(f"{source}: selfplay.games got weights {shown(weights)}; expected some above zero, none below")
-    for game, plies in recipe.selfplay.opening_plies.items():
-        if game not in weights or plies < 0:
-            near = difflib.get_close_matches(game, weights, n=1) if game not in weights else []
-            hint = f"did you mean {near[0]!r}?" if near else "expected games of selfplay.games, which are"
-            listed = "" if near else f" {shortened(', '.join(weights), 200)}, and numbers of at least 0"
-            raise ValueError(f"{source}: selfplay.opening_plies got {shortened(game)} = {plies}; {hint}{listed}")
+def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Every setting that names something, and a check that it exists and takes its options. Nothing is played."""
+    selfplay, evaluation, run = recipe.selfplay, recipe.evaluation, recipe.run
+    for section, games in (("selfplay", list(selfplay.games)), ("evaluation", evaluation.games)):
+        for game in games:
+            yield f"{section}.games", partial(load_game, game)
+    for name in selfplay.opponents:
+        if name != MIRROR:
+            yield "selfplay.opponents", partial(_check_opponent, name, recipe.cluster.rollout_workers)
+    yield "selfplay.opponent_sampler", partial(resolve, "opponents", selfplay.opponent_sampler, SAMPLERS)
+    yield "selfplay.opponent_options", partial(make_sampler, selfplay)
+    yield "selfplay.reward", partial(resolve, "rewards", selfplay.reward, REWARDS)
+    yield "selfplay.reward_options", partial(load_reward, selfplay.reward, selfplay.reward_options)
+    for name in evaluation.opponents:
+        yield "evaluation.opponents", partial(check_policy_name, name)
+    for game in evaluation.exploitability:
+        yield "evaluation.exploitability", partial(_check_exact, game)
+    for task in recipe.benchmark.tasks:
+        yield "benchmark.tasks", partial(load_task, task)
+    yield "credit.estimator", partial(resolve, "advantages", recipe.credit.estimator, ESTIMATORS)
+    yield "credit.options", partial(load_estimator, recipe.credit.estimator, recipe.credit.options)
+    for name in run.trackers:
+        yield "run.trackers", partial(find_tracker, name, run.tracker_options.get(name, {}))
+    for name in run.guards:
+        yield "run.guards", partial(find_guard, name, run.guard_options.get(name, {}))
 
 
-def _refuse_foreign(games: Iterable[str], source: str) -> None:
-    """The built-in model and games of other libraries, which are put in words; a user's own game is only warned of."""
-    foreign = [game for game in games if game.partition("/")[0] in ADAPTERS]
-    if foreign:
-        raise ValueError(
-            f"{source}: selfplay.games has {shortened(foreign[0])}, which the built-in model nano cannot learn:"
-            f" {NANO_KNOWS}"
-        )
-
-
-def _check_sampling(recipe: Recipe, source: str) -> None:
-    """Settings under which the loss would not be what it says."""
-    if recipe.sampling.temperature == 0:
-        raise ValueError(f"{source}: sampling.temperature is 0; training needs a policy that explores, such as 1.0")
-    if recipe.sampling.top_p < 1 and recipe.loss.old_logprobs == "behaviour":
-        raise ValueError(
-            f"{source}: sampling.top_p is {recipe.sampling.top_p} and loss.old_logprobs is 'behaviour'; the learner"
-            " does not cut its distribution, so set loss.old_logprobs to 'learner' or sampling.top_p to 1.0"
-        )
-    if recipe.loss.reference_refresh_steps and not recipe.loss.kl_coefficient:
-        raise ValueError(
-            f"{source}: loss.reference_refresh_steps is {recipe.loss.reference_refresh_steps}, but loss.kl_coefficient"
-            " is 0, so there is no reference; set loss.kl_coefficient, for example to 0.1"
-        )
-
-
-def _check_sleep(recipe: Recipe, source: str) -> None:
-    """Engines can sleep only where they have nothing to do while the learner learns."""
-    if recipe.engine.sleep and recipe.cluster.rollout_workers and recipe.cluster.schedule != "sync":
-        raise ValueError(
-            f"{source}: engine.sleep is set and cluster.schedule is {recipe.cluster.schedule!r}, in which engines have"
-            " games while the learner learns; set cluster.schedule to 'sync' or engine.sleep to false"
-        )
-
-
-def _with_devices(recipe: Recipe, source: str) -> Recipe:
-    """A learner of several processes has a device for each."""
-    workers, devices = recipe.cluster.learner_workers, recipe.hardware.devices
-    if workers == 1:
-        return recipe
-    if not recipe.cluster.rollout_workers:
-        raise ValueError(
-            f"{source}: cluster.learner_workers is {workers} and cluster.rollout_workers is 0, which is a run in one"
-            " process; set cluster.rollout_workers to 1 or more"
-        )
-    if devices not in (1, workers):
-        raise ValueError(
-            f"{source}: cluster.learner_workers is {workers} and hardware.devices is {devices}; expected the same"
-        )
-    return recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"devices": workers})})
-
-
-def _check_opponents(config: SelfPlayConfig, source: str, workers: int) -> None:
-    """Raise `ValueError` for opponents, samplers or rewards that cannot be used."""
-    if min(config.opponents.values()) < 0:
-        raise ValueError(
-            f"{source}: selfplay.opponents got weights {shown(config.opponents)}; expected none below zero"
-        )
-    for name in config.opponents:
-        try:
-            if name != MIRROR:
-                check_policy_name(name, [MIRROR])
-                _check_limits(name, workers)
-        except ValueError as error:
-            raise ValueError(f"{source}: selfplay.opponents: {error}") from error
-    try:
-        sampler = make_sampler(config)
-        for game in map(load_game, config.games):
-            if game.num_players > 1:
-                sampler.known(game)
-    except ValueError as error:
-        raise ValueError(f"{source}: selfplay.opponents: {error}") from error
-    try:
-        load_reward(config.reward, config.reward_options)
-    except ValueError as error:
-        raise ValueError(f"{source}: selfplay.reward: {error}") from error
-
-
-def _check_limits(name: str, workers: int) -> None:
-    """An endpoint's limits are kept by each process for itself."""
+def _check_opponent(name: str, workers: int) -> None:
+    """Raises `ValueError` for a name that no policy has, and for limits that a cluster cannot keep."""
+    check_policy_name(name, [MIRROR])
     endpoint = load_endpoint(name.removeprefix(ENDPOINT)) if name.startswith(ENDPOINT) and workers else None
     if endpoint is not None and (endpoint.requests_per_minute or endpoint.budget.spend_limit is not None):
         raise ValueError(
-            f"{name} has a spend_limit or requests_per_minute, and each of {workers} rollout workers would keep it for"
-            " itself; take them out of endpoints.toml, or set cluster.rollout_workers to 0"
+            f"{name} has a spend_limit or requests_per_minute, and each of {workers} rollout workers would apply it to"
+            " itself alone; take them out of endpoints.toml, or set cluster.rollout_workers to 0"
         )
 
 
-def _check_estimator(credit: CreditConfig, source: str) -> None:
-    """Raises `ValueError` for an estimator that cannot be imported, or that does not take its options."""
-    setting = "credit.estimator"
-    try:
-        resolve("advantages", credit.estimator, ESTIMATORS)
-        setting = "credit.options"
-        load_estimator(credit.estimator, credit.options)
-    except ValueError as error:
-        raise ValueError(f"{source}: {setting}: {error}") from error
+def _check_exact(spec: str) -> None:
+    game = load_game(spec)
+    if game.free_text or not game.enumerable:
+        raise ValueError(
+            f"exact theory does not cover {spec!r}; expected games that `spiral games` marks so, such as 'kuhn_poker'"
+        )
 
 
-def _check_watching(config: RunConfig, source: str) -> None:
-    """Trackers and guards that exist, with options that they have."""
-    for kind, named, options, check in (
-        ("tracker", config.trackers, config.tracker_options, find_tracker),
-        ("guard", config.guards, config.guard_options, find_guard),
-    ):
-        for name in options:
-            if name not in named:
-                raise ValueError(f"{source}: run.{kind}_options has {name!r}, which run.{kind}s does not name")
-        for name in named:
-            try:
-                check(name, options.get(name, {}))
-            except ValueError as error:
-                raise ValueError(f"{source}: run.{kind}s: {error}") from error
-
-
-def _check_evaluation(config: EvaluationConfig, source: str) -> None:
-    """What would otherwise stop a run at its first measurement."""
-    for name in config.opponents:
-        try:
-            check_policy_name(name)
-        except ValueError as error:
-            raise ValueError(f"{source}: evaluation.opponents: {error}") from error
-    for key in ("episodes", "episodes_between"):
-        if getattr(config, key) % 2:
-            raise ValueError(
-                f"{source}: evaluation.{key} is {getattr(config, key)}; expected an even number, half for each seat"
-            )
-    for spec in config.exploitability:
-        game = load_game(spec)
-        if not game.exact_theory:
-            raise ValueError(
-                f"{source}: evaluation.exploitability has {spec!r}, which exact theory does not cover;"
-                " expected games that `spiral games` marks so, such as 'kuhn_poker'"
-            )
+def _with_devices(recipe: Recipe) -> Recipe:
+    """Every learner worker has a device, also where the recipe does not say so."""
+    workers = recipe.cluster.learner_workers
+    if workers == 1:
+        return recipe
+    return recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"devices": workers})})
 
 
 def _set(values: dict[str, Any], override: str) -> str:
@@ -420,6 +351,8 @@ def _table(name: str, text: str, kind: type) -> dict[str, object]:
 def _fault(item: Any) -> str:
     """One pydantic fault as `section.key: what is wrong`."""
     where = shortened(".".join(str(part) for part in item["loc"]))
+    if item["type"] == "value_error":  # of a rule, whose message names the settings
+        return str(item["ctx"]["error"])
     if item["type"] == "extra_forbidden":
         section = Recipe.model_fields.get(str(item["loc"][0]))
         known = list(Recipe.model_fields)

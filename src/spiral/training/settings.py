@@ -5,9 +5,9 @@ They are apart from what they configure, so that a recipe is read and checked wi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spiral.core.settings import Section
 
@@ -30,6 +30,17 @@ class RunConfig(Section):
         ["collapse", "gap", "room"], description="What warns when training goes wrong: these or 'module:Guard'."
     )
     guard_options: dict[str, dict[str, Any]] = Field({}, description="Guard to its settings.")
+
+    @model_validator(mode="after")
+    def _options_have_an_owner(self) -> Self:
+        for kind, names, options in (
+            ("tracker", self.trackers, self.tracker_options),
+            ("guard", self.guards, self.guard_options),
+        ):
+            for name in options:
+                if name not in names:
+                    raise ValueError(f"run.{kind}_options has {name!r}, which run.{kind}s does not name")
+        return self
 
 
 class LearnerConfig(Section):
@@ -75,6 +86,15 @@ class LossConfig(Section):
         0, ge=0, description="Steps between copies of the policy into the reference; 0 keeps the start."
     )
     max_skipped_updates: int = Field(3, ge=0, description="Stop after this many in a row; 0 never.")
+
+    @model_validator(mode="after")
+    def _refreshed_reference_exists(self) -> Self:
+        if self.reference_refresh_steps and not self.kl_coefficient:
+            raise ValueError(
+                f"loss.reference_refresh_steps is {self.reference_refresh_steps}, but loss.kl_coefficient is 0, so"
+                " there is no reference; set loss.kl_coefficient, for example to 0.1"
+            )
+        return self
 
 
 class LoraConfig(Section):
