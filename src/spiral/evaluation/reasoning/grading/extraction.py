@@ -33,6 +33,9 @@ _COURTESY = re.compile(
     r"|let\s+me\s+know\s+if\s+[\w\s,']{1,80}?)\s*[.!]*\s*$",
     re.IGNORECASE,
 )
+_END_OF_PROOF = re.compile(
+    r"\s*(?:\$\s*)?(?:\\(?:blacksquare|square|Box|qed(?:symbol)?)(?![A-Za-z])|[\u220e\u25a0\u25a1])(?:\s*\$)?\s*$"
+)
 _BRACKETS = re.compile(r"\\\[(.*)\\\]|\\\((.*)\\\)|\$\$(.*)\$\$|\$(.*)\$", re.DOTALL)
 MAX_TAIL = 2_000
 """Characters at the end of a reply without a box that are searched for a statement."""
@@ -64,9 +67,10 @@ def _final_statement(text: str) -> str | None:
 
 
 def _without_courtesy(text: str) -> str:
-    """The text without a closing courtesy such as "I hope it is correct."."""
+    """The text without a closing courtesy such as "I hope it is correct.", and without the sign that ends a proof."""
     match = _COURTESY.search(text)
-    return text if match is None else text[: match.start()].rstrip()
+    text = text if match is None else text[: match.start()].rstrip()
+    return _END_OF_PROOF.sub("", text)
 
 
 def _below_heading(text: str) -> str | None:

@@ -38,6 +38,8 @@ _UNICODE = str.maketrans(
         "\u2208": r"\in ",
         "\u2205": r"\emptyset ",
         "\u00b0": r"\text{degrees}",
+        "\u00ba": r"\text{degrees}",
+        **dict.fromkeys("\u220e\u25a0", r"\blacksquare "),
         "\u2026": r"\ldots ",
         "√": r"\sqrt ",
         "∞": r"\infty ",
@@ -79,7 +81,16 @@ _RULES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("rbrace", r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
         ("\\", r"\\\{\s*+\\\}", r"\\emptyset "),
         ("\\", r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degrees?(?![A-Za-z])", r"\\text{degrees}"),
+        (
+            "^",
+            r"(?<=\d)\s*\^\s*(?:\{\s*(?:o|\\text\{\s*o\s*\})\s*\}|o(?![A-Za-z])|\\text\{\s*o\s*\})",
+            r"\\text{degrees}",
+        ),
         ("degrees", r"\\text\{degrees\}\s*([CFK])(?![A-Za-z])", r"\\text{degrees \1}"),
+        ("dot", r"(\.\d*)\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r"\1\\overline{\2\3\4}"),
+        ("dot", r"(\.\d*)\\dot\s*\{?(\d)\}?(?![\d\\])", r"\1\\overline{\2}"),
+        ("bar", r"(\.\d*)\\bar\s*(?:\{(\d+)\}|(\d))", r"\1\\overline{\2\3}"),
+        ("\\", r"(?<=\S)\s*\\(?:blacksquare|square|Box|qed(?:symbol|here)?)(?![A-Za-z])[\s.]*$", ""),
         ("prime", r"(?<=\d)\s*\^\s*\{\s*\\prime\s*\\prime\s*\}", r"\\text{arcsec}"),
         ("%", r"\\%", "%"),
         ("langle", r"\\langle(?![A-Za-z])", "("),
@@ -129,6 +140,9 @@ _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u207f]+")
 _LOWERED = re.compile("[\u2080-\u208b]+")
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])")
+_ALIGNED = re.compile(
+    r"\\begin\{(align\*?|aligned|gather\*?|gathered|split|eqnarray\*?)\}((?:(?!\\begin).)*?)\\end\{\1\}", re.DOTALL
+)
 _CASES = re.compile(r"\\begin\{cases\}([^&]*?)\\end\{cases\}")
 MAX_INFIX = 20
 """Occurrences of `\\over` and `\\choose` that are rewritten."""
@@ -137,7 +151,10 @@ MAX_INFIX = 20
 @functools.lru_cache(maxsize=8192)
 def clean(text: str) -> str:
     """`text` in the one spelling. The caller limits its length."""
-    text = strip_formatting(_MARKDOWN.sub("", strip_quotes(text)))
+    text = _MARKDOWN.sub("", strip_quotes(text))
+    if r"\begin" in text:
+        text = _ALIGNED.sub(lambda match: _one_line(match[2]), text)
+    text = strip_formatting(text)
     if not text.isascii():
         text = _unicode_to_latex(text)
     if r"\over" in text or r"\choose" in text:
@@ -153,6 +170,16 @@ def clean(text: str) -> str:
             break
         text = text[1:-1].strip()
     return text
+
+
+def _one_line(body: str) -> str:
+    r"""The rows of an aligned environment as a list; a row that begins with a relation continues the row before it."""
+    rows = [row.strip(" \n,") for row in re.split(r"\\\\(?:\s*\[[\w. ]{1,10}\])?", body.replace("&", " "))]
+    line = ""
+    for row in filter(None, rows):
+        separator = " " if re.match(r"[=<>]|\\(?:le|ge|leq|geq|approx)(?![A-Za-z])", row) else ", "
+        line += separator + row if line else row
+    return line
 
 
 def _unicode_to_latex(text: str) -> str:

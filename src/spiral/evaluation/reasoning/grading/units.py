@@ -108,9 +108,14 @@ class Quantity:
     base: int | None = None
 
 
-CURRENCIES = {"€": "euro", "£": "pound", r"\pounds": "pound", "¥": "yen", "₹": "rupee"}
-"""Signs before an amount. A dollar sign may also stand elsewhere."""
-_CURRENCY_SIGN = re.compile(r"\s*(?:\\text\{)?(€|£|\\pounds|¥|₹)\}?\s*")
+CURRENCIES = {
+    **{"€": "euro", "£": "pound", r"\pounds": "pound", "¥": "yen", "₹": "rupee"},
+    **{"USD": "dollar", "EUR": "euro", "GBP": "pound", "JPY": "yen", "CNY": "yuan", "INR": "rupee", "Rs": "rupee"},
+}
+"""Signs and codes before an amount. A dollar sign may also stand elsewhere."""
+_CURRENCY_SIGN = re.compile(
+    r"\s*(?:\\text\{\s*)?(?:(€|£|\\pounds|¥|₹)\s*\}?\s*|(USD|EUR|GBP|JPY|CNY|INR|Rs)\.?\s*\}?\s*(?=[-+]?\.?\d))"
+)
 
 
 @functools.lru_cache(maxsize=8192)
@@ -130,7 +135,7 @@ def quantity(text: str, counted: frozenset[str] | None = None) -> Quantity:
     if currency:
         text = re.sub(rf"(?:\\text\{{\s*US\s*\}}|US)?\s*{MONEY}", "", text, count=1).strip()
     elif sign is not None:
-        currency, text = CURRENCIES[sign[1]], text[sign.end() :]
+        currency, text = CURRENCIES[sign[1] or sign[2]], text[sign.end() :]
     text = _FRACTION_OF_UNITS.sub(r"\1/\2", text)
     tail = _TAIL.search(text)
     unit = _unit(tail[1]) if tail is not None and tail.start() else None
