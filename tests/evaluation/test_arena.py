@@ -1,4 +1,4 @@
-"""Measuring play: intervals, and pairs of games with the same deals."""
+"""Evaluation against an opponent: intervals, and pairs of games with the same deals."""
 
 import json
 import math
@@ -18,7 +18,7 @@ KUHN = load_game("kuhn_poker")
 
 
 class Faulty(ScriptedPolicy):
-    """Random play that gives an illegal reply in its second turn whenever its seat is the given one."""
+    """Random play that gives an illegal reply in its second turn as the given player."""
 
     name = "faulty"
 
@@ -36,7 +36,7 @@ class Faulty(ScriptedPolicy):
 
 
 class First(ScriptedPolicy):
-    """Always the first legal action; remembers the cards it was dealt."""
+    """Always takes the first legal action; records the cards it was dealt."""
 
     name = "first"
 
@@ -76,7 +76,7 @@ def test_wilson_intervals_cover_the_truth():
         assert covered == pytest.approx(0.95, abs=0.03)
 
 
-def test_the_same_deals_from_both_seats():
+def test_both_players_get_the_same_deals():
     first, opponent = First(), First()
     result = evaluate(first, opponent, KUHN, episodes=120, seed=3)
     # Everyone checks, so the higher card wins one chip: what one seat wins the other loses.
@@ -88,7 +88,7 @@ def test_the_same_deals_from_both_seats():
     assert len(set(dealt[0])) == 6
 
 
-def test_equal_players_are_equal_and_seeds_matter():
+def test_equal_policies_have_equal_rates_and_seeds_matter():
     random = scripted_policy("random", TICTACTOE)
     one = evaluate(random, random, TICTACTOE, episodes=100, seed=1)
     assert one == evaluate(random, random, TICTACTOE, episodes=100, seed=1, in_flight=3)
@@ -112,7 +112,7 @@ def test_random_play_against_perfect_play():
 
 
 @pytest.mark.parametrize("seat", [0, 1])
-def test_illegal_moves_are_counted_for_who_made_them(seat):
+def test_illegal_moves_are_attributed_to_the_offender(seat):
     random = scripted_policy("random", TICTACTOE)
     result = evaluate(Faulty(seat), random, TICTACTOE, episodes=60, seed=0)
     # In that seat every game is lost by an illegal move; in the other none is.
@@ -169,7 +169,7 @@ def test_results_by_hand():
     assert result.seat_advantage == (3 * 2 - 2 * 2 - 2 * 2) / 8
 
 
-def test_games_that_were_not_played_change_no_rate():
+def test_unplayed_games_change_no_rate():
     played = [won(0), won(1), forfeited(1), won(1)]
     alone = summary(*played)
     mixed = summary(*played, *[missing(seat % 2, "x") for seat in range(96)])
@@ -179,7 +179,7 @@ def test_games_that_were_not_played_change_no_rate():
     assert (mixed.episodes, mixed.played, mixed.not_played) == (100, 4, 96)
 
 
-def test_a_seat_without_a_game():
+def test_a_player_without_a_game():
     result = summary(won(0), missing(0, "x"))
     assert result.seat_returns == (1.0, None)
     assert json.loads(json.dumps(result.to_json()))["seat_returns"] == [1.0, None]
@@ -190,7 +190,7 @@ def test_no_game_at_all():
         summary(missing(0, "seldom"), missing(1, "often"), missing(0, "often"), missing(0, "often"))
 
 
-def test_the_commonest_reasons_are_told():
+def test_the_most_frequent_faults_are_listed():
     games = [missing(0, f"reason {number}") for number in range(MAX_FAULTS + 3) for _ in range(20 - number)]
     faults = summary(won(0), *games).faults
     assert list(faults.values()) == [*range(20, 20 - MAX_FAULTS, -1), 12 + 11 + 10]

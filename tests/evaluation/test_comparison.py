@@ -1,4 +1,4 @@
-"""Two models side by side: paired figures worked out by hand, and what is called significant."""
+"""Two models side by side: paired differences computed by hand, and significance."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def episode(seed, first, outcome="finished", loser=0):
 
 
 def attempts(shares):
-    """Four attempts at each problem, so many of them right."""
+    """Four attempts at each problem, of which the given number is right."""
     return [
         Attempt(
             id=name, sample=sample, prompt="", reply="", answer="", extracted=None, correct=sample < right, boxed=True,
@@ -54,7 +54,7 @@ def test_scores_by_pairs_of_games():
     assert (illegal.a.value, illegal.b.value, illegal.better) == (0.0, 0.0, "lower")
 
 
-def test_a_single_pair_has_an_interval_and_no_test():
+def test_a_single_pair_has_an_interval_but_no_test():
     a, b = [episode(1, -1.0), episode(1, 1.0)], [episode(1, 1.0), episode(1, -1.0)]
     score, _ = corrected(game_rows("g", "o", a, b))
     assert (score.n, score.difference.value, score.p_value, score.p_adjusted) == (1, 1.0, None, None)
@@ -64,7 +64,7 @@ def test_a_single_pair_has_an_interval_and_no_test():
     assert game_rows("g", "o", missing, b) == []
 
 
-def test_illegal_moves_count_for_who_made_them():
+def test_illegal_rates_count_own_illegal_moves():
     a = [episode(1, -1.5, "illegal_move", 0), episode(1, -1.5, "illegal_move", 0), *[episode(2, 0.0)] * 2]
     _, illegal = game_rows("g", "o", a, a)
     # Of the first pair one illegal move is the model's, in seat 0, and one the opponent's.
@@ -80,14 +80,14 @@ def test_agreement_has_an_interval_in_the_tables():
     )
 
 
-def test_games_that_were_not_played_are_left_out():
+def test_unplayed_games_are_left_out():
     fine = [episode(seed, 1.0) for seed in (1, 1, 2, 2, 3, 3)]
     broken = [*fine[:3], episode(2, 0.0, "not_played"), *fine[4:]]
     assert [row.n for row in game_rows("g", "o", fine, broken)] == [2, 2]
     assert [row.n for row in game_rows("g", "o", fine[:4], broken[:4])] == [1, 1]
 
 
-def test_games_with_other_seeds_are_refused():
+def test_games_with_different_seeds_are_refused():
     with pytest.raises(ValueError, match="have different seeds"):
         game_rows("g", "o", [episode(1, 1.0)] * 2, [episode(2, 1.0)] * 2)
 
@@ -114,7 +114,7 @@ def test_accuracy_by_problem():
         benchmark_row("t", attempts({"x": 0, "y": 2}), attempts({"x": 0, "z": 2}))
 
 
-def test_exact_exploitability_takes_no_test():
+def test_exact_exploitability_has_no_test():
     kuhn = load_game("kuhn_poker")
     uniform, equilibrium = (
         evaluate_exploitability(table, kuhn).to_json() for table in (uniform_policy, kuhn_equilibrium())
@@ -134,7 +134,7 @@ def test_sampled_exploitability_has_an_interval():
     assert row.measure == "g: exploitability (sampled and scored)"
 
 
-def test_regret_takes_the_place_of_exploitability_that_is_not_known():
+def test_regret_replaces_unknown_exploitability():
     unknown = {"exploitability": None, "regret_self": 0.5, "regret_self_low": 0.25, "regret_self_high": 0.75}
     a = {"game": "g", "method": "sampled", **unknown}
     b = {"game": "g", "method": "exact", "exploitability": 0.0, "regret_self": 0.125}
@@ -148,13 +148,13 @@ def row(p_value, measure="m"):
     return Row(kind="games", measure=measure, better="higher", n=9, a=half, b=half, difference=half, p_value=p_value)
 
 
-def test_many_tests_are_corrected_and_exact_rows_are_not_counted():
+def test_holm_counts_tested_rows_only():
     rows = corrected([row(0.04), row(None), row(0.01), row(0.03)])
     assert [found.p_adjusted for found in rows] == [pytest.approx(0.06), None, pytest.approx(0.03), pytest.approx(0.06)]
     assert [found.significant for found in rows] == [False, False, True, False]
 
 
-def test_the_tables():
+def test_tables():
     rows = corrected([row(0.01, "first"), row(None, "second")])
     assert to_markdown(rows, "base", "trained").splitlines() == [
         "| | n | base | trained | difference | p (Holm) |",

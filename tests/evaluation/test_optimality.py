@@ -1,4 +1,4 @@
-"""Play judged position by position: known policies exactly, against brute force, and language models."""
+"""Optimality by position: known policies exactly, compared with brute force, and language models."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ TICTACTOE = load_game("tictactoe")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heap(Game):
-    """Seats take one or two from a heap of `size`; who takes the last wins. A coin may first take one away."""
+    """Players take one or two from a heap of `size`; the one who takes the last wins. A coin may first remove one."""
 
     name: ClassVar[str] = "heap"
     summary: ClassVar[str] = "one or two from a heap"
@@ -79,7 +79,7 @@ def greedy(state, seat):
 
 @pytest.fixture(scope="module")
 def positions():
-    """Every position of tic-tac-toe in which somebody moves, by brute force: value of every move, random visits."""
+    """Every position of tic-tac-toe with a decision, by brute force: value of every move, random visits."""
     values, found = {}, {}
 
     def value(state):
@@ -114,7 +114,7 @@ def test_perfect_play_of_tictactoe():
         assert (played.regret, played.illegal) == (0.0, 0.0)
 
 
-def test_random_play_of_tictactoe_as_by_brute_force(positions):
+def test_random_play_of_tictactoe_agrees_with_brute_force(positions):
     regrets, visits = positions
     assert len(regrets) == 4_520
     # All nine first moves draw.
@@ -162,7 +162,7 @@ def test_a_heap_by_hand():
     assert result.random_play.regret == pytest.approx(2 / visits)
 
 
-def test_chance_is_averaged_over():
+def test_values_average_over_chance():
     # The coin leaves 3 (lost for seat 0) or 4 (won): both positions are asked about, and one alone can go wrong.
     result = evaluate_optimality(greedy, Heap(coin=True))
     assert result.self_play.regret == pytest.approx(0.5 * 2 / 2)
@@ -170,7 +170,7 @@ def test_chance_is_averaged_over():
     assert theory.exploitability == pytest.approx(exploitability(Heap(coin=True), greedy), abs=1e-12)
 
 
-def test_illegal_mass_counts_as_the_worst_ending():
+def test_an_illegal_reply_counts_as_the_worst_ending():
     perfect = known_table(scripted_table("minimax", TICTACTOE), TICTACTOE)
     half = [
         dataclasses.replace(row, probabilities={a: p / 2 for a, p in row.probabilities.items()}, illegal=0.5)
@@ -204,7 +204,7 @@ def test_the_json_form_is_flat_and_records_hold_every_position():
     }
 
 
-def test_games_that_hide_something_are_refused_and_have_exploitability_alone():
+def test_hidden_information_has_exploitability_but_no_optimality():
     with pytest.raises(ValueError, match=r"kuhn_poker hides information .* such as tictactoe"):
         evaluate_optimality(uniform_policy, load_game("kuhn_poker"))
     result = evaluate_theory(uniform_policy, load_game("kuhn_poker"))
@@ -251,7 +251,7 @@ def test_a_thinking_model_is_sampled(nano):
     assert result != evaluate_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=2)
 
 
-def test_exploitability_is_left_open_where_positions_are_sampled(nano, monkeypatch):
+def test_exploitability_is_unknown_if_positions_are_sampled(nano, monkeypatch):
     monkeypatch.setattr("spiral.evaluation.exploitability.POSITIONS", 10)
     monkeypatch.setattr("spiral.evaluation.exploitability.SELF_PLAY_EPISODES", 4)
     result = evaluate_theory(nano_policy(nano, thinking=True), TICTACTOE, samples=2)
@@ -260,7 +260,7 @@ def test_exploitability_is_left_open_where_positions_are_sampled(nano, monkeypat
     assert len(result.records()) == 20
 
 
-def test_sampled_figures_agree_with_exact_ones():
+def test_sampled_values_agree_with_exact_ones():
     exact = evaluate_optimality(uniform_policy, TICTACTOE).to_json()
     result = sampled_optimality(scripted_policy("random", TICTACTOE), TICTACTOE, 300, 10, 200, 0)
     flat = result.to_json()

@@ -22,7 +22,7 @@ GAMES = {"episodes": 20, "seed": 3}
 
 
 class Absent(ScriptedPolicy):
-    """The first legal action, but while it is `down` no reply to some of the requests, or to any."""
+    """Takes the first legal action; while it is `down` it leaves some or all requests without a reply."""
 
     name = "absent"
 
@@ -46,7 +46,7 @@ def evaluated(policy, tmp_path):
     return *evaluate_games(policy, other, KUHN, directory=directory, reuse=True, **GAMES), directory
 
 
-def test_games_that_were_not_played_are_played_again(tmp_path):
+def test_unplayed_games_are_played_again(tmp_path):
     first, games, directory = evaluated(Absent("sometimes"), tmp_path)
     assert 0 < first.not_played < 20
     back = Absent("never")
@@ -64,7 +64,7 @@ def test_games_that_were_not_played_are_played_again(tmp_path):
     assert [game.outcome for game in read_episodes(directory.episodes_file)] == ["finished"] * 20
 
 
-def test_games_that_were_all_played_are_read_again(tmp_path):
+def test_complete_games_are_reused(tmp_path):
     first, games, directory = evaluated(Absent("never"), tmp_path)
     written = directory.episodes_file.stat().st_mtime_ns
     nobody = Absent("always")
@@ -73,7 +73,7 @@ def test_games_that_were_all_played_are_read_again(tmp_path):
     assert directory.episodes_file.stat().st_mtime_ns == written
 
 
-def test_games_that_fail_once_more_stay_not_played(tmp_path):
+def test_games_that_fail_again_stay_unplayed(tmp_path):
     first, games, _ = evaluated(Absent("sometimes"), tmp_path)
     still = Absent("always")
     again, played, _ = evaluated(still, tmp_path)

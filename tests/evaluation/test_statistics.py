@@ -1,4 +1,4 @@
-"""Intervals and tests: values by hand and from tables, properties, and how often intervals hold the truth."""
+"""Intervals and tests: values by hand, from tables and from SciPy, properties, and coverage."""
 
 import itertools
 import math
@@ -39,7 +39,7 @@ def test_students_quantile(freedom, quantile):
     assert student_95(freedom) == pytest.approx(quantile, rel=2e-3)
 
 
-def test_students_quantile_of_no_freedom_is_refused():
+def test_students_quantile_needs_a_degree_of_freedom():
     with pytest.raises(ValueError, match="got 0 degrees of freedom"):
         student_95(0)
 
@@ -58,7 +58,7 @@ def test_one_value_has_no_interval(values):
         mean_interval(values)
 
 
-def test_intervals_of_means_hold_the_truth():
+def test_intervals_of_means_cover_the_truth():
     rng = np.random.default_rng(0)
     for size in (3, 8):
         results = [mean_interval(row) for row in rng.normal(size=(1000, size))]
@@ -123,14 +123,14 @@ def test_no_difference():
     # z^2 / (n + z^2) with z^2 = 3.841459: 3.841459 / 5.841459, / 13.841459, / 53.841459, / 403.841459.
     [(2, 0.657620), (10, 0.277533), (50, 0.071348), (400, 0.009512)],
 )
-def test_pairs_that_all_agree_by_hand(pairs, bound):
+def test_pairs_without_difference_by_hand(pairs, bound):
     right = [1.0, 0.0] * (pairs // 2)
     result = paired_difference(right, right, largest=1)
     assert (result.value, result.p_value, result.clusters) == (0, 1, pairs)
     assert (result.low, result.high) == pytest.approx((-bound, bound), abs=1e-6)
 
 
-def test_pairs_that_all_differ_alike_by_hand():
+def test_pairs_with_a_constant_difference_by_hand():
     # Ten pairs: up to 0.277533 of all may be others. 0.722467 x 1 -+ 0.277533, 0.722467 x 0.5 -+ 0.277533.
     all_won = paired_difference([1] * 10, [0] * 10, largest=1)
     assert (all_won.value, all_won.low, all_won.high) == pytest.approx((1, 0.444934, 1), abs=1e-6)
@@ -152,7 +152,7 @@ def tango(ahead, behind, pairs, difference):
 
 
 @pytest.mark.parametrize("pairs", [2, 5, 30, 1000])
-def test_the_interval_of_pairs_that_are_alike_is_tangos(pairs):
+def test_the_interval_of_a_constant_difference_is_tangos(pairs):
     none, all_ahead = constant_difference_interval(0, pairs, 1), constant_difference_interval(1, pairs, 1)
     assert tango(0, 0, pairs, none.high) == pytest.approx(-1.959964)
     assert none.low == -none.high
@@ -160,7 +160,7 @@ def test_the_interval_of_pairs_that_are_alike_is_tangos(pairs):
 
 
 @given(st.integers(2, 10_000), st.floats(-1, 1))
-def test_more_pairs_that_are_alike_say_more(pairs, difference):
+def test_more_pairs_narrow_the_interval_of_a_constant_difference(pairs, difference):
     fewer, more = (
         constant_difference_interval(difference, pairs, 1),
         constant_difference_interval(difference, 2 * pairs, 1),
@@ -169,7 +169,7 @@ def test_more_pairs_that_are_alike_say_more(pairs, difference):
     assert more.high - more.low < fewer.high - fewer.low
 
 
-def test_only_pairs_that_are_alike_have_that_interval():
+def test_other_pairs_have_students_interval():
     a, b = [1, 1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0, 0]
     assert paired_difference(a, b, largest=1) == paired_difference(a, b)
     # Shares of three samples: the same differences up to rounding.
@@ -207,7 +207,7 @@ def test_clusters_count_once():
         ([1], [2], None, "got 1 clusters"),
     ],
 )
-def test_what_has_no_paired_difference(a, b, clusters, words):
+def test_invalid_paired_differences_are_refused(a, b, clusters, words):
     with pytest.raises(ValueError, match=words):
         paired_difference(a, b, clusters=clusters)
 
@@ -225,7 +225,7 @@ def test_random_flips_agree_with_all_flips(monkeypatch):
     assert drawn != sign_flip_p_value(totals, seed=2)
 
 
-def test_many_items_that_all_point_one_way():
+def test_many_items_in_one_direction():
     assert sign_flip_p_value(np.ones(40)) == 1 / 10_001
     assert 0.2 < sign_flip_p_value(np.tile([1.0, -1.0], 500) + 0.01) < 0.95
 
@@ -246,7 +246,7 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_lies_between_no_correction_and_bonferronis(p_values):
+def test_holm_lies_between_no_correction_and_bonferroni(p_values):
     adjusted = holm(p_values)
     for p, after in zip(p_values, adjusted, strict=True):
         assert p <= after <= min(1.0, len(p_values) * p)
@@ -278,12 +278,12 @@ def test_pass_at_k_is_unbiased():
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
-def test_pass_at_k_of_nonsense_is_refused(n, c, k):
+def test_invalid_pass_at_k_is_refused(n, c, k):
     with pytest.raises(ValueError, match=f"got n={n}, c={c}, k={k}"):
         pass_at_k(n, c, k)
 
 
-def test_one_sample_an_item_is_wilson():
+def test_one_sample_per_item_is_wilson():
     result = avg_at_k([[1], [0], [0], [1], [1], [0], [1], [1]])
     expected = wilson(5, 8)
     assert (result.value, result.low, result.high) == pytest.approx((expected.value, expected.low, expected.high))
@@ -295,23 +295,23 @@ def test_samples_that_always_agree_count_once():
     assert (fourfold.value, fourfold.low, fourfold.high) == pytest.approx((once.value, once.low, once.high))
 
 
-def test_items_that_are_all_alike_count_with_all_their_samples():
+def test_equal_items_count_with_all_their_samples():
     result, expected = avg_at_k([[1, 0, 1, 0]] * 10), wilson(20, 40)
     assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.parametrize("right", [0.0, 1.0])
-def test_all_right_or_all_wrong_count_once_an_item(right):
+def test_all_right_or_all_wrong_counts_once_per_item(right):
     assert avg_at_k(np.full((30, 4), right)) == wilson(30 * right, 30)
 
 
-def test_shares_of_items_and_samples_are_the_same_thing():
+def test_shares_and_samples_give_the_same_rate():
     correct = np.random.default_rng(0).integers(0, 2, size=(20, 4))
     assert avg_at_k(correct) == clustered_rate(correct.mean(axis=1), 4)
     assert isinstance(avg_at_k(correct), Rate)
 
 
-def test_intervals_over_clusters_hold_the_truth():
+def test_intervals_over_clusters_cover_the_truth():
     rng = np.random.default_rng(0)
     chances = rng.beta(0.4, 0.6, size=(800, 40))
     results = [avg_at_k(rng.random((40, 4)) < row[:, None]) for row in chances]
@@ -321,8 +321,23 @@ def test_intervals_over_clusters_hold_the_truth():
 
 
 @pytest.mark.parametrize("correct", [[], [1, 0], [[]]])
-def test_what_has_no_items_and_samples(correct):
+def test_arrays_without_items_or_samples_are_refused(correct):
     with pytest.raises(ValueError, match="expected \\[items, samples\\]"):
         avg_at_k(correct)
     with pytest.raises(ValueError, match="expected one per item"):
         clustered_rate([], 4)
+
+
+def test_the_same_as_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    for successes, trials in ((0, 5), (7, 20), (20, 20)):
+        ours, theirs = wilson(successes, trials), stats.binomtest(successes, trials).proportion_ci(method="wilson")
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert [student_95(freedom) for freedom in range(1, 50)] == pytest.approx(
+        [stats.t.ppf(0.975, freedom) for freedom in range(1, 50)], rel=2e-3
+    )
+    differences = np.random.default_rng(0).normal(0.4, 1.0, 12)
+    theirs = stats.permutation_test(
+        (differences,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", vectorized=True
+    )
+    assert sign_flip_p_value(differences) == pytest.approx(theirs.pvalue)

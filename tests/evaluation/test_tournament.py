@@ -1,4 +1,4 @@
-"""Standings of made-up results, and round robins that are really played."""
+"""Standings of synthetic results, and round robins with real games."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LADDER = np.subtract.outer([3.0, 2.0, 0.0, -1.0], [3.0, 2.0, 0.0, -1.0])
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
-    """Enough to see an interval, and quick."""
+    """Few draws, for speed."""
     monkeypatch.setattr("spiral.evaluation.standings.RANKING_DRAWS", 20)
 
 
@@ -39,7 +39,7 @@ def few_draws(monkeypatch):
 
 
 def made_pairings(payoffs, deals=6, spread=0.0, seed=0):
-    """Everyone against everyone with these payoffs, the same in both seats but for noise."""
+    """All pairings with these payoffs, the same from both sides except for noise."""
     rng = np.random.default_rng(seed)
     pairs = []
     for row, column in itertools.combinations(range(len(payoffs)), 2):
@@ -49,7 +49,7 @@ def made_pairings(payoffs, deals=6, spread=0.0, seed=0):
     return pairs
 
 
-def test_standings_of_a_circle():
+def test_standings_of_a_cycle():
     result = standings("made_up", ("rock", "paper", "scissors"), made_pairings(CIRCLE), seed=0)
     assert result.payoff.value == pytest.approx(CIRCLE)
     assert result.payoff.low == pytest.approx(CIRCLE)
@@ -62,7 +62,7 @@ def test_standings_of_a_circle():
     assert (result.episodes, result.history, result.notes) == (12, None, ())
 
 
-def test_standings_of_a_ladder_of_checkpoints():
+def test_standings_of_ordered_checkpoints():
     climbing = made_pairings(-LADDER, spread=0.1)
     result = standings("made_up", ("a", "b", "c", "random"), climbing, seed=0, checkpoints=3)
     assert (result.history.better, result.history.worse, result.history.undecided) == (3, 0, 0)
@@ -77,7 +77,7 @@ def test_standings_of_a_ladder_of_checkpoints():
     assert falling.elo.value.mean() == pytest.approx(0)
 
 
-def test_intervals_draw_whole_deals():
+def test_intervals_resample_whole_deals():
     # Four deals worth 1, 0, 0, 0 to the first player: of 256 equal draws 81 have mean 0, 12 have 0.75 and 1 has 1.
     returns = np.zeros((4, 2, 2))
     returns[0] = [[1.0, -1.0], [1.0, -1.0]]
@@ -101,7 +101,7 @@ def test_one_deal_has_no_interval():
     assert values["elo_low"] == values["nash_low"] == [None, None]
 
 
-def test_elo_intervals_hold_the_truth():
+def test_elo_intervals_cover_the_truth():
     rng, truth = np.random.default_rng(0), np.array([100.0, 0.0, -100.0])
     chances = 1 / (1 + 10 ** (-np.subtract.outer(truth, truth) / 400))
     held = []
@@ -124,7 +124,7 @@ def episode(returns, outcome="finished", player=0):
     return Episode(game="tictactoe", seed=0, seats=seats, turns=(turn,), returns=returns, outcome=outcome)
 
 
-def test_pairings_read_both_seats():
+def test_pairings_hold_both_sides():
     games = [
         episode((1.0, -1.0)),
         episode((0.0, 0.0)),
@@ -142,7 +142,7 @@ def test_pairings_read_both_seats():
     ]
 
 
-def test_a_game_that_was_not_played_counts_as_nothing():
+def test_a_deal_with_an_unplayed_game_does_not_count():
     games = [episode((1.0, -1.0)), episode((0.0, 0.0), "not_played"), episode((1.0, -1.0)), episode((-1.0, 1.0))] * 2
     pair = pairing(0, 1, games)
     assert pair.not_played == 2
@@ -153,7 +153,7 @@ def test_a_game_that_was_not_played_counts_as_nothing():
     assert result.score.value[1, 0] == 0.0
 
 
-def test_players_who_never_met():
+def test_players_without_a_common_deal():
     pairs = made_pairings(CIRCLE)
     empty = Pairing(row=0, column=1, returns=np.full((6, 2, 2), np.nan), illegal=(0, 0), not_played=12)
     result = standings("made_up", ("a", "b", "c"), [empty, *pairs[1:]], seed=0)
@@ -165,7 +165,7 @@ def test_players_who_never_met():
     assert result.elo.value[0] > result.elo.value[2] > result.elo.value[1]
 
 
-def test_left_out_rankings_are_told(monkeypatch):
+def test_notes_list_the_rankings_left_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_spiel.python.egt", None)
     result = standings("made_up", ("a", "b", "c"), made_pairings(CIRCLE), seed=0)
     assert result.alpharank is None
@@ -179,7 +179,7 @@ def test_left_out_rankings_are_told(monkeypatch):
 
 
 class Weighty(ScriptedPolicy):
-    """Random play by a model of some megabytes."""
+    """Random play with a model of a few megabytes."""
 
     def __init__(self, name, numbers):
         super().__init__()
@@ -192,7 +192,7 @@ class Weighty(ScriptedPolicy):
         return rng.choice(state.legal_actions())
 
 
-def test_only_so_many_models_are_held():
+def test_the_cache_drops_models_beyond_its_size():
     loaded = []
 
     def seat(name, game):
@@ -214,7 +214,7 @@ def test_only_so_many_models_are_held():
     assert sorted(loaded[4:]) == names
 
 
-def test_at_least_two_are_held_however_large():
+def test_the_cache_holds_two_models_of_any_size():
     loaded = []
 
     def seat(name, game):
@@ -228,7 +228,7 @@ def test_at_least_two_are_held_however_large():
     assert len(loaded) <= 2 + 5 + 2
 
 
-def test_scripted_players_are_asked_for_a_first_move():
+def test_scripted_players_are_checked_with_a_first_move():
     cache = PolicyCache(load_policy)
     check_players(["random", "minimax"], [TICTACTOE], cache)
     check_players(["random", "equilibrium"], [KUHN], cache)
@@ -314,7 +314,7 @@ def test_files(tmp_path):
         assert list((directory / "episodes").iterdir()) == []
 
 
-def test_directories_that_cannot_be_used(tmp_path):
+def test_unusable_directories_are_refused(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds a run"), open_directory(tmp_path / "run"):
         pass

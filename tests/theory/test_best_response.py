@@ -1,4 +1,4 @@
-"""Best responses: they win what they claim, beat everything else, and see no more than the player does."""
+"""Best responses: their values, their optimality, and that they use no hidden information."""
 
 import pickle
 
@@ -43,7 +43,7 @@ def seated(player, mine, other):
 @pytest.mark.parametrize("player", [0, 1])
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), concentration=st.sampled_from([0.02, 1.0]))
-def test_a_best_response_wins_its_value_and_nothing_wins_more(game, player, seed, concentration):
+def test_a_best_response_earns_its_value_and_nothing_earns_more(game, player, seed, concentration):
     policy = random_policy(game, seed, concentration)
     reply = best_response(game, policy, player)
     returns = expected_returns(game, seated(player, reply.policy, policy))
@@ -63,7 +63,7 @@ def test_nash_conv_is_the_sum_of_both_players_gains(seed):
     assert nash_conv(LEDUC, policy) == pytest.approx(sum(gains), abs=1e-9)
 
 
-def test_the_reply_to_uniform_kuhn_in_words():
+def test_the_best_response_to_uniform_kuhn():
     # Seat 1 against random play: J folds to a bet, since calling never wins.
     reply = best_response(KUHN, uniform_policy, 1)
     by_state = {state.information_state(player): state for state, player in information_states(KUHN) if player == 1}
@@ -120,7 +120,7 @@ def test_perfect_tictactoe_cannot_be_exploited():
     assert nash_conv(TICTACTOE, perfect, merge_positions=True) == 0.0
 
 
-def test_the_reply_on_positions_is_usable_on_any_history():
+def test_a_best_response_on_positions_works_on_any_history():
     reply = best_response(TICTACTOE, uniform_policy, 0, merge_positions=True)
     assert expected_returns(TICTACTOE, [reply.policy, uniform_policy], merge_positions=True)[0] == pytest.approx(
         reply.value, abs=1e-12
@@ -134,7 +134,7 @@ def test_the_reply_on_positions_is_usable_on_any_history():
     assert reply.policy(one, 0)["2"] == 1.0
 
 
-def test_replies_survive_pickling():
+def test_best_responses_survive_pickling():
     reply = best_response(KUHN, uniform_policy, 0)
     copy = pickle.loads(pickle.dumps(reply))
     assert copy == reply

@@ -1,4 +1,4 @@
-"""CFR+ converges, and what it returns is an ordinary policy."""
+"""CFR+ converges and returns an ordinary policy."""
 
 import pickle
 
@@ -47,7 +47,7 @@ def test_more_iterations_are_better():
     assert many < few / 5
 
 
-def test_a_match_of_two_hands_is_fair_to_both_seats():
+def test_two_hands_are_fair_to_both_players():
     # Chance picks who acts first, so the value is zero.
     match = load_game("kuhn_poker", hands=2)
     policy = solve_cfr(match, 100)
@@ -61,7 +61,7 @@ def test_the_same_call_gives_the_same_policy_and_it_can_be_pickled():
     assert pickle.loads(pickle.dumps(policy)) == policy
 
 
-def test_equilibrium_takes_the_best_that_is_known():
+def test_equilibrium_uses_the_most_exact_method():
     state = KUHN.initial_state().apply("J").apply("K")
     assert equilibrium(KUHN)(state, 0) == kuhn_equilibrium()(state, 0)
     tictactoe = load_game("tictactoe")
@@ -82,12 +82,12 @@ def test_equilibrium_refuses_games_without_exact_theory(spec, words):
         equilibrium(load_game(spec))
 
 
-def test_perfect_information_is_told_apart():
+def test_perfect_information_is_recognised():
     assert has_perfect_information(load_game("tictactoe"))
     assert not has_perfect_information(KUHN)
     assert not has_perfect_information(LEDUC)
 
 
-def test_no_iterations_are_refused():
+def test_zero_iterations_are_refused():
     with pytest.raises(ValueError, match="got 0 iterations; expected 1 or more"):
         solve_cfr(KUHN, 0)

@@ -1,4 +1,4 @@
-"""Play to a limited depth: tactics found for certain, the same choice from the same seed, and clear refusals."""
+"""Depth-limited search: tactics, reproducible choices, and errors."""
 
 import random
 import time

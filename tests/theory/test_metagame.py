@@ -1,4 +1,4 @@
-"""Elo, alpha-rank, Nash averaging and circles: values by hand, and properties."""
+"""Elo, alpha-rank, Nash averaging and cycles: values by hand, and properties."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BROKEN_CIRCLE = np.array([[0.0, -1.0, 2.0], [1.0, 0.0, -1.0], [-2.0, 1.0, 0.0]])
 
 
 def certain(payoffs):
-    """Draws of a bootstrap that has no doubts."""
+    """Bootstrap draws without variance."""
     return np.repeat(payoffs[None], 10, axis=0)
 
 
@@ -65,7 +65,7 @@ def test_ratings_of_many_draws_at_once():
     assert together == pytest.approx(np.stack([elo(draw, anchor=2) for draw in wins]))
 
 
-def test_a_circle_has_no_ranking():
+def test_a_cycle_has_no_ranking():
     assert elo((CIRCLE + 1) * 10) == pytest.approx(np.zeros(3))
     assert alpha_rank(CIRCLE) == pytest.approx(np.full(3, 1 / 3))
     assert nash_average(CIRCLE) == pytest.approx(np.full(3, 1 / 3))
@@ -74,7 +74,7 @@ def test_a_circle_has_no_ranking():
     assert (found.cyclic_part, found.cyclic_part_by_chance) == (1.0, 0.0)
 
 
-def test_a_ladder_has_one():
+def test_an_order_has_a_ranking():
     assert alpha_rank(LADDER) == pytest.approx([1, 0, 0, 0], abs=1e-5)
     assert nash_average(LADDER) == pytest.approx([1, 0, 0, 0])
     found = cycles(LADDER, certain(LADDER))
@@ -82,7 +82,7 @@ def test_a_ladder_has_one():
     assert cyclic_component(LADDER) == pytest.approx(np.zeros((4, 4)))
 
 
-def test_who_can_be_told_apart():
+def test_only_significant_triples_count():
     doubtful = np.stack([CIRCLE, CIRCLE * [[0, -1, 1], [-1, 0, 1], [1, 1, 0]]])
     found = cycles(CIRCLE, np.repeat(doubtful, 20, axis=0))
     assert (found.triples, found.cyclic_triples, found.cyclic_share) == (0, 0, 0.0)
@@ -91,7 +91,7 @@ def test_who_can_be_told_apart():
     assert (nothing.triples, nothing.cyclic_part, nothing.cyclic_part_by_chance) == (0, 0.0, 0.0)
 
 
-def test_what_chance_adds_to_the_cyclic_part():
+def test_noise_adds_to_the_cyclic_part():
     # Equal players: all that is there is chance, and of it 1 - 2/N is cyclic.
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(4000, 8, 8))
@@ -100,7 +100,7 @@ def test_what_chance_adds_to_the_cyclic_part():
     assert found.cyclic_part_by_chance == pytest.approx(min(1.0, expected), rel=0.05)
 
 
-def test_the_nash_average_of_a_broken_circle():
+def test_the_nash_average_of_a_weighted_cycle():
     # p is proportional to what each of the others wins from the other: A p = 0.
     assert nash_average(BROKEN_CIRCLE) == pytest.approx([0.25, 0.5, 0.25])
     assert nash_average(BROKEN_CIRCLE + 5) == pytest.approx([0.25, 0.5, 0.25])
@@ -114,7 +114,7 @@ def test_a_player_who_enters_twice_changes_nothing():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 7), st.integers(0, 10**6))
-def test_nash_averages_are_equilibria_of_greatest_entropy(players, seed):
+def test_nash_averages_are_maximum_entropy_equilibria(players, seed):
     from scipy.optimize import linprog
 
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Perfect play: tic-tac-toe's known values, end positions of connect four, and what is refused."""
+"""Perfect play: known values of tic-tac-toe, late positions of connect four, and errors."""
 
 import pytest
 
@@ -83,7 +83,7 @@ def test_too_many_positions_are_refused():
         minimax_value(START, max_positions=5_478 - 958 - 1)
 
 
-def test_the_error_names_a_way_out():
+def test_the_error_suggests_a_depth_limit():
     with pytest.raises(ValueError, match=r"too many for exact search; use minimax\(depth=4\)"):
         minimax_value(load_game("connect_four").initial_state(), max_positions=500)
 

@@ -1,4 +1,4 @@
-"""What exact theory refuses: unfit policies, unfit games, and a game whose text says too little."""
+"""Errors of exact theory: invalid policies, unsuitable games, and information states that hide too much."""
 
 import dataclasses
 import re
@@ -30,7 +30,7 @@ KUHN = load_game("kuhn_poker")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pennies(Game):
-    """Seat 0 hides a coin, player 1 guesses it and wins when right; then player 0 waves. `fault` breaks one rule."""
+    """Player 0 hides a coin, player 1 wins by guessing it, then player 0 waves. `fault` breaks one rule of games."""
 
     name: ClassVar[str] = "pennies"
     summary: ClassVar[str] = "matching pennies"
@@ -118,7 +118,7 @@ def test_a_hidden_coin_is_hidden():
     ],
     ids=lambda value: getattr(value, "spec", None),
 )
-def test_unfit_games(game, message):
+def test_unsuitable_games_are_refused(game, message):
     for ask in (information_states, tree_size, lambda game: exploitability(game, uniform_policy)):
         with pytest.raises(ValueError, match=message):
             ask(game)
@@ -141,7 +141,7 @@ def test_merging_positions_needs_perfect_information(game):
         ("check", "gave 'check' at {where}; expected a mapping from action to probability"),
     ],
 )
-def test_unfit_policies(row, message):
+def test_invalid_policies_are_refused(row, message):
     state, player = information_states(KUHN)[0]
     where = f"information state {state.information_state(player)!r} of player 0"
 

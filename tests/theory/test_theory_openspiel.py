@@ -1,4 +1,4 @@
-"""The same numbers from two programs: exact theory here and OpenSpiel's, on random and pure policies."""
+"""Exact theory agrees with OpenSpiel's on random and pure policies."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def their_actions(name, state):
 
 
 class Translated(policies.Policy):
-    """One of our policies as OpenSpiel asks for it: its history is replayed here."""
+    """One of our policies in OpenSpiel's interface; replays OpenSpiel's history here."""
 
     def __init__(self, name, policy):
         super().__init__(pyspiel.load_game(name), [0, 1])

@@ -1,4 +1,4 @@
-"""Problems of the reasoning benchmarks: from files, from the hub's rows, from seeds, and how they are asked."""
+"""Problems of the reasoning benchmarks: from files, from the hub, from seeds, and their prompts."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def written(path, *lines):
     return path
 
 
-def test_the_papers_protocol():
+def test_the_protocol_of_the_paper():
     assert {name: task.size for name, task in TASKS.items()} == SIZES
     for task in TASKS.values():
         sampling = task.sampling
@@ -42,7 +42,7 @@ def test_the_papers_protocol():
         assert "\\boxed{}" in Problem(id="1", question="Q?", answer="A", choices=("x",)).prompt(task.prompt)
 
 
-def test_a_file_of_ones_own(tmp_path):
+def test_a_data_file(tmp_path):
     first = {"question": "1 + 1?", "answer": "2", "alt_answers": ["two"], "id": "sum", "tolerance": 0.1, "more": 1}
     problems = read_problems(written(tmp_path / "mine.jsonl", first, "", {"question": "2?", "answer": "2"}), MATH)
     assert problems == [
@@ -54,7 +54,7 @@ def test_a_file_of_ones_own(tmp_path):
     )
 
 
-def test_alternatives_that_cannot_be_believed_are_left_out(tmp_path):
+def test_untrusted_alternatives_are_left_out(tmp_path):
     path = written(tmp_path / "m.jsonl", {"question": "Q", "answer": "0.05", "alt_answers": ["100"]})
     assert read_problems(path, load_task("minerva_math"))[0].alt_answers == ()
     assert read_problems(path, load_task("olympiadbench"))[0].alt_answers == ("100",)
@@ -100,7 +100,7 @@ def test_damaged_files_are_refused(tmp_path, task, line, words):
     assert words in str(caught.value)
 
 
-def test_an_id_that_comes_twice_is_refused(tmp_path):
+def test_duplicate_ids_are_refused(tmp_path):
     line = {"question": "Q", "answer": "5", "id": "one"}
     with pytest.raises(ValueError, match="the id 'one' twice"):
         read_problems(written(tmp_path / "mine.jsonl", line, line), MATH)
@@ -122,7 +122,7 @@ def test_a_limit_draws_by_the_seed(tmp_path):
     assert load_problems(MATH, path, limit=99) == everyone
 
 
-def test_gpqa_choices_are_permuted_and_the_answer_goes_along(tmp_path):
+def test_gpqa_choices_are_shuffled_with_the_answer(tmp_path):
     lines = [{"question": f"{n}", "answer": "A", "choices": ["right", "w1", "w2", "w3"]} for n in range(60)]
     path = written(tmp_path / "gpqa.jsonl", *lines)
     problems = load_problems(GPQA, path, seed=3)
@@ -133,7 +133,7 @@ def test_gpqa_choices_are_permuted_and_the_answer_goes_along(tmp_path):
     assert problems != load_problems(GPQA, path, seed=4)
 
 
-def test_other_right_choices_are_permuted_too(tmp_path):
+def test_alternative_choices_are_shuffled_too(tmp_path):
     line = {"question": "Q", "answer": "A", "alt_answers": ["C"], "choices": ["right", "w1", "right too", "w3"]}
     path = written(tmp_path / "gpqa.jsonl", line)
     for seed in range(12):
@@ -187,7 +187,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("name", "row", "answer"), PUBLISHED)
-def test_rows_as_the_sets_are_published(tmp_path, caplog, name, row, answer):
+def test_rows_of_published_data_sets(tmp_path, caplog, name, row, answer):
     task = load_task(name)
     (problem,) = read_problems(written(tmp_path / "data.jsonl", row), task)
     assert (problem.question, problem.answer) == (row.get("question", GSM["question"] if row is GSM else "Q"), answer)
@@ -195,7 +195,7 @@ def test_rows_as_the_sets_are_published(tmp_path, caplog, name, row, answer):
     assert not caplog.records
 
 
-def test_names_choices_and_tolerances_of_published_rows(tmp_path):
+def test_ids_choices_and_tolerances_of_published_rows(tmp_path):
     def read(name, row):
         return read_problems(written(tmp_path / "data.jsonl", row), load_task(name))[0]
 
@@ -214,7 +214,7 @@ def test_a_hub_row_means_the_same_as_its_line(monkeypatch, tmp_path):
     )
 
 
-def test_an_answer_that_no_reply_can_give_is_refused(tmp_path):
+def test_an_answer_that_no_reply_can_match_is_refused(tmp_path):
     lines = [{"question": "Q", "answer": answer} for answer in ("5", "}{", "6", "\\boxed{")]
     with pytest.raises(ValueError, match="2 of 4 answers are graded as wrong") as caught:
         read_problems(written(tmp_path / "mine.jsonl", *lines), MATH)
@@ -229,7 +229,7 @@ def test_an_answer_that_no_reply_can_give_is_refused(tmp_path):
         "She sells nine eggs a day for two dollars each and so she makes 18 dollars",
     ],
 )
-def test_an_answer_that_looks_like_a_solution_is_warned_of(tmp_path, caplog, answer):
+def test_an_answer_that_looks_like_a_solution_gives_a_warning(tmp_path, caplog, answer):
     lines = [{"question": "Q", "answer": text} for text in ("5", "\\begin{pmatrix} 1 \\\\\n 2 \\end{pmatrix}", answer)]
     with caplog.at_level(logging.WARNING):
         assert len(read_problems(written(tmp_path / "mine.jsonl", *lines), MATH)) == 3
@@ -258,13 +258,13 @@ def test_the_hub_is_asked_for_the_pinned_commit(monkeypatch):
     assert (len(problems), problems[4]) == (30, Problem(id="4", question="4?", answer="4"))
 
 
-def test_a_set_that_has_changed_is_refused(monkeypatch):
+def test_a_data_set_of_another_size_is_refused(monkeypatch):
     fake_hub(monkeypatch, [{"problem": "Q", "answer": "1", "id": 1}])
     with pytest.raises(ValueError, match="has 1 rows; expected 30"):
         load_problems(load_task("aime25"))
 
 
-def test_a_hub_out_of_reach_says_what_else_to_do(monkeypatch):
+def test_an_unreachable_hub_suggests_a_file(monkeypatch):
     fake_hub(monkeypatch, ConnectionError("no\nnetwork"))
     with pytest.raises(ValueError, match=r"for aime25: no network. Log in .* or give --data FILE.jsonl"):
         load_problems(load_task("aime25"))

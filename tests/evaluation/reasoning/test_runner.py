@@ -1,4 +1,4 @@
-"""Running a benchmark: what is asked, how it is graded, what is kept, and the figures worked out by hand."""
+"""Running a benchmark: questions, grades, kept attempts, and scores computed by hand."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ PROBLEMS = [
 
 
 class Recited(LanguagePolicy):
-    """Says what `said(question, number of the attempt)` gives, in chunks of `batch` replies a poll."""
+    """Replies with `said(question, sample)`, `batch` replies per poll."""
 
     def __init__(self, tokenizer, said, *, batch=2, context=400, prompt=PromptConfig(thinking=False)):  # noqa: B008
         super().__init__(ChatCodec(tokenizer, prompt), SamplingConfig(), name="said", context=context)
@@ -64,7 +64,7 @@ class Recited(LanguagePolicy):
 
 
 def says(question, sample):
-    """Right on the first problem always, on the second half of the time, on the third never."""
+    """Right on the first problem, in half of the samples on the second, never on the third."""
     if "1 + 1?" in question:
         return "so \\boxed{2}"
     if "2 + 2?" in question:
@@ -76,7 +76,7 @@ def measure(policy, problems=PROBLEMS, task=MATH, **more):
     return run_benchmark(policy, Benchmark(task=task, problems=problems, seed=0), "said", **more)[0]
 
 
-def test_the_figures(tokenizer):
+def test_scores(tokenizer):
     policy = Recited(tokenizer, says)
     result = measure(policy)
     assert (result.items, result.samples, result.task, result.model, result.seed) == (3, 4, "math500", "said", 0)
@@ -95,13 +95,13 @@ def test_the_figures(tokenizer):
     assert {"items", "truncated", "unboxed", "pass_at_k", "response_length"} < set(flat)
 
 
-def test_no_more_than_asked_are_under_way(tokenizer):
+def test_no_more_than_in_flight_are_generated_at_once(tokenizer):
     policy = Recited(tokenizer, says)
     measure(policy, in_flight=3)
     assert policy.most == 3
 
 
-def test_prompts_are_encoded_when_their_turn_comes(tokenizer):
+def test_prompts_are_encoded_only_when_submitted(tokenizer):
     policy = Recited(tokenizer, says)
     encode, polled = policy.codec.encode_question, []
     policy.codec.encode_question = lambda text: polled.append(len(policy.asked)) or encode(text)
@@ -110,7 +110,7 @@ def test_prompts_are_encoded_when_their_turn_comes(tokenizer):
     assert polled == [0, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10]
 
 
-def test_a_benchmark_by_name_takes_what_is_asked_for_and_the_task_for_the_rest(tmp_path):
+def test_options_override_the_tasks_settings(tmp_path):
     data = tmp_path / "sums.jsonl"
     data.write_text("".join(json.dumps({"question": f"{n}?", "answer": "1", "id": str(n)}) + "\n" for n in range(9)))
     plain = load_benchmark("math500", data=data)
@@ -123,7 +123,7 @@ def test_a_benchmark_by_name_takes_what_is_asked_for_and_the_task_for_the_rest(t
         load_benchmark("math500", data=tmp_path / "none", top_p=3.0)
 
 
-def test_a_reply_that_is_cut_off(tokenizer):
+def test_a_truncated_reply(tokenizer):
     task = dataclasses.replace(MATH, samples=1, sampling=SamplingConfig(max_new_tokens=3))
     result = measure(Recited(tokenizer, lambda *_: "a long way to \\boxed{2}"), task=task)
     assert (result.truncated, result.unboxed, result.accuracy.value, result.response_length) == (1.0, 1.0, 0.0, 3.0)
@@ -144,7 +144,7 @@ def test_letters_and_verifiers(tokenizer):
     assert not any(grade.boxed for grade in silent)
 
 
-def test_a_benchmark_that_is_stopped_goes_on(tokenizer, tmp_path):
+def test_a_stopped_benchmark_continues(tokenizer, tmp_path):
     whole = measure(Recited(tokenizer, says))
 
     def stops(question, sample):
@@ -183,7 +183,7 @@ def test_a_benchmark_that_is_stopped_goes_on(tokenizer, tmp_path):
     )
 
 
-def test_nothing_kept_is_lost_by_odd_letters_or_damage(tokenizer, tmp_path):
+def test_kept_records_survive_unusual_characters_and_damage(tokenizer, tmp_path):
     benchmark = Benchmark(task=MATH, problems=PROBLEMS, seed=0)
     place = benchmark_directory(Recited(tokenizer, says), benchmark, "nano", tmp_path)
     place.make()
@@ -209,7 +209,7 @@ def test_records_of_another_kind_are_refused(tokenizer, tmp_path):
         measure(policy, directory=place)
 
 
-def test_measured_afresh_is_complete_only_at_the_end(tokenizer, tmp_path):
+def test_a_fresh_benchmark_is_complete_only_at_the_end(tokenizer, tmp_path):
     def stops(question, sample):
         raise KeyboardInterrupt
 
@@ -235,7 +235,7 @@ def test_kept_replies_are_graded_again(tokenizer, tmp_path):
     assert [attempt.correct for attempt in read_attempts(place)].count(True) == 6
 
 
-def test_other_settings_go_to_another_place(nano, tmp_path):
+def test_other_settings_have_another_directory(nano, tmp_path):
     policy = TransformersPolicy(nano.model, ChatCodec(nano.tokenizer, PromptConfig()), SamplingConfig(), name="nano")
 
     def place(task=MATH, problems=PROBLEMS, seed=0):
@@ -249,7 +249,7 @@ def test_other_settings_go_to_another_place(nano, tmp_path):
     assert place().name.startswith("benchmark-math500-nano-")
 
 
-def test_a_prompt_that_does_not_fit_is_a_problem_that_is_not_solved(tokenizer):
+def test_a_prompt_that_does_not_fit_counts_as_unsolved(tokenizer):
     long = Problem(id="long", question="?" * 500, answer="2")
     policy = Recited(tokenizer, says)
     result = measure(policy, [PROBLEMS[0], long])
@@ -257,7 +257,7 @@ def test_a_prompt_that_does_not_fit_is_a_problem_that_is_not_solved(tokenizer):
     assert len(policy.asked) == 4
 
 
-def test_thoughts_that_the_prompt_opened_hold_no_answer(tokenizer, tmp_path):
+def test_thoughts_opened_by_the_prompt_are_ignored(tokenizer, tmp_path):
     said = {
         "1 + 1?": "First guess \\boxed{2}, but wait, let me check",
         "2 + 2?": "Perhaps \\boxed{5}.</think>It is \\boxed{4}.",
@@ -284,7 +284,7 @@ def test_thoughts_that_the_prompt_opened_hold_no_answer(tokenizer, tmp_path):
     assert (plain.accuracy.value, plain.unboxed) == (1.0, pytest.approx(1 / 3))
 
 
-def test_math_verify_grades_beside_us(tokenizer, tmp_path):
+def test_math_verify_grades_are_added_to_kept_attempts(tokenizer, tmp_path):
     directory = benchmark_directory(
         Recited(tokenizer, says), Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path
     )

@@ -1,4 +1,4 @@
-"""Replies graded by hand: right, wrong, and wrong but plausible, over all tasks."""
+"""Replies graded by hand for all tasks: right, wrong, and plausible but wrong."""
 
 import collections
 import json
@@ -18,7 +18,7 @@ def cases(task):
     return [json.loads(line) for line in (TABLES / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_table_is_large_and_has_right_and_wrong_cases_of_every_task():
+def test_the_table_covers_every_task():
     counts = {task: collections.Counter(case["expected"] for case in cases(task)) for task in TASKS}
     assert sum(sum(count.values()) for count in counts.values()) >= 1_000
     assert all(count[True] >= 12 and count[False] >= 12 for count in counts.values()), counts
@@ -33,7 +33,7 @@ def pool():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_case_is_graded_as_by_hand(task, pool):
+def test_every_case_has_the_expected_grade(task, pool):
     wrong = []
     for case in cases(task):
         item = GradingItem(**{key: case.get(key) for key in ("reply", "answer", "alt_answers", "choices", "tolerance")})

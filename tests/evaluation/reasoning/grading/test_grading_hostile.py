@@ -1,4 +1,4 @@
-"""Replies that are made to hang, exhaust or crash a grader: each gets its grade, soon and in little memory."""
+"""Replies made to hang, exhaust or crash a grader: each is graded quickly and with little memory."""
 
 import importlib
 import itertools
@@ -54,7 +54,7 @@ EXPECTED = ["5", r"\frac{1}{2}", "1,-2", "(1,2)", r"\{1,2\}", "x^2+1", r"\text{e
 
 
 @pytest.mark.parametrize("kind", FOUND)
-def test_what_was_found_to_hang_or_crash(kind):
+def test_known_hanging_and_crashing_replies(kind):
     start = time.process_time()
     found = [answer for answer in EXPECTED if grade(boxed(FOUND[kind]), answer)]
     assert found == ([r"\emptyset"] if kind == "an empty set" else [])
@@ -85,7 +85,7 @@ def test_work_is_counted_and_bounded():
 
 
 def patterns():
-    """Every compiled pattern of the modules that read replies, by its module and its text."""
+    """Every compiled pattern of the modules that parse replies, with its module."""
     yield from (("spiral.text.thinking", thinking._pattern(family)) for family in thinking.FAMILIES)
     for package in (spiral.text, spiral.evaluation.reasoning):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
@@ -148,7 +148,7 @@ def test_patterns_stay_fast_on_all_pairs_of_pieces():
     assert check_patterns(list(itertools.product(PIECES, PIECES)), 700) == set()
 
 
-def test_the_check_of_patterns_finds_a_slow_one(monkeypatch):
+def test_the_pattern_check_finds_a_slow_pattern(monkeypatch):
     monkeypatch.setattr(spiral.text.parsing, "SLOW", re.compile(r"(?:\s*\w+\s*)+!"), raising=False)
     assert {name for name, *_ in check_patterns([("a ", ""), ("ab ", "")], 40)} == {"spiral.text.parsing"}
 
@@ -165,7 +165,7 @@ print(json.dumps(grade_hostile(range(int(sys.argv[1]), int(sys.argv[2])))))
 
 
 def grade_hostile(seeds):
-    """Grades made-up replies and reads moves from them; the seeds of those that are late, raise, or should be wrong."""
+    """Grades generated replies and parses moves from them; returns the seeds that are late or raise."""
     late, raised, graded = [], [], 0
     for seed in seeds:
         rng = random.Random(seed)
@@ -183,12 +183,12 @@ def grade_hostile(seeds):
     return {"graded": graded, "late": late, "raised": raised}
 
 
-def test_some_hostile_replies_get_their_grade():
+def test_hostile_replies_are_graded():
     assert grade_hostile(range(250)) == {"graded": 250, "late": [], "raised": []}
 
 
 @pytest.mark.slow
-def test_ten_thousand_hostile_replies_get_their_grade_within_a_gigabyte():
+def test_ten_thousand_hostile_replies_are_graded_within_a_gigabyte():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, "1000", "11000"],
         cwd=Path(__file__).parents[3],

@@ -1,4 +1,4 @@
-"""Verifiers of seeded tasks behind the pool's limit on time."""
+"""Verifiers of generated tasks under the pool's time limit."""
 
 import sys
 

@@ -91,7 +91,7 @@ def test_all_answers_in_all_writings_and_near_misses(name, pool):
     assert failures(name, everything, pool) == []
 
 
-def test_alternative_answers_equal_the_answer_but_for_those_listed(pool):
+def test_alternative_answers_equal_the_answer_with_listed_exceptions(pool):
     found = []
     for item in items("minerva_math"):
         for index, other in enumerate(item["alt_answers"]):
