@@ -98,7 +98,7 @@ def test_status_for_people(tmp_path):
     path = written(tmp_path / "run")
     lines = spiral("cluster", "status", str(path)).out.splitlines()
     assert lines[0] == f"{path}: running, step 3 of 10 done, schedule overlap, weights after 3 updates"
-    assert lines[1].startswith(f"Driver: process {os.getpid()} on {socket.gethostname()}, last heard from 0:0")
+    assert lines[1].startswith(f"Driver: process {os.getpid()} on {socket.gethostname()}, last status 0:0")
     rows = [" ".join(line.split()) for line in lines[3:7]]
     assert rows[0] == "worker process host state weights games tokens tokens/s idle"
     assert rows[2:] == [
@@ -127,13 +127,13 @@ def test_status_before_the_first_step(tmp_path):
     ("driver", "said", "age", "state", "alive", "words"),
     [
         ("here", "running", 2, "running", True, " ago\n"),
-        ("here", "running", 900, "silent", True, "last heard from 15:0"),
-        ("here", "running", 900, "silent", True, "so it is stuck, suspended or dead"),
-        ("here", "ended", 2, "ended", True, "its workers have exited, and it is finishing or restarting them"),
-        ("gone", "running", 2, "killed", False, "; it no longer runs; to resume: spiral train --resume --run-dir"),
+        ("here", "running", 900, "silent", True, "last status 15:0"),
+        ("here", "running", 900, "silent", True, "it is stuck, suspended or dead"),
+        ("here", "ended", 2, "ended", True, "its workers have ended, and it is finishing or restarting them"),
+        ("gone", "running", 2, "killed", False, "; it was killed; to resume: spiral train --resume --run-dir"),
         ("gone", "ended", 900, "ended", False, "; it has ended; to resume: spiral train --resume --run-dir"),
-        ("away", "running", 2, "running", None, " on another-machine, last heard from"),
-        ("away", "running", 900, "silent", None, "so it is stuck, suspended or dead"),
+        ("away", "running", 2, "running", None, " on another-machine, last status"),
+        ("away", "running", 900, "silent", None, "it is stuck, suspended or dead"),
         ("away", "ended", 900, "ended", None, "; it has ended; to resume:"),
     ],
 )
@@ -157,13 +157,11 @@ def test_what_has_no_status(tmp_path):
     nothing = str(tmp_path / "nothing")
     assert refused("cluster", "status", nothing) == f"{nothing} is not a run directory: there is no config.toml in it"
     alone = str(written(tmp_path / "alone", workers=0))
-    assert refused("cluster", "status", alone).startswith(
-        f"the run in {alone} is not spread over a cluster, it has one"
-    )
+    assert refused("cluster", "status", alone).startswith(f"the run in {alone} has only one process; to spread it")
     early = written(tmp_path / "early")
     (early / STATUS_FILE).unlink()
     assert refused("cluster", "status", str(early)) == (
-        f"the run in {early} has not said anything yet; its workers may be starting"
+        f"the run in {early} has not written a status yet; its workers may be starting"
     )
     (early / "config.toml").write_text("[cluster")
     assert f"{early / 'config.toml'} is damaged: " in refused("cluster", "status", str(early))
@@ -174,7 +172,7 @@ def test_what_has_no_status(tmp_path):
 def test_a_damaged_status(text, tmp_path):
     path = written(tmp_path / "run")
     (path / STATUS_FILE).write_text(text)
-    assert f"{path / STATUS_FILE} cannot be read; the run writes it anew" in refused("cluster", "status", str(path))
+    assert f"{path / STATUS_FILE} is damaged; the run writes it again" in refused("cluster", "status", str(path))
 
 
 def test_a_status_is_written_at_the_start_and_at_the_end(tmp_path):

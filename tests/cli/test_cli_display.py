@@ -9,7 +9,7 @@ from rich.console import Console
 
 from made_up import new_episode, new_turn
 from spiral.core.metrics import Matchup
-from spiral.core.transcript import game_excerpt, game_text, told_reply
+from spiral.core.transcript import game_excerpt, game_text, turn_text
 from spiral.runs.display import (
     LiveDisplay,
     Pace,
@@ -276,7 +276,7 @@ def test_a_game_is_shown_in_a_few_lines():
     assert lines[0] == whole[0]
     assert lines[1] == f"(its last {len(lines) - 3} lines of {len(whole)})"
     assert lines[3:] == whole[-(len(lines) - 3) :]
-    assert lines[-1].startswith("Result: seat 0 won")
+    assert lines[-1].startswith("Result: player 0 won")
     short = new_episode((0.0, 0.0), [], outcome="truncated")
     assert game_excerpt(short) == game_text(short)
 
@@ -286,17 +286,17 @@ def test_a_game_in_words():
     text = game_text(new_episode((1.0, -1.0), turns))
     assert text.count("You are playing tic-tac-toe") == 1, "the rules are told once"
     assert " X | X | X\n---+---+---\n O | O | 5\n---+---+---\n 6 | 7 | 8" in text
-    assert text.endswith("Result: seat 0 won (returns: seat 0 +1, seat 1 -1).")
+    assert text.endswith("Result: player 0 won (returns: player 0 +1, player 1 -1).")
 
 
 def test_a_game_that_is_forfeited():
     turns = [new_turn(0, action="0"), new_turn(1, action=None)]
     text = game_text(new_episode((0.5, -1.5), turns, outcome="illegal_move"))
-    assert "seat 1 replies: r\nseat 1 forfeits: no legal action in the reply" in text
-    assert text.endswith("Result: seat 0 won by forfeit (returns: seat 0 +0.5, seat 1 -1.5).")
+    assert "player 1 replies: r\nplayer 1 forfeits: no legal action in the reply" in text
+    assert text.endswith("Result: player 0 won by forfeit (returns: player 0 +0.5, player 1 -1.5).")
 
 
 def test_told_replies():
-    assert told_reply("minimax", "4", "4") == "minimax plays: 4"
-    assert told_reply("nano", "I think 4.\n\\boxed{4}", "4") == "nano replies: I think 4.\n\\boxed{4}\nnano plays: 4"
-    assert told_reply("nano", " ", None).startswith("nano replies: (nothing)\n")
+    assert turn_text("minimax", "4", "4") == "minimax plays: 4"
+    assert turn_text("nano", "I think 4.\n\\boxed{4}", "4") == "nano replies: I think 4.\n\\boxed{4}\nnano plays: 4"
+    assert turn_text("nano", " ", None).startswith("nano replies: (nothing)\n")

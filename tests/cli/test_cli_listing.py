@@ -74,8 +74,8 @@ def test_local_models_are_listed_after_nano(home):
     assert listed["models"][0]["path"] == str(NANO_DIRECTORY)
     assert listed["models"][2]["path"] == str(home / "models" / "smollm2")
     assert listed["fetchable"] == []
-    assert "not readable" in spiral("models").out
-    assert "not here yet" not in spiral("models").out
+    assert "unreadable" in spiral("models").out
+    assert "not fetched yet" not in spiral("models").out
 
 
 def test_models_of_the_hugging_face_cache_are_listed_last(home, tmp_path):
@@ -108,7 +108,7 @@ def test_models_of_the_hugging_face_cache_are_listed_last(home, tmp_path):
 
 def test_models_that_can_be_fetched_are_in_the_table():
     lines = spiral("models").out.splitlines()
-    assert lines[3].split() == ["smollm2", "134,515,008", "272.6", "MB", "not", "here", "yet"]
+    assert lines[3].split() == ["smollm2", "134,515,008", "272.6", "MB", "not", "fetched", "yet"]
     assert lines[4].endswith("spiral models get smollm2")
 
 
@@ -157,7 +157,7 @@ def test_version_and_help():
         (["train"], "no recipe; give a name"),
         (["train", "nano", "--steps", "0"], "--steps"),
         (["train", "--resume"], "no run; add --run-dir DIR"),
-        (["train", "nano", "--resume", "--dry-run"], "expected one of them"),
+        (["train", "nano", "--resume", "--dry-run"], "use only one of them"),
         (["train", "nanno"], "did you mean 'nano'?"),
         (["train", "no/such/file.toml"], "there is no recipe"),
         (["play", "random", "--game", "tictactoe", "--seat", "2"], "--seat"),

@@ -46,7 +46,7 @@ def test_a_slip_is_asked_about_again_and_forfeits_nothing():
         play_game(game, scripted_policy("random", game), 0, 5, read, write)
     slips = [text for text in written if text.startswith("That is not legal")]
     assert len(slips) == 4
-    assert slips[0] == "That is not legal: got action '9' of seat 0; legal here: 0, 1, 2, 3, 4, 5, 6, 7, 8"
+    assert slips[0] == "That is not legal: got action '9' of player 0; legal here: 0, 1, 2, 3, 4, 5, 6, 7, 8"
     assert "X took 4" in written[-1]
 
 
@@ -66,7 +66,7 @@ def test_actions_are_read_as_freely_as_a_models():
     assert read_action("BET", state) == "bet"
     assert read_action(" \\boxed{check} ", state) == "check"
     assert read_action("raise", state) is None
-    assert refusal("raise", state) == "That is not legal: got action 'raise' of seat 0; legal here: check, bet"
+    assert refusal("raise", state) == "That is not legal: got action 'raise' of player 0; legal here: check, bet"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""`spiral cluster status`: what the processes of a run are doing, from what the run says of itself in its directory.
+"""`spiral cluster status`: what the processes of a run are doing.
 
-Nothing is asked of the cluster: any machine that sees the directory can tell, while the run goes on and after its end.
+The answer comes from files in the run directory alone, so any machine that sees the directory can give it, during the
+run and after its end.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from spiral.runs.display import phase_seconds, plain_table, wide_console, worker
 from spiral.runs.old_metrics import with_current_keys
 
 SILENT_SECONDS = 12 * STATUS_SECONDS
-"""A run that has said nothing for so long is dead or held up."""
+"""Seconds without a new status after which a run counts as silent."""
 
 cluster = typer.Typer(help="The processes of a run that is spread over several.")
 
 
 @cluster.callback()
 def _cluster() -> None:
-    """Keeps `status` a command of its own, as long as it is the only one."""
+    """Keeps `status` a subcommand although it is the only one."""
 
 
 @cluster.command("status")
@@ -38,10 +39,10 @@ def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     as_json: opt.Json = False,
 ) -> None:
-    """What the processes of RUN are doing: who is there, how far, how fast, and where the time of a step goes.
+    """Show the processes of RUN, their progress and speed, and where the time of a step goes.
 
-    A run writes its status down every few seconds. The speed of a worker, its idle
-    share and the seconds of a step are those of the last complete step.
+    A run writes its status every few seconds. A worker's speed and idle share and the seconds of a step are those of
+    the last complete step.
     """
     found = read_status(run)
     if as_json:
@@ -51,16 +52,18 @@ def status(
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """All there is to tell of a run on a cluster. Raises `ValueError` for one that is none."""
+    """The status of a run on a cluster, as `--json` prints it. Raises `ValueError` for a run in one process."""
     _check_cluster_run(run)
     try:
-        said = json.loads((run / STATUS_FILE).read_text(encoding="utf-8"))
-        age = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(said["time"])).total_seconds()
-        return _told(run, said, max(0.0, age), _last_row(run))
+        status = json.loads((run / STATUS_FILE).read_text(encoding="utf-8"))
+        age = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(status["time"])).total_seconds()
+        return _merged(run, status, max(0.0, age), _last_row(run))
     except FileNotFoundError as error:
-        raise ValueError(f"the run in {run} has not said anything yet; its workers may be starting") from error
+        raise ValueError(f"the run in {run} has not written a status yet; its workers may be starting") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{run / STATUS_FILE} cannot be read; the run writes it anew while it goes on") from error
+        raise ValueError(
+            f"{run / STATUS_FILE} is damaged; the run writes it again within seconds, unless it has ended"
+        ) from error
 
 
 def _check_cluster_run(run: Path) -> None:
@@ -73,13 +76,13 @@ def _check_cluster_run(run: Path) -> None:
         raise ValueError(f"{file} is damaged: {error}") from error
     if not recipe.get("cluster", {}).get("rollout_workers"):
         raise ValueError(
-            f"the run in {run} is not spread over a cluster, it has one process; --set cluster.rollout_workers=2 gives"
-            " it more, at its start or with --resume"
+            f"the run in {run} has only one process; to spread it over several, start or resume it with --set"
+            " cluster.rollout_workers=2"
         )
 
 
 def _last_row(run: Path) -> dict[str, Any]:
-    """The last whole row of the metrics; {} before the first step. Read without torch, so that the answer is quick."""
+    """The last complete row of the metrics, or {} before the first step. Read without loading torch."""
     file = run / "metrics.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     for line in reversed(lines[-2:]):
@@ -91,27 +94,27 @@ def _last_row(run: Path) -> dict[str, Any]:
     return {}
 
 
-def _told(run: Path, said: dict[str, Any], age: float, row: dict[str, Any]) -> dict[str, Any]:
-    """The status in the form in which it is printed."""
-    driver = {**said["driver"], "alive": _is_alive(said["driver"])}
-    rates, idle = (worker_metrics(row, name, said["workers"]) for name in ("tokens_per_s", "idle"))
+def _merged(run: Path, status: dict[str, Any], age: float, row: dict[str, Any]) -> dict[str, Any]:
+    """The status file and the metrics of the last step in one dictionary."""
+    driver = {**status["driver"], "alive": _is_alive(status["driver"])}
+    rates, idle = (worker_metrics(row, name, status["workers"]) for name in ("tokens_per_s", "idle"))
     workers = [
         {**worker, "tokens_per_s": rates.get(worker["number"]), "idle": idle.get(worker["number"])}
-        for worker in said["rollout_workers"]
+        for worker in status["rollout_workers"]
     ]
     return {
         "run": str(run),
-        "state": _state(said["state"], driver["alive"], age),
+        "state": _state(status["state"], driver["alive"], age),
         "driver": driver,
         "age_s": age,
         "step": row.get("step", 0),
-        "steps": said["steps"],
-        "schedule": said["schedule"],
-        "version": said["version"],
-        "rollout_workers": said["workers"],
+        "steps": status["steps"],
+        "schedule": status["schedule"],
+        "version": status["version"],
+        "rollout_workers": status["workers"],
         "ready": len(workers),
         "workers": sorted(workers, key=lambda worker: int(worker["number"])),
-        "learners": said["learners"],
+        "learners": status["learners"],
         "staleness": row.get("cluster/staleness"),
         "staleness_max": row.get("cluster/staleness_max"),
         "dropped_turns": row.get("cluster/dropped_turns"),
@@ -122,7 +125,7 @@ def _told(run: Path, said: dict[str, Any], age: float, row: dict[str, Any]) -> d
 
 
 def _is_alive(driver: dict[str, Any]) -> bool | None:
-    """Whether the process that leads the run is there; None when it is another machine's."""
+    """Whether the driver process exists; None when it runs on another machine."""
     if driver["host"] != socket.gethostname():
         return None
     try:
@@ -134,17 +137,16 @@ def _is_alive(driver: dict[str, Any]) -> bool | None:
     return True
 
 
-def _state(said: str, alive: bool | None, age: float) -> str:
-    """What a run says of itself, unless its process is not there to say more."""
-    if said == "ended":
-        return said
+def _state(reported: str, alive: bool | None, age: float) -> str:
+    """The reported state, or "killed" or "silent" for a run that no longer reports one."""
+    if reported == "ended":
+        return reported
     if alive is False:
         return "killed"
-    return "silent" if age > SILENT_SECONDS else said
+    return "silent" if age > SILENT_SECONDS else reported
 
 
 def _print(found: dict[str, Any]) -> None:
-    """The same for people."""
     console = wide_console()
     console.print(
         f"{found['run']}: {found['state']}, step {found['step']} of {found['steps']} done, schedule"
@@ -172,18 +174,18 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _driver_line(found: dict[str, Any]) -> str:
-    """Who leads the run, and what to do when nobody does."""
+    """Where the driver runs, and what to do when it does not."""
     driver, state = found["driver"], found["state"]
-    who = f"Driver: process {driver['pid']} on {driver['host']}, last heard from {duration(found['age_s'])} ago"
+    driver_line = f"Driver: process {driver['pid']} on {driver['host']}, last status {duration(found['age_s'])} ago"
     finished = found["step"] >= found["steps"]
     if state == "killed" or (state == "ended" and not driver["alive"]):
-        how = "; it no longer runs" if state == "killed" else "; it has ended"
-        return who + how + ("" if finished else f"; to resume: {resume_command(Path(found['run']))}")
+        how = "; it was killed" if state == "killed" else "; it has ended"
+        return driver_line + how + ("" if finished else f"; to resume: {resume_command(Path(found['run']))}")
     if state == "ended":
-        return f"{who}; its workers have exited, and it is finishing or restarting them from the last checkpoint"
+        return f"{driver_line}; its workers have ended, and it is finishing or restarting them from a checkpoint"
     if state == "silent":
-        return f"{who}; it writes its status every {STATUS_SECONDS:.0f} seconds, so it is stuck, suspended or dead"
-    return who
+        return f"{driver_line}, instead of every {STATUS_SECONDS:.0f} seconds: it is stuck, suspended or dead"
+    return driver_line
 
 
 def _worker_row(worker: dict[str, Any] | None) -> list[str]:

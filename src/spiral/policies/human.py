@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from spiral.core.transcript import news, told_reply
+from spiral.core.transcript import new_lines, turn_text
 from spiral.games import IllegalActionError, State
 from spiral.policies import Policy, TurnReply, TurnRequest
 from spiral.text import parse_action
@@ -52,7 +52,7 @@ class HumanPolicy:
         """Asks until the answer is legal."""
         state = request.state
         observation = state.observation(request.player)
-        self._write(f"\n{news(self._seen, observation) or observation}")
+        self._write(f"\n{new_lines(self._seen, observation) or observation}")
         self._seen = observation
         while True:
             line = self._read("Your action: ").strip()
@@ -83,7 +83,7 @@ class NarratedPolicy:
         replies = self._policy.poll()
         for reply in replies:
             if reply.fault is None:  # the result of the game reports faults
-                self._write("\n" + told_reply(self.name, reply.reply, reply.action))
+                self._write("\n" + turn_text(self.name, reply.reply, reply.action))
         return replies
 
     def cancel(self) -> None:
