@@ -28,6 +28,7 @@ from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.learner import ClusterLearner
 from spiral.distributed.placement import gpus_per_rank, placed
 from spiral.distributed.session import cluster_session
+from spiral.distributed.weights.base import TransportContext
 from spiral.inference.base import LanguagePolicy, OpenTurn
 from spiral.models.loading import load_language_model
 from spiral.policies import TurnReply
@@ -81,7 +82,7 @@ def row_of(recipe: Recipe, seconds: float) -> dict[str, float]:
     clock = PhaseClock()
     vocabulary = int(model_config(recipe.model.path).vocab_size)
     with cluster_session(recipe.cluster), placed(recipe.cluster, gpus_per_rank(recipe.model.device)) as placement:
-        learner = ClusterLearner(recipe, recipe.cluster, placement=placement)
+        learner = ClusterLearner(recipe, TransportContext(config=recipe.cluster), placement=placement)
         try:
             learner.wait()
             make_policy = functools.partial(WaitingEngine, recipe, seconds)

@@ -8,9 +8,9 @@ machine, as in a run; they do nothing else meanwhile. The ways:
 
 - "checkpoint file": written to the system's temporary directory and read, with safetensors. What systems do that
   restart or reload their engine, and what the ratios are against, a row of the same precision and number of workers.
-- "object store, numpy": `spiral.distributed.weights.base`, the arrays in Ray's shared memory, mapped by every worker.
+- "object store, numpy": `spiral.distributed.weights.object_store`, arrays in shared memory that every worker maps.
 - "object store, torch": tensors as they are, which Ray pickles. What one should not do.
-- "broadcast, gloo": `spiral.distributed.weights.sync`, from process to process; with the worker's copy into parameters.
+- "broadcast, gloo": `spiral.distributed.weights.broadcast`, from process to process, and a copy into the parameters.
 - "ipc, shared memory": `spiral.distributed.weights.ipc`, every worker reads where the learner has written.
 
 Of several repetitions the fastest counts: the machine is shared. Between GPUs the broadcast is NCCL's, and processes
@@ -34,10 +34,10 @@ from torch import Tensor
 
 from benchmarks.common import clock, record
 from spiral.distributed.session import cluster_session, import_ray
-from spiral.distributed.weights.base import PackedWeights, pack, unpack
-from spiral.distributed.weights.broadcast import Meeting
-from spiral.distributed.weights.ipc import Lender, Loan, borrowed
-from spiral.distributed.weights.sync import Receiver, Sender
+from spiral.distributed.weights.base import TransportContext
+from spiral.distributed.weights.broadcast import BroadcastReceiver, BroadcastSender, Meeting
+from spiral.distributed.weights.ipc import Lender, Loan, open_loan
+from spiral.distributed.weights.object_store import PackedWeights, pack, unpack
 from spiral.policies.registry import model_config
 from spiral.runs.cluster import ClusterConfig
 
@@ -72,8 +72,11 @@ class Giver(Process):
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__(shapes, 0)
-        self.sender = Sender()
-        self.lenders = {dtype: Lender(newest_only=False) for dtype in DTYPES.values()}
+        contexts = {dtype: TransportContext(config=ClusterConfig(), dtype=dtype) for dtype in DTYPES.values()}
+        self.senders = {dtype: BroadcastSender(context) for dtype, context in contexts.items()}
+        self.lenders = {dtype: Lender(context, active=True, on_gpu=False) for dtype, context in contexts.items()}
+        for lender in self.lenders.values():
+            lender.begin_lending()
         self.version = 0
 
     def packed(self, dtype: torch.dtype) -> PackedWeights:
@@ -88,19 +91,19 @@ class Giver(Process):
         """As a file."""
         save_file(self.tensors(dtype), file)
 
-    def meeting_place(self) -> tuple[str, int]:
+    def open_store(self, dtype: torch.dtype) -> tuple[str, int]:
         """Where receivers connect."""
-        return self.sender.meeting_place(True, SECONDS)
+        return self.senders[dtype].open_store(True, SECONDS)
 
     def send(self, version: int, meeting: Meeting, dtype: torch.dtype) -> str | None:
         """To the receivers of a meeting."""
-        self.sender.keep(version, self.weights.items(), dtype, keep=1)
-        return self.sender.send(version, meeting)
+        self.senders[dtype].send(version, self.weights.items())
+        return self.senders[dtype].broadcast(version, meeting)
 
     def lend(self, version: int, dtype: torch.dtype, readers: int) -> list[Loan | None]:
         """To so many who read in this process's memory."""
         lender = self.lenders[dtype]
-        lender.keep(version, self.weights.items(), dtype, keep=1)
+        lender.send(version, self.weights.items())
         return [lender.lend(version) for _ in range(readers)]
 
 
@@ -109,7 +112,7 @@ class Taker(Process):
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__(shapes, 1)
-        self.receiver = Receiver()
+        self.receivers = {dtype: BroadcastReceiver(SECONDS) for dtype in DTYPES.values()}
 
     def forget(self) -> None:
         """Makes sure that what is found later has come later."""
@@ -124,17 +127,17 @@ class Taker(Process):
         """From a file."""
         self._copy(load_file(file).items())
 
-    def receive(self, version: int, meeting: Meeting) -> str | None:
+    def receive(self, version: int, meeting: Meeting, dtype: torch.dtype) -> str | None:
         """A broadcast."""
-        fault = self.receiver.receive(version, meeting)
-        taken = self.receiver.take(version)
+        fault = self.receivers[dtype].stage(version, meeting)
+        taken = self.receivers[dtype].take(version)
         if taken is not None:
             self._copy(taken.tensors())
         return fault
 
     def borrow(self, loans: list[Loan], number: int) -> None:
         """In the learner's memory."""
-        self._copy(borrowed(loans[number]))
+        self._copy(open_loan(loans[number]))
 
     def _copy(self, weights: Any) -> None:
         for name, weight in weights:
@@ -176,7 +179,7 @@ def by_torch(stage: Stage, dtype: torch.dtype) -> None:
 def by_gloo(stage: Stage, dtype: torch.dtype) -> None:
     """From process to process; the group is made by the first broadcast, which does not count."""
     ray = import_ray()
-    address, port = ray.get(stage.giver.meeting_place.remote())
+    address, port = ray.get(stage.giver.open_store.remote(dtype))
     stage.versions += 1
     meeting = Meeting(
         generation=len(stage.takers), rank=0, size=len(stage.takers) + 1, address=address, port=port, local=True,
@@ -184,7 +187,7 @@ def by_gloo(stage: Stage, dtype: torch.dtype) -> None:
     )  # fmt: skip
     sending = stage.giver.send.remote(stage.versions, meeting, dtype)
     receiving = [
-        taker.receive.remote(stage.versions, dataclasses.replace(meeting, rank=rank))
+        taker.receive.remote(stage.versions, dataclasses.replace(meeting, rank=rank), dtype)
         for rank, taker in enumerate(stage.takers, start=1)
     ]
     faults = [fault for fault in ray.get([sending, *receiving]) if fault is not None]

@@ -1,4 +1,4 @@
-"""A learner that learns nothing: it keeps weights and sends them, and can harm a process while it does."""
+"""A learner that learns nothing: it keeps weights and sends them, and can harm another process meanwhile."""
 
 from __future__ import annotations
 
@@ -8,29 +8,40 @@ from contextlib import suppress
 from pathlib import Path
 
 from distributed_policies import weights
-from spiral.distributed.session import CONTROL
-from spiral.distributed.weights.base import Source, WeightsHandle
-from spiral.distributed.weights.broadcast import Group
-from spiral.distributed.weights.ipc import Lender, own_places
-from spiral.distributed.weights.sync import WEIGHTS, Sender
+from spiral.distributed.weights.base import WEIGHT_GROUPS, TransportContext, WeightsHandle
+from spiral.distributed.weights.broadcast import BroadcastSender, Group
+from spiral.distributed.weights.ipc import Lender, Lenders, own_locations
+from spiral.runs.cluster import ClusterConfig
+
+
+def context(versions=2, dtype=None):
+    """Has a sender keep so many versions."""
+    config = ClusterConfig(schedule="async", max_staleness=versions - 1) if versions > 1 else ClusterConfig()
+    return TransportContext(config=config, dtype=dtype)
 
 
 class Keeper:
-    """The methods of a `LearnerWorker` that publish weights."""
+    """The part of a `LearnerWorker` that publishes weights."""
 
     def __init__(self):
-        self.sender = Sender()
+        self.sender = BroadcastSender(context())
         self.copies = 0
         self.victim = None
         self.fault = None
 
-    def keep(self, version, named, dtype, keep):
-        return self.sender.keep(version, named, dtype, keep)
+    def keep(self, version, named, dtype, versions):
+        self.sender._dtype, self.sender._versions = dtype, versions
+        size, _ = self.sender.send(version, named)
+        return size
 
-    def broadcast_place(self, local, seconds):
-        return self.sender.meeting_place(local, seconds)
+    def call_transport(self, method, *arguments):
+        if method == "copy":
+            self.copies += 1
+        if method == "broadcast":
+            return self.broadcast(*arguments)
+        return getattr(self.sender, method)(*arguments)
 
-    def send_weights(self, version, meeting):
+    def broadcast(self, version, meeting):
         if self.fault is not None:
             return self.fault
         whole, sent = Group.broadcast, []
@@ -44,47 +55,34 @@ class Keeper:
 
         Group.broadcast = broadcast
         try:
-            return self.sender.send(version, meeting)
+            return self.sender.broadcast(version, meeting)
         finally:
             Group.broadcast = whole
 
     def harm(self, pid, signal):
-        """The next sending sends a signal too."""
+        """The next broadcast also sends a signal."""
         self.victim = pid, signal
 
     def fail(self, fault):
-        """Nothing is sent from now on."""
+        """Every broadcast fails from now on."""
         self.fault = fault
 
-    def lend(self, newest_only=False):
-        """Weights are kept where others can read them, and not broadcast."""
-        self.sender = Lender(newest_only)
-        return own_places()[1]
+    def lend(self, on_gpu=False):
+        """Weights are kept where other processes can read them; returns their location."""
+        self.sender = Lender(context(), active=True, on_gpu=on_gpu)
+        self.sender.begin_lending()
+        return own_locations()[1]
 
-    def lend_weights(self, version):
-        return self.sender.lend(version)
-
-    def holds_weights(self, number):
-        return self.sender.holds(number)
-
-    def abandon(self, generation):
-        self.sender.abandon(generation)
-
-    def copy_weights(self, version):
-        self.copies += 1
-        return self.sender.copy(version)
-
-    def asked_for(self):
-        """How many copies."""
+    def copies_made(self):
+        """How many copies were asked for."""
         return self.copies
 
     def threads(self):
-        """Those of gloo in this process."""
         return gloo_threads()
 
 
 def gloo_threads():
-    """How many there are in this process; Ray's own threads come and go."""
+    """The number of gloo's threads in this process; Ray's own threads come and go."""
     count = 0
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -96,18 +94,18 @@ def keeper():
     """An actor."""
     import ray
 
-    return ray.remote(num_cpus=0, concurrency_groups={CONTROL: 1, WEIGHTS: 1})(Keeper).remote()
+    return ray.remote(num_cpus=0, concurrency_groups=WEIGHT_GROUPS)(Keeper).remote()
 
 
-def lent(actor, version, place, keep=2, named=None, dtype=None):
-    """The same for weights that are read in the keeper's memory; `place` is what its `lend` gives."""
+def lent(actor, version, location, keep=2, named=None, dtype=None):
+    """A handle of weights that are read in the keeper's memory; `location` is what its `lend` returned."""
     given = handle(actor, version, keep, named, dtype)
-    return dataclasses.replace(given, source=Source(actor=actor, device=None, lenders={place: actor}))
+    return dataclasses.replace(given, peers=Lenders(keeper=actor, by_location={location: actor}))
 
 
 def handle(actor, version, keep=2, named=None, dtype=None):
-    """What a learner's `weights()` gives, for a `Coin` unless others are given."""
+    """A handle of weights that are broadcast, those of a `Coin` unless others are given."""
     import ray
 
     size = ray.get(actor.keep.remote(version, list(named or weights(version)), dtype, keep))
-    return WeightsHandle(version=version, source=Source(actor=actor, device="cpu"), num_bytes=size)
+    return WeightsHandle(version=version, peers=actor, num_bytes=size)

@@ -10,7 +10,8 @@ from pathlib import Path
 import spiral
 from spiral.distributed import pool
 from spiral.distributed.session import cluster_session
-from spiral.distributed.weights.base import WeightsHandle, pack
+from spiral.distributed.weights.base import WeightsHandle
+from spiral.distributed.weights.object_store import pack
 from spiral.rollout.collector import SelfPlay
 from spiral.rollout.matchmaking import SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
@@ -52,7 +53,7 @@ def stored(weights, version, dtype=None):
     import ray
 
     packed = pack(weights, dtype)
-    return WeightsHandle(version=version, ref=ray.put(packed), num_bytes=packed.num_bytes)
+    return WeightsHandle(version=version, payload=ray.put(packed), num_bytes=packed.num_bytes)
 
 
 def facts(episode):

@@ -14,7 +14,7 @@ from distributed_policies import VOCABULARY, coin
 from distributed_session import GAMES
 from spiral.distributed.checks import check_episode, check_results
 from spiral.distributed.game_queue import GameQueue, split_stale, turn_ages
-from spiral.distributed.weights.base import pack, unpack
+from spiral.distributed.weights.object_store import pack, unpack
 from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import Matchmaker
 from spiral.runs.cluster import ClusterConfig

@@ -15,7 +15,7 @@ ALL = range(14)
 
 
 def handle(version):
-    return WeightsHandle(version=version, num_bytes=0, ref=None)
+    return WeightsHandle(version=version)
 
 
 class Table:

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from spiral.distributed.weights.broadcast import Meeting
-from spiral.distributed.weights.sync import Receiver, Sender
+from distributed_keeper import context
+from spiral.distributed.weights.broadcast import BroadcastReceiver, BroadcastSender, Meeting
 from turns import random_states, replies_of, requests_for
 from vllm_models import new_engine, save, widened, with_vllm
 
@@ -33,9 +33,9 @@ def said(policy):
 def test_weights_come_while_vllm_generates_and_are_taken_afterwards(nano, tmp_path):
     old = widened(nano.model)
     new = moved(old)
-    sender, receiver = Sender(), Receiver()
-    address, port = sender.meeting_place(True, 60.0)
-    sender.keep(5, new.named_parameters(), torch.bfloat16, keep=1)
+    sender, receiver = BroadcastSender(context(1, torch.bfloat16)), BroadcastReceiver(60.0)
+    address, port = sender.open_store(True, 60.0)
+    sender.send(5, new.named_parameters())
     meetings = [
         Meeting(
             generation=1, rank=rank, size=2, address=address, port=port, local=True, device="cpu", seconds=60.0
@@ -45,8 +45,8 @@ def test_weights_come_while_vllm_generates_and_are_taken_afterwards(nano, tmp_pa
     engine = new_engine(save(old, nano.tokenizer, tmp_path), nano.tokenizer, compute="bfloat16", budget=12)
     with contextlib.closing(engine) as policy, ThreadPoolExecutor(2) as threads:
         before = said(policy)
-        sending = threads.submit(sender.send, 5, meetings[0])
-        receiving = threads.submit(receiver.receive, 5, meetings[1])
+        sending = threads.submit(sender.broadcast, 5, meetings[0])
+        receiving = threads.submit(receiver.stage, 5, meetings[1])
         assert said(policy) == before
         assert sending.result(60) is receiving.result(60) is None
         policy.load_weights(receiver.take(5).tensors(), 5)

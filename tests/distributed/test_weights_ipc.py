@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from distributed_keeper import keeper, lent
+from distributed_keeper import context, keeper, lent
 from distributed_policies import VOCABULARY, Coin, coin, nano_policy, weights
 from distributed_session import GAMES, cluster, facts, one_process, small_ray, stored, versions
 from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.session import ClusterError, LearnerLostError
-from spiral.distributed.weights.base import flatten, refill
-from spiral.distributed.weights.fetch import fetch
-from spiral.distributed.weights.ipc import Lender, borrowed
-from spiral.distributed.weights.sync import Receiver
+from spiral.distributed.weights.ipc import IpcReceiver, Lender, open_loan
+from spiral.distributed.weights.kept import flatten, refill
 from tests.distributed import test_cluster_runs as runs
 
 pytest.importorskip("ray")
@@ -46,10 +44,17 @@ def assert_same(found, expected):
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True))
 
 
+def lending(versions, dtype=None, on_gpu=False):
+    """A sender whose memory other processes read."""
+    lender = Lender(context(versions, dtype), active=True, on_gpu=on_gpu)
+    lender.begin_lending()
+    return lender
+
+
 def read(lender, version):
     """What a borrower gets, and whether it was left alone meanwhile."""
     loan = pickle.loads(pickle.dumps(lender.lend(version)))
-    return [(name, tensor.clone()) for name, tensor in borrowed(loan)], lender.holds(loan.number)
+    return [(name, tensor.clone()) for name, tensor in open_loan(loan)], lender.holds(loan.number)
 
 
 def names():
@@ -67,34 +72,34 @@ def test_buckets_are_written_again_with_the_same_bits(dtype):
         refill(flat, moved(2), torch.float16)
 
 
-@pytest.mark.parametrize("newest_only", [False, True])
+@pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_what_is_lent_is_what_was_kept_and_buckets_are_used_again(dtype, newest_only):
-    lender, places = Lender(newest_only), set()
+def test_what_is_lent_is_what_was_kept_and_buckets_are_used_again(dtype, on_gpu):
+    lender, places = lending(2, dtype, on_gpu), set()
     for version in range(4, 10):
-        size = lender.keep(version, moved(version), dtype, keep=2)
+        size, _ = lender.send(version, moved(version))
         assert size == flatten(moved(version), dtype).num_bytes
         assert read(lender, version)[1]
         for known in range(max(4, version - 1), version + 1):
             expected = flatten(moved(known), dtype).tensors()
-            if known == version or not newest_only:
+            if known == version or not on_gpu:
                 assert_same(read(lender, known)[0], expected)
             else:
                 assert lender.lend(known) is None
             assert_same(lender._kept[known].tensors(), flatten(moved(known), dtype).tensors())
         assert lender.lend(version - 2) is None
         places.add(lender._lent[version].flat.buckets[0].data_ptr())
-    assert len(places) == (1 if newest_only else 2)
+    assert len(places) == (1 if on_gpu else 2)
 
 
 def test_who_reads_what_is_written_over_is_told():
-    lender = Lender(newest_only=False)
-    lender.keep(1, moved(1), None, keep=1)
+    lender = lending(1)
+    lender.send(1, moved(1))
     loan = lender.lend(1)
     assert lender.holds(loan.number)
-    lender.keep(2, moved(2), None, keep=1)
+    lender.send(2, moved(2))
     assert not lender.holds(loan.number)
-    lender.keep(2, moved(2), None, keep=1)
+    lender.send(2, moved(2))
     assert read(lender, 2)[1]
     assert list(lender._kept) == [2]
 
@@ -104,11 +109,11 @@ def test_no_room_is_told_with_a_remedy(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(ClusterError, match=r"find no room in the machine's memory \(No space left on device\)"):
-        Lender(newest_only=False).keep(1, moved(1), None, keep=1)
+    with pytest.raises(ClusterError, match=r"do not fit into the machine's memory \(No space left on device\)"):
+        lending(1).send(1, moved(1))
     monkeypatch.delattr(os, "memfd_create")
-    with pytest.raises(ClusterError, match="for Linux only; expected 'object_store'"):
-        Lender(newest_only=False).keep(1, moved(1), None, keep=1)
+    with pytest.raises(ClusterError, match="only Linux has; use 'object_store'"):
+        lending(1).send(1, moved(1))
 
 
 class Reader(Coin):
@@ -144,7 +149,7 @@ def shared(session):
 
 
 def collector(make_policy, vocabulary=VOCABULARY, **settings):
-    return ClusterCollector(make_policy, GAMES, 3, cluster(**settings), vocabulary=vocabulary)
+    return ClusterCollector(make_policy, GAMES, 3, cluster(**{"publish": "ipc", **settings}), vocabulary=vocabulary)
 
 
 def bits(policy):
@@ -156,7 +161,7 @@ def copies(actor):
     """Those that somebody asked for."""
     import ray
 
-    return ray.get(actor.asked_for.remote())
+    return ray.get(actor.copies_made.remote())
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -164,11 +169,15 @@ def test_a_model_gets_the_same_bits_as_through_the_object_store(shared):
     actor, place = shared
     policy = nano_policy()
     named = [(name, weight.detach() + 0.002) for name, weight in policy.model.named_parameters()]
+    found = []
     with collector(nano_policy, vocabulary=policy.model.config.vocab_size, rollout_workers=1) as played:
-        found = []
-        for given in (lent(actor, 0, place, named=named), stored(named, 1)):
-            played.receive_weights(given)
-            found.append(played.call_policy(bits))
+        played.receive_weights(lent(actor, 0, place, named=named))
+        found.append(played.call_policy(bits))
+    with collector(
+        nano_policy, vocabulary=policy.model.config.vocab_size, rollout_workers=1, publish="object_store"
+    ) as played:
+        played.receive_weights(stored(named, 1))
+        found.append(played.call_policy(bits))
         assert [acted for _, acted in found] == [0, 1]
         assert all(torch.equal(found[0][0][name], weight) for name, weight in named)
         assert all(torch.equal(found[0][0][name], weight) for name, weight in found[1][0].items())
@@ -217,7 +226,7 @@ def fetched(given, meanwhile=lambda: None):
             meanwhile()
         taken.append((float(weight), version))
 
-    fetch(given, Receiver(), 30.0, load)
+    IpcReceiver(30.0).receive(given, load)
     return taken
 
 
@@ -237,7 +246,7 @@ def test_who_is_elsewhere_or_late_takes_a_copy_from_the_object_store(shared):
     assert late[-1] == (3.0, 3)
     assert fetched(given) == [(3.0, 3)]
     lent(actor, 5, place)
-    with pytest.raises(RuntimeError, match=r"weights of version 3 are gone; kept are \[4, 5\]"):
+    with pytest.raises(RuntimeError, match=r"weights of version 3 are kept no longer; kept are versions \[4, 5\]"):
         fetched(given)
 
 
@@ -256,8 +265,11 @@ def test_the_learner_s_death_is_no_worker_s_fault(session):
 LENDS = """
 import pickle, sys, time, torch
 from spiral.distributed.weights.ipc import Lender
-lender = Lender(newest_only=False)
-lender.keep(1, [("weight", torch.arange(1000.0))], None, keep=1)
+from spiral.distributed.weights.base import TransportContext
+from spiral.runs.cluster import ClusterConfig
+lender = Lender(TransportContext(config=ClusterConfig()), active=True, on_gpu=False)
+lender.begin_lending()
+lender.send(1, [("weight", torch.arange(1000.0))])
 print(pickle.dumps(lender.lend(1)).hex(), flush=True)
 time.sleep(60)
 """
@@ -266,13 +278,24 @@ time.sleep(60)
 def test_who_reads_in_a_process_that_is_killed_reads_on_and_nobody_after_it():
     process = subprocess.Popen([sys.executable, "-c", LENDS], stdout=subprocess.PIPE, text=True)
     loan = pickle.loads(bytes.fromhex(process.stdout.readline()))
-    ((_, weight),) = borrowed(loan)
+    ((_, weight),) = open_loan(loan)
     process.kill()
     process.communicate()
     assert torch.equal(weight, torch.arange(1000.0))
     weight += 1  # of one's own, for nobody else to see
     with pytest.raises(FileNotFoundError):
-        borrowed(loan)
+        open_loan(loan)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA IPC is for processes on one GPU")
+def test_weights_on_a_gpu_are_read_by_another_process():
+    script = LENDS.replace("on_gpu=False", "on_gpu=True").replace("arange(1000.0)", 'arange(1000.0, device="cuda")')
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        loan = pickle.loads(bytes.fromhex(process.stdout.readline()))
+        ((_, weight),) = open_loan(loan)
+        assert weight.is_cuda
+        assert torch.equal(weight.cpu(), torch.arange(1000.0))
+        process.kill()
 
 
 @pytest.mark.slow

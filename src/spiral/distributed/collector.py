@@ -35,8 +35,8 @@ from spiral.distributed.game_queue import GameQueue, split_stale, turn_ages
 from spiral.distributed.pool import Play, PolicyCall, Sleep, Task, WorkerHandle, WorkerPool, worker_statuses
 from spiral.distributed.rollout_worker import MakePolicy, WorkerStatus, count_tokens
 from spiral.distributed.session import import_ray
-from spiral.distributed.weights.base import WeightsHandle
-from spiral.distributed.weights.publisher import Publisher
+from spiral.distributed.weights.base import TransportContext, WeightsHandle
+from spiral.distributed.weights.registry import make_transport
 from spiral.policies import scripted_policy
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, SelfPlayConfig
@@ -62,6 +62,7 @@ class ClusterCollector:
         last_step: int | None = None,
         placements: Sequence[Any] | None = None,
         load_opponent: LoadOpponent = scripted_policy,
+        transport: TransportContext | None = None,
         sleep: bool = False,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
@@ -76,6 +77,7 @@ class ClusterCollector:
             last_step: The last step whose games are queued; None for no limit.
             placements: Ray's scheduling strategy of each worker.
             load_opponent: Makes opponents by name in every worker; picklable.
+            transport: How workers receive weights; by default as `cluster` says, for a learner on CPUs.
             sleep: Whether to put the engines to sleep after every step's games.
             meanwhile: Called while the workers start.
 
@@ -93,7 +95,8 @@ class ClusterCollector:
         # One chunk that waits to begin and one that is ending, whose finished games leave room for others.
         self._max_assigned = selfplay.in_flight + 2 * self._queue.max_chunk_games
         self._metrics = _StepMetrics()
-        self._publisher = Publisher(cluster)
+        transport = transport or TransportContext(config=cluster)
+        self._transport = make_transport(transport)
         self._calls: deque[PolicyCall] = deque()
         self._weights: WeightsHandle | None = None
         self._failure: Exception | None = None
@@ -105,6 +108,7 @@ class ClusterCollector:
             selfplay,
             seed,
             load_opponent=load_opponent,
+            transport=transport,
             return_task=self._return_task,
             placements=placements,
         )
@@ -157,15 +161,22 @@ class ClusterCollector:
         self._matchmaker.add_checkpoint(step, path)
 
     def receive_weights(self, handle: WeightsHandle) -> None:
-        """Takes new weights for the games of the next steps, and sends them to the workers where they are broadcast."""
-        start, reached = time.perf_counter() - handle.seconds, 0
-        if handle.source is not None and handle.source.device is not None:
-            reached = self._broadcast(handle)
+        """Takes new weights for the games of the next steps and delivers them while other games go on."""
+        start = time.perf_counter() - handle.seconds
         with self._changed:
+            workers = self._pool.ready
+        delivery = self._transport.deliver(handle, workers)
+        with self._changed:
+            for worker, cause in delivery.died.items():
+                self._pool.replace(worker, cause)
+            for worker, cause in delivery.stuck.items():
+                self._pool.replace_stuck(worker, cause)
+            if delivery.failures:
+                self._assign_tasks()
             self._weights = handle
             if self._cluster.schedule == "async":
                 self._pool.announce(handle)
-            self._metrics.record_publishing(time.perf_counter() - start, handle.num_bytes, reached)
+            self._metrics.record_publishing(time.perf_counter() - start, handle.num_bytes, len(delivery.reached))
 
     def call_policy(self, function: Callable[..., Any], *arguments: Any, seconds: float = CALL_SECONDS) -> Any:
         """Returns `function(policy, *arguments)`, called with the newest weights on one of the workers.
@@ -208,19 +219,6 @@ class ClusterCollector:
                 self._pool.assign(worker, task)
             self._changed.notify_all()
         self._wait(lambda: all(task.done for task in tasks))
-
-    def _broadcast(self, handle: WeightsHandle) -> int:
-        """Broadcasts weights to the ready workers while games go on; returns how many have received them."""
-        with self._changed:
-            workers = self._pool.ready
-        outcome = self._publisher.publish(handle, workers)
-        with self._changed:
-            for worker, cause in outcome.lost.items():
-                self._pool.replace(worker, cause)
-            for worker, cause in outcome.stuck.items():
-                self._pool.replace_stuck(worker, cause)
-            self._assign_tasks()
-        return len(outcome.reached)
 
     def _newest(self) -> WeightsHandle:
         if self._weights is None:

@@ -28,7 +28,7 @@ from spiral.distributed.session import (
     set_up_error,
     stacks_of,
 )
-from spiral.distributed.weights.base import WeightsHandle
+from spiral.distributed.weights.base import TransportContext, WeightsHandle
 from spiral.games.failures import UserCodeError
 from spiral.rollout.matchmaking import LoadOpponent, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
@@ -174,6 +174,7 @@ class WorkerPool:
         seed: int,
         *,
         load_opponent: LoadOpponent,
+        transport: TransportContext,
         return_task: Callable[[Task], None],
         placements: Sequence[Any] | None = None,
     ) -> None:
@@ -185,6 +186,7 @@ class WorkerPool:
             selfplay: The games of a step.
             seed: The seed of the run.
             load_opponent: Makes opponents by name; picklable.
+            transport: How workers receive weights.
             return_task: Called with every unfinished task of a lost worker.
             placements: Ray's scheduling strategy of each worker.
         """
@@ -194,7 +196,7 @@ class WorkerPool:
             selfplay,
             seed,
             max(1, int(config.cpus_per_worker)),
-            config.worker_seconds,
+            transport,
             load_opponent,
         )
         self._return_task = return_task

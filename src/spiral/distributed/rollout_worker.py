@@ -1,12 +1,12 @@
 """A process that plays games: the objects of a run in one process, behind a Ray actor's methods.
 
     worker = create_worker(0, config)
-    ray.get(worker.set_up.remote(make_policy, selfplay_config, seed, threads=1, wait_seconds=600.0))
+    ray.get(worker.set_up.remote(make_policy, selfplay_config, seed, threads=1, transport=context))
     worker.play.options(concurrency_group=CHUNKS).remote(step, indices, weights)
 
 Everything that uses the policy happens in one thread (`rollout_thread.py`). Calls of `play` wait for it, several at a
 time (`CHUNKS`). `announce_weights`, `stacks` and `status` run in another thread (`CONTROL`) and answer while games are
-under way; so does `receive_weights` (`WEIGHTS`), which does not touch the policy.
+under way; so does `call_transport` (`WEIGHTS`), which does not touch the policy.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ from typing import Any
 from spiral.core.records import Episode
 from spiral.distributed.game_queue import describe_games
 from spiral.distributed.rollout_thread import LAST, FreshPolicy, RolloutThread
-from spiral.distributed.session import CONTROL, import_ray, thread_stacks
-from spiral.distributed.weights.base import WeightsHandle
-from spiral.distributed.weights.broadcast import Meeting
-from spiral.distributed.weights.fetch import fetch
-from spiral.distributed.weights.sync import WEIGHTS, Receiver
+from spiral.distributed.session import import_ray, thread_stacks
+from spiral.distributed.weights.base import WEIGHT_GROUPS, TransportContext, WeightReceiver, WeightsHandle
+from spiral.distributed.weights.registry import make_transport
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import scripted_policy
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
@@ -69,9 +67,8 @@ class RolloutWorker:
         self._in_flight = 0
         self._matchmaker: Matchmaker | None = None
         self._thread = RolloutThread(self._load)
-        self._receiver = Receiver()
+        self._receiver: WeightReceiver | None = None
         self._version: int | None = None
-        self._wait_seconds = 0.0
         self._doing = "waiting for setup"
         self._under_way: dict[int, int] = {}
         self._games = 0
@@ -85,7 +82,7 @@ class RolloutWorker:
         config: SelfPlayConfig,
         seed: int,
         threads: int,
-        wait_seconds: float,
+        transport: TransportContext,
         load_opponent: LoadOpponent = scripted_policy,
     ) -> None:
         """Makes the policy.
@@ -95,10 +92,10 @@ class RolloutWorker:
             config: The games of a step.
             seed: The seed of the run.
             threads: Threads of torch.
-            wait_seconds: Timeout for getting weights.
+            transport: How to receive weights.
             load_opponent: Makes opponents by name.
         """
-        self._wait_seconds = wait_seconds
+        self._receiver = make_transport(transport).receiver()
         self._thread.call(lambda: self._set_up(make_policy, config, seed, threads, load_opponent))
 
     def play(
@@ -158,9 +155,9 @@ class RolloutWorker:
         """Makes newer weights known; games that are played with the newest load them between turns."""
         self._thread.announce(weights)
 
-    def receive_weights(self, version: int, meeting: Meeting) -> str | None:
-        """Receives a broadcast, to be loaded before the games that need it; returns the error, or None."""
-        return self._receiver.receive(version, meeting)
+    def call_transport(self, method: str, *arguments: Any) -> Any:
+        """Calls a method of this worker's side of the weight transport."""
+        return getattr(self._receiver, method)(*arguments)
 
     def stacks(self) -> str:
         """The Python stack of every thread of this process."""
@@ -209,7 +206,8 @@ class RolloutWorker:
         self._doing = f"loading weights of version {weights.version}"
         start = time.perf_counter()
         self._version = None
-        fetch(weights, self._receiver, self._wait_seconds, self._policy.load_weights)
+        assert self._receiver is not None
+        self._receiver.receive(weights, self._policy.load_weights)
         self._version = weights.version
         self._load_seconds += time.perf_counter() - start
         self._doing = ""
@@ -232,7 +230,7 @@ def create_worker(number: int, config: ClusterConfig, placement: Any = "SPREAD")
         num_cpus=config.cpus_per_worker,
         num_gpus=config.gpus_per_worker,
         max_restarts=0,  # the pool replaces workers, since it knows what was assigned to them
-        concurrency_groups={CONTROL: 1, WEIGHTS: 1, CHUNKS: MAX_CHUNKS},
+        concurrency_groups=WEIGHT_GROUPS | {CHUNKS: MAX_CHUNKS},
     )(RolloutWorker)
     return actor_class.options(scheduling_strategy=placement).remote(number)
 

@@ -24,6 +24,7 @@ from spiral.distributed.learner import ClusterLearner
 from spiral.distributed.placement import gpus_per_rank, placed
 from spiral.distributed.session import cluster_session
 from spiral.distributed.status import STATUS_FILE, status_written
+from spiral.distributed.weights.base import TransportContext
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import Weights, load_for_engine, make_policy
 from spiral.models.loading import load_language_model, model_directory
@@ -134,7 +135,8 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
         again = f"to resume: spiral train --resume --run-dir {shlex.quote(str(path))}"
         resources.enter_context(cluster_session(recipe.cluster, again))
         placement = resources.enter_context(placed(recipe.cluster, gpus_per_rank(recipe.model.device)))
-        learner = ClusterLearner(recipe, recipe.cluster, checkpoint, placement=placement, dtype=dtype)
+        transport = TransportContext(config=recipe.cluster, dtype=dtype, rank_gpus=min(placement.rank_gpus))
+        learner = ClusterLearner(recipe, transport, checkpoint, placement=placement)
         resources.callback(learner.close)
         collector = resources.enter_context(
             ClusterCollector(
@@ -146,6 +148,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 last_step=recipe.run.steps,
                 placements=placement.workers,
                 load_opponent=PolicyCache(recipe.model.device),
+                transport=transport,
                 sleep=recipe.engine.sleep,
                 meanwhile=learner.wait,
             )

@@ -23,6 +23,7 @@ from spiral.core.stopping import handlers_kept
 from spiral.distributed.ray_private import loopback_only, own_processes, redirect_prints
 from spiral.distributed.ray_watch import watched
 from spiral.runs.cluster import ClusterConfig
+from spiral.training.process_group import LOOPBACK, GroupError
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,11 @@ def cluster_session(config: ClusterConfig, advice: str = "start it again") -> It
             ray.shutdown()
 
 
+def own_address(local: bool) -> str:
+    """The address at which other processes reach this one; the loopback address where all are on one machine."""
+    return LOOPBACK if local else str(import_ray().util.get_node_ip_address())
+
+
 def thread_stacks() -> str:
     """The Python stack of every thread of this process except the calling one."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -137,6 +143,21 @@ def error_reason(error: Any) -> str:
     if not first:
         return type(error).__name__
     return f"{type(error).__name__}: {first[0].split(' Some common causes')[0].rstrip('.')}"
+
+
+def learner_failure(rank: int, ref: Any, method: str) -> Exception | None:
+    """The exception to raise for a learner worker's answer: its own error, or that it is lost; None for a result."""
+    ray = import_ray()
+    try:
+        ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, GroupError) or not isinstance(cause, Exception):
+            return LearnerLostError(f"learner worker {rank} failed at {method}: {error_reason(error)}")
+        return cause
+    except ray.exceptions.RayError as error:
+        return LearnerLostError(f"learner worker {rank} died at {method}: {error_reason(error)}")
+    return None
 
 
 def set_up_error(worker: object, error: Any) -> Exception:

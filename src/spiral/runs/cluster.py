@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from spiral.core.plugins import names
 from spiral.core.settings import Section
 
 Schedule = Literal["sync", "overlap", "async"]
-Publish = Literal["auto", "object_store", "broadcast", "ipc"]
+WEIGHT_TRANSPORTS = ("object_store", "broadcast", "ipc")
+"""Built-in ways of publishing weights (`spiral.distributed.weights`)."""
 
 
 class ClusterConfig(Section):
@@ -25,10 +27,12 @@ class ClusterConfig(Section):
     max_staleness: int = Field(
         1, ge=0, description="Updates that a turn may be behind when it is learned from; older ones are dropped."
     )
-    publish: Publish = Field(
+    publish: str = Field(
         "auto",
-        description="How weights travel: 'object_store', 'broadcast', 'ipc' (in the learner's memory), or 'auto'.",
+        description="How weights travel: 'object_store', 'broadcast', 'ipc' (in the learner's memory), or 'auto'; or"
+        " 'module:Class' for a transport of your own.",
     )
+    publish_options: dict[str, object] = Field({}, description="Options of the weight transport.")
     address: str = Field(
         "local", description="'local' starts a Ray on this machine and ends it; 'auto' or 'host:port' joins one."
     )
@@ -46,6 +50,14 @@ class ClusterConfig(Section):
     object_store_gib: float = Field(
         0.0, ge=0, description="Shared memory for weights and games of a local Ray; 0: Ray's choice, 30% of the memory."
     )
+
+    @field_validator("publish")
+    @classmethod
+    def _known_transport(cls, name: str) -> str:
+        known = ("auto", *names("weight_transports", dict.fromkeys(WEIGHT_TRANSPORTS)))
+        if name not in known and ":" not in name:
+            raise ValueError(f"got {name!r}; expected one of {', '.join(known)}, or 'module:Class'")
+        return name
 
     @model_validator(mode="after")
     def _ahead_of_the_learner(self) -> Self:

@@ -91,7 +91,7 @@ def join_group(
     except RuntimeError as error:
         leave_group()
         raise GroupError(
-            f"rank {rank} of {world_size} could not join the group at {address}:{port}: {_line(error)}"
+            f"rank {rank} of {world_size} could not join the group at {address}:{port}: {first_line(error)}"
         ) from error
 
 
@@ -120,7 +120,7 @@ def at_work(what: str) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, GroupError) or not _is_of_transport(error):
             raise
-        message = f"{_whereabouts(what)}: {_line(error)}"
+        message = f"{_whereabouts(what)}: {first_line(error)}"
         _leave_word(f"{what}, and gave up", next_place=False)
         raise GroupError(message) from error
 
@@ -140,7 +140,7 @@ def _store(rank: int, world_size: int, address: str, port: int, limit: timedelta
     except RuntimeError as error:
         raise GroupError(
             f"rank {rank} of {world_size} waited {limit.total_seconds():g} s for rank 0 to listen at {address}:{port}:"
-            f" {_line(error)}"
+            f" {first_line(error)}"
         ) from error
 
 
@@ -157,7 +157,7 @@ def meet(store: Any, rank: int, world_size: int, place: str, limit: timedelta) -
         )
         if missing is None:
             raise GroupError(
-                f"rank {rank} of {world_size} lost rank 0 at {place} while the ranks were joining: {_line(error)}"
+                f"rank {rank} of {world_size} lost rank 0 at {place} while the ranks were joining: {first_line(error)}"
             ) from error
         raise GroupError(
             f"rank {rank} of {world_size} waited {limit.total_seconds():g} s for {ranks_named(missing)} to join at"
@@ -252,7 +252,7 @@ def _within(seconds: float, ask: Callable[[], Any]) -> Any:
     return answers[0] if answers else None
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """What a torch error says, without the place in the C++ code before it and the advice and stack traces after."""
     first = str(error).strip().partition("\n")[0].partition(". This is typically")[0]
     return re.sub(r"^\[\S*\] ", "", first)

@@ -1,178 +1,215 @@
-"""Weights on their way from the learner to the rollout workers: arrays for the object store, buckets of bytes else.
+"""The interface of a weight transport: named tensors with a version, from the learner to the rollout workers.
 
-As numpy arrays in Ray's object store they are mapped, not copied, by every reader on a machine; torch tensors would be
-pickled, which takes some ten times as long. numpy has no bfloat16: such a tensor travels as the uint16 numbers with the
-same bits. For a broadcast (`weight_sync.py`), or for others to read (`sharing.py`), they lie end to end in a few large
-buckets of bytes, since many small messages are slower than a few large ones.
+    each learner rank      transport.sender(rank).send(version, weights)      -> size and payload
+    the driver             transport.connect(ranks), transport.deliver(handle, workers)
+    each rollout worker    transport.receiver().receive(handle, load)
+
+Every process makes the transport for itself from the same `TransportContext` (`registry.make_transport`). A transport
+that only moves a payload needs a sender and a receiver; `connect` and `deliver` are for those whose processes talk to
+one another. Senders and receivers live in Ray actors, and `call` reaches their methods from other processes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-BUCKET_BYTES = 64 * 2**20
-"""A bucket is full when it holds so much; the last weight in it may lead beyond."""
-ALIGNMENT = 16
-"""Bytes; any dtype can be read at a multiple of it."""
+from spiral.distributed.session import CONTROL, ClusterError, LearnerLostError, error_reason, import_ray
+from spiral.runs.cluster import ClusterConfig
+
+WEIGHTS = "weights"
+"""Concurrency group of actor methods that move weights, beside those that play or learn."""
+WEIGHT_GROUPS = {CONTROL: 1, WEIGHTS: 1}
+"""Concurrency groups that an actor with a sender or receiver needs, with their threads."""
+
+NamedTensors = Iterable[tuple[str, Tensor]]
+Load = Callable[[NamedTensors, int], None]
+"""Puts weights of a version into a policy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PackedWeights:
-    """Every parameter by name as a numpy array; `bfloat16` names those that hold the bits of that type."""
+class TransportContext:
+    """What a transport is made from; the same in every process of a run."""
 
-    arrays: dict[str, NDArray[Any]]
-    bfloat16: frozenset[str]
-
-    @property
-    def num_bytes(self) -> int:
-        """What travels."""
-        return sum(array.nbytes for array in self.arrays.values())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """Who keeps weights that are not in the object store, and puts a copy there when asked."""
-
-    actor: Any
-    """An actor with the methods of `LearnerWorker`: rank 0 of the learner."""
-    device: str | None
-    """Between what kind of devices the actor broadcasts: "cpu" or "cuda"; None: it does not."""
-    lenders: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Ranks of the learner by the places (`sharing.own_places`) where their memory can be read."""
+    config: ClusterConfig
+    dtype: torch.dtype | None = None
+    """The type that weights are sent in; None for their own."""
+    rank_gpus: float = 0.0
+    """GPUs of a learner rank, beside a rollout worker's share of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightsHandle:
-    """Weights by their version, and where to get them: `ref`, or where that is None, `source`.
-
-    The process that asked for an object in the store owns it, and it is lost with its owner: a learner actor does best
-    to return its `PackedWeights` from a method, so that they belong to the driver.
-    """
+    """A published version of the weights, and what a receiver needs to get them."""
 
     version: int
     """Updates that the weights have seen."""
-    ref: Any = None
-    """A Ray reference to `PackedWeights`."""
-    source: Source | None = None
+    payload: Any = None
+    """Ray reference to what rank 0's sender returned. The driver owns the object, so it outlives the learner."""
+    peers: Any = None
+    """What `WeightTransport.connect` returned, such as the actors that receivers can ask."""
     num_bytes: int = 0
-    """0 where it is not known."""
+    """0 where the size is not known."""
     seconds: float = 0.0
-    """What it took to make them ready for the way."""
+    """Time that the learner took to publish them."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Slot:
-    """Where a parameter lies in `FlatWeights`."""
+class WeightSender(ABC):
+    """The side of a transport in one rank of the learner."""
 
-    name: str
-    dtype: str
-    """For example "bfloat16"."""
-    shape: tuple[int, ...]
-    bucket: int
-    offset: int
-    """In bytes."""
+    @abstractmethod
+    def send(self, version: int, weights: NamedTensors) -> tuple[int, Any]:
+        """Makes weights available to receivers.
+
+        Args:
+            version: Updates that the weights have seen.
+            weights: The parameters by name. Every rank has to iterate over all of them, since they are gathered
+                collectively.
+
+        Returns:
+            The size in bytes and a picklable payload; those of rank 0 are used.
+        """
+
+    def close(self) -> None:
+        """Releases connections; there are none by default."""
+        return
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FlatWeights:
-    """Every parameter's bytes, end to end in buckets."""
+class IdleSender(WeightSender):
+    """Sends nothing, for ranks that a transport does not use."""
 
-    slots: tuple[Slot, ...]
-    buckets: tuple[Tensor, ...]
-    """Of uint8, one dimension."""
+    def send(self, version: int, weights: NamedTensors) -> tuple[int, Any]:
+        """Iterates over the weights, which takes part in gathering them."""
+        for _ in weights:
+            pass
+        return 0, None
+
+
+class WeightReceiver(ABC):
+    """The side of a transport in one rollout worker."""
+
+    @abstractmethod
+    def receive(self, handle: WeightsHandle, load: Load) -> None:
+        """Gets weights and calls `load(named, version)`, again if what was read changed meanwhile.
+
+        Raises:
+            RuntimeError: they do not come in time, or are kept no longer.
+            LearnerLostError: the process that keeps them has ended.
+        """
+
+    def close(self) -> None:
+        """Releases connections; there are none by default."""
+        return
+
+
+class Destination(Protocol):
+    """A rollout worker to deliver weights to."""
+
+    actor: Any
+
+
+DestinationT = TypeVar("DestinationT", bound=Destination)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Delivery(Generic[DestinationT]):
+    """Result of delivering one version to the workers."""
+
+    reached: list[DestinationT] = dataclasses.field(default_factory=list)
+    """Workers that have received the weights."""
+    missed: dict[DestinationT, str] = dataclasses.field(default_factory=dict)
+    """Healthy workers that missed the weights, with the reason."""
+    died: dict[DestinationT, str] = dataclasses.field(default_factory=dict)
+    """Workers whose process ended, with the reason."""
+    stuck: dict[DestinationT, str] = dataclasses.field(default_factory=dict)
+    """Workers that did not answer, with the reason."""
 
     @property
-    def num_bytes(self) -> int:
-        """What travels."""
-        return sum(len(bucket) for bucket in self.buckets)
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The parameters by name. They share memory with the buckets and are only to be read."""
-        for slot in self.slots:
-            dtype = getattr(torch, slot.dtype)
-            end = slot.offset + math.prod(slot.shape) * dtype.itemsize
-            yield slot.name, self.buckets[slot.bucket][slot.offset : end].view(dtype).reshape(slot.shape)
-
-    def on(self, device: str, copy: bool = False) -> FlatWeights:
-        """The same there; in the same memory where they are there already, unless `copy` says otherwise."""
-        return dataclasses.replace(self, buckets=tuple(bucket.to(device, copy=copy) for bucket in self.buckets))
-
-    def layout(self, version: int) -> str:
-        """All but the bytes, for `parse_layout`."""
-        slots = [dataclasses.astuple(slot) for slot in self.slots]
-        return json.dumps({"version": version, "slots": slots, "sizes": [len(bucket) for bucket in self.buckets]})
+    def failures(self) -> dict[DestinationT, str]:
+        """All workers without the weights, with the reason."""
+        return self.missed | self.died | self.stuck
 
 
-def parse_layout(text: str) -> tuple[int, tuple[Slot, ...], list[int]]:
-    """The version, the slots and the buckets' sizes in bytes."""
-    layout = json.loads(text)
-    slots = tuple(
-        Slot(name=name, dtype=dtype, shape=tuple(shape), bucket=bucket, offset=offset)
-        for name, dtype, shape, bucket, offset in layout["slots"]
-    )
-    return layout["version"], slots, layout["sizes"]
+class LearnerRanks(Protocol):
+    """The ranks of the learner, whose senders a transport connects."""
+
+    @property
+    def actors(self) -> Sequence[Any]:
+        """The actors, by rank."""
+        ...
+
+    def call_senders(self, method: str, *arguments: Any, ranks: Sequence[int] | None = None) -> list[Any]:
+        """Calls a method of the senders of all ranks, or of some; returns their results.
+
+        Raises:
+            LearnerLostError: a rank died or does not answer.
+        """
+        ...
 
 
-def flatten(
-    weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None, bucket_bytes: int = BUCKET_BYTES
-) -> FlatWeights:
-    """A copy of weights as bytes, on their device, in `dtype` where one is given."""
-    slots: list[Slot] = []
-    buckets: list[Tensor] = []
-    parts: list[Tensor] = []
-    filled = 0
-    for name, tensor in weights:
-        plain = tensor.detach().to(dtype or tensor.dtype).contiguous()
-        kind = str(plain.dtype).removeprefix("torch.")
-        slots.append(Slot(name=name, dtype=kind, shape=tuple(plain.shape), bucket=len(buckets), offset=filled))
-        data = plain.reshape(-1).view(torch.uint8)
-        parts.append(torch.nn.functional.pad(data, (0, -len(data) % ALIGNMENT)))
-        filled += len(parts[-1])
-        if filled >= bucket_bytes:
-            buckets.append(torch.cat(parts))
-            parts, filled = [], 0
-    if parts:
-        buckets.append(torch.cat(parts))
-    return FlatWeights(slots=tuple(slots), buckets=tuple(buckets))
+class WeightTransport(ABC):
+    """Moves weights from the learner to the rollout workers; made by its name in `cluster.publish`."""
+
+    def __init__(self, context: TransportContext) -> None:
+        self.context = context
+
+    @abstractmethod
+    def sender(self, rank: int) -> WeightSender:
+        """Makes the side of learner rank `rank`; called once in its process."""
+
+    @abstractmethod
+    def receiver(self) -> WeightReceiver:
+        """Makes the side of a rollout worker; called once in its process."""
+
+    def connect(self, ranks: LearnerRanks) -> Any:
+        """Called in the driver when the ranks have loaded the model; returns the `peers` of every handle."""
+        return None
+
+    def deliver(self, handle: WeightsHandle, workers: Sequence[DestinationT]) -> Delivery[DestinationT]:
+        """Called in the driver with every new version; by default receivers get weights when they need them.
+
+        Args:
+            handle: The new version.
+            workers: The workers that are ready.
+
+        Returns:
+            Which workers have the weights already, and which have to be replaced.
+        """
+        return Delivery()
 
 
-def refill(flat: FlatWeights, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> FlatWeights:
-    """Writes weights into these buckets, which `flatten` has made of others with the same names, shapes and types."""
-    for (name, tensor), (place_name, place) in zip(weights, flat.tensors(), strict=True):
-        given = (name, tensor.shape, dtype or tensor.dtype)
-        assert given == (place_name, place.shape, place.dtype), (given, place_name, place.shape, place.dtype)
-        place.copy_(tensor.detach())
-    return flat
+def call(actor: Any, method: str, *arguments: Any, group: str = WEIGHTS) -> Any:
+    """Calls a method of an actor's sender or receiver in a concurrency group; returns a Ray reference."""
+    return actor.call_transport.options(concurrency_group=group).remote(method, *arguments)
 
 
-def pack(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> PackedWeights:
-    """Weights as arrays, in `dtype` where one is given: sampling in bfloat16 needs no more than that."""
-    arrays: dict[str, NDArray[Any]] = {}
-    bfloat16: set[str] = set()
-    for name, tensor in weights:
-        plain = tensor.detach().to(dtype=dtype or tensor.dtype, device="cpu").contiguous()
-        if plain.dtype == torch.bfloat16:
-            bfloat16.add(name)
-            plain = plain.view(torch.uint16)
-        arrays[name] = plain.numpy()
-    return PackedWeights(arrays=arrays, bfloat16=frozenset(bfloat16))
+def wait_for(ref: Any, seconds: float, what: str, keeper: str | None) -> Any:
+    """Waits in a receiver for the object of a Ray reference.
 
+    Args:
+        ref: The reference.
+        seconds: Timeout.
+        what: Describes the object in errors.
+        keeper: The process that makes it, or None where the object exists.
 
-def unpack(packed: PackedWeights) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of `pack`, bit for bit. They share memory with the arrays and are only to be read."""
-    for name, array in packed.arrays.items():
-        # Arrays out of the object store cannot be written, of which torch warns; nobody writes to these.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            tensor = torch.from_numpy(np.atleast_1d(array)).reshape(array.shape)
-        yield name, tensor.view(torch.bfloat16) if name in packed.bfloat16 else tensor
+    Raises:
+        RuntimeError: the timeout is over, or the keeper failed.
+        LearnerLostError: the keeper has ended.
+    """
+    ray = import_ray()
+
+    try:
+        return ray.get(ref, timeout=seconds)
+    except ray.exceptions.GetTimeoutError as error:
+        raise RuntimeError(f"waited {seconds:g} s for {what}") from error
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, ClusterError) else RuntimeError(error_reason(error)) from error
+    except ray.exceptions.RayError as error:
+        if keeper is None:
+            raise
+        raise LearnerLostError(f"{keeper} died before it could give {what}: {error_reason(error)}") from error

@@ -1,8 +1,12 @@
 """Weights by broadcast: the same bits as through the object store, whoever is late, stopped, killed or replaced."""
 
+import dataclasses
 import logging
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,15 +14,22 @@ from functools import partial
 import pytest
 import torch
 
-from distributed_keeper import gloo_threads, handle, keeper
+from distributed_keeper import context, gloo_threads, handle, keeper
 from distributed_policies import VOCABULARY, coin, nano_policy, trapped, weights
-from distributed_session import GAMES, cluster, facts, one_process, small_ray, stored, versions
+from distributed_session import GAMES, cluster, facts, one_process, small_ray, versions
 from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.session import LearnerLostError
-from spiral.distributed.weights import publisher as publishing
-from spiral.distributed.weights.base import flatten, pack, unpack
-from spiral.distributed.weights.broadcast import Meeting
-from spiral.distributed.weights.sync import Receiver, Sender, broadcast_device, way
+from spiral.distributed.weights.base import TransportContext
+from spiral.distributed.weights.broadcast import (
+    MAX_FAILED_BROADCASTS,
+    BroadcastReceiver,
+    BroadcastSender,
+    Meeting,
+    broadcast_device,
+)
+from spiral.distributed.weights.kept import flatten
+from spiral.distributed.weights.object_store import pack, unpack
+from spiral.distributed.weights.registry import transport_name
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.directory import read_metrics
 from tests.distributed import test_cluster_runs as runs
@@ -73,14 +84,14 @@ def meetings(size, place, generation=1, seconds=20.0):
 @pytest.fixture
 def party():
     """A sender, three receivers, and how to let them meet: each in a thread of its own."""
-    sender, receivers = Sender(), [Receiver() for _ in range(3)]
-    place = sender.meeting_place(True, 20.0)
+    sender, receivers = BroadcastSender(context(2)), [BroadcastReceiver(20.0) for _ in range(3)]
+    place = sender.open_store(True, 20.0)
     with ThreadPoolExecutor(4) as threads:
 
         def meet(version, present=(0, 1, 2), size=None, **options):
             told = meetings(size or len(present) + 1, place, **options)
-            calls = [threads.submit(sender.send, version, told[0])]
-            calls += [threads.submit(receivers[n].receive, version, told[i]) for i, n in enumerate(present, 1)]
+            calls = [threads.submit(sender.broadcast, version, told[0])]
+            calls += [threads.submit(receivers[n].stage, version, told[i]) for i, n in enumerate(present, 1)]
             return calls
 
         yield sender, receivers, meet
@@ -97,7 +108,8 @@ def test_what_is_received_is_what_was_sent(party, dtype):
     sender, receivers, meet = party
     group = torch.distributed.is_initialized()  # a learner of before may have made one
     for version in (4, 5, 6):
-        sender.keep(version, [(name, tensor + version) for name, tensor in SOME.items()], dtype, keep=1)
+        sender._dtype = dtype
+        sender.send(version, [(name, tensor + version) for name, tensor in SOME.items()])
         assert answers(meet(version)) == [None] * 4
     for receiver in receivers:
         assert receiver.take(4) is None  # two are kept
@@ -110,7 +122,7 @@ def test_what_is_received_is_what_was_sent(party, dtype):
 
 def test_groups_come_and_go_and_leave_no_threads(party):
     sender, _, meet = party
-    sender.keep(0, SOME.items(), None, keep=1)
+    sender.send(0, SOME.items())
     answers(meet(0))
     before = gloo_threads()
     for generation in range(2, 8):
@@ -122,53 +134,83 @@ def test_groups_come_and_go_and_leave_no_threads(party):
 
 def test_who_does_not_come_is_waited_for_so_long_and_named(party):
     sender, receivers, meet = party
-    sender.keep(0, SOME.items(), None, keep=1)
+    sender.send(0, SOME.items())
     begun = time.monotonic()
     assert answers(meet(0, (0,), size=3, seconds=1.0)) == ["waited 1 s for rank 2 to come"] * 2
     assert 1 <= time.monotonic() - begun < 5
     # Who knows better says so, and nobody waits.
     calls = meet(0, (0,), size=3, generation=2, seconds=60.0)
     sender.abandon(2)
-    assert answers(calls) == ["somebody else could not come"] * 2
+    assert answers(calls) == ["another process could not come"] * 2
     assert receivers[0].take(0) is None
     assert answers(meet(0, generation=3)) == [None] * 4
 
 
 def test_who_leaves_is_noticed_at_once(party):
     sender, receivers, meet = party
-    sender.keep(0, SOME.items(), None, keep=2)
+    sender.send(0, SOME.items())
     assert answers(meet(0)) == [None] * 4
     receivers[1].close()
-    sender.keep(1, SOME.items(), None, keep=2)
+    sender.send(1, SOME.items())
     begun = time.monotonic()
     calls = meet(1, (0, 2), size=4, seconds=60.0)
     assert any("peer" in fault for fault in answers(calls) if fault)
     assert time.monotonic() - begun < 10
-    sender.keep(2, SOME.items(), None, keep=2)
+    sender.send(2, SOME.items())
     assert answers(meet(2, generation=2)) == [None] * 4
 
 
 def test_another_version_than_the_one_expected_is_not_taken(party):
     sender, receivers, _ = party
-    sender.keep(3, SOME.items(), None, keep=1)
-    told = meetings(2, sender.meeting_place(True, 20.0))
+    sender.send(3, SOME.items())
+    told = meetings(2, sender.open_store(True, 20.0))
     with ThreadPoolExecutor(1) as thread:
-        sending = thread.submit(sender.send, 3, told[0])
-        assert receivers[0].receive(4, told[1]) == "got weights of version 3; expected version 4"
+        sending = thread.submit(sender.broadcast, 3, told[0])
+        assert receivers[0].stage(4, told[1]) == "got weights of version 3; expected version 4"
         sending.result(timeout=60)
     assert receivers[0].take(3) is receivers[0].take(4) is None
 
 
 def test_auto_reads_on_a_shared_gpu_and_broadcasts_between_others():
-    ways = ("object_store", "broadcast", "ipc")
+    def found(config, rank_gpus):
+        return transport_name(TransportContext(config=config, rank_gpus=rank_gpus))
+
+    names = ("object_store", "broadcast", "ipc")
     auto = {gpus: ClusterConfig(gpus_per_worker=gpus, rollout_workers=2) for gpus in (0, 0.5, 1)}
-    assert [way(config, 1.0) for config in auto.values()] == ["object_store", "ipc", "broadcast"]
-    assert [way(config, 0.5) for config in auto.values()] == ["object_store", "ipc", "object_store"]
-    assert [way(config, 0.0) for config in auto.values()] == ["object_store"] * 3
-    said = [config.model_copy(update={"publish": name}) for config in auto.values() for name in ways]
-    assert [way(config, gpus) for gpus in (0.0, 1.0) for config in said] == list(ways) * 6
-    assert [broadcast_device(config, 1.0) for config in auto.values()] == ["cpu", "cpu", "cuda"]
-    assert {broadcast_device(config, 0.0) for config in auto.values()} == {"cpu"}
+    assert [found(config, 1.0) for config in auto.values()] == ["object_store", "ipc", "broadcast"]
+    assert [found(config, 0.5) for config in auto.values()] == ["object_store", "ipc", "object_store"]
+    assert [found(config, 0.0) for config in auto.values()] == ["object_store"] * 3
+    chosen = [config.model_copy(update={"publish": name}) for config in auto.values() for name in names]
+    assert [found(config, gpus) for gpus in (0.0, 1.0) for config in chosen] == list(names) * 6
+    for gpus, devices in ((1.0, ["cpu", "cpu", "cuda"]), (0.0, ["cpu"] * 3)):
+        contexts = [TransportContext(config=config, rank_gpus=gpus) for config in auto.values()]
+        assert [broadcast_device(each) for each in contexts] == devices
+
+
+GPU_RECEIVER = """
+import dataclasses, pickle, sys, torch
+from spiral.distributed.weights.broadcast import BroadcastReceiver
+torch.cuda.set_device(1)
+receiver = BroadcastReceiver(60.0)
+assert receiver.stage(1, pickle.loads(bytes.fromhex(sys.argv[1]))) is None
+((_, weight),) = receiver.take(1).tensors()
+assert torch.equal(weight, torch.arange(1000.0))
+"""
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL needs a GPU for each process")
+def test_weights_are_broadcast_between_gpus():
+    sender = BroadcastSender(context(1))
+    address, port = sender.open_store(True, 60.0)
+    meeting = Meeting(
+        generation=1, rank=0, size=2, address=address, port=port, local=True, device="cuda", seconds=60.0
+    )  # fmt: skip
+    told = pickle.dumps(dataclasses.replace(meeting, rank=1)).hex()
+    sender.send(1, [("weight", torch.arange(1000.0, device="cuda"))])
+    with subprocess.Popen([sys.executable, "-c", GPU_RECEIVER, told]) as receiver:
+        assert sender.broadcast(1, meeting) is None
+        assert receiver.wait(60) == 0
+    sender.close()
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +220,9 @@ def session():
 
 
 def collector(make_policy, vocabulary=VOCABULARY, **settings):
-    return ClusterCollector(make_policy, GAMES, 3, cluster(**settings), vocabulary=vocabulary)
+    return ClusterCollector(
+        make_policy, GAMES, 3, cluster(**{"publish": "broadcast", **settings}), vocabulary=vocabulary
+    )
 
 
 def bits(policy):
@@ -189,15 +233,13 @@ def bits(policy):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("session", "one_thread")
-def test_a_model_gets_the_same_bits_either_way():
+def test_a_model_gets_the_bits_that_were_broadcast():
     policy = nano_policy()
     named = [(name, weight.detach() + 0.002) for name, weight in policy.model.named_parameters()]
     actor = keeper()
     with collector(nano_policy, vocabulary=policy.model.config.vocab_size, rollout_workers=1) as played:
-        for version, (dtype, way) in enumerate((d, w) for d in (None, torch.bfloat16) for w in ("sent", "put")):
-            sent = way == "sent"
-            given = handle(actor, version, named=named, dtype=dtype) if sent else stored(named, version, dtype)
-            played.receive_weights(given)
+        for version, dtype in enumerate((None, torch.bfloat16)):
+            played.receive_weights(handle(actor, version, named=named, dtype=dtype))
             found, acted, distributed = played.call_policy(bits)
             assert (acted, distributed) == (version, False)
             assert found.keys() == dict(named).keys()
@@ -209,7 +251,7 @@ def asked(actor):
     """Copies that somebody asked for."""
     import ray
 
-    return ray.get(actor.asked_for.remote())
+    return ray.get(actor.copies_made.remote())
 
 
 def both_ready(played):
@@ -260,7 +302,7 @@ def test_a_worker_killed_in_a_broadcast_changes_nothing(caplog, when):
         assert played.metrics()["cluster/restarts"] == 1
         failed, replaced = told(caplog)
     assert len(failed) == len(replaced) == 1
-    assert "the others take them from the object store" in failed[0]
+    assert "the others get them through the object store" in failed[0]
     assert "died while weights were sent: ActorDiedError" in replaced[0]
 
 
@@ -285,8 +327,8 @@ def test_a_stopped_worker_is_waited_for_so_long_and_replaced(caplog):
         failed, replaced = told(caplog)
         assert not alive(pids[0])
     assert len(failed) == len(replaced) == 1
-    assert "did not say within 5 s that it has new weights" in failed[0]
-    assert "did not say within 5 s that it has new weights. It is replaced" in replaced[0]
+    assert "did not confirm new weights within 5 s" in failed[0]
+    assert "did not confirm new weights within 5 s. It is replaced" in replaced[0]
 
 
 def alive(pid):
@@ -343,14 +385,14 @@ def test_what_the_learner_took_with_it_is_its_loss_and_no_worker_s():
     actor = keeper()
     with collector(coin, rollout_workers=1) as played:
         given = handle(actor, 0)
-        played._publisher._in_vain = 99  # nothing is sent
+        played._transport._failed_broadcasts = 99  # nothing is sent
         played.receive_weights(given)
         ray.kill(actor)
         with pytest.raises(LearnerLostError, match="learner worker 0 died before it could give weights of version 0"):
             played.collect(1)
         assert len(played.statuses()) == 1
-        played._publisher._in_vain = 0
-        with pytest.raises(LearnerLostError, match="learner worker 0 died at broadcast_place"):
+        played._transport._failed_broadcasts = 0
+        with pytest.raises(LearnerLostError, match="learner worker 0 died at open_store"):
             played.receive_weights(given)
 
 
@@ -366,9 +408,9 @@ def test_broadcasts_that_reach_nobody_are_given_up(caplog):
             assert one_step(played, step, handle(actor, step - 1)) == 0
         failed, replaced = told(caplog)
     assert replaced == []
-    assert len(failed) == publishing.ATTEMPTS == 3
-    assert "somebody else could not come; learner worker 0: the network is down" in failed[0]
-    assert failed[-1].endswith("as all will from now on, after 3 broadcasts that reached nobody")
+    assert len(failed) == MAX_FAILED_BROADCASTS == 3
+    assert "another process could not come; learner worker 0: the network is down" in failed[0]
+    assert failed[-1].endswith("as all will from now on, after 3 failed broadcasts")
     assert asked(actor) == 5
 
 

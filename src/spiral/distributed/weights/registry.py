@@ -1,0 +1,46 @@
+"""From the name in `cluster.publish` to a weight transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from spiral.core.plugins import check_options, resolve
+from spiral.distributed.placement import pairs
+from spiral.distributed.weights.base import TransportContext, WeightTransport
+from spiral.distributed.weights.broadcast import BroadcastTransport, broadcast_device
+from spiral.distributed.weights.ipc import IpcTransport
+from spiral.distributed.weights.object_store import ObjectStoreTransport
+
+TRANSPORTS: Mapping[str, type[WeightTransport]] = {
+    "object_store": ObjectStoreTransport,
+    "broadcast": BroadcastTransport,
+    "ipc": IpcTransport,
+}
+
+
+def transport_name(context: TransportContext) -> str:
+    """What 'auto' stands for: 'ipc' on shared GPUs, 'broadcast' between other GPUs, 'object_store' on CPUs."""
+    config = context.config
+    if config.publish != "auto":
+        return config.publish
+    if pairs(config, context.rank_gpus):
+        return "ipc"
+    return "broadcast" if broadcast_device(context) == "cuda" else "object_store"
+
+
+def make_transport(context: TransportContext) -> WeightTransport:
+    """Makes the transport that the recipe names.
+
+    Raises:
+        ValueError: there is no such transport, or it does not take its options.
+    """
+    name, options = transport_name(context), context.config.publish_options
+    make: Callable[..., WeightTransport] = resolve("weight_transports", name, TRANSPORTS)
+    check_options(name, make, options, positional=1)
+    transport = make(context, **options)
+    if not isinstance(transport, WeightTransport):
+        raise ValueError(
+            f"cluster.publish is {name!r}, which gives a {type(transport).__name__}; expected a subclass of"
+            " spiral.distributed.weights.base.WeightTransport"
+        )
+    return transport

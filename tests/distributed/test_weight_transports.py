@@ -1,0 +1,60 @@
+"""The socket of weight transports: a user's own by its name, and what is refused."""
+
+import pytest
+from pydantic import ValidationError
+
+from distributed_policies import VOCABULARY, coin, weights
+from distributed_session import GAMES, cluster, facts, one_process, small_ray
+from spiral.distributed.collector import ClusterCollector
+from spiral.distributed.weights.base import TransportContext, WeightsHandle
+from spiral.distributed.weights.registry import make_transport
+from spiral.runs.cluster import ClusterConfig
+
+pytest.importorskip("ray")
+
+OWN = "distributed_transports:FileTransport"
+
+
+def test_a_transport_of_ones_own_publishes_to_workers(tmp_path):
+    import ray
+
+    context = TransportContext(config=cluster(publish=OWN, publish_options={"folder": str(tmp_path)}))
+    sender = make_transport(context).sender(rank=0)
+    with (
+        small_ray(),
+        ClusterCollector(coin, GAMES, 3, context.config, vocabulary=VOCABULARY, transport=context) as collector,
+    ):
+        for version in (0, 1):
+            size, file = sender.send(version, weights(version))
+            collector.receive_weights(WeightsHandle(version=version, payload=ray.put(file), num_bytes=size))
+            episodes = collector.collect(version + 1)
+            assert [facts(e) for e in episodes] == one_process(coin(), (weights(version), version), version + 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"publish": OWN}, "needs the option 'folder'"),
+        ({"publish": OWN, "publish_options": {"folder": "x", "size": 3}}, "has no option 'size'"),
+        ({"publish_options": {"size": 3}}, "'object_store' has no option 'size'; its options|it has none"),
+        ({"publish": "distributed_transports:Missing"}, "cannot be imported"),
+        ({"publish": "distributed_transports:NoTransport"}, "which gives a NoTransport; expected a subclass of"),
+    ],
+)
+def test_a_wrong_transport_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_transport(TransportContext(config=ClusterConfig(**settings)))
+
+
+def test_an_unknown_name_is_refused_when_the_recipe_is_read():
+    with pytest.raises(ValidationError, match="got 'pigeon'; expected one of auto, object_store, broadcast, ipc, or"):
+        ClusterConfig(publish="pigeon")
+
+
+def test_ranks_that_do_not_send_gather_the_weights_all_the_same():
+    for name in ("object_store", "broadcast", "ipc"):
+        sender = make_transport(TransportContext(config=ClusterConfig(publish=name))).sender(rank=1)
+        gathered = iter(weights(3))
+        assert sender.send(3, gathered) == (0, None)
+        assert list(gathered) == []
