@@ -34,7 +34,7 @@ from benchmarks.rollout import Measured, measured_rows, offline_transformers, ta
 from spiral.core.records import IntArray, Sample
 from spiral.core.seeds import derive_seed
 from spiral.games import Game
-from spiral.inference.transformers import LEAST_ROWS, TransformersPolicy
+from spiral.inference.transformers import MIN_ROWS, TransformersPolicy
 from spiral.models.loading import cast_parameters, load_language_model
 from spiral.models.nano.tokenizer import build_tokenizer
 from spiral.models.settings import ModelConfig
@@ -225,7 +225,7 @@ def memory_part(options: argparse.Namespace) -> tuple[dict[str, object], list[Ro
 
 def sampler_part(options: argparse.Namespace) -> tuple[dict[str, object], list[Row]]:
     """Settings and rows of the engine."""
-    about_it = {"prompt tokens": PROMPT, "response budget": options.budget, "rows of a batch": f"at least {LEAST_ROWS}"}
+    about_it = {"prompt tokens": PROMPT, "response budget": options.budget, "rows of a batch": f"at least {MIN_ROWS}"}
     return about_it, list(sampler_rows(options))
 
 

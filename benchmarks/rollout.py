@@ -5,7 +5,7 @@
 Every row plays tic-tac-toe and Kuhn poker with the same model, prompts and sampling.
 
 - "1 in flight": one game at a time, as a loop does that owns one environment; what the paper's code does per actor.
-  The transformers engine fills a batch up to `LEAST_ROWS` rows, so that it computes several for this one.
+  The transformers engine fills a batch up to `MIN_ROWS` rows, so that it computes several for this one.
 - "8", "64", "256 in flight": `spiral.rollout.loop.play`, where no game waits for another's turn.
 - "in lock-step": as many games as in the last of these, but all wait until every pending turn has its reply.
 - "offline": the turns of the last row in flight, given to the engine without a game between them, each with the length
@@ -33,7 +33,7 @@ from spiral.games import load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import Weights, make_policy
 from spiral.inference.settings import EngineConfig
-from spiral.inference.transformers import LEAST_ROWS
+from spiral.inference.transformers import MIN_ROWS
 from spiral.models.loading import load_language_model
 from spiral.models.settings import ModelConfig
 from spiral.policies import Policy, TurnReply, TurnRequest
@@ -238,7 +238,7 @@ def main() -> None:
         "response tokens": f"mean {last.tokens / last.turns:.1f}",
     }  # fmt: skip
     if options.engine == "transformers":
-        settings["rows of a batch"] = f"at least {LEAST_ROWS}"
+        settings["rows of a batch"] = f"at least {MIN_ROWS}"
     record("rollout", f"python -m benchmarks.rollout {' '.join(sys.argv[1:])}".strip(), settings, table(rows))
 
 

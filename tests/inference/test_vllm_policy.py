@@ -305,7 +305,7 @@ def test_giving_turns_up_is_watched(policy, monkeypatch):
     monkeypatch.setattr(policy._engine, "abort_request", noted)
     policy.submit(requests_for(STATES[:3]))
     policy.cancel()
-    assert seen == ["giving up 3 replies"]
+    assert seen == ["cancelling 3 replies"]
     assert policy._watchdog._doing == ""
 
 

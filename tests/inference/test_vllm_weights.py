@@ -118,6 +118,6 @@ def test_weights_that_are_not_the_models_end_the_run(updated):
     """The last test of an engine: it cannot be used after this."""
     weights = dict(updated["new"].named_parameters())
     del weights["model.norm.weight"]
-    with pytest.raises(RuntimeError, match=r"while taking weights of version 9: ValueError: .*'model\.norm\.weight'"):
+    with pytest.raises(RuntimeError, match=r"while loading weights of version 9: ValueError: .*'model\.norm\.weight'"):
         updated["policy"].load_weights(weights.items(), version=9)
     assert updated["policy"].version == 7

@@ -1,1 +1,1 @@
-"""Engines that generate text with a language model, and the scoring of given text."""
+"""Engines that generate text with a language model, and the log-probabilities of given text."""

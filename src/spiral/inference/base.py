@@ -1,7 +1,7 @@
-"""What every language model in a seat has in common, whichever engine runs it.
+"""The base of all engines: a policy that plays by generating text with a language model.
 
 A request becomes a prompt (`OpenTurn`), an engine turns prompts into token ids and their log-probabilities, and the
-finished reply becomes an action. Token ids go into the record exactly as given and sampled.
+finished reply becomes an action. The records hold exactly the token ids that were given and sampled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptRequest:
-    """One reply to generate outside a game; `seed` and `key` as in `TurnRequest`."""
+    """A prompt outside a game; `seed` and `key` as in `TurnRequest`."""
 
     key: int
     prompt_ids: IntArray
@@ -42,21 +42,24 @@ class OpenTurn:
     prompt_ids: IntArray
     """[P]"""
     budget: int
-    """Tokens that the reply may have: the response budget, or what the context leaves."""
+    """Maximum number of tokens of the reply: the response budget, or what is left of the context."""
     observation: str = ""
     state: State | None = None
     """The state in which the reply is to be an action; None outside a game."""
 
 
-SHORTEST = 8
-"""Actions of the fewest letters, of which one has the fewest tokens."""
+MAX_CANDIDATES = 8
+"""The shortest answer in tokens is looked for among the actions with the fewest characters."""
 
 
 class LanguagePolicy(ABC):
-    """A policy that plays by generating text; subclasses are engines and write `_generate`, `poll`, `cancel`."""
+    """A policy that plays by generating text.
+
+    Subclasses are engines. They implement `_generate`, `poll`, `cancel` and `load_weights`.
+    """
 
     def __init__(self, codec: ChatCodec, sampling: SamplingConfig, *, name: str, context: int) -> None:
-        """`context` is the most tokens that prompt and reply may have together."""
+        """`context` is the maximum number of tokens of prompt and reply together."""
         self.codec = codec
         self.sampling = sampling
         self.name = name
@@ -69,11 +72,11 @@ class LanguagePolicy(ABC):
         self._done: list[TurnReply] = []
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Turns every request into a prompt; where one leaves no room for an answer, the reply has a fault."""
+        """Starts on a reply to every request. A reply has a fault when its prompt leaves no room for an answer."""
         self._take_on([self._open(request) for request in requests])
 
     def submit_prompts(self, requests: Sequence[PromptRequest]) -> None:
-        """Takes on prompts that belong to no game; `poll` hands their replies out, with None for the action."""
+        """Starts on replies to prompts outside games. `poll` returns them with None as the action."""
         self._take_on(
             [
                 OpenTurn(
@@ -87,7 +90,7 @@ class LanguagePolicy(ABC):
         )
 
     def submit_questions(self, questions: Sequence[Question]) -> None:
-        """Asks questions in the model's own template; their replies have a length, and None for the action."""
+        """Asks questions in the model's own template. `poll` returns the replies with None as the action."""
         self.submit_prompts(
             [
                 PromptRequest(key=asked.key, prompt_ids=self.codec.encode_question(asked.text), seed=asked.seed)
@@ -97,12 +100,12 @@ class LanguagePolicy(ABC):
 
     @property
     def opening(self) -> str:
-        """What a reply begins with that is not in it: what opens a thought where the prompt does."""
+        """The opening delimiter of a thought that the prompt ends with and the reply lacks; empty without one."""
         return self.codec.opened
 
     @contextmanager
     def sampled_with(self, sampling: SamplingConfig) -> Iterator[None]:
-        """Samples as told for a while. No turn may be pending at its beginning or end."""
+        """Context manager that samples with other settings. No turn may be pending when it starts and ends."""
         before, self.sampling = self.sampling, sampling
         try:
             yield
@@ -117,29 +120,29 @@ class LanguagePolicy(ABC):
 
     @abstractmethod
     def _generate(self, turns: Sequence[OpenTurn]) -> None:
-        """Takes on turns, each with a budget of at least one token; returns at once."""
+        """Queues turns, each with a budget of at least one token, and returns at once."""
 
     @abstractmethod
     def poll(self) -> list[TurnReply]:
-        """Works until at least one submitted turn is done and returns all that are; empty when none is pending."""
+        """Generates until at least one reply is finished. Returns all finished ones; empty when no turn is pending."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """Forgets every pending turn."""
+        """Drops every pending turn."""
 
     @abstractmethod
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Takes new weights by parameter name, in place. No turn may be pending."""
+        """Copies new weights into the engine, by parameter name. No turn may be pending."""
 
     def sleep(self) -> None:
-        """Gives back the memory that is only needed for generating. No turn may be pending.
+        """Frees the memory that only generating needs. No turn may be pending.
 
-        Whatever is asked of a sleeping engine wakes it, and is answered as if it had never slept.
+        Any request wakes a sleeping engine; its replies are the same as if it had not slept.
         """
         self.asleep = True
 
     def wake(self) -> None:
-        """Takes the memory again, if it was given back."""
+        """Allocates the memory again, if it was freed."""
         self.asleep = False
 
     def close(self) -> None:  # noqa: B027 (an engine with nothing to give back is complete without it)
@@ -159,18 +162,18 @@ class LanguagePolicy(ABC):
         )
 
     def answer_tokens(self, state: State) -> int:
-        """Tokens of the shortest legal answer and its end, as far as the actions are listed."""
-        actions = sorted(state.legal_actions(), key=len)[:SHORTEST]
+        """Number of tokens of the shortest legal answer in a box, with the token that ends the reply."""
+        actions = sorted(state.legal_actions(), key=len)[:MAX_CANDIDATES]
         return 1 + min((len(self.codec.encode_reply(f"\\boxed{{{action}}}")) for action in actions), default=0)
 
     def budget(self, prompt_ids: IntArray) -> int:
-        """Tokens that a reply to a prompt [P] may have; none where the prompt fills the context."""
+        """Maximum number of tokens of a reply to a prompt [P]; 0 or less when the prompt fills the context."""
         return min(self.sampling.max_new_tokens, self.context - len(prompt_ids))
 
     def _finish(
         self, turn: OpenTurn, token_ids: Sequence[int], logprobs: Sequence[float], stop_reason: StopReason
     ) -> None:
-        """Reads the action out of a finished reply and keeps it for `poll`."""
+        """Parses the action of a finished reply and keeps both for `poll`."""
         if stop_reason == "length" and turn.budget < self.sampling.max_new_tokens:
             stop_reason = "context"
         _check_finite(logprobs, self.version)
@@ -202,19 +205,19 @@ class LanguagePolicy(ABC):
         )
 
     def _no_room(self, turn: OpenTurn) -> str | None:
-        """The fault of a turn whose prompt leaves less than the shortest answer; None where it leaves enough."""
+        """The fault of a turn whose prompt leaves less room than the shortest answer needs; None otherwise."""
         if turn.state is None or turn.budget >= self.answer_tokens(turn.state):
             return None
         return f"a prompt left no room for an answer in the context of {self.name}, {self.context:,} tokens"
 
     def _take_done(self) -> list[TurnReply]:
-        """The finished turns, handed out once."""
+        """Returns the finished turns and forgets them."""
         done, self._done = self._done, []
         return done
 
 
 def _check_finite(logprobs: Sequence[float], version: int) -> None:
-    """Raises `RuntimeError` for a reply of a model that computes no probabilities; its tokens mean nothing."""
+    """Raises `RuntimeError` for log-probabilities that are not finite: the tokens of such a reply mean nothing."""
     broken = np.flatnonzero(~np.isfinite(np.asarray(logprobs, dtype=np.float32)))
     if len(broken):
         raise RuntimeError(
@@ -225,7 +228,7 @@ def _check_finite(logprobs: Sequence[float], version: int) -> None:
 
 
 def check_ends(codec: ChatCodec) -> None:
-    """Raises `ValueError` for a model without a token that ends a reply: each would run to the end of its budget."""
+    """Raises `ValueError` for a model without a token that ends a reply."""
     if not codec.stop_ids:
         raise ValueError(
             "the model has no token that ends a reply: its tokenizer has no eos_token, its chat template puts no token"

@@ -1,8 +1,8 @@
-"""What new weights are called: they must be exactly a model's own, and an engine that reads files must know the names.
+"""The names of a model's parameters, against which new weights are checked.
 
-transformers may hold a layer otherwise than the files do from which it was loaded: the experts of a mixture are many
-matrices there and one tensor in memory. vLLM takes new weights by the names of the files, and what it is given by other
-names it may put in the wrong place without a word, so such a model is refused.
+transformers may store a layer in another form than the files: the experts of a mixture are many matrices in the files
+and one tensor in memory. vLLM takes new weights by the names in the files, and may put weights with other names in the
+wrong place without an error. Such a model is therefore refused.
 
 Left out: turning the names in memory back into those of the files.
 """
@@ -26,7 +26,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class ParameterNames:
-    """The parameters that a model must be given, by their Hugging Face names, and which of them are tied."""
+    """Names and shapes of a model's parameters, and which of them are tied."""
 
     def __init__(self, model: Any) -> None:
         """Reads names and shapes; the model may be one without weights."""
@@ -44,7 +44,7 @@ class ParameterNames:
 
     @classmethod
     def read(cls, directory: str) -> ParameterNames:
-        """Those of the model in `directory`, from its configuration alone."""
+        """The names of the model in `directory`, from its configuration alone."""
         from transformers import AutoModelForCausalLM
 
         config = read_config(directory, directory)
@@ -52,9 +52,10 @@ class ParameterNames:
             return cls(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
     def checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The weights as they come, each tied one once.
+        """Passes the weights through, each tied one once.
 
-        Raises `ValueError` when they are not exactly the model's, at the end for those that are missing.
+        Raises:
+            ValueError: A name or shape is not the model's, or, at the end, weights are missing.
         """
         missing = set(self._shapes)
         for name, weight in weights:
@@ -69,9 +70,10 @@ class ParameterNames:
             raise ValueError(f"{len(missing)} weights are missing, for example {min(missing)!r}")
 
     def complete(self, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """The weights in `dtype`, each tied one also under its other names, in which vLLM keeps copies of its own.
+        """The weights in `dtype`, tied ones under all their names, because vLLM may keep a copy for each.
 
-        Raises `ValueError` when they are not exactly the model's.
+        Raises:
+            ValueError: As `checked`.
         """
         for name, weight in self.checked(weights):
             given = weight.detach().to(dtype)
@@ -81,7 +83,7 @@ class ParameterNames:
                     yield other, given
 
     def check_files(self, directory: str) -> None:
-        """Raises `ValueError` where the files of the model in `directory` have other names than its parameters."""
+        """Raises `ValueError` when the files in `directory` name the weights differently from transformers."""
         try:
             stored = _stored_names(directory)
         except (OSError, SafetensorError, ValueError, KeyError) as error:
@@ -104,7 +106,7 @@ class ParameterNames:
 
 
 def _stored_names(directory: str) -> set[str] | None:
-    """What the weights are called in the files of a model; None where it has no safetensors."""
+    """The names of the weights in a model's safetensors files; None without such files."""
     index = _file(directory, INDEX)
     if index is not None:
         return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])

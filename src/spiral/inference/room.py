@@ -1,9 +1,9 @@
-"""Whether a game's prompts leave a language model room for its answers.
+"""Checks that a game's prompts leave a language model room for its answers.
 
-A prompt that fills the context is answered by nothing, which would look like an illegal move. So a game is refused
-before it is played where its first prompts do not fit, and before it is measured where no game of random play does.
+The reply to a prompt that fills the context is empty, which would look like an illegal move. So a game is refused
+before training if its first prompts do not fit, and before an evaluation if no randomly played game fits.
 
-Left out: games that fit by some ways of playing alone; replies without room have a fault there (`TurnReply`).
+Left out: games in which only some lines of play fit. There a reply without room has a fault (`TurnReply`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from spiral.games import Game, State
 from spiral.inference.base import LanguagePolicy
 
 GAMES, MAX_ACTIONS = 20, 400
-"""Of random play, and how long each of them is followed."""
-LONGEST = 20
-"""States whose prompts are measured, of many: those whose observations have the most letters."""
+"""Number of randomly played games, and of actions in each."""
+MAX_STATES = 20
+"""Prompts are encoded for at most this many states: those with the longest observations."""
 
 
 class PromptRoomError(ValueError):
@@ -26,13 +26,16 @@ class PromptRoomError(ValueError):
 
 
 def check_room(policy: Policy, game: Game, name: str | None = None, *, first: bool = False) -> None:
-    """Raises `PromptRoomError` when a language model has no room for its answers in any game of random play.
+    """Checks that a language model has room for its answers in at least one randomly played game.
 
     Args:
-        policy: One that is no language model here has room for everything.
-        game: What it is to play.
+        policy: Other policies than language models always pass.
+        game: The game to play.
         name: What the error calls the policy; its own name if left out.
         first: Only each player's first prompt has to fit.
+
+    Raises:
+        PromptRoomError: No game fits.
     """
     if not isinstance(policy, LanguagePolicy):
         return
@@ -56,15 +59,14 @@ def check_room(policy: Policy, game: Game, name: str | None = None, *, first: bo
 def check_states_room(
     policy: LanguagePolicy, game: Game, states: Iterable[tuple[State, int]], name: str | None = None
 ) -> None:
-    """The same for given states, each with the player to act; `name` as above."""
+    """Checks the prompts of given states, each with its player; `name` as in `check_room`."""
     style = policy.codec.config.observation
     texts = {state.observation(player, style): (state, player) for state, player in states}
-    for text in sorted(texts, key=len)[-LONGEST:]:
+    for text in sorted(texts, key=len)[-MAX_STATES:]:
         _check(policy, game, *texts[text], "one prompt", name)
 
 
 def _check(policy: LanguagePolicy, game: Game, state: State, player: int, which: str, name: str | None) -> None:
-    """Raises `PromptRoomError` with the numbers."""
     style = policy.codec.config.observation
     prompt, answer = len(policy.codec.encode(state.observation(player, style), game)), policy.answer_tokens(state)
     if prompt + answer > policy.context:
@@ -76,9 +78,9 @@ def _check(policy: LanguagePolicy, game: Game, state: State, player: int, which:
 
 
 def _decisions(game: Game, rng: random.Random, first: bool) -> list[State]:
-    """The states of a game of random play in which a player is asked, or is asked for the first time.
+    """The states of a randomly played game in which a player decides, or with `first` decides for the first time.
 
-    None of a game that fails: what plays it says how.
+    Empty for a game that fails; playing it reports the error.
     """
     asked: list[State] = []
     try:

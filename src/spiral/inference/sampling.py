@@ -22,7 +22,7 @@ def sample_tokens(logits_NV: Tensor, uniforms_N: Tensor, config: SamplingConfig)
     `uniforms_N` are numbers in [0, 1). At temperature 0 the most likely token has log-probability 0.
     """
     logprobs_NV = sampling_logprobs(logits_NV, config)
-    # Apple's GPUs have no float64; there a draw is as fine as float32.
+    # Apple's GPUs have no float64; a draw there has the resolution of float32.
     wide = torch.float32 if logits_NV.device.type == "mps" else torch.float64
     cumulative_NV = logprobs_NV.to(wide).exp().cumsum(dim=-1)
     # Scaling by the last entry keeps the draw inside the support whatever the sum rounds to.
@@ -36,15 +36,15 @@ def sample_tokens(logits_NV: Tensor, uniforms_N: Tensor, config: SamplingConfig)
 
 
 def sampling_logprobs(logits_NV: Tensor, config: SamplingConfig) -> Tensor:
-    """[N, V] the distribution that is sampled from, in nats, float32; minus infinity where nothing is drawn.
+    """[N, V] log-probabilities of the distribution sampled from, in nats, float32; minus infinity outside top-p.
 
-    Where logits are not numbers or infinite, so are log-probabilities, at every temperature.
+    Logits that are not finite give log-probabilities that are not finite, at every temperature.
     """
     if config.temperature == 0:
         certain_NV = torch.full_like(logits_NV, -torch.inf, dtype=torch.float32)
         token_N1 = logits_NV.argmax(dim=-1, keepdim=True)
         best_N1 = logits_NV.gather(-1, token_N1).float()
-        return certain_NV.scatter_(-1, token_N1, best_N1 - best_N1)  # zero, but for what is infinite or not a number
+        return certain_NV.scatter_(-1, token_N1, best_N1 - best_N1)  # 0, but nan when the logit is not finite
     logprobs_NV = torch.log_softmax(logits_NV.float() / config.temperature, dim=-1)
     return _keep_top_p(logprobs_NV, config.top_p) if config.top_p < 1 else logprobs_NV
 

@@ -1,4 +1,4 @@
-"""Exact probabilities of given replies, without sampling."""
+"""Exact log-probabilities of given replies, without sampling."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ def reply_logprobs(
     replies: list[str],
     watch: Callable[[int, int], object] = lambda *_: None,
 ) -> list[float]:
-    """The log-probability (nats) that each prompt [P] is answered by exactly the given text.
+    """The log-probability, in nats, of answering each prompt [P] with exactly the given text.
 
-    Under the distribution that the policy samples from, temperature and top-p included. A reply is over at an end of
-    turn, or without one when its budget is used up; a longer one cannot be given, and has probability 0. The reply's
-    usual tokenisation is scored; the same text spelled with other tokens is not counted. `watch` receives how many
-    replies of how many are scored.
+    It is that of the distribution sampled from, temperature and top-p included. A reply ends with an end of turn, or
+    without one when its budget is used up; a longer reply has probability 0. Only the usual tokenisation of the reply
+    is scored, not other spellings of the same text.
+
+    Args:
+        policy: The policy that answers.
+        prompts: Token ids, each [P].
+        replies: One text per prompt.
+        watch: Called with the number of replies scored so far and of all replies.
     """
     spelled = [policy.codec.encode_reply(reply) for reply in replies]
     budgets = [policy.budget(prompt) for prompt in prompts]
@@ -47,9 +52,9 @@ def reply_logprobs(
 
 
 def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]], ended: list[bool]) -> list[float]:
-    """One padded forward pass; logits only where a token of a reply [T] or its end is predicted, T + 1 places each.
+    """One padded forward pass; logits only at the T + 1 positions that predict a reply [T] and its end.
 
-    `ended` says of each pair whether an end of turn must follow.
+    `ended` says for each pair whether an end of turn must follow.
     """
     policy.wake()
     model, width = policy.model, max(len(prompt) + len(reply) for prompt, reply in pairs)
@@ -58,10 +63,10 @@ def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]], e
         token_ids[row, : len(prompt) + len(reply)] = np.concatenate([prompt, reply])
     counts = [len(reply) + 1 for _, reply in pairs]
     rows_K = torch.arange(len(pairs)).repeat_interleave(torch.tensor(counts))
-    places_K = torch.cat([torch.arange(len(prompt) - 1, len(prompt) + len(reply)) for prompt, reply in pairs])
+    positions_K = torch.cat([torch.arange(len(prompt) - 1, len(prompt) + len(reply)) for prompt, reply in pairs])
     ids_NW = torch.from_numpy(token_ids).to(model.device)
     hidden_NWD = model.base_model(input_ids=ids_NW, use_cache=False).last_hidden_state
-    logits_KV = policy.logits(hidden_NWD[rows_K, places_K])
+    logits_KV = policy.logits(hidden_NWD[rows_K, positions_K])
     logprobs_KV = sampling_logprobs(logits_KV, policy.sampling).cpu()
     ends = sorted(policy.stop_ids)
     scores = []

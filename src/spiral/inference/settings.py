@@ -36,12 +36,12 @@ class EngineConfig(Section):
 
 
 def resolved(config: EngineConfig) -> EngineConfig:
-    """The same with 'auto' replaced by the engine that it stands for here."""
+    """The settings with 'auto' replaced by the engine that it means on this machine."""
     if config.kind != "auto":
         return config
     return config.model_copy(update={"kind": "vllm" if vllm_installed() else "transformers"})
 
 
 def vllm_installed() -> bool:
-    """Whether the vLLM engine can be asked for here."""
+    """Whether vLLM is installed."""
     return importlib.util.find_spec("vllm") is not None

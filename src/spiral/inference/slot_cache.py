@@ -1,7 +1,7 @@
 """Keys and values of many replies in flight, one row each, so that rows can join and leave at any step.
 
 Rows 0..n-1 are in use. A prefill writes new rows after the last; a decode step writes one token a row, each at
-its own position; rows that are done are taken out and the rest moved together. Rows are padded on the right only,
+its own position; finished rows are removed and the rest moved together. Rows are padded on the right only,
 and lengths are rounded up to `GRAIN`, so that the attention of a row, to the last bit, does not depend on which other
 rows share the batch.
 
@@ -33,7 +33,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.positions: Tensor | None = None
         """[n] where the next token of each row goes, or None during a prefill."""
         self.reach = 0
-        """How many positions the queries of a decode step may look at."""
+        """Number of positions that the queries of a decode step attend to."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Starts empty with the heads, sizes and device of the first states seen."""
@@ -42,7 +42,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Stores new states; returns what the queries may look at."""
+        """Stores new states; returns the keys and values that the queries attend to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         rows, length = key_states.shape[0], key_states.shape[2]
@@ -77,7 +77,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
             setattr(self, name, new)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Only asked during a prefill, whose queries see their own prompt alone."""
+        """Only called during a prefill, whose queries attend to their own prompt."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
@@ -89,7 +89,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
     def get_max_cache_shape(self) -> int:
-        """The same by the name that older releases of transformers ask for."""
+        """`get_max_length` under the name that older releases of transformers call."""
         return self.get_max_length()
 
 
@@ -111,7 +111,7 @@ class SlotCache(Cache):  # type: ignore[misc]
     def begin_decode(self, positions: Tensor, reach: int) -> None:
         """The next forward pass brings one token for every row in use, at `positions` [rows], all below `reach`.
 
-        Whoever asks knows `reach`; reading it from a GPU in every layer would halt the stream of its work each time.
+        `reach` is an argument because reading it from a GPU in every layer would synchronise with the device.
         """
         for layer in self.layers:
             layer.positions, layer.reach = positions, reach

@@ -1,14 +1,14 @@
 """A Hugging Face causal language model as a policy: continuous batching in plain PyTorch.
 
 Each `poll` admits the waiting prompts, then decodes one token for every reply in flight until at least one reply
-is done. Replies join and leave the batch at any step (`SlotCache`). Every reply has its own random stream, so
-what it says does not depend on what else is in the batch: bit for bit on one CPU thread, and up to the rounding of
-matrix products elsewhere.
+is finished. Replies join and leave the batch at any step (`SlotCache`). Every reply has its own random stream, so it
+does not depend on the rest of the batch: bit for bit on one CPU thread, and up to the rounding of matrix products
+elsewhere.
 
 The model computes in the precision of its own weights. In float32 it is shared with the learner when both live in
-one process: an update is then visible at once, and only the version number has to be told. In bfloat16 it is a copy.
+one process: an update is visible at once, and only the version number changes. In bfloat16 it is a copy.
 
-Asleep, it holds no keys and values, and a model of its own on a CUDA device waits in the memory of the CPU.
+A sleeping engine holds no keys and values, and moves a model of its own from a CUDA device to the CPU.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from spiral.models.loading import check_architecture, usable_context
 from spiral.models.settings import HeadPrecision
 from spiral.text import ChatCodec
 
-LEAST_ROWS = 4
-"""A matrix product of fewer rows is summed in another order on CPUs; smaller batches are filled up to this."""
+MIN_ROWS = 4
+"""Smaller batches are padded to this, because CPUs sum a matrix product of fewer rows in another order."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -48,7 +48,7 @@ class _Row:
 
     @property
     def position(self) -> int:
-        """Where the last sampled token stands in the sequence."""
+        """Position of the last sampled token in the sequence."""
         return len(self.turn.prompt_ids) + len(self.token_ids) - 1
 
 
@@ -67,10 +67,20 @@ class TransformersPolicy(LanguagePolicy):
         head: HeadPrecision = "compute",
         own: bool = False,
     ) -> None:
-        """`context` is the most tokens of prompt and reply together; None takes the model's own limit. `own` says that
-        nobody else uses the model, so that it may be moved while the engine sleeps.
+        """Samples with `model` as it is.
 
-        Raises `ValueError` for models with sliding-window or recurrent layers, or with rescaled logits.
+        Args:
+            model: A causal language model of transformers.
+            codec: Encodes prompts and parses replies.
+            sampling: How tokens are sampled.
+            name: The policy's name in records.
+            max_rows: Maximum number of replies in flight.
+            context: Maximum number of tokens of prompt and reply together; None takes the model's limit.
+            head: Precision of the output head.
+            own: Whether only this engine uses the model, so that it may be moved while the engine sleeps.
+
+        Raises:
+            ValueError: The model has sliding-window or recurrent layers, or rescales its logits.
         """
         check_architecture(model.config, "the transformers engine")
         usable = usable_context(model.config, context, "the transformers engine")
@@ -87,15 +97,15 @@ class TransformersPolicy(LanguagePolicy):
         self._cache = SlotCache()
 
     def _generate(self, turns: Sequence[OpenTurn]) -> None:
-        """Puts turns in the queue."""
         self.wake()
         self._waiting.extend(_Row(turn=turn) for turn in turns)
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Takes new weights by parameter name; tensors that are the model's own are not copied.
+        """Copies new weights by parameter name, except tensors that are the model's own already.
 
-        Missing, unknown and misshapen weights are errors.
+        Raises:
+            ValueError: Weights are missing, unknown or of another shape.
         """
         assert not self._waiting, "weights can only change between turns"
         assert not self._active, "weights can only change between turns"
@@ -108,7 +118,7 @@ class TransformersPolicy(LanguagePolicy):
         self.version = version
 
     def sleep(self) -> None:
-        """Drops the keys and values; a model that is the engine's own leaves a CUDA device."""
+        """Frees the keys and values, and moves a model of its own from a CUDA device to the CPU."""
         assert not self._waiting, "an engine can only sleep between turns"
         assert not self._active, "an engine can only sleep between turns"
         self._cache, self._head = SlotCache(), None
@@ -118,7 +128,7 @@ class TransformersPolicy(LanguagePolicy):
         self.asleep = True
 
     def wake(self) -> None:
-        """Brings the model back to its device."""
+        """Moves the model back to its device."""
         if self.asleep:
             self._move(self._device)
         self.asleep = False
@@ -129,14 +139,14 @@ class TransformersPolicy(LanguagePolicy):
             self.model.to(device)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """[N, V] what the output head says of hidden states, in the precision asked for."""
+        """[N, V] the logits of hidden states, in the precision of `head`."""
         if self._head is None:
             self._head = output_head(self.model, self._head_precision)
         return self._head(hidden_ND)
 
     @torch.no_grad()
     def poll(self) -> list[TurnReply]:
-        """Decodes until a reply is done; returns all that are."""
+        """Decodes until a reply is finished; returns all finished ones."""
         while not self._done and (self._waiting or self._active):
             self._admit()
             if self._active:
@@ -144,7 +154,7 @@ class TransformersPolicy(LanguagePolicy):
         return self._take_done()
 
     def cancel(self) -> None:
-        """Forgets every reply waited for or in flight."""
+        """Drops every reply that is waiting or in flight."""
         self._waiting.clear()
         self._active, self._done = [], []
         self._cache = SlotCache()
@@ -170,18 +180,18 @@ class TransformersPolicy(LanguagePolicy):
             self._retire()
 
     def _padded_length(self, length: int) -> int:
-        """Short prompts are grouped by exact length, long ones by the next multiple of the cache's grain.
+        """Short prompts are grouped by exact length, long ones by the next multiple of `GRAIN`.
 
-        Never more than the context: beyond it there may be no positions, or others.
+        Never beyond the context, where a model may have no positions, or other rotary factors.
         """
-        padded = max(LEAST_ROWS, length) if length <= 2 * GRAIN else round_up(length)
+        padded = max(MIN_ROWS, length) if length <= 2 * GRAIN else round_up(length)
         return max(length, min(padded, self.context))
 
     def _decode(self) -> None:
         """One more token for every active row."""
         device = self.model.device
         rows = self._active
-        filler = [0] * (LEAST_ROWS - len(rows))
+        filler = [0] * (MIN_ROWS - len(rows))
         last_N = torch.tensor([row.token_ids[-1] for row in rows] + filler, device=device)
         positions_N = torch.tensor([row.position for row in rows] + filler, device=device)
         reach = round_up(max(row.position for row in rows) + 1)
@@ -200,8 +210,8 @@ class TransformersPolicy(LanguagePolicy):
         return hidden
 
     def _sample(self, rows: list[_Row], hidden_ND: Tensor) -> None:
-        """Draws each row's next token from its own stream; hidden states beyond the rows are filler."""
-        hidden_ND = pad(hidden_ND, (0, 0, 0, max(0, LEAST_ROWS - len(hidden_ND))))
+        """Draws each row's next token from its own random stream; hidden states beyond the rows are padding."""
+        hidden_ND = pad(hidden_ND, (0, 0, 0, max(0, MIN_ROWS - len(hidden_ND))))
         logits_NV = self.logits(hidden_ND)[: len(rows)]
         seeds = np.array([row.turn.seed for row in rows], dtype=np.uint64)
         counters = np.array([len(row.token_ids) for row in rows], dtype=np.uint64)
@@ -212,7 +222,7 @@ class TransformersPolicy(LanguagePolicy):
             row.logprobs.append(logprob)
 
     def _retire(self) -> None:
-        """Takes finished rows out of the batch."""
+        """Removes finished rows from the batch."""
         kept: list[int] = []
         for index, row in enumerate(self._active):
             if row.token_ids[-1] in self.stop_ids:

