@@ -13,6 +13,7 @@ run. One that raises an exception is reported and left out from then on; the run
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -104,3 +105,5 @@ class Trackers:
             except Exception as error:
                 del self._trackers[name]
                 logger.warning("tracker %r failed and gets nothing more of this run: %s", name, describe_error(error))
+                with contextlib.suppress(Exception):
+                    tracker.close()

@@ -1,0 +1,112 @@
+"""Trackers: what they get, that one that fails costs nothing else, and runs without any."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import pytest
+
+from commands import tiny_run
+from made_up import new_episode
+from spiral.runs.directory import read_metrics
+from spiral.runs.trackers import Trackers
+
+SOURCE = """
+import json
+
+
+class Lines:
+    def __init__(self, run_dir, name="lines"):
+        self.file = (run_dir / f"{name}.jsonl").open("a")
+
+    def config(self, recipe, first_step):
+        self.write("config", recipe["model"]["path"], first_step)
+
+    def metrics(self, step, metrics):
+        self.write("metrics", step, sorted(metrics))
+        metrics.clear()
+
+    def episodes(self, step, episodes):
+        self.write("episodes", step, len(episodes))
+
+    def close(self):
+        self.write("close")
+        self.file.close()
+
+    def write(self, *what):
+        print(json.dumps(what), file=self.file, flush=True)
+
+
+class Broken(Lines):
+    def metrics(self, step, metrics):
+        raise OSError(f"no network at step {step}")
+"""
+SILENT = {"evaluation__games": "[]", "evaluation__exploitability": "[]", "run__guards": "[]"}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of trackers."""
+    (tmp_path / "own_trackers.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("own_trackers", None)
+
+
+def test_a_run_with_trackers_of_ones_own(own, tmp_path):
+    run = tmp_path / "run"
+    result = tiny_run(
+        run,
+        run__trackers="['own_trackers:Lines', 'own_trackers:Broken']",
+        run__tracker_options="{'own_trackers:Lines' = {name = 'mine'}}",
+        **SILENT,
+    )
+    assert result.status == 0, result.err
+    mine, broken = (
+        [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()] for name in ("mine", "lines")
+    )
+    rows = read_metrics(run)
+    keys = [sorted(key for key in row if key != "step") for row in rows]
+    assert mine == [
+        ["config", "nano", 1],
+        ["episodes", 1, 8],
+        ["metrics", 1, keys[0]],
+        ["episodes", 2, 8],
+        ["metrics", 2, keys[1]],
+        ["close"],
+    ]
+    assert broken == [["config", "nano", 1], ["episodes", 1, 8], ["close"]]
+    (warning,) = [line for line in result.err.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith(
+        "warning: tracker 'own_trackers:Broken' failed and gets nothing more of this run: OSError:"
+    )
+    assert not (run / "tensorboard").exists()
+    assert len(rows) == 2, "metrics.jsonl is always kept"
+
+
+def test_trackers_are_independent(caplog):
+    seen = []
+
+    class Good:
+        def episodes(self, step, episodes):
+            seen.append(step)
+
+    class Bad:
+        def episodes(self, step, episodes):
+            raise ValueError("no")
+
+    trackers = Trackers({"bad": Bad(), "good": Good()})
+    with caplog.at_level(logging.WARNING, "spiral"):
+        for step in (1, 2):
+            trackers.episodes(step, [new_episode((1.0, -1.0))])
+    assert seen == [1, 2]
+    assert len(caplog.records) == 1
+
+
+def test_a_tracker_that_cannot_be_made_is_named(tmp_path, own):
+    with pytest.raises(ValueError, match="'own_trackers:Lines' has no option 'names'; did you mean"):
+        Trackers.from_names(["own_trackers:Lines"], {"own_trackers:Lines": {"names": "x"}}, tmp_path)
+    with pytest.raises(ValueError, match=r"tracker 'own_trackers:Lines' cannot be made: FileNotFoundError: "):
+        Trackers.from_names(["own_trackers:Lines"], {}, tmp_path / "nowhere")
