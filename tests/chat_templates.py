@@ -1,4 +1,4 @@
-"""Chat templates in the shape of well-known families, in our own words, with the families' real tokens."""
+"""Chat templates like those of well-known families, with the families' real tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ASK = "{% if add_generation_prompt %}"
 
 
 def turns(user, assistant, system="", reply="", *, beginning=""):
-    """A template of one text a role, `{}` for the message, and what opens a reply."""
+    """A template with one text for each role (`{}` is the message), and the opening of a reply."""
     parts = {"user": user, "assistant": assistant, "system": system or user}
     body = "".join(
         f"{{% {'if' if number == 0 else 'elif'} m.role == '{role}' %}}" + text.replace("{}", "{{ m.content | trim }}")
@@ -136,20 +136,20 @@ LAST_ONLY = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-    """A tokenizer of some family, and what should end its replies."""
+    """A family's template and tokens, with the expected ends of its replies."""
 
     template: str | None
     eos: str
     ends: tuple[str, ...]
-    """All that end a reply, `eos` among them."""
+    """The tokens that end a reply, including `eos`."""
     special: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     """Tokens that the tokenizer does not call special."""
     bos: str | None = None
     declared: tuple[str, ...] = ()
-    """What `generation_config.json` lists."""
+    """The ends of sequence in `generation_config.json`."""
     opened: str = ""
-    """The thought that a prompt opens when it asks for thinking."""
+    """The delimiter with which a prompt opens a thought when thinking is on."""
 
     def tokenizer(self):
         """The built-in tokenizer with this family's tokens and template."""

@@ -1,7 +1,7 @@
-"""Ways in which a server can misbehave, each as the bytes that it sends, and what has to come of it.
+"""Misbehaviours of a server, each as the bytes that it sends and the expected result.
 
-The server speaks plain sockets, so that it can say what no HTTP library would. A misbehaviour is a function of the
-connection and the request; what it does once it does again for the next attempt.
+The server uses plain sockets, because no HTTP library sends such responses. A misbehaviour is a function of the
+connection and the request, and is the same for every attempt.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ Act = Callable[["Connection"], None]
 PLAYS = "plays"
 """The reply is read and its move played."""
 OWN = "own"
-"""The reply is read, and the illegal move is the player's own doing."""
+"""The reply is read and is an illegal move."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Misbehaviour:
-    """One way to misbehave."""
+    """One misbehaviour."""
 
     act: Act
     expect: str
-    """Part of the fault that is told; or `PLAYS` or `OWN` for what is a reply after all."""
+    """Part of the fault's message; `PLAYS` or `OWN` when there is a reply after all."""
     attempts: int | None = None
-    """Requests that it takes of the two allowed; None where that may vary."""
+    """Number of requests, at most two; None when it may vary."""
     slow: bool = False
-    """Whether it takes the whole time that a request has."""
+    """Whether it uses the whole time limit of a request."""
     scheme: str = "http"
 
 
 class Connection:
-    """One client, its request read."""
+    """One client whose request has been read."""
 
     def __init__(self, raw: socket.socket, request: Request, ended: threading.Event) -> None:
         self.raw = raw
@@ -59,13 +59,13 @@ class Connection:
         self.raw.sendall(data)
 
     def reset(self) -> None:
-        """Breaks the connection off, so that the client is told so."""
+        """Breaks the connection with a reset."""
         self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         os.close(self.raw.detach())
 
 
 class RawServer:
-    """Misbehaves on a free port while it is entered, one thread a connection."""
+    """Context manager that misbehaves on a free port, with one thread for each connection."""
 
     def __init__(self) -> None:
         self.act: Act = lambda connection: None
@@ -110,7 +110,7 @@ class RawServer:
 
 
 def head(status: object = "200 OK", length: int | None = None, **headers: object) -> bytes:
-    """The head of an answer; underscores in names stand for hyphens."""
+    """The head of a response; underscores in names stand for hyphens."""
     lines = [f"HTTP/1.1 {status}", "Content-Type: application/json"]
     lines += [] if length is None else [f"Content-Length: {length}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -118,7 +118,7 @@ def head(status: object = "200 OK", length: int | None = None, **headers: object
 
 
 def whole(body: bytes | str, status: object = "200 OK", **headers: object) -> Act:
-    """A well-formed answer with any body."""
+    """A well-formed response with any body."""
     content = body.encode() if isinstance(body, str) else body
     return lambda connection: connection.send(head(status, len(content), **headers) + content)
 
@@ -129,7 +129,7 @@ def error(status: object, message: object = None, **headers: object) -> Act:
 
 
 def changed(change: Callable[[dict], object]) -> Act:
-    """A good completion after `change` was at it."""
+    """A good completion, modified by `change`."""
 
     def act(connection: Connection) -> None:
         body = json.loads(connection.good)
@@ -141,7 +141,7 @@ def changed(change: Callable[[dict], object]) -> Act:
 
 
 def of_good(make: Callable[[bytes], bytes]) -> Act:
-    """The bytes that `make` makes of a good body, head and all."""
+    """The bytes, with head, that `make` returns for a good body."""
     return lambda connection: connection.send(make(connection.good))
 
 
@@ -167,7 +167,7 @@ def closing(make: Callable[[bytes], bytes]) -> Act:
 
 
 def resetting(make: Callable[[bytes], bytes]) -> Act:
-    """Sends bytes and breaks the connection off."""
+    """Sends bytes and breaks the connection."""
 
     def act(connection: Connection) -> None:
         connection.send(make(connection.good))
@@ -178,13 +178,13 @@ def resetting(make: Callable[[bytes], bytes]) -> Act:
 
 
 def silent(connection: Connection) -> None:
-    """Says nothing more."""
+    """Sends nothing more."""
     connection.ended.wait(30)
 
 
 @functools.cache
 def bomb(layers: int, mib: int) -> bytes:
-    """Zeros, packed once or more often."""
+    """Zeros, compressed one or more times."""
     packer = zlib.compressobj(9, wbits=31)
     block = bytes(2**20)
     if layers > 1:

@@ -1,7 +1,7 @@
-"""A small OpenAI-compatible server on this machine that plays games, and misbehaves as it is told to.
+"""A small local OpenAI-compatible server that plays games, and misbehaves on demand.
 
-What it does with a request is a function of the request and its number; every request is kept. Its moves depend on the
-observation and the seed alone, so that they are the same however often, and in which order, it is asked.
+Its behaviour is a function of the request and its number; every request is kept. Its moves depend only on the
+observation and the seed, not on the number or order of requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROMPT_TOKENS, COMPLETION_TOKENS = 100, 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Response:
-    """What goes back over the wire."""
+    """A response to send."""
 
     status: int = 200
     body: bytes = b""
@@ -34,12 +34,12 @@ class Response:
     trickle: float = 0.0
     """Seconds between two bytes."""
     cut: bool = False
-    """Break the connection off half way through the body."""
+    """Whether to break the connection half way through the body."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What came in."""
+    """A request that arrived."""
 
     number: int
     body: dict[str, Any]
@@ -57,7 +57,7 @@ Behaviour = Callable[[Request], Response]
 
 
 def chosen(request: Request) -> str:
-    """The legal action that this server plays in answer to a request."""
+    """The legal action that this server plays."""
     actions = LEGAL.findall(request.observation)[-1].split(", ")
     digest = hashlib.sha256(f"{request.body['seed']}:{request.observation}".encode()).digest()
     return str(actions[digest[0] % len(actions)])
@@ -84,7 +84,7 @@ def good(request: Request) -> Response:
 
 
 def slow(seconds: float) -> Behaviour:
-    """A legal move after a while."""
+    """A legal move after some seconds."""
     return lambda request: dataclasses.replace(good(request), delay=seconds)
 
 
@@ -106,12 +106,12 @@ def raw(body: bytes, content_type: str = "application/json") -> Behaviour:
 
 
 def in_turn(*behaviours: Behaviour) -> Behaviour:
-    """One after the other, then the last for ever."""
+    """The behaviours in turn, then the last one forever."""
     return lambda request: behaviours[min(request.number, len(behaviours) - 1)](request)
 
 
 def flaky(share: float, *failures: Behaviour, seed: int = 0) -> Behaviour:
-    """Fails in this share of requests, in any of the ways given."""
+    """Fails a share of the requests, each in one of the given ways."""
     rng = random.Random(seed)
 
     def behave(request: Request) -> Response:
@@ -121,13 +121,13 @@ def flaky(share: float, *failures: Behaviour, seed: int = 0) -> Behaviour:
 
 
 class _Server(ThreadingHTTPServer):
-    """Takes as many connections at once as there are games; the default of five is reset on a busy machine."""
+    """Accepts as many connections at once as there are games; the default backlog of five is too short."""
 
     request_queue_size = 256
 
 
 class EndpointServer:
-    """Listens on a free port while it is entered."""
+    """Context manager that listens on a free port."""
 
     def __init__(self, behaviour: Behaviour = good) -> None:
         self.behaviour = behaviour
@@ -155,7 +155,7 @@ class EndpointServer:
 
     @property
     def base_url(self) -> str:
-        """What a client is told."""
+        """The base URL for clients."""
         return f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def __enter__(self) -> EndpointServer:

@@ -1,4 +1,4 @@
-"""States of all games, and the turns that are asked of policies in them."""
+"""States of all games, and requests for turns in them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ GAMES = ("tictactoe", "kuhn_poker", "kuhn_poker(hands=5)", "leduc_poker", "conne
 
 
 def random_states(count, seed=0, games=GAMES):
-    """States of all games in which a seat decides, from random play."""
+    """States of all games in which a player decides, from random play."""
     rng = random.Random(seed)
     return [rng.choice(random_turns(load_game(rng.choice(games)), rng)) for _ in range(count)]
 
 
 def game_of(state):
-    """The game of `GAMES` that a state of `random_states` is from."""
+    """The game of a state from `random_states`."""
     for game in map(load_game, GAMES):
         first = game.initial_state()
         if type(first) is type(state) and getattr(first, "hands", 0) == getattr(state, "hands", 0):
@@ -27,7 +27,7 @@ def game_of(state):
 
 
 def requests_for(states, seed=0):
-    """One request a state, keyed by its place."""
+    """One request for each state; the key is its index."""
     return [
         TurnRequest(key=key, game=game_of(state), state=state, player=state.current_player, seed=1000 * seed + key)
         for key, state in enumerate(states)
@@ -35,7 +35,7 @@ def requests_for(states, seed=0):
 
 
 def replies_of(policy, requests):
-    """Every reply by key; the policy is polled until all are there."""
+    """All replies by key, polled until complete."""
     policy.submit(requests)
     replies = {}
     while len(replies) < len(requests):

@@ -136,11 +136,29 @@ def test_a_template_may_change_white_space(template):
     assert "Your card" in ChatCodec(with_template(template), PromptConfig()).render("Your card: J.", KUHN)
 
 
-def test_commands_refuse_a_bad_template_in_one_line(tmp_path, nano):
-    nano.model.save_pretrained(tmp_path)
+def save_model(path, nano, template):
+    nano.model.save_pretrained(path)
     tokenizer = build_tokenizer()
-    tokenizer.chat_template = "{{ raise_exception('wants tools') }}"
-    tokenizer.save_pretrained(tmp_path)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(path)
+
+
+def test_commands_refuse_a_template_that_always_thinks_without_thinking(tmp_path, nano):
+    template = FAMILIES["deepseek-r1 distill"].template
+    assert "<think>" in template
+    save_model(tmp_path, nano, template)
+    evaluate = ["evaluate", str(tmp_path), "--game", "kuhn_poker", "--opponent", "random", "--episodes", "2"]
+    train = ["train", "nano", "--model", str(tmp_path), "--dry-run", "--set", "prompt.template=chat"]
+    for command in ([*evaluate, "--no-thinking"], [*train, "--set", "prompt.thinking=false"]):
+        assert refused(*command).endswith(
+            "prompt.thinking is false, but the model's chat template always opens a thought with '<think>', so every"
+            " reply would begin inside one; set prompt.thinking to true (--thinking), or set prompt.template to"
+            " 'qwen3' or 'llama'"
+        )
+
+
+def test_commands_refuse_a_bad_template_in_one_line(tmp_path, nano):
+    save_model(tmp_path, nano, "{{ raise_exception('wants tools') }}")
     for arguments in (
         ["evaluate", str(tmp_path), "--game", "kuhn_poker", "--opponent", "random", "--episodes", "2"],
         ["train", "nano", "--model", str(tmp_path), "--dry-run", "--set", "prompt.template=chat"],

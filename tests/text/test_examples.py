@@ -1,4 +1,4 @@
-"""Worked examples: legal in every game, true in what they say, and the same tokens before every position."""
+"""Worked examples: legal in every game, and the same tokens before every position."""
 
 import itertools
 

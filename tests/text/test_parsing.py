@@ -1,4 +1,4 @@
-"""From replies to actions: what is forgiven, what is not, and every legal action survives the way through text."""
+"""Parsing of replies: boxes, ignored formatting, illegal replies, and every legal action."""
 
 import random
 
@@ -246,8 +246,10 @@ def test_a_negotiation_action_may_contain_talk():
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_legal_action_is_parsed(spec, seed):
-    for state in random_turns(load_game(spec), random.Random(seed)):
-        for action in state.legal_actions():
+    rng = random.Random(seed)
+    for state in random_turns(load_game(spec), rng):
+        actions = state.legal_actions()
+        for action in rng.sample(actions, min(len(actions), 25)):
             assert parse_action(f"Some thought.\n\\boxed{{{action}}}", state) == action
             assert parse_action(f"\\boxed{{\\text{{ [{action.upper()}] }}}}.", state) == action
 

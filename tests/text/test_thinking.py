@@ -1,4 +1,4 @@
-"""Thinking against answer: where replies are cut, that nothing gets lost, and which tokens fall on which side."""
+"""Splitting replies into thinking and answer, and counting thinking tokens."""
 
 import copy
 
@@ -22,7 +22,7 @@ def codec(tokenizer=TOKENIZER, **config):
 
 
 def without_token():
-    """A codec that does not know that the closing tag is one token, and has to search."""
+    """A codec that does not know that the closing tag is one token, so it has to search."""
     searching = codec()
     searching._delimiter_ids = {}
     return searching
@@ -84,7 +84,7 @@ PIECES = st.sampled_from(["<think>", "</think>", "\\boxed{", "}", BET, "\n", "be
 REPLIES = st.lists(PIECES | st.text(max_size=3), max_size=8).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(reply=REPLIES, opened=st.booleans())
 def test_head_and_answer_make_up_the_reply(reply, opened):
     split = split_reply(reply, opened)
@@ -97,7 +97,7 @@ def test_head_and_answer_make_up_the_reply(reply, opened):
         assert split.closed == ("\\boxed{" in reply)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(reply=REPLIES, opened=st.booleans())
 def test_splitting_is_stable(reply, opened):
     split = split_reply(reply, opened)

@@ -1,4 +1,4 @@
-"""Thoughts in every family's delimiters: nothing inside an unfinished one is an answer or a move."""
+"""Thinking delimiters of every family: an unfinished thought holds no answer and no move."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ DELIMITERS = {
     "granite, shortened": ("Here's my thought process:", "Here's my response:"),
 }
 ORDERED = {"granite", "granite, shortened", "harmony, special tokens left out", "solar"}
-"""Families whose closing delimiters also stand elsewhere."""
+"""Families whose closing delimiter counts only inside a thought."""
 
 
 def test_every_family_is_tested():

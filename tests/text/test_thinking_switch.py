@@ -1,4 +1,4 @@
-"""Templates that are told to think or not by variables of their own, and those that cannot be told."""
+"""Template variables that turn thinking on and off, and templates without one."""
 
 import pytest
 
@@ -10,7 +10,7 @@ UNLESS_DEFINED = "{% if not thinking is defined %}{% set thinking = false %}{% e
 OPEN, SHUT = "<think>\n", "<think>\n\n</think>\n\n"
 
 
-def told(reply):
+def replying(reply):
     template = CHATML.replace("<|im_start|>assistant\n{% endif %}", f"<|im_start|>assistant\n{reply}{{% endif %}}")
     return Family(template=template, eos="<|im_end|>", ends=("<|im_end|>",), special=("<|im_start|>",)).tokenizer()
 
@@ -40,7 +40,7 @@ def when(condition, yes, no):
     ],
 )  # fmt: skip
 def test_the_variable_that_turns_thinking_on_and_off_is_found(variable, reply):
-    tokenizer = told(reply)
+    tokenizer = replying(reply)
     thinks, answers = (ChatCodec(tokenizer, PromptConfig(thinking=thinking)) for thinking in (True, False))
     assert (thinks.opened, answers.opened) == ("<think>", "")
     assert thinks.render_question("1 + 1?").endswith(OPEN)
@@ -61,9 +61,9 @@ def test_a_template_that_always_opens_a_thought_is_refused_without_thinking(name
 
 
 def test_a_thought_that_the_template_closes_is_a_warning():
-    report = describe_template(told(SHUT), PromptConfig())
+    report = describe_template(replying(SHUT), PromptConfig())
     assert any("closes the thought" in line for line in report.warnings)
-    assert not describe_template(told(SHUT), PromptConfig(thinking=False)).warnings
+    assert not describe_template(replying(SHUT), PromptConfig(thinking=False)).warnings
 
 
 @pytest.mark.parametrize("name", ["qwen", "llama-3", "gpt-oss", "magistral", "gemma-3"])
@@ -73,10 +73,10 @@ def test_templates_without_such_a_variable(name):
 
 
 def test_the_reasoning_effort_is_left_to_the_template():
-    effort = told("").chat_template.replace(
+    effort = replying("").chat_template.replace(
         "{% for m", "Reasoning: {{ reasoning_effort | default('medium') }}{% for m", 1
     )
-    tokenizer = told("")
+    tokenizer = replying("")
     tokenizer.chat_template = effort
     for thinking in (True, False):
         assert "Reasoning: medium" in ChatCodec(tokenizer, PromptConfig(thinking=thinking)).render_question("?")

@@ -1,4 +1,4 @@
-"""Tokenizers that do not hold what a model is asked, or what it may answer, are refused; others are left alone."""
+"""Tokenizers that lose parts of prompts or actions are refused; others are accepted."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -26,7 +26,7 @@ def fast(backend, **options):
 
 
 def byte_level(*, normalizer=None, decoder=None):
-    """A byte-level tokenizer, which holds everything unless its normaliser or decoder does not."""
+    """A byte-level tokenizer, which loses nothing unless its normaliser or decoder does."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()

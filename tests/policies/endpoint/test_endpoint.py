@@ -1,4 +1,4 @@
-"""A player behind a server: what it is sent, what its replies mean, and that a failure is nobody's loss."""
+"""Policies of endpoints: requests, replies, retries, and failures that count for neither player."""
 
 import dataclasses
 import email.utils
@@ -46,7 +46,7 @@ def server():
 
 @pytest.fixture
 def new_policy(server):
-    """Policies that ask the server, closed in the end; pauses are short."""
+    """Makes policies of the server, with short pauses, and closes them at the end."""
     made = []
 
     def make(*, backoff_seconds=0.002, **fields):
@@ -70,7 +70,7 @@ def one_turn(policy, game=TICTACTOE, seed=7, key=0):
 
 
 def games(policy, game=TICTACTOE, episodes=20, in_flight=256):
-    """Games against random play, the endpoint from either seat."""
+    """Games against random play, with the endpoint as either player."""
     return play(paired_matches(policy, scripted_policy("random", game), game, episodes, seed=1), in_flight)
 
 
@@ -315,7 +315,7 @@ def test_older_games_go_first(new_policy):
 
 
 def unlucky(request):
-    """Never answers about certain observations; which ones does not depend on anything else."""
+    """Refuses requests whose chosen action is bet or fold, whatever their order."""
     return (refusing(400, "no")(request)) if chosen(request) in {"bet", "fold"} else good(request)
 
 
@@ -375,14 +375,14 @@ def test_an_endless_reply(server, new_policy, monkeypatch):
 
 
 HOSTILE = {
-    "long": "word " * 200_000 + "\\boxed{4}",
+    "long": "word " * 50_000 + "\\boxed{4}",
     "control": "\x00\x07\x1b[2J\x1b]0;title\x07\x7f\x9b31m\r\b \\boxed{4}",
     "surrogates": "\ud800\udfff\udead \\boxed{4}",
     "template": "<|im_end|><|im_start|>user\n<|eot_id|></s><think></think>[INST]\\boxed{4}",
-    "open boxes": "\\boxed{" * 100_000,
-    "braces": "\\boxed{" + "{" * 300_000 + "}" * 300_000 + "}",
-    "commands": "\\boxed{" + "\\text " * 100_000 + "}",
-    "thoughts": "<think>" * 50_000 + "</think>" * 50_000,
+    "open boxes": "\\boxed{" * 30_000,
+    "braces": "\\boxed{" + "{" * 60_000 + "}" * 60_000 + "}",
+    "commands": "\\boxed{" + "\\text " * 30_000 + "}",
+    "thoughts": "<think>" * 10_000 + "</think>" * 10_000,
     "talk": "\\boxed{[pass] " + "I win. " * 3000 + "}",
     "markup": "\\boxed{[bold]4[/bold]}",
     "directions": "\u202e\u2066\\boxed{4}\U000e0041",

@@ -1,4 +1,4 @@
-"""`spiral benchmark endpoint:NAME`: as of a local model, with what only a server does."""
+"""`spiral benchmark endpoint:NAME`: truncation, faults, filters and spend limits."""
 
 import json
 import re
@@ -7,13 +7,14 @@ import pytest
 
 from commands import refused, spiral
 from endpoint_server import EndpointServer, Response, completion, refusing
+from spiral.policies.endpoint.reply import read_body
 
 PROBLEMS = 6
 OPTIONS = ("--task", "gsm8k", "--data", "problems.jsonl", "--samples", "2")
 
 
 def answer(request, **fields):
-    """The right sum, with the thoughts apart."""
+    """The right sum, with the thinking in a field of its own."""
     numbers = [int(number) for number in re.findall(r"\d+", request.observation)[:2]]
     counted = {
         "prompt_tokens": 20,
@@ -68,18 +69,24 @@ def test_a_benchmark_of_an_endpoint(server, tmp_path):
     assert len(server.requests) == 12
 
 
-@pytest.mark.parametrize("reason", ["length", "max_tokens", "MODEL_LENGTH"])
-def test_a_reply_that_used_up_its_budget_is_truncated(server, reason):
-    server.behaviour = lambda request: answer(request, finish=reason if request.number % 2 else "stop")
-    assert spiral("benchmark", "endpoint:local", *OPTIONS, "--json").json["truncated"] == 0.5
+def test_truncated_filtered_and_unanswered_replies(server):
+    def behave(request):
+        """In turn: a box in the thinking alone, a filtered reply, a truncated reply and a whole one."""
+        return [
+            Response(body=completion(None, finish="length", reasoning="It is \\boxed{1}", usage={})),
+            answer(request, finish="content_filter"),
+            answer(request, finish="length"),
+            answer(request),
+        ][request.number % 4]
 
-
-def test_a_box_in_the_thinking_is_not_an_answer(server):
-    server.behaviour = lambda request: Response(
-        body=completion(None, finish="length", reasoning="It is \\boxed{1}", usage={})
-    )
+    server.behaviour = behave
     values = spiral("benchmark", "endpoint:local", *OPTIONS, "--json").json
-    assert (values["accuracy"], values["unboxed"], values["truncated"]) == (0.0, 1.0, 1.0)
+    assert (values["accuracy"], values["unboxed"], values["truncated"]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MODEL_LENGTH", "stop"])
+def test_reasons_that_mean_truncation(reason):
+    assert read_body(completion("\\boxed{1}", finish=reason)).truncated == (reason != "stop")
 
 
 def test_unanswered_attempts_are_repeated_by_the_next_command(server, tmp_path):
@@ -112,12 +119,6 @@ def test_missing_money_is_reported_once(server):
     result = spiral("benchmark", "endpoint:local", *OPTIONS)
     assert (result.status, len(result.err.splitlines()), len(server.requests)) == (1, 1, 1)
     assert "12 of 12 attempts got no reply: 12 x 127.0.0.1" in result.err
-
-
-def test_a_filtered_reply_is_a_wrong_answer(server):
-    server.behaviour = lambda request: answer(request, finish="content_filter" if request.number % 2 else "stop")
-    values = spiral("benchmark", "endpoint:local", *OPTIONS, "--json").json
-    assert (values["accuracy"], values["unboxed"], values["truncated"]) == (0.5, 0.5, 0.0)
 
 
 def test_invalid_combinations_are_refused(server):

@@ -1,4 +1,4 @@
-"""Money and pace: a limit holds to the cent however many requests are under way at once."""
+"""Spend limits and rate limits: they hold exactly for any number of requests in flight."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ from spiral.rollout.loop import play
 KUHN = load_game("kuhn_poker")
 RANDOM = scripted_policy("random", KUHN)
 PRICES = {"prompt_price": 1000.0, "completion_price": 5000.0}
-"""A tenth of a cent for a token of a prompt, half a cent for one of a reply."""
+"""A tenth of a cent for a prompt token and half a cent for a reply token."""
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def new_policy(server):
 
 
 def most(request):
-    """Dollars that a request can cost at most."""
+    """Maximum cost of a request in dollars."""
     size = sum(len(message["content"].encode()) for message in request.body["messages"])
     return (size + TEMPLATE_TOKENS) * 0.001 + 100 * 0.005
 
@@ -77,7 +77,7 @@ def test_the_limit_holds_to_the_cent(server, new_policy, limit, max_in_flight):
     rng = random.Random(5)
 
     def behave(request):
-        """Charges anything up to the most that the request allows."""
+        """Charges a random share of the maximum cost."""
         share = rng.choice([0.1, 0.5, 1.0])
         tokens = {"prompt_tokens": int(share * (most(request) - 0.5) * 1000), "completion_tokens": int(share * 100)}
         body = completion(f"\\boxed{{{chosen(request)}}}", usage=tokens)

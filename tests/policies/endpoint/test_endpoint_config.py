@@ -1,4 +1,4 @@
-"""`endpoint:NAME` to settings and a key, and one clear line for whatever is wrong with them."""
+"""Settings and keys of `endpoint:NAME`, and one clear line for every error in them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Every misbehaviour of a server: no hang, no exception but the one documented fault, no money beyond the limit."""
+"""Misbehaving servers cause no hang, no exception and no cost beyond the limit, only faults."""
 
 import resource
 import time
@@ -51,7 +51,7 @@ def test_a_misbehaviour_is_a_fault_or_a_reply(server, name):
     )
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()
-    # A name of its own: an endpoint's limit holds for everyone of its name in the process.
+    # Each policy has a name of its own, because policies of one name share a limit.
     policy = EndpointPolicy(config, name=f"endpoint:{list(MISBEHAVIOURS).index(name)}", backoff_seconds=0.001)
     try:
         state = KUHN.initial_state()

@@ -1,4 +1,4 @@
-"""What a server does not take: said once, left out or renamed from then on, and part of the result."""
+"""Parameters that a server does not accept are logged once, then left out or renamed, and listed in the result."""
 
 import json
 
@@ -22,7 +22,7 @@ def parameters(**fields):
 
 
 def learnt(body, sampling=SAMPLING, **fields):
-    """What is sent after one refusal; None where the refusal is not taken for one of a parameter."""
+    """The parameters after one refusal; None when the error is not read as a refusal of a parameter."""
     known = parameters(**fields)
     sent = known.values(sampling, 3)
     refusal = read_refusal(body.encode()) if isinstance(body, str) else refusal_of(body)
@@ -218,7 +218,7 @@ def test_options_of_the_user_are_never_left_out():
 
 
 def like_openai(request):
-    """A reasoning model of OpenAI's."""
+    """Refuses parameters like a reasoning model of OpenAI."""
     body = request.body
     if "max_tokens" in body:
         return Response(status=400, body=json.dumps(openai(NEWER, "max_tokens", "unsupported_parameter")).encode())

@@ -1,4 +1,4 @@
-"""Money, keys and hosts: what is worth another try, where a key may go, and one limit for everyone in a process."""
+"""Money, keys and hosts: which errors are retried, where a key may be sent, and shared limits."""
 
 import json
 import logging
