@@ -39,8 +39,7 @@ from spiral.training.advantages import advantages_by_turn
 from spiral.training.batch import Batch, make_batch, samples_from_episodes
 from spiral.training.learner import Learner
 from spiral.training.logprobs import CHUNK_ELEMENTS, score_tokens
-from spiral.training.packing import MicroBatch, micro_batches
-from spiral.training.prefixes import Family, packed_rows, shared_prefixes
+from spiral.training.packing import Family, MicroBatch, micro_batches, packed_rows, shared_prefixes
 from spiral.training.settings import LearnerConfig, LossConfig
 
 GAMES = ("tictactoe", "kuhn_poker")

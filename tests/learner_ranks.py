@@ -32,11 +32,10 @@ from spiral.text import PromptConfig
 from spiral.training.batch import Batch, make_batch
 from spiral.training.checkpoint import load_checkpoint, save_checkpoint
 from spiral.training.fsdp import shard
-from spiral.training.learner import Learner, LearnerConfig
+from spiral.training.learner import Learner, LearnerConfig, frozen_copy
 from spiral.training.lora import LoraConfig
 from spiral.training.loss import LossConfig
 from spiral.training.process_group import GroupError, free_port, join_group, leave_group
-from spiral.training.reference import frozen_copy
 
 LIMIT = 60.0
 """Seconds that a test waits for the slowest rank; ranks wait for each other for less."""

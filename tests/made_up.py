@@ -61,3 +61,13 @@ def random_samples(count, vocabulary, seed=0, *, longest=30):
         rng.integers(2)
         samples.append(new_sample(tokens[:prompt], tokens[prompt:], advantage, logprobs[prompt:]))
     return samples
+
+
+def loss_of(scores, old, behaviour, advantages, denominator, config):
+    """The loss of a micro-batch under the policy loss that the configuration names."""
+    from spiral.training.loss import TokenNumbers, loss, make_policy_loss
+
+    tokens = TokenNumbers(
+        logprobs_K=scores.logprobs_K, old_logprobs_K=old, behaviour_logprobs_K=behaviour, advantages_K=advantages
+    )
+    return loss(scores, tokens, denominator, config, make_policy_loss(config))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from made_up import loss_of
 from spiral.core.records import Generation
 from spiral.core.seeds import derive_seed, token_uniforms
 from spiral.games import load_game
@@ -18,7 +19,7 @@ from spiral.theory import exploitability, information_states, policy_from_table
 from spiral.training.advantages import RAE
 from spiral.training.batch import make_batch, samples_from_episodes
 from spiral.training.logprobs import TokenScores
-from spiral.training.loss import LossConfig, loss
+from spiral.training.loss import LossConfig
 
 KUHN = load_game("kuhn_poker")
 NAMES = [(state.information_state(seat), state.legal_actions()) for state, seat in information_states(KUHN)]
@@ -109,7 +110,7 @@ def train_table(config: LossConfig, *, steps, episodes, learning_rate, seed, est
         scores = table_scores(logits, reference, batch)
         behaviour = batch.behaviour_logprobs_A
         optimizer.zero_grad()
-        loss(scores, behaviour, behaviour, batch.advantages_A, float(batch.num_samples), config).total.backward()
+        loss_of(scores, behaviour, behaviour, batch.advantages_A, float(batch.num_samples), config).total.backward()
         optimizer.step()
         measured.append(table_exploitability(logits))
     return measured

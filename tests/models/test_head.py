@@ -23,10 +23,9 @@ from spiral.runs.recipe import load_recipe
 from spiral.text import ChatCodec, PromptConfig
 from spiral.training.batch import make_batch
 from spiral.training.learner import Learner, LearnerConfig
-from spiral.training.logprobs import score_tokens
+from spiral.training.logprobs import hidden_states, score_tokens
 from spiral.training.loss import LossConfig
 from spiral.training.packing import micro_batches
-from spiral.training.scorer import hidden_states
 from turns import random_states, replies_of, requests_for
 from vllm_models import untied
 

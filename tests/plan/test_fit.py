@@ -21,9 +21,8 @@ from spiral.runs.hardware import GIB, device_memory_gib
 from spiral.runs.recipe import load_recipe, validate_recipe, with_overrides
 from spiral.text import ChatCodec
 from spiral.training.batch import make_batch
+from spiral.training.logprobs import Scorer, recompute_blocks
 from spiral.training.packing import micro_batches
-from spiral.training.recompute import recompute_blocks
-from spiral.training.scorer import Scorer
 
 QWEN = "Qwen/Qwen3-0.6B-Base"
 BIG = {

@@ -13,12 +13,10 @@ from families import family_model
 from made_up import random_samples
 from spiral.policies import SamplingConfig
 from spiral.training.batch import make_batch
-from spiral.training.learner import Learner, LearnerConfig
-from spiral.training.logprobs import score_tokens
+from spiral.training.learner import Learner, LearnerConfig, TrainingDivergedError
+from spiral.training.logprobs import blocks, hidden_states, score_tokens
 from spiral.training.loss import LossConfig
-from spiral.training.optimizer import TrainingDivergedError
 from spiral.training.packing import micro_batches
-from spiral.training.scorer import blocks, hidden_states
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -31,8 +31,8 @@ from learner_ranks import (
     train_with_own_seed,
     update_without,
 )
-from spiral.training.division import owners, share_of
-from spiral.training.optimizer import TrainingDivergedError
+from spiral.training.learner import TrainingDivergedError
+from spiral.training.packing import owners, share_of
 from spiral.training.process_group import GroupError, at_work, free_port, join_group, meet, use_interface
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -188,9 +188,12 @@ def test_training_that_diverges_stops_on_all_ranks(ranks, random_model):
 @pytest.mark.parametrize(
     ("work", "message"),
     [
-        (train_with_own_seed, "the learner's configuration of rank 1 is not that of rank 0; .* one recipe"),
-        (train_own_model, "the model of rank 1 is not that of rank 0; expected the same: load"),
-        (train_on_own_batch, "the batch of rank 1 is not that of rank 0; expected the same: give every rank"),
+        (
+            train_with_own_seed,
+            "rank 1 has a different learner configuration from rank 0; give every rank the same recipe",
+        ),
+        (train_own_model, "rank 1 has a different model from rank 0; load the same"),
+        (train_on_own_batch, "rank 1 has a different batch from rank 0; give every rank the same samples"),
     ],
 )
 def test_ranks_that_do_not_agree_are_told(ranks, random_model, work, message):
@@ -205,7 +208,7 @@ def test_a_checkpoint_that_cannot_be_written_fails_on_all(ranks, random_model, t
     first, second = ranks.run(train_and_save, random_model, Run(**SMALL), tmp_path / "file", 1)
     assert isinstance(first, OSError)
     assert isinstance(second, GroupError)
-    assert "rank 0 failed at what the others waited for" in str(second)
+    assert "rank 0 failed while the other ranks waited for it" in str(second)
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").is_file(), reason="needs Linux")
@@ -227,7 +230,9 @@ def test_a_rank_that_dies_is_noticed(short_lived, random_model, compute):
 def test_the_rank_that_keeps_the_store_dies(short_lived, random_model):
     nothing, (message, seconds, _) = short_lived.run(update_without, random_model, Run(**SMALL), 0, None)
     assert nothing is None
-    assert "rank 1 of 2, at update 2, waited in vain; rank 0, where the ranks leave word, does not answer" in message
+    assert (
+        "rank 1 of 2, at update 2, got no answer from rank 0, which keeps the record of where each rank is" in message
+    )
     assert seconds < SHORT + 4
 
 

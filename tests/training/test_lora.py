@@ -13,11 +13,10 @@ from spiral.text import PromptConfig
 from spiral.training.batch import make_batch
 from spiral.training.checkpoint import load_checkpoint, save_checkpoint
 from spiral.training.learner import Learner, LearnerConfig
-from spiral.training.logprobs import score_tokens
+from spiral.training.logprobs import hidden_states, score_tokens
 from spiral.training.lora import LoraConfig
 from spiral.training.loss import LossConfig
 from spiral.training.packing import micro_batches
-from spiral.training.scorer import hidden_states
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

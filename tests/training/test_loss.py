@@ -1,13 +1,18 @@
 """The loss in numbers that can be checked with a pencil, and its gradients against a naive implementation."""
 
 import math
+import sys
+import types
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from made_up import loss_of
+from spiral.games.failures import UserCodeError
 from spiral.training.logprobs import TokenScores, score_tokens
-from spiral.training.loss import LossConfig, importance_weights, loss, policy_loss_tokens
+from spiral.training.loss import LOSSES, LossConfig, TokenNumbers, importance_weights, make_policy_loss
+from spiral.training.settings import BUILTIN_LOSSES
 
 LN2 = math.log(2.0)
 
@@ -17,6 +22,12 @@ def scores_of(logprobs, entropy=0.0, kl=0.0):
     return TokenScores(logprobs_K=logprobs, entropy_K=fill + entropy, kl_K=fill + kl)
 
 
+def policy_loss_of(logprobs, old, advantages, config):
+    """The loss of each token, and whether it was clipped."""
+    tokens = TokenNumbers(logprobs_K=logprobs, old_logprobs_K=old, behaviour_logprobs_K=old, advantages_K=advantages)
+    return make_policy_loss(config)(tokens)
+
+
 def tensors(*columns):
     return [torch.tensor(column, dtype=torch.float64) for column in columns]
 
@@ -24,7 +35,7 @@ def tensors(*columns):
 def test_policy_gradient_by_hand():
     logprobs, old, advantages = tensors([-1.0, -2.0, -0.5], [-1.0, -2.0, -0.5], [2.0, -1.0, 0.5])
     logprobs.requires_grad_()
-    parts = loss(scores_of(logprobs), old, old, advantages, 10.0, LossConfig(kind="policy_gradient"))
+    parts = loss_of(scores_of(logprobs), old, old, advantages, 10.0, LossConfig(kind="policy_gradient"))
     # -(2 * -1 + -1 * -2 + 0.5 * -0.5) / 10
     assert parts.total.item() == pytest.approx(0.025)
     assert parts.policy.item() == parts.total.item()
@@ -49,7 +60,7 @@ def test_policy_gradient_by_hand():
 def test_the_clip_on_both_sides_for_both_signs(ratio, advantage, value, flows):
     old, advantages = tensors([-1.5], [advantage])
     logprobs = (old + math.log(ratio)).requires_grad_()
-    tokens, clipped = policy_loss_tokens(logprobs, old, advantages, LossConfig(clip_low=0.2, clip_high=0.2))
+    tokens, clipped = policy_loss_of(logprobs, old, advantages, LossConfig(clip_low=0.2, clip_high=0.2))
     assert tokens.item() == pytest.approx(value)
     tokens.sum().backward()
     assert logprobs.grad.item() == pytest.approx(-ratio * advantage if flows else 0.0)
@@ -59,8 +70,8 @@ def test_the_clip_on_both_sides_for_both_signs(ratio, advantage, value, flows):
 def test_a_higher_upper_clip_lets_rare_tokens_grow():
     old, advantages = tensors([-4.0, -4.0], [1.0, -1.0])
     logprobs = old + math.log(1.25)
-    same, _ = policy_loss_tokens(logprobs, old, advantages, LossConfig())
-    higher, clipped = policy_loss_tokens(logprobs, old, advantages, LossConfig(clip_high=0.28))
+    same, _ = policy_loss_of(logprobs, old, advantages, LossConfig())
+    higher, clipped = policy_loss_of(logprobs, old, advantages, LossConfig(clip_high=0.28))
     assert same.tolist() == pytest.approx([-1.2, 1.25])
     assert higher.tolist() == pytest.approx([-1.25, 1.25])
     assert clipped.tolist() == [False, False]
@@ -71,7 +82,7 @@ def test_ppo_at_ratio_one_has_the_policy_gradient():
     grads = []
     for kind in ("ppo", "policy_gradient"):
         leaf = logprobs.clone().requires_grad_()
-        loss(scores_of(leaf), logprobs, logprobs, advantages, 3.0, LossConfig(kind=kind)).total.backward()
+        loss_of(scores_of(leaf), logprobs, logprobs, advantages, 3.0, LossConfig(kind=kind)).total.backward()
         grads.append(leaf.grad.tolist())
     assert grads[0] == pytest.approx(grads[1])
 
@@ -89,7 +100,7 @@ def test_the_weight_multiplies_a_tokens_loss_and_its_gradient(kind):
     logprobs, behaviour, advantages = tensors([-1.0, -1.0], [-1.0 - LN2, -9.0], [1.0, 1.0])
     config = LossConfig(kind=kind, importance_cap=4.0)
     leaf = logprobs.clone().requires_grad_()
-    parts = loss(scores_of(leaf), logprobs, behaviour, advantages, 1.0, config)
+    parts = loss_of(scores_of(leaf), logprobs, behaviour, advantages, 1.0, config)
     parts.total.backward()
     token = 1.0 if kind == "policy_gradient" else -1.0
     assert parts.total.item() == pytest.approx(2.0 * token + 4.0 * token)
@@ -99,7 +110,7 @@ def test_the_weight_multiplies_a_tokens_loss_and_its_gradient(kind):
 def test_entropy_and_kl_are_added_with_their_weights():
     logprobs, advantages = tensors([-1.0, -1.0], [0.0, 0.0])
     config = LossConfig(entropy_bonus=0.1, kl_coefficient=0.5)
-    parts = loss(scores_of(logprobs, entropy=2.0, kl=0.3), logprobs, logprobs, advantages, 4.0, config)
+    parts = loss_of(scores_of(logprobs, entropy=2.0, kl=0.3), logprobs, logprobs, advantages, 4.0, config)
     assert parts.total.item() == pytest.approx((-0.1 * 2.0 + 0.5 * 0.3) * 2 / 4)
     assert parts.policy.item() == 0.0
 
@@ -108,7 +119,7 @@ def test_a_token_weighs_the_same_in_a_short_and_in_a_long_answer():
     # Two samples of 2 and 6 tokens with one advantage: the constant denominator knows nothing of lengths.
     logprobs, advantages = torch.full((8,), -1.0).requires_grad_(), torch.ones(8)
     old = logprobs.detach()
-    loss(scores_of(logprobs), old, old, advantages, 2 * 16.0, LossConfig(kind="policy_gradient")).total.backward()
+    loss_of(scores_of(logprobs), old, old, advantages, 2 * 16.0, LossConfig(kind="policy_gradient")).total.backward()
     assert logprobs.grad.tolist() == pytest.approx([-1 / 32] * 8)
 
 
@@ -116,9 +127,9 @@ def test_micro_batches_add_up():
     torch.manual_seed(0)
     logprobs, old, behaviour, advantages = (torch.randn(10, dtype=torch.float64) * 0.3 for _ in range(4))
     config = LossConfig()
-    whole = loss(scores_of(logprobs), old, behaviour, advantages, 7.0, config)
+    whole = loss_of(scores_of(logprobs), old, behaviour, advantages, 7.0, config)
     parts = [
-        loss(scores_of(logprobs[cut]), old[cut], behaviour[cut], advantages[cut], 7.0, config)
+        loss_of(scores_of(logprobs[cut]), old[cut], behaviour[cut], advantages[cut], 7.0, config)
         for cut in (slice(0, 3), slice(3, 4), slice(4, 10))
     ]
     assert sum(part.total.item() for part in parts) == pytest.approx(whole.total.item())
@@ -126,9 +137,83 @@ def test_micro_batches_add_up():
 
 
 def test_impossible_settings_are_refused():
-    for wrong in ({"clip_low": 1.0}, {"clip_high": 0.0}, {"importance_cap": 0}, {"kind": "grpo"}, {"kl": 0.1}):
+    for wrong in ({"clip_low": 1.0}, {"clip_high": 0.0}, {"importance_cap": 0}, {"kind": 1}, {"kl": 0.1}):
         with pytest.raises(ValidationError):
             LossConfig(**wrong)
+
+
+def test_the_settings_know_the_built_in_losses():
+    assert tuple(LOSSES) == BUILTIN_LOSSES
+
+
+# Losses of a user's own.
+
+
+def cubed(tokens, *, power=3):
+    return -(tokens.advantages_K**power) * tokens.logprobs_K
+
+
+class Bounded:
+    """Clips advantages, and says where."""
+
+    def __init__(self, bound):
+        if bound <= 0:
+            raise ValueError("not positive")
+        self.bound = bound
+
+    def __call__(self, tokens):
+        bounded = tokens.advantages_K.clamp(-self.bound, self.bound)
+        return -bounded * tokens.logprobs_K, bounded != tokens.advantages_K
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    module = types.ModuleType("mine")
+    module.cubed, module.Bounded = cubed, Bounded
+    monkeypatch.setitem(sys.modules, "mine", module)
+    return module
+
+
+def test_a_loss_of_ones_own(mine):
+    logprobs, advantages = tensors([-1.0, -0.5], [2.0, -1.0])
+    for kind, options, expected, clipped in (
+        ("mine:cubed", {}, 8.0 * 1.0 - 1.0 * 0.5, 0),
+        ("mine:cubed", {"power": 1}, 2.0 * 1.0 - 1.0 * 0.5, 0),
+        ("mine:Bounded", {"bound": 1.5}, 1.5 * 1.0 - 1.0 * 0.5, 1),
+    ):
+        config = LossConfig(kind=kind, options=options)
+        config.check()
+        parts = loss_of(scores_of(logprobs), logprobs, logprobs, advantages, 1.0, config)
+        assert parts.total.item() == pytest.approx(expected)
+        assert parts.clipped.item() == clipped
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("grpo", {}, "there is no 'grpo' among the losses"),
+        ("ppo", {"clip_low": 0.1}, "loss.options are for a loss of your own, and 'ppo' is built in"),
+        ("mine:cubed", {"exponent": 2}, "'mine:cubed' has no option 'exponent'; its options: power"),
+        ("mine:Bounded", {}, "'mine:Bounded' needs the option 'bound'"),
+    ],
+)
+def test_losses_and_options_that_do_not_exist(kind, options, message, mine):
+    with pytest.raises(ValueError, match=message):
+        LossConfig(kind=kind, options=options).check()
+
+
+def test_a_loss_that_fails_is_named(mine):
+    logprobs, advantages = tensors([-1.0, -0.5], [2.0, -1.0])
+    with pytest.raises(ValueError, match="the loss 'mine:Bounded' cannot be made: ValueError: not positive"):
+        make_policy_loss(LossConfig(kind="mine:Bounded", options={"bound": 0}))
+    for function, message in (
+        (lambda tokens: 1 / 0, "the loss 'mine:wrong' failed: ZeroDivisionError"),
+        (lambda tokens: tokens.logprobs_K.sum(), r"returned a tensor of shape \[\]; expected a tensor of shape \[2\]"),
+        (lambda tokens: 3.0, "returned float; expected a tensor"),
+    ):
+        mine.wrong = function
+        with pytest.raises(UserCodeError, match=message):
+            policy_loss_of(logprobs, logprobs, advantages, LossConfig(kind="mine:wrong"))
 
 
 # From hidden states to scores.
@@ -211,7 +296,7 @@ def test_gradients_agree_with_finite_differences():
 
     def value(hidden):
         scores = score_tokens(hidden, head, targets, 1.0, reference, chunk_elements=5 * VOCABULARY)
-        return loss(scores, old, old, advantages, 5.0, config).total
+        return loss_of(scores, old, old, advantages, 5.0, config).total
 
     value(hidden).backward()
     torch.manual_seed(3)

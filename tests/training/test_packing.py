@@ -9,15 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from made_up import random_samples
+from made_up import loss_of, random_samples
 from spiral.policies import SamplingConfig
 from spiral.training.attention import use_segment_attention
 from spiral.training.batch import make_batch
 from spiral.training.learner import Learner, LearnerConfig
-from spiral.training.logprobs import score_tokens
-from spiral.training.loss import LossConfig, loss
+from spiral.training.logprobs import hidden_states, score_tokens
+from spiral.training.loss import LossConfig
 from spiral.training.packing import micro_batches
-from spiral.training.scorer import hidden_states
 
 LAYOUTS = ("padded", "packed")
 
@@ -59,7 +58,7 @@ def loss_and_gradients(model, batch, layout, max_tokens):
         scores = score_tokens(hidden_states(model, rows), head, batch.action_ids_A[index], 1.0)
         behaviour = batch.behaviour_logprobs_A[index]
         advantages = batch.advantages_A[index]
-        part = loss(scores, behaviour, behaviour, advantages, 64.0 * batch.num_samples, config).total
+        part = loss_of(scores, behaviour, behaviour, advantages, 64.0 * batch.num_samples, config).total
         part.backward()
         total += part.item()
     return total, {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -14,10 +14,9 @@ from spiral.policies import SamplingConfig
 from spiral.training.attention import use_segment_attention
 from spiral.training.batch import make_batch
 from spiral.training.learner import Learner, LearnerConfig
+from spiral.training.logprobs import Scorer
 from spiral.training.loss import LossConfig
-from spiral.training.packing import micro_batches
-from spiral.training.prefixes import Family, packed_rows, shared_prefixes
-from spiral.training.scorer import Scorer
+from spiral.training.packing import Family, micro_batches, packed_rows, shared_prefixes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

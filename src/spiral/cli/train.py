@@ -291,7 +291,7 @@ def _stops_explained(path: Path) -> Iterator[None]:
     from spiral.core.policy import NotPlayedError
     from spiral.distributed.session import ClusterError
     from spiral.launch import RunStopped
-    from spiral.training.optimizer import TrainingDivergedError
+    from spiral.training.learner import TrainingDivergedError
     from spiral.training.process_group import GroupError
 
     try:

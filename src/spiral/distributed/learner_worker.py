@@ -84,18 +84,7 @@ class LearnerWorker:
         # Scoring is collective, so all ranks compare, even if the result is known to one of them.
         model, codec, compute = loaded.model, loaded.codec(recipe.prompt), recipe.model.compute
         check = LearnerCheck(model, codec, compute, recipe.sampling.temperature)
-        self._learner = Learner(
-            loaded.model,
-            config=recipe.learner,
-            loss_config=recipe.loss,
-            sampling=recipe.sampling,
-            total_steps=recipe.run.steps,
-            seed=recipe.run.seed,
-            compute=recipe.model.compute,
-            head=recipe.model.head,
-            compiled=recipe.model.compile,
-            lora=recipe.lora,
-        )
+        self._learner = Learner.from_recipe(recipe, loaded.model)
         check.compare(self._learner, learner_options(recipe))
         return {} if checkpoint is None else load_checkpoint(checkpoint, self._learner)
 

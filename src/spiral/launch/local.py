@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from spiral.agreement import run_check
 from spiral.core.metrics import Metrics
@@ -112,7 +111,9 @@ def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -
         check = run_check(
             policy, lambda: loaded.model, directory, recipe.model.compute, computation(recipe), games=games
         )
-        learner = _learner(recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model)
+        learner = Learner.from_recipe(
+            recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model
+        )
         if check is not None:
             check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
             check.keep()
@@ -145,19 +146,3 @@ def _closed_on_error(policy: LanguagePolicy) -> Iterator[None]:
     except BaseException:
         policy.close()
         raise
-
-
-def _learner(recipe: Recipe, model: Any) -> Learner:
-    """The learner that takes `model` over."""
-    return Learner(
-        model,
-        config=recipe.learner,
-        loss_config=recipe.loss,
-        sampling=recipe.sampling,
-        total_steps=recipe.run.steps,
-        seed=recipe.run.seed,
-        compute=recipe.model.compute,
-        head=recipe.model.head,
-        compiled=recipe.model.compile,
-        lora=recipe.lora,
-    )

@@ -48,7 +48,7 @@ from spiral.policies.registry import empty_model
 from spiral.runs.hardware import GIB
 from spiral.runs.recipe import Recipe
 from spiral.training.logprobs import CHUNK_ELEMENTS
-from spiral.training.prefixes import SHORTEST_PREFIX
+from spiral.training.packing import MIN_PREFIX
 
 LOGIT_ARRAYS = 6
 """Float32 arrays as large as a chunk's logits that are alive at the peak of its backward pass (measured)."""
@@ -253,7 +253,7 @@ def microbatch_tokens(recipe: Recipe, budget: TokenBudget) -> int:
 def samples_behind_prefixes(recipe: Recipe, budget: TokenBudget, tokens: int) -> tuple[int, float]:
     """How many samples of a micro-batch share a prefix when replies are short, and its length; (0, 0.0) for none."""
     prefix = budget.prefix
-    if recipe.learner.layout != "packed" or prefix < SHORTEST_PREFIX:
+    if recipe.learner.layout != "packed" or prefix < MIN_PREFIX:
         return 0, 0.0
     own = budget.prompt - prefix + SHORT_SHARE * budget.response
     share = budget.max_turns // (recipe.hardware.devices * recipe.learner.minibatches)

@@ -26,7 +26,7 @@ from spiral.text import ChatCodec, PromptConfig
 from spiral.text.examples import worked_example
 from spiral.text.prompts import question
 from spiral.training.batch import make_batch
-from spiral.training.prefixes import shared_prefixes
+from spiral.training.packing import shared_prefixes
 
 CHARACTERS_PER_TOKEN = 4
 TEMPLATE_TOKENS = 12

@@ -39,7 +39,7 @@ from spiral.runs.hardware import HardwareConfig
 from spiral.runs.trackers import find_tracker
 from spiral.text import PromptConfig
 from spiral.training.advantages import ESTIMATORS, CreditConfig, load_estimator
-from spiral.training.settings import LearnerConfig, LoraConfig, LossConfig, RunConfig
+from spiral.training.settings import BUILTIN_LOSSES, LearnerConfig, LoraConfig, LossConfig, RunConfig
 
 DIRECTORY = Path(__file__).parents[1] / "recipes"
 """The built-in recipes."""
@@ -248,6 +248,8 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "benchmark.tasks", partial(load_task, task)
     yield "credit.estimator", partial(resolve, "advantages", recipe.credit.estimator, ESTIMATORS)
     yield "credit.options", partial(load_estimator, recipe.credit.estimator, recipe.credit.options)
+    yield "loss.kind", partial(resolve, "losses", recipe.loss.kind, dict.fromkeys(BUILTIN_LOSSES))
+    yield "loss.options", recipe.loss.check
     for name in run.trackers:
         yield "run.trackers", partial(find_tracker, name, run.tracker_options.get(name, {}))
     for name in run.guards:

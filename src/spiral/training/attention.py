@@ -28,7 +28,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "spiral_segments"
-SHORTEST_SHARE = 0.75
+MIN_SHARE = 0.75
 """A group holds samples of at least this share of its longest, so little is computed for padding."""
 
 
@@ -170,7 +170,7 @@ def _similar(stretches: Sequence[Stretch]) -> list[list[int]]:
     for number in sorted(range(len(stretches)), key=order):
         leader = stretches[groups[-1][0]] if groups else None
         alike = leader is not None and order(number)[:2] == (leader.prefix_start, leader.prefix_length)
-        if leader is not None and alike and stretches[number].length >= SHORTEST_SHARE * leader.length:
+        if leader is not None and alike and stretches[number].length >= MIN_SHARE * leader.length:
             groups[-1].append(number)
         else:
             groups.append([number])

@@ -19,8 +19,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from spiral.training.logprobs import Scorer, blocks
 from spiral.training.process_group import BACKENDS
-from spiral.training.scorer import Scorer, blocks
 
 
 def shard(scorer: Scorer, compute: torch.dtype) -> None:

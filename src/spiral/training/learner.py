@@ -1,21 +1,25 @@
 """The learner: owns the weights, the reference and the optimizer, and turns a batch into an update.
 
-One `update` passes over the batch `epochs` times in `minibatches` parts; each part is one optimizer step, made of
-as many micro-batches as memory needs. What is minimised is in `loss.py`, how rows are laid out in `layout.py`.
+`Learner.update` reads from top to bottom: what is known before the first optimizer step (`_targets`), passes over the
+batch (`_passes`), each of `minibatches` optimizer steps (`_optimizer_step`), each of as many micro-batches as memory
+needs. What is minimised is in `loss.py`, how rows are laid out in `packing.py`.
 
-Where several processes have joined a group (`group.py`), all call the same methods with the same batch, and together
-make the update that one would make. Each learns from its own samples (`division.py`); gradients are added up,
-denominators are those of the whole minibatch, and so are the metrics that every rank returns. In float32 the weights
-are replicated, in bfloat16 sharded.
+Where several processes have joined a group (`process_group.py`), all call the same methods with the same batch, and
+together make the update that one would make. Each learns from its own samples; gradients are added up, denominators
+are those of the whole minibatch, and so are the metrics that every rank returns. In float32 the weights are replicated:
+all ranks take the same step with the same sum of gradients, so that weights stay equal bit by bit. In bfloat16 they are
+sharded (`fsdp.py`).
 
-Shapes: K action tokens of a micro-batch, A of the whole batch, D hidden size.
+Shapes: K action tokens of a micro-batch, A of the samples that this rank learns from, D hidden size.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,28 +31,99 @@ from spiral.core.progress import shown
 from spiral.core.records import FloatArray
 from spiral.core.seeds import derive_seed
 from spiral.models.head import output_head
-from spiral.models.loading import check_architecture
-from spiral.models.settings import HeadPrecision
+from spiral.models.loading import cast_parameters, check_architecture
+from spiral.models.settings import HeadPrecision, ModelConfig
+from spiral.training.attention import use_segment_attention
 from spiral.training.batch import Batch
-from spiral.training.division import Share, share_of
-from spiral.training.fsdp import gradient_scale, like, reshard, shard, whole
-from spiral.training.logprobs import TokenScores
+from spiral.training.fsdp import gathered, gradient_scale, like, reshard, shard, whole
+from spiral.training.logprobs import Scorer, TokenScores, hidden_states, recompute_blocks
 from spiral.training.lora import add_lora, plain_weights
-from spiral.training.optimizer import TrainingDivergedError, load_optimizer_tensors, optimizer_tensors, sum_gradients
-from spiral.training.packing import MicroBatch, empty_micro_batch, micro_batches
-from spiral.training.ranks import batch_fingerprint, current_ranks, weights_fingerprint
-from spiral.training.recompute import recompute_blocks
-from spiral.training.reference import copy_weights, frozen_copy, reference_hidden
-from spiral.training.scorer import Scorer
-from spiral.training.settings import LearnerConfig, LoraConfig, LossConfig
-from spiral.training.sums import TOKEN_SUMS, add, averages
-from spiral.training.targets import Targets, micro_batch_loss, targets_of
+from spiral.training.loss import (
+    TOKEN_SUMS,
+    TokenNumbers,
+    add,
+    averages,
+    gap_sums,
+    loss,
+    loss_sums,
+    make_policy_loss,
+)
+from spiral.training.packing import MicroBatch, Share, empty_micro_batch, micro_batches, share_of
+from spiral.training.process_group import batch_fingerprint, current_ranks, weights_fingerprint
+from spiral.training.settings import LearnerConfig, LoraConfig, LossConfig, RunConfig
+
+
+class TrainingDivergedError(RuntimeError):
+    """Update after update had no finite gradient; `metrics` are those of the last."""
+
+    def __init__(self, message: str, metrics: Metrics | None = None) -> None:
+        super().__init__(message)
+        self.metrics = dict(metrics or {})
+
+
+class LearnerRecipe(Protocol):
+    """The sections of a recipe that a learner is built from."""
+
+    @property
+    def run(self) -> RunConfig: ...  # noqa: D102
+    @property
+    def model(self) -> ModelConfig: ...  # noqa: D102
+    @property
+    def sampling(self) -> SamplingConfig: ...  # noqa: D102
+    @property
+    def loss(self) -> LossConfig: ...  # noqa: D102
+    @property
+    def learner(self) -> LearnerConfig: ...  # noqa: D102
+    @property
+    def lora(self) -> LoraConfig: ...  # noqa: D102
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Targets:
+    """Per-token numbers that stay the same during an update; each [A] unless said otherwise."""
+
+    action_ids: Tensor
+    behaviour_logprobs: Tensor
+    advantages: Tensor
+    old_logprobs: Tensor
+    """The behaviour log-probabilities until the old policy's are known."""
+    reference_hidden: Tensor | None = None
+    """[A, D]"""
+    old_policy: bool = True
+    """Whether no optimizer step of this update has been taken yet, so that scores are those of the old policy."""
+
+    @classmethod
+    def of(cls, batch: Batch, device: torch.device) -> _Targets:
+        behaviour = batch.behaviour_logprobs_A.to(device)
+        return cls(
+            action_ids=batch.action_ids_A.to(device),
+            behaviour_logprobs=behaviour,
+            advantages=batch.advantages_A.to(device),
+            old_logprobs=behaviour.clone(),
+        )
+
+    def note_old_policy(self, rows: MicroBatch, scores: TokenScores, config: LossConfig) -> Metrics:
+        """Keep scores of the old policy, and return the sums of their gap to the behaviour log-probabilities."""
+        index, logprobs_K = rows.action_K, scores.logprobs_K.detach()
+        if config.old_logprobs == "learner":
+            self.old_logprobs[index] = logprobs_K
+        return gap_sums(logprobs_K, self.behaviour_logprobs[index])
+
+    def numbers(self, rows: MicroBatch, scores: TokenScores) -> TokenNumbers:
+        """The numbers of a micro-batch's action tokens that the policy loss is computed from."""
+        index = rows.action_K
+        return TokenNumbers(
+            logprobs_K=scores.logprobs_K,
+            old_logprobs_K=self.old_logprobs[index],
+            behaviour_logprobs_K=self.behaviour_logprobs[index],
+            advantages_K=self.advantages[index],
+        )
 
 
 class Learner:
     """Owns the trained model. Call `update` with one batch a step; `version` counts the updates.
 
-    With several ranks, every method that gives or takes weights is collective.
+    With several ranks, every method that takes or returns weights is collective.
     """
 
     def __init__(
@@ -65,9 +140,10 @@ class Learner:
         compiled: bool = False,
         lora: LoraConfig | None = None,
     ) -> None:
-        """Takes over `model`, whose weights are float32. With `compute` bfloat16 it is sharded (`sharding.py`).
+        """Take over `model`, whose weights are float32. With `compute` bfloat16 it is sharded.
 
-        Raises `ValueError` on a device where that cannot be done, and when ranks differ in model or settings.
+        Raises:
+            ValueError: The device cannot shard, the loss does not exist, or ranks differ in model or settings.
         """
         self.model = model
         self.config = config
@@ -77,8 +153,9 @@ class Learner:
         self.seed = seed
         self.version = 0
         self.skipped_updates = 0
-        """Updates in a row whose optimizer steps were all skipped; a learner from a checkpoint counts anew."""
+        """Updates in a row whose optimizer steps were all skipped; a learner from a checkpoint starts at 0."""
         check_architecture(model.config, "the learner")
+        self._policy_loss = make_policy_loss(loss_config)
         self.ranks = current_ranks(model.device)
         settings = (config, loss_config, sampling, total_steps, seed, compute, head, lora)
         self._check_same(settings)
@@ -102,50 +179,50 @@ class Learner:
             fused=self._sharded,
         )
 
+    @classmethod
+    def from_recipe(cls, recipe: LearnerRecipe, model: Any) -> Learner:
+        """Build the learner of a recipe around `model`, as the constructor does."""
+        return cls(
+            model,
+            config=recipe.learner,
+            loss_config=recipe.loss,
+            sampling=recipe.sampling,
+            total_steps=recipe.run.steps,
+            seed=recipe.run.seed,
+            compute=recipe.model.compute,
+            head=recipe.model.head,
+            compiled=recipe.model.compile,
+            lora=recipe.lora,
+        )
+
     def _check_same(self, settings: tuple[object, ...]) -> None:
-        """All ranks have to begin alike, since nothing is sent from one to another before the first gradient."""
+        """All ranks have to begin alike, since no weights are sent between them before the first gradient."""
         with self.ranks.at("making the learner"):
             self.ranks.check_same(
-                "the learner's configuration", lambda: derive_seed(*map(repr, settings)), "give every rank one recipe"
+                "learner configuration",
+                lambda: derive_seed(*map(repr, settings)),
+                "give every rank the same recipe",
             )
             self.ranks.check_same(
-                "the model", lambda: weights_fingerprint(self.model.parameters()), "load every rank's from one place"
+                "model", lambda: weights_fingerprint(self.model.parameters()), "load the same model on every rank"
             )
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter of the plain model by name, whole and in float32, for whoever samples from the policy.
-
-        Sharded ones are gathered one by one as they are asked for, so all ranks have to go through all of them.
-        """
-        return plain_weights(self.model)
-
-    def adapter_tensors(self) -> dict[str, Tensor]:
-        """The low-rank layers' weights by name, whole; empty when every parameter is trained."""
-        return {name: whole(weight.detach()) for name, weight in self.model.named_parameters() if ".lora_" in name}
-
-    @torch.no_grad()
-    def load_adapter_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what `adapter_tensors` gave."""
-        parameters = dict(self.model.named_parameters())
-        for name, tensor in tensors.items():
-            parameters[name].copy_(like(tensor, parameters[name]))
-
-    def learning_rate(self, step: int) -> float:
-        """The step size at `step`, counted from 1: warm-up, then linear to the final share."""
-        config = self.config
-        done = (step - 1) / max(1, self.total_steps - 1)
-        rate = config.learning_rate * (1 - (1 - config.final_learning_rate_share) * min(1.0, done))
-        return rate * min(1.0, step / config.warmup_steps) if config.warmup_steps else rate
-
     def update(self, batch: Batch | None) -> Metrics:
-        """One training step on `batch`. Returns metrics of the loss, the gradient and the sampler-learner gap.
+        """Do one training step.
 
-        None stands for a step whose samples were all dropped: the version moves on, the weights do not. Raises
-        `TrainingDivergedError` when nothing could be learned for too long, `GroupError` when a rank is lost.
+        Args:
+            batch: The samples of the step; None when all were dropped: the version moves on, the weights do not.
+
+        Returns:
+            Metrics of the loss, the gradient and the gap between behaviour and learner log-probabilities.
+
+        Raises:
+            TrainingDivergedError: No gradient was finite in too many updates in a row.
+            GroupError: A rank is lost.
         """
         step = self.version + 1
         with self.ranks.at(f"update {step}"):
-            self.ranks.check_same("the batch", lambda: batch_fingerprint(batch), "give every rank the same samples")
+            self.ranks.check_same("batch", lambda: batch_fingerprint(batch), "give every rank the same samples")
             self._refresh_reference()
             if batch is None:
                 self.version = step
@@ -158,90 +235,82 @@ class Learner:
         self._stop_if_diverged(totals, metrics)
         return metrics
 
-    def _passes(self, batch: Batch, step: int) -> Metrics:
-        """All optimizer steps of an update. Returns sums over the whole batch."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
-        totals: Metrics = {}
-        self.model.eval()  # dropout and noise of training would make another policy of it than the sampler's
-        share = share_of(batch, self.ranks.rank, self.ranks.size)
-        targets = self._targets(share.batch, totals)
-        for epoch in range(self.config.epochs):
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "shuffle", step, epoch))
-            order = torch.randperm(batch.num_samples, generator=generator)
-            for number, part in enumerate(order.tensor_split(min(self.config.minibatches, batch.num_samples)), 1):
-                with self.ranks.at(f"update {step}, pass {epoch + 1}, minibatch {number}"):
-                    self._optimizer_step(share, part, targets, totals)
-                parts = min(self.config.minibatches, batch.num_samples)
-                shown().count("minibatches", epoch * parts + number, self.config.epochs * parts)
-        return self.ranks.add_up_metrics(totals, TOKEN_SUMS)
-
-    def score(self, batch: Batch) -> FloatArray:
-        """[A] the log-probabilities of a batch's action tokens in nats, computed as in an update; changes nothing.
-
-        With several ranks all have to ask, with the same batch, and each scores all of it.
-        """
-        targets = targets_of(batch, self.model.device)
-        scores = np.zeros(batch.num_action_tokens, dtype=np.float32)
-        self.model.eval()
-        with torch.set_grad_enabled(self._compiled):  # without gradients it would be compiled a second time
-            for rows in self._rows_together(batch, torch.arange(batch.num_samples)):
-                scored = self._score(rows, targets).logprobs_K.detach()
-                scores[rows.action_K.cpu().numpy()] = scored.cpu().numpy()
-        reshard(self._scorer)
-        return scores
-
-    def _stop_if_diverged(self, totals: Metrics, metrics: Metrics) -> None:
-        """Counts updates without any optimizer step, and raises when there are too many in a row."""
-        self.skipped_updates = 0 if totals.get("optimizer_steps") else self.skipped_updates + 1
-        limit = self.loss_config.max_skipped_updates
-        if limit and self.skipped_updates >= limit:
-            raise TrainingDivergedError(
-                f"no gradient was finite in {self.skipped_updates} updates in a row, up to update {self.version}"
-                f" ({totals['skipped_steps']:.0f} optimizer steps skipped in the last), and the weights have stayed as"
-                f" they were; lower learner.learning_rate ({self.config.learning_rate:g}) or learner.max_grad_norm"
-                f" ({self.config.max_grad_norm:g}) and go back to a checkpoint of before, or set"
-                " loss.max_skipped_updates to 0 to go on without end",
-                metrics,
-            )
-
     def _refresh_reference(self) -> None:
-        """Copies the policy into the reference when its time has come."""
+        """Copy the policy into the reference every `reference_refresh_steps` updates."""
         every = self.loss_config.reference_refresh_steps
         if self.reference is not None and every and self.version and self.version % every == 0:
             self.load_reference(self.weights())
 
-    def load_reference(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copies weights by parameter name into the reference."""
-        assert self.reference is not None
-        copy_weights(self.reference, weights)
+    def learning_rate(self, step: int) -> float:
+        """Return the step size at `step`, counted from 1: warm-up, then linear to the final share."""
+        config = self.config
+        done = (step - 1) / max(1, self.total_steps - 1)
+        rate = config.learning_rate * (1 - (1 - config.final_learning_rate_share) * min(1.0, done))
+        return rate * min(1.0, step / config.warmup_steps) if config.warmup_steps else rate
 
-    def _optimizer_step(self, share: Share, part: Tensor, targets: Targets, totals: Metrics) -> None:
-        """Gradients over all micro-batches of a part, clipped, then one AdamW step; skipped when not finite."""
+    def _passes(self, batch: Batch, step: int) -> Metrics:
+        """Take all optimizer steps of an update. Returns sums over the whole batch."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        totals: Metrics = {}
+        self.model.eval()  # dropout and noise of training would make it another policy than the one that sampled
+        share = share_of(batch, self.ranks.rank, self.ranks.size)
+        targets = self._targets(share.batch, totals)
+        parts = min(self.config.minibatches, batch.num_samples)
+        for epoch in range(self.config.epochs):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "shuffle", step, epoch))
+            order = torch.randperm(batch.num_samples, generator=generator)
+            for number, part in enumerate(order.tensor_split(parts), 1):
+                with self.ranks.at(f"update {step}, pass {epoch + 1}, minibatch {number}"):
+                    self._optimizer_step(share, part, targets, totals)
+                shown().count("minibatches", epoch * parts + number, self.config.epochs * parts)
+        return self.ranks.add_up_metrics(totals, TOKEN_SUMS)
+
+    @torch.no_grad()
+    def _targets(self, batch: Batch, totals: Metrics) -> _Targets:
+        """Compute what is known before the first optimizer step: old log-probabilities, the reference's hidden states.
+
+        With one minibatch a pass, the first pass sees every token under the old weights and keeps their scores, so
+        that no pass of its own is needed.
+        """
+        targets = _Targets.of(batch, self.model.device)
+        everything = torch.arange(batch.num_samples)
+        if self.loss_config.old_logprobs == "learner" and self.config.minibatches > 1:
+            for rows in self._rows_of_all_ranks(batch, everything):
+                add(totals, targets.note_old_policy(rows, self._score(rows, targets), self.loss_config))
+            targets.old_policy = False
+        if self.reference is not None:
+            rows_of_batch = self._rows(batch, everything)
+            targets.reference_hidden = reference_hidden(self.reference, rows_of_batch, batch.num_action_tokens)
+        return targets
+
+    def _optimizer_step(self, share: Share, part: Tensor, targets: _Targets, totals: Metrics) -> None:
+        """Sum gradients over all micro-batches of a part, clip them and step; skipped when they are not finite."""
         denominator = float(self.sampling.max_new_tokens * len(part))
         scale = gradient_scale(self.ranks.size) if self._sharded else 1.0
         sums: Metrics = {}
-        for rows in self._rows_together(share.batch, share.of(part)):
+        for rows in self._rows_of_all_ranks(share.batch, share.of(part)):
             scores = self._score(rows, targets)
-            if targets.untouched:
+            if targets.old_policy:
                 add(sums, targets.note_old_policy(rows, scores, self.loss_config))
-            total, measured = micro_batch_loss(rows, scores, targets, denominator, self.loss_config)
-            add(sums, measured)
-            (total * scale).backward()  # type: ignore[no-untyped-call]
+            tokens = targets.numbers(rows, scores)
+            parts = loss(scores, tokens, denominator, self.loss_config, self._policy_loss)
+            add(sums, loss_sums(parts, scores, tokens))
+            (parts.total * scale).backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if not self._sharded:
-            sum_gradients(parameters, self.ranks)
+            self.ranks.add_up_gradients(parameters)  # FSDP2 has added up those of sharded weights
         norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)))
         if math.isfinite(norm):
             self.optimizer.step()
-            targets.untouched = False
+            targets.old_policy = False
             add(totals, {**sums, "grad_norm": norm, "optimizer_steps": 1.0})
         else:
             add(totals, {"skipped_steps": 1.0})
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _score(self, rows: MicroBatch, targets: Targets) -> TokenScores:
-        """Log-probabilities, entropy and KL of a micro-batch's action tokens under the current weights."""
+    def _score(self, rows: MicroBatch, targets: _Targets) -> TokenScores:
+        """Compute log-probabilities, entropy and KL of a micro-batch's action tokens under the current weights."""
         reference = None
         if self.reference is not None and targets.reference_hidden is not None:
             head = output_head(self.reference, self._scorer.head_precision)
@@ -255,38 +324,119 @@ class Learner:
         )
         return scores
 
-    @torch.no_grad()
-    def _targets(self, batch: Batch, totals: Metrics) -> Targets:
-        """What is known before the first optimizer step: old log-probabilities and the reference's hidden states.
-
-        With one minibatch a pass, the first pass sees every token under the old weights and notes them on its way.
-        """
-        targets = targets_of(batch, self.model.device)
-        everything = torch.arange(batch.num_samples)
-        if self.loss_config.old_logprobs == "learner" and self.config.minibatches > 1:
-            for rows in self._rows_together(batch, everything):
-                add(totals, targets.note_old_policy(rows, self._score(rows, targets), self.loss_config))
-            targets.untouched = False
-        if self.reference is not None:
-            made = self._rows(batch, everything)
-            targets.reference_hidden = reference_hidden(self.reference, made, batch.num_action_tokens)
-        return targets
-
     def _rows(self, batch: Batch, samples: Tensor) -> list[MicroBatch]:
         """The micro-batches of some samples, on the model's device."""
         made = micro_batches(batch, samples, self.config.layout, self.config.tokens_per_microbatch)
         return [rows.to(self.model.device) for rows in made]
 
-    def _rows_together(self, batch: Batch, samples: Tensor) -> list[MicroBatch]:
-        """The same; where the model is sharded, with empty ones so that all ranks have equally many."""
+    def _rows_of_all_ranks(self, batch: Batch, samples: Tensor) -> list[MicroBatch]:
+        """The same; where the model is sharded, with empty ones so that every rank has equally many."""
         rows = self._rows(batch, samples)
-        missing = self.ranks.most(len(rows)) - len(rows) if self._sharded else 0
+        missing = self.ranks.max(len(rows)) - len(rows) if self._sharded else 0
         return rows + [empty_micro_batch().to(self.model.device)] * missing
 
+    def _stop_if_diverged(self, totals: Metrics, metrics: Metrics) -> None:
+        """Count updates without any optimizer step, and raise when there are too many in a row."""
+        self.skipped_updates = 0 if totals.get("optimizer_steps") else self.skipped_updates + 1
+        limit = self.loss_config.max_skipped_updates
+        if limit and self.skipped_updates >= limit:
+            raise TrainingDivergedError(
+                f"no gradient was finite in {self.skipped_updates} updates in a row, up to update {self.version}"
+                f" ({totals['skipped_steps']:.0f} optimizer steps skipped in the last), so the weights have not"
+                f" changed; lower learner.learning_rate ({self.config.learning_rate:g}) or learner.max_grad_norm"
+                f" ({self.config.max_grad_norm:g}) and go back to an earlier checkpoint, or set"
+                " loss.max_skipped_updates to 0 never to stop",
+                metrics,
+            )
+
+    def score(self, batch: Batch) -> FloatArray:
+        """Return the log-probabilities [A] of a batch's action tokens in nats, as in an update; changes nothing.
+
+        With several ranks all have to call this with the same batch, and each scores all of it.
+        """
+        targets = _Targets.of(batch, self.model.device)
+        scores = np.zeros(batch.num_action_tokens, dtype=np.float32)
+        self.model.eval()
+        with torch.set_grad_enabled(self._compiled):  # without gradients it would be compiled a second time
+            for rows in self._rows_of_all_ranks(batch, torch.arange(batch.num_samples)):
+                scored = self._score(rows, targets).logprobs_K.detach()
+                scores[rows.action_K.cpu().numpy()] = scored.cpu().numpy()
+        reshard(self._scorer)
+        return scores
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter of the plain model by name, whole and in float32.
+
+        Sharded ones are gathered one by one as they are asked for, so all ranks have to go through all of them.
+        """
+        return plain_weights(self.model)
+
+    def load_reference(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy weights by parameter name into the reference."""
+        assert self.reference is not None
+        own = dict(self.reference.named_parameters())
+        with torch.no_grad():
+            for name, tensor in weights:
+                own[name].copy_(tensor)
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """Return the low-rank layers' weights by name, whole; empty when every parameter is trained."""
+        return {name: whole(weight.detach()) for name, weight in self.model.named_parameters() if ".lora_" in name}
+
+    @torch.no_grad()
+    def load_adapter_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `adapter_tensors` returned."""
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in tensors.items():
+            parameters[name].copy_(like(tensor, parameters[name]))
+
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """AdamW's state, named by parameter and whole, for `checkpoint.py`; where it is sharded, on rank 0 alone."""
-        return optimizer_tensors(self.optimizer, self.model)
+        """Return AdamW's state, named by parameter and whole; where it is sharded, on rank 0 alone."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return gathered(
+            (f"{key}/{names[parameter]}", value)
+            for parameter, state in self.optimizer.state.items()
+            for key, value in state.items()
+        )
 
     def load_optimizer_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what `optimizer_tensors` gave, which every rank has read from the checkpoint."""
-        load_optimizer_tensors(self.optimizer, self.model, tensors)
+        """Restore what `optimizer_tensors` returned, which every rank has read from the checkpoint."""
+        parameters = dict(self.model.named_parameters())
+        for key, value in sorted(tensors.items()):
+            kind, _, name = key.partition("/")
+            parameter = parameters[name]
+            if kind == "step":  # a fused kernel reads it on the parameter's device
+                device = parameter.device if self.optimizer.defaults["fused"] else value.device
+                self.optimizer.state[parameter][kind] = value.to(device, copy=True)
+            else:
+                self.optimizer.state[parameter][kind] = like(value, parameter)
+
+
+def frozen_copy(model: Any, compute: str, *, packed: bool) -> Any:
+    """Return a copy that is never trained: the reference of the KL, whole on every rank.
+
+    Args:
+        model: What is copied.
+        compute: The precision of the copy's weights.
+        packed: Whether rows are packed, so that it attends within segments.
+    """
+    copied = copy.deepcopy(model).eval()
+    if packed:
+        use_segment_attention(copied)
+    cast_parameters(copied, getattr(torch, compute))
+    return copied.requires_grad_(False)
+
+
+@torch.no_grad()
+def reference_hidden(reference: Any, rows: Iterable[MicroBatch], action_tokens: int) -> Tensor:
+    """Return the reference's hidden states [A, D] of the action tokens, of which all are in the rows."""
+    result: Tensor | None = None
+    for micro_batch in rows:
+        part = hidden_states(reference, micro_batch)
+        if result is None:
+            result = part.new_empty((action_tokens, part.shape[1]))
+        result[micro_batch.action_K] = part
+    if result is None:  # a rank without samples
+        head: Tensor = reference.get_output_embeddings().weight
+        return head.new_empty((0, head.shape[1]))
+    return result

@@ -1,20 +1,37 @@
-"""Log-probabilities, entropy and KL of the action tokens, in chunks.
+"""Log-probabilities, entropy and KL of the action tokens, from one forward pass over rows of tokens.
 
 The logits of all tokens, [tokens, vocabulary] in float32, are what fills a GPU first. Here they exist only for one
 chunk of action tokens at a time: each chunk is computed under activation checkpointing, so the backward pass
 computes it again instead of keeping it. The KL to a reference is exact over the vocabulary and costs no more
 memory, because only the reference's hidden states [K, D] are kept, not its logits.
 
+Everything that needs the model's weights, the output head included, happens inside `Scorer.forward`, so that a sharded
+model has its weights gathered exactly then.
+
+`recompute_blocks` is gradient checkpointing: each block's activations are computed a second time in the backward pass
+instead of being kept (Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174).
+transformers does it in training mode only, which also switches on dropout, dropped layers and noise in routers. Here it
+is done around each block, and the model stays in evaluation mode: what the learner scores is what was sampled from.
+
 Shapes: K action tokens, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from spiral.models.head import output_head
+from spiral.models.settings import HeadPrecision
+from spiral.training.attention import use_segment_attention
+from spiral.training.packing import MicroBatch
 
 CHUNK_ELEMENTS = 2**25
 """Logits held at once: 128 MiB in float32."""
@@ -79,3 +96,120 @@ def _score_chunk(
     with torch.no_grad():
         log_q_KV = torch.log_softmax(reference[1](reference[0]).float() / temperature, dim=-1)
     return logprobs_K, entropy_K, (log_p_KV.exp() * (log_p_KV - log_q_KV)).sum(-1)
+
+
+class Scorer(torch.nn.Module):
+    """Wraps a transformers causal language model. Called with a micro-batch, it gives `TokenScores`."""
+
+    def __init__(
+        self, language_model: Any, *, compiled: bool = False, head: HeadPrecision = "compute", packed: bool = True
+    ) -> None:
+        """`head` is the precision of the logits. Rows that are never `packed` are attended as the model itself does.
+
+        `compiled` has torch.compile fuse what each block does around its matrix products, for rows of any length; a
+        sampler that shares the model goes on computing as it did.
+        """
+        super().__init__()
+        if packed:
+            use_segment_attention(language_model)
+        self.language_model = language_model
+        self.head_precision: HeadPrecision = head
+        if compiled:
+            for block in blocks(language_model):
+                block.forward = _CompiledForward(block)
+
+    def forward(
+        self,
+        rows: MicroBatch,
+        action_ids_K: Tensor,
+        temperature: float,
+        reference: tuple[Tensor, Any] | None = None,
+        entropy_gradient: bool = True,
+    ) -> TokenScores:
+        """Scores the micro-batch's action tokens; arguments as in `logprobs.score_tokens`."""
+        with _scoring():
+            hidden_KD = hidden_states(self.language_model, rows)
+        head = output_head(self.language_model, self.head_precision)
+        return score_tokens(hidden_KD, head, action_ids_K, temperature, reference, entropy_gradient=entropy_gradient)
+
+
+_SCORES: ContextVar[bool] = ContextVar("scores", default=False)
+"""Whether the pass under way is a scorer's."""
+
+
+@contextmanager
+def _scoring() -> Iterator[None]:
+    before = _SCORES.set(True)
+    try:
+        yield
+    finally:
+        _SCORES.reset(before)
+
+
+class _CompiledForward:
+    """A block's `forward`: compiled in the learner's passes, plain in all others.
+
+    Sampling changes the shapes at every token, and a reply must not depend on who else is in the batch, which compiled
+    code does not promise. A pass with gradients is the learner's too: activations are computed again in the backward
+    pass, outside the scorer, and have to be those of the first time. It belongs to one block and is copied with it.
+    """
+
+    def __init__(self, block: torch.nn.Module) -> None:
+        self.block = block
+        self.plain = type(block).forward
+        self.compiled = torch.compile(self.plain, dynamic=True)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        forward = self.compiled if _SCORES.get() or torch.is_grad_enabled() else self.plain
+        return forward(self.block, *inputs, **options)
+
+
+def blocks(language_model: Any) -> list[torch.nn.Module]:
+    """The model's repeated layers, by the names that transformers gives them for sharding, or else by their class."""
+    names = set(language_model._no_split_modules or ())
+    named = [module for module in language_model.modules() if type(module).__name__ in names]
+    return named or [module for module in language_model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def hidden_states(language_model: Any, rows: MicroBatch) -> Tensor:
+    """[K, D] the last hidden states that predict the action tokens of a micro-batch.
+
+    Raises `ValueError` for a packed row when the model does not hand its keyword arguments to attention.
+    """
+    output = language_model.base_model(
+        input_ids=rows.token_ids_RW,
+        position_ids=rows.position_ids_RW,
+        use_cache=False,
+        segments=rows.segments,
+    )
+    if rows.segments is not None and rows.segments.uses == 0:
+        raise ValueError(
+            f"learner.layout is 'packed', but {type(language_model).__name__} does not let attention be told where"
+            " samples begin; set learner.layout to 'padded'"
+        )
+    hidden: Tensor = output.last_hidden_state
+    return hidden.flatten(0, 1)[rows.predict_K]
+
+
+def recompute_blocks(language_model: Any) -> None:
+    """Checkpoints every block of a model in place. Raises `ValueError` for a model whose blocks are not known."""
+    found = blocks(language_model)
+    if not found:
+        raise ValueError(
+            f"learner.gradient_checkpointing is true, but transformers does not say what the blocks of a model of type"
+            f" {language_model.config.model_type!r} are; set learner.gradient_checkpointing to false"
+        )
+    for block in found:
+        block.forward = _Recomputed(block.forward)
+
+
+class _Recomputed:
+    """A block's `forward` under activation checkpointing wherever there will be a backward pass."""
+
+    def __init__(self, forward: Any) -> None:
+        self._forward = forward
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self._forward(*inputs, **options)
+        return checkpoint(self._forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spiral.core.seeds import derive_seed
 from spiral.training.fsdp import whole
-from spiral.training.scorer import blocks
+from spiral.training.logprobs import blocks
 from spiral.training.settings import LoraConfig
 
 ADAPTER = "default"

@@ -1,66 +1,146 @@
-"""The loss, as pure functions of per-token numbers.
+"""The loss as pure functions of per-token numbers, and the metrics that are summed beside it.
 
     L = (1 / D) sum over action tokens of  w * L_pg  -  entropy_bonus * H  +  kl_coefficient * KL(pi || ref)
 
 - D is a constant: the response budget times the number of samples, never an answer's own length, so that long
   reasoning is not punished (Dr. GRPO, arXiv 2503.20783). It is the same for every shard and micro-batch.
-- w = min(pi_old / mu, cap) with gradient stopped corrects for a sampler mu that differs from the policy pi_old at
-  the start of the update (truncated importance sampling, token by token).
-- "policy_gradient": L_pg = -A log pi. "ppo": L_pg = -min(r A, clip(r, 1 - low, 1 + high) A) with r = pi / pi_old
-  (arXiv 1707.06347); a larger `clip_high` is clip-higher (DAPO, arXiv 2503.14476).
+- w = min(pi_old / mu, cap) with gradient stopped corrects for behaviour log-probabilities mu that differ from the
+  policy pi_old at the start of the update (truncated importance sampling, token by token).
+- L_pg is the policy loss of a token, by default "ppo": see `LOSSES`.
+
+A policy loss is a function of `TokenNumbers` that returns a tensor [K], or two of them, the second true where the token
+was clipped. A recipe names one in `loss.kind`: a built-in one, an entry point of
+"spiral.losses" or "module:attribute", whose keyword arguments are `loss.options`. A class is constructed with them.
 
 Left out: whole-sequence importance weights, which reject long answers first.
+
+Shapes: K action tokens of a micro-batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from spiral.core.metrics import Metrics
+from spiral.core.plugins import resolve
+from spiral.games.failures import UserCodeError, describe_error
 from spiral.training.logprobs import TokenScores
 from spiral.training.settings import LossConfig
+
+GAPS = ("gap_mean", "gap_k3", "gap_over_0.1")
+"""Between behaviour and learner log-probabilities: mean size and K3 in nats, share of tokens over 0.1."""
+
+TOKEN_SUMS = ("tokens", "policy_loss", "clipped", "entropy", "kl_reference", "kl_old", "gap_tokens", *GAPS)
+"""What each rank adds up over its own samples; what else is counted is the same on all ranks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenNumbers:
+    """What a policy loss is computed from; each [K], log-probabilities in nats."""
+
+    logprobs_K: Tensor
+    """Of the sampled tokens under the current weights. The gradient flows through these alone."""
+    old_logprobs_K: Tensor
+    """The same at the start of the update."""
+    behaviour_logprobs_K: Tensor
+    """Under the distribution that was sampled from."""
+    advantages_K: Tensor
+
+
+PolicyLoss = Callable[[TokenNumbers], tuple[Tensor, Tensor]]
+"""[K] the loss of each token, and [K] whether it was clipped."""
+
+
+def policy_gradient(tokens: TokenNumbers) -> tuple[Tensor, Tensor]:
+    """-A log pi, which is never clipped."""
+    return -tokens.advantages_K * tokens.logprobs_K, torch.zeros_like(tokens.advantages_K, dtype=torch.bool)
+
+
+def ppo(tokens: TokenNumbers, *, clip_low: float = 0.2, clip_high: float = 0.2) -> tuple[Tensor, Tensor]:
+    """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) with r = pi / pi_old (arXiv 1707.06347).
+
+    A larger `clip_high` is clip-higher (DAPO, arXiv 2503.14476).
+    """
+    ratio_K = (tokens.logprobs_K - tokens.old_logprobs_K).exp()
+    free_K = ratio_K * tokens.advantages_K
+    bound_K = ratio_K.clamp(1 - clip_low, 1 + clip_high) * tokens.advantages_K
+    return -torch.minimum(free_K, bound_K), bound_K < free_K
+
+
+LOSSES: dict[str, Callable[..., Any]] = {"ppo": ppo, "policy_gradient": policy_gradient}
+"""The built-in policy losses by their name in a recipe."""
+
+
+def make_policy_loss(config: LossConfig) -> PolicyLoss:
+    """Return the policy loss that a recipe names. Raises `ValueError` when there is none or it cannot be made."""
+    if config.kind == "policy_gradient":
+        return policy_gradient
+    if config.kind == "ppo":
+        return functools.partial(ppo, clip_low=config.clip_low, clip_high=config.clip_high)
+    config.check()
+    found = resolve("losses", config.kind, LOSSES)
+    if not isinstance(found, type):
+        return functools.partial(_call, config.kind, functools.partial(found, **config.options))
+    try:
+        return functools.partial(_call, config.kind, found(**config.options))
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"the loss {config.kind!r} cannot be made: {describe_error(error)}") from error
+
+
+def _call(name: str, policy_loss: Callable[[TokenNumbers], Any], tokens: TokenNumbers) -> tuple[Tensor, Tensor]:
+    """Call a user's policy loss. Raises `UserCodeError` when it fails or does not return [K]."""
+    try:
+        result = policy_loss(tokens)
+    except (torch.OutOfMemoryError, UserCodeError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(f"the loss {name!r} failed: {describe_error(error)}") from error
+    loss_K, clipped_K = result if isinstance(result, tuple) else (result, torch.zeros_like(tokens.advantages_K))
+    expected = tokens.advantages_K.shape
+    for tensor in (loss_K, clipped_K):
+        if not isinstance(tensor, Tensor) or tensor.shape != expected:
+            what = f"a tensor of shape {list(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise UserCodeError(f"the loss {name!r} returned {what}; expected a tensor of shape {list(expected)}")
+    return loss_K, clipped_K
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossParts:
-    """The loss and what it is made of; sums over action tokens divided by the constant D."""
+    """The loss of a micro-batch, divided by the constant D."""
 
     total: Tensor
     policy: Tensor
+    """The part of the policy loss, without gradient."""
     clipped: Tensor
-    """How many tokens the clip cut off (a count)."""
+    """The number of tokens that were clipped."""
 
 
 def importance_weights(old_logprobs_K: Tensor, behaviour_logprobs_K: Tensor, cap: float) -> Tensor:
-    """min(pi_old / mu, cap), no gradient."""
+    """Return min(pi_old / mu, cap), without gradient."""
     return (old_logprobs_K - behaviour_logprobs_K).detach().exp().clamp(max=cap)
 
 
-def policy_loss_tokens(
-    logprobs_K: Tensor, old_logprobs_K: Tensor, advantages_K: Tensor, config: LossConfig
-) -> tuple[Tensor, Tensor]:
-    """The policy-gradient term of every token, and whether the clip cut it off."""
-    if config.kind == "policy_gradient":
-        return -advantages_K * logprobs_K, torch.zeros_like(advantages_K, dtype=torch.bool)
-    ratio_K = (logprobs_K - old_logprobs_K).exp()
-    clipped_K = ratio_K.clamp(1 - config.clip_low, 1 + config.clip_high)
-    free, bound = ratio_K * advantages_K, clipped_K * advantages_K
-    return -torch.minimum(free, bound), bound < free
-
-
 def loss(
-    scores: TokenScores,
-    old_logprobs_K: Tensor,
-    behaviour_logprobs_K: Tensor,
-    advantages_K: Tensor,
-    denominator: float,
-    config: LossConfig,
+    scores: TokenScores, tokens: TokenNumbers, denominator: float, config: LossConfig, policy_loss: PolicyLoss
 ) -> LossParts:
-    """The loss of one micro-batch; adding up micro-batches gives the loss of the whole batch."""
-    weights_K = importance_weights(old_logprobs_K, behaviour_logprobs_K, config.importance_cap)
-    policy_K, clipped_K = policy_loss_tokens(scores.logprobs_K, old_logprobs_K, advantages_K, config)
+    """Compute the loss of one micro-batch; those of all micro-batches add up to the loss of the whole batch.
+
+    Args:
+        scores: Log-probabilities, entropy and KL of the action tokens, with gradients.
+        tokens: What the policy loss is computed from.
+        denominator: The constant D.
+        config: The cap, the entropy bonus and the coefficient of the KL.
+        policy_loss: What `make_policy_loss(config)` returned.
+    """
+    weights_K = importance_weights(tokens.old_logprobs_K, tokens.behaviour_logprobs_K, config.importance_cap)
+    policy_K, clipped_K = policy_loss(tokens)
     policy = (weights_K * policy_K).sum() / denominator
     total = policy
     if config.entropy_bonus:
@@ -68,3 +148,55 @@ def loss(
     if config.kl_coefficient:
         total = total + config.kl_coefficient * scores.kl_K.sum() / denominator
     return LossParts(total=total, policy=policy.detach(), clipped=clipped_K.sum())
+
+
+def loss_sums(parts: LossParts, scores: TokenScores, tokens: TokenNumbers) -> Metrics:
+    """Return what a micro-batch adds to the metrics of an update, summed over its action tokens."""
+    log_ratio_K = (tokens.logprobs_K - tokens.old_logprobs_K).detach()
+    return {
+        "tokens": float(len(log_ratio_K)),
+        "policy_loss": float(parts.policy),
+        "clipped": float(parts.clipped),
+        "entropy": float(scores.entropy_K.detach().sum()),
+        "kl_reference": float(scores.kl_K.detach().sum()),
+        "kl_old": float((log_ratio_K.exp() - 1 - log_ratio_K).sum()),
+    }
+
+
+def gap_sums(learner_logprobs_K: Tensor, behaviour_logprobs_K: Tensor) -> Metrics:
+    """Return how far behaviour log-probabilities are from the learner's, summed over action tokens.
+
+    K3 estimates KL(behaviour || learner) as r - 1 - log r with r = learner / behaviour (Schulman, 2020).
+    """
+    log_ratio_K = learner_logprobs_K - behaviour_logprobs_K
+    return {
+        "gap_tokens": float(len(log_ratio_K)),
+        "gap_mean": float(log_ratio_K.abs().sum()),
+        "gap_k3": float((log_ratio_K.exp() - 1 - log_ratio_K).sum()),
+        "gap_over_0.1": float((log_ratio_K.abs() > 0.1).sum()),
+    }
+
+
+def add(totals: Metrics, values: Mapping[str, float]) -> None:
+    """Add every value to its total."""
+    for key, value in values.items():
+        totals[key] = totals.get(key, 0.0) + value
+
+
+def averages(totals: Metrics, learning_rate: float) -> Metrics:
+    """Turn sums into metrics: means over tokens or optimizer steps. What is not finite is left out, as in JSON."""
+    tokens = totals.get("tokens", 0.0) or math.nan
+    steps = totals.get("optimizer_steps", 0.0) or math.nan
+    metrics = {
+        "loss/policy": totals.get("policy_loss", 0.0) / steps,
+        "loss/entropy": totals.get("entropy", 0.0) / tokens,
+        "loss/kl_reference": totals.get("kl_reference", 0.0) / tokens,
+        "loss/kl_old": totals.get("kl_old", 0.0) / tokens,
+        "loss/clip_fraction": totals.get("clipped", 0.0) / tokens,
+        "learner/grad_norm": totals.get("grad_norm", 0.0) / steps,
+        "learner/learning_rate": learning_rate,
+        "learner/skipped_steps": totals.get("skipped_steps", 0.0),
+    }
+    scored = totals.get("gap_tokens", 0.0) or math.nan
+    metrics.update({f"sampler/{key}": totals.get(key, 0.0) / scored for key in GAPS})
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}

@@ -1,17 +1,23 @@
-"""How the samples of a batch are laid out as rows for a forward pass: padded, or packed.
+"""The rows of a forward pass: which samples a rank learns from, and how they are laid out, padded or packed.
 
 "padded": one sample a row, samples of similar length together, so that little is wasted. "packed": samples end to end
-in one row without any padding, kept apart in attention (`attention.py`) and by their positions; samples whose prompts
-begin alike (a chat template, a worked example, the rules of a game) have that beginning in the row once. Both give the
-same log-probabilities. The last token of a sample is only ever a target, so it is not fed in.
+in one row without any padding, kept apart in attention (`attention.py`) and by their positions. Samples whose prompts
+begin alike (a chat template, a worked example, the rules of a game) have that beginning in the row once. Both layouts
+give the same log-probabilities. The last token of a sample is only ever a target, so it is not fed in.
 
-Shapes: R rows of width W, K action tokens in the micro-batch, A action tokens in the whole batch.
+With several ranks a sample belongs to one rank for the whole update, since what is known of it (the old policy's
+log-probabilities, the reference's hidden states) is kept where it was computed. The rule is longest first, always to
+the rank with the fewest tokens so far (Graham, 1969, "Bounds on multiprocessing timing anomalies"), so all ranks know
+it without communication. Left out: a balance within each minibatch, whose samples change with every pass, and keeping
+samples with a common beginning on one rank.
+
+Shapes: R rows of width W, K action tokens in the micro-batch, S samples and A action tokens in the whole batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +25,10 @@ from torch import Tensor
 
 from spiral.training.attention import Segments, Stretch
 from spiral.training.batch import Batch
-from spiral.training.prefixes import Family, packed_rows, shared_prefixes
 from spiral.training.settings import Layout
+
+MIN_PREFIX = 16
+"""Tokens worth sharing: taking a prefix apart costs something in attention."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,3 +154,137 @@ def _ramp(lengths: Tensor) -> Tensor:
     """0..n-1 for every n in `lengths`, end to end."""
     ends = lengths.cumsum(0)
     return torch.arange(int(ends[-1])) - (ends - lengths).repeat_interleave(lengths)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Samples whose first `shared` tokens are the same."""
+
+    samples: tuple[int, ...]
+    shared: int = 0
+
+    def size(self, inputs: Sequence[int]) -> int:
+        """Tokens in a row, `inputs` being the tokens that each sample feeds in."""
+        return self.shared + sum(inputs[sample] - self.shared for sample in self.samples)
+
+
+def shared_prefixes(batch: Batch, chosen: Sequence[int]) -> list[Family]:
+    """The chosen samples in families; one that shares nothing is a family of its own.
+
+    Samples in the order of their prompts' tokens stand beside those they share most with; one joins the family before
+    it when that saves more tokens than it costs. The token before the first action is never shared, since each sample
+    needs its own hidden state there.
+    """
+    lengths = batch.prompt_lengths_S.tolist()
+    prompts = {
+        sample: tuple(batch.token_ids_L[start : start + lengths[sample] - 1].tolist())
+        for sample, start in ((sample, int(batch.starts_S[sample])) for sample in chosen)
+    }
+    families: list[list[int]] = []
+    shared: list[int] = []
+    for sample in sorted(chosen, key=lambda sample: (prompts[sample], sample)):
+        if families:
+            members = len(families[-1])
+            common = _common(prompts[families[-1][-1]], prompts[sample], shared[-1])
+            if common >= MIN_PREFIX and members * common >= (members - 1) * shared[-1]:
+                families[-1].append(sample)
+                shared[-1] = common
+                continue
+        families.append([sample])
+        shared.append(len(prompts[sample]))
+    return [
+        Family(tuple(members), common if len(members) > 1 else 0)
+        for members, common in zip(families, shared, strict=True)
+    ]
+
+
+def packed_rows(families: Sequence[Family], inputs: Sequence[int], max_tokens: int) -> list[list[Family]]:
+    """Rows of at most `max_tokens` tokens (or one sample): large families split, then first-fit decreasing."""
+    parts = [part for family in families for part in _split(family, inputs, max_tokens)]
+    rows: list[list[Family]] = []
+    room: list[int] = []
+    for part in sorted(parts, key=lambda part: (-part.size(inputs), part.samples)):
+        size = part.size(inputs)
+        fits = next((row for row, left in enumerate(room) if left >= size), None)
+        if fits is None:
+            rows.append([part])
+            room.append(max_tokens - size)
+        else:
+            rows[fits].append(part)
+            room[fits] -= size
+    return rows
+
+
+def _split(family: Family, inputs: Sequence[int], max_tokens: int) -> list[Family]:
+    """The family in parts that fit into a row, each with the prefix."""
+    parts: list[list[int]] = []
+    left = 0
+    for sample in family.samples:
+        rest = inputs[sample] - family.shared
+        if not parts or left < rest:
+            parts.append([])
+            left = max_tokens - family.shared
+        parts[-1].append(sample)
+        left -= rest
+    return [Family(tuple(part), family.shared if len(part) > 1 else 0) for part in parts]
+
+
+def _common(first: tuple[int, ...], second: tuple[int, ...], most: int) -> int:
+    """How many tokens two prompts begin with alike, counted up to `most`."""
+    length = min(len(first), len(second), most)
+    if first[:length] == second[:length]:
+        return length
+    return next(place for place in range(length) if first[place] != second[place])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """A rank's samples as a batch of their own."""
+
+    batch: Batch
+    place_S: Tensor | None
+    """Where each sample of the whole batch stands in the share, -1 for not at all; None when the share is the whole."""
+
+    def of(self, samples: Tensor) -> Tensor:
+        """Those of the whole batch's `samples` that are in the share, by their place in it and in their order."""
+        if self.place_S is None:
+            return samples
+        places = self.place_S[samples]
+        return places[places >= 0]
+
+
+def owners(lengths: Sequence[int], ranks: int) -> list[int]:
+    """[S] the rank of each sample, given its tokens: longest first to whom has least; ties go to the lower number."""
+    tokens = [0] * ranks
+    result = [0] * len(lengths)
+    for sample in sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample)):
+        rank = tokens.index(min(tokens))
+        result[sample] = rank
+        tokens[rank] += lengths[sample]
+    return result
+
+
+def share_of(batch: Batch, rank: int, ranks: int) -> Share:
+    """The part of a batch that one of `ranks` ranks learns from; it may be without samples."""
+    if ranks == 1:
+        return Share(batch=batch, place_S=None)
+    mine = torch.tensor(owners(batch.lengths_S.tolist(), ranks)) == rank
+    place_S = torch.where(mine, mine.cumsum(0) - 1, -1)
+    return Share(batch=_only(batch, mine), place_S=place_S)
+
+
+def _only(batch: Batch, mine_S: Tensor) -> Batch:
+    """The marked samples, end to end."""
+    token_mine_L = mine_S.repeat_interleave(batch.lengths_S)
+    action_mine_A = mine_S[batch.action_sample_A]
+    lengths, prompts = batch.lengths_S[mine_S], batch.prompt_lengths_S[mine_S]
+    return Batch(
+        token_ids_L=batch.token_ids_L[token_mine_L],
+        starts_S=lengths.cumsum(0) - lengths,
+        lengths_S=lengths,
+        prompt_lengths_S=prompts,
+        action_ids_A=batch.action_ids_A[action_mine_A],
+        behaviour_logprobs_A=batch.behaviour_logprobs_A[action_mine_A],
+        advantages_A=batch.advantages_A[action_mine_A],
+        action_sample_A=torch.arange(len(lengths)).repeat_interleave(lengths - prompts),
+    )

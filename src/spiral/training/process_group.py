@@ -1,9 +1,12 @@
-"""Joining the processes that learn together, and saying who waited for whom when one of them does not answer.
+"""The process group of the ranks that learn together, and error messages that name the rank that was waited for.
 
 Every process is a rank of one `torch.distributed` process group. The ranks meet at a store that rank 0 opens, on the
-loopback interface unless another address is given, and each leaves word there of the work it has come to. Every wait
-has a limit; when one runs out, or a connection breaks, the error tells where this rank was and where the others were
-last seen. NCCL reports a wait that has run out by ending the process, with its own words on standard error.
+loopback interface unless another address is given, and each writes there what it is doing. Every wait has a limit; when
+one runs out, or a connection breaks, the error says where this rank was and where the others were last seen. NCCL
+reports a wait that has run out by ending the process, with its own message on standard error.
+
+`Ranks` are the collective operations that the learner needs. A process by itself is rank 0 of 1, for which they cost
+nothing. Every method is collective: all ranks call it, in the same order.
 
 Left out: replacing a lost rank. Its group is of no more use, so all ranks leave it, join a new one and make their
 learners anew, from a checkpoint.
@@ -12,50 +15,91 @@ learners anew, from a checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
 import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from spiral.core.metrics import Metrics
+from spiral.core.seeds import derive_seed
+from spiral.training.batch import Batch
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """By kind of device."""
 LOOPBACK = "127.0.0.1"
 DIAGNOSIS_SECONDS = 2.0
-"""How long a failed rank looks for the others before it gives up on saying where they are."""
+"""How long a failed rank looks for the others before its error is raised without saying where they are."""
+BUCKET_ELEMENTS = 2**26
+"""Gradients summed in one message: 256 MiB."""
 _TRANSPORT = re.compile(r"gloo|nccl|c10d|process ?group", re.IGNORECASE)
 _INTERFACE_SETTINGS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _ADDRESS_OF_INTERFACE = 0x8915
 """SIOCGIFADDR of Linux."""
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class GroupError(RuntimeError):
-    """The processes that learn together could not meet, or lost one another."""
+    """The ranks could not meet, or one of them was lost."""
 
 
 @dataclasses.dataclass
 class _Membership:
-    """What this process knows of the group it has joined."""
+    """The part of this process in the group that it has joined."""
 
     rank: int
     world_size: int
     store: Any
     settings: list[str]
     """Environment variables set on joining."""
-    place: int = 0
-    """How many pieces of work this rank has come to; all ranks come to the same."""
+    position: int = 0
+    """The number of operations begun; it is the same on all ranks that keep up."""
     store_answers: bool = True
+
+    def announce(self, operation: str, *, begins: bool) -> None:
+        """Write to the store what this rank does. A store that is gone is noticed by the next collective operation."""
+        if self.store_answers:
+            self.position += begins
+            with suppress(RuntimeError):
+                self.store.set(f"at/{self.rank}", f"{self.position} {operation}")
+
+    def whereabouts(self, operation: str) -> str:
+        """Say where this rank is and where those that it waits for were last seen."""
+        mine = f"rank {self.rank} of {self.world_size}, at {operation}"
+        seen = _within(DIAGNOSIS_SECONDS, self._last_seen)
+        if seen is None:
+            self.store_answers = False
+            return f"{mine}, got no answer from rank 0, which keeps the record of where each rank is"
+        behind = {rank: last for rank, (position, last) in seen.items() if position < self.position}
+        waited_for = behind or {rank: last for rank, (_, last) in seen.items()}
+        last_seen = "; ".join(f"rank {rank} was last seen at {last}" for rank, last in waited_for.items())
+        return f"{mine}, waited in vain for {ranks_named(sorted(waited_for))}; {last_seen}"
+
+    def _last_seen(self) -> dict[int, tuple[int, str]]:
+        """For every other rank, its position and operation."""
+        found = {}
+        for rank in range(self.world_size):
+            if rank != self.rank:
+                key = f"at/{rank}"
+                text = self.store.get(key).decode() if self.store.check([key]) else "0 its start"
+                position, _, operation = text.partition(" ")
+                found[rank] = (int(position), operation)
+        return found
 
 
 _joined: _Membership | None = None
+"""As `torch.distributed` has it, a process is in one group at a time."""
 
 
 def join_group(
@@ -67,11 +111,20 @@ def join_group(
     backend: str = BACKENDS["cpu"],
     timeout_seconds: float = 600.0,
 ) -> None:
-    """Makes this process rank `rank` of `world_size`; returns when all have come.
+    """Make this process rank `rank` of `world_size`; returns when all have joined.
 
-    `address` and `port` are where rank 0 listens (`free_port` finds one). `timeout_seconds` limits this wait and every
-    later one, so it has to be longer than rank 0 takes to write a checkpoint. Raises `ValueError` for impossible
-    arguments and `GroupError` when the ranks do not meet.
+    Args:
+        rank: The number of this process.
+        world_size: The number of processes.
+        port: Where rank 0 listens; `free_port` finds one.
+        address: Where rank 0 listens.
+        backend: What carries the tensors; see `BACKENDS`.
+        timeout_seconds: The limit of this wait and of every later one, so it has to be longer than rank 0 takes to
+            write a checkpoint.
+
+    Raises:
+        ValueError: The arguments are impossible, or this process is in a group already.
+        GroupError: The ranks did not meet.
     """
     if not 0 <= rank < world_size or timeout_seconds <= 0:
         raise ValueError(
@@ -96,7 +149,7 @@ def join_group(
 
 
 def leave_group() -> None:
-    """Ends this process's part in its group, if it has one; does not wait for the others."""
+    """Leave the group, if this process is in one, without waiting for the others."""
     global _joined
     left, _joined = _joined, None
     if dist.is_initialized():
@@ -106,27 +159,162 @@ def leave_group() -> None:
 
 
 def free_port(address: str = LOOPBACK) -> int:
-    """A port on which nobody listens at `address`, for rank 0 to listen on soon."""
+    """Return a port at `address` on which nothing listens, for rank 0 to listen on soon."""
     with socket.create_server((address, 0)) as server:
         return int(server.getsockname()[1])
 
 
 @contextmanager
-def at_work(what: str) -> Iterator[None]:
-    """Leaves word that this rank has come to `what`; what fails in there for want of another rank is a `GroupError`."""
-    _leave_word(what, next_place=True)
+def at_work(operation: str) -> Iterator[None]:
+    """Announce that this rank begins `operation`. An error of the connection to other ranks becomes a `GroupError`."""
+    if _joined is not None:
+        _joined.announce(operation, begins=True)
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, GroupError) or not _is_of_transport(error):
             raise
-        message = f"{_whereabouts(what)}: {first_line(error)}"
-        _leave_word(f"{what}, and gave up", next_place=False)
-        raise GroupError(message) from error
+        if _joined is None:
+            where = f"rank {dist.get_rank()} of {dist.get_world_size()} waited in vain in {operation}"
+        else:
+            where = _joined.whereabouts(operation)
+            _joined.announce(f"{operation}, and gave up", begins=False)
+        raise GroupError(f"{where}: {first_line(error)}") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The collective operations of the processes that learn together."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device
+    """Where exchanged tensors lie: where the model is."""
+
+    @contextmanager
+    def at(self, operation: str) -> Iterator[None]:
+        """Announce what this rank does; a wait for another rank that fails is a `GroupError` that names it."""
+        if self.size == 1:
+            yield
+            return
+        with at_work(operation):
+            yield
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over all ranks, the same bits on each."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+    def add_up_metrics(self, sums: Metrics, keys: Sequence[str]) -> Metrics:
+        """Return the sums with those under `keys` added up over all ranks; the others are the same on every rank."""
+        if self.size == 1:
+            return sums
+        values = torch.tensor([sums.get(key, 0.0) for key in keys], dtype=torch.float64, device=self.device)
+        self.add_up(values)
+        return {**sums, **dict(zip(keys, values.tolist(), strict=True))}
+
+    @torch.no_grad()
+    def add_up_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Replace gradients by their sums over all ranks; a parameter without a gradient on any rank keeps none.
+
+        The sums are made in a few large buckets, and are the same bits on every rank.
+        """
+        if self.size == 1:
+            return
+        present = torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device).long()
+        self.add_up(present)
+        used = [parameter for parameter, count in zip(parameters, present.tolist(), strict=True) if count]
+        for bucket in _buckets(used):
+            flat = torch.cat([_gradient(parameter).flatten() for parameter in bucket])
+            self.add_up(flat)
+            sizes = [parameter.numel() for parameter in bucket]
+            for parameter, part in zip(bucket, torch.split(flat, sizes), strict=True):
+                parameter.grad = part.view_as(parameter)
+
+    def max(self, number: int) -> int:
+        """Return the largest of all ranks' numbers."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number, device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return int(value)
+
+    def check_same(self, what: str, fingerprint: Callable[[], int], fix: str) -> None:
+        """Raise `ValueError` on all ranks unless they have the same; a process by itself computes no fingerprint."""
+        if self.size == 1:
+            return
+        own = torch.tensor([fingerprint()], device=self.device)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(found, own)
+        others = [rank for rank, value in enumerate(found) if not torch.equal(value, found[0])]
+        if others:
+            have = "has" if len(others) == 1 else "have"
+            raise ValueError(f"{ranks_named(others)} {have} a different {what} from rank 0; {fix}")
+
+    def lead(self, work: Callable[[], None]) -> None:
+        """Do the work on rank 0 while the others wait; when it fails, every rank raises."""
+        failure = None
+        if self.rank == 0:
+            try:
+                work()
+            except Exception as error:
+                failure = error
+        failed = self.max(int(failure is not None))
+        if failure is not None:
+            raise failure
+        if failed:
+            raise GroupError("rank 0 failed while the other ranks waited for it; its own error gives the reason")
+
+
+def current_ranks(device: torch.device) -> Ranks:
+    """Return the ranks of the group that this process is in. Raises `ValueError` for devices without a backend."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return Ranks(device=device)
+    if device.type not in BACKENDS:
+        raise ValueError(
+            f"got a model on {device.type} and {dist.get_world_size()} learning processes; expected it on"
+            f" {' or '.join(BACKENDS)}, or one process"
+        )
+    return Ranks(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
+
+
+def weights_fingerprint(weights: Iterable[Tensor]) -> int:
+    """Return a number that follows from the weights' bits, whatever the order in which they are summed."""
+    sums = [
+        int(weight.detach().contiguous().view(_INTEGERS[weight.element_size()]).sum(dtype=torch.int64))
+        for weight in weights
+    ]
+    return derive_seed("weights", *sums)
+
+
+def batch_fingerprint(batch: Batch | None) -> int:
+    """Return a number that follows from everything in a batch; 0 for none."""
+    if batch is None:
+        return 0
+    parts = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return derive_seed("batch", *(hashlib.blake2b(part.numpy()).hexdigest() for part in parts))
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Split the parameters into runs of at most `BUCKET_ELEMENTS` (or one parameter)."""
+    bucket: list[Tensor] = []
+    size = 0
+    for parameter in parameters:
+        if bucket and size + parameter.numel() > BUCKET_ELEMENTS:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(parameter)
+        size += parameter.numel()
+    if bucket:
+        yield bucket
 
 
 def _store(rank: int, world_size: int, address: str, port: int, limit: timedelta) -> Any:
-    """The store at which ranks meet; rank 0 opens it, at that address only."""
+    """Open the store at which ranks meet, on rank 0 and at that address only, or connect to it."""
     try:
         if rank == 0:
             descriptor = socket.create_server((address, port), backlog=max(128, world_size)).detach()
@@ -144,10 +332,10 @@ def _store(rank: int, world_size: int, address: str, port: int, limit: timedelta
         ) from error
 
 
-def meet(store: Any, rank: int, world_size: int, place: str, limit: timedelta) -> None:
-    """Waits until every rank has come, each once."""
+def meet(store: Any, rank: int, world_size: int, where: str, limit: timedelta) -> None:
+    """Wait until every rank has joined. Raises `GroupError` when one does not within the limit, or joins twice."""
     if store.add(f"joined/{rank}", 1) > 1:
-        raise GroupError(f"two processes joined the group at {place} as rank {rank}; give every process its own rank")
+        raise GroupError(f"two processes joined the group at {where} as rank {rank}; give every process its own rank")
     names = [f"joined/{other}" for other in range(world_size)]
     try:
         store.wait(names, limit)
@@ -157,21 +345,24 @@ def meet(store: Any, rank: int, world_size: int, place: str, limit: timedelta) -
         )
         if missing is None:
             raise GroupError(
-                f"rank {rank} of {world_size} lost rank 0 at {place} while the ranks were joining: {first_line(error)}"
+                f"rank {rank} of {world_size} lost rank 0 at {where} while the ranks were joining: {first_line(error)}"
             ) from error
         raise GroupError(
             f"rank {rank} of {world_size} waited {limit.total_seconds():g} s for {ranks_named(missing)} to join at"
-            f" {place}; start all {world_size} processes within that time"
+            f" {where}; start all {world_size} processes within that time"
         ) from error
 
 
 def ranks_named(ranks: list[int]) -> str:
-    """For example "rank 1" or "ranks 1, 2"."""
+    """Return "rank 1" or "ranks 1, 2"."""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def use_interface(address: str) -> list[str]:
-    """Keeps gloo and NCCL to the network interface through which rank 0 is reached, unless they were told before."""
+    """Limit gloo and NCCL to the network interface that leads to rank 0, unless the environment names one.
+
+    Returns the environment variables that were set.
+    """
     interface = _interface(address)
     names = [name for name in _INTERFACE_SETTINGS if interface is not None and name not in os.environ]
     for name in names:
@@ -180,7 +371,7 @@ def use_interface(address: str) -> list[str]:
 
 
 def _interface(address: str) -> str | None:
-    """The network interface that leads to `address`, or None where the system does not say."""
+    """Return the network interface that leads to `address`, or None where the system does not say."""
     if sys.platform != "linux":
         return None
     import fcntl  # of Unix only
@@ -196,50 +387,13 @@ def _interface(address: str) -> str | None:
     return None
 
 
-def _leave_word(what: str, *, next_place: bool) -> None:
-    """Writes down where this rank is; a store that is gone is found by the next collective operation."""
-    if _joined is None or not _joined.store_answers:
-        return
-    _joined.place += next_place
-    with suppress(RuntimeError):
-        _joined.store.set(f"at/{_joined.rank}", f"{_joined.place} {what}")
-
-
 def _is_of_transport(error: RuntimeError) -> bool:
     """Whether an error is about processes not reaching one another; gloo raises plain RuntimeErrors."""
     return isinstance(error, dist.DistError) or _TRANSPORT.search(str(error)) is not None
 
 
-def _whereabouts(what: str) -> str:
-    """Where this rank is and where the others were last seen, in words."""
-    if _joined is None:
-        return f"rank {dist.get_rank()} of {dist.get_world_size()} waited in vain in {what}"
-    joined = _joined
-    mine = f"rank {joined.rank} of {joined.world_size}, at {what}"
-    seen = _within(DIAGNOSIS_SECONDS, lambda: _last_words(joined))
-    if seen is None:
-        joined.store_answers = False
-        return f"{mine}, waited in vain; rank 0, where the ranks leave word, does not answer"
-    behind = {rank: word for rank, (place, word) in seen.items() if place < joined.place}
-    waited_for = behind or {rank: word for rank, (_, word) in seen.items()}
-    last = "; ".join(f"rank {rank} was last seen at {word}" for rank, word in waited_for.items())
-    return f"{mine}, waited in vain for {ranks_named(sorted(waited_for))}; {last}"
-
-
-def _last_words(joined: _Membership) -> dict[int, tuple[int, str]]:
-    """By rank, for all others: how far it has come and to what."""
-    words = {}
-    for rank in range(joined.world_size):
-        if rank != joined.rank:
-            key = f"at/{rank}"
-            text = joined.store.get(key).decode() if joined.store.check([key]) else "0 its start"
-            place, _, word = text.partition(" ")
-            words[rank] = (int(place), word)
-    return words
-
-
 def _within(seconds: float, ask: Callable[[], Any]) -> Any:
-    """What `ask()` gives, or None when it fails or takes longer; a store's own questions have no limit."""
+    """Return what `ask()` returns, or None when it fails or takes longer; a store's requests have no time limit."""
     answers: list[Any] = []
 
     def work() -> None:
@@ -253,6 +407,6 @@ def _within(seconds: float, ask: Callable[[], Any]) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What a torch error says, without the place in the C++ code before it and the advice and stack traces after."""
+    """Return the message of a torch error without the C++ source location before it and the stack trace after."""
     first = str(error).strip().partition("\n")[0].partition(". This is typically")[0]
     return re.sub(r"^\[\S*\] ", "", first)

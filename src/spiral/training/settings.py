@@ -9,9 +9,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from spiral.core.plugins import check_options, resolve
 from spiral.core.settings import Section
 
 Layout = Literal["padded", "packed"]
+BUILTIN_LOSSES = ("ppo", "policy_gradient")
+"""`spiral.training.loss` has them."""
 
 
 class RunConfig(Section):
@@ -67,25 +70,44 @@ class LearnerConfig(Section):
 class LossConfig(Section):
     """What is minimised."""
 
-    kind: Literal["policy_gradient", "ppo"] = Field(
-        "ppo", description="'ppo' clips the ratio; 'policy_gradient' does not."
+    kind: str = Field(
+        "ppo",
+        description="'ppo' clips the ratio, 'policy_gradient' does not; or an entry point of 'spiral.losses', or"
+        " 'module:attribute'.",
     )
-    clip_low: float = Field(0.2, gt=0, lt=1, description="PPO: the ratio counts down to 1 - clip_low.")
-    clip_high: float = Field(0.2, gt=0, description="PPO: the ratio counts up to 1 + clip_high.")
-    importance_cap: float = Field(2.0, gt=0, description="Largest weight of a token that the sampler found unlikely.")
+    options: dict[str, object] = Field({}, description="Options, by name, of a loss that is not built in.")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="PPO: the ratio is clipped below 1 - clip_low.")
+    clip_high: float = Field(0.2, gt=0, description="PPO: the ratio is clipped above 1 + clip_high.")
+    importance_cap: float = Field(
+        2.0, gt=0, description="Largest importance weight (learner over behaviour probability) of a token."
+    )
     old_logprobs: Literal["behaviour", "learner"] = Field(
         "learner",
-        description="Whose log-probabilities the ratio divides by; 'learner' allows for a sampler that differs.",
+        description="Denominator of the ratio: behaviour log-probabilities, or the learner's at the update's start.",
     )
     gap_limit: float = Field(
-        0.05, gt=0, description="Warn when sampler and learner differ by more nats a token, on average."
+        0.05, gt=0, description="Warn when behaviour and learner log-probabilities differ by more nats a token."
     )
     entropy_bonus: float = Field(0.0, ge=0, description="Weight of the entropy, in units of return per nat.")
-    kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0 holds none.")
+    kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0 keeps none.")
     reference_refresh_steps: int = Field(
         0, ge=0, description="Steps between copies of the policy into the reference; 0 keeps the start."
     )
-    max_skipped_updates: int = Field(3, ge=0, description="Stop after this many in a row; 0 never.")
+    max_skipped_updates: int = Field(
+        3, ge=0, description="Stop after this many updates in a row without a finite gradient; 0 never."
+    )
+
+    def check(self) -> None:
+        """Raise `ValueError` unless `kind` names a loss, and one that takes `options`; imports a user's module."""
+        if self.kind in BUILTIN_LOSSES:
+            if self.options:
+                raise ValueError(
+                    f"loss.options are for a loss of your own, and {self.kind!r} is built in; see loss.clip_low and"
+                    " loss.clip_high"
+                )
+            return
+        found: Any = resolve("losses", self.kind, dict.fromkeys(BUILTIN_LOSSES, Section))
+        check_options(self.kind, found, self.options, positional=0 if isinstance(found, type) else 1)
 
     @model_validator(mode="after")
     def _refreshed_reference_exists(self) -> Self:
