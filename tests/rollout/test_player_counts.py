@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 from small_games import Echo, OddOneOut
-from spiral.core.metrics import episode_metrics
+from spiral.core.metrics import Matchup, episode_metrics
 from spiral.core.storage import read_episodes, write_episodes
+from spiral.core.transcript import game_text
+from spiral.evaluation.arena import paired_matches
 from spiral.games import TERMINAL
+from spiral.launch import execute, start
 from spiral.policies import ScriptedPolicy, TurnReply
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import Match, play
 from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
+from spiral.runs.recipe import load_recipe
+from spiral.training.advantages import RAE
 
 ODD, ECHO = "small_games:OddOneOut", "small_games:Echo"
 
@@ -137,3 +142,49 @@ def test_an_episode_in_which_two_of_three_learn():
     episode = play_odd("heads", "heads", "tails", trainable=(True, False, True))
     assert episode.learning_players == (0, 2)
     assert episode.matchup == f"{ODD} against heads"
+
+
+def test_transcripts_name_every_player():
+    text = game_text(play_odd("heads", "tails", "heads"))
+    assert "player 1 plays: tails" in text
+    assert text.endswith("Result: player 0 and player 2 won (returns: player 0 +1, player 1 -2, player 2 +1).")
+    assert game_text(play_odd("heads", "?", "heads")).endswith(
+        "Result: player 0 and player 2 won by forfeit (returns: player 0 +0.25, player 1 -1.5, player 2 +0.25)."
+    )
+    (alone,) = play([Match(game=Echo(), seed=3, policies=(Says("ping"),))])
+    assert game_text(alone).endswith(f"Result: player 0 {alone.returns[0]:+g}.")
+
+
+def test_only_games_of_two_players_are_evaluated():
+    player = RandomPolicy()
+    with pytest.raises(ValueError, match="only games of two players can be evaluated"):
+        paired_matches(player, player, OddOneOut(), 2, 0)
+    with pytest.raises(ValueError, match=r"evaluation\.games: 'small_games:Echo' is a game of 1 player; only games"):
+        load_recipe("nano", [f'evaluation.games=["{ECHO}"]'])
+
+
+def test_a_run_trains_on_games_of_one_and_of_three_players(tmp_path: Path):
+    settings = (
+        "run.steps=2",
+        "run.episodes_every=1",
+        f'selfplay.games={{ "{ODD}" = 1.0, "{ECHO}" = 1.0 }}',
+        "selfplay.opponents={ mirror = 1.0, random = 1.0 }",
+        "selfplay.episodes_per_step=16",
+        "sampling.max_new_tokens=4",
+        "evaluation.games=[]",
+        "evaluation.exploitability=[]",
+    )
+    shown: list[dict[str, float]] = []
+    run = execute(start(load_recipe("nano", settings), tmp_path / "run"), lambda step, metrics: shown.append(metrics))
+    sample = run.sample_game(ODD, 0)
+    run.close()
+    assert len(sample.seats) == 3
+    key = Matchup(game=ODD).key
+    assert {key("return", player) for player in range(3)} <= set(shown[-1])
+    assert key("baseline", 2) in shown[-1]
+    episodes = read_episodes(tmp_path / "run" / "episodes" / "step-000002.parquet")
+    assert Counter(len(episode.seats) for episode in episodes) == {3: 8, 1: 8}
+    estimator = RAE()
+    advantages = estimator(episodes)
+    for episode, of_turns in zip(episodes, advantages, strict=True):
+        assert len(of_turns) == len(episode.turns)

@@ -147,11 +147,13 @@ def games_directory(
 def paired_matches(policy: Policy, opponent: Policy, game: Game, episodes: int, seed: int) -> list[Match]:
     """`episodes` matches in pairs with the same seed: `policy` is player 0 in the first and player 1 in the second.
 
-    Raises `ValueError` for an odd or non-positive number of games, and for a model whose context is too short for the
-    game's first prompt.
+    Raises `ValueError` for an odd or non-positive number of games, a game that is not for two players, and a model
+    whose context is too short for the game's first prompt.
     """
     if episodes < 2 or episodes % 2:
         raise ValueError(f"got {episodes} episodes; expected an even number of at least 2, half as each player")
+    if game.num_players != 2:
+        raise ValueError(f"{game.spec} has {game.num_players} player(s); only games of two players can be evaluated")
     for participant in (policy, opponent):
         check_room(participant, game)
     matches = []

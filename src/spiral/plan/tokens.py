@@ -168,7 +168,7 @@ def _survey(game: Game, spec: str, episodes: int, recipe: Recipe, codec: ChatCod
         Match(
             game=game,
             seed=derive_seed(0, "plan", game.spec, index),
-            policies=(surveyor, surveyor),
+            policies=(surveyor,) * game.num_players,
             max_turns=selfplay.max_turns,
             opening_plies=selfplay.opening_plies.get(spec, 0),
         )

@@ -201,5 +201,6 @@ def _write_records(records: Path | None, name: str, rows: Iterable[Mapping[str, 
 
 def sample_game(policy: Policy, spec: str, seed: int) -> Episode:
     """One game of the policy against itself."""
-    (episode,) = play([Match(game=load_game(spec), seed=seed, policies=(policy, policy), max_turns=100)])
+    game = load_game(spec)
+    (episode,) = play([Match(game=game, seed=seed, policies=(policy,) * game.num_players, max_turns=100)])
     return episode

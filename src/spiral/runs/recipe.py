@@ -240,6 +240,8 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "selfplay.opponent_options", partial(make_sampler, selfplay)
     yield "selfplay.reward", partial(resolve, "rewards", selfplay.reward, REWARDS)
     yield "selfplay.reward_options", partial(load_reward, selfplay.reward, selfplay.reward_options)
+    for game in evaluation.games:
+        yield "evaluation.games", partial(_check_evaluated, game)
     for name in evaluation.opponents:
         yield "evaluation.opponents", partial(check_policy_name, name)
     for game in evaluation.exploitability:
@@ -267,9 +269,17 @@ def _check_opponent(name: str, workers: int) -> None:
         )
 
 
+def _check_evaluated(spec: str) -> None:
+    if (players := load_game(spec).num_players) != 2:
+        raise ValueError(
+            f"{spec!r} is a game of {players} player{'s' if players > 1 else ''}; only games of two players can be"
+            " evaluated against an opponent, so set evaluation.games without it"
+        )
+
+
 def _check_exact(spec: str) -> None:
     game = load_game(spec)
-    if game.free_text or not game.enumerable:
+    if not game.exact_theory:
         raise ValueError(
             f"exact theory does not cover {spec!r}; expected games that `spiral games` marks so, such as 'kuhn_poker'"
         )
