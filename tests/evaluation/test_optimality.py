@@ -237,18 +237,18 @@ def test_the_built_in_model_is_scored(nano):
 
 def test_a_thinking_model_is_sampled(nano):
     policy = nano_policy(nano, thinking=True)
-    result = evaluate_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=1)
-    assert (result.method, result.samples, result.all_positions) == ("sampled", 4, 4_520)
-    assert 40 < result.positions <= 80
+    result = evaluate_optimality(policy, TICTACTOE, positions=32, samples=2, play_episodes=6, seed=1)
+    assert (result.method, result.samples, result.all_positions) == ("sampled", 2, 4_520)
+    assert 32 < result.positions <= 64
     flat = json.loads(json.dumps(result.to_json()))
     for name in ("optimal_share", "optimal_top", "regret_uniform", "regret_random", "regret_self"):
         assert flat[f"{name}_low"] <= flat[name] <= flat[f"{name}_high"]
     assert "optimal_top_self" not in flat
-    # One row a draw; positions that random play meets often are drawn more than once.
-    assert len(result.records()) == 80
+    # One row per draw; positions that random play often meets are drawn more than once.
+    assert len(result.records()) == 64
     assert max(Counter(row.information_state for row in result.states).values()) > 1
-    assert result == evaluate_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=1)
-    assert result != evaluate_optimality(policy, TICTACTOE, positions=40, samples=4, play_episodes=20, seed=2)
+    assert result == evaluate_optimality(policy, TICTACTOE, positions=32, samples=2, play_episodes=6, seed=1)
+    assert result != evaluate_optimality(policy, TICTACTOE, positions=32, samples=2, play_episodes=6, seed=2)
 
 
 def test_exploitability_is_unknown_if_positions_are_sampled(nano, monkeypatch):

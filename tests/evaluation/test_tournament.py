@@ -246,7 +246,7 @@ def played(players, game, episodes, seed):
 
 
 def test_random_and_perfect_play():
-    result = played(("random", "minimax"), TICTACTOE, 80, seed=1)
+    result = played(("random", "minimax"), TICTACTOE, 40, seed=1)
     assert result.payoff.value[0, 1] == -result.payoff.value[1, 0]
     assert result.payoff.low[1, 0] > 0.7
     assert result.elo.value[0] == 0

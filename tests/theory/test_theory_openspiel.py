@@ -65,6 +65,7 @@ def bold(state, player):
     return {next(action for action in state.legal_actions() if action in ("bet", "call")): 1.0}
 
 
+SLOW_IN_LEDUC = ("random 2", "last", "equilibrium")
 CASES = [
     *((name, f"random {seed}") for name in GAMES for seed in (1, 2)),
     *((name, kind) for name in GAMES for kind in ("first", "last")),
@@ -73,7 +74,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[pytest.mark.slow] if name == "leduc_poker" and kind in SLOW_IN_LEDUC else [])
+        for name, kind in CASES
+    ],
+)
 def test_same_as_openspiel(name, kind):
     if kind.startswith("random"):
         policy = random_policy(name, int(kind.split()[1]))
