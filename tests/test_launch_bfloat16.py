@@ -54,7 +54,7 @@ def test_measurements_sample_as_the_evaluation_says(tmp_path, monkeypatch):
         lambda policy, *_, **__: seen.append(policy.sampling) or EvaluationResults(),
     )
     run = assemble(recipe, tmp_path / "run")
-    run.measure(0)
+    run.evaluate(0)
     assert (seen[0].temperature, seen[0].top_p, seen[0].max_new_tokens) == (0.5, 0.9, 8)
     assert run.policy.sampling == recipe.sampling
 
@@ -63,7 +63,7 @@ def test_measurements_sample_as_the_evaluation_says(tmp_path, monkeypatch):
 
     monkeypatch.setattr("spiral.runs.evaluation.evaluate_policy", fails)
     with pytest.raises(RuntimeError, match="a game went wrong"):
-        run.measure(0)
+        run.evaluate(0)
     assert run.policy.sampling == recipe.sampling
 
 

@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_names_the_last_good_one(finished: Path, uninterrup
     assert metrics_rows(finished) == metrics_rows(uninterrupted), "refusing must not change anything"
 
     shutil.rmtree(checkpoints / "step-000020")
-    with pytest.raises(ValueError, match="latest names no checkpoint; to go on, make it a link to step-000015"):
+    with pytest.raises(ValueError, match="latest names no checkpoint; to resume, make it a link to step-000015"):
         resume(finished)
     (checkpoints / "latest").unlink()
     (checkpoints / "latest").symlink_to("step-000015")

@@ -274,9 +274,9 @@ def test_an_edited_recipe_is_refused_key_by_key(copied):
         file.write_text(text.replace(old, new, 1))
         line = refused("train", "--resume", "--run-dir", str(copied), "--steps", "3")
         key = old.partition(" ")[0].replace("tictactoe", "selfplay.games")
-        assert line.startswith(f"{file} is not as the run has written it: ")
+        assert line.startswith(f"{file} was changed: ")
         assert f"{key} is " in line
-        assert line.endswith("settings stay through a run, so put them back, or start a new run")
+        assert line.endswith("a run keeps its settings, so change them back, or start a new run")
     file.write_text(text)
     assert resumed(copied) == []
 

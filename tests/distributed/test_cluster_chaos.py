@@ -186,7 +186,7 @@ def test_thirty_steps_with_everybody_killed(tmp_path, started):
     said = [line for run in started for line in run.lines if line.startswith("warning: ")]
     assert 1 <= sum("It is replaced" in line for line in said) <= killed["rollout"]
     wait_for(lambda: not any(run.alive() for run in started))
-    assert sum("the run goes back to its last checkpoint" in line for line in said) == 1
+    assert sum("resuming from the last checkpoint" in line for line in said) == 1
     print(f"killed: {killed}; told: {len(said)} warnings")
 
 
@@ -205,7 +205,7 @@ def test_one_of_two_learners_is_killed(tmp_path, started):
     assert_same_run(tmp_path / "run", tmp_path / "whole", 8)
     (said,) = [line for line in run.lines if line.startswith("warning: ")]
     assert said.startswith("warning: learner worker ")
-    assert said.endswith("; the run goes back to its last checkpoint (1 times so far)")
+    assert said.endswith("; resuming from the last checkpoint (1 times so far)")
 
 
 def interrupted(run):

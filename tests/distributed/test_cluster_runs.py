@@ -149,7 +149,7 @@ def test_a_learner_that_is_killed_is_replaced_and_the_run_is_that_of_one_process
     assert_same_run(path, alone)
     (warning,) = [line for line in result.err.splitlines() if line.startswith("warning")]
     assert warning.startswith("warning: learner worker 0 died at update: ")
-    assert warning.endswith("; the run goes back to its last checkpoint (1 times so far)")
+    assert warning.endswith("; resuming from the last checkpoint (1 times so far)")
     # Beside the lines that are always there: how far a slow command is, and two lines about workers below a step's.
     own = [line for line in result.err.splitlines() if not line.startswith("  ") and not line.endswith(" elapsed")]
     first = {line.split(": ")[0].split()[0] for line in own}

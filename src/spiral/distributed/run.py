@@ -67,7 +67,7 @@ class ClusterRun:
         self.learner.save(self.directory.checkpoints.absolute(), state, self.recipe.run.keep_checkpoints, claim)
         self.collector.add_checkpoint(step, self.directory.checkpoints / step_name(step))
 
-    def measure(self, step: int) -> EvaluationResults:
+    def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy, on one of the rollout workers."""
         records = self.directory.records(step).absolute()
         report: EvaluationResults = self.collector.call_policy(evaluate_run, self.recipe, step, records)

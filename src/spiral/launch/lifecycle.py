@@ -23,7 +23,7 @@ from spiral.core.stopping import stop_requests
 from spiral.distributed.run import assemble_cluster
 from spiral.distributed.session import LearnerLostError
 from spiral.games.failures import UserCodeError
-from spiral.launch.local import assemble_local
+from spiral.launch.local import LocalRun
 from spiral.plan import check_plan, check_runnable
 from spiral.policies.registry import model_config
 from spiral.runs.agreement import WatchedLearner
@@ -44,7 +44,7 @@ from spiral.training.loop import Collector, Updater, train
 logger = logging.getLogger(__name__)
 
 Show = Callable[[int, Metrics], None]
-MENDING = "put a good copy in its place; `spiral train RECIPE --dry-run` prints that of a recipe"
+REPLACE_CONFIG = "replace it by a good copy; `spiral train RECIPE --dry-run` prints that of a recipe"
 
 
 class RunStopped(Exception):  # noqa: N818 (the user asked for it; it is no error)
@@ -56,7 +56,7 @@ class RunStopped(Exception):  # noqa: N818 (the user asked for it; it is no erro
 
 
 class Run(Protocol):
-    """The parts of a run, in one process or in many."""
+    """The parts of a run, in one process or on a cluster."""
 
     recipe: Recipe
     directory: RunDirectory
@@ -80,7 +80,7 @@ class Run(Protocol):
         """Writes the checkpoint of `step`."""
         ...
 
-    def measure(self, step: int) -> EvaluationResults:
+    def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""
         ...
 
@@ -93,30 +93,36 @@ class Run(Protocol):
         ...
 
     def metrics(self) -> Metrics:
-        """What there is to tell of the step beside what the loop tells."""
+        """Metrics of the step that the training loop does not know."""
         ...
 
     def close(self) -> None:
-        """Ends what the run has started, and lets go of its directory."""
+        """Stops what the run has started and releases its directory."""
         ...
 
 
 def assemble(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Run:
-    """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_state` has found whole.
+    """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_state` has found undamaged.
 
-    Raises `ValueError` for what does not fit.
+    Raises:
+        ValueError: Some settings do not fit the model or this machine.
     """
     if recipe.cluster.rollout_workers:
         return assemble_cluster(recipe, path, checkpoint)
-    return assemble_local(recipe, path, checkpoint)
+    return LocalRun.from_recipe(recipe, path, checkpoint)
 
 
 def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) -> Run:
-    """A new run; keeps the untrained policy as the checkpoint of step 0 and measures it.
+    """Starts a new run: saves the untrained model as the checkpoint of step 0 and evaluates it.
 
-    The directory is new or empty, or holds a run that has done no step: that one is begun again. `ready()` is called
-    when all that can be wrong with the recipe is behind us, before the first measurement. Raises `ValueError` for what
-    does not fit, `RunHeldError` where another process has the directory.
+    Args:
+        recipe: The run's settings.
+        path: A directory that is new or empty, or holds a run that has done no step; that run is started again.
+        ready: Called after all checks, before the first evaluation.
+
+    Raises:
+        ValueError: The recipe does not fit the model or this machine, or the directory holds a run.
+        RunHeldError: Another process uses the directory.
     """
     with contextlib.ExitStack() as held:
         held.enter_context(run_held(path))
@@ -131,18 +137,24 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
             run.directory.start(run.recipe.model_dump())
             run.save(0)
             ready()
-            run.directory.save_report(0, run.measure(0))
+            run.directory.save_report(0, run.evaluate(0))
     return run
 
 
 def resume(
     path: Path, steps: int | None = None, cluster: ClusterConfig | None = None, ready: Callable[[], None] = lambda: None
 ) -> Run:
-    """The run in `path` at its last checkpoint, with `steps` and `cluster` in place of the recipe's when given.
+    """Resumes a run from its last checkpoint; a run that has no checkpoint yet is started again.
 
-    A run that has no checkpoint yet is begun again. `ready()` is called before the measurement of a policy that was not
-    measured before training. Raises `ValueError` when there is no run, or a damaged one, `RunHeldError` where another
-    process has it.
+    Args:
+        path: The run directory.
+        steps: In place of the recipe's `run.steps`.
+        cluster: In place of the recipe's `[cluster]`.
+        ready: Called before the evaluation of a model that was not evaluated before training.
+
+    Raises:
+        ValueError: There is no run, or it is damaged.
+        RunHeldError: Another process uses the directory.
     """
     if not path.is_dir():
         raise ValueError(f"{path} is not a run directory: there is no such directory")
@@ -173,13 +185,13 @@ def resume(
             run.directory.write_config(recipe.model_dump())
             if done == 0 and 0 not in dict(read_reports(path)):
                 ready()
-                run.directory.save_report(0, run.measure(0))
+                run.directory.save_report(0, run.evaluate(0))
     return run
 
 
 @contextmanager
 def _closed_on_error(run: Run) -> Iterator[None]:
-    """Ends what a run has started when it cannot begin."""
+    """Closes the run if an exception passes."""
     try:
         yield
     except BaseException:
@@ -188,23 +200,25 @@ def _closed_on_error(run: Run) -> Iterator[None]:
 
 
 def _no_checkpoint(path: Path) -> str:
-    """What to do where `latest` names no checkpoint of a run that has done steps."""
+    """The error for a run that has done steps and whose `latest` names no checkpoint."""
     root = path / "checkpoints"
     others = checkpoints_in(root)
     if others:
         last = others[-1][1].name
-        return f"{root}/latest names no checkpoint; to go on, make it a link to {last} (or a file that holds this name)"
+        return (
+            f"{root}/latest names no checkpoint; to resume, make it a link to {last} (or a file that holds this name)"
+        )
     return (
-        f"{path} has no checkpoint to resume from, but results of steps; put its checkpoints back, or start the run"
-        " again in another directory"
+        f"{path} has no checkpoint to resume from, but results of steps; put its checkpoints back, or start a new run"
+        " in another directory"
     )
 
 
 def saved_recipe(path: Path) -> Recipe:
-    """The recipe that a run directory was started with.
+    """The recipe of a run directory.
 
-    Raises `ValueError` when there is none, when it is damaged, and when it differs from what the last checkpoint holds
-    of it (`run_directory.lasting_settings`).
+    Raises:
+        ValueError: There is none, it is damaged, or its lasting settings differ from those in the last checkpoint.
     """
     file = RunDirectory(path).config_file
     try:
@@ -212,21 +226,21 @@ def saved_recipe(path: Path) -> Recipe:
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not a run directory: there is no {file.name} in it") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error}; {MENDING}") from error
+        raise ValueError(f"{file} is damaged: {error}; {REPLACE_CONFIG}") from error
     if "run" not in values:
-        raise ValueError(f"{file} is damaged: it has no section [run]; {MENDING}")
+        raise ValueError(f"{file} is damaged: it has no section [run]; {REPLACE_CONFIG}")
     recipe = validate_recipe(values, str(file))
     edited = _edited(recipe, path)
     if edited:
         raise ValueError(
-            f"{file} is not as the run has written it: {'; '.join(edited)}; settings stay through a run, so put them"
-            " back, or start a new run"
+            f"{file} was changed: {'; '.join(edited)}; a run keeps its settings, so change them back, or start"
+            " a new run"
         )
     return recipe
 
 
 def _edited(recipe: Recipe, path: Path) -> list[str]:
-    """Where a recipe differs from that in the last checkpoint, if that holds one and is of this version."""
+    """The lasting settings in which a recipe differs from that in the last checkpoint, where that holds one."""
     checkpoint = latest_checkpoint(path / "checkpoints")
     if checkpoint is None:
         return []
@@ -237,7 +251,7 @@ def _edited(recipe: Recipe, path: Path) -> list[str]:
         logger.debug("%s holds no recipe: %s", checkpoint, error)
         return []
     return [
-        f"{section}.{key} is {value!r} there and {lasting[section][key]!r} in the last checkpoint"
+        f"{section}.{key} is {value!r} in it and {lasting[section][key]!r} in the last checkpoint"
         for section, values in lasting_settings(recipe).items()
         for key, value in values.items()
         if value != lasting[section][key]
@@ -245,16 +259,24 @@ def _edited(recipe: Recipe, path: Path) -> list[str]:
 
 
 def execute(run: Run, show: Show) -> Run:
-    """Trains to the last step. Ctrl-C or SIGTERM finishes the step, writes a checkpoint and raises `RunStopped`.
+    """Trains to the last step.
 
-    Where a user's game or estimator fails, or no game can be played, the steps that are done are kept too.
+    If the learner is lost, the run resumes from its last checkpoint, at most `cluster.restarts` times. A run shortened
+    to the steps that it has done is only evaluated. A run that fails is closed, and the steps that are done are saved
+    where a user's code fails or no game can be played.
 
-    Where the learner is lost, the run goes on from its last checkpoint, as often as `cluster.restarts` allows. Returns
-    the run that came to the end, which is still to be closed; one that fails is closed here. A run shortened to the
-    steps it has done is only measured, so that its last report is of its last step.
+    Args:
+        run: A run that was started or resumed.
+        show: Called with every step and its metrics.
+
+    Returns:
+        The run that reached the last step, for the caller to close.
+
+    Raises:
+        RunStopped: Ctrl-C or SIGTERM; the step was finished and a checkpoint written.
     """
     losses = 0
-    with run_held(run.directory.path):  # also between losing the learner and going back
+    with run_held(run.directory.path):  # also between the loss of a learner and the resume
         while True:
             try:
                 with _closed_on_error(run):
@@ -264,14 +286,14 @@ def execute(run: Run, show: Show) -> Run:
                 losses += 1
                 if losses > run.recipe.cluster.restarts:
                     raise
-                logger.warning("%s; the run goes back to its last checkpoint (%d times so far)", error, losses)
+                logger.warning("%s; resuming from the last checkpoint (%d times so far)", error, losses)
                 run = resume(run.directory.path)
 
 
 def _train(run: Run, show: Show) -> None:
     recipe, directory, done = run.recipe, run.directory, run.learner.version
     if done == recipe.run.steps and done not in dict(read_reports(directory.path)):
-        directory.save_report(done, run.measure(done))
+        directory.save_report(done, run.evaluate(done))
     rows = read_metrics(directory.path)
     guards = Guards.from_names(recipe.run.guards, recipe.run.guard_options)
     watch = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows)
@@ -279,13 +301,13 @@ def _train(run: Run, show: Show) -> None:
     recorder = RunRecorder(directory, trackers, recipe, first_step=done + 1)
 
     def evaluate(step: int) -> EvaluationResults | None:
-        return run.measure(step) if evaluated_at(recipe, step) else None
+        return run.evaluate(step) if evaluated_at(recipe, step) else None
 
     def after(step: int, metrics: Metrics) -> None:
         show(step, metrics)
         watch(step, metrics)
 
-    with stop_requests() as stop_requested, contextlib.closing(recorder), _spared_from_collection():
+    with stop_requests() as stop_requested, contextlib.closing(recorder), _existing_objects_frozen():
         try:
             finished = train(
                 recipe.run,
@@ -309,7 +331,7 @@ def _train(run: Run, show: Show) -> None:
 
 
 def _save_done(run: Run, recorder: RunRecorder) -> None:
-    """Saves the last step on record, unless it is saved or the weights have moved on; the run cannot go on."""
+    """Saves the last recorded step of a run that cannot continue, if it is not saved and the weights are still its."""
     step = recorder.last_step
     if step == run.learner.version and step not in dict(checkpoints_in(run.directory.checkpoints)):
         recorder.sync()
@@ -317,8 +339,8 @@ def _save_done(run: Run, recorder: RunRecorder) -> None:
 
 
 @contextmanager
-def _spared_from_collection() -> Iterator[None]:
-    """What exists now lives as long as the run: Python need not look for garbage in it, which takes 0.3 s a time."""
+def _existing_objects_frozen() -> Iterator[None]:
+    """Keeps Python from searching the objects that exist now for garbage, which takes 0.3 s each time."""
     gc.collect()
     gc.freeze()
     try:

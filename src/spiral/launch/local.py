@@ -1,4 +1,4 @@
-"""A run in one process: sampler and learner side by side, sharing the model where both compute in float32."""
+"""A run in one process: engine and learner side by side, sharing the model where both compute in float32."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from spiral.agreement import run_check
 from spiral.core.metrics import Metrics
@@ -31,7 +32,7 @@ from spiral.training.learner import Learner
 
 @dataclasses.dataclass(kw_only=True)
 class LocalRun:
-    """The parts of a run."""
+    """The parts of a run in one process."""
 
     recipe: Recipe
     directory: RunDirectory
@@ -41,7 +42,59 @@ class LocalRun:
     estimator: Estimator
     collector: SelfPlay
     opponents: PolicyCache
-    """Those whom the policy plays against and is measured against."""
+    """Opponents in training and evaluation, loaded once."""
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Self:
+        """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_state` has found undamaged.
+
+        Raises:
+            ValueError: Some settings do not fit the model or this machine.
+        """
+        source = recipe.model
+        if checkpoint is not None and not recipe.lora.rank:
+            source = source.model_copy(update={"path": str(checkpoint)})
+        shown().stage(f"loading {source.path}")
+        loaded = load_language_model(source)
+        if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
+            recipe = recipe.model_copy(update={"prompt": loaded.prompt})
+        directory = model_directory(source.path)
+        if recipe.engine.kind != "transformers":
+            shown().stage(f"starting {recipe.engine.kind}")
+        policy = make_policy(recipe.engine, source, loaded, recipe.prompt, recipe.sampling, weights=Weights.SHARED)
+        shared = getattr(policy, "model", None) is loaded.model
+        with _closed_on_error(policy):
+            games = list(recipe.selfplay.games)
+            check = run_check(
+                policy, lambda: loaded.model, directory, recipe.model.compute, computation(recipe), games=games
+            )
+            learner = Learner.from_recipe(
+                recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model
+            )
+            if check is not None:
+                check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
+                check.keep()
+        estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
+        opponents = PolicyCache(recipe.model.device)
+        collector = SelfPlay(
+            policy, recipe.selfplay, recipe.run.seed, load_opponent=opponents, sleep=recipe.engine.sleep
+        )
+        if checkpoint is not None:
+            state = load_checkpoint(checkpoint, learner)
+            estimator.restore(state)
+            collector.load_state_dict(state.get("opponents", {}))
+            collector.add_checkpoint(learner.version, checkpoint)
+            policy.load_weights(learner.weights(), learner.version)
+        return cls(
+            recipe=recipe,
+            directory=RunDirectory(path),
+            language_model=loaded,
+            policy=policy,
+            learner=learner,
+            estimator=estimator,
+            collector=collector,
+            opponents=opponents,
+        )
 
     def publish(self) -> None:
         """Gives the learner's weights to the policy that plays."""
@@ -65,7 +118,7 @@ class LocalRun:
         )
         self.collector.add_checkpoint(step, self.directory.checkpoints / step_name(step))
 
-    def measure(self, step: int) -> EvaluationResults:
+    def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""
         return evaluate_run(self.policy, self.recipe, step, self.directory.records(step), self.opponents)
 
@@ -78,69 +131,20 @@ class LocalRun:
         check_prompts(self.policy, self.recipe)
 
     def metrics(self) -> Metrics:
-        """Nothing beyond what the loop tells of every step."""
+        """No metrics beyond those of the training loop."""
         return {}
 
     def close(self) -> None:
-        """Gives the engine's memory back, and lets go of the directory."""
+        """Frees the engine's memory and releases the directory."""
         try:
             self.policy.close()
         finally:
             self.directory.release()
 
 
-def assemble_local(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> LocalRun:
-    """Builds a run from its recipe, or from one of its checkpoints, which `checkpoint_state` has found whole.
-
-    Raises `ValueError` for what does not fit.
-    """
-    source = recipe.model
-    if checkpoint is not None and not recipe.lora.rank:
-        source = source.model_copy(update={"path": str(checkpoint)})
-    shown().stage(f"loading {source.path}")
-    loaded = load_language_model(source)
-    if "prompt" not in recipe.model_fields_set and loaded.prompt is not None:
-        recipe = recipe.model_copy(update={"prompt": loaded.prompt})
-    directory = model_directory(source.path)
-    if recipe.engine.kind != "transformers":
-        shown().stage(f"starting {recipe.engine.kind}")
-    policy = make_policy(recipe.engine, source, loaded, recipe.prompt, recipe.sampling, weights=Weights.SHARED)
-    shared = getattr(policy, "model", None) is loaded.model
-    with _closed_on_error(policy):
-        games = list(recipe.selfplay.games)
-        check = run_check(
-            policy, lambda: loaded.model, directory, recipe.model.compute, computation(recipe), games=games
-        )
-        learner = Learner.from_recipe(
-            recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model
-        )
-        if check is not None:
-            check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
-            check.keep()
-    estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
-    opponents = PolicyCache(recipe.model.device)
-    collector = SelfPlay(policy, recipe.selfplay, recipe.run.seed, load_opponent=opponents, sleep=recipe.engine.sleep)
-    if checkpoint is not None:
-        state = load_checkpoint(checkpoint, learner)
-        estimator.restore(state)
-        collector.load_state_dict(state.get("opponents", {}))
-        collector.add_checkpoint(learner.version, checkpoint)
-        policy.load_weights(learner.weights(), learner.version)
-    return LocalRun(
-        recipe=recipe,
-        directory=RunDirectory(path),
-        language_model=loaded,
-        policy=policy,
-        learner=learner,
-        estimator=estimator,
-        collector=collector,
-        opponents=opponents,
-    )
-
-
 @contextmanager
 def _closed_on_error(policy: LanguagePolicy) -> Iterator[None]:
-    """Gives the engine's memory back when a run cannot begin."""
+    """Frees the engine's memory if an exception passes."""
     try:
         yield
     except BaseException:

@@ -15,13 +15,13 @@ from spiral.runs.recipe import Recipe, load_recipe
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A run that has come to its last step."""
+    """A run that has reached its last step."""
 
     run_dir: Path
     step: int
     """Training steps done."""
     metrics: dict[str, float]
-    """Those of the last step, with what was measured after it; empty when no step was taken."""
+    """Metrics of the last step, its evaluation included; empty if no step was done."""
 
 
 def train(
@@ -39,22 +39,22 @@ def train(
         recipe: A built-in recipe's name or a TOML file.
         run_dir: Where the run's files go. Its last checkpoint is a MODEL for everything that takes one.
         steps: Training steps, in place of the recipe's `run.steps`.
-        resume: Go on from the run's last checkpoint; where there is no run yet, begin one. Its settings, `steps` apart,
-            have to be those given here.
+        resume: Resume from the run's last checkpoint; where there is no run yet, start one. Its settings must be those
+            given here, `steps` apart.
         overrides: Settings as on the command line, such as `"learner.epochs=1"`.
         show: Called with the step and its metrics after every step.
 
     Raises:
-        ValueError: The recipe is wrong, the run does not fit this machine, or the directory already holds a run, or
-            another process has it.
-        spiral.launch.RunStopped: Ctrl-C or SIGTERM; there is a checkpoint, and `resume=True` goes on from it.
+        ValueError: The recipe is wrong, the run does not fit this machine, or the directory holds a run or is used by
+            another process.
+        spiral.launch.RunStopped: Ctrl-C or SIGTERM; there is a checkpoint, from which `resume=True` continues.
     """
     given = load_recipe(str(recipe), [*overrides, *([f"run.steps={steps}"] if steps is not None else [])])
     path = Path(run_dir)
     if resume and RunDirectory(path).begun():
         changed = setting_differences(saved_recipe(path), given)
         if changed:
-            raise ValueError(f"a run goes on with its own settings: {'; '.join(changed.values())}")
+            raise ValueError(f"a run resumes with its own settings: {'; '.join(changed.values())}")
         run = resume_run(path, given.run.steps if steps is not None else None)
     else:
         run = start(given, path)
