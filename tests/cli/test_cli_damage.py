@@ -286,7 +286,7 @@ def test_a_link_to_another_runs_checkpoint_is_refused(copied, trained):
     latest.unlink()
     latest.symlink_to(trained / "checkpoints" / "step-000001")
     line = refused("train", "--resume", "--run-dir", str(copied))
-    assert "which is no checkpoint of this run" in line
+    assert "which is not a checkpoint of this run" in line
 
 
 def test_a_disk_without_links(monkeypatch, tmp_path):

@@ -68,7 +68,7 @@ def test_what_is_no_checkpoint_of_the_run_is_refused(target, text, tmp_path):
     if target == "..":
         assert latest_checkpoint(root) is None
         return
-    with pytest.raises(ValueError, match=r"latest names .*, which is no checkpoint of this run"):
+    with pytest.raises(ValueError, match=r"latest names .*, which is not a checkpoint of this run"):
         latest_checkpoint(root)
 
 

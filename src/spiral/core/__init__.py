@@ -1,1 +1,1 @@
-"""What everything else stands on: records, settings, files, seeds, metrics."""
+"""The foundation of all rooms: records, policies' protocol, settings, files, storage, seeds, metrics, plugins."""

@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or a kill leaves either the old content or the new, never a part."""
+"""Write files so that a crash, a full disk or a kill leaves the old content or the new, never a part of it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 UNSYNCABLE = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF, errno.EPERM, errno.EACCES)
-"""What file systems answer that cannot be asked to write now."""
+"""Errors of file systems that do not support fsync."""
 UNFINISHED = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.(?P<purpose>tmp|writing|before)", re.DOTALL)
-"""The names of `_beside`."""
+"""The temporary names that `_beside` makes."""
 FORMERLY_UNFINISHED = re.compile(
     r"\.(?P<name>config\.toml|(metrics|[\w.=-]+-states)\.jsonl|cluster\.json|latest|learning_curve\.png"
     r"|(step-\d+|[\w.=-]+-against-[\w.=-]+)\.(json|parquet))\.\d+\.(?P<purpose>tmp)"
     r"|\.(?P<directory>step-\d+)\.(?P<directory_purpose>writing|before)"
 )
-"""Those of earlier versions, in run directories."""
+"""The temporary names of earlier versions, in run directories."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(temporary path)` and moves the result to `path`; an earlier `path` stays whole until then."""
+    """Call `write(temporary path)` and move the result to `path`; an earlier `path` stays whole until then."""
     temporary = _beside(path, "tmp")
     try:
         write(temporary)
@@ -38,27 +38,27 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """The same for a text, in UTF-8 with line feeds whatever the locale and the system."""
+    """Write a text atomically, in UTF-8 with line feeds on every system."""
     write_atomically(path, lambda temporary: temporary.write_bytes(text.encode()))
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one JSON object a line, all of them or none."""
+    """Write one JSON object per line, all of them or none."""
     text = "".join(json_line(record) for record in records)
     write_text_atomically(path, text)
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """A record as a line of a JSONL file."""
+    """Return a record as one line of a JSONL file."""
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def write_directory_atomically(
     path: Path, write: Callable[[Path], object], check: Callable[[], None] = lambda: None
 ) -> None:
-    """The same for a directory: `write(temporary directory)` fills it, then it takes the place of `path`.
+    """Fill a temporary directory with `write(temporary directory)`, then move it to `path`.
 
-    `check()` is called right before that, and may raise.
+    `check()` is called right before the move; an exception from it leaves `path` as it was.
     """
     temporary, before = _beside(path, "writing"), _beside(path, "before")
     temporary.mkdir(parents=True)
@@ -80,12 +80,12 @@ def write_directory_atomically(
 
 
 def _beside(path: Path, purpose: str) -> Path:
-    """A name in the same directory that no other process and no other call uses."""
+    """Return a name in the same directory that no other process or call uses."""
     return path.with_name(f".{path.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.{purpose}")
 
 
 def _replace(new: Path, path: Path) -> None:
-    """Moves a file over another one. Where a disk refuses that (some SMB shares), the old one is moved away first."""
+    """Move a file over another. On disks that refuse this (some SMB shares), move the old file away first."""
     try:
         os.replace(new, path)
     except OSError:
@@ -102,7 +102,7 @@ def _replace(new: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a directory with all that is in it, or a file, or a link but not what it names; nothing may be there."""
+    """Remove a directory with its content, a file, or a link but not its target; do nothing if it does not exist."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -110,9 +110,9 @@ def remove(path: Path) -> None:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Removes what killed writers left half done in `directory` itself; those below it are left alone.
+    """Remove the temporary files that killed writers left in `directory` itself, not those in its subdirectories.
 
-    What was moved away for something new that did not come is put back.
+    An old file or directory that was moved away for a new one that never came is moved back.
     """
     for path in directory.glob(".*"):
         name, purpose = _unfinished(path.name)
@@ -124,7 +124,7 @@ def remove_unfinished(directory: Path) -> None:
 
 
 def _unfinished(name: str) -> tuple[str, str]:
-    """What a temporary name stands for, and why; empty for other names."""
+    """Return the final name and the purpose of a temporary name; empty strings for other names."""
     found = UNFINISHED.fullmatch(name)
     if found is not None:
         return found["name"], found["purpose"]
@@ -135,10 +135,10 @@ def _unfinished(name: str) -> tuple[str, str]:
 
 
 def point_to(link: Path, target: str) -> None:
-    """Makes `link` a symbolic link to `target`, replacing an earlier one in one step.
+    """Make `link` a symbolic link to `target`, replacing an earlier one in one step.
 
-    Where the disk has no symbolic links, it becomes a text file with the name of the target: read it by `pointed_to`.
-    A directory in the link's place (a copy made by something that follows links) is removed.
+    On disks without symbolic links it becomes a text file with the target's name; `pointed_to` reads both. A directory
+    at `link` (made by a copy that follows links) is removed.
     """
     if link.is_dir() and not link.is_symlink():
         shutil.rmtree(link)
@@ -152,7 +152,7 @@ def point_to(link: Path, target: str) -> None:
 
 
 def pointed_to(link: Path) -> Path | None:
-    """What `link` names, whether it is a symbolic link, a text file, or the thing itself; None where there is no link.
+    """Return the target of `link`, which is a symbolic link, a text file or the target itself; None without a link.
 
     The target need not exist.
     """
@@ -165,13 +165,13 @@ def pointed_to(link: Path) -> Path | None:
 
 
 def share_mode(path: Path, mode: int) -> None:
-    """Gives a file an access mode, where the file system has such a thing and lets it be changed."""
+    """Set a file's access mode on file systems that allow it."""
     with contextlib.suppress(OSError):  # CIFS, exFAT and bucket mounts refuse
         path.chmod(mode)
 
 
 def sync(path: Path) -> None:
-    """Waits until a file or directory is on disk, where the file system can say so."""
+    """Flush a file or directory to disk on file systems that support it."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:
@@ -188,6 +188,6 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

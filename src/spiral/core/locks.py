@@ -1,15 +1,15 @@
-"""Locks on files that name their holder, between processes of one machine and of several.
+"""File locks that name their holder, between processes of one machine or several.
 
-    .lock          empty; its holder has locked it with flock. It stays behind: a removed lock file could be held twice.
-    .lock.owner    one JSON object: who holds the lock, and a beat that counts up every few seconds. Gone when released.
+    .lock          empty; its holder has locked it with flock. It is never removed, or two processes could hold it.
+    .lock.owner    one JSON object: the holder, and a heartbeat counter. Removed on release.
 
-A flock ends with its process, also by SIGKILL, and lasts while the process is suspended. Some disks know no flock, and
-some network disks keep it to one machine; there the owner file decides. An owner on this machine is dead when its
-process is gone (a reused process id has another start time); one on another machine, when its beat has stopped for
-`SILENT_SECONDS`, by the disk's clock or by watching it. So nothing has to be forced after a crash.
+A flock ends with its process, also by SIGKILL, and lasts while the process is suspended. Some disks have no flock, and
+on some network disks it covers one machine only; there the owner file decides. An owner on this machine is dead when
+its process is gone (a reused process id has another start time); one on another machine, when its heartbeat has stopped
+for `SILENT_SECONDS`, by the disk's clock or by watching it. So a crash never needs a forced unlock.
 
-A process that was suspended for so long, on such a disk, that another took its lock finds another token in the owner
-file: it calls `Claim.check` before it writes.
+If a process is suspended so long, on a disk without flock, that another takes its lock, the owner file holds another
+token: holders call `Claim.check` before they write.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0
-"""Without a beat for so long, an owner on another machine counts as dead."""
+"""An owner on another machine counts as dead after this time without a heartbeat."""
 SETTLE_SECONDS = 1.0
-"""Where flock may not reach the others, the last to write its name has the lock; this is how long one waits to see."""
+"""Where flock may not reach other machines, the last process to write its name gets the lock, after this time."""
 LOOK_SECONDS = 0.25
 NAMED_SECONDS = 2.0
-"""How long the holder of a flock is given to write its name."""
+"""How long the holder of a flock may take to write its name."""
 UNLOCKABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-"""What file systems without locks answer."""
+"""Errors of file systems without locks."""
 BEAT_PLACE = len('{"beat": "')
 BEAT_DIGITS = 12
 RECORD_BYTES = 1024
-"""Owner files have one size, so that a new owner's record covers the last one's."""
+"""All owner files have this size, so that a new record covers the old one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Owner:
-    """Who holds a lock."""
+    """The holder of a lock."""
 
     token: str
     host: str
     machine: str
     pid: int
     started: str
-    """When the process started, in the system's own count; distinguishes it from a later process with the same id."""
+    """Start time of the process, in the system's units; distinguishes it from a later process with the same id."""
     since: str
 
     def __str__(self) -> str:
@@ -72,22 +72,22 @@ class HeldError(BlockingIOError):
         super().__init__(errno.EWOULDBLOCK, str(owner) if owner else "another process", str(path))
         self.owner = owner
         self.silent_seconds = silent_seconds
-        """How long ago its last sign of life was."""
+        """Seconds since its last heartbeat."""
 
 
 class LockLostError(RuntimeError):
-    """A lock that this process held is another one's now."""
+    """Another process took a lock that this process held."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A lock as its holder sees it; it can be sent to other processes that write for the holder."""
+    """A held lock as plain data, which can be sent to other processes that write for the holder."""
 
     file: Path
     token: str
 
     def check(self) -> None:
-        """Raises `LockLostError` when the lock is not held any more, `OSError` when that cannot be seen."""
+        """Raise `LockLostError` when the lock is no longer held, `OSError` when the owner file cannot be read."""
         owner, _ = _parsed(_bytes(self.file))
         if owner is not None and owner.token == self.token:
             return
@@ -96,7 +96,7 @@ class Claim:
 
 
 class Lock:
-    """A lock that this process holds, once or several times; made by `acquire`."""
+    """A lock that this process holds, possibly several times; made by `acquire`."""
 
     def __init__(self, path: Path, descriptor: int, owner: Owner) -> None:
         self.path = path
@@ -108,11 +108,11 @@ class Lock:
         threading.Thread(target=self._beat, name=f"lock {path}", daemon=True).start()
 
     def check(self) -> None:
-        """Raises `LockLostError` when the lock is not held any more."""
+        """Raise `LockLostError` when the lock is no longer held."""
         self.claim.check()
 
     def release(self) -> None:
-        """Lets go; a lock that was acquired several times is held until the last release."""
+        """Release the lock; one that was acquired several times is held until the last release."""
         with _guard:
             self.holds -= 1
             if self.holds:
@@ -127,7 +127,7 @@ class Lock:
         os.close(self._descriptor)
 
     def forget(self) -> None:
-        """In a forked child: the lock is the parent's."""
+        """Close the file in a forked child, where the lock belongs to the parent."""
         self._released.set()
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
@@ -140,7 +140,7 @@ class Lock:
                 owner, _ = _parsed(file.read(RECORD_BYTES))
                 if owner is not None and owner.token != self.owner.token:
                     return
-                # The beat alone: should another process take the lock at this very moment, its record stays.
+                # Write the beat alone: if another process takes the lock at this moment, its record stays.
                 file.seek(BEAT_PLACE)
                 file.write(f"{beat:0{BEAT_DIGITS}d}".encode())
 
@@ -150,10 +150,17 @@ _guard = threading.RLock()
 
 
 def acquire(path: Path, *, again: bool = False) -> Lock:
-    """Takes the lock file `path`, whose directory exists; with `again` also where this process holds it already.
+    """Acquire the lock file `path`.
 
-    Waits up to `SILENT_SECONDS` where only the owner's silence can show that it is dead. Raises `HeldError` when
-    another process holds it, `OSError` when the file cannot be written.
+    This waits up to `SILENT_SECONDS` where only a missing heartbeat shows that the owner is dead.
+
+    Args:
+        path: The lock file; its directory exists.
+        again: Whether this process may hold the lock already.
+
+    Raises:
+        HeldError: Another process holds the lock, or this one does and `again` is False.
+        OSError: The file cannot be written.
     """
     with _guard:
         lock = _held.get(_key(path))
@@ -175,7 +182,7 @@ def acquire(path: Path, *, again: bool = False) -> Lock:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[Lock]:
-    """Holds the lock file `path` for the time of a `with` block. Raises `HeldError` where it is held already."""
+    """Hold the lock file `path` during a `with` block. Raises `HeldError` when it is held already."""
     lock = acquire(path)
     try:
         yield lock
@@ -184,11 +191,11 @@ def locked(path: Path) -> Iterator[Lock]:
 
 
 def _take(path: Path, excludes: bool) -> Owner:
-    """Writes this process's name into the owner file, unless its owner is alive."""
+    """Write this process into the owner file, unless the present owner is alive."""
     file = _owner_file(path)
     before = _read(file)
     elsewhere = before is not None and before.machine != _machine()
-    # Where flock excludes, a live owner on this machine would have it; without, it holds what this is a copy of.
+    # With flock, a live owner on this machine would hold it. Without, it holds the lock if its process runs.
     if before is not None and (_still_beats(file, before) if elsewhere else not excludes and _alive(before)):
         raise HeldError(path, before)
     owner = Owner(
@@ -209,9 +216,9 @@ def _take(path: Path, excludes: bool) -> Owner:
 
 
 def _flocked(path: Path) -> tuple[int, bool]:
-    """The open lock file, and whether it is locked; it is not where there are no such locks.
+    """Open the lock file and lock it; return the descriptor and whether the file system has locks.
 
-    Raises `HeldError` where another has it.
+    Raises `HeldError` when another process holds it.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -230,7 +237,7 @@ def _flocked(path: Path) -> tuple[int, bool]:
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether there is such a thing as flock here. Raises `BlockingIOError` where another has the lock."""
+    """Lock a file and return whether flock works here. Raises `BlockingIOError` when another process holds the lock."""
     try:
         import fcntl  # of Unix only
     except ImportError:
@@ -245,7 +252,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _unlock(descriptor: int) -> None:
-    """Lets go even where a child process still has the file open."""
+    """Unlock, even while a child process has the file open."""
     with contextlib.suppress(ImportError, OSError):
         import fcntl  # of Unix only
 
@@ -253,7 +260,7 @@ def _unlock(descriptor: int) -> None:
 
 
 def _holder(path: Path) -> HeldError:
-    """Who has the flock. It may just have taken it, and not have written its name over a dead owner's."""
+    """Return an error that names the holder, which may not yet have written its name over a dead owner's."""
     file, end = _owner_file(path), time.monotonic() + NAMED_SECONDS
     while True:
         owner = _read(file)
@@ -267,7 +274,7 @@ def _holder(path: Path) -> HeldError:
 
 
 def _alive(owner: Owner) -> bool:
-    """Whether an owner on this machine still runs. A lock of this process's own that is not held was left behind."""
+    """Whether an owner on this machine still runs. A record of this process for a lock it does not hold is stale."""
     if owner.pid == os.getpid():
         return False
     started = _process_start(owner.pid)
@@ -275,13 +282,13 @@ def _alive(owner: Owner) -> bool:
 
 
 def _still_beats(file: Path, owner: Owner) -> bool:
-    """Whether an owner on another machine is alive. One that is may be seen to be after a beat, at the latest."""
-    first, told = _bytes(file), False
+    """Whether an owner on another machine is alive; a live one is recognised after one heartbeat at the latest."""
+    first, warned = _bytes(file), False
     end = time.monotonic() + SILENT_SECONDS
     while time.monotonic() < end and _silent_seconds(file) < SILENT_SECONDS:
-        if not told:
+        if not warned:
             logger.warning("%s held %s a moment ago; waiting to see whether it still does", owner, file.parent)
-            told = True
+            warned = True
         time.sleep(LOOK_SECONDS)
         if _bytes(file) != first:
             return True
@@ -289,7 +296,7 @@ def _still_beats(file: Path, owner: Owner) -> bool:
 
 
 def _silent_seconds(file: Path) -> float:
-    """Seconds since the last beat, by the clock of the disk."""
+    """Seconds since the last heartbeat, by the disk's clock."""
     with tempfile.TemporaryFile(dir=file.parent) as probe:
         probe.write(b".")
         probe.flush()
@@ -297,7 +304,7 @@ def _silent_seconds(file: Path) -> float:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process of this machine started; None when there is none, or only what is left of one."""
+    """Start time of a process of this machine; None when it does not run or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except FileNotFoundError:
@@ -317,7 +324,7 @@ def _process_start(pid: int) -> str | None:
 
 
 def _machine() -> str:
-    """What process ids belong to: this boot of this machine, and in containers their own numbering."""
+    """The scope of process ids: this boot of this machine, and the pid namespace of a container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -334,7 +341,7 @@ def _key(path: Path) -> str:
 
 
 def _write(file: Path, owner: Owner) -> None:
-    """In place, since some network disks cannot rename over a file that another process has open."""
+    """Write in place, since some network disks cannot rename over a file that another process has open."""
     record = {"beat": "0" * BEAT_DIGITS, **dataclasses.asdict(owner)}
     data = json.dumps(record).encode().ljust(RECORD_BYTES - 1) + b"\n"
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -347,7 +354,7 @@ def _write(file: Path, owner: Owner) -> None:
 
 
 def _bytes(file: Path) -> bytes:
-    """The owner file's content; nothing where there is none."""
+    """The owner file's content; empty when there is no file."""
     try:
         with file.open("rb", buffering=0) as opened:
             return opened.read(RECORD_BYTES) or b""
@@ -356,7 +363,7 @@ def _bytes(file: Path) -> bytes:
 
 
 def _read(file: Path) -> Owner | None:
-    """The owner; None where there is none, or its record makes no sense."""
+    """The owner; None when there is none or its record cannot be read."""
     try:
         return _parsed(_bytes(file))[0]
     except OSError:
@@ -375,7 +382,7 @@ def _parsed(data: bytes) -> tuple[Owner | None, str]:
 
 @atexit.register
 def _release_all() -> None:
-    """At the end of a process that has not done so itself."""
+    """Release the locks that the process still holds at its end."""
     for lock in list(_held.values()):
         lock.holds = 1
         lock.release()

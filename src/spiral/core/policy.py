@@ -1,7 +1,7 @@
-"""What can sit in a seat. A policy takes turns in with `submit` and hands replies out with `poll`.
+"""The protocol of policies: `submit` takes turns, `poll` returns replies.
 
-The two are apart so that one loop can keep many games in flight: an engine works on everything it has been given
-and returns whatever is done, so no game waits for another game's turn.
+The two are separate so that one loop can keep many games in flight: an engine works on all submitted turns and returns
+those that are done, so that no game waits for another game's turn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spiral.games import Game, State
 
 
 class SamplingConfig(Section):
-    """How replies are sampled. A model's `generation_config.json` only says where they end."""
+    """How replies are sampled. Of a model's `generation_config.json` only the stop tokens are used."""
 
     temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 takes the most likely token.")
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the most likely tokens whose mass reaches this share.")
@@ -29,12 +29,12 @@ class SamplingConfig(Section):
 
 
 class NotPlayedError(RuntimeError):
-    """None of the games could be played, so there is nothing to say of the players."""
+    """None of the games could be played, so there is no result."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TurnRequest:
-    """One decision to make. `seed` names the turn's own random stream; `key` comes back with the reply."""
+    """One decision to make. `seed` fixes the turn's random numbers; the reply has the same `key`."""
 
     key: int
     game: Game
@@ -45,7 +45,7 @@ class TurnRequest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
-    """A reply wanted outside a game: `text` is asked exactly so. `key` and `seed` as in `TurnRequest`."""
+    """A question outside games, with the exact text. `key` and `seed` are as in `TurnRequest`."""
 
     key: int
     text: str
@@ -54,22 +54,22 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplyLength:
-    """How long a reply is."""
+    """Length of a reply."""
 
     tokens: int
     thinking_tokens: int
-    """How many of them come before the answer, as far as that is known."""
+    """Tokens before the answer, as far as that is known."""
     truncated: bool
-    """Whether it ran into its budget, or into the end of the context."""
+    """Whether the reply reached its budget or the end of the context."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TurnReply:
-    """The decision made; fields as in `records.Turn`.
+    """The reply to a turn; fields as in `records.Turn`.
 
-    `fault` says why no reply was to be had at all (the network, a rate limit, a spend limit, a prompt that fills the
-    context): the game then ends without a result, and nobody has lost it. Only a policy that learns from the turn is
-    paid for an illegal move where its own prompt leaves no room.
+    `fault` is the reason why there is no reply (the network, a rate limit, a spend limit, a prompt that fills the
+    context): the game then ends without a result. For a policy that learns, a prompt that fills the context counts as
+    an illegal move instead.
     """
 
     key: int
@@ -79,69 +79,69 @@ class TurnReply:
     prompt_ids: IntArray | None = None
     generation: Generation | None = None
     length: ReplyLength | None = None
-    """What scripted players' replies do not have."""
+    """None for scripted policies."""
     fault: str | None = None
 
 
 class Policy(Protocol):
-    """Anything that can play."""
+    """Something that can play."""
 
     @property
     def name(self) -> str:
-        """How the policy is called in records and tables."""
+        """The policy's name in records and tables."""
         ...
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Takes on turns; returns at once."""
+        """Queue turns; return at once."""
         ...
 
     def poll(self) -> list[TurnReply]:
-        """Works until at least one submitted turn is done and returns all that are; empty when none is pending."""
+        """Work until a submitted turn is done; return all replies that are. Empty when no turn is pending."""
         ...
 
     def cancel(self) -> None:
-        """Forgets every pending turn; the games they belong to were given up."""
+        """Drop every pending turn, because their games were stopped."""
         ...
 
 
 @runtime_checkable
 class RemotePolicy(Policy, Protocol):
-    """A policy that waits for others in `poll`, where policies of this machine could work meanwhile."""
+    """A policy whose `poll` waits for another machine, so that local policies can work meanwhile."""
 
     def ready(self) -> bool:
-        """Whether `poll` has something to return at once."""
+        """Whether `poll` can return a reply at once."""
         ...
 
 
 class Answerer(Protocol):
-    """A policy that also answers questions outside games: a language model, here or behind an endpoint."""
+    """A policy that also answers questions outside games: a language model, local or behind an endpoint."""
 
     name: str
 
     @property
     def opening(self) -> str:
-        """What a reply begins with that is not in it: the thinking tag where the prompt ends with it."""
+        """The beginning of every reply that the prompt already contains, such as a thinking tag."""
         ...
 
     def submit_questions(self, questions: Sequence[Question]) -> None:
-        """Takes on questions; `poll` hands out their replies, with a length and with None for the action."""
+        """Queue questions; `poll` returns their replies, with a length and without an action."""
         ...
 
     def poll(self) -> list[TurnReply]:
-        """As of every policy."""
+        """See `Policy`."""
         ...
 
     def cancel(self) -> None:
-        """As of every policy."""
+        """See `Policy`."""
         ...
 
     def sampled_with(self, sampling: SamplingConfig) -> AbstractContextManager[None]:
-        """Samples as told for a while. No turn may be pending at its beginning or end."""
+        """Use other sampling settings during a `with` block, at whose ends no turn may be pending."""
         ...
 
 
 class ScriptedPolicy(ABC):
-    """A policy that decides from the state itself, with no model; subclasses write `choose`."""
+    """A policy that decides from the state, without a model; subclasses define `choose`."""
 
     name: str
 
@@ -150,19 +150,19 @@ class ScriptedPolicy(ABC):
 
     @abstractmethod
     def choose(self, state: State, player: int, rng: random.Random) -> str:
-        """A legal action for `player` in `state`."""
+        """Return a legal action for `player` in `state`."""
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Takes on turns."""
+        """Queue turns."""
         self._pending.extend(requests)
 
     def poll(self) -> list[TurnReply]:
-        """Decides every pending turn."""
+        """Decide every pending turn."""
         pending, self._pending = self._pending, []
         return [self._reply(request) for request in pending]
 
     def cancel(self) -> None:
-        """Forgets every pending turn."""
+        """Drop every pending turn."""
         self._pending.clear()
 
     def _reply(self, request: TurnRequest) -> TurnReply:

@@ -1,9 +1,8 @@
 r"""Text from models, games, endpoints and files, made safe to show in a terminal.
 
-A terminal obeys what it is sent: an escape sequence in a reply can rename the window, clear the screen or rewrite what
-stands above. Everything that does something rather than show something is written out as `\u001b`: control characters,
-bidirectional controls, invisible characters, halves of surrogate pairs and line separators that are not a line feed.
-Files and JSON keep the text as it is.
+An escape sequence in a reply can rename the window, clear the screen or overwrite earlier lines. So control characters,
+bidirectional controls, invisible characters, halves of surrogate pairs and line separators other than the line feed are
+written out, as in `\u001b`. Files and JSON keep the text as it is.
 """
 
 from __future__ import annotations
@@ -12,27 +11,27 @@ import re
 import unicodedata
 
 MAX_LINE = 4000
-"""Characters of a line that are shown."""
+"""Maximum number of characters shown of a line."""
 MAX_MESSAGE = 2000
-"""Characters of a message of one line."""
+"""Maximum number of characters of a one-line message."""
 MAX_MARKS = 4
-"""Combining marks on one letter; a pile of them covers the lines above."""
+"""Maximum number of combining marks on one letter; more of them cover the lines above."""
 
 _PLAIN = re.compile(r"[\t\n -~]*")
 _JOINERS = "\u200c\u200d"
-"""They shape Persian and Indic words and emoji, and hide nothing between two letters that are not ASCII."""
+"""Joiners shape Persian and Indic words and emoji, and are harmless between two characters that are not ASCII."""
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
-"""Letters and marks that show nothing."""
+"""Letters and marks that are invisible."""
 _ACTING = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-"""Categories of characters that do something to a terminal or to the text around them."""
+"""Categories of characters that act on the terminal or on the text around them."""
 
 
 def printable(text: str, *, max_line: int = MAX_LINE) -> str:
-    r"""The text as a terminal may show it: line feeds and tabs stay, what is not to be shown becomes `\u001b`.
+    r"""Return the text as a terminal may show it: line feeds and tabs stay, other acting characters become `\u001b`.
 
     Args:
         text: Anything, also with halves of surrogate pairs.
-        max_line: A longer line is cut there, and the number of characters left out is said.
+        max_line: Longer lines are cut there, with the number of characters left out.
     """
     text = text.replace("\r\n", "\n")
     if _PLAIN.fullmatch(text) is None:
@@ -43,7 +42,7 @@ def printable(text: str, *, max_line: int = MAX_LINE) -> str:
 
 
 def one_line(text: str, *, max_length: int = MAX_MESSAGE) -> str:
-    """The text as one line: white space becomes single spaces, and the middle of a long one is left out."""
+    """Return the text as one line: white space becomes single spaces, and the middle of a long text is left out."""
     line = " ".join(printable(text, max_line=max(len(text), max_length)).split())
     if len(line) <= max_length:
         return line
@@ -52,7 +51,7 @@ def one_line(text: str, *, max_length: int = MAX_MESSAGE) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Every character that is not to be shown, written out."""
+    """Write out every character that must not be shown."""
     shown, marks = [], 0
     for place, character in enumerate(text):
         category = unicodedata.category(character)

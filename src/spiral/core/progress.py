@@ -1,6 +1,6 @@
-"""How far a command is, on standard error: a line redrawn in a terminal, a line now and then elsewhere.
+"""Progress of a command on standard error: a redrawn line in a terminal, a line every 30 seconds elsewhere.
 
-A thread of its own draws, so that time goes on while a model is loaded or a reply is waited for.
+A thread of its own draws it, so that the time goes on while a model is loaded or a reply is waited for.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ REDRAWS_PER_SECOND = 4
 BAR = 20
 """Characters of the bar."""
 MIN_NAME = 20
-"""Characters of the name that there must be room for beside the bar."""
+"""Minimum number of characters for the name beside the bar."""
 
 
 class Progress:
-    """What is being done, and how much of it is done. Made by `progress_shown`."""
+    """The present stage of a command and how much of it is done. Made by `progress_shown`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, by_stage: bool = False) -> None:
-        """`by_stage` shows the time since the present stage began, instead of since the beginning."""
+        """With `by_stage`, the time shown is that of the present stage instead of the whole command."""
         self._clock = clock
         self._by_stage = by_stage
         self._start = clock()
         self.stage("")
 
     def stage(self, what: str, total: int | None = None, unit: str = "") -> None:
-        """Begins something new: `total` of the `unit` (games, replies) are to be done, or it is not known."""
+        """Begin a stage with `total` items of a `unit` (games, replies); None when the number is not known."""
         self._what, self._total, self._unit = one_line(what), total, unit
         self._done: int | None = None
         self._first, self._detail = 0, ""
@@ -49,39 +49,39 @@ class Progress:
         return self._clock() - self._began
 
     def describe(self, what: str) -> None:
-        """Another name for what is being done; the count goes on."""
+        """Rename the present stage; the count goes on."""
         self._what = one_line(what)
 
     def update(self, done: int, detail: str = "") -> None:
-        """So many are done; what was done when this was first called does not count for the speed."""
+        """Set the number of items done. Those done at the first call do not count for the speed."""
         if self._done is None:
             self._first, self._since = done, self._clock()
         self._done, self._detail = done, detail
 
     def games(self, done: int, turns: int) -> None:
-        """Games that are over, and turns taken in all of them."""
+        """Set the number of finished games and of turns in all games."""
         self.update(done, f"{turns:,} turns")
 
     def count(self, unit: str, done: int, total: int) -> None:
-        """So many of `total` are done of a unit; another unit is another stage under the same name."""
+        """Set the items done of `total`; another unit or total begins another stage with the same name."""
         if (unit, total) != (self._unit, self._total):
             self.stage(self._what, total, unit)
         self.update(done)
 
     def line(self, *, width: int | None = None) -> str:
-        """What is shown, in `width` characters; the name of what is being done is cut first."""
-        figures = self._figures()
+        """Return the line to show, in `width` characters; the stage's name is shortened first."""
+        numbers = self._numbers()
         if width is None:
-            return f"{self._what}: {figures}"
-        if self._total is not None and width - cell_len(figures) >= BAR + MIN_NAME + 4:
+            return f"{self._what}: {numbers}"
+        if self._total is not None and width - cell_len(numbers) >= BAR + MIN_NAME + 4:
             filled = round(BAR * min(1.0, (self._done or 0) / max(1, self._total)))
-            figures = "━" * filled + "─" * (BAR - filled) + "  " + figures
-        room = max(10, width - cell_len(figures) - 2)
+            numbers = "━" * filled + "─" * (BAR - filled) + "  " + numbers
+        room = max(10, width - cell_len(numbers) - 2)
         name = self._what if cell_len(self._what) <= room else set_cell_size(self._what, room - 3) + "..."
-        return f"{name}  {figures}"
+        return f"{name}  {numbers}"
 
-    def _figures(self) -> str:
-        """Count, speed and time; only the time where nothing is counted."""
+    def _numbers(self) -> str:
+        """Count, speed and time; only the time when nothing is counted."""
         now = self._clock()
         elapsed = f"{duration(now - (self._began if self._by_stage else self._start))} elapsed"
         if self._total is None:
@@ -99,20 +99,20 @@ class Progress:
 
 _unseen = Progress()
 _current: list[Progress] = []
-"""Those shown at present, the last one innermost."""
+"""The progresses shown at present, the innermost last."""
 
 
 def shown() -> Progress:
-    """The progress that is shown at present; where none is, a silent one.
+    """Return the progress that is shown at present, or a silent one.
 
-    For work that is far below the command that shows it. It has no influence on what is computed.
+    This serves code far below the command that shows progress. It does not influence any result.
     """
     return _current[-1] if _current else _unseen
 
 
 @contextmanager
 def made_current(progress: Progress) -> Iterator[Progress]:
-    """Makes a progress the one that `shown` gives, for the time of a `with` block."""
+    """Let `shown` return this progress during a `with` block."""
     _current.append(progress)
     try:
         yield progress
@@ -122,19 +122,19 @@ def made_current(progress: Progress) -> Iterator[Progress]:
 
 @contextmanager
 def progress_shown(*, bar: bool = True, fast_seconds: float = 0.0) -> Iterator[Progress]:
-    """A progress that is shown for the time of a `with` block.
+    """Show a progress during a `with` block.
 
     Args:
-        bar: Whether a terminal gets a line that is redrawn; otherwise, and where standard error is no terminal, a line
-            is written every `SECONDS_BETWEEN_LINES`.
-        fast_seconds: No such line is written of a stage that began less than this many seconds ago.
+        bar: Whether to redraw a line in a terminal; otherwise, and without a terminal, a line is written every
+            `SECONDS_BETWEEN_LINES`.
+        fast_seconds: Write no such line during the first seconds of a stage.
     """
     with made_current(Progress(by_stage=fast_seconds > 0)) as progress:
         yield from _shown(progress, bar, fast_seconds)
 
 
 def _shown(progress: Progress, bar: bool, fast_seconds: float) -> Iterator[Progress]:
-    """Yields `progress` once, and shows it until it is asked for another."""
+
     console = Terminal(stderr=True)
     if bar and console.is_terminal and not console.is_dumb_terminal:
         with Live(
@@ -152,7 +152,7 @@ def _shown(progress: Progress, bar: bool, fast_seconds: float) -> Iterator[Progr
         while not ended.wait(SECONDS_BETWEEN_LINES):
             if progress.stage_seconds < fast_seconds:
                 continue
-            with suppress(OSError, ValueError):  # the reader has gone
+            with suppress(OSError, ValueError):  # the reader of standard error is gone
                 print(progress.line(), file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=write_lines, name="progress", daemon=True)
@@ -165,14 +165,14 @@ def _shown(progress: Progress, bar: bool, fast_seconds: float) -> Iterator[Progr
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds, with hours when there are any."""
+    """Format seconds as minutes and seconds, with hours if there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def speed(per_second: float) -> str:
-    """A speed in the unit that gives a number above one."""
+    """Format a speed in the unit (second, minute, hour) that gives a number above one."""
     if per_second >= 1 or per_second == 0:
         return f"{per_second:,.1f}/s" if per_second < 10 else f"{per_second:,.0f}/s"
     per_minute = 60 * per_second

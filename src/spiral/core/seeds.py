@@ -1,8 +1,8 @@
-"""Randomness from names instead of state.
+"""Random numbers from names instead of state.
 
-Every random draw of a run is a pure function of the run's seed and of what is drawn: step, episode, turn, token.
-So there is no generator whose position would have to be saved, games may be played in any order or anywhere, and
-a resumed run draws what the uninterrupted one would have drawn.
+Every random draw of a run is a pure function of the run's seed and of what is drawn: step, episode, turn, token. So no
+generator's position has to be saved, games can be played in any order on any machine, and a resumed run draws the same
+numbers as an uninterrupted one.
 
 `derive_seed` hashes names with BLAKE2b. `token_uniforms` is the SplitMix64 finaliser (Steele et al., 2014,
 "Fast splittable pseudorandom number generators") used as a counter-based generator.
@@ -21,7 +21,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def derive_seed(*names: int | str) -> int:
-    """A 63-bit seed for the thing named, for example `derive_seed(run_seed, "episode", step, index)`."""
+    """Return a 63-bit seed for these names, for example `derive_seed(run_seed, "episode", step, index)`."""
     text = "\x1f".join(str(name) for name in names)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

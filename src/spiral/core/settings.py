@@ -1,8 +1,8 @@
 """The base of every configuration section.
 
-A section is a small frozen pydantic model that lives in the file of the thing it configures, or in a `config.py`
-beside it. Every field has a description; `spiral train --help` prints them. Unknown keys and wrong types are errors,
-and so are numbers that no run can mean. What the sections add up to is `spiral.runs.recipe.Recipe`.
+A section is a small frozen pydantic model in the file of the thing it configures, or in a `settings.py` beside it.
+Every field has a description, which `spiral train --help` prints. Unknown keys, wrong types and absurdly large numbers
+are errors. `spiral.runs.recipe.Recipe` holds all sections.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pydantic_core.core_schema import ValidationInfo
 MAX_INTEGER = 10**9
 MAX_SEED = 2**63 - 1
 MIN_FLOAT, MAX_FLOAT = 1e-30, 1e30
-"""Sums and quotients of such numbers neither overflow nor vanish."""
+"""Sums and quotients of numbers in these bounds neither overflow nor vanish."""
 MAX_SHOWN = 80
-"""Characters of a wrong value that an error repeats."""
+"""Maximum number of characters of a wrong value that an error repeats."""
 
 
 class Section(BaseModel):
@@ -30,9 +30,9 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _within_bounds(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses numbers out of all proportion, in lists and tables too; types are checked afterwards."""
+        """Refuse numbers beyond the bounds, in lists and tables too; types are checked afterwards."""
         if isinstance(cls.model_fields[info.field_name or ""].default_factory, type):
-            return value  # a section, which looks at its own
+            return value  # a section, which checks its own
         values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         max_integer = MAX_SEED if info.field_name == "seed" else MAX_INTEGER
         for number in values:
@@ -47,7 +47,11 @@ Kind = TypeVar("Kind", bound=Section)
 
 
 def checked(kind: type[Kind], values: Mapping[str, object]) -> Kind:
-    """A section with these values. Raises `ValueError` that names the option at fault: "top-p: got 3.0"."""
+    """Return a section with these values.
+
+    Raises:
+        ValueError: A value is wrong; the message names the option, as in "top-p: got 3.0".
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -57,7 +61,7 @@ def checked(kind: type[Kind], values: Mapping[str, object]) -> Kind:
 
 
 def shown(value: object) -> str:
-    """A value as an error repeats it: at most `MAX_SHOWN` characters."""
+    """Return a value as text for an error, of at most `MAX_SHOWN` characters."""
     try:
         return shortened(repr(value))
     except ValueError:  # Python does not write out an integer of thousands of digits
@@ -65,5 +69,5 @@ def shown(value: object) -> str:
 
 
 def shortened(text: str, max_length: int = MAX_SHOWN) -> str:
-    """The beginning of a text that is too long for a message."""
+    """Return a text, cut off after `max_length` characters."""
     return text if len(text) <= max_length else text[:max_length] + "..."

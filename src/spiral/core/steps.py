@@ -1,9 +1,9 @@
-"""What belongs to a step of a run, by its name: checkpoints, files of episodes, measurements.
+"""Names of the files and directories of a step: checkpoints, episodes, evaluations.
 
     step-000100    step-1000000    step-000100.parquet
 
-Names that are not exactly so are not a run's own (`step-000100.bak`, `step-final`, `step-000100 (copy).json`), and are
-neither read nor removed.
+Other names (`step-000100.bak`, `step-final`, `step-000100 (copy).json`) do not belong to the run and are neither read
+nor removed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ LATEST = "latest"
 
 
 def step_name(step: int) -> str:
-    """What a step's files and directories are called: six digits, and more from a million on."""
+    """Return the name of a step's files and directories: at least six digits."""
     return f"step-{step:06d}"
 
 
 def numbered(directory: Path, suffix: str = "") -> list[tuple[int, Path]]:
-    """The entries of a directory that are named after a step and end in `suffix`, in the order of the steps."""
+    """Return `(step, path)` of the entries that are named after a step and end in `suffix`, in order."""
     found = []
     for path in directory.glob(f"step-*{glob.escape(suffix)}"):
         digits = path.name.removeprefix("step-").removesuffix(suffix)
@@ -33,15 +33,20 @@ def numbered(directory: Path, suffix: str = "") -> list[tuple[int, Path]]:
 
 
 def checkpoints_in(root: Path) -> list[tuple[int, Path]]:
-    """The checkpoints below a run's `checkpoints`, those that are links included, in the order of their steps."""
+    """Return `(step, path)` of the checkpoints in a run's `checkpoints` directory, links included, in order."""
     return [(step, path) for step, path in numbered(root) if path.is_dir()]
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """The checkpoint that `latest` names; without a `latest`, that of the last step.
+    """Return the checkpoint that `latest` names or, without a `latest`, that of the last step.
 
-    None where there is no checkpoint, and where `latest` names one that does not exist. `latest` is a link, or where
-    links cannot be, a text file, or a copy of a checkpoint. Raises `ValueError` when it names anything outside `root`.
+    `latest` is a link, a text file on disks without links, or a copy of a checkpoint.
+
+    Returns:
+        None when there is no checkpoint, or `latest` names one that does not exist.
+
+    Raises:
+        ValueError: `latest` names something outside `root`.
     """
     link = root / LATEST
     named = pointed_to(link)
@@ -52,7 +57,7 @@ def latest_checkpoint(root: Path) -> Path | None:
         return None
     if named != link and os.path.realpath(named.parent) != os.path.realpath(root):
         raise ValueError(
-            f"{link} names {str(named)!r}, which is no checkpoint of this run; make it name one of {root}/step-*"
+            f"{link} names {str(named)!r}, which is not a checkpoint of this run; let it name one of {root}/step-*"
         )
     if named.name in ("", ".", "..") or "\0" in named.name or not named.is_dir():
         return None

@@ -1,7 +1,7 @@
-"""Signals that ask a process to stop: Ctrl-C, and those of schedulers and of terminals that close.
+"""Signals that ask a process to stop: Ctrl-C, those of schedulers, and those of terminals that close.
 
-SIGTERM is what Slurm, Kubernetes and `docker stop` send before they kill; SIGHUP comes when a terminal goes away. Both
-mean what Ctrl-C means. One that the process was started to ignore (`nohup`) stays ignored.
+Slurm, Kubernetes and `docker stop` send SIGTERM before they kill; a terminal that closes sends SIGHUP. Both are treated
+like Ctrl-C. A signal that the process was started to ignore (`nohup`) stays ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OTHERS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasatt
 
 @contextmanager
 def stops_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does."""
+    """Let SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         _leave_terminal(number)
@@ -33,7 +33,7 @@ def stops_interrupt() -> Iterator[None]:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether a stop was asked for; a second request raises `KeyboardInterrupt`."""
+    """Yield a function that returns whether a stop was requested; a second request raises `KeyboardInterrupt`."""
     asked = False
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -49,7 +49,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Puts back the handlers that a library replaces inside the block."""
+    """Restore the handlers that a library replaces inside the block."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *OTHERS)}
     try:
         yield
@@ -62,7 +62,7 @@ def handlers_kept() -> Iterator[None]:
 
 @contextmanager
 def _handled(numbers: tuple[int, ...], handle: Handler) -> Iterator[None]:
-    """Only the main thread can handle signals; elsewhere nothing changes."""
+    """Handle signals during the block. Only the main thread can; other threads change nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -76,7 +76,7 @@ def _handled(numbers: tuple[int, ...], handle: Handler) -> Iterator[None]:
 
 
 def _leave_terminal(number: int) -> None:
-    """After a hang-up nothing can be printed; what is tried must not end the run."""
+    """After a hang-up, send output to /dev/null, so that printing does not end the run."""
     if number != getattr(signal, "SIGHUP", None):
         return
     with suppress(OSError, ValueError, AttributeError):

@@ -1,7 +1,7 @@
-"""A rich console that shows text as text.
+"""A rich console that prints text literally.
 
-Nothing in what it prints is taken for markup (`[red]`), for an emoji (`:smile:`) or for an escape sequence, whether a
-model, a game, a server or the name of a file wrote it.
+It interprets no markup (`[red]`), emoji names (`:smile:`) or escape sequences in texts, which may come from models,
+games, servers or file names.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Terminal(Console):
         super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
 
     def on_broken_pipe(self) -> None:
-        """Raises what a plain `print` would, where rich ends the process."""
+        """Raise the error of a plain `print`; rich would end the process."""
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Strings, cells of tables among them, before they are laid out."""
+        """Clean strings, including table cells, before their layout."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Whatever else is shown, such as a `Text`, after it was laid out."""
+        """Clean other renderables, such as a `Text`, after their layout."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))

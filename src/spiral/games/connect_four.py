@@ -63,7 +63,7 @@ class ConnectFourState(State):
     discs: tuple[int, int] = (0, 0)
 
     def _last_won(self) -> bool:
-        """Whether the player that moved last has four in a row; no other player can."""
+        """Whether the player that moved last has four in a row; the other player cannot."""
         board = self.discs[(len(self.moves) - 1) % 2]
         for shift in SHIFTS:
             pairs = board & board >> shift
@@ -108,11 +108,11 @@ class ConnectFourState(State):
         return self.moves
 
     def position_key(self) -> Hashable:
-        """The board alone: how it came about does not matter."""
+        """The board, whatever moves led to it."""
         return self.discs
 
     def observation(self, player: int, style: Style = "full") -> str:
-        """In the compact form an empty cell of the top row shows its column, so that what is legal can be seen."""
+        """In the compact form, empty cells of the top row show their column, which shows the legal actions."""
         if style == "compact":
             rows = self._rows()
             top = "".join(name if cell == "." else cell for name, cell in zip(COLUMN_NAMES, rows[0], strict=True))

@@ -1,7 +1,7 @@
-"""Which game an exception came from.
+"""Find the user's code that raised an exception.
 
-A game is asked from many places: the game loop, prompts, scripted players, exact theory. Instead of guarding each call,
-the traceback of an error is searched for the game's own method.
+A game's methods are called from many places: the game loop, prompts, scripted players, exact theory. Instead of
+guarding each call, the traceback of an error is searched for the game's own method.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from pathlib import Path
 from spiral.games.base import Game, State
 
 MAX_MESSAGE = 300
-"""Characters of the user's own error message that are repeated."""
+"""Maximum number of characters repeated of the user's own error message."""
 
 
 class UserCodeError(RuntimeError):
     """The user's code failed or broke its contract.
 
-    The message names the code, what it did and where; it is not a fault of spiral's, and asking again or another worker
-    would not help.
+    The message names the code and what it did. It is not a fault of spiral's, and another try would fail too.
     """
 
 
 def describe_error(error: BaseException) -> str:
-    """`KeyError: 'boom' (my_game.py, line 42, in apply)`: what was raised, and the innermost line that raised it."""
+    """Return the error and the innermost line that raised it: `KeyError: 'boom' (my_game.py, line 42, in apply)`."""
     text = " ".join(str(error).split())
     shown = text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "..."
     named = f"{type(error).__name__}: {shown}" if shown else type(error).__name__
@@ -40,7 +39,7 @@ OWN_PACKAGE = "spiral.games."
 
 
 class GameError(UserCodeError):
-    """A game raised an exception, or gave what no game may give."""
+    """A game raised an exception or broke its contract."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,16 +57,16 @@ class GameFailure:
 
     @property
     def message(self) -> str:
-        """Which class failed where, without the game under way."""
+        """The class and method that failed, without the game under way."""
         owner = self.owner
         name = owner.spec if isinstance(owner, Game) else f"{type(owner).__module__}:{type(owner).__qualname__}"
         return f"the game's code failed: {name}.{self.method} raised {describe_error(self.error)}"
 
 
 def find_game_failure(error: BaseException) -> GameFailure | None:
-    """The game's method that an exception came out of; None for an error that no game raised.
+    """Return the game's method that raised an exception; None when no game raised it.
 
-    A game's own refusal of its parameters (`__post_init__`) is not a failure.
+    A game that refuses its parameters in `__post_init__` has not failed.
     """
     trace = error.__traceback__
     while trace is not None:

@@ -1,11 +1,11 @@
 """Kuhn poker: three cards, one betting round; one hand, or a match of several hands decided by chips.
 
 The game is Kuhn's (1950, "A simplified two-person poker"). One hand is the form of game theory: returns are the
-chips won, and its value to the first to act is -1/18. `hands=5` is the match of arXiv 2506.24119: chance picks who
-acts first in the first hand, the first to act then alternates, every bet and call moves chips, and after the last
-hand more chips win. A folded card is never shown.
+chips won, and the value for the player who acts first is -1/18. `hands=5` is the match of arXiv 2506.24119: chance
+picks who acts first in the first hand, the first to act then alternates, every bet and call moves chips, and after the
+last hand more chips win. A folded card is never shown.
 
-Left out: stacks that run out. Chips are counted as net gains, so nobody goes broke before the last hand.
+Not modelled: stacks that run out. Chips are net gains, so that every match has all its hands.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ LEGAL: dict[tuple[str, ...], tuple[str, ...]] = {
     ("bet",): ("call", "fold"),
     ("check", "bet"): ("call", "fold"),
 }
-"""What may follow each unfinished line of play in a hand; any other line is a finished hand."""
+"""The legal actions after each unfinished sequence of actions in a hand; any other sequence is a finished hand."""
 SHOWDOWNS = {("check", "check"): 1, ("bet", "call"): 2, ("check", "bet", "call"): 2}
-"""Lines that end by comparing cards, and the chips each side has put in by then."""
+"""Sequences of actions that end by comparing cards, and the chips that each player has put in."""
 DEALS = {dealt: tuple((card, 1 / (3 - len(dealt))) for card in CARDS if card not in dealt) for dealt in ("", *CARDS)}
 STARTERS = (("seat 0 first", 0.5), ("seat 1 first", 0.5))
 PAST_TENSE = {"check": "checked", "bet": "bet", "call": "called", "fold": "folded"}
@@ -39,7 +39,7 @@ RULES = (
 
 
 class Hand(NamedTuple):
-    """One hand of a match: who acts first, the card of each player, what was done."""
+    """One hand of a match: the first player to act, the cards of both, the actions."""
 
     first: int
     cards: str
@@ -65,12 +65,12 @@ class KuhnPoker(Game):
     hands: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses a match without hands."""
+        """Refuse a match without hands."""
         if self.hands < 1:
             raise ValueError(f"kuhn_poker got hands={self.hands}; expected 1 or more")
 
     def initial_state(self) -> KuhnPokerState:
-        """Before the first card; in a match, before it is known who acts first."""
+        """Before the first card; in a match, before chance picks the first player to act."""
         return KuhnPokerState(hands=self.hands, starter=0 if self.hands == 1 else None)
 
     @property
@@ -85,7 +85,7 @@ class KuhnPoker(Game):
 
     @property
     def min_return(self) -> float:
-        """The other player wins the most."""
+        """The other player wins the maximum."""
         return -self.max_return
 
     @property
@@ -118,17 +118,17 @@ class KuhnPokerState(State):
         return (self.starter + len(self.past) + len(self.actions)) % 2
 
     def legal_actions(self) -> tuple[str, ...]:
-        """Check or bet while nobody has bet, then call or fold."""
+        """Check or bet before a bet, then call or fold."""
         return LEGAL.get(self.actions, ()) if len(self.cards) == 2 else ()
 
     def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
-        """Who starts a match, then a card for player 0, then one for player 1."""
+        """Who acts first in a match, then a card for player 0, then one for player 1."""
         if self.starter is None:
             return STARTERS
         return DEALS[self.cards] if len(self.cards) < 2 else ()
 
     def apply(self, action: str) -> KuhnPokerState:
-        """Picks who starts, deals a card, or plays one; a finished hand makes room for the next."""
+        """Apply the choice of the first player, a deal or an action; a finished hand is followed by the next."""
         if self.starter is None:
             if action not in (STARTERS[0][0], STARTERS[1][0]):
                 raise self.refuse(action)
@@ -170,7 +170,7 @@ class KuhnPokerState(State):
         return "/".join((f"first {'-' if self.starter is None else self.starter}", *before, now))
 
     def observation(self, player: int, style: Style = "full") -> str:
-        """The compact form keeps the chips of former hands, not how they were won."""
+        """The compact form shows the chips of earlier hands, not how they were won."""
         if style == "compact":
             return self._compact(player)
         match = f"a match of {self.hands} hands of Kuhn poker" if self.hands > 1 else "one hand of Kuhn poker"
@@ -239,7 +239,7 @@ def _line(hand: Hand, player: int) -> str:
 
 
 def _result(hand: Hand, player: int) -> str:
-    """What a finished hand showed and paid to a player."""
+    """The cards and chips of a finished hand, as text for a player."""
     won = hand.chips_won() if player == 0 else -hand.chips_won()
     card = hand.cards[1 - player]
     shown = f"your opponent showed {card}" if hand.actions in SHOWDOWNS else "your opponent's card was not shown"

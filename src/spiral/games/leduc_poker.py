@@ -5,7 +5,7 @@ The game is that of Southey et al. (2005, arXiv 1207.1411), with the actions and
 means check, the first bet is also a "raise", and "fold" is legal only facing a raise. Uniform play has NashConv
 4.7472.
 
-Left out: suits. They decide nothing, so chance deals ranks, with the probabilities of two cards each.
+Not modelled: suits, which decide nothing. Chance deals ranks, with the probabilities of two cards each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEGAL: dict[tuple[str, ...], tuple[str, ...]] = {
     ("raise", "raise"): ("fold", "call"),
     ("call", "raise", "raise"): ("fold", "call"),
 }
-"""What may follow each unfinished line of a betting round; any other line is a finished round."""
+"""The legal actions after each unfinished sequence of a betting round; any other sequence is a finished round."""
 RAISE = (2, 4)
 """Chips of a raise in each round."""
 PAST_TENSE = {"fold": "folded", "call": "called", "raise": "raised"}
@@ -65,7 +65,7 @@ class LeducPoker(Game):
 
     @property
     def min_return(self) -> float:
-        """The other player wins the most."""
+        """The other player wins the maximum."""
         return -self.max_return
 
     @property
@@ -100,7 +100,7 @@ class LeducPokerState(State):
         return LEGAL[self._line()] if self.current_player >= 0 else ()
 
     def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
-        """The ranks still in the deck, as often as they are."""
+        """The ranks in the deck, with their probabilities."""
         if self.current_player != CHANCE:
             return ()
         left = [(rank, 2 - self.cards.count(rank)) for rank in RANKS]
@@ -193,7 +193,7 @@ class LeducPokerState(State):
         return 3 if self.cards[player] == self.cards[2] else RANKS.index(self.cards[player])
 
     def _tell_result(self, player: int) -> str:
-        """How the hand ended for a player."""
+        """The result of the hand, as text for a player."""
         won = int(self.returns()[player])
         card = self.cards[1 - player]
         shown = f"your opponent showed {card}" if self._is_showdown() else "your opponent's card was not shown"
@@ -203,7 +203,7 @@ class LeducPokerState(State):
 
 
 def _tell(line: tuple[str, ...], player: int) -> str:
-    """The actions of a round in words, as seen from a player."""
+    """The actions of a round, as text for a player."""
     told = []
     for ply, action in enumerate(line):
         word = "checked" if action == "call" and "raise" not in line[:ply] else PAST_TENSE[action]

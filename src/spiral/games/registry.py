@@ -1,15 +1,15 @@
-"""Finding a game by name: the native ones here, others through entry points or by where they are.
+"""Find games by name: native ones, those of installed packages, and classes by their module.
 
-A package adds a game by naming its `Game` class in its pyproject, under the name that the class gives itself:
+A package adds a game by an entry point in its pyproject, under the name that the class gives itself:
 
     [project.entry-points."spiral.games"]
     nim = "my_package.nim:Nim"
 
-A game of one's own needs no package: a class without a name goes by its place, as in `load_game("my_game:Nim")`.
+A game of your own needs no package: a class without a name is loaded by its module, as in `load_game("my_game:Nim")`.
 
-Adapters bring the games of other libraries under a prefix, as in `load_game("openspiel/liars_dice(numdice=2)")`. An
-adapter is a module with two functions: `names()`, every name without the prefix and why it is not available (None where
-it is), and `game_class(name)`. It is imported when one of its games is asked for.
+Adapters provide the games of other libraries under a prefix, as in `load_game("openspiel/liars_dice(numdice=2)")`. An
+adapter is a module with two functions: `names()` maps every name without the prefix to the reason why it is not
+available, or None; `game_class(name)` returns the class. It is imported when one of its games is loaded.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ NATIVE_GAMES = {
 }
 
 ADAPTERS = {"openspiel": "spiral.games.adapters.openspiel.game", "textarena": "spiral.games.adapters.textarena.game"}
-"""Prefix to the module that makes classes of another library's games."""
+"""The adapter's module for each prefix."""
 
 MAX_SPEC = 1_000
-"""Characters of a game's name and parameters."""
+"""Maximum length of a game's name and parameters."""
 SHOWN = 80
-"""Characters of a wrong value that an error repeats."""
+"""Maximum number of characters of a wrong value that an error repeats."""
 
 _SPEC = re.compile(r"^\s*([A-Za-z0-9_.:/-]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 _PARAM = re.compile(r"""(?:[^,'"]|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")+""")
@@ -49,25 +49,26 @@ _PARAM = re.compile(r"""(?:[^,'"]|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")+""")
 
 
 def game_names() -> tuple[str, ...]:
-    """Every native and installed game, native ones first; `adapter_games` has those of other libraries."""
+    """Return the names of all native and installed games, native ones first, without those of adapters."""
     installed = sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
     return (*NATIVE_GAMES, *(name for name in installed if name not in NATIVE_GAMES))
 
 
 def adapter_games() -> dict[str, str | None]:
-    """Every game of the adapters by its full name, and why it is not available here; None where it is.
+    """Return the full name of every adapter's game with the reason why it is not available, or None.
 
-    Imports the libraries where they are installed, which takes a moment.
+    This imports the libraries that are installed, which takes a moment.
     """
     return {f"{prefix}/{name}": reason for prefix in ADAPTERS for name, reason in _adapter(prefix).names().items()}
 
 
 def load_game(spec: str, **params: object) -> Game:
-    """The game called `spec`, for example `load_game("kuhn_poker", hands=5)` or `load_game("kuhn_poker(hands=5)")`.
+    """Return a game by its name, with parameters.
 
-    "module:Class" is the game of that class, for example `load_game("my_game:Nim(heap=21)")`.
+        load_game("kuhn_poker", hands=5)    load_game("kuhn_poker(hands=5)")    load_game("my_game:Nim(heap=21)")
 
-    Raises `ValueError` for an unknown name, an unknown parameter or a value the game refuses.
+    Raises:
+        ValueError: The name or a parameter is unknown, or the game refuses a value.
     """
     match = _SPEC.match(spec) if len(spec) <= MAX_SPEC else None
     if match is None:
@@ -88,7 +89,7 @@ def load_game(spec: str, **params: object) -> Game:
 
 
 def _find_class(name: str) -> type[Game]:
-    """The class behind a name, registered or of the form "module:Class"."""
+    """The class of a name, registered or of the form "module:Class"."""
     if name in NATIVE_GAMES:
         return _import_class(NATIVE_GAMES[name], name)
     if name.partition("/")[0] in ADAPTERS:
@@ -108,12 +109,12 @@ def _find_class(name: str) -> type[Game]:
 
 
 def _adapter(prefix: str) -> ModuleType:
-    """The module behind a prefix. It imports this one, so it is not imported above."""
+    """The adapter's module. It imports this one, so it cannot be imported above."""
     return importlib.import_module(ADAPTERS[prefix])
 
 
 def _adapted(name: str) -> type[Game]:
-    """The class of another library's game. Where nothing of the library is available its adapter says why."""
+    """The class of another library's game. If the library is missing, its adapter raises the error that says so."""
     prefix, _, rest = name.partition("/")
     adapter = _adapter(prefix)
     known = adapter.names()
@@ -124,7 +125,7 @@ def _adapted(name: str) -> type[Game]:
 
 
 def _unknown(name: str) -> ValueError:
-    """The error for a name that no game has, with the nearest one."""
+    """The error for an unknown name, with the nearest known one."""
     near = _nearest(name)
     hint = f"; did you mean {near!r}?" if near else "."
     return ValueError(
@@ -134,7 +135,7 @@ def _unknown(name: str) -> ValueError:
 
 
 def _nearest(name: str) -> str | None:
-    """The name that was probably meant, prefix or not; adapters are asked last, since that takes longer."""
+    """The name that was probably meant, with or without a prefix. Adapters come last, since they take longer."""
     prefix, _, rest = name.partition("/")
     near = [] if prefix in ADAPTERS else difflib.get_close_matches(name, _registered(), n=1)
     if near:
@@ -161,13 +162,13 @@ def _leads_to(game_class: type[Game], path: str) -> bool:
 
 
 def _import_class(path: str, name: str) -> type[Game]:
-    """The `Game` class at "module:Class". Importing a user's module can fail in any way, `sys.exit` included."""
+    """The `Game` class at "module:Class". Importing a user's module can raise anything, `SystemExit` included."""
     module, _, attribute = path.partition(":")
     try:
         found: object = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # a script ends the process when it is imported
+    except (Exception, SystemExit) as error:  # a script may end the process
         here = isinstance(error, ModuleNotFoundError) and error.name == module
         hint = f"; if {module}.py is in this directory, run with PYTHONPATH=." if here else ""
         reason = f"{type(error).__name__}: {error}{hint}"
@@ -181,7 +182,7 @@ def _import_class(path: str, name: str) -> type[Game]:
 
 
 def _parse_params(spec: str, inner: str) -> dict[str, object]:
-    """`hands=5, style='x'` as a dictionary of Python literals."""
+    """Parse `hands=5, style='x'` into Python literals."""
     params: dict[str, object] = {}
     for item in filter(None, (part.strip() for part in _PARAM.findall(inner))):
         key, equals, value = item.partition("=")

@@ -1,12 +1,12 @@
-"""Simple negotiation: two sides trade wood and gold, and the one that gains more by its own values wins.
+"""Simple negotiation: two players trade wood and gold; the one with the larger gain by its own values wins.
 
-After Simple Negotiation in arXiv 2506.24119: the sides value the two resources the other way round, so that trade
-helps both, yet only the larger gain wins. Chance deals the holdings, which are public, and the values, which are
-not. A turn holds exactly one token, "offer: 3 wood -> 2 gold", "accept", "deny" or "pass", and as much talk around
-it as the player likes; talk is kept and shown to the other side.
+After Simple Negotiation in arXiv 2506.24119: the players value the two resources in opposite ways, so that
+trade helps both, yet only the larger gain wins. Chance deals the holdings, which are public, and the values, which are
+not. A turn holds exactly one token, "offer: 3 wood -> 2 gold", "accept", "deny" or "pass", and any talk
+around it; talk is kept and shown to the other player.
 
-Left out: resources other than wood and gold, offers of several kinds at once, and debts. An offer must be one that
-both sides can honour when it is made.
+Not modelled: other resources, offers of several kinds at once, and debts. Both players must be able to honour an offer
+when it is made.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ HOLDINGS = range(5, 13)
 HIGH_VALUES = range(11, 16)
 LOW_VALUES = range(5, 10)
 MAX_WORDS = 300
-"""Characters of talk that are kept from one turn."""
+"""Maximum number of characters of talk kept from one turn."""
 
 _TOKEN = re.compile(
     r"\boffer\s*:(?:\s*([0-9]{1,9})\s*(wood|gold)\s*-\s*>\s*([0-9]{1,9})\s*(wood|gold)\b)?|\b(accept|deny|pass)\b",
     re.IGNORECASE | re.ASCII,
 )
-"""One token. An offer that breaks off after its colon matches too, so that it is not overlooked beside another."""
+"""One token. An incomplete offer ("offer:") matches too, so that it counts as a second token beside another."""
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -48,7 +48,7 @@ DEALS = (
     _deal("high value {}", HIGH_VALUES),
     _deal("low value {}", LOW_VALUES),
 )
-"""What chance deals, one node after another."""
+"""The chance nodes, one after another."""
 DEAL_OUTCOMES = tuple(tuple((name, 1 / len(deal)) for name in deal) for deal in DEALS)
 
 RULES = (
@@ -69,7 +69,7 @@ RULES = (
 
 
 class Offer(NamedTuple):
-    """`give` of the speaker's `resource` for `ask` of the other side's other resource."""
+    """`give` of the speaker's `resource` for `ask` of the other player's other resource."""
 
     give: int
     resource: str
@@ -86,7 +86,7 @@ class Offer(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One turn: its canonical token, and all that was said when that was more than the token."""
+    """One turn: its canonical token, and the whole reply if it was more than the token."""
 
     token: str
     words: str
@@ -95,8 +95,8 @@ class Reply(NamedTuple):
 def parse_reply(text: str) -> tuple[str | Offer, str] | None:
     """The one token in a reply and the words spoken, or None when there is not exactly one.
 
-    Where anything stands in square brackets, only what stands there can be a token. Whether the rules allow the token
-    at this point of a game is for `SimpleNegotiationState.is_legal` to say.
+    If the reply has square brackets, only their content can be a token. `SimpleNegotiationState.is_legal` checks
+    whether the rules allow the token now.
     """
     text = " ".join(text.split())
     brackets = _BRACKETS.findall(text)
@@ -132,7 +132,7 @@ def _offers(mine: tuple[int, int], theirs: tuple[int, int]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimpleNegotiation(Game):
-    """Trade of wood and gold between two sides with opposed values."""
+    """Trade of wood and gold between two players with opposed values."""
 
     name: ClassVar[str] = "simple_negotiation"
     summary: ClassVar[str] = "trade of wood and gold with talk; the larger gain wins"
@@ -142,7 +142,7 @@ class SimpleNegotiation(Game):
     turns: int = 10
 
     def __post_init__(self) -> None:
-        """Refuses a game without turns."""
+        """Refuse a game without turns."""
         if self.turns < 1:
             raise ValueError(f"simple_negotiation got turns={self.turns}; expected 1 or more")
 
@@ -152,7 +152,7 @@ class SimpleNegotiation(Game):
 
     @property
     def max_turns(self) -> int:
-        """The parameter: both sides' turns together."""
+        """The parameter: the turns of both players together."""
         return self.turns
 
     @property
@@ -168,7 +168,7 @@ class SimpleNegotiation(Game):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimpleNegotiationState(State):
-    """What was dealt, what has been traded, and everything said."""
+    """The deal, the trades, and everything said."""
 
     turns: int = 10
     dealt: tuple[int, ...] = ()
@@ -176,7 +176,7 @@ class SimpleNegotiationState(State):
     traded: tuple[int, int] = (0, 0)
     """Wood and gold that player 0 has got from player 1, net."""
     offer: Offer | None = None
-    """The offer that stands: always one of the player that spoke last."""
+    """The standing offer, made by the player that spoke last."""
     log: tuple[Reply, ...] = ()
 
     @property
@@ -307,14 +307,14 @@ class SimpleNegotiationState(State):
         )
 
     def _tell(self, number: int, player: int) -> str:
-        """One past turn; quotation marks in the talk are softened so that it cannot pose as another turn."""
+        """One past turn. Quotation marks in the talk are replaced, so that it cannot imitate another turn."""
         reply = self.log[number]
         who = "you" if number % 2 == player else "your opponent"
         said = f', saying "{reply.words.replace(chr(34), chr(39))}"' if reply.words else ""
         return f"Turn {number + 1}, {who}: [{reply.token}]{said}"
 
     def _tell_now(self, player: int) -> list[str]:
-        """What can be done in this turn, or how the game ended."""
+        """The legal actions, or the result of the game."""
         if self.is_terminal:
             won = self.returns()[player]
             result = "it is a draw" if won == 0 else f"you {'won' if won > 0 else 'lost'}"

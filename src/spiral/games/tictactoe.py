@@ -50,7 +50,7 @@ class TicTacToe(Game):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TicTacToeState(State):
-    """The cells played so far, in order: player 0 at even places, player 1 at odd ones."""
+    """The cells played so far, in order: player 0 at even positions, player 1 at odd ones."""
 
     moves: tuple[int, ...] = ()
 
@@ -100,7 +100,7 @@ class TicTacToeState(State):
         return "".join(str(cell) for cell in self.moves)
 
     def position_key(self) -> Hashable:
-        """The cells of each player, in order: how they came to be taken does not matter."""
+        """The cells of each player, in whatever order they were taken."""
         return (tuple(sorted(self.moves[0::2])), tuple(sorted(self.moves[1::2])))
 
     def observation(self, player: int, style: Style = "full") -> str:
