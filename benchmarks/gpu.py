@@ -38,8 +38,8 @@ from spiral.inference.transformers import MIN_ROWS, TransformersPolicy
 from spiral.models.loading import cast_parameters, load_language_model
 from spiral.models.nano.tokenizer import build_tokenizer
 from spiral.models.settings import ModelConfig
+from spiral.models.shapes import model_config
 from spiral.policies import SamplingConfig
-from spiral.policies.registry import model_config
 from spiral.text import ChatCodec, PromptConfig
 from spiral.text.chat import ParsedReply
 from spiral.training.batch import Batch, make_batch

@@ -31,8 +31,8 @@ from spiral.distributed.session import cluster_session
 from spiral.distributed.weights.base import TransportContext
 from spiral.inference.base import LanguagePolicy, OpenTurn
 from spiral.models.loading import load_language_model
+from spiral.models.shapes import model_config
 from spiral.policies import TurnReply
-from spiral.policies.registry import model_config
 from spiral.runs.recipe import Recipe, load_recipe
 from spiral.text import ChatCodec
 from spiral.text.turn_ends import stop_token_ids

@@ -38,7 +38,7 @@ from spiral.distributed.weights.base import TransportContext
 from spiral.distributed.weights.broadcast import BroadcastReceiver, BroadcastSender, Meeting
 from spiral.distributed.weights.ipc import Lender, Loan, open_loan
 from spiral.distributed.weights.object_store import PackedWeights, pack, unpack
-from spiral.policies.registry import model_config
+from spiral.models.shapes import model_config
 from spiral.runs.cluster import ClusterConfig
 
 BASELINE = "checkpoint file"

@@ -11,8 +11,8 @@ from distributed_session import end_small_ray
 from spiral.distributed import placement
 from spiral.distributed.placement import fits, gpus_per_rank, learner_bundles, pairs, placed
 from spiral.distributed.session import ClusterError
+from spiral.models.shapes import model_config
 from spiral.plan import describe, make_plan
-from spiral.policies.registry import model_config
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.directory import read_metrics
 from spiral.runs.recipe import load_recipe

@@ -207,7 +207,7 @@ def test_a_run_uses_the_head_that_its_recipe_names(head, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("found", "named"), [({None}, "None"), ({torch.bfloat16}, "torch.bfloat16"), (set(), "not tell")]
+    ("found", "named"), [({None}, "None"), ({torch.bfloat16}, "torch.bfloat16"), (set(), "an unknown precision")]
 )
 def test_a_vllm_that_ignores_the_wish_is_refused(monkeypatch, found, named):
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from commands import refused, spiral
 from spiral.models.files import ModelFilesError, stored_tensors
 from spiral.models.loading import NANO_DIRECTORY, ModelConfig, load_language_model
-from spiral.policies.registry import empty_model
+from spiral.models.shapes import empty_model
 
 FILE = "model.safetensors"
 SOURCE = Path(__file__).parents[2] / "src" / "spiral"
@@ -439,7 +439,7 @@ def test_every_call_that_could_run_a_models_code_says_that_it_must_not():
             found += 1
     assert found >= 4
     others = {file.name for file in SOURCE.rglob("*.py") if re.search(r"\.from_pretrained\(", file.read_text())}
-    assert others == {"model_files.py"}, "from_pretrained is called where its report is read, and nowhere else"
+    assert others == {"files.py"}, "from_pretrained is called where its report is read, and nowhere else"
 
 
 def test_attention_that_is_not_computed_here(tmp_path, tokenizer):

@@ -111,7 +111,7 @@ def test_the_same_seed_makes_the_same_model():
         rng = random.Random(0)
         games = {load_game("tictactoe"): 0.1, load_game("kuhn_poker"): 0.05}
         losses = [
-            nano_model.train_step(model, optimizer, nano_model.training_samples(codecs, games, rng)) for _ in range(3)
+            nano_model.train_step(model, optimizer, nano_model.training_pairs(codecs, games, rng)) for _ in range(3)
         ]
         return losses, [parameter.detach().clone() for parameter in model.parameters()]
 

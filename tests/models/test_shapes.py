@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from commands import spiral
-from spiral.models.shapes import KNOWN_MODELS, VARIANTS, known_config
-from spiral.policies.registry import count_parameters
+from spiral.models.shapes import KNOWN_MODELS, VARIANTS, count_parameters, known_config
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = {
@@ -77,8 +76,8 @@ def recipes_printed(file):
 def test_recipes_of_the_documents_are_planned(file, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     (block,) = recipes_printed(file)
-    # What the reader writes beside it.
-    block = re.sub(r'"my_[a-z_]*:[A-Za-z_]*"', '"tictactoe"', block)
+    # Modules that the reader writes beside the recipe.
+    block = re.sub(r'"(?:my_[a-z_]*|add_a_game):[A-Za-z_]*"', '"tictactoe"', block)
     (tmp_path / "my.toml").write_text(re.sub(r'estimator = "(?!rae)[^"]*"', 'estimator = "rae"', block))
     result = spiral("train", str(tmp_path / "my.toml"), "--dry-run", "--set", "hardware.memory_gib=200")
     assert result.status == 0, result.err

@@ -14,8 +14,8 @@ from hub_cache import cached
 from spiral.models import hub
 from spiral.models import store as local_models
 from spiral.models.loading import NANO_DIRECTORY, model_directory
+from spiral.models.shapes import count_parameters
 from spiral.models.store import FETCHABLE, get_model, hub_models, local_model_directory, store_directory
-from spiral.policies.registry import count_parameters
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from made_up import new_sample
-from spiral.models.shapes import known_config
+from spiral.models.shapes import known_config, model_config
 from spiral.plan import check_plan, check_runnable, describe, make_plan
 from spiral.plan.memory import activation_bytes, block_bytes, model_shape, prefix_bytes
-from spiral.policies.registry import model_config
 from spiral.runs import hardware
 from spiral.runs.hardware import GIB, device_memory_gib
 from spiral.runs.recipe import load_recipe, validate_recipe, with_overrides

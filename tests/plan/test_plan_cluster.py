@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spiral.distributed.placement import placed
-from spiral.models.shapes import known_config
+from spiral.models.shapes import known_config, model_config
 from spiral.plan import check_plan, check_runnable, describe, make_plan
-from spiral.policies.registry import model_config
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.recipe import load_recipe
 from tests.plan.test_fit import QWEN, apply, gib, plan_with, recipe_with, refusal

@@ -8,9 +8,9 @@ import tomllib
 import pytest
 
 from commands import refused, spiral
-from spiral.models.shapes import ALIASES, KNOWN_MODELS, known_config
+from spiral.models.loading import local_model
+from spiral.models.shapes import ALIASES, KNOWN_MODELS, count_parameters, empty_model, known_config, model_config
 from spiral.plan import check_plan, check_runnable
-from spiral.policies.registry import count_parameters, empty_model, local_model, model_config
 from spiral.runs.recipe import load_recipe, recipe_files
 
 NAMES = [file.stem for file in recipe_files()]

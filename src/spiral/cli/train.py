@@ -153,14 +153,14 @@ def _plan_lines(recipe: Recipe) -> list[str]:
     """
     from spiral.inference.base import check_ends
     from spiral.models.hub import NotHereError
-    from spiral.models.loading import check_architecture, declared_ends
+    from spiral.models.loading import check_architecture, declared_ends, local_model, local_tokenizer
     from spiral.plan import check_plan, describe
-    from spiral.policies.registry import local_model, local_tokenizer, model_config
+    from spiral.policies.registry import checked_model_config
     from spiral.text import ChatCodec
 
     model = recipe.model.path
     try:
-        config = model_config(model)
+        config = checked_model_config(model)
     except NotHereError as error:
         if "/" not in model:  # more likely a misspelt local name than a hub's
             raise

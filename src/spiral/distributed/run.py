@@ -28,7 +28,8 @@ from spiral.distributed.weights.base import TransportContext
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import Weights, load_for_engine, make_policy
 from spiral.models.loading import load_language_model, model_directory
-from spiral.policies.registry import PolicyCache, count_parameters, model_config
+from spiral.models.shapes import count_parameters, model_config
+from spiral.policies.registry import PolicyCache
 from spiral.runs.agreement import computation
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings

@@ -25,7 +25,7 @@ from spiral.distributed.session import LearnerLostError
 from spiral.games.failures import UserCodeError
 from spiral.launch.local import LocalRun
 from spiral.plan import check_plan, check_runnable
-from spiral.policies.registry import model_config
+from spiral.policies.registry import checked_model_config
 from spiral.runs.agreement import WatchedLearner
 from spiral.runs.checks import check_run
 from spiral.runs.cluster import ClusterConfig
@@ -129,7 +129,7 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
         RunDirectory(path).refuse_existing()
         check_run(recipe)
         check_runnable(recipe, recipe.cluster.learner_workers)
-        check_plan(recipe, model_config(recipe.model.path), this_machine=True)
+        check_plan(recipe, checked_model_config(recipe.model.path), this_machine=True)
         run = assemble(recipe, path)
         with _closed_on_error(run):
             run.directory.lock = hold_run(path)

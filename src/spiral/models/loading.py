@@ -25,7 +25,7 @@ from spiral.models.files import (
     read_tokenizer,
     read_weights,
 )
-from spiral.models.hub import hub_model, local_copy
+from spiral.models.hub import hub_model, is_hub_name, local_copy
 from spiral.models.settings import ModelConfig
 from spiral.models.store import FETCHABLE, NotFetchedError, local_model_directory, weight_files
 from spiral.text import ChatCodec, PromptConfig
@@ -102,6 +102,42 @@ def _checkpoint_at(name: str) -> Path:
         known = ", ".join(map(str, sorted(steps))) or "none"
         raise ValueError(f"run {run!r} has no checkpoint of step {int(step)}; it has: {known}")
     return steps[int(step)]
+
+
+def is_local_name(name: str) -> bool:
+    """Whether a name stands for a model on this machine, present or still to be fetched, and not for one of the hub."""
+    if name == "nano" or name in FETCHABLE or local_model_directory(name) is not None:
+        return True
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # no path can have this name; `model_directory` reports it
+        return False
+
+
+def local_model(name: str) -> Path | None:
+    """The directory of a model on this machine, found without asking the hub; None when it is not here."""
+    if is_local_name(name):
+        try:
+            return Path(model_directory(name))
+        except ValueError:
+            return None
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(name, "config.json") if is_hub_name(name) else None
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def local_tokenizer(name: str, config: Any) -> Any:
+    """The tokenizer of a model on this machine, found without asking the hub; None when it is not here.
+
+    Raises:
+        ValueError: The tokenizer, or the names and shapes in the weight files, do not fit `config`.
+    """
+    directory = local_model(name)
+    if directory is None or not (weight_files(directory) or is_local_name(name)):
+        return None  # the cache may hold the configuration of a hub's model alone
+    check_unquantised(config, name)
+    return check_without_weights(str(directory), name, config)
 
 
 def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool = False) -> LanguageModel:

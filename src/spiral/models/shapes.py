@@ -1,16 +1,16 @@
-"""The shapes of the models that recipes name, so that a run can be planned where no hub is reachable.
+"""The configuration and size of a model without its weights, and the shapes of the models that recipes name.
 
-Each file in `configs/` is a model's configuration in Hugging Face form, reduced to what fixes its shape and its
-special tokens, written from the figures of its model card:
+With those shapes a run can be planned where no hub is reachable. Each file in `configs/` is a model's configuration in
+Hugging Face form, reduced to what fixes its shape and its special tokens, written from its model card:
 
     https://huggingface.co/Qwen/Qwen3-0.6B-Base           https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct
     https://huggingface.co/Qwen/Qwen3-1.7B-Base           https://huggingface.co/deepseek-ai/DeepSeek-R1-Distill-Qwen-7B
     https://huggingface.co/Qwen/Qwen3-4B-Base             https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
     https://huggingface.co/Qwen/Qwen3-8B-Base
 
-Others of their families are told by what differs, from the same figures.
+Other models of the same families are listed by their differences, from the same sources.
 
-Left out: weights and tokenizers. Nothing is trained from these files unless somebody asks for random weights:
+Left out: weights and tokenizers. A model with random weights can be made from such a shape:
 
     AutoModelForCausalLM.from_config(known_config("Qwen/Qwen3-4B-Base"))
 """
@@ -21,6 +21,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from spiral.models.files import check_text_only, read_config
+from spiral.models.hub import local_copy
+from spiral.models.loading import is_local_name, local_model, model_directory
 
 DIRECTORY = Path(__file__).parent / "configs"
 
@@ -125,3 +129,40 @@ def known_config(name: str) -> Any:
     file = DIRECTORY / f"{base.partition('/')[2]}.json"
     values = json.loads(file.read_text(encoding="utf-8")) | changes
     return CONFIG_MAPPING[values["model_type"]].from_dict(values)
+
+
+def model_config(name: str) -> Any:
+    """The transformers configuration of a model, for counting and planning, without its weights.
+
+    It comes from the model on this machine, or else from the known shapes, or else from the hub: planning a known model
+    never waits for a network.
+
+    Raises:
+        ValueError: There is no such model, or its configuration cannot be read.
+    """
+    local = local_model(name)
+    known = known_config(name) if local is None else None
+    if known is not None:
+        return known
+    directory = model_directory(name if local is None or is_local_name(name) else str(local))
+    return read_config(directory if Path(directory).is_dir() else local_copy(directory, weights=False), name)
+
+
+def empty_model(config: Any) -> Any:
+    """A model without weights (on the meta device). Raises `ValueError` for anything but a causal language model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for settings that do not fit together
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"cannot build a model of the kind {config.model_type!r}: {reason}") from error
+    check_text_only(model, config.model_type)
+    return model
+
+
+def count_parameters(name: str) -> int:
+    """The number of parameters of a model, from its configuration. Raises `ValueError` as `model_config`."""
+    return int(empty_model(model_config(name)).num_parameters())

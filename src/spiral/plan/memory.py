@@ -43,8 +43,8 @@ import torch
 
 from spiral.inference.slot_cache import round_up
 from spiral.models.loading import check_architecture, context_limit
+from spiral.models.shapes import empty_model
 from spiral.plan.tokens import SHORT_SHARE, TokenBudget
-from spiral.policies.registry import empty_model
 from spiral.runs.hardware import GIB
 from spiral.runs.recipe import Recipe
 from spiral.training.logprobs import CHUNK_ELEMENTS

@@ -21,17 +21,12 @@ from spiral.games import Game, load_game
 from spiral.inference.room import check_room
 from spiral.inference.settings import EngineConfig, resolved
 from spiral.models.card import ModelCard, read_card
-from spiral.models.files import check_no_adapter, check_text_only, check_unquantised, read_config
-from spiral.models.hub import NotHereError, is_hub_name, local_copy
-from spiral.models.loading import (
-    LanguageModel,
-    check_without_weights,
-    load_language_model,
-    model_directory,
-)
+from spiral.models.files import check_no_adapter
+from spiral.models.hub import NotHereError
+from spiral.models.loading import LanguageModel, load_language_model, local_model, model_directory
 from spiral.models.settings import ModelConfig
-from spiral.models.shapes import known_config
-from spiral.models.store import FETCHABLE, NotFetchedError, local_model_directory, weight_files
+from spiral.models.shapes import count_parameters, known_config, model_config
+from spiral.models.store import FETCHABLE, NotFetchedError
 from spiral.policies import (
     SCRIPTED_NAMES,
     Policy,
@@ -312,77 +307,6 @@ def check_model(name: str, others: Sequence[str] | None = None) -> None:
         verify_checkpoint(directory)
 
 
-def count_parameters(name: str) -> int:
-    """How many parameters a model has, from its configuration alone. Raises `ValueError` when it cannot be read."""
-    return int(empty_model(model_config(name)).num_parameters())
-
-
-def model_config(name: str) -> Any:
-    """The transformers configuration of a model, for counting and planning; its weights may be far away.
-
-    A copy that is here comes first, then the shape of a known model (`known_models.py`), then the hub: nobody waits
-    for a network to plan a known model. Raises `ValueError` when there is none of them.
-    """
-    local = local_model(name)
-    known = known_config(name) if local is None else None
-    if known is not None:
-        return known
-    where = name if local is None or _is_here(name) else str(local)
-    check_model(where)
-    directory = model_directory(where)
-    return read_config(directory if Path(directory).is_dir() else local_copy(directory, weights=False), name)
-
-
-def empty_model(config: Any) -> Any:
-    """A model without weights, to be counted. Raises `ValueError` for what is not a causal language model."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds for settings that do not fit together
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot build a model of the kind {config.model_type!r}: {reason}") from error
-    check_text_only(model, config.model_type)
-    return model
-
-
-def local_model(name: str) -> Path | None:
-    """The directory of a model that is on this machine, found without asking the hub; None when it is not."""
-    if _is_here(name):
-        try:
-            return Path(model_directory(name))
-        except ValueError:
-            return None
-    from huggingface_hub import try_to_load_from_cache
-
-    file = try_to_load_from_cache(name, "config.json") if is_hub_name(name) else None
-    return Path(file).parent if isinstance(file, str) else None
-
-
-def _is_here(name: str) -> bool:
-    """Whether a name stands for something of this machine alone, there or not yet, and never for a hub's model."""
-    if name == "nano" or name in FETCHABLE or local_model_directory(name) is not None:
-        return True
-    try:
-        return Path(name).exists()
-    except (OSError, ValueError):  # no path can be called that; `model_directory` says so
-        return False
-
-
-def local_tokenizer(name: str, config: Any) -> Any:
-    """The tokenizer of a model that is on this machine, found without asking the hub; None when it is not here.
-
-    All that shows of the model without reading its weights is checked. Raises `ValueError` that says what is wrong.
-    """
-    directory = local_model(name)
-    if directory is None or not (weight_files(directory) or _is_here(name)):
-        return None  # of a hub's model the configuration alone may be here
-    check_unquantised(config, name)
-    return check_without_weights(str(directory), name, config)
-
-
 def _prompt(name: str, loaded: LanguageModel, options: PolicyOptions) -> PromptConfig:
     """The model's saved prompt, or that of `options.saved`, or the default, with the command line's options applied."""
     own = loaded.prompt if options.saved is None else options.saved.prompt
@@ -390,6 +314,13 @@ def _prompt(name: str, loaded: LanguageModel, options: PolicyOptions) -> PromptC
     if prompt.template == "chat" and not loaded.tokenizer.chat_template:
         raise ValueError(f"model {name!r} has no chat template and no saved prompt; add --template qwen3, r1 or llama")
     return prompt
+
+
+def checked_model_config(name: str) -> Any:
+    """`model_config` of a model that passes `check_model`; a known model that is not on this machine need not."""
+    if local_model(name) is not None or known_config(name) is None:
+        check_model(name)
+    return model_config(name)
 
 
 def saved_settings(name: str) -> SavedSettings:
