@@ -135,10 +135,10 @@ def pair(number: int, seed: int, seconds: float, expected: dict[str, object], wo
     statuses = sorted(process.returncode for process in processes)
     refused = [text for process, text in zip(processes, told, strict=True) if process.returncode == 2]
     if statuses == [0, 0] and suspended and "steps are done" in told[1] + told[0]:
-        refused = ["has the run in"]  # the first had ended before it could be suspended
+        refused = ["uses the run in"]  # the first had ended before it could be suspended
     elif statuses != [0, 2]:
         return f"statuses {statuses}: {told}"
-    if not all("has the run in" in text for text in refused):
+    if not all("uses the run in" in text for text in refused):
         return f"refused with {refused}"
     wrong = compared(path, expected)
     if not wrong:

@@ -138,7 +138,7 @@ def _during_the_first_checkpoint() -> None:
 
 def _before_measuring() -> None:
     """The checkpoint of step 0 is there, its measurement is not."""
-    _trap(RunDirectory, "save_report", lambda self, step, report: step == 0)
+    _trap(RunDirectory, "save_evaluation", lambda self, step, report: step == 0)
 
 
 def _during_an_episode_file() -> None:

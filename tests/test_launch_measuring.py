@@ -10,7 +10,7 @@ import pytest
 
 from commands import refused, tiny_run, tiny_settings
 from spiral.core.storage import read_episodes
-from spiral.runs.directory import read_metrics, read_reports
+from spiral.runs.directory import read_evaluations, read_metrics
 
 METRICS_PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 TRAINED = ("loss/policy", "loss/entropy", "learner/grad_norm", "credit/samples")
@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 
 
 def test_everything_a_recipe_can_ask_for(run):
-    reports = dict(read_reports(run))
+    reports = dict(read_evaluations(run))
     assert sorted(reports) == [0, 1, 2, 3]
     assert [(result["opponent"], result["episodes"]) for result in reports[2].arena] == [
         ("random", 2),
@@ -98,7 +98,7 @@ def test_what_the_figures_were_computed_from(run):
         "tictactoe-against-nano.parquet",
         "tictactoe-against-random.parquet",
     ]
-    report = dict(read_reports(run))[3]
+    report = dict(read_evaluations(run))[3]
     won = [
         episode.returns[index % 2] > 0
         for index, episode in enumerate(read_episodes(kept / "tictactoe-against-nano.parquet"))

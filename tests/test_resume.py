@@ -157,7 +157,7 @@ def test_without_any_whole_checkpoint_a_new_run_is_advised(finished: Path) -> No
 
 
 def test_a_run_is_never_started_over_another(finished: Path, uninterrupted: Path) -> None:
-    with pytest.raises(ValueError, match="already holds a run; go on with it by adding --resume"):
+    with pytest.raises(ValueError, match="already holds a run; resume it with --resume"):
         start(load_recipe("nano"), finished)
     assert_same(finished, uninterrupted)
 

@@ -11,7 +11,7 @@ import pytest
 import safetensors
 
 from commands import refused, spiral, tiny_run
-from spiral.runs.directory import read_metrics, read_reports
+from spiral.runs.directory import read_evaluations, read_metrics
 
 FILES = (
     "chat_template.jinja",
@@ -215,7 +215,7 @@ def test_a_damaged_report_of_the_past_bars_nothing(step, copied):
     file = copied / "evaluation" / f"step-{step}.json"
     file.write_bytes(b"\xff\xfe")
     assert any(f"{file} does not hold evaluation results" in warning for warning in resumed(copied))
-    assert 3 in dict(read_reports(copied))
+    assert 3 in dict(read_evaluations(copied))
 
 
 def test_what_is_missing_beside_the_checkpoints_is_made_again(copied):

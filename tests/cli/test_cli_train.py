@@ -14,7 +14,7 @@ import tomllib
 import pytest
 
 from commands import TINY, refused, spiral, tiny_run, tiny_settings
-from spiral.runs.directory import read_metrics, read_reports
+from spiral.runs.directory import read_evaluations, read_metrics
 from spiral.runs.display import PlainDisplay
 
 
@@ -44,10 +44,10 @@ def test_it_says_where_and_what_to_press(trained):
 
 def test_it_ends_with_results_and_what_to_try_next(trained):
     path, result = trained
-    before, after = (report.arena[0] for _, report in read_reports(path))
+    before, after = (report.arena[0] for _, report in read_evaluations(path))
     assert f"{before['win']:.0%} (" in result.out
     assert f"{after['not_lost']:.0%} (" in result.out
-    exact = [report.exploitability[0]["exploitability"] for _, report in read_reports(path)]
+    exact = [report.exploitability[0]["exploitability"] for _, report in read_evaluations(path)]
     assert all(f"{value:.4f}" in result.out for value in exact)
     assert "---+---+---" in result.out
     assert "Result: " in result.out
@@ -76,7 +76,7 @@ def test_the_default_run_directory_is_never_overwritten(monkeypatch, tmp_path):
     assert spiral(*arguments).status == 0
     assert (tmp_path / "runs" / "mine-7" / "metrics.jsonl").exists()
     assert refused(*arguments) == (
-        "runs/mine-7 already holds a run; go on with it by adding --resume, or choose another --run-dir"
+        "runs/mine-7 already holds a run; resume it with --resume, or choose another --run-dir"
     )
     assert "--run-dir mine.toml is a file" in refused("train", "nano", "--run-dir", "mine.toml")
 
@@ -149,11 +149,11 @@ def test_a_run_cut_short_is_measured_where_it_ends(steps, trained, copied):
     (path / "evaluation" / "step-000002.json").unlink()
     result = spiral("train", "--resume", "--run-dir", str(path), "--steps", steps)
     assert (result.status, f"Before training and after step {steps}:" in result.out) == (0, True)
-    reports = dict(read_reports(path))
+    reports = dict(read_evaluations(path))
     assert list(reports) == [0, int(steps)]
     assert reports[int(steps)].arena[0]["episodes"] == 4
     if steps == "2":
-        assert reports[2] == dict(read_reports(trained[0]))[2]
+        assert reports[2] == dict(read_evaluations(trained[0]))[2]
     kept = (path / "evaluation" / f"step-00000{steps}.json").stat().st_mtime_ns
     assert spiral("train", "--resume", "--run-dir", str(path)).status == 0
     assert (path / "evaluation" / f"step-00000{steps}.json").stat().st_mtime_ns == kept
@@ -239,7 +239,7 @@ def test_stopped_before_the_first_step(target, advice, stop, monkeypatch, tmp_pa
     assert f"spiral: interrupted at once; {advice}" in result.err.splitlines()[-1]
     assert tiny_run(tmp_path / "run").status == 0
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2]
-    assert [step for step, _ in read_reports(tmp_path / "run")] == [0, 2]
+    assert [step for step, _ in read_evaluations(tmp_path / "run")] == [0, 2]
 
 
 def test_one_command_line_serves_a_run_for_ever(monkeypatch, tmp_path):
@@ -252,12 +252,12 @@ def test_one_command_line_serves_a_run_for_ever(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         interrupt_after(patch, step=1, stop=signal.SIGTERM)
         assert spiral(*command).status == 130
-    assert [step for step, _ in read_reports(path)] == [0], "measured before training all the same"
+    assert [step for step, _ in read_evaluations(path)] == [0], "measured before training all the same"
     assert spiral(*command).status == 0
     result = spiral(*command)
     assert (result.status, "all 3 steps are done; to train on, add --steps" in result.err) == (0, True)
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
-    assert [step for step, _ in read_reports(path)] == [0, 3]
+    assert [step for step, _ in read_evaluations(path)] == [0, 3]
 
 
 def test_a_bad_setting_that_shows_late_does_not_bar_the_directory(tmp_path):

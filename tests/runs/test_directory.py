@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spiral.core.files import share_mode
-from spiral.runs.directory import RunDirectory, read_metrics, read_reports
+from spiral.runs.directory import RunDirectory, read_evaluations, read_metrics
 from spiral.runs.evaluation import EvaluationResults, record_name
 
 ROWS = [json.dumps({"step": step, "loss/total": step / 7}).encode() for step in range(1, 7)]
@@ -74,19 +74,19 @@ def test_a_last_line_without_its_end_counts(directory, caplog):
     ids=range(9),
 )
 def test_a_damaged_report_is_left_out(damage, directory, caplog):
-    directory.save_report(0, EvaluationResults())
-    directory.save_report(1_000_000, EvaluationResults())
-    directory.save_report(2, EvaluationResults())
+    directory.save_evaluation(0, EvaluationResults())
+    directory.save_evaluation(1_000_000, EvaluationResults())
+    directory.save_evaluation(2, EvaluationResults())
     file = directory.evaluation / "step-000002.json"
     file.write_bytes(damage)
-    assert [step for step, _ in read_reports(directory.path)] == [0, 1_000_000]
+    assert [step for step, _ in read_evaluations(directory.path)] == [0, 1_000_000]
     assert f"{file} does not hold evaluation results" in caplog.text
 
 
 def test_going_back_from_beyond_a_million(directory):
     for step in (999_999, 1_000_000, 1_000_001):
         (directory.checkpoints / f"step-{step:06d}").mkdir(parents=True)
-        directory.save_report(step, EvaluationResults())
+        directory.save_evaluation(step, EvaluationResults())
     directory.metrics_file.unlink()
     directory.take_back(1_000_000)
     assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["step-1000000", "step-999999"]

@@ -21,7 +21,7 @@ def test_a_second_process_is_refused_and_changes_nothing(tmp_path):
         for command in (["nano", *tiny_settings()], ["nano", "--resume"], ["--resume"]):
             line = refused("train", *command, "--run-dir", str(path))
             assert line.startswith(f"process {holder.pid} on ")
-            assert f" has the run in {path} since 20" in line
+            assert f" uses the run in {path} since 20" in line
             assert line.endswith(f"; wait until it ends, or stop it there (kill {holder.pid})")
         assert sorted(entry.name for entry in path.iterdir()) == [".lock", ".lock.owner"]
         holder.kill()
@@ -69,7 +69,7 @@ def test_a_holder_without_a_sign_of_life_is_told(tmp_path, monkeypatch):
     path.mkdir()
     with held_elsewhere(path / ".lock"):
         monkeypatch.setattr("spiral.core.locks._silent_seconds", lambda _: 90.0)
-        with pytest.raises(RunHeldError, match=r"without a sign of life for 90 s: .* gone, remove .*/\.lock$"):
+        with pytest.raises(RunHeldError, match=r"has not updated its lock for 90 s: .* gone, remove .*/\.lock$"):
             hold_run(path)
 
 

@@ -231,14 +231,14 @@ def _prepared(recipe: Recipe, prepare: Callable[[], Run]) -> Run:
 
 def _warning_of_illegal_play(run: Run, show: Callable[[int, Metrics], None]) -> Callable[[int, Metrics], None]:
     """Adds to `show` a warning when nearly all games end illegally, in the first evaluation or the first step."""
-    from spiral.runs.directory import read_reports
+    from spiral.runs.directory import read_evaluations
     from spiral.runs.guards import games_not_known
 
     first = run.learner.version + 1
     if first > 1:
         return show
     evaluated: dict[str, float] = {}
-    for _, report in read_reports(run.directory.path)[:1]:
+    for _, report in read_evaluations(run.directory.path)[:1]:
         for row in report.arena:
             evaluated[row["game"]] = max(evaluated.get(row["game"], 0.0), row["illegal"])
     trained = {game: illegal for game, illegal in evaluated.items() if game in run.recipe.selfplay.games}
@@ -263,11 +263,11 @@ def _execute(run: Run, as_json: bool) -> None:
     """Trains to the last step and prints the results."""
     from spiral.cli.train_results import json_results, show_results  # loads matplotlib
     from spiral.launch import execute
-    from spiral.runs.directory import read_reports
+    from spiral.runs.directory import read_evaluations
 
     recipe, path = run.recipe, run.directory.path
     pace = Pace(run.learner.version + 1, recipe.run.steps, recipe.selfplay.episodes_per_step)
-    reports = read_reports(path)
+    reports = read_evaluations(path)
     before = reports[-1][1].metrics() if reports else {}
     try:
         title = f"spiral train  {recipe.model.path}  {path}"

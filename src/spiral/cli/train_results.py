@@ -16,7 +16,7 @@ from spiral.core.seeds import derive_seed
 from spiral.core.transcript import game_excerpt
 from spiral.launch import Run
 from spiral.runs.curves import draw_learning_curve
-from spiral.runs.directory import read_metrics, read_reports
+from spiral.runs.directory import read_evaluations, read_metrics
 from spiral.runs.display import Watched, wide_console
 from spiral.runs.guards import Guards
 from spiral.runs.summary import arena_table, exploitability_table
@@ -53,7 +53,7 @@ def show_results(run: Run) -> None:
 
 def _print_tables(console: Console, run: Run) -> None:
     """Prints the evaluation before and after training, if there was one."""
-    reports = read_reports(run.directory.path)
+    reports = read_evaluations(run.directory.path)
     if not reports:
         return
     (_, before), (step, after) = reports[0], reports[-1]

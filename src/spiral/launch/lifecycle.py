@@ -29,7 +29,7 @@ from spiral.policies.registry import checked_model_config
 from spiral.runs.agreement import WatchedLearner
 from spiral.runs.checks import check_run
 from spiral.runs.cluster import ClusterConfig
-from spiral.runs.directory import RunDirectory, lasting_settings, read_metrics, read_reports
+from spiral.runs.directory import RunDirectory, lasting_settings, read_evaluations, read_metrics
 from spiral.runs.display import Watched
 from spiral.runs.evaluation import EvaluationResults, evaluated_at
 from spiral.runs.guards import Guards, GuardWatch
@@ -137,7 +137,7 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
             run.directory.start(run.recipe.model_dump())
             run.save(0)
             ready()
-            run.directory.save_report(0, run.evaluate(0))
+            run.directory.save_evaluation(0, run.evaluate(0))
     return run
 
 
@@ -183,9 +183,9 @@ def resume(
             run.directory.lock = hold_run(path)
             run.directory.take_back(run.learner.version)
             run.directory.write_config(recipe.model_dump())
-            if done == 0 and 0 not in dict(read_reports(path)):
+            if done == 0 and 0 not in dict(read_evaluations(path)):
                 ready()
-                run.directory.save_report(0, run.evaluate(0))
+                run.directory.save_evaluation(0, run.evaluate(0))
     return run
 
 
@@ -292,8 +292,8 @@ def execute(run: Run, show: Show) -> Run:
 
 def _train(run: Run, show: Show) -> None:
     recipe, directory, done = run.recipe, run.directory, run.learner.version
-    if done == recipe.run.steps and done not in dict(read_reports(directory.path)):
-        directory.save_report(done, run.evaluate(done))
+    if done == recipe.run.steps and done not in dict(read_evaluations(directory.path)):
+        directory.save_evaluation(done, run.evaluate(done))
     rows = read_metrics(directory.path)
     guards = Guards.from_names(recipe.run.guards, recipe.run.guard_options)
     watch = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows)

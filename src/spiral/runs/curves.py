@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from spiral.core.files import write_atomically
 from spiral.core.metrics import Matchup, learning_players
-from spiral.runs.directory import read_metrics, read_reports
+from spiral.runs.directory import read_evaluations, read_metrics
 from spiral.runs.evaluation import EvaluationResults
 
 TITLES = {"return": "return in training", "illegal": "illegal share of moves", "response_length": "reply tokens"}
@@ -26,7 +26,7 @@ Reports = Sequence[tuple[int, EvaluationResults]]
 
 def draw_learning_curve(run: Path, trained: Sequence[Matchup]) -> Path:
     """Writes `learning_curve.png` into a run directory and returns its path; `trained` are the games of its recipe."""
-    rows, reports = read_metrics(run), read_reports(run)
+    rows, reports = read_metrics(run), read_evaluations(run)
     figure = Figure(figsize=(12, 7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3)

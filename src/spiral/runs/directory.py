@@ -1,17 +1,17 @@
-"""What a run leaves on disk.
+"""The files of a run.
 
     runs/NAME/
       config.toml       the whole recipe, every default spelled out
       metrics.jsonl     one JSON object a step: `step` first, then the keys of docs/metrics.md
       tensorboard/      the same numbers, with the tracker of that name
       episodes/         step-000010.parquet: one row a turn
-      evaluation/       step-000000.json before training, and so on; step-000000/ holds the games and replies behind it
+      evaluation/       step-000000.json before training, and so on; step-000000/ holds its games and replies
       checkpoints/      step-000100/ ..., latest
-      cluster.json      what a run on a cluster says of itself, every few seconds
-      .lock             held by the process that has the run (`spiral.runs.lock`)
+      cluster.json      the status of a run on a cluster, written every few seconds
+      .lock             held by the process that uses the directory (`spiral.runs.lock`)
 
-On resume everything after the checkpoint is taken back, so that the files look as if the run had never stopped. Names
-that a run does not use itself are left alone.
+On resume everything after the checkpoint is removed, so that the files look as if the run had never stopped. Files that
+a run does not write itself are left alone.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ WATCHING = ("trackers", "tracker_options", "guards", "guard_options")
 
 
 class RunDirectory:
-    """Writes a run's files, and takes back those of later steps on resume."""
+    """Writes a run's files, and removes those of later steps on resume."""
 
     def __init__(self, path: Path, lock: Lock | None = None) -> None:
-        """`lock` is the process's hold on the run; without one nothing is checked before writing."""
+        """With `lock`, every write first checks that this process still holds it."""
         self.path = path
         self.lock = lock
         self.checkpoints = path / "checkpoints"
@@ -57,34 +57,29 @@ class RunDirectory:
         self.config_file = path / "config.toml"
 
     def check(self) -> None:
-        """Raises `LockLostError` when another process has taken the run since; called before everything written."""
+        """Raises `LockLostError` if another process has taken over the run; called before every write."""
         if self.lock is not None:
             self.lock.check()
 
     def release(self) -> None:
-        """Lets go of the run."""
+        """Releases the lock."""
         lock, self.lock = self.lock, None
         if lock is not None:
             lock.release()
 
     def refuse_existing(self) -> None:
-        """Raises `ValueError` when the directory holds a run that has done a step.
-
-        A run that has done none is begun again, whatever has ended it: a kill, or a setting that could not be met.
-        """
+        """Raises `ValueError` if the directory holds a run that has done a step."""
         self.refuse_foreign()
         if self.done_steps() and not self.begun():
             raise ValueError(
-                f"{self.path} holds metrics, episodes or measurements, but neither {self.config_file.name} nor a"
+                f"{self.path} holds metrics, episodes or evaluations, but neither {self.config_file.name} nor a"
                 " checkpoint of a run; choose another --run-dir, or move them away"
             )
         if self.done_steps():
-            raise ValueError(
-                f"{self.path} already holds a run; go on with it by adding --resume, or choose another --run-dir"
-            )
+            raise ValueError(f"{self.path} already holds a run; resume it with --resume, or choose another --run-dir")
 
     def refuse_foreign(self) -> None:
-        """Raises `ValueError` when something that no run writes has the name of what a run writes."""
+        """Raises `ValueError` if a file has the name of a run's directory, or the other way round."""
         for directory in (self.checkpoints, self.episodes, self.evaluation, self.tensorboard):
             if directory.exists() and not directory.is_dir():
                 raise ValueError(f"{directory} is a file, where a run keeps a directory of that name; move it away")
@@ -96,7 +91,7 @@ class RunDirectory:
                 raise ValueError(f"{path} is not a directory, but has the name of a checkpoint; move it away")
 
     def done_steps(self) -> int:
-        """The last step of which anything is there."""
+        """The last step of which there is any file."""
         found = (
             *numbered(self.episodes, ".parquet"),
             *numbered(self.evaluation, ".json"),
@@ -106,11 +101,11 @@ class RunDirectory:
         return max([int(measured), *(step for step, _ in found)])
 
     def begun(self) -> bool:
-        """Whether a recipe was written, or a checkpoint, which has it too."""
+        """Whether there is a recipe or a checkpoint."""
         return self.config_file.exists() or bool(checkpoints_in(self.checkpoints))
 
     def start(self, recipe: dict[str, Any]) -> None:
-        """Makes the directory and writes the recipe, in place of a run that has done no step."""
+        """Creates the directory and writes the recipe; replaces a run that has done no step."""
         self.refuse_existing()
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -124,7 +119,7 @@ class RunDirectory:
         write_text_atomically(self.config_file, tomli_w.dumps(recipe))
 
     def take_back(self, step: int) -> None:
-        """Removes everything that belongs to steps after `step`, and what a kill left half written."""
+        """Removes the files of steps after `step`, and temporary files that a kill has left."""
         self.check()
         records = [path for _, path in numbered(self.evaluation) if path.is_dir()]
         for directory in (self.path, self.episodes, self.evaluation, self.checkpoints, *records):
@@ -140,7 +135,7 @@ class RunDirectory:
             remove(self.checkpoints / "latest")
 
     def _take_back_metrics(self, step: int) -> None:
-        """Leaves the lines up to `step` as they are, and warns where one is missing."""
+        """Removes the lines after `step`, and warns about missing ones before it."""
         lines = _metrics_lines(self.metrics_file) if self.metrics_file.exists() else []
         kept = {at: line for at, line in lines if at <= step}
         missing = [at for at in range(1, step + 1) if at not in kept]
@@ -152,11 +147,11 @@ class RunDirectory:
             write_atomically(self.metrics_file, lambda temporary: temporary.write_bytes(content))
 
     def records(self, step: int) -> Path:
-        """The directory for what the figures of a measurement were computed from."""
+        """The directory for the games and replies of an evaluation."""
         return self.evaluation / step_name(step)
 
-    def save_report(self, step: int, report: Evaluation) -> None:
-        """Writes what was measured after `step` steps."""
+    def save_evaluation(self, step: int, report: Evaluation) -> None:
+        """Writes the results of the evaluation after a step."""
         self.check()
         self.evaluation.mkdir(exist_ok=True)
         write_text_atomically(self.evaluation / f"{step_name(step)}.json", json.dumps(report.to_json(), indent=2))
@@ -197,7 +192,7 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
 
 
 def _metrics_lines(file: Path) -> list[tuple[int, bytes]]:
-    """The whole lines of `metrics.jsonl` as they are, with the steps that they are of."""
+    """The undamaged lines of `metrics.jsonl` with their steps."""
     *lines, last = file.read_bytes().split(b"\n")
     found = []
     for number, line in enumerate([*lines, last], 1):
@@ -205,7 +200,7 @@ def _metrics_lines(file: Path) -> list[tuple[int, bytes]]:
             row = json.loads(line.decode("utf-8"))
             step = row["step"]
             if type(step) is not int or step < 0:
-                raise ValueError("its step is no number of a step")
+                raise ValueError("its step is not a whole number from 0")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             if number <= len(lines):
                 logger.warning("%s, line %d is damaged and left out: %s", file, number, _damage(error))
@@ -215,7 +210,7 @@ def _metrics_lines(file: Path) -> list[tuple[int, bytes]]:
 
 
 def _damage(error: Exception) -> str:
-    """Why a line is no row."""
+    """Why a line is not a row."""
     if isinstance(error, json.JSONDecodeError):
         return f"no JSON at character {error.pos + 1}"
     if isinstance(error, UnicodeDecodeError):
@@ -223,8 +218,8 @@ def _damage(error: Exception) -> str:
     return "no object with a step" if isinstance(error, TypeError | KeyError) else str(error)
 
 
-def read_reports(path: Path) -> list[tuple[int, EvaluationResults]]:
-    """What a run measured, as `(step, report)` in the order of the steps.
+def read_evaluations(path: Path) -> list[tuple[int, EvaluationResults]]:
+    """The evaluations of a run as `(step, results)`, in the order of the steps.
 
     A damaged file is left out, with a warning.
     """

@@ -1,4 +1,4 @@
-"""The devices that a run is meant for, and how much memory this machine's have."""
+"""The devices that a run is planned for, and the memory of this machine's devices."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from spiral.core.settings import Section
 
 GIB = 2**30
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says how much of the machine's memory a container may have."""
+"""Files in which Linux limits a container's memory."""
 
 
 class HardwareConfig(Section):
-    """What the run is planned for."""
+    """Devices that the run is planned for."""
 
     devices: int = Field(
         1, ge=1, le=4096, description="Devices of the learner, one for each of cluster.learner_workers."
@@ -25,9 +25,9 @@ class HardwareConfig(Section):
 
 
 def device_memory_gib(device: str) -> float:
-    """Memory of the device called `device` as `model.device` names it, in GiB; infinite where nothing says.
+    """Memory in GiB of the device that `model.device` names; infinite if it is not known.
 
-    The device of a name that this machine does not have is taken to be the CPU.
+    A device that this machine does not have is taken to be the CPU.
     """
     import torch
 
@@ -45,7 +45,7 @@ def is_gpu(device: str) -> bool:
 
 
 def _main_memory() -> float:
-    """What this process may have of the machine's memory, in bytes."""
+    """The memory that this process may use, in bytes."""
     files = [Path(name) for name in CGROUP_LIMITS if Path(name).is_file()]
     said = [file.read_text(encoding="utf-8").strip() for file in files]
     limits = [math.inf, *(float(text) for text in said if text.isdigit())]

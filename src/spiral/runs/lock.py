@@ -1,4 +1,4 @@
-"""A run belongs to one process: the lock on its directory."""
+"""The lock on a run directory, which one process uses at a time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ RUN_LOCK = ".lock"
 
 
 class RunHeldError(ValueError):
-    """Another process has the run."""
+    """Another process uses the run directory."""
 
 
 @contextlib.contextmanager
 def run_held(path: Path) -> Iterator[Lock]:
-    """Holds the run directory `path`, which is made where it does not exist, for the time of a `with` block.
+    """Locks the run directory `path` for a `with` block, and creates it if it does not exist.
 
-    A directory in which nothing was written is left as it was found. Raises as `hold_run` does.
+    A directory in which nothing was written is left as it was found. Raises what `hold_run` raises.
     """
     made = [directory for directory in (path, *path.absolute().parents) if not directory.exists()]
     lock = hold_run(path)
@@ -32,9 +32,11 @@ def run_held(path: Path) -> Iterator[Lock]:
 
 
 def hold_run(path: Path) -> Lock:
-    """The lock on a run directory, also where this process holds it already; to be released.
+    """Locks a run directory, also if this process has locked it already; the caller releases the lock.
 
-    Raises `RunHeldError` that names the process that has it, `OSError` where the directory cannot be made or written.
+    Raises:
+        RunHeldError: Another process, which the message names, has locked it.
+        OSError: The directory cannot be created or written to.
     """
     for _ in range(100):
         path.mkdir(parents=True, exist_ok=True)
@@ -44,24 +46,23 @@ def hold_run(path: Path) -> Lock:
             continue
         except HeldError as error:
             raise RunHeldError(_held(path, error)) from error
-    raise RunHeldError(f"{path} is made and removed by other processes")
+    raise RunHeldError(f"{path} is created and removed by other processes")
 
 
 def _held(path: Path, error: HeldError) -> str:
-    """Who has the run, since when, and what to do."""
     owner = error.owner
     if owner is None:
-        return f"another process has the run in {path}; wait until it ends, or choose another --run-dir"
-    text = f"{owner} has the run in {path} since {owner.since}"
+        return f"another process uses the run in {path}; wait until it ends, or choose another --run-dir"
+    text = f"{owner} uses the run in {path} since {owner.since}"
     advice = f"wait until it ends, or stop it there (kill {owner.pid})"
     if error.silent_seconds > 4 * BEAT_SECONDS:
-        text += f", without a sign of life for {error.silent_seconds:.0f} s: it may be suspended"
+        text += f", and has not updated its lock for {error.silent_seconds:.0f} s, so it may be suspended"
         advice += f"; if that machine is gone, remove {path / RUN_LOCK}"
     return f"{text}; {advice}"
 
 
 def _tidy(path: Path, made: list[Path]) -> None:
-    """Removes what the lock alone has left of a directory. While it is held: a lock on a removed file holds nothing."""
+    """Removes a directory that holds only the lock, while it is held: a lock on a removed file protects nothing."""
     with contextlib.suppress(OSError):
         if {entry.name for entry in path.iterdir()} <= {RUN_LOCK, f"{RUN_LOCK}.owner"}:
             (path / f"{RUN_LOCK}.owner").unlink(missing_ok=True)

@@ -45,16 +45,15 @@ DIRECTORY = Path(__file__).parents[1] / "recipes"
 """The built-in recipes."""
 
 RENAMED = {"learner": {"final_learning_rate": "final_learning_rate_share"}}
-"""By section: what settings were called in earlier versions, whose recipes and runs still load, and their names now."""
+"""By section: the names of settings in earlier versions, whose recipes and runs still load, and their current names."""
 _ITEM = re.compile(r"""(?:[^,("']|\([^)]*\)|"[^"]*"|'[^']*')+""")
 """An item of a list: up to a comma that is not in brackets or quotes."""
 _VALUE = re.compile(r"=[^=()]*$")
-"""The value at the end of `kuhn_poker(hands=5)=2`; there is none in `kuhn_poker(hands=5)`."""
+"""The value at the end of `kuhn_poker(hands=5)=2`; `kuhn_poker(hands=5)` has none."""
 NANO_KNOWS = (
     f"it knows {', '.join(NATIVE_GAMES)}, and no English; train on one of these, or a model that reads English, such as"
     " --model smollm2 (`spiral models`)"
 )
-"""What the built-in model can play."""
 MAX_FAULTS = 3
 """Faults of a recipe that one error names; it counts the others."""
 
@@ -65,23 +64,21 @@ class Recipe(Section):
     summary: str = Field("", description="One line for `spiral recipes`.")
     run: RunConfig = Field(default_factory=RunConfig, description="Length, seed and what to keep.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="The model that is trained.")
-    prompt: PromptConfig = Field(default_factory=PromptConfig, description="How games are put to the model.")
+    prompt: PromptConfig = Field(default_factory=PromptConfig, description="How games become prompts.")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How replies are sampled.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="What generates the replies.")
     selfplay: SelfPlayConfig = Field(default_factory=SelfPlayConfig, description="Which games, and how many.")
     credit: CreditConfig = Field(default_factory=CreditConfig, description="From returns to advantages.")
-    loss: LossConfig = Field(default_factory=LossConfig, description="What is minimised.")
+    loss: LossConfig = Field(default_factory=LossConfig, description="The loss that is minimised.")
     learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How weights are updated.")
     lora: LoraConfig = Field(default_factory=LoraConfig, description="Low-rank training instead of all parameters.")
     hardware: HardwareConfig = Field(default_factory=HardwareConfig, description="What the run is planned for.")
-    cluster: ClusterConfig = Field(
-        default_factory=ClusterConfig, description="How many processes the run is spread over."
-    )
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="The processes of the run.")
     evaluation: EvaluationConfig = Field(
-        default_factory=EvaluationConfig, description="What is measured before and after."
+        default_factory=EvaluationConfig, description="Evaluations before, during and after training."
     )
     benchmark: BenchmarkConfig = Field(
-        default_factory=BenchmarkConfig, description="Reasoning benchmarks before and after."
+        default_factory=BenchmarkConfig, description="Reasoning benchmarks before, during and after training."
     )
 
     @model_validator(mode="after")
@@ -133,7 +130,8 @@ def recipe_files() -> tuple[Path, ...]:
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe called `name`, or in the TOML file `name`, with `section.key=value` overrides applied in order.
 
-    Raises `ValueError` with one line that names the fault and how to mend it.
+    Raises:
+        ValueError: One line that names the fault and how to fix it.
     """
     path = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
     try:
@@ -149,7 +147,6 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _no_recipe(name: str) -> str:
-    """What there is instead."""
     known = [file.stem for file in recipe_files()]
     near = difflib.get_close_matches(name[:MAX_SHOWN], known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
@@ -157,9 +154,9 @@ def _no_recipe(name: str) -> str:
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A recipe's values with every `section.key=value` in its place; a value is TOML, or else plain text.
+    """A recipe's values with every `section.key=value` applied; a value is TOML, or else plain text.
 
-    Where the games are overridden, the recipe's other settings follow (`_follow_games`).
+    If the games are overridden, the recipe's other settings follow (`_follow_games`).
     """
     changed = _renamed(values)
     before = _games(changed)
@@ -180,17 +177,17 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _games(values: Mapping[str, Any]) -> list[str] | None:
-    """The games that are trained on, or None where the values do not say so in a readable way."""
+    """The games that are trained on, or None if the values are not a table of games."""
     selfplay = values.get("selfplay")
     games = selfplay.get("games") if isinstance(selfplay, dict) else None
     return list(games) if isinstance(games, dict) else None
 
 
 def _follow_games(values: dict[str, Any], named: Sequence[str], before: Sequence[str], after: Sequence[str]) -> None:
-    """Fits the recipe's own settings to overridden games; what was overridden as well stays as it is.
+    """Fits the recipe's own settings to overridden games, apart from settings that are overridden themselves.
 
-    Openings of games that are no longer trained on are dropped. What measured the games of before measures those of
-    now; exploitability, which not every game has, is only dropped.
+    Openings of games that are no longer trained on are dropped. Evaluation of the old games becomes evaluation of the
+    new ones; exploitability, which not every game has, is only dropped.
     """
     removed = set(before) - set(after)
     plies = values["selfplay"].get("opening_plies")
@@ -200,10 +197,10 @@ def _follow_games(values: dict[str, Any], named: Sequence[str], before: Sequence
     if not isinstance(evaluation, dict):
         return
     for key in ("games", "exploitability"):
-        measured = evaluation.get(key)
-        if isinstance(measured, list) and f"evaluation.{key}" not in named:
-            kept = [game for game in measured if game not in removed]
-            added = [game for game in after if game not in [*before, *kept]] if key == "games" and measured else []
+        evaluated = evaluation.get(key)
+        if isinstance(evaluated, list) and f"evaluation.{key}" not in named:
+            kept = [game for game in evaluated if game not in removed]
+            added = [game for game in after if game not in [*before, *kept]] if key == "games" and evaluated else []
             evaluation[key] = [*kept, *added]
 
 
@@ -286,7 +283,7 @@ def _check_exact(spec: str) -> None:
 
 
 def _with_devices(recipe: Recipe) -> Recipe:
-    """Every learner worker has a device, also where the recipe does not say so."""
+    """Gives every learner worker a device, also if the recipe does not say so."""
     workers = recipe.cluster.learner_workers
     if workers == 1:
         return recipe
@@ -363,8 +360,8 @@ def _table(name: str, text: str, kind: type) -> dict[str, object]:
 def _fault(item: Any) -> str:
     """One pydantic fault as `section.key: what is wrong`."""
     where = shortened(".".join(str(part) for part in item["loc"]))
-    if item["type"] == "value_error":  # of a rule, whose message names the settings
-        return str(item["ctx"]["error"])
+    if item["type"] == "value_error":  # a rule of a section names its settings, that of one setting does not
+        return f"{where}: {item['ctx']['error']}" if len(item["loc"]) > 1 else str(item["ctx"]["error"])
     if item["type"] == "extra_forbidden":
         section = Recipe.model_fields.get(str(item["loc"][0]))
         known = list(Recipe.model_fields)

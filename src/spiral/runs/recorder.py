@@ -31,7 +31,7 @@ class RunRecorder:
 
     def evaluation(self, step: int, report: Evaluation) -> None:
         """Saves an evaluation."""
-        self._directory.save_report(step, report)
+        self._directory.save_evaluation(step, report)
 
     def metrics(self, step: int, metrics: Metrics) -> None:
         """Adds a step's metrics."""
