@@ -1,4 +1,4 @@
-"""What can sit in a seat: scripted players and language models behind one protocol."""
+"""Policies by name: scripted ones, people, models behind servers, and language models."""
 
 from spiral.core.policy import Policy, RemotePolicy, SamplingConfig, ScriptedPolicy, TurnReply, TurnRequest
 from spiral.policies.scripted import (

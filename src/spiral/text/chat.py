@@ -253,15 +253,15 @@ class ChatCodec:
         plain = self.config.template != "chat"
         return np.asarray(self.tokenizer.encode(prompt, add_special_tokens=plain), dtype=np.int64)
 
-    def _render(self, asked: str, example: Example | None = None) -> str:
+    def _render(self, user_text: str, example: Example | None = None) -> str:
         if self.config.template != "chat":
-            return plain_text(asked, self.config, example)
-        text = self._chat(asked, example, thinking=self.config.thinking)
-        check_kept(asked, text)
+            return plain_text(user_text, self.config, example)
+        text = self._chat(user_text, example, thinking=self.config.thinking)
+        check_kept(user_text, text)
         return text
 
-    def _chat(self, asked: str, example: Example | None = None, *, thinking: bool) -> str:
-        exchange = messages(asked, self.config, example, system_role=self.system_role)
+    def _chat(self, user_text: str, example: Example | None = None, *, thinking: bool) -> str:
+        exchange = messages(user_text, self.config, example, system_role=self.system_role)
         return render_chat(self.tokenizer, exchange, add_generation_prompt=True, **self._options[thinking])
 
     @functools.cached_property

@@ -96,18 +96,18 @@ def question(observation: str, config: PromptConfig) -> str:
 
 
 def messages(
-    asked: str, config: PromptConfig, example: Example | None = None, *, system_role: bool = True
+    user_text: str, config: PromptConfig, example: Example | None = None, *, system_role: bool = True
 ) -> list[Message]:
     """The prompt as chat messages for the tokenizer's own template.
 
     Args:
-        asked: The user's message, as `question` returns it.
+        user_text: The user's message, as `question` returns it.
         config: The prompt settings.
         example: An exchange to show before the question.
         system_role: Whether the template takes a system message. If not, the system prompt goes before the user's
             first words.
     """
-    exchange = [{"role": "user", "content": asked}]
+    exchange = [{"role": "user", "content": user_text}]
     if example is not None:
         shown = {"role": "user", "content": question(example.observation, config)}
         exchange = [shown, {"role": "assistant", "content": example.reply}, *exchange]
@@ -119,7 +119,7 @@ def messages(
     return [first, *exchange[1:]]
 
 
-def plain_text(asked: str, config: PromptConfig, example: Example | None = None) -> str:
+def plain_text(user_text: str, config: PromptConfig, example: Example | None = None) -> str:
     """The prompt as text for a base model. Raises `ValueError` for the template "chat", which has no fixed text."""
     if config.template not in PLAIN:
         raise ValueError(
@@ -133,4 +133,4 @@ def plain_text(asked: str, config: PromptConfig, example: Example | None = None)
         around += "" if config.thinking else f"\n\n{CLOSE}\n"
     if example is not None:
         opening += around.format(question(example.observation, config)) + example.joined(joint) + end
-    return opening + around.format(asked)
+    return opening + around.format(user_text)

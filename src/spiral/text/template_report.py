@@ -66,15 +66,17 @@ class TemplateReport:
         """Lines for a terminal, without the prompts and warnings."""
         ends = ", ".join(f"{end.text!r} ({end.id}: {end.reason})" for end in self.ends) or "none"
         thought = self.thinking or "no delimiters of its own"
-        ignored = f"; declared, but ordinary tokens: {', '.join(self.ignored_ends)}" if self.ignored_ends else ""
-        asked = f", on request ({', '.join(self.thinking_variables)})" if self.thinking_variables else ""
+        ignored = (
+            f"; declared as ends, but ordinary tokens: {', '.join(self.ignored_ends)}" if self.ignored_ends else ""
+        )
+        switch = f", on request ({', '.join(self.thinking_variables)})" if self.thinking_variables else ""
         own = "" if not self.default_system else f"; by default it adds {self.default_system!r}"
         return [
             f"prompt.template: {self.template}; prompts begin with {' '.join(self.beginning) or 'no special token'}",
             f"tokens that end a reply: {ends}{ignored}",
             f"after an answer: {self.turn_end!r}; before a reply: {self.generation_prompt!r}",
             f"system message: {'yes' if self.system_role else 'no; a system prompt goes before the question'}{own}",
-            f"thinking: {thought}{', opened by the prompt' if self.opens_thought else ''}{asked}",
+            f"thinking: {thought}{', opened by the prompt' if self.opens_thought else ''}{switch}",
             f"the question in the prompt: {'unchanged' if self.question_survives else 'with other spacing'}",
         ]
 
@@ -92,8 +94,8 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
     """
     codec = ChatCodec(tokenizer, config, declared_ends)
     chat = config.template == "chat"
-    asked = codec.render_question(QUESTION)
-    before, _, generation_prompt = asked.rpartition(QUESTION[-20:])
+    prompt = codec.render_question(QUESTION)
+    before, _, generation_prompt = prompt.rpartition(QUESTION[-20:])
     ids = codec.encode_question(USER_TEXT).tolist()
     special = special_tokens(tokenizer)
     beginning = []
@@ -116,11 +118,11 @@ def describe_template(tokenizer: Any, config: PromptConfig, declared_ends: Colle
         default_system=_default_system(tokenizer, before, codec.render_question(OTHER_QUESTION))
         if chat and config.system is None
         else "",
-        thinking=_family(tokenizer, asked, codec.opened),
+        thinking=_family(tokenizer, prompt, codec.opened),
         opens_thought=codec.opens_thinking,
         reads_enable_thinking=chat and codec.reads_enable_thinking,
         thinking_variables=thinking_variables(tokenizer) if chat else (),
-        question_survives=QUESTION in asked,
+        question_survives=QUESTION in prompt,
         game_prompt=game_prompt,
         user_prompt=codec.render_question(USER_TEXT),
         warnings=[],

@@ -275,7 +275,7 @@ def _check_key_host(config: EndpointConfig, where: str) -> None:
         return
     raise ValueError(
         f"{where} would send the value of {variable} to {config.host}, and a file in the current directory may have"
-        f" been written by somebody else; if you mean it, move the table to {_files()[1]}"
+        f" come from elsewhere; if you mean it, move the table to {_files()[1]}"
     )
 
 
