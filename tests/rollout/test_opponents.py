@@ -1,4 +1,4 @@
-"""Others in the second seat: who sits where, who learns, and that nothing is learned of the other one."""
+"""Training against opponents: their shares, who learns, and how baselines, metrics and checks treat them."""
 
 import dataclasses
 from collections import Counter
@@ -14,10 +14,7 @@ from spiral.core.metrics import Matchup, episode_metrics
 from spiral.core.records import Seat
 from spiral.distributed.checks import check_episode
 from spiral.distributed.game_queue import split_stale, turn_ages
-from spiral.games import load_game
 from spiral.launch import start
-from spiral.policies import scripted_policy
-from spiral.policies.registry import PolicyCache
 from spiral.rollout.collector import SelfPlay
 from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
@@ -52,7 +49,7 @@ def seated(step):
     )
 
 
-def test_opponents_get_their_shares_and_the_policy_sits_on_both_sides():
+def test_opponents_get_their_shares_and_the_policy_plays_both_sides():
     # Ten games each: two, one and two of five parts; minimax does not play poker, which leaves two and one of three.
     tictactoe = {key[1:]: count for key, count in seated(1).items() if key[0] == "tictactoe"}
     assert tictactoe == {
@@ -86,14 +83,14 @@ def test_shares_are_rounded_up_or_down_and_add_up(weights, total, offset):
         assert abs(counts[name] - total * weight / sum(weights)) < 1 + 1e-6
 
 
-def test_small_shares_come_up_in_some_steps():
+def test_small_shares_occur_in_some_steps():
     counts = Counter()
     for step in range(1000):
         counts.update(split_evenly({"mirror": 8.0, "random": 1.0, "minimax": 1.0}, 1, (step + 0.5) / 1000))
     assert counts == {"mirror": 800, "random": 100, "minimax": 100}
 
 
-def test_the_policy_alone_plays_what_it_played_without_opponents():
+def test_mirror_games_do_not_depend_on_opponents():
     alone = SelfPlayConfig(games=MIXED.games, episodes_per_step=20)
     mine = [(m.game.spec, m.seed, m.trainable) for m in Matchmaker(coin(), alone, 3).matches(1)]
     mixed = [(m.game.spec, m.seed) for m in Matchmaker(coin(), MIXED, 3).matches(1)]
@@ -101,7 +98,7 @@ def test_the_policy_alone_plays_what_it_played_without_opponents():
     assert {trainable for *_, trainable in mine} == {(True, True)}
 
 
-def test_nothing_is_learned_of_an_opponent_s_turns():
+def test_opponents_turns_are_not_trained_on():
     episodes = SelfPlay(coin(), MIXED, 3).collect(1)
     samples, dropped = samples_from_episodes(episodes, RAE()(episodes), drop_zero_advantage=False)
     own = [turn for e in episodes for turn in e.turns if e.seats[turn.player].policy == "coin"]
@@ -111,7 +108,7 @@ def test_nothing_is_learned_of_an_opponent_s_turns():
     assert all(turn.generation is None and turn.action is not None for turn in others)
 
 
-def test_each_opponent_has_baselines_of_its_own_and_only_for_the_seat_that_learns():
+def test_each_opponent_has_its_own_baselines_for_the_learning_player():
     rae = RAE(decay=0.5)
     games = [
         dataclasses.replace(game, turns=(new_turn(0), new_turn(1)))
@@ -162,7 +159,7 @@ def test_metrics_keep_opponents_apart_and_count_the_policy_only():
     assert player_table(metrics, watched).row_count == 4
 
 
-def test_a_cluster_checks_and_ages_what_the_policy_wrote_and_no_more():
+def test_a_cluster_checks_only_the_policys_turns():
     policy = coin()
     policy.version = 4
     matches = Matchmaker(policy, MIXED, 3).matches(1)
@@ -181,7 +178,7 @@ def test_a_cluster_checks_and_ages_what_the_policy_wrote_and_no_more():
     assert split_stale([other], 5, 1) == ([other], 0)
 
 
-def test_a_worker_cannot_say_who_learns_or_whose_fault_it_was():
+def test_a_cluster_refuses_wrong_seats_and_faults():
     matches = Matchmaker(coin(), MIXED, 3).matches(1)
     episodes = play(matches)
     index = next(i for i, match in enumerate(matches) if match.trainable == (True, False))
@@ -205,7 +202,7 @@ def test_a_worker_cannot_say_who_learns_or_whose_fault_it_was():
     assert fault(**unanswered, outcome="not_played", fault="no network") is None
 
 
-def test_games_that_could_not_be_played_are_counted_and_end_a_run_that_has_no_others():
+def test_a_step_without_played_games_ends_the_run():
     lost = [against((0.0, 0.0), 0, outcome="not_played", fault="no network") for _ in range(3)]
     played = new_episode((1.0, -1.0), [new_turn(0)])
     metrics = episode_metrics([played, *lost], {})
@@ -242,7 +239,7 @@ class Distant:
         self.asked.clear()
 
 
-def test_a_policy_far_away_is_waited_for_only_when_nobody_here_has_a_turn():
+def test_a_remote_policy_is_waited_for_only_when_no_local_turn_is_pending():
     distant = Distant(3)
     config = SelfPlayConfig(games={"tictactoe": 1.0}, episodes_per_step=40, opponents={"mirror": 3.0, "random": 1.0})
     matches = Matchmaker(coin(), config, 3, load_opponent=lambda _name, _game: distant).matches(1)
@@ -253,14 +250,6 @@ def test_a_policy_far_away_is_waited_for_only_when_nobody_here_has_a_turn():
     assert distant.blocked <= 10  # at the end, with only its own games left, and never for each of its 40 turns
 
 
-def test_models_are_made_once_for_all_games():
-    opponents = PolicyCache("cpu")
-    games = {spec: load_game(spec) for spec in MIXED.games}
-    first, second = (opponents("nano", game) for game in games.values())
-    assert first is second
-    assert opponents("random", games["tictactoe"]).name == scripted_policy("random", games["tictactoe"]).name
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -269,7 +258,7 @@ def test_models_are_made_once_for_all_games():
         ("{}", "selfplay.opponents: got {}"),
     ],
 )
-def test_opponents_that_cannot_be_are_refused_before_anything_starts(setting, message):
+def test_invalid_opponents_are_refused_in_the_recipe(setting, message):
     with pytest.raises(ValueError, match=message):
         load_recipe("nano", [f"selfplay.opponents={setting}"])
 
