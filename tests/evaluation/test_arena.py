@@ -22,15 +22,15 @@ class Faulty(ScriptedPolicy):
 
     name = "faulty"
 
-    def __init__(self, seat):
+    def __init__(self, player):
         super().__init__()
-        self.seat = seat
+        self.player = player
 
     def choose(self, state, player, rng):
         return rng.choice(state.legal_actions())
 
     def _reply(self, request):
-        if request.player == self.seat and len(request.state.moves) >= 2:
+        if request.player == self.player and len(request.state.moves) >= 2:
             return TurnReply(key=request.key, observation="", reply="?", action=None)
         return super()._reply(request)
 
@@ -79,10 +79,10 @@ def test_wilson_intervals_cover_the_truth():
 def test_both_players_get_the_same_deals():
     first, opponent = First(), First()
     result = evaluate(first, opponent, KUHN, episodes=120, seed=3)
-    # Everyone checks, so the higher card wins one chip: what one seat wins the other loses.
+    # Everyone checks, so the higher card wins one chip: what one player wins the other loses.
     assert result.win.value == result.loss.value == 0.5
     assert result.seat_returns[0] == -result.seat_returns[1]
-    dealt = {seat: sorted(cards for mine, cards in first.dealt if mine == seat) for seat in (0, 1)}
+    dealt = {player: sorted(cards for mine, cards in first.dealt if mine == player) for player in (0, 1)}
     assert dealt[0] == dealt[1]
     assert len(dealt[0]) == 60
     assert len(set(dealt[0])) == 6
@@ -111,17 +111,17 @@ def test_random_play_against_perfect_play():
     assert (result.policy, result.opponent, result.game) == ("random", "minimax", "tictactoe")
 
 
-@pytest.mark.parametrize("seat", [0, 1])
-def test_illegal_moves_are_attributed_to_the_offender(seat):
+@pytest.mark.parametrize("player", [0, 1])
+def test_illegal_moves_are_attributed_to_the_offender(player):
     random = scripted_policy("random", TICTACTOE)
-    result = evaluate(Faulty(seat), random, TICTACTOE, episodes=60, seed=0)
-    # In that seat every game is lost by an illegal move; in the other none is.
+    result = evaluate(Faulty(player), random, TICTACTOE, episodes=60, seed=0)
+    # As that player every game is lost by an illegal move; as the other none is.
     assert (result.illegal, result.opponent_illegal) == (0.5, 0.0)
-    assert result.seat_returns[seat] == -1.5
+    assert result.seat_returns[player] == -1.5
     assert result.loss.value >= 0.5
-    swapped = evaluate(random, Faulty(seat), TICTACTOE, episodes=60, seed=0)
+    swapped = evaluate(random, Faulty(player), TICTACTOE, episodes=60, seed=0)
     assert (swapped.illegal, swapped.opponent_illegal) == (0.0, 0.5)
-    assert swapped.seat_returns[1 - seat] == 0.5
+    assert swapped.seat_returns[1 - player] == 0.5
 
 
 @pytest.mark.parametrize("episodes", [0, 1, 7, -2])
@@ -131,17 +131,17 @@ def test_an_odd_number_of_games_is_refused(episodes):
         evaluate(random, random, TICTACTOE, episodes, seed=0)
 
 
-def won(seat):
-    return new_episode((1.0, -1.0) if seat == 0 else (-1.0, 1.0), [new_turn(seat)])
+def won(player):
+    return new_episode((1.0, -1.0) if player == 0 else (-1.0, 1.0), [new_turn(player)])
 
 
-def forfeited(seat):
-    turns = [new_turn(seat, action=None)]
-    return new_episode((-1.5, 0.5) if seat == 0 else (0.5, -1.5), turns, outcome="illegal_move")
+def forfeited(player):
+    turns = [new_turn(player, action=None)]
+    return new_episode((-1.5, 0.5) if player == 0 else (0.5, -1.5), turns, outcome="illegal_move")
 
 
-def missing(seat, fault):
-    return new_episode((0.0, 0.0), [new_turn(seat, action=None)], outcome="not_played", fault=fault)
+def missing(player, fault):
+    return new_episode((0.0, 0.0), [new_turn(player, action=None)], outcome="not_played", fault=fault)
 
 
 def summary(*episodes):
@@ -149,7 +149,7 @@ def summary(*episodes):
 
 
 def test_results_by_hand():
-    # The policy has seat 0 in even games and seat 1 in odd ones.
+    # The policy has player 0 in even games and player 1 in odd ones.
     drawn = new_episode((0.0, 0.0), [new_turn(0)])
     result = summary(
         won(0), won(1), won(1), forfeited(0), forfeited(0), drawn, missing(0, "x"), won(0), won(0), missing(0, "y")
@@ -163,7 +163,7 @@ def test_results_by_hand():
         wilson(2, 8),
     )
     assert (result.illegal, result.opponent_illegal) == (1 / 8, 1 / 8)
-    # From seat 0: a win, a loss, an illegal move and a win; from seat 1: a win, their illegal move, a draw, a loss.
+    # From player 0: a win, a loss, an illegal move and a win; from player 1: a win, their illegal move, a draw, a loss.
     assert result.seat_returns == ((1 - 1 - 1.5 + 1) / 4, (1 + 0.5 + 0 - 1) / 4)
     # Seat 0 won 3 times by 2 and lost twice by 2, and twice forfeited by 2.
     assert result.seat_advantage == (3 * 2 - 2 * 2 - 2 * 2) / 8
@@ -172,7 +172,7 @@ def test_results_by_hand():
 def test_unplayed_games_change_no_rate():
     played = [won(0), won(1), forfeited(1), won(1)]
     alone = summary(*played)
-    mixed = summary(*played, *[missing(seat % 2, "x") for seat in range(96)])
+    mixed = summary(*played, *[missing(player % 2, "x") for player in range(96)])
     for name in ("win", "draw", "loss", "not_lost", "win_on_board", "loss_on_board", "illegal", "seat_returns"):
         assert getattr(mixed, name) == getattr(alone, name)
     assert (alone.episodes, alone.played, alone.faults) == (4, 4, {})
@@ -202,7 +202,7 @@ def test_the_most_frequent_faults_are_listed():
 def test_the_first_to_move_has_an_advantage():
     random = scripted_policy("random", TICTACTOE)
     result = evaluate(random, random, TICTACTOE, episodes=400, seed=0)
-    # Between random players the first wins 58.5%, the second 28.8%: 0.297 on average, twice that between the seats.
+    # Between random players the first wins 58.5%, the second 28.8%: 0.297 on average, twice that between the players.
     assert result.seat_advantage == pytest.approx(2 * 0.297, abs=0.25)
     assert result.win == result.win_on_board
 

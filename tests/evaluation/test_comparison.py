@@ -45,7 +45,7 @@ def attempts(shares):
 
 
 def test_scores_by_pairs_of_games():
-    # A wins from seat 0 and loses from seat 1; B wins both games, then wins one and draws one.
+    # A wins from player 0 and loses from player 1; B wins both games, then wins one and draws one.
     a = [episode(1, 1.0), episode(1, 1.0), episode(2, 1.0), episode(2, 1.0)]
     b = [episode(1, 1.0), episode(1, -1.0), episode(2, 1.0), episode(2, 0.0)]
     score, illegal = game_rows("g", "o", a, b)
@@ -67,7 +67,7 @@ def test_a_single_pair_has_an_interval_but_no_test():
 def test_illegal_rates_count_own_illegal_moves():
     a = [episode(1, -1.5, "illegal_move", 0), episode(1, -1.5, "illegal_move", 0), *[episode(2, 0.0)] * 2]
     _, illegal = game_rows("g", "o", a, a)
-    # Of the first pair one illegal move is the model's, in seat 0, and one the opponent's.
+    # Of the first pair one illegal move is the model's, in player 0, and one the opponent's.
     assert (illegal.a.value, illegal.difference.value, illegal.p_value) == (0.25, 0.0, 1.0)
     # That two pairs agree says little: 3.841459 / 5.841459.
     assert illegal.difference.high == -illegal.difference.low == pytest.approx(0.657620, abs=1e-6)

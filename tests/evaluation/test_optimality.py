@@ -73,7 +73,7 @@ class HeapState(State):
         return (1.0, -1.0) if self.actor == 1 else (-1.0, 1.0)
 
 
-def greedy(state, seat):
+def greedy(state, player):
     return {state.legal_actions()[-1]: 1.0}
 
 
@@ -144,7 +144,7 @@ def test_the_first_move_of_tictactoe_is_always_optimal():
 
 def first_moves(cell):
     perfect = scripted_table("minimax", TICTACTOE)
-    return lambda state, seat: perfect(state, seat) if state.moves else {cell: 1.0}
+    return lambda state, player: perfect(state, player) if state.moves else {cell: 1.0}
 
 
 def test_a_heap_by_hand():
@@ -163,7 +163,7 @@ def test_a_heap_by_hand():
 
 
 def test_values_average_over_chance():
-    # The coin leaves 3 (lost for seat 0) or 4 (won): both positions are asked about, and one alone can go wrong.
+    # The coin leaves 3 (lost for player 0) or 4 (won): both positions are asked about, and one alone can go wrong.
     result = evaluate_optimality(greedy, Heap(coin=True))
     assert result.self_play.regret == pytest.approx(0.5 * 2 / 2)
     theory = evaluate_exploitability(greedy, Heap(coin=True))

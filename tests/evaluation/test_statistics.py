@@ -250,8 +250,8 @@ def test_holm_lies_between_no_correction_and_bonferroni(p_values):
     adjusted = holm(p_values)
     for p, after in zip(p_values, adjusted, strict=True):
         assert p <= after <= min(1.0, len(p_values) * p)
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    assert [adjusted[place] for place in order] == sorted(adjusted)
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    assert [adjusted[index] for index in order] == sorted(adjusted)
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,9 @@ def test_pairings_hold_both_sides():
     games = [
         episode((1.0, -1.0)),
         episode((0.0, 0.0)),
-        episode((-1.5, 0.5), "illegal_move", player=0),  # row had seat 0
-        episode((-1.5, 0.5), "illegal_move", player=0),  # column had seat 0
-        episode((0.5, -1.5), "illegal_move", player=1),  # column had seat 1
+        episode((-1.5, 0.5), "illegal_move", player=0),  # row had player 0
+        episode((-1.5, 0.5), "illegal_move", player=0),  # column had player 0
+        episode((0.5, -1.5), "illegal_move", player=1),  # column had player 1
         episode((-1.0, 1.0)),
     ]
     pair = pairing(2, 5, games)
@@ -148,7 +148,7 @@ def test_a_deal_with_an_unplayed_game_does_not_count():
     assert pair.not_played == 2
     assert np.isnan(pair.returns).all(axis=(1, 2)).tolist() == [True, False, True, False]
     result = standings("tictactoe", ("a", "b"), [pair], seed=0)
-    # The other game of the deal is left out with it: seats would not count equally.
+    # The other game of the deal is left out with it: both sides would not count equally.
     assert (result.payoff.value[0, 1], result.games[0, 1], result.not_played[1, 0]) == (1.0, 4, 2)
     assert result.score.value[1, 0] == 0.0
 
@@ -195,11 +195,11 @@ class Weighty(ScriptedPolicy):
 def test_the_cache_drops_models_beyond_its_size():
     loaded = []
 
-    def seat(name, game):
+    def load(name, game):
         loaded.append(name)
         return Weighty(name, 1000)  # 4,000 bytes
 
-    cache = PolicyCache(seat, max_bytes=8000)
+    cache = PolicyCache(load, max_bytes=8000)
     assert parameter_bytes(cache.get("a", TICTACTOE)) == 4000
     cache.get("b", TICTACTOE, keep="a")
     cache.get("a", TICTACTOE, keep="b")
@@ -208,7 +208,7 @@ def test_the_cache_drops_models_beyond_its_size():
     cache.get("b", TICTACTOE)
     cache.get("a", TICTACTOE, keep="b")
     assert loaded == ["a", "b", "c", "a"]
-    generous = PolicyCache(seat)
+    generous = PolicyCache(load)
     names = [f"player {number}" for number in range(6)]
     list(round_robin(names, [TICTACTOE, KUHN], generous, 2, seed=0))
     assert sorted(loaded[4:]) == names
@@ -217,11 +217,11 @@ def test_the_cache_drops_models_beyond_its_size():
 def test_the_cache_holds_two_models_of_any_size():
     loaded = []
 
-    def seat(name, game):
+    def load(name, game):
         loaded.append(name)
         return Weighty(name, 1000)
 
-    cache = PolicyCache(seat, max_bytes=1)
+    cache = PolicyCache(load, max_bytes=1)
     pairs = [(pair.row, pair.column) for _, pair, _ in round_robin("abcd", [TICTACTOE], cache, 2, seed=0)]
     assert sorted(pairs) == list(itertools.combinations(range(4), 2))
     # Each pair but the first finds one of its two still there, as the rows run to and fro.
@@ -263,7 +263,7 @@ def test_the_same_seed_gives_the_same_tournament():
 
 
 def test_a_model_against_itself(tmp_path, one_thread):
-    # Both games of a deal share every draw, so what one seat wins the same seat loses in the other game.
+    # Both games of a deal share every draw, so what player 0 wins in one it loses in the other.
     copies = [str(shutil.copytree(NANO_DIRECTORY, tmp_path / name)) for name in ("one", "two")]
     result = played((*copies, "random"), TICTACTOE, 20, seed=0)
     assert result.payoff.value[0, 1] == -result.illegal[0, 1] / 20

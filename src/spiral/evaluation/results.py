@@ -254,7 +254,7 @@ def describe_player(name: str, policy: object) -> dict[str, Any]:
         "engine": type(policy).__name__,
         "precision": policy.precision,
         "context": policy.context,
-        # Without a hash nobody knows whether the weights are still the same, so such a result is never reused.
+        # Without a hash it is unknown whether the weights are still the same, so such a result is never reused.
         **({"measured_once": os.urandom(16).hex()} if weights is None else {}),
     }
 

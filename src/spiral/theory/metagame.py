@@ -36,8 +36,8 @@ TOLERANCE = 1e-9
 class MissingExtraError(ValueError):
     """A ranking needs an optional package that is not installed."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} needs OpenSpiel and SciPy; pip install open_spiel scipy")
+    def __init__(self, ranking: str) -> None:
+        super().__init__(f"{ranking} needs OpenSpiel and SciPy; pip install open_spiel scipy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -233,7 +233,7 @@ class _Builder:
             raise ValueError(
                 f"information state {name!r} of player {player} in {self.game.spec} covers states with different legal"
                 f" actions or numbers of moves: {before.actions} after {before.depth}, {actions} after {depth};"
-                " make its text tell them apart"
+                " make their texts differ"
             )
         return known
 
@@ -281,7 +281,7 @@ def _check_recall(tree: GameTree) -> None:
         for number in np.flatnonzero(highest > lowest):
             raise ValueError(
                 f"information state {tree.infosets[number].name!r} of player {player} in {tree.game.spec} forgets what"
-                " the player knew or did before; exact theory needs perfect recall, so put its past in its text"
+                " the player knew or did before; exact theory needs perfect recall, so add its history to the text"
             )
 
 

@@ -72,13 +72,13 @@ def says(question, sample):
     return "\\boxed{2}"
 
 
-def measure(policy, problems=PROBLEMS, task=MATH, **more):
+def benchmarked(policy, problems=PROBLEMS, task=MATH, **more):
     return run_benchmark(policy, Benchmark(task=task, problems=problems, seed=0), "said", **more)[0]
 
 
 def test_scores(tokenizer):
     policy = Recited(tokenizer, says)
-    result = measure(policy)
+    result = benchmarked(policy)
     assert (result.items, result.samples, result.task, result.model, result.seed) == (3, 4, "math500", "said", 0)
     assert result.accuracy.value == pytest.approx((4 + 2 + 0) / 12)
     assert result.accuracy.low < 0.25
@@ -97,7 +97,7 @@ def test_scores(tokenizer):
 
 def test_no_more_than_in_flight_are_generated_at_once(tokenizer):
     policy = Recited(tokenizer, says)
-    measure(policy, in_flight=3)
+    benchmarked(policy, in_flight=3)
     assert policy.most == 3
 
 
@@ -105,7 +105,7 @@ def test_prompts_are_encoded_only_when_submitted(tokenizer):
     policy = Recited(tokenizer, says)
     encode, polled = policy.codec.encode_question, []
     policy.codec.encode_question = lambda text: polled.append(len(policy.asked)) or encode(text)
-    measure(policy, in_flight=3)
+    benchmarked(policy, in_flight=3)
     # How many were answered when each was encoded: three at once, then two for every two that were answered.
     assert polled == [0, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10]
 
@@ -125,7 +125,7 @@ def test_options_override_the_tasks_settings(tmp_path):
 
 def test_a_truncated_reply(tokenizer):
     task = dataclasses.replace(MATH, samples=1, sampling=SamplingConfig(max_new_tokens=3))
-    result = measure(Recited(tokenizer, lambda *_: "a long way to \\boxed{2}"), task=task)
+    result = benchmarked(Recited(tokenizer, lambda *_: "a long way to \\boxed{2}"), task=task)
     assert (result.truncated, result.unboxed, result.accuracy.value, result.response_length) == (1.0, 1.0, 0.0, 3.0)
 
 
@@ -133,7 +133,7 @@ def test_letters_and_verifiers(tokenizer):
     gpqa = dataclasses.replace(load_task("gpqa_diamond"), samples=1)
     letters = [Problem(id="1", question="Q", answer="B", choices=("red", "blue"))]
     for said, right in (("\\boxed{B}", 1.0), ("\\boxed{A}", 0.0), ("\\boxed{\\text{blue}}", 1.0), ("\\boxed{AB}", 0.0)):
-        assert measure(Recited(tokenizer, lambda *_, said=said: said), letters, gpqa).accuracy.value == right
+        assert benchmarked(Recited(tokenizer, lambda *_, said=said: said), letters, gpqa).accuracy.value == right
     gcd = dataclasses.replace(load_task("reasoning_gym/gcd"), samples=1)
     problems = load_problems(gcd, limit=4, seed=1)
     right = [grade_problem(gcd, problem, f"\\boxed{{{problem.answer}}}") for problem in problems]
@@ -145,7 +145,7 @@ def test_letters_and_verifiers(tokenizer):
 
 
 def test_a_stopped_benchmark_continues(tokenizer, tmp_path):
-    whole = measure(Recited(tokenizer, says))
+    whole = benchmarked(Recited(tokenizer, says))
 
     def stops(question, sample):
         if "half?" in question:
@@ -154,27 +154,27 @@ def test_a_stopped_benchmark_continues(tokenizer, tmp_path):
 
     benchmark = Benchmark(task=MATH, problems=PROBLEMS, seed=0)
     first = Recited(tokenizer, stops)
-    place = benchmark_directory(first, benchmark, "nano", tmp_path)
+    directory = benchmark_directory(first, benchmark, "nano", tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        measure(first, directory=place)
-    kept = len(read_attempts(place))
+        benchmarked(first, directory=directory)
+    kept = len(read_attempts(directory))
     assert 4 <= kept < 12
-    with place.items_file.open("a") as file:
+    with directory.items_file.open("a") as file:
         file.write('{"id": "thr')  # cut short by a kill
     done = []
     second = Recited(tokenizer, says)
-    assert measure(second, directory=place, on_progress=done.append) == whole
+    assert benchmarked(second, directory=directory, on_progress=done.append) == whole
     assert len(second.asked) == 12 - kept
     assert (done[0], done[-1]) == (kept, 12)
-    saved = read_result(place.path)
+    saved = read_result(directory.path)
     assert (saved["kind"], saved["result"]) == ("benchmark", whole.to_json())
     again = Recited(tokenizer, says)
-    assert measure(again, directory=place) == whole
+    assert benchmarked(again, directory=directory) == whole
     assert again.asked == []
-    assert measure(again, directory=place, fresh=True) == whole
+    assert benchmarked(again, directory=directory, fresh=True) == whole
     assert len(again.asked) == 12
     # Every attempt can be graded again from the file.
-    attempts = read_attempts(place)
+    attempts = read_attempts(directory)
     assert (
         summarise_attempts(
             sorted(attempts, key=lambda a: ([p.id for p in PROBLEMS].index(a.id), a.sample)), MATH, "said", 0
@@ -185,28 +185,28 @@ def test_a_stopped_benchmark_continues(tokenizer, tmp_path):
 
 def test_kept_records_survive_unusual_characters_and_damage(tokenizer, tmp_path):
     benchmark = Benchmark(task=MATH, problems=PROBLEMS, seed=0)
-    place = benchmark_directory(Recited(tokenizer, says), benchmark, "nano", tmp_path)
-    place.make()
+    directory = benchmark_directory(Recited(tokenizer, says), benchmark, "nano", tmp_path)
+    directory.make()
     records = [{"reply": "a\u2028b\x85c"}, {"reply": "\u221a2"}]
     for record in records:
-        place.append_item(record)
-    before = place.items_file.stat().st_ino
-    assert place.read_items() == records
-    assert place.items_file.stat().st_ino == before  # a whole file is not written again
-    with place.items_file.open("ab") as file:
+        directory.append_item(record)
+    before = directory.items_file.stat().st_ino
+    assert directory.read_items() == records
+    assert directory.items_file.stat().st_ino == before  # a whole file is not written again
+    with directory.items_file.open("ab") as file:
         file.write(b"4\n" + json.dumps(records[0]).encode() + b'\n{"reply": "\xe2\x88')  # cut within a letter
-    assert place.read_items() == [*records, records[0]]
-    place.append_item(records[1])
-    assert place.read_items() == [*records, *records]
+    assert directory.read_items() == [*records, records[0]]
+    directory.append_item(records[1])
+    assert directory.read_items() == [*records, *records]
 
 
 def test_records_of_another_kind_are_refused(tokenizer, tmp_path):
     policy = Recited(tokenizer, says)
-    place = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
-    place.make()
-    place.append_item({"id": "one"})
+    directory = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
+    directory.make()
+    directory.append_item({"id": "one"})
     with pytest.raises(ValueError, match="not attempts; run the benchmark again with --fresh"):
-        measure(policy, directory=place)
+        benchmarked(policy, directory=directory)
 
 
 def test_a_fresh_benchmark_is_complete_only_at_the_end(tokenizer, tmp_path):
@@ -214,45 +214,46 @@ def test_a_fresh_benchmark_is_complete_only_at_the_end(tokenizer, tmp_path):
         raise KeyboardInterrupt
 
     policy = Recited(tokenizer, says)
-    place = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
-    measure(policy, directory=place)
-    assert place.result_file.exists()
+    directory = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
+    benchmarked(policy, directory=directory)
+    assert directory.result_file.exists()
     with pytest.raises(KeyboardInterrupt):
-        measure(Recited(tokenizer, stops), directory=place, fresh=True)
-    assert not place.result_file.exists()
+        benchmarked(Recited(tokenizer, stops), directory=directory, fresh=True)
+    assert not directory.result_file.exists()
 
 
 def test_kept_replies_are_graded_again(tokenizer, tmp_path):
     policy = Recited(tokenizer, says)
-    place = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
-    first = measure(policy, directory=place)
-    spoilt = [record | {"correct": True} for record in place.read_items()]
-    place.items_file.write_text("".join(json.dumps(record) + "\n" for record in spoilt))
+    directory = benchmark_directory(policy, Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path)
+    first = benchmarked(policy, directory=directory)
+    damaged = [record | {"correct": True} for record in directory.read_items()]
+    directory.items_file.write_text("".join(json.dumps(record) + "\n" for record in damaged))
     again = Recited(tokenizer, says)
-    assert measure(again, directory=place).accuracy.value == 1.0
-    assert measure(again, directory=place, regrade=True) == first
+    assert benchmarked(again, directory=directory).accuracy.value == 1.0
+    assert benchmarked(again, directory=directory, regrade=True) == first
     assert again.asked == []
-    assert [attempt.correct for attempt in read_attempts(place)].count(True) == 6
+    assert [attempt.correct for attempt in read_attempts(directory)].count(True) == 6
 
 
 def test_other_settings_have_another_directory(nano, tmp_path):
     policy = TransformersPolicy(nano.model, ChatCodec(nano.tokenizer, PromptConfig()), SamplingConfig(), name="nano")
 
-    def place(task=MATH, problems=PROBLEMS, seed=0):
+    def directory(task=MATH, problems=PROBLEMS, seed=0):
         return benchmark_directory(policy, Benchmark(task=task, problems=problems, seed=seed), "nano", tmp_path).path
 
-    assert place() == place()
+    assert directory() == directory()
     changed = dataclasses.replace(MATH, sampling=SamplingConfig(temperature=0.5))
-    others = [place(seed=1), place(problems=PROBLEMS[:2]), place(changed), place(dataclasses.replace(MATH, samples=1))]
-    others.append(place(problems=[dataclasses.replace(problem, tolerance=0.1) for problem in PROBLEMS]))
-    assert len({place(), *others}) == 6
-    assert place().name.startswith("benchmark-math500-nano-")
+    others = [directory(seed=1), directory(problems=PROBLEMS[:2]), directory(changed)]
+    others.append(directory(dataclasses.replace(MATH, samples=1)))
+    others.append(directory(problems=[dataclasses.replace(problem, tolerance=0.1) for problem in PROBLEMS]))
+    assert len({directory(), *others}) == 6
+    assert directory().name.startswith("benchmark-math500-nano-")
 
 
 def test_a_prompt_that_does_not_fit_counts_as_unsolved(tokenizer):
     long = Problem(id="long", question="?" * 500, answer="2")
     policy = Recited(tokenizer, says)
-    result = measure(policy, [PROBLEMS[0], long])
+    result = benchmarked(policy, [PROBLEMS[0], long])
     assert (result.too_long, result.truncated, result.accuracy.value) == (1, 0.5, 0.5)
     assert len(policy.asked) == 4
 
@@ -270,17 +271,17 @@ def test_thoughts_opened_by_the_prompt_are_ignored(tokenizer, tmp_path):
     task = dataclasses.replace(MATH, samples=1)
     policy = Recited(tokenizer, thinks, context=4000, prompt=PromptConfig(template="r1"))
     benchmark = Benchmark(task=task, problems=PROBLEMS, seed=0)
-    place = benchmark_directory(policy, benchmark, "nano", tmp_path)
-    result, attempts = run_benchmark(policy, benchmark, "said", directory=place)
+    directory = benchmark_directory(policy, benchmark, "nano", tmp_path)
+    result, attempts = run_benchmark(policy, benchmark, "said", directory=directory)
     assert [attempt.correct for attempt in attempts] == [False, True, False]
     assert [attempt.extracted for attempt in attempts] == [None, "4", None]
     assert [attempt.reply for attempt in attempts] == ["<think>" + reply for reply in said.values()]
     assert [attempt.thinking_tokens == attempt.tokens for attempt in attempts] == [True, False, True]
     assert (result.accuracy.value, result.unboxed) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     # What is kept can be graded by itself.
-    assert run_benchmark(policy, benchmark, "said", directory=place, regrade=True)[0] == result
+    assert run_benchmark(policy, benchmark, "said", directory=directory, regrade=True)[0] == result
     # Without the tag in the prompt the same words are an answer in plain sight.
-    plain = measure(Recited(tokenizer, thinks), task=task)
+    plain = benchmarked(Recited(tokenizer, thinks), task=task)
     assert (plain.accuracy.value, plain.unboxed) == (1.0, pytest.approx(1 / 3))
 
 
@@ -288,15 +289,15 @@ def test_math_verify_grades_are_added_to_kept_attempts(tokenizer, tmp_path):
     directory = benchmark_directory(
         Recited(tokenizer, says), Benchmark(task=MATH, problems=PROBLEMS, seed=0), "nano", tmp_path
     )
-    without = measure(Recited(tokenizer, says), directory=directory)
+    without = benchmarked(Recited(tokenizer, says), directory=directory)
     assert (without.math_verify, without.to_json()["math_verify"]) == (None, None)
     silent = Recited(tokenizer, says)
-    result = measure(silent, directory=directory, math_verify=True)
+    result = benchmarked(silent, directory=directory, math_verify=True)
     assert silent.asked == []  # the kept replies get the missing grades
     assert result.math_verify == result.accuracy == without.accuracy
     assert {"math_verify_low", "math_verify_high"} < set(result.to_json())
     assert [attempt.math_verify for attempt in read_attempts(directory)] == [True] * 4 + [False, True] * 2 + [False] * 4
-    assert measure(Recited(tokenizer, says), directory=directory, math_verify=True, regrade=True) == result
+    assert benchmarked(Recited(tokenizer, says), directory=directory, math_verify=True, regrade=True) == result
 
 
 def test_math_verify_extracts_and_compares_in_its_own_way(tokenizer):
@@ -305,7 +306,7 @@ def test_math_verify_extracts_and_compares_in_its_own_way(tokenizer):
 
     def graded(reply, task=task, problems=problems):
         policy = Recited(tokenizer, lambda *_: reply, context=4000, prompt=PromptConfig(template="r1"))
-        result = measure(policy, problems, task, math_verify=True)
+        result = benchmarked(policy, problems, task, math_verify=True)
         return result.accuracy.value, result.math_verify and result.math_verify.value
 
     assert graded("</think>\\boxed{90^\\circ}") == (1.0, 1.0)
