@@ -309,7 +309,7 @@ def test_shares_hold_every_sample_once(ranks_):
     for share in shares:
         own = share.of(torch.arange(9))
         assert own.tolist() == list(range(share.batch.num_samples))
-        whole = [sample for sample in range(9) if share.place_S[sample] >= 0]
+        whole = [sample for sample in range(9) if share.index_S[sample] >= 0]
         assert share.of(part).tolist() == [whole.index(sample) for sample in part.tolist() if sample in whole]
         for place, sample in enumerate(whole):
             assert pieces(share.batch, place) == pieces(batch, sample)

@@ -27,7 +27,7 @@ def small_batch(vocabulary=400, count=14, seed=0):
 
 @pytest.fixture(scope="module")
 def random_model(random_model):
-    """As the learner has it: attention can be told where samples begin."""
+    """As the learner has it, with attention within segments."""
     model = copy.deepcopy(random_model)
     use_segment_attention(model)
     return model
@@ -95,7 +95,7 @@ def test_packed_rows_by_hand():
     sizes = [int(batch.lengths_S[index]) - 1 for index in (first, second)]
     assert rows.position_ids_RW.tolist() == [[*range(sizes[0]), *range(sizes[1])]]
     assert sum(group.n * group.g for group in rows.segments.groups) == len(rows.segments.index_G)
-    assert rows.segments.index_G[rows.segments.place_T].tolist() == list(range(sum(sizes)))
+    assert rows.segments.index_G[rows.segments.slot_T].tolist() == list(range(sum(sizes)))
 
 
 @settings(max_examples=40, deadline=None)

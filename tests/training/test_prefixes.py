@@ -169,7 +169,9 @@ def test_a_model_that_ignores_segments_is_refused(random_model):
         seed=0,
     )
     model.set_attn_implementation("sdpa")
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM does not let attention .* set learner.layout to 'padded'"):
+    with pytest.raises(
+        ValueError, match=r"LlamaForCausalLM does not pass on to attention .* set learner.layout to 'padded'"
+    ):
         learner.update(families_batch())
     use_segment_attention(model)
     assert learner.update(families_batch())["learner/grad_norm"] > 0

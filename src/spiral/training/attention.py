@@ -1,7 +1,7 @@
 """Attention within packed samples: every token looks back as far as its own sample begins.
 
-Linear layers work on packed rows as they are, and waste nothing. For attention alone the samples are taken apart:
-samples of similar length are put side by side, attended causally by PyTorch's fused kernel, and put back. That kernel
+Linear layers take packed rows as they are and waste nothing. For attention alone the row is regrouped: samples of
+similar length are put side by side, attended causally by PyTorch's fused kernel, and put back. That kernel
 exists on every backend, needs no [W, W] mask, and its work grows with the samples' lengths, not with the row's.
 
 Samples that begin with the same tokens may share them: the beginning is in the row once, and the rest of each sample
@@ -12,7 +12,7 @@ The function is registered with transformers as an attention implementation and 
 argument of the forward pass. Without one it is plain scaled-dot-product attention, as sampling needs it.
 
 Shapes: R rows of width W, T = R W tokens, H heads of size E, n samples of a group padded to g tokens after a prefix of
-p tokens, G places in all groups.
+p tokens, G slots in all groups.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "spiral_segments"
 MIN_SHARE = 0.75
-"""A group holds samples of at least this share of its longest, so little is computed for padding."""
+"""Shortest sample in a group over the longest, at least; it limits the padding."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Neighbouring tokens of a row that are attended causally."""
+    """Consecutive tokens of a row that are attended causally."""
 
     length: int
     prefix_start: int = 0
@@ -43,7 +43,7 @@ class Stretch:
 
 
 class Segments:
-    """Where the samples of a packed row stand, so that attention can take them apart. Moved to a device with `to`."""
+    """The positions of the samples in a packed row, by which attention regroups them. Moved to a device with `to`."""
 
     def __init__(self, stretches: Sequence[Stretch]) -> None:
         """Stretches [S] lie end to end and fill the row."""
@@ -60,20 +60,20 @@ class Segments:
             indices.append(index_ng.masked_fill(padding_ng, 0).flatten())
             paddings.append(padding_ng.flatten())
         self.index_G = torch.cat(indices)
-        """[G] which token stands in each place of the groups laid end to end; 0 where there is none."""
+        """[G] the token in each slot of the groups laid end to end; 0 where there is none."""
         self.padding_G = torch.cat(paddings)
         """[G] true where there is none."""
-        self.place_T = torch.empty(starts[-1], dtype=torch.long)
-        """[T] the place of each token."""
-        self.place_T[self.index_G[~self.padding_G]] = torch.arange(len(self.index_G))[~self.padding_G]
+        self.slot_T = torch.empty(starts[-1], dtype=torch.long)
+        """[T] the slot of each token."""
+        self.slot_T[self.index_G[~self.padding_G]] = torch.arange(len(self.index_G))[~self.padding_G]
         self.uses = 0
-        """How many layers have attended; a model that never does so ignores its keyword arguments."""
+        """Number of layers that have attended; 0 after a pass shows a model that ignores its keyword arguments."""
 
     def to(self, device: torch.device) -> Segments:
-        """The same on `device`."""
+        """Move to `device`."""
         self.index_G = self.index_G.to(device)
         self.padding_G = self.padding_G.to(device)
-        self.place_T = self.place_T.to(device)
+        self.slot_T = self.slot_T.to(device)
         return self
 
 
@@ -97,7 +97,7 @@ class _Take(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """A row's gradient stands in one place."""
+        """Every used row has exactly one gradient."""
         inverse, unused = ctx.saved_tensors
         gradient = gradients[0].index_select(0, inverse)
         if unused is not None:
@@ -125,7 +125,7 @@ def segment_attention(
     segments.uses += 1
     taken = [
         _Take.apply(  # type: ignore[no-untyped-call]
-            states.transpose(1, 2).flatten(0, 1), segments.index_G, segments.place_T, None
+            states.transpose(1, 2).flatten(0, 1), segments.index_G, segments.slot_T, None
         )
         for states in (query, key, value)
     ]
@@ -140,13 +140,13 @@ def segment_attention(
         attended, _ = sdpa_attention_forward(module, q, k, v, mask, **kwargs)
         parts.append(attended.flatten(0, 1))
     together: Tensor = _Take.apply(  # type: ignore[no-untyped-call]
-        torch.cat(parts), segments.place_T, segments.index_G, segments.padding_G
+        torch.cat(parts), segments.slot_T, segments.index_G, segments.padding_G
     )
     return together.view(query.shape[0], query.shape[2], *together.shape[1:]), None
 
 
 def use_segment_attention(model: Any) -> None:
-    """Makes a transformers model attend through `segment_attention`.
+    """Make a transformers model attend through `segment_attention`.
 
     No mask function is registered under the name, so transformers builds no mask and passes a given one on.
     """
@@ -155,13 +155,13 @@ def use_segment_attention(model: Any) -> None:
 
 
 def _after_prefix(own_nHgE: Tensor, row_1HWE: Tensor, group: Group) -> Tensor:
-    """[n, H, p + g, E] keys or values of a group, with those of its prefix before each."""
+    """Return the keys or values [n, H, p + g, E] of a group, with those of its prefix before each."""
     prefix = row_1HWE[:, :, group.prefix_start : group.prefix_start + group.prefix_length]
     return torch.cat([prefix.expand(group.n, -1, -1, -1), own_nHgE], dim=2)
 
 
 def _similar(stretches: Sequence[Stretch]) -> list[list[int]]:
-    """The stretches' numbers in groups with one prefix and of similar length, longest first."""
+    """Group the stretches' numbers by prefix and similar length, longest first."""
 
     def order(number: int) -> tuple[int, int, int]:
         return (stretches[number].prefix_start, stretches[number].prefix_length, -stretches[number].length)

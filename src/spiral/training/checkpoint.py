@@ -1,4 +1,4 @@
-"""Checkpoints: a directory that Hugging Face loads as it is, plus what training needs to go on exactly.
+"""Checkpoints: a directory that Hugging Face loads as it is, plus the state that training resumes from exactly.
 
     step-000100/   config.json, model.safetensors, tokenizer files, spiral.json    load with from_pretrained
                    training/optimizer.safetensors, reference/, state.json          the rest of the training state
@@ -33,10 +33,10 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 OPTIMIZER = "training/optimizer.safetensors"
 ADAPTER = "training/adapter.safetensors"
-"""In a directory of their own: vLLM takes every safetensors file beside the model's for a part of it."""
+"""In a directory of their own, since vLLM loads every safetensors file beside the model's as a part of it."""
 REFERENCE = "reference"
 ENTRIES = ("config.json", "model*.safetensors", OPTIMIZER, STATE)
-"""Without one of these, by the names in its manifest, a directory is no checkpoint."""
+"""Patterns of files that the manifest of every checkpoint lists."""
 
 
 def save_checkpoint(
@@ -49,7 +49,7 @@ def save_checkpoint(
     keep: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Writes the checkpoint of the learner's version under `root` and points `latest` to it.
+    """Write the checkpoint of the learner's version under `root` and point `latest` to it.
 
     With several ranks all call this; rank 0 writes, and the others return when it has.
 
@@ -100,7 +100,7 @@ def save_checkpoint(
 
 
 def _whole_weights(learner: Learner) -> dict[str, Tensor]:
-    """The plain model's weights on rank 0, in the memory of the CPU where there are several ranks; {} on the others."""
+    """Return the plain model's weights on rank 0, on the CPU where there are several ranks; {} on the others."""
     if learner.ranks.size == 1:
         return dict(learner.weights())
     kept = {}
@@ -111,25 +111,25 @@ def _whole_weights(learner: Learner) -> dict[str, Tensor]:
 
 
 def _remove_old(root: Path, version: int, keep: int) -> None:
-    """Leaves the newest `keep` checkpoints up to `version`, the first of all, and what was linked in."""
+    """Remove all but the newest `keep` checkpoints up to `version`, that of step 0, and those that are links."""
     own = [path for step, path in checkpoints_in(root) if 0 < step <= version and not path.is_symlink()]
     for old in own[:-keep]:
         remove(old)
 
 
 def verify_checkpoint(path: Path) -> None:
-    """Raises `ValueError` when a file of the checkpoint is missing or changed; says which checkpoint is still good."""
+    """Raise `ValueError` when a file of the checkpoint is missing or changed; the message names the last good one."""
     fault = _fault(path)
     if fault is None:
         return
     good = next((p.name for _, p in reversed(checkpoints_in(path.parent)) if p != path and _fault(p) is None), None)
-    mend = f"the last good checkpoint is {good}; " if good else "no other checkpoint is whole; "
+    last = f"the last good checkpoint is {good}; " if good else "no other checkpoint is whole; "
     advice = f"remove {path.name} and point 'latest' to {good} to go on" if good else "start a new run"
-    raise ValueError(f"checkpoint {path} is damaged: {fault}; {mend}{advice}")
+    raise ValueError(f"checkpoint {path} is damaged: {fault}; {last}{advice}")
 
 
 def checkpoint_state(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint: `version`, how many steps it has seen, and what `save_checkpoint` was given.
+    """Return the state in a checkpoint: `version`, the number of updates, and what `save_checkpoint` was given.
 
     Raises `ValueError` when damaged.
     """
@@ -139,7 +139,7 @@ def checkpoint_state(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
-    """Puts optimizer, reference and version into `learner`; returns the state.
+    """Load optimizer, reference and version into `learner`, and return the state.
 
     The learner's model was loaded from `path`, or with LoRA from where the run began; the layers added are put back.
     With several ranks all read it; there may be more or fewer than when it was written. Raises `ValueError` when the
@@ -150,7 +150,7 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
 
 
 def _load(path: Path, learner: Learner) -> dict[str, Any]:
-    """`load_checkpoint`, whose ranks are at it."""
+    """Load a checkpoint on this rank."""
     from safetensors.torch import load_file
 
     state = checkpoint_state(path)
@@ -171,7 +171,7 @@ def _load(path: Path, learner: Learner) -> dict[str, Any]:
 
 
 def _check_base(path: Path, learner: Learner) -> None:
-    """With LoRA the checkpoint's model is the one that the run began with and the additions; both have to be there."""
+    """Check that with LoRA the base model and the additions together give the checkpoint's weights."""
     import torch
     from safetensors.torch import load_file
 
@@ -187,7 +187,7 @@ def _check_base(path: Path, learner: Learner) -> None:
 
 
 def _fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Return what is wrong with a checkpoint, or None."""
     try:
         text = (path / MANIFEST).read_bytes().decode("utf-8")
         manifest = json.loads(text)
@@ -207,5 +207,5 @@ def _fault(path: Path) -> str | None:
 
 
 def _manifest_text(manifest: Mapping[str, str]) -> str:
-    """The one way in which a manifest is written. Nothing holds its own hash, so any other form of it is damage."""
+    """Return the text of a manifest. It has no hash of its own, so any other form of it counts as damage."""
     return json.dumps(manifest, indent=2)

@@ -1,9 +1,9 @@
 """FSDP2: weights, gradients and optimizer state in float32, sharded over devices; computation in bfloat16.
 
 Every block of the model is a unit of its own: its weights are cast and gathered when it runs. Gradients are reduced
-and added up in float32. With one device there is nothing to share out, and FSDP2 is what keeps the two precisions.
+and added up in float32. On one device nothing is sharded, and FSDP2 only keeps the two precisions.
 With several, FSDP2 averages gradients where the learner wants their sum, so the loss is multiplied by their number
-(`gradient_scale`); and every rank has to go through the model equally often (`layout.empty_micro_batch`).
+(`gradient_scale`); and every rank has to run the model equally often (`packing.empty_micro_batch`).
 Source: PyTorch FSDP2, `torch.distributed.fsdp.fully_shard`.
 """
 
@@ -24,7 +24,7 @@ from spiral.training.process_group import BACKENDS
 
 
 def shard(scorer: Scorer, compute: torch.dtype) -> None:
-    """Shards a scorer's model in place over the default process group, which is made when there is none.
+    """Shard a scorer's model in place over the default process group, which is made when there is none.
 
     Raises `ValueError` on devices without FSDP2.
     """
@@ -46,24 +46,24 @@ def shard(scorer: Scorer, compute: torch.dtype) -> None:
 
 
 def reshard(scorer: Scorer) -> None:
-    """Puts the sharded float32 weights back in their place after a forward pass that no backward pass follows."""
+    """Return to sharded float32 weights after a forward pass that no backward pass follows."""
     for module in scorer.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def gradient_scale(ranks: int) -> float:
-    """What the loss of each of several ranks is multiplied by, so that FSDP2's mean gradient is the sum."""
+    """Return the factor of each rank's loss that turns FSDP2's mean of the gradients into their sum."""
     return float(ranks)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor gathered from all devices; the tensor itself when it is not sharded."""
+    """Return a tensor gathered from all devices; the tensor itself when it is not sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Whole tensors by name. What is sharded over several ranks is kept by rank 0 alone, in the memory of the CPU."""
+    """Return whole tensors by name. Those sharded over several ranks are kept by rank 0 alone, on the CPU."""
     kept = {}
     for name, tensor in named:
         full = whole(tensor)
@@ -75,7 +75,7 @@ def gathered(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def like(whole_tensor: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor, copied to the device of `model` and sharded like it."""
+    """Return a copy of a whole tensor on the device of `model`, sharded like it."""
     placed = whole_tensor.to(model.device, copy=True)
     if not isinstance(model, DTensor):
         return placed
@@ -83,7 +83,7 @@ def like(whole_tensor: Tensor, model: Tensor) -> Tensor:
 
 
 def _ensure_process_group(backend: str) -> None:
-    """A process of its own, unless it is one of several already."""
+    """Make a group of this process alone, unless it is in one."""
     if not torch.distributed.is_initialized():
         store = HashStore()
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)

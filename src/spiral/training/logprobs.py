@@ -38,7 +38,7 @@ CHUNK_ELEMENTS = 2**25
 
 
 class TokenScores(NamedTuple):
-    """What the policy says of the action tokens; each [K], in nats."""
+    """Log-probability, entropy and KL of the action tokens; each [K], in nats."""
 
     logprobs_K: Tensor
     entropy_K: Tensor
@@ -56,11 +56,18 @@ def score_tokens(
     entropy_gradient: bool = True,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> TokenScores:
-    """Scores `targets_K` under softmax(head(hidden) / temperature).
+    """Score `targets_K` under softmax(head(hidden) / temperature).
 
-    `reference` is `(hidden states [K, D'], output head)` of the reference model. At temperature 0 the policy's own
-    distribution (temperature 1) is scored, since a greedy one has no gradient. A loss without the entropy has to say so
-    with `entropy_gradient`: what is computed again for a gradient that is never asked for would stay in memory.
+    Args:
+        hidden_KD: The hidden states that predict the targets.
+        head: The output head.
+        targets_K: The action tokens.
+        temperature: That of sampling. At 0 the policy's own distribution (temperature 1) is scored, since a greedy one
+            has no gradient.
+        reference: The hidden states [K, D'] and the output head of the reference model.
+        entropy_gradient: False for a loss without the entropy; what is computed again for a gradient that is never
+            asked for would stay in memory.
+        chunk_elements: Logits held at once.
     """
     temperature = temperature or 1.0
     vocabulary = head.weight.shape[0]
@@ -86,7 +93,7 @@ def _score_chunk(
     reference: tuple[Tensor, Any] | None,
     entropy_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Everything that needs the logits of one chunk."""
+    """Compute everything that needs the logits of one chunk."""
     log_p_KV = torch.log_softmax(head(hidden_KD).float() / temperature, dim=-1)
     logprobs_K = log_p_KV.gather(-1, targets_K[:, None]).squeeze(-1)
     with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
@@ -99,7 +106,7 @@ def _score_chunk(
 
 
 class Scorer(torch.nn.Module):
-    """Wraps a transformers causal language model. Called with a micro-batch, it gives `TokenScores`."""
+    """Wraps a transformers causal language model. Called with a micro-batch, it returns `TokenScores`."""
 
     def __init__(
         self, language_model: Any, *, compiled: bool = False, head: HeadPrecision = "compute", packed: bool = True
@@ -126,7 +133,7 @@ class Scorer(torch.nn.Module):
         reference: tuple[Tensor, Any] | None = None,
         entropy_gradient: bool = True,
     ) -> TokenScores:
-        """Scores the micro-batch's action tokens; arguments as in `logprobs.score_tokens`."""
+        """Score the micro-batch's action tokens; arguments as in `score_tokens`."""
         with _scoring():
             hidden_KD = hidden_states(self.language_model, rows)
         head = output_head(self.language_model, self.head_precision)
@@ -134,7 +141,7 @@ class Scorer(torch.nn.Module):
 
 
 _SCORES: ContextVar[bool] = ContextVar("scores", default=False)
-"""Whether the pass under way is a scorer's."""
+"""Whether the current forward pass is a scorer's."""
 
 
 @contextmanager
@@ -149,7 +156,7 @@ def _scoring() -> Iterator[None]:
 class _CompiledForward:
     """A block's `forward`: compiled in the learner's passes, plain in all others.
 
-    Sampling changes the shapes at every token, and a reply must not depend on who else is in the batch, which compiled
+    Sampling changes the shapes at every token, and a reply must not depend on the rest of its batch, which compiled
     code does not promise. A pass with gradients is the learner's too: activations are computed again in the backward
     pass, outside the scorer, and have to be those of the first time. It belongs to one block and is copied with it.
     """
@@ -165,14 +172,14 @@ class _CompiledForward:
 
 
 def blocks(language_model: Any) -> list[torch.nn.Module]:
-    """The model's repeated layers, by the names that transformers gives them for sharding, or else by their class."""
+    """Return the model's repeated layers, by the names that transformers has for sharding, or else by their class."""
     names = set(language_model._no_split_modules or ())
     named = [module for module in language_model.modules() if type(module).__name__ in names]
     return named or [module for module in language_model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def hidden_states(language_model: Any, rows: MicroBatch) -> Tensor:
-    """[K, D] the last hidden states that predict the action tokens of a micro-batch.
+    """Return the last hidden states [K, D] that predict the action tokens of a micro-batch.
 
     Raises `ValueError` for a packed row when the model does not hand its keyword arguments to attention.
     """
@@ -184,7 +191,7 @@ def hidden_states(language_model: Any, rows: MicroBatch) -> Tensor:
     )
     if rows.segments is not None and rows.segments.uses == 0:
         raise ValueError(
-            f"learner.layout is 'packed', but {type(language_model).__name__} does not let attention be told where"
+            f"learner.layout is 'packed', but {type(language_model).__name__} does not pass on to attention where"
             " samples begin; set learner.layout to 'padded'"
         )
     hidden: Tensor = output.last_hidden_state
@@ -192,7 +199,7 @@ def hidden_states(language_model: Any, rows: MicroBatch) -> Tensor:
 
 
 def recompute_blocks(language_model: Any) -> None:
-    """Checkpoints every block of a model in place. Raises `ValueError` for a model whose blocks are not known."""
+    """Checkpoint every block of a model in place. Raises `ValueError` for a model whose blocks are not known."""
     found = blocks(language_model)
     if not found:
         raise ValueError(

@@ -1,7 +1,7 @@
 """LoRA: train low-rank additions to the linear layers, and leave the model itself as it is.
 
 For every linear layer W the policy computes W + (alpha / rank) B A with A [rank, in], B [out, rank] trained and B zero
-at first (Hu et al., 2021, arXiv 2106.09685). The layers are peft's. Whoever samples, and every checkpoint, gets plain
+at first (Hu et al., 2021, arXiv 2106.09685). The layers are peft's. Policies and checkpoints get plain
 weights with the additions in them, so nothing outside the learner knows of LoRA.
 """
 
@@ -22,7 +22,7 @@ ADAPTER = "default"
 
 
 def add_lora(model: Any, config: LoraConfig, seed: int) -> None:
-    """Adds trainable low-rank layers in place and freezes the rest.
+    """Add trainable low-rank layers in place and freeze the rest.
 
     Raises `ValueError` when peft is missing, or for a name that is no linear layer of a block.
     """
@@ -50,7 +50,7 @@ def add_lora(model: Any, config: LoraConfig, seed: int) -> None:
 
 
 def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter as the model had it before `add_lora`, by its own name, with the additions in it; whole."""
+    """Yield every parameter under its name before `add_lora`, whole and with the additions in it."""
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             continue

@@ -28,7 +28,7 @@ from spiral.training.batch import Batch
 from spiral.training.settings import Layout
 
 MIN_PREFIX = 16
-"""Tokens worth sharing: taking a prefix apart costs something in attention."""
+"""Shortest beginning, in tokens, that is worth sharing, since attention takes more work with one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,17 +42,17 @@ class MicroBatch:
     action_K: Tensor
     """Index of each action token among the A of the whole batch."""
     segments: Segments | None
-    """The samples of a packed row; None for padded rows, where plain causal attention is right."""
+    """The samples of a packed row; None for padded rows, which are attended causally."""
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same micro-batch on `device`."""
+        """Return the same micro-batch on `device`."""
         parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in parts.items()}
         return MicroBatch(**moved)
 
 
 def micro_batches(batch: Batch, samples: Tensor, layout: Layout, max_tokens: int) -> Iterator[MicroBatch]:
-    """The given samples [n] of a batch as micro-batches of at most `max_tokens` tokens (at least one sample each).
+    """Lay samples out as micro-batches of at most `max_tokens` tokens (or one sample).
 
     Padded rows are filled in order of length; a packed row is one micro-batch, filled first-fit.
     """
@@ -68,14 +68,14 @@ def micro_batches(batch: Batch, samples: Tensor, layout: Layout, max_tokens: int
 
 
 def empty_micro_batch() -> MicroBatch:
-    """One token that nothing is learned from: a pass through the model for a rank that has nothing left to pass."""
+    """Return one token that nothing is learned from, for a rank with fewer micro-batches than the others."""
     nothing = torch.zeros(0, dtype=torch.long)
     token = torch.zeros(1, 1, dtype=torch.long)
     return MicroBatch(token_ids_RW=token, position_ids_RW=token, predict_K=nothing, action_K=nothing, segments=None)
 
 
 def _padded_groups(chosen: list[int], inputs: list[int], max_tokens: int) -> Iterator[list[int]]:
-    """Runs of samples whose padded size stays within the limit; `chosen` is sorted by length."""
+    """Split samples, sorted by length, into runs whose padded size stays within the limit."""
     group: list[int] = []
     for sample in chosen:
         if group and (len(group) + 1) * inputs[sample] > max_tokens:
@@ -87,7 +87,7 @@ def _padded_groups(chosen: list[int], inputs: list[int], max_tokens: int) -> Ite
 
 
 def _build(batch: Batch, rows: list[list[int]], inputs: list[int]) -> MicroBatch:
-    """Places every sample of every row with whole-array operations."""
+    """Lay out padded rows with whole-array operations."""
     flat = torch.tensor([sample for row in rows for sample in row])
     row_of = torch.tensor([index for index, row in enumerate(rows) for _ in row])
     lengths = torch.tensor([inputs[sample] for row in rows for sample in row])
@@ -118,7 +118,7 @@ def _build(batch: Batch, rows: list[list[int]], inputs: list[int]) -> MicroBatch
 
 
 def _build_packed(batch: Batch, row: list[Family], inputs: list[int]) -> MicroBatch:
-    """One row: each family's prefix, then the rest of each of its samples."""
+    """Lay out one packed row: each family's prefix, then the rest of each of its samples."""
     sources, positions, stretches, predicts, actions = [], [], [], [], []
     lengths, prompts = batch.lengths_S.tolist(), batch.prompt_lengths_S.tolist()
     starts = batch.starts_S.tolist()
@@ -151,7 +151,7 @@ def _build_packed(batch: Batch, row: list[Family], inputs: list[int]) -> MicroBa
 
 
 def _ramp(lengths: Tensor) -> Tensor:
-    """0..n-1 for every n in `lengths`, end to end."""
+    """Return 0..n-1 for every n in `lengths`, end to end."""
     ends = lengths.cumsum(0)
     return torch.arange(int(ends[-1])) - (ends - lengths).repeat_interleave(lengths)
 
@@ -164,16 +164,16 @@ class Family:
     shared: int = 0
 
     def size(self, inputs: Sequence[int]) -> int:
-        """Tokens in a row, `inputs` being the tokens that each sample feeds in."""
+        """Return the tokens that the family takes in a row; `inputs` has those that each sample feeds in."""
         return self.shared + sum(inputs[sample] - self.shared for sample in self.samples)
 
 
 def shared_prefixes(batch: Batch, chosen: Sequence[int]) -> list[Family]:
-    """The chosen samples in families; one that shares nothing is a family of its own.
+    """Group the chosen samples into families; one that shares nothing is a family of its own.
 
-    Samples in the order of their prompts' tokens stand beside those they share most with; one joins the family before
-    it when that saves more tokens than it costs. The token before the first action is never shared, since each sample
-    needs its own hidden state there.
+    In the order of their prompts' tokens, samples are next to those that they share most with; one joins the family
+    before it when that saves more tokens than it costs. The token before the first action is never shared, since each
+    sample needs its own hidden state there.
     """
     lengths = batch.prompt_lengths_S.tolist()
     prompts = {
@@ -199,7 +199,7 @@ def shared_prefixes(batch: Batch, chosen: Sequence[int]) -> list[Family]:
 
 
 def packed_rows(families: Sequence[Family], inputs: Sequence[int], max_tokens: int) -> list[list[Family]]:
-    """Rows of at most `max_tokens` tokens (or one sample): large families split, then first-fit decreasing."""
+    """Fill rows of at most `max_tokens` tokens (or one sample): split large families, then first-fit decreasing."""
     parts = [part for family in families for part in _split(family, inputs, max_tokens)]
     rows: list[list[Family]] = []
     room: list[int] = []
@@ -216,7 +216,7 @@ def packed_rows(families: Sequence[Family], inputs: Sequence[int], max_tokens: i
 
 
 def _split(family: Family, inputs: Sequence[int], max_tokens: int) -> list[Family]:
-    """The family in parts that fit into a row, each with the prefix."""
+    """Split a family into parts that fit into a row, each with the prefix."""
     parts: list[list[int]] = []
     left = 0
     for sample in family.samples:
@@ -229,12 +229,12 @@ def _split(family: Family, inputs: Sequence[int], max_tokens: int) -> list[Famil
     return [Family(tuple(part), family.shared if len(part) > 1 else 0) for part in parts]
 
 
-def _common(first: tuple[int, ...], second: tuple[int, ...], most: int) -> int:
-    """How many tokens two prompts begin with alike, counted up to `most`."""
-    length = min(len(first), len(second), most)
+def _common(first: tuple[int, ...], second: tuple[int, ...], limit: int) -> int:
+    """Return the length of the common beginning of two prompts, at most `limit`."""
+    length = min(len(first), len(second), limit)
     if first[:length] == second[:length]:
         return length
-    return next(place for place in range(length) if first[place] != second[place])
+    return next(index for index in range(length) if first[index] != second[index])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,19 +242,19 @@ class Share:
     """A rank's samples as a batch of their own."""
 
     batch: Batch
-    place_S: Tensor | None
-    """Where each sample of the whole batch stands in the share, -1 for not at all; None when the share is the whole."""
+    index_S: Tensor | None
+    """Index in the share of each sample of the whole batch, -1 for those of other ranks; None when it has all."""
 
     def of(self, samples: Tensor) -> Tensor:
-        """Those of the whole batch's `samples` that are in the share, by their place in it and in their order."""
-        if self.place_S is None:
+        """Return the indices in the share of those of the whole batch's `samples` that it has, in their order."""
+        if self.index_S is None:
             return samples
-        places = self.place_S[samples]
-        return places[places >= 0]
+        indices = self.index_S[samples]
+        return indices[indices >= 0]
 
 
 def owners(lengths: Sequence[int], ranks: int) -> list[int]:
-    """[S] the rank of each sample, given its tokens: longest first to whom has least; ties go to the lower number."""
+    """Return the rank of each sample [S]: longest first, to the rank with the fewest tokens, or the lower of two."""
     tokens = [0] * ranks
     result = [0] * len(lengths)
     for sample in sorted(range(len(lengths)), key=lambda sample: (-lengths[sample], sample)):
@@ -265,16 +265,16 @@ def owners(lengths: Sequence[int], ranks: int) -> list[int]:
 
 
 def share_of(batch: Batch, rank: int, ranks: int) -> Share:
-    """The part of a batch that one of `ranks` ranks learns from; it may be without samples."""
+    """Return the part of a batch that one of `ranks` ranks learns from; it may have no samples."""
     if ranks == 1:
-        return Share(batch=batch, place_S=None)
+        return Share(batch=batch, index_S=None)
     mine = torch.tensor(owners(batch.lengths_S.tolist(), ranks)) == rank
-    place_S = torch.where(mine, mine.cumsum(0) - 1, -1)
-    return Share(batch=_only(batch, mine), place_S=place_S)
+    index_S = torch.where(mine, mine.cumsum(0) - 1, -1)
+    return Share(batch=_only(batch, mine), index_S=index_S)
 
 
 def _only(batch: Batch, mine_S: Tensor) -> Batch:
-    """The marked samples, end to end."""
+    """Return a batch of the marked samples."""
     token_mine_L = mine_S.repeat_interleave(batch.lengths_S)
     action_mine_A = mine_S[batch.action_sample_A]
     lengths, prompts = batch.lengths_S[mine_S], batch.prompt_lengths_S[mine_S]
