@@ -202,7 +202,7 @@ def test_live_display():
     console = Console(file=io.StringIO(), force_terminal=True, width=120, height=40)
     clock = Clock()
     display = LiveDisplay(console, "spiral train", Pace(1, 10, 8, clock), WATCHED, EVALUATED)
-    assert "first step is under way" in rendered(display.render())
+    assert "first step is running" in rendered(display.render())
     learning = {"learner/grad_norm": 0.5, "loss/kl_reference": 0.01, "loss/entropy": 1.2, "loss/clip_fraction": 0.25}
     with display:
         clock.now += 3

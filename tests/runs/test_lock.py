@@ -64,16 +64,16 @@ def test_a_directory_in_which_nothing_was_written_is_left_as_it_was(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_holder_without_a_sign_of_life_is_told(tmp_path, monkeypatch):
+def test_a_holder_that_may_be_suspended_is_reported(tmp_path, monkeypatch):
     path = tmp_path / "run"
     path.mkdir()
     with held_elsewhere(path / ".lock"):
         monkeypatch.setattr("spiral.core.locks._silent_seconds", lambda _: 90.0)
-        with pytest.raises(RunHeldError, match=r"has not updated its lock for 90 s: .* gone, remove .*/\.lock$"):
+        with pytest.raises(RunHeldError, match=r"has not updated its lock for 90 s, .* gone, remove .*/\.lock$"):
             hold_run(path)
 
 
-def test_a_copy_of_a_run_under_way_belongs_to_nobody(tmp_path):
+def test_a_copy_of_a_running_run_is_not_locked(tmp_path):
     path, copy = tmp_path / "run", tmp_path / "copy"
     path.mkdir()
     with held_elsewhere(path / ".lock"):

@@ -1,8 +1,8 @@
-"""Agreement in a run: which settings decide what is computed, and a watch on the first updates.
+"""Agreement of engine and learner in a run: the settings that matter to it, and a check in the first updates.
 
-What the engine reported for the games of the first step is compared with what the learner computes of them; the games
-of the second were sampled with the weights of the first update, so an engine that took them wrongly (a stale head,
-layers in another order) shows there. Both numbers are in every update anyway (`sampler/gap_mean`).
+The log-probabilities that the engine reported for the games of the first step are compared with the learner's. The
+games of the second step were sampled with the weights of the first update, so an engine that received them wrongly (a
+stale head, layers in another order) is found there. Every update computes the difference anyway (`sampler/gap_mean`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ GAP = "sampler/gap_mean"
 
 
 def learner_options(recipe: Recipe) -> dict[str, Any]:
-    """The settings that can make a learner compute something else than the plain forward pass."""
+    """The settings under which a learner could compute something else than the plain forward pass."""
     values = recipe.model_dump()
     return {name: values[name.partition(".")[0]][name.partition(".")[2]] for name in PLAINER}
 
 
 def computation(recipe: Recipe) -> dict[str, Any]:
-    """The settings by which a run's agreement is known again, beside weights, context and temperature."""
+    """The settings under which a check of agreement is remembered, beside weights, context and temperature."""
     device = {"device": recipe.model.device, "head": recipe.model.head, "workers": recipe.cluster.rollout_workers}
     return {**learner_options(recipe), **device, "prompt": recipe.prompt.model_dump()}
 
@@ -34,10 +34,10 @@ class WatchedLearner:
     """An `Updater` that ends a run in which engine and learner disagree in its first updates."""
 
     def __init__(self, learner: Updater, recipe: Recipe) -> None:
-        """Takes the limit and what is comparable from the recipe.
+        """Takes the limit from the recipe.
 
-        Where top-p cuts the distribution, the learner computes another one by design.
-        After the first step, schedules other than "sync" learn from games of older weights.
+        With top-p the engine samples from another distribution than the learner's by design, so nothing is compared.
+        Schedules other than "sync" learn from games of older weights after the first step.
         """
         self._learner = learner
         self._engine = recipe.engine.kind
@@ -50,11 +50,11 @@ class WatchedLearner:
 
     @property
     def version(self) -> int:
-        """How many updates there have been."""
+        """Number of updates done."""
         return self._learner.version
 
     def update(self, batch: Batch | None) -> Metrics:
-        """One update. Raises `DisagreementError` after one of the first if what was sampled is not what is learned."""
+        """One update. Raises `DisagreementError` if engine and learner disagree in one of the first."""
         metrics = self._learner.update(batch)
         if self._left and GAP in metrics:
             self._left -= 1

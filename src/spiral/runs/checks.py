@@ -1,4 +1,4 @@
-"""What is tried at launch, before anything is spent: whether opponents can play, and whether prompts leave room."""
+"""Checks at launch, before anything is spent: whether opponents can play, and whether prompts leave room to answer."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def check_run(recipe: Recipe) -> None:
 
 
 def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
-    """Raises `ValueError` when a game's prompt leaves the model no room for an answer.
+    """Raises `ValueError` if a game's prompts leave the model no room for an answer.
 
-    Of games that are played the first prompts, of those that are measured the later ones, too.
+    Checks the first prompts of the games that are trained on, and all that it can reach of those evaluated.
     """
     foreign = [game for game in recipe.selfplay.games if load_game(game).name not in NATIVE_GAMES]
     if foreign and _reads_only_our_games(policy):
@@ -44,6 +44,6 @@ def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
 
 
 def _reads_only_our_games(policy: LanguagePolicy) -> bool:
-    """Whether the model has the built-in tokenizer: a token for every word of our games, and bytes beside."""
+    """Whether the model has the built-in tokenizer: a token for every word of the native games, and bytes."""
     words: set[str] = set(policy.codec.tokenizer.get_vocab())
     return {f"{name}:X:" for name in ("tictactoe", "connect_four")} <= words

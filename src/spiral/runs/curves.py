@@ -1,6 +1,6 @@
-"""The learning curves of a run as one picture, from its metrics and its measurements.
+"""The learning curves of a run as one picture, from its metrics and evaluations.
 
-Drawn without a display and without matplotlib's global state, so it can run anywhere.
+It needs neither a display nor matplotlib's global state.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _win_or_draw(axes: Axes, reports: Reports) -> None:
 
 
 def _exploitability(axes: Axes, reports: Reports) -> None:
-    """Exploitability of each game measured, in the game's units."""
+    """Exploitability of each game, in the game's units."""
     games = [row["game"] for row in reports[-1][1].exploitability] if reports else []
     for game in games:
         found = [(step, row["exploitability"]) for step, report in reports for row in report.exploitability

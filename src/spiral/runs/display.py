@@ -1,7 +1,4 @@
-"""What a user sees while a run is under way: a live table in a terminal, a plain line now and then elsewhere.
-
-Everything goes to standard error. Nothing here has a say in the run.
-"""
+"""The progress of a run on standard error: a live table in a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 5.0
 """Between lines about steps that are fast."""
 SLOW_STEP = 1.0
-"""Seconds of a step that always has a line of its own."""
+"""Seconds of a step that always gets a line."""
 MAX_LINE = 160
 """Characters of a line about a step."""
 MAX_NAME = 48
@@ -49,7 +46,7 @@ LEARNING = (
     ("clipped", "loss/clip_fraction", "{:.1%}"),
     ("sampler-learner gap", "sampler/gap_mean", "{:.4f}"),
 )
-"""What is shown of the update: caption, metric, format."""
+"""Metrics of the update: caption, key, format."""
 PHASES = {
     "play": "time/collect_s",
     "credit": "time/credit_s",
@@ -94,7 +91,7 @@ def _matchups(games: Iterable[str], opponents: Sequence[str]) -> tuple[Matchup, 
 
 
 class Display(Protocol):
-    """Follows a run; a context, so that the terminal is left in order."""
+    """Shows a run; a context manager, so that the terminal is left in order."""
 
     def __enter__(self) -> Self: ...
 
@@ -103,12 +100,12 @@ class Display(Protocol):
     ) -> None: ...
 
     def show(self, step: int, metrics: Metrics) -> None:
-        """Takes the numbers of a finished step."""
+        """Shows a finished step."""
         ...
 
 
 class Pace:
-    """How far a run is that goes from `first_step` to `steps`, and how many seconds it took."""
+    """The time that a run has taken since `first_step`, and will take until `steps`."""
 
     def __init__(
         self, first_step: int, steps: int, games_per_step: int, clock: Callable[[], float] = time.monotonic
@@ -125,7 +122,7 @@ class Pace:
         return self._clock() - self._start
 
     def remaining(self, step: int) -> float:
-        """Seconds to go if every step takes as long as those so far."""
+        """Seconds left if every step takes as long as those so far."""
         done = step - self._first_step + 1
         return self.elapsed / max(1, done) * (self.steps - step)
 
@@ -139,7 +136,7 @@ def make_display(title: str, pace: Pace, watched: Watched, evaluated: Metrics) -
 
 
 class PlainDisplay:
-    """A line for every slow step, every few seconds where steps are fast, and for the last one."""
+    """A line for every slow step, every few seconds if steps are fast, and for the last step."""
 
     def __init__(self, write: Callable[[str], object], pace: Pace, watched: Watched) -> None:
         self._write = write
@@ -182,7 +179,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A table that is redrawn in place, once a second and after every step."""
+    """A table that is redrawn once a second and after every step."""
 
     def __init__(self, console: Console, title: str, pace: Pace, watched: Watched, evaluated: Metrics) -> None:
         self._title = title
@@ -191,7 +188,7 @@ class LiveDisplay:
         self._evaluated = evaluated
         self._last: tuple[int, Metrics] | None = None
         self._progress, self._open = Progress(by_stage=True), ExitStack()
-        self._progress.stage("the first step is under way")
+        self._progress.stage("the first step is running")
         self._console = console
         self._live = Live(get_renderable=self.render, console=console, refresh_per_second=1)
 
@@ -214,7 +211,7 @@ class LiveDisplay:
         self._live.refresh()
 
     def render(self) -> RenderableType:
-        """The whole picture."""
+        """Everything that is shown now."""
         now = Text(self._progress.line(width=self._console.width - 1), no_wrap=True, style="dim")
         if self._last is None:
             return Group(Text(self._title, style="bold", no_wrap=True, overflow="ellipsis"), now)
@@ -232,7 +229,7 @@ class LiveDisplay:
         if evaluated:
             parts.append(Text("last evaluation:\n  " + "\n  ".join(evaluated)))
         parts.append(now)
-        parts.append(Text("Ctrl-C stops after the step under way, with a checkpoint.", style="dim"))
+        parts.append(Text("Ctrl-C finishes this step, writes a checkpoint and stops.", style="dim"))
         return Group(*parts)
 
 
@@ -267,8 +264,7 @@ def learning_values(metrics: Metrics) -> list[str]:
 def phase_seconds(metrics: Metrics) -> dict[str, float]:
     """Seconds of a step by phase, as far as they are known.
 
-    "record" is what is left of the time since the metrics of the step before: files, checkpoint and measurements of
-    that step.
+    "record" is the rest of the time since the step before: files, checkpoint and evaluation of that step.
     """
     seconds = {phase: metrics[key] for phase, key in PHASES.items() if key in metrics}
     if "cluster/wall_s" in metrics:
@@ -301,9 +297,9 @@ def cluster_lines(metrics: Metrics, workers: int) -> list[str]:
 
 
 def _span(values: list[float], form: str) -> str:
-    """From the least to the most, as "3 to 5", or just one where they read the same."""
-    least, most = form.format(min(values)), form.format(max(values))
-    return least if least == most else f"{least} to {most}"
+    """The range of some values, as "3 to 5", or one value if both ends read the same."""
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def evaluation_lines(metrics: Metrics, watched: Watched) -> list[str]:
@@ -346,7 +342,7 @@ def _players_text(matchup: Matchup, players: Sequence[int], metrics: Metrics) ->
 
 
 def progress_line(step: int, metrics: Metrics, pace: Pace, width: int, *, bar: bool = True) -> str:
-    """Where the run stands and how fast it goes, in at most `width` characters; the least important is left out."""
+    """The position and speed of a run in at most `width` characters; the least important part is left out first."""
     parts = [
         f"step {step}/{pace.steps}",
         f"{duration(pace.elapsed)} elapsed, {duration(pace.remaining(step))} left",
@@ -364,7 +360,7 @@ def progress_line(step: int, metrics: Metrics, pace: Pace, width: int, *, bar: b
 
 
 def rate(per_second: float) -> str:
-    """A speed with at least two digits that say something, such as 0.31 or 1,234."""
+    """A speed with at least two significant digits, such as 0.31 or 1,234."""
     if per_second >= 10 or per_second <= 0:
         return f"{per_second:,.0f}"
     return f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2g}"
@@ -373,14 +369,14 @@ def rate(per_second: float) -> str:
 def plain_table(*headers: str, numbers_from: int | None = None) -> Table:
     """A table without frame lines; columns from `numbers_from` on are aligned to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for place, header in enumerate(headers):
-        right = numbers_from is not None and place >= numbers_from
+    for index, header in enumerate(headers):
+        right = numbers_from is not None and index >= numbers_from
         table.add_column(header, justify="right" if right else "left", overflow="fold")
     return table
 
 
 def wide_console() -> Console:
-    """Standard output; wide enough for a table where there is no terminal to ask for its width."""
+    """Standard output, wide enough for a table if it is not a terminal."""
     console = Terminal()
     if console.is_terminal or os.environ.get("COLUMNS"):
         return console

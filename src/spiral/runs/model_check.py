@@ -1,4 +1,4 @@
-"""What `spiral check` measures: every computation of a run, before and after an update, and the chat template."""
+"""What `spiral check` checks: every computation of a run, before and after an update, and the chat template."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ KEYS_AND_VALUES = 1 << 30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelReport:
-    """What was found out about a model."""
+    """The results of a check of a model."""
 
     headline: str
     """Parameters, family, precision, context."""
     tolerance: Tolerance
     differences: list[Difference]
     not_crossed: tuple[str, ...]
-    """Lengths at which the model changes, but which are too long to be measured here."""
+    """Lengths at which the model's computation changes, but which are too long to be checked here."""
     template: TemplateReport
     error: ValueError | None
     """Why the model is refused."""
@@ -57,14 +57,14 @@ class ModelReport:
 
 
 def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
-    """Measures a model as `recipe` would run it.
+    """Checks a model as `recipe` would run it.
 
     Args:
         recipe: whose model, engine, precision, sampling, prompt and learner are checked.
         every_layout: also with packed rows and gradient checkpointing, whatever the recipe says.
 
     Raises:
-        ValueError: the model cannot be loaded, or an engine cannot be made for it.
+        ValueError: The model cannot be loaded, or no engine can be started for it.
     """
     loaded = load_language_model(recipe.model)
     recipe = _with_prompt(recipe, loaded)
@@ -115,7 +115,7 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
 
 
 def _small_engine(engine: EngineConfig, model: Any, compute: str) -> EngineConfig:
-    """Less memory for vLLM on a CPU where the user set no memory_share: it fills all that it gets, which takes long."""
+    """Less memory for vLLM on a CPU if the user set no memory_share: vLLM fills all of it, which takes long."""
     if engine.kind != "vllm" or model.device.type != "cpu" or "memory_share" in engine.model_fields_set:
         return engine
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -125,7 +125,7 @@ def _small_engine(engine: EngineConfig, model: Any, compute: str) -> EngineConfi
 
 
 def _with_prompt(recipe: Recipe, loaded: LanguageModel) -> Recipe:
-    """The model's own prompt where the recipe says nothing, and a plain one for a model without a chat template."""
+    """Uses the model's own prompt if the recipe has none, and a plain one for a model without a chat template."""
     if "prompt" in recipe.model_fields_set:
         return recipe
     prompt = loaded.prompt or (recipe.prompt if loaded.tokenizer.chat_template else PromptConfig(template="qwen3"))
@@ -133,7 +133,7 @@ def _with_prompt(recipe: Recipe, loaded: LanguageModel) -> Recipe:
 
 
 class SignStep(torch.optim.AdamW):
-    """A first step, which is the sign of every gradient, without memory and time for its moments."""
+    """AdamW's first step, which is the sign of the gradient, without memory for its moments."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

@@ -12,14 +12,14 @@ from spiral.runs.evaluation import EvaluationResults
 
 RATES = ("win", "draw", "loss", "not_lost")
 MAX_WHOLE = 24
-"""Characters of a name that a table never folds."""
+"""Characters of a name that is never folded."""
 
 
 def arena_table(before: EvaluationResults, after: EvaluationResults) -> Table:
     """Every game and opponent in two lines: shares of games with their 95% intervals."""
     table = plain_table("game", "against", "", "win", "draw", "loss", "win or draw", "illegal", numbers_from=3)
     earlier = {(row["game"], row["opponent"]): row for row in before.arena}
-    for column in table.columns[:2]:  # of a narrow terminal the figures are folded first
+    for column in table.columns[:2]:  # in a narrow terminal numbers are folded first
         column.no_wrap = all(len(row["game"]) <= MAX_WHOLE and len(row["opponent"]) <= MAX_WHOLE for row in after.arena)
     for row in after.arena:
         key = (row["game"], row["opponent"])
@@ -33,7 +33,7 @@ def arena_table(before: EvaluationResults, after: EvaluationResults) -> Table:
 
 
 def exploitability_table(before: EvaluationResults, after: EvaluationResults) -> Table:
-    """Exploitability of every game measured."""
+    """Exploitability of every game that was evaluated."""
     table = plain_table("game", "exploitability before", "after", "illegal before", "after ", "method", numbers_from=1)
     earlier = {row["game"]: row for row in before.exploitability}
     for row in after.exploitability:
