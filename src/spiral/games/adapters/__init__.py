@@ -1,1 +1,1 @@
-"""Games of other libraries under our protocol."""
+"""Games of other libraries as `Game` and `State`."""

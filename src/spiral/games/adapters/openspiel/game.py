@@ -1,14 +1,14 @@
 """Games of OpenSpiel (Lanctot et al., 2019, arXiv 1908.09453) behind our own `Game` and `State`.
 
-Any of its turn-based, two-player, zero-sum games becomes a class here, made on demand: "openspiel/NAME", with the
-parameters that OpenSpiel lists for it as fields.
+Each of its turn-based, two-player, zero-sum games becomes a class, made on demand: "openspiel/NAME". Its fields are the
+parameters that OpenSpiel lists for it.
 
-A state is its game and the moves made so far. OpenSpiel's own state is carried along, cloned for every move, left out
-of comparisons, and rebuilt from the moves after pickling. What a player sees is what OpenSpiel shows that player:
-boards whole, hidden cards only to their owner.
+A state is its game and the moves made so far. OpenSpiel's own state is kept beside them, cloned for every move, left
+out of comparisons, and rebuilt from the moves after pickling. A player sees what OpenSpiel shows it: whole boards, and
+hidden cards only of its own.
 
-Left out: simultaneous moves (although OpenSpiel can put them one after another), rewards before the end, games in which
-players forget on purpose, games that wrap others, and parameters that are not plain values.
+Not supported: simultaneous moves (although OpenSpiel can put them one after another), rewards before the end, games in
+which players forget on purpose, games that wrap others, and parameters that are not plain values.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from spiral.games.registry import load_game
 
 PREFIX = "openspiel/"
 TESTED = ("breakthrough", "connect_four", "hex", "leduc_poker", "liars_dice", "nim", "othello", "pig")
-"""Named where OpenSpiel is missing and cannot be asked what it has."""
+"""Games to list when OpenSpiel is not installed."""
 MISSING = "OpenSpiel is not installed; install it with pip install open_spiel"
 MAX_NODES = 600_000
 """Trees up to this size count as enumerable; that of tic-tac-toe has 549,946 nodes."""
 
 Move: TypeAlias = tuple[int, str]
-"""Who acted, a player or chance, and what they did."""
+"""The actor, a player or chance, and its action."""
 
 _PUBLIC_MOVES = frozenset({"kuhn_poker", "leduc_poker", "liars_dice", "universal_poker"})
-"""Games with hidden cards or dice in which every move of a player is seen by both."""
+"""Games with hidden cards or dice in which both players see every move of a player."""
 _BOARD_IS_ALL = frozenset({"breakthrough", "connect_four", "hex", "nim", "othello", "tic_tac_toe"})
-"""Games whose future depends on the board and the player to act alone."""
+"""Games whose future depends only on the board and the player to act."""
 _CHIPS_ON_THE_TABLE = frozenset({"leduc_poker"})
-"""Games with hidden cards whose observation, other than the information state, tells the chips of both players."""
+"""Games with hidden cards whose observation, other than the information state, shows the chips of both players."""
 
 _FAULTY = {"quoridor": "OpenSpiel itself warns of known faults in it"}
 
 
 def names() -> dict[str, str | None]:
-    """Every game of OpenSpiel, without our prefix, and why it cannot be played here; None where it can."""
+    """Return every game of OpenSpiel, without the prefix, with the reason why it cannot be played here, or None."""
     if importlib.util.find_spec("pyspiel") is None:
         return dict.fromkeys(TESTED, MISSING)
     return {name: _why_not(kind) for name, kind in sorted(_kinds().items())}
@@ -56,7 +56,7 @@ def names() -> dict[str, str | None]:
 
 @functools.cache
 def game_class(name: str) -> type[Game]:
-    """The class of the game that OpenSpiel calls `name`, always the same one; `ValueError` when not available."""
+    """Return the class of OpenSpiel's game `name`, always the same one; `ValueError` when it is not available."""
     known = names()
     reason = known.get(name, "OpenSpiel has no such game") if None in known.values() else MISSING
     if reason is not None:
@@ -95,7 +95,7 @@ def _version() -> str:
 
 
 def _why_not(kind: Any) -> str | None:
-    """Why games of this kind cannot be played here; None when they can."""
+    """The reason why games of this kind cannot be played here, or None."""
     has_text = kind.provides_observation_string or kind.provides_information_state_string
     faults = {
         "not for two players": not kind.min_num_players <= 2 <= kind.max_num_players,
@@ -130,7 +130,7 @@ def _load(name: str, changed: tuple[tuple[str, Any], ...]) -> Any:
     try:
         with _silence():
             game = pyspiel.load_game(name, dict(changed))
-            game.new_initial_state()  # where some games look at their parameters first
+            game.new_initial_state()  # some games check their parameters only here
     except Exception as error:  # SpielError, or whatever the standard library of C++ raises
         given = ", ".join(f"{key}={value!r}" for key, value in changed)
         reason = " ".join(str(error).split())
@@ -140,7 +140,7 @@ def _load(name: str, changed: tuple[tuple[str, Any], ...]) -> Any:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps standard error clean of what OpenSpiel itself prints there before it raises an error."""
+    """Hide what OpenSpiel prints on standard error before it raises an error."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -153,15 +153,15 @@ def _silence() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenSpielGame(Game):
-    """What all games of OpenSpiel share; `game_class` derives a class for each, with its parameters as fields."""
+    """The base of all OpenSpiel games; `game_class` derives a class for each, with its parameters as fields."""
 
     short_name: ClassVar[str]
     """OpenSpiel's own name for it."""
     long_name: ClassVar[str]
-    """The same for readers."""
+    """OpenSpiel's name for people."""
 
     def __post_init__(self) -> None:
-        """Refuses what OpenSpiel refuses, and sizes with which some of its games end the whole process."""
+        """Refuse what OpenSpiel refuses, and sizes that would make OpenSpiel end the whole process."""
         for key, least in self._defaults().items():
             value = self.parameters[key]
             if type(value) is int and value < min(least, 1):
@@ -195,7 +195,7 @@ class OpenSpielGame(Game):
 
     @functools.cached_property
     def perfect_information(self) -> bool:
-        """Whether nothing is hidden from anyone."""
+        """Whether nothing is hidden from a player."""
         return str(self.kind.information).endswith(".PERFECT_INFORMATION")
 
     def initial_state(self) -> OpenSpielState:
@@ -225,7 +225,7 @@ class OpenSpielGame(Game):
 
     @property
     def spec(self) -> str:
-        """As everywhere, with texts in quotes: pile_sizes='5' is a text although it looks like a number."""
+        """See `Game.spec`; strings are quoted, because pile_sizes='5' looks like a number otherwise."""
         changed = [f"{key}={value!r}" for key, value in self._changed().items()]
         return f"{self.name}({','.join(changed)})" if changed else self.name
 
@@ -242,22 +242,22 @@ class OpenSpielGame(Game):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenSpielState(State):
-    """The moves made so far. `position` and `past` follow from them and are carried along to save work."""
+    """The moves made so far. `position` and `past` follow from them and are kept to save work."""
 
     game: OpenSpielGame
     moves: tuple[Move, ...] = ()
     position: Any = dataclasses.field(compare=False, repr=False)
     """OpenSpiel's state; never changed."""
     past: tuple[str, str] = dataclasses.field(default=("", ""), compare=False, repr=False)
-    """A fingerprint of what each player saw and did at its own decisions; empty where the moves tell it all."""
+    """A fingerprint of what each player saw and did at its own decisions; empty where all moves are public."""
 
     def __reduce__(self) -> tuple[Callable[..., OpenSpielState], tuple[object, ...]]:
-        """OpenSpiel's state is not pickled: its moves are played again."""
+        """Pickle the moves instead of OpenSpiel's state."""
         return _rebuild, (self.game, self.moves, tuple(self.position.history()), self.past)
 
     @property
     def current_player(self) -> int:
-        """OpenSpiel numbers players, chance and the end as we do."""
+        """OpenSpiel's numbers of players, chance and the end are the same."""
         return int(self.position.current_player())
 
     def legal_actions(self) -> tuple[str, ...]:
@@ -271,7 +271,7 @@ class OpenSpielState(State):
         return tuple((name, chance) for name, (_, chance) in self._choices.items())
 
     def apply(self, action: str) -> OpenSpielState:
-        """Moves a copy of OpenSpiel's state on."""
+        """Apply the action to a copy of OpenSpiel's state."""
         if action not in self._choices:
             raise self.refuse(action)
         player, past = self.current_player, self.past
@@ -292,13 +292,13 @@ class OpenSpielState(State):
         return (first + 0.0, 0.0 - first)  # never -0.0
 
     def information_state(self, player: int) -> str:
-        """Perfect recall, whether OpenSpiel's own text has it or not: all that the player has seen and done."""
+        """All that the player has seen and done: perfect recall, also where OpenSpiel's own text has none."""
         if self.game.perfect_information:
             return self._told()
         return f"{self._known(player)} | {self._told() if self._open_moves else self.past[player]}"
 
     def position_key(self) -> Hashable:
-        """The board and the player to act, where that is known to be all; otherwise the moves."""
+        """The board and the player to act in games known to depend on nothing else; otherwise the moves."""
         if self.game.short_name in _BOARD_IS_ALL and not self.game.parameters.get("swap"):
             return (self.game, self.current_player, str(self.position))
         return self
@@ -320,7 +320,7 @@ class OpenSpielState(State):
 
     @functools.cached_property
     def _choices(self) -> dict[str, tuple[int, float]]:
-        """What the player to act or chance may do: its name, OpenSpiel's number for it, and chance's odds."""
+        """The actions of the player to act or of chance: name, OpenSpiel's number, and probability."""
         player = self.current_player
         if player == TERMINAL:
             return {}
@@ -333,7 +333,7 @@ class OpenSpielState(State):
 
     @property
     def _open_moves(self) -> bool:
-        """Whether every move of a player is seen by both."""
+        """Whether both players see every move of a player."""
         return self.game.perfect_information or self.game.short_name in _PUBLIC_MOVES
 
     def _history(self, player: int) -> str:
@@ -349,7 +349,7 @@ class OpenSpielState(State):
         return "; ".join(f"{'chance' if player == CHANCE else f'seat {player}'}: {action}" for player, action in shown)
 
     def _known(self, player: int, now: bool = False) -> str:
-        """OpenSpiel's text for a player: the one with a memory if there is one, or of what is on the table `now`."""
+        """OpenSpiel's text for a player: its information state if it has one; with `now` the present observation."""
         table = now and (self.game.perfect_information or self.game.short_name in _CHIPS_ON_THE_TABLE)
         kind = self.game.kind
         if kind.provides_observation_string and (table or not kind.provides_information_state_string):
@@ -369,7 +369,7 @@ def _rebuild(
 
 @functools.lru_cache(maxsize=256)
 def _introduction(game: OpenSpielGame) -> str:
-    """The rules, or what OpenSpiel says of a game whose rules are not written here."""
+    """The rules, or OpenSpiel's own description of a game whose rules are not in `text`."""
     known = words.rules(game.short_name, game.parameters)
     if known is not None:
         return f"You are playing {game.long_name}. {known}"
@@ -383,7 +383,7 @@ def _introduction(game: OpenSpielGame) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _load_again(spec: str) -> Game:
-    """Kept, because every state that is unpickled asks for its game."""
+    """Load a game, cached, because every unpickled state needs its game."""
     return load_game(spec)
 
 
@@ -418,4 +418,4 @@ _SIZES: dict[str, int | Callable[[Mapping[str, Any]], int]] = {
     "nim": _nim_nodes,
     "tic_tac_toe": 549_946,
 }
-"""How many nodes the trees of small games have, at most."""
+"""Upper bounds of the number of nodes in the trees of small games."""

@@ -1,10 +1,10 @@
-r"""OpenSpiel's games in words: rules, what a player sees, and names of actions that fit into `\boxed{}`.
+r"""Texts of OpenSpiel's games: rules, observations, and names of actions that fit into `\boxed{}`.
 
 OpenSpiel's own texts are made for programs: "pile:3, take:1;" or "[Private: 4][Round 1][Ante: 1 3]". Ten games get
-rules and a view written here for a reader; every other one gets its own texts, tidied, and one line of what OpenSpiel
-says of it. The rules follow the parameters of the game and were checked against OpenSpiel's behaviour.
+rules and observations written here; the others get OpenSpiel's own texts, tidied, and its one-line description. The
+rules follow the parameters of the game and were checked against OpenSpiel's behaviour.
 
-Left out: rules for the other games, which a model has to know by name.
+The other games have no rules here; a model has to know them by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Params = Mapping[str, Any]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(r"^(?:chance outcome:? ?|player: ?-?\d+ action: ?|player=-?\d+ move=|\d+ - )", re.IGNORECASE)
-"""What OpenSpiel writes before some actions and a player need not repeat."""
+"""Prefixes of OpenSpiel's action names that a player need not repeat."""
 _RENAMED = {
     "connect_four": (re.compile(r"^[xo](\d+)$"), r"\1"),
     "go": (re.compile(r"^[BW] "), ""),
@@ -105,7 +105,7 @@ def rules(game: str, params: Params) -> str | None:
 
 
 def view(game: str, params: Params, text: str, player: int) -> str | None:
-    """What a player sees, written for a reader, from what OpenSpiel shows it; None where it is not known how."""
+    """An observation for a reader, from OpenSpiel's text; None for games without a view here."""
     return _VIEWS[game](_Seen(text=text, player=player, params=params)) if game in _VIEWS else None
 
 
@@ -181,7 +181,7 @@ _RULES = {
         " right cell."
     ),
 }
-"""In braces stand the game's parameters, and what `_WORDS` makes of them."""
+"""Braces hold the game's parameters, and words that `_WORDS` derives from them."""
 
 
 def _liars_dice_words(params: Params) -> dict[str, object]:

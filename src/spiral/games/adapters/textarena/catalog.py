@@ -1,8 +1,8 @@
-"""Which TextArena games there are, which of them can be played here, and why not the others.
+"""The catalogue of TextArena's games: which can be played here, and why the others cannot.
 
-After TextArena 0.7.4 (https://github.com/LeonGuertler/TextArena), in the size that an environment has under its
-plain id; other sizes and games for one player are left out. The table is written down instead of found out at run
-time, because looking imports every game, and some of them start downloads or ask for keys when they are imported.
+After TextArena 0.7.4 (https://github.com/LeonGuertler/TextArena), in the size that an environment has under its plain
+id; other sizes and games for one player are left out. The table is fixed instead of read at run time, because that
+would import every game, and some of them start downloads or ask for keys when they are imported.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Entry:
     summary: str
     moves: moves.Moves
     tried: bool = False
-    """Whether `moves` gives candidates, each of which has to be tried out, instead of exactly what is legal."""
+    """Whether `moves` gives candidates to be tried one by one, instead of exactly the legal moves."""
     dealt: bool = True
-    """Whether TextArena draws random numbers in it."""
+    """Whether the game draws random numbers."""
     max_turns: int = 1000
     must_hold: str = ""
-    """What a legal action has to match, in games that punish a bad action without calling it invalid."""
+    """A pattern that legal actions match, for games that punish a bad action without calling it invalid."""
     shared: tuple[str, ...] = ()
-    """Attributes that never change and are too large to be copied with every move."""
+    """Attributes that never change and are too large to copy with every move."""
 
 
 _STEPS = moves.fixed("[up]", "[down]", "[left]", "[right]")

@@ -1,12 +1,11 @@
 """One position of a TextArena game as a value: the library's mutable environment behind a function `step`.
 
-TextArena's environments change in place, draw from the global `random`, and forgive a bad move once. Here a move is
-made on a deep copy, with the game's own random state put in place of the global one for as long as the library
-works, and any move that the library calls invalid is undone and reported instead of punished. The bare environment
-is used, without TextArena's wrappers, and what it tells the players is taken out of it after every move: it then stays
-small enough to be copied often.
+TextArena's environments change in place, draw from the global `random`, and forgive one bad move. Here a move is made
+on a deep copy, with the game's own random state in place of the global one while the library works, and a move that the
+library calls invalid is undone and reported instead of punished. The bare environment is used, without TextArena's
+wrappers, and its messages to the players are taken out after every move, so that it stays small enough to copy often.
 
-Left out: numpy's global generator, which no playable game uses.
+Not covered: numpy's global generator, which no playable game uses.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from typing import Any, NamedTuple, NoReturn
 from spiral.games.adapters.textarena.catalog import PLAYABLE
 
 GAME = -1
-"""Who speaks when TextArena itself does."""
+"""The speaker of TextArena's own messages."""
 _lock = threading.RLock()
 
 
 class Message(NamedTuple):
-    """One thing that a player was told, or did."""
+    """One message to a player, or one action of its own."""
 
     speaker: int
     kind: str
-    """The name of a TextArena `ObservationType`, or "OWN" for the player's own action, which is not always told."""
+    """The name of a TextArena `ObservationType`, or "OWN" for the player's own action, which may have no message."""
     text: str
 
 
@@ -50,25 +49,25 @@ class _Refused(BaseException):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Position:
-    """An environment that nobody changes any more, with what belongs to it."""
+    """An environment that is no longer changed, with its random state and messages."""
 
     name: str
     env: Any
     randomness: object
-    """What `random.getstate()` gave after the last move."""
+    """The value of `random.getstate()` after the last move."""
     heard: Heard
 
     @property
     def player(self) -> int:
-        """Who is to act."""
+        """The player to act."""
         return int(self.env.state.current_player_id)
 
     def speaker(self, number: int) -> str:
-        """What TextArena calls a speaker."""
+        """TextArena's name for a speaker."""
         return "GAME" if number == GAME else str(self.env.state.role_mapping.get(number, f"Player {number}"))
 
     def listed(self) -> tuple[str, ...]:
-        """The moves of the player to act that the catalogue lists, those that must be tried out having been tried."""
+        """The legal moves that the catalogue lists; candidates are tried out first."""
         entry = PLAYABLE[self.name]
         found = tuple(entry.moves(self.env, self.player))
         return tuple(move for move in found if self.step(move)) if entry.tried else found
@@ -118,12 +117,12 @@ def installed() -> bool:
 
 
 def _refuse(reason: str = "") -> NoReturn:  # noqa: ARG001
-    """Stands in for TextArena's `set_invalid_move`."""
+    """Replaces TextArena's `set_invalid_move`."""
     raise _Refused
 
 
 def _hear(env: Any, heard: Heard) -> Heard:
-    """Takes out of the environment what the players have been told since the last move."""
+    """Take the players' new messages out of the environment."""
     state = env.state
     told: dict[int, list[tuple[int, str, Any]]] = {0: list(state.observations[0]), 1: list(state.observations[1])}
     state.observations = {0: [], 1: []}
@@ -137,7 +136,7 @@ def _hear(env: Any, heard: Heard) -> Heard:
 
 @contextlib.contextmanager
 def _apart(randomness: Any) -> Iterator[None]:
-    """Lends the global `random` to the library and mutes its prints; gives both back, whatever happens."""
+    """Lend the global `random` to the library and mute its prints during a `with` block."""
     with _lock, contextlib.redirect_stdout(io.StringIO()):
         before = random.getstate()
         try:
@@ -154,7 +153,7 @@ def _environment(name: str) -> tuple[Any, dict[str, Any]]:
     with _apart(None), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            # A heavy optional package: only those who play these games pay for it.
+            # A heavy optional package, imported only when one of its games is played.
             from textarena.envs.registration import ENV_REGISTRY
 
             spec = ENV_REGISTRY[name]

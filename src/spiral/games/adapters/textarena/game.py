@@ -1,18 +1,18 @@
-"""The two-player games of TextArena (Guertler et al., 2025, arXiv 2504.11442) under this project's protocol.
+"""The two-player games of TextArena (Guertler et al., 2025, arXiv 2504.11442) as `Game` and `State`.
 
-A state is what was dealt and the actions since: chance deals one of 10,000 seeds (a game without random numbers has
-no such node), and everything after it, dice included, follows from that seed. The library's environment is carried
-along and rebuilt by playing again where it is missing, as after unpickling.
+A state is the deal and the actions since: chance deals one of 10,000 seeds (a game without random numbers has no such
+node), and everything after it, dice included, follows from that seed. The library's environment is kept beside them and
+rebuilt by replaying the actions when it is missing, as after unpickling.
 
-These are games never trained on, kept as others measure them, so TextArena's rules are left as they are. Among
-their faults: in Simple Negotiation a refused offer stands until it is replaced, also for the side that made it; Kuhn
+These games serve as held-out evaluation, comparable with other work, so TextArena's rules are left as they are. Some of
+their faults: in Simple Negotiation a refused offer stands until it is replaced, also for the player that made it; Kuhn
 poker lets the players 1, 0, 1 open its three hands, and its chips decide only who wins; Pig ends at 100 turns only when
-a turn is passed on; a game whose position allows no move at all does not end, and is lost here for the player
-that is stuck, which is what its next, illegal move would do in TextArena.
+a turn is passed on; a game whose position allows no move at all does not end, and is lost here by the player that is
+stuck, as its next, illegal move would lose in TextArena.
 
 What TextArena calls invalid is not legal here: there are no second tries. An action may leave its square brackets out
-where that means the same. The full observation is TextArena's own text, shortened where it grows beyond bounds; it
-does not list the legal actions. Returns are +1, -1 or 0.
+where that means the same. The full observation is TextArena's own text, shortened where it grows beyond bounds; it does
+not list the legal actions. Returns are +1, -1 or 0.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from spiral.games.base import CHANCE, TERMINAL, Game, State, Style
 NUM_DEALS = 10_000
 DEALS = tuple((str(seed), 1 / NUM_DEALS) for seed in range(NUM_DEALS))
 MAX_CHARACTERS = 6_000
-"""About how long an observation gets."""
+"""Approximate maximum length of an observation."""
 MAX_MESSAGE = 1_500
-"""Where a single message is cut."""
+"""Maximum length of one message; the rest is cut off."""
 MIN_RECENT = 2_000
-"""What is left to the game's course, however long its rules are."""
+"""Minimum number of characters for the course of the game, whatever the length of the rules."""
 
 
 def names() -> dict[str, str | None]:
-    """Every game by TextArena's id, with None where it can be played and otherwise one line that says why not."""
+    """Return every game by TextArena's id, with the reason why it cannot be played here, or None."""
     missing = None if installed() else "needs textarena: pip install textarena"
     return {**dict.fromkeys(PLAYABLE, missing), **NOT_PLAYABLE}
 
@@ -65,14 +65,14 @@ def game_class(name: str) -> type[Game]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextArenaGame(Game):
-    """What all of these games have in common."""
+    """The base of all TextArena games."""
 
     name: ClassVar[str] = "textarena"
     rules: ClassVar[str] = "TextArena 0.7.4"
     free_text: ClassVar[bool] = True
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By name, as the class is made at run time."""
+        """Pickle by name, as the class is made at run time."""
         return _load, (self.environment,)
 
     @property
@@ -82,12 +82,12 @@ class TextArenaGame(Game):
 
     @property
     def entry(self) -> Entry:
-        """What the catalogue knows of it."""
+        """Its entry in the catalogue."""
         return PLAYABLE[self.environment]
 
     @property
     def max_turns(self) -> int:
-        """As the catalogue says; where the rules set no bound (dice, bets, ties), 1,000: play does not come near it."""
+        """The catalogue's bound, or 1,000 where the rules set none (dice, bets, ties); play does not come near it."""
         return self.entry.max_turns
 
     def initial_state(self) -> TextArenaState:
@@ -113,7 +113,7 @@ class TextArenaState(State):
 
     @functools.cached_property
     def _position(self) -> Position:
-        """TextArena's side of this state: left here by `apply`, or played again."""
+        """TextArena's position: stored by `apply`, or replayed."""
         assert self.dealt is not None, "there is no position before the deal"
         position = deal(self.game.environment, self.dealt)
         for action in self.actions:
@@ -134,7 +134,7 @@ class TextArenaState(State):
         return self._position.player if self._listed else TERMINAL
 
     def legal_actions(self) -> tuple[str, ...]:
-        """The actions in TextArena's syntax; a choice of them where there is talk, or no end of bids."""
+        """The actions in TextArena's syntax; a selection in games with talk or unlimited bids."""
         return self._listed
 
     def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
@@ -142,11 +142,11 @@ class TextArenaState(State):
         return DEALS if self.dealt is None else ()
 
     def is_legal(self, action: str) -> bool:
-        """Whether TextArena takes the action, with or without brackets around it, when it is tried out."""
+        """Whether TextArena accepts the action, with or without brackets around it, when it is tried."""
         return self._try(action) is not None
 
     def apply(self, action: str) -> TextArenaState:
-        """Deals a seed, or makes a move on a copy of the environment."""
+        """Apply a seed, or a move to a copy of the environment."""
         if self.dealt is None:
             if action not in _SEEDS:
                 raise self.refuse(action)
@@ -160,7 +160,7 @@ class TextArenaState(State):
         return state
 
     def returns(self) -> tuple[float, float]:
-        """What TextArena pays. Raises `RuntimeError` where that does not sum to zero."""
+        """TextArena's rewards. Raises `RuntimeError` when they do not sum to zero."""
         if self.current_player != TERMINAL:
             return (0.0, 0.0)
         state = self._position.env.state
@@ -172,14 +172,14 @@ class TextArenaState(State):
         return (float(paid[0]), float(paid[1]))
 
     def information_state(self, player: int) -> str:
-        """Everything that the player was told or did, in order, and whose turn it is."""
+        """All messages to the player and its own actions, in order, and whose turn it is."""
         if self.dealt is None:
             return "not dealt"
         told = [(message.speaker, message.kind, message.text) for message in self._position.heard[player]]
         return f"{self.current_player}{told}"
 
     def observation(self, player: int, style: Style = "full") -> str:
-        """What TextArena has told the player, the newest last; the compact form leaves out the rules."""
+        """TextArena's messages to the player, the newest last; the compact form leaves out the rules."""
         if self.dealt is None:
             return "The game has not been dealt yet."
         heard = [message for message in self._position.heard[player] if message.kind != "OWN"]
@@ -189,7 +189,7 @@ class TextArenaState(State):
         return "\n".join([*rules, *self._recent(rest, room), self._tell_now(player)])
 
     def _recent(self, messages: list[Message], room: int) -> list[str]:
-        """As many of the last messages as there is room for, and the last board in any case."""
+        """As many of the last messages as fit, and always the last board."""
         lines = [self._line(message) for message in messages]
         first = len(lines)
         while first > 0 and room >= len(lines[first - 1]):
@@ -203,20 +203,20 @@ class TextArenaState(State):
         return [f"({first - len(kept)} earlier messages are left out.)", *kept, *lines[first:]]
 
     def _line(self, message: Message) -> str:
-        """A message with its speaker. Line breaks of a player could pose as other messages."""
+        """A message with its speaker, on one line: a player's line breaks could imitate other messages."""
         text = " ".join(message.text.split()) if message.speaker >= 0 else message.text.strip("\n")
         cut = f"{text[:MAX_MESSAGE]} (cut)" if len(text) > MAX_MESSAGE else text
         return f"[{self._position.speaker(message.speaker)}] {cut}"
 
     def _tell_now(self, player: int) -> str:
-        """Whose turn it is, or how the game ended."""
+        """Whose turn it is, or the result."""
         if self.is_terminal:
             won = self.returns()[player]
             return f"The game is over: {'it is a draw' if won == 0 else 'you won' if won > 0 else 'you lost'}."
         return "It is your turn." if self.current_player == player else "It is your opponent's turn."
 
     def _try(self, action: str) -> tuple[str, Position] | None:
-        """The action as TextArena takes it and what follows, or None; the last answer is kept for `apply`."""
+        """The action in TextArena's form and the position after it, or None; the last result is kept for `apply`."""
         kept = vars(self).get("_tried")
         if kept is None or kept[0] != action:
             kept = vars(self)["_tried"] = (action, self._attempt(action))
@@ -234,7 +234,7 @@ class TextArenaState(State):
         for text in (action, f"[{action}]"):
             try:
                 following = self._position.step(text)
-            except RuntimeError:  # TextArena cannot cope with this text: it is nothing that the rules know
+            except RuntimeError:  # TextArena fails on this text, so it is not an action
                 following = None
             if following is not None or "[" in action:
                 return (text, following) if following else None

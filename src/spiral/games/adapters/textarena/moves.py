@@ -1,8 +1,8 @@
-"""Which moves TextArena's games allow, in TextArena's own syntax: it has no such list of its own.
+"""The legal moves of TextArena's games in TextArena's syntax; TextArena itself lists none.
 
-Every function takes an environment and the player to act and reads the environment's fields; none of them changes
-anything. The catalogue says which lists are exact and which are candidates that are tried out one by one. Where
-a game allows endlessly many moves (talk, bids, prices), the list is a fixed small choice of them.
+Every function takes an environment and the player to act and reads the environment's fields; none of them changes them.
+The catalogue says which lists are exact and which are candidates that are tried out one by one. In games with unlimited
+moves (talk, bids, prices), the list is a small fixed selection.
 """
 
 # ruff: noqa: ARG001, ARG005 (all of them take the same two arguments)
@@ -75,7 +75,7 @@ def piles(env: Any, player: int) -> Iterable[str]:
 
 
 def othello(env: Any, player: int) -> Iterable[str]:
-    """Othello: cells that flip something; a player without one says anything and is skipped."""
+    """Othello: cells that flip something; a player without one may say anything and is skipped."""
     return [f"[{row}, {col}]" for row, col in env._valid_moves("BW"[player])] or ["[skip]"]
 
 
@@ -124,7 +124,7 @@ def indian_poker(env: Any, player: int) -> Iterable[str]:
     """Indian poker: bets and raises of 1, 5 and 20 chips; TextArena allows any that can be paid."""
     game = env.state.game_state
     due, chips = game["highest_bet"] - game["current_bets"][player], game["player_chips"][player]
-    if chips < 0:  # the ante is taken from who has nothing, and then TextArena refuses even a fold
+    if chips < 0:  # the ante is taken even from a player without chips, and then TextArena refuses a fold
         return []
     sizes = [size for size in (1, 5, 20) if due + size <= chips]
     if due == 0:
