@@ -10,7 +10,7 @@ import pytest
 from spiral.core.policy import SamplingConfig
 from spiral.models.card import CARD, ModelCard, read_card, training_card, write_card
 from spiral.models.loading import NANO_DIRECTORY
-from spiral.policies.registry import PolicyOptions, load_language_policy, run_games, saved_settings
+from spiral.policies.registry import PolicyOptions, load_language_policy, model_card, run_games
 from spiral.text import PromptConfig
 
 SECTIONS = {
@@ -26,7 +26,7 @@ SECTIONS = {
 def settings(name):
     """How a model is asked, without the name of its run."""
     policy = load_language_policy(str(name), PolicyOptions())
-    return saved_settings(str(name)), run_games(str(name)), policy.codec.config, policy.sampling
+    return model_card(str(name)), run_games(str(name)), policy.codec.config, policy.sampling
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_moved_checkpoint_is_asked_as_before(run, tmp_path):
     assert before[1] == ["tictactoe", "kuhn_poker(hands=3)"]
     assert before[2] == PromptConfig(observation="compact", thinking=True)
     assert before[3] == SamplingConfig(temperature=0.0, max_new_tokens=9)
-    assert (before[0].context, before[0].from_run) == (300, True)
+    assert (before[0].engine["context"], bool(before[0].run)) == (300, True)
     moved = tmp_path / "elsewhere"
     shutil.move(run / "checkpoints" / "step-000007", moved)
     shutil.rmtree(run)
@@ -59,13 +59,13 @@ def test_an_older_checkpoint_takes_the_rest_from_the_folder_of_its_run(run, tmp_
     checkpoint = run / "checkpoints" / "step-000007"
     write_card(checkpoint, ModelCard(prompt=PromptConfig(observation="compact")))
     assert json.loads((checkpoint / CARD).read_text()).keys() == {"prompt"}
-    own = saved_settings(str(run))
-    assert own.from_run
-    assert own.sampling.temperature == 0.1
+    own = model_card(str(run))
+    assert own.run
+    assert own.evaluation_sampling.temperature == 0.1
     assert own.prompt == PromptConfig(observation="compact")
     moved = tmp_path / "elsewhere"
     shutil.copytree(checkpoint, moved)
-    assert not saved_settings(str(moved)).from_run
+    assert not model_card(str(moved)).run
 
 
 def test_a_damaged_card_is_named(run):

@@ -162,12 +162,12 @@ def _prompting_model(a: str, b: str) -> str | None:
 
     None unless both are language models.
     """
-    from spiral.policies.registry import is_language_model, saved_settings
+    from spiral.policies.registry import is_language_model, model_card
 
     if not (is_language_model(a) and is_language_model(b)):
         return None
-    asked = {name: saved_settings(name) for name in (b, a)}
-    runs = [name for name, own in asked.items() if own.from_run]
+    asked = {name: model_card(name) for name in (b, a)}
+    runs = [name for name, own in asked.items() if own.run]
     prompted = [name for name, own in asked.items() if own.prompt is not None]
     return (runs or prompted or [b])[0]
 
@@ -176,9 +176,9 @@ def _same_prompt(
     like: str, other: str, options: PolicyOptions, in_games: bool
 ) -> tuple[str, dict[str, Any], PolicyOptions]:
     """The prompt and sampling of both: as one sentence, as JSON and as options. Benchmarks have their own sampling."""
-    from spiral.policies.registry import effective_prompt, effective_sampling, saved_settings
+    from spiral.policies.registry import effective_prompt, effective_sampling, model_card
 
-    asked, own = saved_settings(like), saved_settings(other)
+    asked, own = model_card(like), model_card(other)
     prompt, sampling = effective_prompt(asked, options), effective_sampling(asked, options)
     words = [
         f"{prompt.template} template, {prompt.observation} observations",
@@ -190,18 +190,18 @@ def _same_prompt(
         f"engine {options.engine}",
         *([f"context {options.context}"] if options.context else []),
     ]
-    why = f"as {like} was trained" if asked.from_run or asked.prompt is not None else "by the defaults"
+    why = f"as {like} was trained" if asked.run or asked.prompt is not None else "by the defaults"
     line = f"Both models get the same prompt and sampling, {why}: {', '.join(words)}."
-    if own.from_run or own.prompt is not None:
+    if own.run or own.prompt is not None:
         left, given = effective_prompt(own, options).model_dump(), prompt.model_dump()
-        if own.from_run and in_games:
+        if own.run and in_games:
             left, given = left | effective_sampling(own, options).model_dump(), given | sampling.model_dump()
         otherwise = [key for key in given | left if given.get(key) != left.get(key)]
         if otherwise:
             values = ", ".join(f"{key.replace('_', '-')} {left.get(key)}" for key in otherwise)
             line += f" {other} was trained with {values}; --each-as-trained uses that."
     asking = {"like": like, "prompt": prompt.model_dump(), "sampling": sampling.model_dump(), "engine": options.engine}
-    return line, asking, dataclasses.replace(options, saved=asked)
+    return line, asking, dataclasses.replace(options, card=asked)
 
 
 def _unplayed(plan: Plan, rows: Sequence[Row]) -> list[str]:

@@ -1,8 +1,8 @@
-"""From the name of a MODEL to a policy.
+"""Loads the policy of a MODEL's name.
 
 A MODEL is `nano` or another local model (`spiral models`), a run directory (its last checkpoint), a checkpoint
 directory, a Hugging Face name or path, a scripted policy, or `endpoint:NAME`. A model that was trained here brings its
-prompt and its run's sampling (`spiral.json`); options of the command line come first.
+prompt and its run's sampling in its card (`spiral.json`); options of the command line take precedence.
 """
 
 from __future__ import annotations
@@ -70,19 +70,6 @@ MAX_CPU_PARAMETERS = 2_000_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SavedSettings:
-    """Settings that a model's checkpoint and its run record."""
-
-    prompt: PromptConfig | None
-    """None when they do not record it."""
-    sampling: SamplingConfig
-    context: int
-    """The context of its run's engine; 0 when that is not recorded."""
-    from_run: bool
-    """Whether the model comes from a run."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyOptions:
     """Options of the command line for one policy; None keeps the model's own setting."""
 
@@ -103,8 +90,8 @@ class PolicyOptions:
     """Another response budget that needs room, such as that of a benchmark."""
     alone: bool = True
     """Whether no other model is loaded at the same time."""
-    saved: SavedSettings | None = None
-    """Settings of another model, to use instead of this one's."""
+    card: ModelCard | None = None
+    """The card of another model, to use instead of this one's."""
 
 
 DEFAULTS = PolicyOptions()
@@ -129,16 +116,16 @@ class PolicyCache:
 
 
 def load_policy(name: str, game: str | Game, options: PolicyOptions = DEFAULTS, **changed: Any) -> Policy:
-    """The policy that a MODEL's name stands for: a scripted one, a model, a run, or `endpoint:NAME`.
+    """Loads the policy of a MODEL's name: a scripted policy, a model, a run, or `endpoint:NAME`.
 
     Args:
         name: As on the command line, such as "minimax", "nano", "runs/r1" or "runs/r1@15".
-        game: The game that the policy is to play.
-        options: How a model is loaded and asked.
-        changed: Fields of `PolicyOptions` in place of those of `options`, such as `temperature=0.0`.
+        game: The game that the policy will play.
+        options: How a model is loaded, prompted and sampled.
+        changed: Fields of `PolicyOptions` that replace those of `options`, such as `temperature=0.0`.
 
     Raises:
-        ValueError: There is no such policy, or the game's first prompt leaves it no room for an answer.
+        ValueError: There is no such policy, or the game's first prompt leaves no room for a reply.
     """
     game = load_game(game) if isinstance(game, str) else game
     options = dataclasses.replace(options, **changed)
@@ -197,7 +184,7 @@ def load_language_policy(name: str, options: PolicyOptions) -> LanguagePolicy:
 
     check_model(name, ())
     where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
-    sampling = effective_sampling(saved_settings(name) if options.saved is None else options.saved, options)
+    sampling = effective_sampling(options.card or model_card(name), options)
     engine = _engine(name, options, max(sampling.max_new_tokens, options.reply_tokens))
     loaded = load_for_engine(where, engine)
     prompt = _prompt(name, loaded, options)
@@ -239,14 +226,14 @@ def _engine(name: str, options: PolicyOptions, reply_tokens: int) -> EngineConfi
     engine = resolved(checked(EngineConfig, {**saved, "kind": options.engine, "sleep": False}))
     context = options.context or 0
     if options.context is None and engine.kind == "vllm":
-        own = engine.context if options.saved is None else options.saved.context
+        own = engine.context if options.card is None else int(options.card.engine.get("context", 0))
         context = max(MIN_CONTEXT, own, reply_tokens + PROMPT_ROOM)
     share = _memory_share(engine) if options.alone else engine.memory_share
     return checked(EngineConfig, {**engine.model_dump(), "context": context, "memory_share": share})
 
 
 def _memory_share(engine: EngineConfig) -> float:
-    """VLLM's share of the GPU memory: most of it, because no learner uses it. A CPU keeps the configured share."""
+    """The share of GPU memory for vLLM: most of it, because no learner uses it. A CPU keeps the configured share."""
     import torch
 
     if engine.kind != "vllm" or not torch.cuda.is_available():
@@ -308,8 +295,8 @@ def check_model(name: str, others: Sequence[str] | None = None) -> None:
 
 
 def _prompt(name: str, loaded: LanguageModel, options: PolicyOptions) -> PromptConfig:
-    """The model's saved prompt, or that of `options.saved`, or the default, with the command line's options applied."""
-    own = loaded.prompt if options.saved is None else options.saved.prompt
+    """The prompt of the model or of `options.card`, or the default, with the command line's options applied."""
+    own = loaded.prompt if options.card is None else options.card.prompt
     prompt = with_options(own or PromptConfig(), options, PROMPT_OPTIONS)
     if prompt.template == "chat" and not loaded.tokenizer.chat_template:
         raise ValueError(f"model {name!r} has no chat template and no saved prompt; add --template qwen3, r1 or llama")
@@ -317,40 +304,29 @@ def _prompt(name: str, loaded: LanguageModel, options: PolicyOptions) -> PromptC
 
 
 def checked_model_config(name: str) -> Any:
-    """`model_config` of a model that passes `check_model`; a known model that is not on this machine need not."""
+    """`model_config` of a model, after `check_model` unless it is a known model that is not on this machine."""
     if local_model(name) is not None or known_config(name) is None:
         check_model(name)
     return model_config(name)
 
 
-def saved_settings(name: str) -> SavedSettings:
-    """How the model `name` was asked in its training, as far as its files say."""
-    card = model_card(name)
-    return SavedSettings(
-        prompt=card.prompt,
-        sampling=card.evaluation_sampling,
-        context=int(card.engine.get("context", 0)),
-        from_run=bool(card.run),
-    )
+def effective_prompt(card: ModelCard, options: PolicyOptions) -> PromptConfig:
+    """The prompt of a card, or the default, with the command line's options applied."""
+    return with_options(card.prompt or PromptConfig(), options, PROMPT_OPTIONS)
 
 
-def effective_prompt(saved: SavedSettings, options: PolicyOptions) -> PromptConfig:
-    """The saved prompt with the command line's options applied."""
-    return with_options(saved.prompt or PromptConfig(), options, PROMPT_OPTIONS)
-
-
-def effective_sampling(saved: SavedSettings, options: PolicyOptions) -> SamplingConfig:
-    """The saved sampling with the command line's options applied."""
-    return with_options(saved.sampling, options, SAMPLING_OPTIONS)
+def effective_sampling(card: ModelCard, options: PolicyOptions) -> SamplingConfig:
+    """The sampling of a card's evaluation with the command line's options applied."""
+    return with_options(card.evaluation_sampling, options, SAMPLING_OPTIONS)
 
 
 def run_games(name: str) -> list[str]:
-    """The games that a model was trained on; none where it does not say."""
+    """The games that a model was trained on; empty when its card does not list them."""
     return [] if is_scripted(name) else model_card(name).games
 
 
 def model_card(name: str) -> ModelCard:
-    """What the model `name` says of itself; an empty card where it says nothing, or is a hub's model."""
+    """The card of the model `name`; empty for a model without one."""
     return read_card(model_directory(name))
 
 
