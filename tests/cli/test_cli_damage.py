@@ -55,12 +55,18 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(data)
 
 
+def every_harm():
+    """Every harm to every file. The fast tests do one to each file, in turn."""
+    for number, name in enumerate(FILES):
+        for turn, harm in enumerate((Path.unlink, truncate, flip_a_bit)):
+            yield pytest.param(name, harm, marks=[] if turn == number % 3 else pytest.mark.slow)
+
+
 def test_the_list_of_files_is_complete(trained):
     assert set(hashes(trained / "checkpoints" / "step-000002")) >= set(FILES)
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, truncate, flip_a_bit])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("name", "harm"), [*every_harm()])
 def test_any_harm_to_any_file_is_noticed(name, harm, trained, tmp_path):
     path = shutil.copytree(trained, tmp_path / "run", symlinks=True)
     harm(path / "checkpoints" / "step-000002" / name)
@@ -115,7 +121,7 @@ def disk_full_in_safetensors(*_arguments, **_options):
         pytest.param("spiral.training.checkpoint.write_card", disk_full, marks=pytest.mark.slow),
         pytest.param("spiral.training.checkpoint.point_to", disk_full, marks=pytest.mark.slow),
         ("spiral.core.storage.pq.write_table", disk_full),
-        ("spiral.core.files.sync", disk_full),
+        pytest.param("spiral.core.files.sync", disk_full, marks=pytest.mark.slow),
         pytest.param("torch.utils.tensorboard.writer.SummaryWriter.add_scalar", disk_full, marks=pytest.mark.slow),
     ],
 )

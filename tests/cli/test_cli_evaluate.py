@@ -129,7 +129,7 @@ def test_a_language_model_is_scored_or_sampled():
             ["exploitability", "equilibrium", "--game", "kuhn_poker(hands=5)"],
             "equilibrium cannot play kuhn_poker(hands=5)",
         ),
-        (["exploitability", "minimax(depth=4)", "--game", "tictactoe"], "expected plain minimax"),
+        (["exploitability", "minimax(depth=4)", "--game", "tictactoe"], "use minimax without a depth"),
         (["exploitability", "minimax", "--game", "kuhn_poker"], "minimax needs a game of perfect information"),
         (["exploitability", "random", "--game", "kuhn_poker", "--samples", "0"], "--samples"),
         (["exploitability", "nano", "--game", "kuhn_poker", "--top-p", "2"], "top-p: got 2"),

@@ -25,6 +25,11 @@ def trained(tmp_path_factory):
     return path, tiny_run(path)
 
 
+def slow_but(first, *others):
+    """The first parameter for the fast tests, and the others for the slow ones."""
+    return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
+
+
 @pytest.fixture
 def copied(trained, tmp_path):
     """A copy to do harm to."""
@@ -138,7 +143,7 @@ def test_resume_goes_on_and_shows_the_end(copied):
     assert len(read_metrics(copied)) == 3
 
 
-@pytest.mark.parametrize("steps", ["2", "1"])
+@pytest.mark.parametrize("steps", ["2", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_run_cut_short_is_measured_where_it_ends(steps, trained, copied):
     """Its last step got no report of its own, as it was not meant to be the last."""
     path = copied
@@ -193,7 +198,7 @@ def test_only_the_length_may_change_on_resume(copied, tmp_path):
     assert "is not a run directory" in refused("train", "--resume", "--run-dir", str(tmp_path))
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("stop", slow_but(signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 def test_a_stop_writes_a_checkpoint_and_says_how_to_resume(stop, monkeypatch, tmp_path):
     interrupt_after(monkeypatch, step=2, stop=stop)
     result = tiny_run(tmp_path / "my run", run__steps="6", run__checkpoint_every="100")
@@ -208,7 +213,7 @@ def test_a_stop_writes_a_checkpoint_and_says_how_to_resume(stop, monkeypatch, tm
     assert [row["step"] for row in read_metrics(tmp_path / "my run")] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", slow_but(signal.SIGINT, signal.SIGTERM))
 def test_a_second_stop_ends_it_at_once(stop, monkeypatch, tmp_path):
     interrupt_after(monkeypatch, step=2, times=2, stop=stop)
     result = tiny_run(tmp_path / "run", run__steps="6")
@@ -218,14 +223,15 @@ def test_a_second_stop_ends_it_at_once(stop, monkeypatch, tmp_path):
     )
 
 
-STOPS = [signal.SIGTERM, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (signal.SIGINT, signal.SIGHUP))]
-
-
-@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("stop", slow_but(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 @pytest.mark.parametrize(
     ("target", "advice"),
     [
-        ("spiral.runs.evaluation.evaluate_policy", "the last good checkpoint is step-000000; to resume: "),
+        pytest.param(
+            "spiral.runs.evaluation.evaluate_policy",
+            "the last good checkpoint is step-000000; to resume: ",
+            marks=pytest.mark.slow,
+        ),
         ("safetensors.torch.save_file", "there is no checkpoint yet; to begin again: "),
         ("spiral.launch.local.load_language_model", "choose another --run-dir"),
     ],
