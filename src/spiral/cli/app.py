@@ -10,6 +10,7 @@ what loads torch is imported where it is needed, so the help of a command and it
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import io
 import logging
@@ -113,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             status: int = typer.main.get_command(app).main(given, prog_name="spiral", standalone_mode=False) or 0
             if status != INTERRUPTED:
+                _exit_quickly(arguments)
                 return status
             message = "interrupted"
         except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -125,7 +127,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+    _exit_quickly(arguments)
     return status
+
+
+def _exit_quickly(arguments: Sequence[str] | None) -> None:
+    """Exempts all objects from the collection at the end of this process, which takes more than a second after torch.
+
+    Not where a program calls `main` with arguments and goes on.
+    """
+    if arguments is None:
+        gc.freeze()
 
 
 @contextlib.contextmanager

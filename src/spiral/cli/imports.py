@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,9 @@ def quick_imports() -> Iterator[None]:
     Imports make a million objects and hardly any garbage, but the collector goes through all of them again and again:
     a fifth of the time of the imports. What a module holds stays until the process ends.
     """
+    if "torch" in sys.modules:  # nothing to gain, and what a program made before is not ours to exempt
+        yield
+        return
     gc.disable()
     try:
         yield

@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 from spiral.cli import options as opt
 from spiral.cli.errors import FAILED, INTERRUPTED, Stopped, describe_os_error
+from spiral.cli.imports import quick_imports
 from spiral.cli.output import print_json, program, resume_command
 from spiral.core.metrics import Metrics
 from spiral.core.printable import printable
@@ -176,7 +177,8 @@ def _plan_lines(recipe: Recipe) -> list[str]:
 
 def _started(recipe: Recipe, path: Path, resume: bool) -> Run:
     """A new run, prepared."""
-    from spiral.launch import start
+    with quick_imports():
+        from spiral.launch import start
     from spiral.runs.directory import RunDirectory
 
     if resume:  # otherwise it is checked before torch is loaded
@@ -187,7 +189,8 @@ def _started(recipe: Recipe, path: Path, resume: bool) -> Run:
 
 def _resumed(name: str | None, overrides: list[str], path: Path, steps: int | None) -> Run:
     """A run prepared from its last checkpoint. Only the number of steps and the processes may change."""
-    from spiral.launch import resume, saved_recipe, setting_differences
+    with quick_imports():
+        from spiral.launch import resume, saved_recipe, setting_differences
     from spiral.runs.recipe import validate_recipe, with_overrides
 
     saved = saved_recipe(path)
