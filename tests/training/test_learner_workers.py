@@ -48,6 +48,7 @@ PADDED = Run(
 )
 PLAIN = Run(learner={"layout": "packed", "gradient_checkpointing": True}, loss={"kind": "policy_gradient"})
 RUNS = {"packed": PACKED, "padded": PADDED, "plain": PLAIN}
+NAMES = ["packed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("padded", "plain"))]
 EXACT = ["float32", SHARDED]
 LORA = {"rank": 4}
 SMALL = {"samples": 5}
@@ -95,7 +96,7 @@ def assert_same_training(one, other, tolerance=TOLERANCE):
     assert distance(one.weights, other.weights) < tolerance
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_make_the_update_of_one(ranks, random_model, name):
     one = train(random_model, RUNS[name], 10)
     two = ranks.all(train, random_model, RUNS[name], 10)
@@ -104,7 +105,7 @@ def test_two_ranks_make_the_update_of_one(ranks, random_model, name):
     assert change(random_model, one).abs().max() > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NAMES)
 def test_sharding_itself_changes_nothing(ranks, random_model, name):
     """FSDP2 over two ranks, its rounding to bfloat16 taken out."""
     run = dataclasses.replace(RUNS[name], compute=SHARDED)
@@ -137,7 +138,7 @@ def test_a_rank_without_samples_takes_part(ranks, random_model, compute, samples
     assert_same_training(one, two[0])
 
 
-@pytest.mark.parametrize("compute", EXACT)
+@pytest.mark.parametrize("compute", [SHARDED, pytest.param("float32", marks=pytest.mark.slow)])
 def test_lora_over_two_ranks(ranks, random_model, compute):
     run = Run(PADDED.learner, PADDED.loss, LORA, compute=compute, **SMALL)
     one, two = train(random_model, run, 2), ranks.all(train, random_model, run, 2)
@@ -146,7 +147,14 @@ def test_lora_over_two_ranks(ranks, random_model, compute):
     assert change(random_model, one).abs().max() > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize(("compute", "lora"), [("float32", {}), (SHARDED, {}), (SHARDED, LORA)])
+@pytest.mark.parametrize(
+    ("compute", "lora"),
+    [
+        ("float32", {}),
+        pytest.param(SHARDED, {}, marks=pytest.mark.slow),
+        (SHARDED, LORA),
+    ],
+)
 def test_a_checkpoint_is_for_any_number_of_ranks(ranks, random_model, tmp_path, compute, lora):
     """Two ranks, then one, then two, each from what the other has written."""
     run = Run(PADDED.learner, {**PADDED.loss, "reference_refresh_steps": 1}, lora, compute=compute, **SMALL)
@@ -196,7 +204,7 @@ def test_training_that_diverges_stops_on_all_ranks(ranks, random_model):
         (train_on_own_batch, "rank 1 has a different batch from rank 0; give every rank the same samples"),
     ],
 )
-def test_ranks_that_do_not_agree_are_told(ranks, random_model, work, message):
+def test_ranks_that_do_not_agree_are_refused(ranks, random_model, work, message):
     for error in ranks.run(work, random_model, Run(**SMALL)):
         assert isinstance(error, ValueError)
         assert re.match(message, str(error))
@@ -212,13 +220,13 @@ def test_a_checkpoint_that_cannot_be_written_fails_on_all(ranks, random_model, t
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").is_file(), reason="needs Linux")
-def test_nobody_from_outside_can_join(ranks):
+def test_the_group_listens_on_loopback_only(ranks):
     first, second = ranks.all(listening_addresses)
     assert first == {"0100007F"}  # 127.0.0.1: the store, and gloo
     assert second <= {"0100007F"}
 
 
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compute", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_rank_that_dies_is_noticed(short_lived, random_model, compute):
     run = Run(compute=compute, **SMALL)
     (message, seconds, _), nothing = short_lived.run(update_without, random_model, run, 1, None)
@@ -279,7 +287,7 @@ def join_group_again():
     join_group(0, 2, port=1)
 
 
-def test_two_processes_with_one_rank_are_told():
+def test_two_processes_with_one_rank_are_refused():
     store = torch.distributed.HashStore()
     store.set("joined/1", "1")
     meet(store, 0, 2, "there", timedelta(seconds=1))
@@ -293,7 +301,7 @@ def test_other_errors_stay_what_they_are():
     assert not isinstance(caught.value, GroupError)
 
 
-def test_samples_go_to_whom_has_the_fewest_tokens():
+def test_samples_go_to_the_rank_with_the_fewest_tokens():
     assert owners([5, 9, 4, 4], 2) == [1, 0, 1, 0]  # 9; 5; 5 + 4; 9 + 4 since it is a tie
     assert owners([7, 7, 7, 7, 7], 3) == [0, 1, 2, 0, 1]
     assert owners([3], 2) == [0]

@@ -1,8 +1,8 @@
-"""Self-play with role-conditioned advantages finds its way towards equilibrium, and closer when held to a reference.
+"""Self-play with role-conditioned advantages approaches equilibrium, and comes closer with a KL to a reference.
 
-In a game without a pure equilibrium the last iterate of plain policy gradients goes round in circles. A KL to a
-reference that follows every fifty steps turns them into a spiral. The table is trained by the code that trains language
-models: the game loop, the baselines, the batch and the loss.
+In a game without a pure equilibrium the last iterate of plain policy gradients moves in circles. A KL to a reference
+that is refreshed every fifty steps turns them into a spiral. The table is trained by the code that trains language
+models: the game loop, the advantage estimator, the batch and the loss.
 """
 
 import numpy as np
@@ -26,10 +26,15 @@ def trained():
     return np.array(plain), np.array(held)
 
 
-def test_both_start_at_uniform_play(trained):
-    assert [values[0] for values in trained] == pytest.approx([UNIFORM, UNIFORM], abs=1e-12)
+def test_self_play_comes_closer_to_equilibrium():
+    plain = np.array(train_table(LossConfig(), steps=60, episodes=48, learning_rate=5.0, seed=0))
+    assert plain[0] == pytest.approx(UNIFORM, abs=1e-12)
+    # Seeds 0 to 2 give a mean of 0.12 and a best value of 0.09 to 0.10.
+    assert plain[30:].mean() < UNIFORM / 2.5
+    assert plain.min() < 0.12
 
 
+@pytest.mark.slow
 def test_plain_self_play_learns_but_wanders(trained):
     plain, _ = trained
     late = plain[STEPS // 2 :]
@@ -39,6 +44,7 @@ def test_plain_self_play_learns_but_wanders(trained):
     assert late.max() > 1.5 * plain.min()
 
 
+@pytest.mark.slow
 def test_a_refreshed_reference_comes_closer(trained):
     plain, held = trained
     late = held[STEPS // 2 :]
