@@ -113,21 +113,23 @@ def test_illegal_replies_pass_and_a_policy_that_did_not_answer_does_not():
         illegal, turns=(*episode.turns[:-1], silent), outcome="not_played", returns=(0.0, 0.0), fault="no network"
     )
     assert check_episode(illegal, match, VOCABULARY, range(5)) is None
-    assert "cannot have one" in check_episode(unplayed, match, VOCABULARY, range(5))  # the policy always answers
+    assert "whose policy always answers" in check_episode(
+        unplayed, match, VOCABULARY, range(5)
+    )  # the policy always answers
     paid = dataclasses.replace(illegal, returns=first_lost[::-1])
-    assert "pays" in check_episode(paid, match, VOCABULARY, range(5))
+    assert "its returns are" in check_episode(paid, match, VOCABULARY, range(5))
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda e: dataclasses.replace(e, seed=e.seed + 1), "was due"),
+        (lambda e: dataclasses.replace(e, seed=e.seed + 1), "instead of"),
         (lambda e: dataclasses.replace(e, game="kuhn_poker"), "it played kuhn_poker from seed"),
         (lambda e: dataclasses.replace(e, actions=("9", *e.actions[1:])), "action 1 does not replay: got action '9'"),
         (lambda e: dataclasses.replace(e, actions=(*e.actions, "0")), "action .* comes after the end"),
         (lambda e: dataclasses.replace(e, turns=e.turns[::-1]), "not the decisions among its actions"),
         (lambda e: dataclasses.replace(e, turns=()), "not the decisions among its actions"),
-        (lambda e: dataclasses.replace(e, returns=(2.0, -2.0)), r"pays \(2.0, -2.0\) where"),
+        (lambda e: dataclasses.replace(e, returns=(2.0, -2.0)), r"returns are \(2.0, -2.0\) instead of"),
         (lambda e: dataclasses.replace(e, outcome="truncated"), "do not lead to the outcome 'truncated'"),
         (lambda e: with_generation(e, logprobs=np.array([math.nan], dtype=np.float32)), "turn 2: log-probability nan"),
         (lambda e: with_generation(e, logprobs=np.array([-math.inf], dtype=np.float32)), "log-probability -inf"),
@@ -147,10 +149,12 @@ def test_what_cannot_have_been_played_is_named(change, fault):
 def test_answers_to_a_chunk():
     _, episodes = played()
     assert check_results([(2, episodes[2]), (5, episodes[5])], [2, 5]) is None
-    assert "answered games [5, 2] of games [2, 5]" in check_results([(5, episodes[5]), (2, episodes[2])], [2, 5])
-    assert "answered games [2] of" in check_results([(2, episodes[2])], [2, 5])
-    assert "answered NoneType where a list" in check_results(None, [2])
-    assert "answered str where an episode" in check_results([(2, "x")], [2])
+    assert "returned games [5, 2] instead of games [2, 5]" in check_results(
+        [(5, episodes[5]), (2, episodes[2])], [2, 5]
+    )
+    assert "returned games [2] instead of" in check_results([(2, episodes[2])], [2, 5])
+    assert "returned NoneType instead of a list" in check_results(None, [2])
+    assert "returned str instead of an episode" in check_results([(2, "x")], [2])
 
 
 def test_stale_turns_lose_their_tokens_and_nothing_else():

@@ -188,11 +188,11 @@ def test_a_cluster_refuses_wrong_seats_and_faults():
         return check_episode(dataclasses.replace(episode, **fields), match, VOCABULARY, range(5))
 
     assert fault() is None
-    assert "other seats learn" in fault(seats=episode.seats[::-1])
-    assert "other seats learn" in fault(seats=(episode.seats[0],) * 2)
+    assert "the players that learn are not" in fault(seats=episode.seats[::-1])
+    assert "the players that learn are not" in fault(seats=(episode.seats[0],) * 2)
     first = dataclasses.replace(episode.turns[0], action=None)
     assert fault(turns=(first,), actions=(), outcome="illegal_move", returns=(-1.5, 0.5)) is None
-    assert "cannot have one" in fault(
+    assert "whose policy always answers" in fault(
         turns=(first,), actions=(), outcome="not_played", returns=(0.0, 0.0), fault="tired"
     )
     wrong = dataclasses.replace(first, player=1)

@@ -1,8 +1,8 @@
-"""Whether what a worker sends can be the result of the games it was given.
+"""Checks that a worker's result is possible for the games that it was given.
 
-An engine that is broken does not always say so: it may answer noise, or the games of another step. Before anything of
-a worker's is learned from, every game is replayed from its actions, and tokens and log-probabilities are held against
-what sampling can give. That a reply is what the model would have said is not checked: it would take the model.
+A broken engine does not always raise an error: it may return noise, or the games of another step. Before the learner
+uses an episode, the game is replayed from its actions, and tokens and log-probabilities are checked against what
+sampling can produce. Whether a reply is one that the model would give is not checked, since that takes the model.
 """
 
 from __future__ import annotations
@@ -18,30 +18,35 @@ from spiral.rollout.loop import Match
 from spiral.rollout.rewards import illegal_move_returns, with_reward
 
 ROUNDING = 1e-4
-"""Nats that a log-probability may lie above zero."""
+"""Nats by which a log-probability may exceed zero."""
 
 
 def check_results(results: object, indices: Sequence[int]) -> str | None:
-    """What is wrong with the answer to a chunk as a whole; None when it is one episode for each index, in order."""
+    """Returns the fault in the result of a chunk; None when it has one episode for each index, in order."""
     if not isinstance(results, list) or not all(isinstance(item, tuple) and len(item) == 2 for item in results):
-        return f"it answered {type(results).__name__} where a list of (index, episode) was due"
+        return f"it returned {type(results).__name__} instead of a list of (index, episode)"
     if [index for index, _ in results] != list(indices):
-        return f"it answered games {_shown([index for index, _ in results])} of games {_shown(list(indices))}"
-    strange = [type(episode).__name__ for _, episode in results if not isinstance(episode, Episode)]
-    return f"it answered {strange[0]} where an episode was due" if strange else None
+        return f"it returned games {_shown([index for index, _ in results])} instead of games {_shown(list(indices))}"
+    wrong = [type(episode).__name__ for _, episode in results if not isinstance(episode, Episode)]
+    return f"it returned {wrong[0]} instead of an episode" if wrong else None
 
 
 def check_episode(episode: Episode, match: Match, vocabulary: int, versions: range) -> str | None:
-    """What is wrong with the episode of a match; None when nothing is.
+    """Returns the fault in an episode; None when there is none.
 
-    Token ids must be below `vocabulary`, and the versions of the weights that acted within `versions`; what an opponent
-    that does not learn says of its tokens is not looked at, nor what those in the seats are called.
+    Tokens of opponents that do not learn are not checked, nor are the names of the players' policies.
+
+    Args:
+        episode: The episode.
+        match: The game that was to be played.
+        vocabulary: Token ids must be below.
+        versions: The versions of the weights that may have written turns.
     """
     spec = match.game.spec
     if (episode.game, episode.seed) != (spec, match.seed):
-        return f"it played {episode.game} from seed {episode.seed} where {spec} from seed {match.seed} was due"
+        return f"it played {episode.game} from seed {episode.seed} instead of {spec} from seed {match.seed}"
     if tuple(seat.trainable for seat in episode.seats) != match.trainable:
-        return f"{spec} from seed {match.seed}: other seats learn than {match.trainable}"
+        return f"{spec} from seed {match.seed}: the players that learn are not {match.trainable}"
     fault = _replay_fault(episode, match)
     for number, turn in enumerate(episode.turns, start=1):
         if match.trainable[turn.player]:
@@ -50,7 +55,7 @@ def check_episode(episode: Episode, match: Match, vocabulary: int, versions: ran
 
 
 def _replay_fault(episode: Episode, match: Match) -> str | None:
-    """What does not follow from the actions on record."""
+    """The first part of the record that does not follow from the actions."""
     state = match.game.initial_state()
     decided: list[tuple[int, str]] = []
     for number, action in enumerate(episode.actions, start=1):
@@ -60,7 +65,7 @@ def _replay_fault(episode: Episode, match: Match) -> str | None:
             decided.append((state.current_player, action))
         try:
             state = state.apply(action)
-        except Exception as error:  # what the record holds may be anything
+        except Exception as error:  # the record may hold anything
             return f"action {number} does not replay: {error}"
     legal = [(turn.player, turn.action) for turn in episode.turns if turn.action is not None]
     opening = len(decided) - len(legal)
@@ -71,20 +76,20 @@ def _replay_fault(episode: Episode, match: Match) -> str | None:
 
 
 def _unanswered_fault(episode: Episode, match: Match, state: State) -> str | None:
-    """What is wrong with a turn that led to no action, if there is one; `state` is where the actions lead."""
+    """The fault in a turn without an action, if there is one; `state` is the state after all actions."""
     unanswered = [(number, turn) for number, turn in enumerate(episode.turns, start=1) if turn.action is None]
     for number, turn in unanswered:
         if number < len(episode.turns):
-            return "it goes on after an illegal reply"
+            return "it continues after an illegal reply"
         if state.is_terminal or turn.player != state.current_player:
-            return f"seat {turn.player} gave an illegal reply when it was not to move"
+            return f"player {turn.player} gave an illegal reply although it was not to move"
     if episode.outcome == "not_played" and (not unanswered or match.trainable[unanswered[-1][1].player]):
-        return "it was not played for the fault of a seat that cannot have one"
+        return "it was not played because of a player whose policy always answers"
     return None
 
 
 def _result_fault(episode: Episode, match: Match, state: State) -> str | None:
-    """What does not follow from where the actions lead."""
+    """The fault in outcome or returns; `state` is the state after all actions."""
     last = episode.turns[-1] if episode.turns else None
     unanswered = last is not None and last.action is None
     terminal, players = state.is_terminal, match.game.num_players
@@ -102,11 +107,10 @@ def _result_fault(episode: Episode, match: Match, state: State) -> str | None:
     if not possible:
         return f"its actions do not lead to the outcome {episode.outcome!r}"
     returns = with_reward(dataclasses.replace(episode, returns=returns), match.reward).returns
-    return None if episode.returns == returns else f"it pays {episode.returns} where {returns} is due"
+    return None if episode.returns == returns else f"its returns are {episode.returns} instead of {returns}"
 
 
 def _turn_fault(turn: Turn, number: int, vocabulary: int, versions: range) -> str | None:
-    """What no sampling can have given."""
     if turn.generation is None or turn.prompt_ids is None:
         return None if turn.action is None else f"turn {number} has no tokens"
     fault = _tokens_fault(turn.generation, versions)
@@ -130,5 +134,4 @@ def _tokens_fault(generation: Generation, versions: range) -> str | None:
 
 
 def _shown(numbers: list[int]) -> str:
-    """The first few."""
     return f"{numbers[:8]}{' and more' if len(numbers) > 8 else ''}"

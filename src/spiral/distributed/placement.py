@@ -1,15 +1,15 @@
-"""Where the processes of a run go: Ray's placement groups, and an error at once where there is no place for them.
+"""Where the processes of a run are placed: Ray's placement groups, and an error at once where they do not fit.
 
-The learner's ranks are placed together or not at all, near one another (Ray's "PACK"), since none is of use without the
-others. Rollout workers are spread over what is left, each by itself: a run goes on without one, and uses a node that
-joins.
+The learner's ranks are placed together or not at all, near one another (Ray's "PACK"), since they need each other.
+Rollout workers are spread over the remaining resources, each for itself: a run goes on without one, and uses a node
+that joins.
 
 Where a rollout worker asks for less than a GPU (`cluster.gpus_per_worker`), rollout worker i shares the GPU of rank i:
-one bundle of the group holds both, the worker takes its part of the GPU and the rank the rest. A worker that is
-replaced comes back to its bundle. Ray counts parts of a GPU and does not enforce them; what both take of its memory is
-theirs to agree on.
+one bundle of the group holds both, the worker takes its share of the GPU and the rank the rest. A worker that is
+replaced returns to its bundle. Ray counts shares of a GPU and does not enforce them; the memory of the GPU is divided
+by the settings of engine and learner.
 
-Left out: topology beyond the node, as of racks and switches.
+Left out: topology beyond the node, such as racks and switches.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 SPREAD = "SPREAD"
 POLL_SECONDS = 1
 JOIN_SECONDS = 10.0
-"""How long nodes that have just been started have for joining, before their lack is an error."""
+"""Time that nodes of a Ray that was joined have to appear before a lack of resources is an error."""
 
 Resources = Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Ray's scheduling strategies by number, and each rank's GPUs."""
+    """Ray's scheduling strategies of ranks and rollout workers, and the GPUs of each rank."""
 
     ranks: tuple[Any, ...]
     rank_gpus: tuple[float, ...]
@@ -44,19 +44,19 @@ class Placement:
 
 
 def gpus_per_rank(device: str) -> float:
-    """A GPU for each rank of the learner, where the recipe's device and the cluster have them."""
+    """GPUs of a learner rank: 1 where the recipe's device and the cluster have GPUs, else 0."""
     if device.startswith("cuda"):
         return 1.0
     return 1.0 if device == "auto" and import_ray().cluster_resources().get("GPU", 0) else 0.0
 
 
 def pairs(config: ClusterConfig, rank_gpus: float) -> int:
-    """How many ranks share their GPU with the rollout worker of the same number."""
+    """Number of ranks that share their GPU with the rollout worker of the same number."""
     return min(config.learner_workers, config.rollout_workers) if config.shares_gpus and rank_gpus > 0 else 0
 
 
 def learner_bundles(config: ClusterConfig, rank_gpus: float) -> list[dict[str, float]]:
-    """What each rank needs, together with the rollout worker that shares its GPU."""
+    """Resources of each rank, together with the rollout worker that shares its GPU."""
     paired = pairs(config, rank_gpus)
     return [
         _bundle(config.cpus_per_worker * (2 if rank < paired else 1), rank_gpus)
@@ -65,7 +65,7 @@ def learner_bundles(config: ClusterConfig, rank_gpus: float) -> list[dict[str, f
 
 
 def fits(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> bool:
-    """Whether nodes that nobody else used would hold all bundles, each on one node: the largest first."""
+    """Whether all bundles fit on idle nodes, each on one node; tries the largest first."""
     free = [dict(node) for node in nodes]
     for bundle in sorted(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle.get("CPU", 0)), reverse=True):
         room = (node for node in free if all(node.get(name, 0) >= amount for name, amount in bundle.items()))
@@ -79,24 +79,25 @@ def fits(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> bool:
 
 @contextlib.contextmanager
 def placed(config: ClusterConfig, rank_gpus: float) -> Iterator[Placement]:
-    """Sets aside what the learner's ranks need, and gives it back at the end; a Ray must be connected.
+    """Reserves the resources of the learner's ranks for the duration of the block; Ray must be connected.
 
-    Raises `ValueError` when the cluster is too small, with what it has and what is needed, or when nothing says which
-    GPUs rollout workers have; and `ClusterError` when what is needed is not free within `cluster.learner_seconds`.
+    Raises:
+        ValueError: the cluster is too small, or the recipe does not say which GPUs rollout workers use.
+        ClusterError: the resources are not free within `cluster.learner_seconds`.
     """
     if rank_gpus > 0:
         config.check_gpus()
     ray = import_ray()
 
     bundles = learner_bundles(config, rank_gpus)
-    if config.address == "local":  # nobody will join
+    if config.address == "local":  # no node will join
         _refuse_what_never_fits(config, bundles)
     group = ray.util.placement_group(bundles, strategy="PACK")
     try:
         _wait(group, config, bundles)
         yield _placement(group, config, rank_gpus)
     finally:
-        with contextlib.suppress(ray.exceptions.RayError):  # gone with its Ray
+        with contextlib.suppress(ray.exceptions.RayError):  # it has ended with its Ray
             ray.util.remove_placement_group(group)
 
 
@@ -114,8 +115,8 @@ def _placement(group: Any, config: ClusterConfig, rank_gpus: float) -> Placement
 
 
 def _wait(group: Any, config: ClusterConfig, bundles: Sequence[Resources]) -> None:
-    """Returns when the group has its resources."""
-    begun, told = time.monotonic(), False
+    """Waits until the group has its resources."""
+    begun, warned = time.monotonic(), False
     while not group.wait(POLL_SECONDS):
         waited = time.monotonic() - begun
         if waited < JOIN_SECONDS:
@@ -123,12 +124,12 @@ def _wait(group: Any, config: ClusterConfig, bundles: Sequence[Resources]) -> No
         _refuse_what_never_fits(config, bundles)
         if waited > config.learner_seconds:
             raise ClusterError(
-                f"this process waited {config.learner_seconds:g} s (cluster.learner_seconds) until others leave room"
-                f" for the learner: {_needs(bundles)}; Ray has {_has(_nodes())}, with what others use"
+                f"this process waited {config.learner_seconds:g} s (cluster.learner_seconds) for the resources"
+                f" of the learner: {_needs(bundles)}; Ray has {_has(_nodes())}, but other processes use them"
             )
-        if not told:
-            logger.warning("the learner waits until others leave room for it: %s", _needs(bundles))
-            told = True
+        if not warned:
+            logger.warning("the learner waits for resources that other processes use: %s", _needs(bundles))
+            warned = True
 
 
 def _refuse_what_never_fits(config: ClusterConfig, bundles: Sequence[Resources]) -> None:
@@ -152,13 +153,11 @@ def _nodes() -> list[Resources]:
 
 
 def _needs(bundles: Sequence[Resources]) -> str:
-    """Bundles in words."""
     texts = [_amounts(bundle) for bundle in bundles]
     return " and ".join(f"{texts.count(text)} x ({text} on one node)" for text in dict.fromkeys(texts))
 
 
 def _has(nodes: Sequence[Resources]) -> str:
-    """Nodes in words."""
     texts = [_amounts({"CPU": node.get("CPU", 0), "GPU": node.get("GPU", 0)}) for node in nodes]
     listed = ", ".join(f"{texts.count(text)} x ({text})" for text in dict.fromkeys(texts))
     return f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}: {listed}"

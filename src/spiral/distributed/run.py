@@ -1,6 +1,6 @@
-"""A run in many processes: rollout workers, learner workers, and this process, which deals, credits and records.
+"""A run in many processes: rollout workers, learner workers, and this process, the driver.
 
-Everything is the run of one process (`spiral.launch.local`) with the collector and the learner elsewhere.
+It is the run of one process (`spiral.launch.local`) with another collector and another learner.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from spiral.training.advantages import Estimator, load_estimator
 
 @dataclasses.dataclass(kw_only=True)
 class ClusterRun:
-    """The parts of a run on a cluster; `resources` ends them in the right order."""
+    """The parts of a run on a cluster; `resources` closes them in the right order."""
 
     recipe: Recipe
     directory: RunDirectory
@@ -48,8 +48,8 @@ class ClusterRun:
     learner: ClusterLearner
     collector: ClusterCollector
     resources: contextlib.ExitStack
-    _told: float | None = None
-    """When metrics were asked for last."""
+    _last_metrics: float | None = None
+    """Time of the last call of `metrics`."""
     _learners: list[int] = dataclasses.field(default_factory=list)
 
     def publish(self) -> None:
@@ -84,17 +84,16 @@ class ClusterRun:
         self.collector.call_policy(check_prompts, self.recipe)
 
     def metrics(self) -> Metrics:
-        """What the cluster did during the step, and what its schedule changes in the loop's own figures.
+        """The metrics of the cluster for the last step, and corrections of the loop's own.
 
-        Turns that are an update old have other probabilities now, which is no fault to warn of; and games that are
-        played meanwhile take no time of the loop's. `cluster/wall_s` is the time from the metrics of the step before to
-        these: what the loop does in a step, and the recording of the step before, with its checkpoint and its
-        measurements.
+        `cluster/wall_s` is the time since the metrics of the step before: one step of the loop, and what followed the
+        step before, with its checkpoint and its evaluation. The warning of a gap between engine and learner is cleared
+        where turns are an update old, since their probabilities have changed.
         """
         metrics, now = self.collector.metrics(), time.monotonic()
-        if self._told is not None:
-            metrics["cluster/wall_s"] = now - self._told
-        self._told = now
+        if self._last_metrics is not None:
+            metrics["cluster/wall_s"] = now - self._last_metrics
+        self._last_metrics = now
         if not self._learners:
             self._learners = self.learner.processes()
         if metrics.get("cluster/staleness"):
@@ -102,14 +101,14 @@ class ClusterRun:
         return metrics
 
     def close(self) -> None:
-        """Ends the workers, and Ray where it is our own; lets go of the directory."""
+        """Ends the workers and a private Ray, and releases the directory."""
         try:
             self.resources.close()
         finally:
             self.directory.release()
 
     def status(self) -> dict[str, Any]:
-        """What `spiral cluster status` tells, from any thread."""
+        """What `spiral cluster status` shows; may be called from any thread."""
         cluster = self.recipe.cluster
         self.directory.check()
         return {
@@ -124,9 +123,10 @@ class ClusterRun:
 
 
 def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None) -> ClusterRun:
-    """Starts Ray or joins one, and the workers; from a checkpoint where one is given.
+    """Connects to Ray and starts the workers, from a checkpoint where one is given.
 
-    Raises `ValueError` or `RuntimeError` in the words of whatever could not be started.
+    Raises:
+        ValueError or RuntimeError: a process could not be started; the message is its own.
     """
     known = load_language_model(recipe.model, weights=False)
     if "prompt" not in recipe.model_fields_set and known.prompt is not None:
@@ -175,10 +175,10 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
 
 
 def check_engine(recipe: Recipe, collector: ClusterCollector, learner: ClusterLearner) -> None:
-    """Has one rollout worker sample and the learners score the same; free where they are known to agree.
+    """Compares the log-probabilities of a rollout worker's samples with the learner's, unless that was done before.
 
     Raises:
-        DisagreementError: they do not.
+        DisagreementError: they do not agree.
     """
     name = recipe.model.path
     key = agreement_key(model_directory(name), {**computation(recipe), "engine": recipe.engine.model_dump()})
@@ -192,6 +192,6 @@ def check_engine(recipe: Recipe, collector: ClusterCollector, learner: ClusterLe
 
 
 def make_worker_policy(recipe: Recipe) -> LanguagePolicy:
-    """The policy of a rollout worker; its weights are the learner's as soon as it has been told of them."""
+    """The policy of a rollout worker; it gets the learner's weights before its first game."""
     loaded = load_for_engine(recipe.model, recipe.engine)
     return make_policy(recipe.engine, recipe.model, loaded, recipe.prompt, recipe.sampling, weights=Weights.RECEIVED)

@@ -1,7 +1,7 @@
-"""What a run says of itself while it goes on: RUN/cluster.json, for `spiral cluster status`.
+"""The status file of a run on a cluster: RUN/cluster.json, for `spiral cluster status`.
 
-A thread writes the file every few seconds, also within a step that takes an hour. So a file that grows old says that
-the run is dead or held up, to readers on other machines too, where the number of its process says nothing.
+A thread writes the file every few seconds, even during a step that takes an hour. An old file means that the run is
+dead or suspended, also to readers on other machines, for whom its process id means nothing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 STATUS_FILE = "cluster.json"
 STATUS_SECONDS = 5.0
-"""Between two writings."""
-AGAIN_SECONDS = 0.5
-"""After one that failed."""
+"""Time between two writes."""
+RETRY_SECONDS = 0.5
+"""Time until the next try after a write that failed."""
 
 
 @contextlib.contextmanager
 def status_written(file: Path, ask: Callable[[], dict[str, Any]]) -> Iterator[None]:
-    """Writes what `ask()` gives to `file` now and then, and a last time at the end.
+    """Writes the result of `ask()` to `file` every few seconds during the block, and once more at its end.
 
-    The run does not depend on it: what goes wrong here is left to the log.
+    Errors are only logged: the run does not depend on its status.
     """
     ended = threading.Event()
 
@@ -44,7 +44,7 @@ def status_written(file: Path, ask: Callable[[], dict[str, Any]]) -> Iterator[No
                 write_status(file, {**ask(), "state": "ended" if last else "running"})
             except Exception as error:
                 logger.debug("no status could be written to %s: %s", file, error)
-                pause = AGAIN_SECONDS  # a new run has no directory yet
+                pause = RETRY_SECONDS  # a new run has no directory yet
             if last:
                 return
             last = ended.wait(pause)
@@ -59,7 +59,7 @@ def status_written(file: Path, ask: Callable[[], dict[str, Any]]) -> Iterator[No
 
 
 def write_status(file: Path, status: dict[str, Any]) -> None:
-    """Writes a status, with the time and who wrote it."""
+    """Writes a status with the time and the process that wrote it."""
     about = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "driver": {"pid": os.getpid(), "host": socket.gethostname()},
