@@ -154,7 +154,7 @@ def assert_same_run(path, other, steps):
     assert all(weights[name].equal(expected[name]) for name in expected)
 
 
-def test_thirty_steps_with_everybody_killed(tmp_path, started):
+def test_thirty_steps_while_every_kind_of_process_is_killed(tmp_path, started):
     """Rollout workers every few steps, at any moment of a step; the learner once; this process's child once."""
     rng, steps = random.Random(5), 30
     alone = train(tmp_path / "alone", "nano", settings=[f"run.steps={steps}"])
@@ -213,7 +213,7 @@ def interrupted(run):
     os.killpg(run.process.pid, signal.SIGINT)
 
 
-def test_ctrl_c_ends_the_step_and_everybody(tmp_path, started):
+def test_ctrl_c_ends_the_step_and_all_processes(tmp_path, started):
     path = tmp_path / "run"
     run = train(path, "nano", settings=["run.steps=30", "cluster.rollout_workers=2"])
     started.append(run)

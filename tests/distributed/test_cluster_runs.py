@@ -227,7 +227,7 @@ def test_a_learner_that_is_lost_too_often_ends_the_run(monkeypatch, tmp_path):
         ),
     ],
 )
-def test_a_rank_that_only_lost_another_does_not_hide_why(errors, kind, message, monkeypatch):
+def test_the_error_of_a_failed_rank_is_raised_and_not_that_of_the_others(errors, kind, message, monkeypatch):
     import ray
 
     def get(error):

@@ -1,4 +1,4 @@
-"""Dealing, checking, packing: the parts of a cluster that need no cluster."""
+"""The game queue, the checks of results and packed weights, which need no Ray."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ PAIRINGS = [None] * 600
 
 @given(data=st.data(), games=st.integers(1, 9), workers=st.integers(1, 4), in_order=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_whatever_is_lost_every_game_counts_once(data, games, workers, in_order):
+def test_every_game_counts_once_whichever_chunks_are_lost(data, games, workers, in_order):
     """Random workers finish and lose random chunks, some of them twice."""
     queue = GameQueue(games, workers)
     taken, held = [], []
@@ -66,7 +66,7 @@ def test_chunks_have_some_of_every_game_and_lost_ones_go_first():
     assert [queue.next_chunk().number for _ in range(3)] == [1, 2, 8]
 
 
-def test_the_first_done_are_taken_in_the_order_of_dealing():
+def test_finished_games_are_taken_in_the_order_of_the_queue():
     queue = GameQueue(4, 1)
     for step in (1, 2):
         queue.add_step(step, PAIRINGS, None)
@@ -94,13 +94,13 @@ def with_generation(episode, **fields):
 
 
 @pytest.mark.parametrize("fields", [{}, {"max_turns": 2}, {"reward": "sign"}])
-def test_what_was_played_passes(fields):
+def test_real_episodes_pass_the_check(fields):
     matches, episodes = played(**fields)
     assert [check_episode(e, m, VOCABULARY, range(4, 5)) for e, m in zip(episodes, matches, strict=True)] == [None] * 14
     assert {episode.outcome for episode in episodes} == {"truncated" if "max_turns" in fields else "finished"}
 
 
-def test_illegal_replies_pass_and_a_policy_that_did_not_answer_does_not():
+def test_illegal_replies_pass_the_check_and_missing_ones_do_not():
     (match, *_), (episode, *_) = played()
     last = dataclasses.replace(episode.turns[-1], action=None)
     first_lost = (-1.5, 0.5) if last.player == 0 else (0.5, -1.5)
@@ -140,13 +140,13 @@ def test_illegal_replies_pass_and_a_policy_that_did_not_answer_does_not():
         (lambda e: with_generation(e, policy_version=5), r"weights of version 5, which is not in 3\.\.4"),
     ],
 )
-def test_what_cannot_have_been_played_is_named(change, fault):
+def test_impossible_episodes_are_refused_with_the_fault(change, fault):
     (match, *_), (episode, *_) = played()
     with pytest.raises(AssertionError, match=fault):
         raise AssertionError(check_episode(change(episode), match, VOCABULARY, range(3, 5)))
 
 
-def test_answers_to_a_chunk():
+def test_results_of_a_chunk_are_checked():
     _, episodes = played()
     assert check_results([(2, episodes[2]), (5, episodes[5])], [2, 5]) is None
     assert "returned games [5, 2] instead of games [2, 5]" in check_results(

@@ -1,4 +1,4 @@
-"""Where processes are placed, on a Ray with pretended GPUs: pairs on one GPU, and errors for what does not fit."""
+"""Placement of processes on a Ray with simulated GPUs: pairs on one GPU, and errors for what does not fit."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def config(**settings):
         (2, 2, 0, 1.0, 0),
     ],
 )
-def test_pairs_are_those_that_share_a_gpu(workers, learners, gpus, rank_gpus, expected):
+def test_pairs_share_a_gpu(workers, learners, gpus, rank_gpus, expected):
     assert pairs(config(rollout_workers=workers, learner_workers=learners, gpus_per_worker=gpus), rank_gpus) == expected
 
 
@@ -60,7 +60,7 @@ def test_the_plan_adds_up_what_plays_and_learns_at_once_on_one_gpu(settings, tog
     assert any("both at once on a shared GPU" in line for line in describe(plan)) is together
 
 
-def test_what_the_learner_needs():
+def test_resources_of_the_learner():
     assert learner_bundles(config(rollout_workers=1), 1.0) == [{"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5, "GPU": 1.0}]
     assert learner_bundles(config(gpus_per_worker=0), 0.0) == [{"CPU": 0.5}] * 2
 
@@ -75,13 +75,13 @@ def test_what_the_learner_needs():
         ([{"CPU": 1}], [], False),
     ],
 )
-def test_what_fits(bundles, nodes, fit):
+def test_bundles_fit_on_nodes(bundles, nodes, fit):
     assert fits(bundles, nodes) is fit
 
 
 @pytest.fixture(scope="module")
 def two_gpus():
-    """A Ray that believes in two GPUs."""
+    """A Ray with two simulated GPUs."""
     end_small_ray()
     ray.init(
         num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20,
@@ -107,7 +107,7 @@ def gpus_of(actors):
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.slow
-def test_a_worker_gets_its_rank_s_gpu_again_and_again():
+def test_a_replaced_worker_gets_the_gpu_of_its_rank_again():
     told = config()
     assert (gpus_per_rank("auto"), gpus_per_rank("cuda"), gpus_per_rank("cpu")) == (1.0, 1.0, 0.0)
     with placed(told, 1.0) as where:
@@ -127,8 +127,9 @@ def test_a_worker_gets_its_rank_s_gpu_again_and_again():
         assert sorted(gpus_of(actors)) == [[0], [1]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_gpus")
-def test_workers_without_a_rank_of_their_number_get_another_gpu():
+def test_workers_without_a_rank_get_another_gpu():
     with placed(config(rollout_workers=3, learner_workers=1), 1.0) as where:
         assert where.workers[0] is where.ranks[0]
         actors = [begun(0.5, 0.6, where.ranks[0])]
@@ -157,7 +158,7 @@ def test_workers_without_a_rank_of_their_number_get_another_gpu():
         ),
     ],
 )
-def test_what_does_not_fit_is_told_at_once(settings, message):
+def test_a_cluster_that_is_too_small_is_refused_at_once(settings, message):
     start = time.monotonic()
     with pytest.raises(ValueError, match=message), placed(config(**settings), 1.0):
         pass
@@ -165,7 +166,7 @@ def test_what_does_not_fit_is_told_at_once(settings, message):
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_joined_ray_has_some_seconds_for_its_nodes_to_come(monkeypatch):
+def test_nodes_of_a_joined_ray_have_time_to_appear(monkeypatch):
     monkeypatch.setattr(placement, "JOIN_SECONDS", 1.5)
     start = time.monotonic()
     with pytest.raises(ValueError, match="the learner needs"), placed(config(address="auto", learner_workers=3), 1.0):
@@ -174,7 +175,7 @@ def test_a_joined_ray_has_some_seconds_for_its_nodes_to_come(monkeypatch):
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_room_that_others_use_is_waited_for_so_long(monkeypatch, caplog):
+def test_waiting_for_used_resources_has_a_timeout(monkeypatch, caplog):
     monkeypatch.setattr(placement, "JOIN_SECONDS", 0.5)
     told = config(learner_seconds=2.0)
     with placed(told, 1.0):
@@ -215,7 +216,7 @@ def test_a_run_on_shared_gpus_is_that_of_one_process(tmp_path):
     assert [row["loss/policy"] for row in rows] == pytest.approx([row["loss/policy"] for row in alone], abs=1e-5)
 
 
-def test_a_node_that_is_gone_is_not_counted(monkeypatch):
+def test_a_dead_node_is_not_counted(monkeypatch):
     nodes = [{"Alive": alive, "Resources": {"CPU": 1.0}} for alive in (True, False)]
     monkeypatch.setattr(placement, "import_ray", lambda: SimpleNamespace(nodes=lambda: nodes))
     assert placement._nodes() == [{"CPU": 1.0}]

@@ -71,7 +71,7 @@ def started(path, steps=500):
         ("ray::DashboardAgent", "dashboard agent"),
     ],
 )
-def test_a_death_of_rays_is_told(mark, name, tmp_path):
+def test_the_death_of_a_ray_process_is_reported(mark, name, tmp_path):
     process = started(tmp_path / "run")
     os.kill(of_ray(process.pid, mark), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
@@ -126,18 +126,18 @@ def other():
         process.kill()
 
 
-def test_a_process_that_ends_by_itself_says_nothing_more(other):
+def test_a_process_that_ends_by_itself_is_not_explained(other):
     assert ended("end", [other.pid]) == (0, "")
     assert ended("vanish", [other.pid]) == (1, "")
 
 
 @pytest.mark.parametrize("how", ["vanish", "stay"])
-def test_a_process_that_ray_takes_with_it(how, other):
+def test_a_process_that_ray_has_ended_is_explained(how, other):
     line = "spiral: Ray has ended: its raylet died, and the run with it; to resume: this\n"
     assert ended(how, [other.pid], kill=[other]) == (1, line)
 
 
-def test_a_process_that_has_joined_a_ray(other):
+def test_a_process_that_has_joined_a_ray_is_explained(other):
     line = "spiral: this process was killed, or ended by the Ray that it had joined; to resume: this\n"
     assert ended("vanish", []) == (1, line)
     assert ended("end", []) == (0, "")

@@ -77,7 +77,7 @@ def expected(version, indices, step=1):
     return [facts(episode) for episode in play([matches[index] for index in indices])]
 
 
-def test_chunks_with_the_same_weights_are_played_together_and_give_what_they_give_alone():
+def test_chunks_with_the_same_weights_are_played_together_and_play_as_alone():
     table = Table(hold=True)
     first = table.begin(4, [0, 2, 4, 6], in_flight=6)
     assert_begun(table)
@@ -94,7 +94,7 @@ def test_chunks_with_the_same_weights_are_played_together_and_give_what_they_giv
     assert max(table.pending) == 6
 
 
-def test_other_weights_wait_until_the_games_under_way_are_over_and_older_ones_go_first():
+def test_chunks_with_other_weights_wait_and_older_versions_go_first():
     table = Table(hold=True)
     chunks = [table.begin(2, [0, 1])]
     assert_begun(table)
@@ -115,7 +115,7 @@ def assert_begun(table):
     assert table.polling.wait(30), "no game has begun"
 
 
-def test_newer_weights_are_taken_between_turns_and_games_go_on_with_them():
+def test_newer_weights_are_loaded_between_turns():
     table = Table()
     table.before_poll[5] = lambda: table.thread.announce(handle(8))
     thread, episodes = table.begin(7, ALL, newest=True, in_flight=3)
@@ -132,7 +132,7 @@ def test_newer_weights_are_taken_between_turns_and_games_go_on_with_them():
         assert old == alone[3][: len(old)]
 
 
-def test_a_chunk_that_asks_for_newer_weights_than_are_known_brings_them():
+def test_a_chunk_announces_its_weights():
     table = Table()
     late = {}
     table.before_poll[3] = lambda: late.update(begun=table.begin(9, [6, 7], newest=True)) or table.arrived(1)
@@ -145,7 +145,7 @@ def test_a_chunk_that_asks_for_newer_weights_than_are_known_brings_them():
     assert [len(episodes), len(late_episodes)] == [2, 2]
 
 
-def test_a_call_has_its_turn_though_there_are_always_games_to_join():
+def test_a_call_runs_although_more_games_could_join():
     table = Table()
     said, late = [], []
     asking = threading.Thread(target=lambda: said.append(table.thread.call(lambda: list(table.policy.pending), 7)))

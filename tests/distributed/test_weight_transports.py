@@ -15,7 +15,7 @@ pytest.importorskip("ray")
 OWN = "distributed_transports:FileTransport"
 
 
-def test_a_transport_of_ones_own_publishes_to_workers(tmp_path):
+def test_a_users_transport_publishes_to_workers(tmp_path):
     import ray
 
     context = TransportContext(config=cluster(publish=OWN, publish_options={"folder": str(tmp_path)}))

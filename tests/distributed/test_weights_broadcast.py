@@ -1,4 +1,4 @@
-"""Weights by broadcast: the same bits as through the object store, whoever is late, stopped, killed or replaced."""
+"""Weights by broadcast: the bits that were sent, although processes are late, stopped, killed or replaced."""
 
 import dataclasses
 import logging
@@ -33,8 +33,6 @@ from spiral.distributed.weights.registry import transport_name
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.directory import read_metrics
 from tests.distributed import test_cluster_runs as runs
-
-pytestmark = pytest.mark.slow  # every group of processes takes seconds to meet
 
 pytest.importorskip("ray")
 
@@ -83,7 +81,7 @@ def meetings(size, place, generation=1, seconds=20.0):
 
 @pytest.fixture
 def party():
-    """A sender, three receivers, and how to let them meet: each in a thread of its own."""
+    """A sender, three receivers, and a function that lets them meet, each in its own thread."""
     sender, receivers = BroadcastSender(context(2)), [BroadcastReceiver(20.0) for _ in range(3)]
     place = sender.open_store(True, 20.0)
     with ThreadPoolExecutor(4) as threads:
@@ -132,7 +130,7 @@ def test_groups_come_and_go_and_leave_no_threads(party):
     assert gloo_threads() == before
 
 
-def test_who_does_not_come_is_waited_for_so_long_and_named(party):
+def test_a_process_that_does_not_come_is_named_after_the_timeout(party):
     sender, receivers, meet = party
     sender.send(0, SOME.items())
     begun = time.monotonic()
@@ -146,7 +144,7 @@ def test_who_does_not_come_is_waited_for_so_long_and_named(party):
     assert answers(meet(0, generation=3)) == [None] * 4
 
 
-def test_who_leaves_is_noticed_at_once(party):
+def test_a_process_that_leaves_is_noticed_at_once(party):
     sender, receivers, meet = party
     sender.send(0, SOME.items())
     assert answers(meet(0)) == [None] * 4
@@ -160,7 +158,7 @@ def test_who_leaves_is_noticed_at_once(party):
     assert answers(meet(2, generation=2)) == [None] * 4
 
 
-def test_another_version_than_the_one_expected_is_not_taken(party):
+def test_an_unexpected_version_is_refused(party):
     sender, receivers, _ = party
     sender.send(3, SOME.items())
     told = meetings(2, sender.open_store(True, 20.0))
@@ -171,7 +169,7 @@ def test_another_version_than_the_one_expected_is_not_taken(party):
     assert receivers[0].take(3) is receivers[0].take(4) is None
 
 
-def test_auto_reads_on_a_shared_gpu_and_broadcasts_between_others():
+def test_auto_is_ipc_on_a_shared_gpu_and_broadcast_between_others():
     def found(config, rank_gpus):
         return transport_name(TransportContext(config=config, rank_gpus=rank_gpus))
 
@@ -248,7 +246,7 @@ def test_a_model_gets_the_bits_that_were_broadcast():
 
 
 def asked(actor):
-    """Copies that somebody asked for."""
+    """The number of copies that were asked for."""
     import ray
 
     return ray.get(actor.copies_made.remote())
@@ -264,7 +262,7 @@ def both_ready(played):
 
 
 def one_step(played, step, given):
-    """Publishes and plays a step, which is to be that of one process; how many workers the broadcast has reached."""
+    """Publishes and plays a step like one process; returns how many workers the broadcast has reached."""
     played.receive_weights(given)
     episodes = played.collect(step)
     assert versions(episodes) == {step - 1}
@@ -278,8 +276,9 @@ def told(caplog):
     return [line for line in said if "by broadcast (" in line], [line for line in said if "It is replaced" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("session")
-@pytest.mark.parametrize("when", ["during", pytest.param("before", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("when", ["during", "before"])
 def test_a_worker_killed_in_a_broadcast_changes_nothing(caplog, when):
     import ray
 
@@ -308,7 +307,7 @@ def test_a_worker_killed_in_a_broadcast_changes_nothing(caplog, when):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("session")
-def test_a_stopped_worker_is_waited_for_so_long_and_replaced(caplog):
+def test_a_stopped_worker_is_replaced_after_the_timeout(caplog):
     import ray
 
     actor = keeper()
@@ -379,7 +378,7 @@ def test_async_takes_new_weights_between_games():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("session")
-def test_what_the_learner_took_with_it_is_its_loss_and_no_worker_s():
+def test_the_death_of_the_learner_replaces_no_worker():
     import ray
 
     actor = keeper()
@@ -398,7 +397,7 @@ def test_what_the_learner_took_with_it_is_its_loss_and_no_worker_s():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("session")
-def test_broadcasts_that_reach_nobody_are_given_up(caplog):
+def test_broadcasts_end_after_three_that_reach_no_worker(caplog):
     import ray
 
     actor = keeper()
@@ -416,7 +415,7 @@ def test_broadcasts_that_reach_nobody_are_given_up(caplog):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("session", "one_thread")
-def test_whoever_is_killed_the_run_is_that_of_one_process(tmp_path):
+def test_a_run_with_killed_processes_is_that_of_one_process(tmp_path):
     """The broadcast between whole processes: a learner, two workers; one of each is killed."""
     victims = {1: lambda run: run.collector.statuses()[0].pid, 3: lambda run: run.learner.processes()[0]}
 

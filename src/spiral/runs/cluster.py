@@ -17,12 +17,12 @@ WEIGHT_TRANSPORTS = ("object_store", "broadcast", "ipc")
 class ClusterConfig(Section):
     """Rollout and learner workers as Ray actors; with no rollout workers everything runs in one process."""
 
-    rollout_workers: int = Field(0, ge=0, le=4096, description="Processes that play games; 0: all in this one.")
+    rollout_workers: int = Field(0, ge=0, le=4096, description="Processes that play games; 0: one process does it all.")
     learner_workers: int = Field(1, ge=1, le=4096, description="Processes that the learner is sharded over.")
     schedule: Schedule = Field(
         "sync",
         description="'sync' plays, then learns; 'overlap' plays the next step's games meanwhile; 'async' learns from"
-        " whichever games end first.",
+        " the games that end first.",
     )
     max_staleness: int = Field(
         1, ge=0, description="Updates that a turn may be behind when it is learned from; older ones are dropped."
@@ -36,17 +36,19 @@ class ClusterConfig(Section):
     address: str = Field(
         "local", description="'local' starts a Ray on this machine and ends it; 'auto' or 'host:port' joins one."
     )
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs of a worker, and its threads.")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs of each worker, and its number of threads.")
     gpus_per_worker: float = Field(
-        0.0, ge=0, description="GPUs of a rollout worker; less than 1: it shares the GPU of the learner of its number."
+        0.0,
+        ge=0,
+        description="GPUs of a rollout worker; below 1 it shares the GPU of the learner worker of its number.",
     )
     worker_seconds: float = Field(
-        600.0, gt=0, description="A rollout worker that has games and gives none back for so long is replaced."
+        600.0, gt=0, description="A rollout worker that has games and returns none for this long is replaced."
     )
     learner_seconds: float = Field(
-        1800.0, gt=0, description="Loading a model, and one answer of the learner, may take so long."
+        1800.0, gt=0, description="Timeout for loading a model and for each call of the learner."
     )
-    restarts: int = Field(20, ge=0, description="Lost workers replaced before the run gives up.")
+    restarts: int = Field(20, ge=0, description="Maximum number of lost workers that are replaced.")
     object_store_gib: float = Field(
         0.0, ge=0, description="Shared memory for weights and games of a local Ray; 0: Ray's choice, 30% of the memory."
     )
@@ -61,11 +63,10 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _ahead_of_the_learner(self) -> Self:
-        """Schedules that play ahead need turns to be allowed to be behind."""
         if self.schedule != "sync" and self.max_staleness == 0:
             raise ValueError(
                 f"cluster.schedule '{self.schedule}' learns from turns one update behind, and cluster.max_staleness is"
-                " 0; expected at least 1"
+                " 0; set it to 1 or more"
             )
         return self
 
@@ -79,23 +80,26 @@ class ClusterConfig(Section):
         return self
 
     def check_gpus(self) -> None:
-        """Raises `ValueError` where nothing says which of the GPUs, that there are, rollout workers play on.
+        """Checks, on a machine with GPUs, that the recipe says which of them rollout workers use.
 
-        Ray hides no GPU from a process that asks for none, so all of them would take the first one.
+        Ray hides no GPU from a process that asks for none, so all rollout workers would use the first one.
+
+        Raises:
+            ValueError: it does not say so.
         """
         if self.rollout_workers and not self.gpus_per_worker:
             raise ValueError(
                 f"cluster.gpus_per_worker is 0, so all {self.rollout_workers} rollout workers would play on the first"
-                " GPU, beside the learner; expected 1 for a GPU for each, or less than 1, such as 0.5, to share those"
-                " of the learner's workers; or set model.device to 'cpu'"
+                " GPU, beside the learner; set it to 1 for a GPU each, to less than 1, such as 0.5, to share the"
+                " learner's GPUs, or set model.device to 'cpu'"
             )
 
     @property
     def shares_gpus(self) -> bool:
-        """Whether rollout workers play on the GPUs of the learner's workers, where there are GPUs."""
+        """Whether rollout workers use the GPUs of the learner workers, where there are GPUs."""
         return self.rollout_workers > 0 and 0 < self.gpus_per_worker < 1
 
     @property
     def steps_ahead(self) -> int:
-        """How many steps beyond the one being collected have games dealt."""
+        """Number of steps beyond the current one whose games are queued."""
         return {"sync": 0, "overlap": 1, "async": self.max_staleness}[self.schedule]
