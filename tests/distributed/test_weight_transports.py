@@ -6,9 +6,11 @@ from pydantic import ValidationError
 from distributed_policies import VOCABULARY, coin, weights
 from distributed_session import GAMES, cluster, facts, one_process, small_ray
 from spiral.distributed.collector import ClusterCollector
+from spiral.distributed.run import assemble_cluster
 from spiral.distributed.weights.base import TransportContext, WeightsHandle
 from spiral.distributed.weights.registry import make_transport
 from spiral.runs.cluster import ClusterConfig
+from spiral.runs.recipe import load_recipe
 
 pytest.importorskip("ray")
 
@@ -37,7 +39,7 @@ def test_a_users_transport_publishes_to_workers(tmp_path):
     [
         ({"publish": OWN}, "needs the option 'folder'"),
         ({"publish": OWN, "publish_options": {"folder": "x", "size": 3}}, "has no option 'size'"),
-        ({"publish_options": {"size": 3}}, "'object_store' has no option 'size'; its options|it has none"),
+        ({"publish_options": {"size": 3}}, "'object_store' has no option 'size'; it has none"),
         ({"publish": "distributed_transports:Missing"}, "cannot be imported"),
         ({"publish": "distributed_transports:NoTransport"}, "which gives a NoTransport; expected a subclass of"),
     ],
@@ -45,6 +47,12 @@ def test_a_users_transport_publishes_to_workers(tmp_path):
 def test_a_wrong_transport_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         make_transport(TransportContext(config=ClusterConfig(**settings)))
+
+
+def test_a_run_checks_its_transport_before_it_starts_ray(tmp_path):
+    recipe = load_recipe("nano", ["cluster.rollout_workers=1", f"cluster.publish={OWN}"])
+    with pytest.raises(ValueError, match="needs the option 'folder'"):
+        assemble_cluster(recipe, tmp_path / "run")
 
 
 def test_an_unknown_name_is_refused_when_the_recipe_is_read():

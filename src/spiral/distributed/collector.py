@@ -124,7 +124,7 @@ class ClusterCollector:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     def collect(self, step: int) -> list[Episode]:
@@ -157,7 +157,7 @@ class ClusterCollector:
         self._matchmaker.load_state_dict(state)
 
     def add_checkpoint(self, step: int, path: Path) -> None:
-        """Tells the opponent sampler of a checkpoint of the run."""
+        """Notifies the opponent sampler of a checkpoint of the run."""
         self._matchmaker.add_checkpoint(step, path)
 
     def receive_weights(self, handle: WeightsHandle) -> None:

@@ -25,6 +25,7 @@ from spiral.distributed.placement import gpus_per_rank, placed
 from spiral.distributed.session import cluster_session
 from spiral.distributed.status import STATUS_FILE, status_written
 from spiral.distributed.weights.base import TransportContext
+from spiral.distributed.weights.registry import check_transport
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import Weights, load_for_engine, make_policy
 from spiral.models.loading import load_language_model, model_directory
@@ -128,6 +129,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
     Raises:
         ValueError or RuntimeError: a process could not be started; the message is its own.
     """
+    check_transport(recipe.cluster)
     known = load_language_model(recipe.model, weights=False)
     if "prompt" not in recipe.model_fields_set and known.prompt is not None:
         recipe = recipe.model_copy(update={"prompt": known.prompt})

@@ -10,6 +10,7 @@ from spiral.distributed.weights.base import TransportContext, WeightTransport
 from spiral.distributed.weights.broadcast import BroadcastTransport, broadcast_device
 from spiral.distributed.weights.ipc import IpcTransport
 from spiral.distributed.weights.object_store import ObjectStoreTransport
+from spiral.runs.cluster import ClusterConfig
 
 TRANSPORTS: Mapping[str, type[WeightTransport]] = {
     "object_store": ObjectStoreTransport,
@@ -28,19 +29,33 @@ def transport_name(context: TransportContext) -> str:
     return "broadcast" if broadcast_device(context) == "cuda" else "object_store"
 
 
+def check_transport(config: ClusterConfig) -> None:
+    """Checks the transport that a recipe names, before anything is started.
+
+    Raises:
+        ValueError: there is no such transport, or it does not take its options.
+    """
+    if config.publish != "auto":
+        _find(config.publish, config)
+
+
 def make_transport(context: TransportContext) -> WeightTransport:
     """Makes the transport that the recipe names.
 
     Raises:
         ValueError: there is no such transport, or it does not take its options.
     """
-    name, options = transport_name(context), context.config.publish_options
-    make: Callable[..., WeightTransport] = resolve("weight_transports", name, TRANSPORTS)
-    check_options(name, make, options, positional=1)
-    transport = make(context, **options)
+    name = transport_name(context)
+    transport = _find(name, context.config)(context, **context.config.publish_options)
     if not isinstance(transport, WeightTransport):
         raise ValueError(
             f"cluster.publish is {name!r}, which gives a {type(transport).__name__}; expected a subclass of"
             " spiral.distributed.weights.base.WeightTransport"
         )
     return transport
+
+
+def _find(name: str, config: ClusterConfig) -> Callable[..., WeightTransport]:
+    make: Callable[..., WeightTransport] = resolve("weight_transports", name, TRANSPORTS)
+    check_options(name, make, config.publish_options, positional=1)
+    return make
