@@ -16,6 +16,7 @@ from commands import spiral as command
 from distributed_session import small_ray
 from spiral.core.storage import read_episodes
 from spiral.distributed import learner as learning
+from spiral.distributed import session as cluster_session
 from spiral.distributed.session import LearnerLostError
 from spiral.launch import execute, saved_recipe, start
 from spiral.runs.directory import read_metrics
@@ -153,7 +154,9 @@ def test_a_learner_that_is_killed_is_replaced_and_the_run_is_that_of_one_process
     # Beside the lines that are always there: how far a slow command is, and two lines about workers below a step's.
     own = [line for line in result.err.splitlines() if not line.startswith("  ") and not line.endswith(" elapsed")]
     first = {line.split(": ")[0].split()[0] for line in own}
-    assert first == {"run", "Ctrl-C", "evaluating", "measured", "step", "warning"}, "nobody but us says a word"
+    assert first == {"run", "Ctrl-C", "evaluating", "evaluated", "step", "warning"}, (
+        "no other program has printed a line"
+    )
     assert (said[0]["state"], said[0]["step"], said[0]["driver"]["alive"]) == ("running", 3, True)
     status = command("cluster", "status", str(path), "--json").json
     assert (status["state"], status["step"], status["version"], status["schedule"]) == ("ended", 4, 4, "sync")
@@ -239,7 +242,8 @@ def test_the_error_of_a_failed_rank_is_raised_and_not_that_of_the_others(errors,
         exceptions=ray.exceptions,
         wait=lambda refs, num_returns, timeout: (refs[:num_returns], refs[num_returns:]),
     )
-    monkeypatch.setattr(learning, "import_ray", lambda: said)
+    for module in (learning, cluster_session):
+        monkeypatch.setattr(module, "import_ray", lambda: said)
     with pytest.raises(kind, match=message):
         learning.ClusterLearner._wait(None, errors, "save", 10.0)
 

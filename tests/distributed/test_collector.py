@@ -200,7 +200,7 @@ def test_too_many_lost_workers_end_the_run(tmp_path):
         played.receive_weights(stored(weights(0), 0))
         with pytest.raises(
             RuntimeError,
-            match=r"1 rollout workers were lost, and cluster.restarts allows for 0; the last one: rollout worker 0"
+            match=r"1 rollout workers were lost, and cluster.restarts allows 0; the last one: rollout worker 0"
             r" \(process \d+ on .*\) failed at \d games? of step 1: RuntimeError: the engine is on fire",
         ):
             played.collect(1)
