@@ -243,7 +243,7 @@ def test_a_negotiation_action_may_contain_talk():
 
 
 @pytest.mark.parametrize("spec", GAMES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_legal_action_is_parsed(spec, seed):
     rng = random.Random(seed)
@@ -257,7 +257,7 @@ def test_every_legal_action_is_parsed(spec, seed):
 PIECES = st.sampled_from(["\\boxed{", "\\text{", "}", "{", "[", "]", "offer:", "3 wood -> 2 gold", "bet", "4", " "])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     reply=st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join)),
     state=st.sampled_from(STATES),

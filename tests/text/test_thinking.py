@@ -84,7 +84,7 @@ PIECES = st.sampled_from(["<think>", "</think>", "\\boxed{", "}", BET, "\n", "be
 REPLIES = st.lists(PIECES | st.text(max_size=3), max_size=8).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(reply=REPLIES, opened=st.booleans())
 def test_head_and_answer_make_up_the_reply(reply, opened):
     split = split_reply(reply, opened)
@@ -97,7 +97,7 @@ def test_head_and_answer_make_up_the_reply(reply, opened):
         assert split.closed == ("\\boxed{" in reply)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(reply=REPLIES, opened=st.booleans())
 def test_splitting_is_stable(reply, opened):
     split = split_reply(reply, opened)
@@ -181,7 +181,7 @@ TOKENS = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(ids=st.lists(TOKENS, max_size=12), opens=st.booleans())
 def test_thinking_tokens_are_the_shortest_prefix_with_the_head(ids, opens):
     reader = codec(template="r1" if opens else "chat")

@@ -102,7 +102,7 @@ class Bill:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost: Decimal | None = None
-    """Dollars."""
+    """In dollars."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ ZLIB_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
 class FailedError(Exception):
-    """A request without a reply."""
+    """A request that got no reply."""
 
     def __init__(
         self,
