@@ -200,8 +200,9 @@ def run_benchmark(
             on_progress(len(kept))
 
         on_progress(len(kept))
+        problems = {problem.id: problem for problem in benchmark.problems}
         kept = {
-            key: _regraded(attempt, benchmark, regrade=regrade, math_verify=math_verify)
+            key: _regraded(task, problems[attempt.id], attempt, regrade=regrade, math_verify=math_verify)
             for key, attempt in kept.items()
         }
         with policy.sampled_with(task.sampling):
@@ -343,14 +344,13 @@ def _attempt(benchmark: Benchmark, reply: TurnReply, opening: str, math_verify: 
     )
 
 
-def _regraded(attempt: Attempt, benchmark: Benchmark, *, regrade: bool, math_verify: bool) -> Attempt:
+def _regraded(task: Task, problem: Problem, attempt: Attempt, *, regrade: bool, math_verify: bool) -> Attempt:
     """A kept attempt, graded again if `regrade`, and with math-verify's grade if that is wanted and missing."""
-    problem = next(problem for problem in benchmark.problems if problem.id == attempt.id)
     if regrade:
-        grade = grade_problem(benchmark.task, problem, attempt.reply)
+        grade = grade_problem(task, problem, attempt.reply)
         attempt = dataclasses.replace(attempt, **dataclasses.asdict(grade), math_verify=None)
     if math_verify and attempt.math_verify is None:
-        return dataclasses.replace(attempt, math_verify=_math_verify(benchmark.task, problem, attempt.reply))
+        return dataclasses.replace(attempt, math_verify=_math_verify(task, problem, attempt.reply))
     return attempt
 
 
