@@ -12,14 +12,12 @@ from spiral.evaluation.statistics import (
     Estimate,
     Rate,
     avg_at_k,
-    bootstrap,
     bootstrap_weights,
     clustered_rate,
     constant_difference_interval,
     holm,
     mean_interval,
     paired_difference,
-    pass_at_k,
     sign_flip_p_value,
     student_95,
     wilson,
@@ -63,26 +61,6 @@ def test_intervals_of_means_cover_the_truth():
     for size in (3, 8):
         results = [mean_interval(row) for row in rng.normal(size=(1000, size))]
         assert np.mean([result.low <= 0 <= result.high for result in results]) == pytest.approx(0.95, abs=0.025)
-
-
-def test_the_bootstrap_of_a_mean_is_close_to_the_formula():
-    items = np.random.default_rng(1).normal(size=200).tolist()
-    drawn, formula = bootstrap(mean, items, np.random.default_rng(0)), mean_interval(items)
-    assert drawn.value == pytest.approx(formula.value)
-    assert (drawn.low, drawn.high) == pytest.approx((formula.low, formula.high), abs=0.02)
-    assert drawn == bootstrap(mean, items, np.random.default_rng(0))
-    assert drawn != bootstrap(mean, items, np.random.default_rng(1))
-
-
-def test_the_bootstrap_resamples_whole_items():
-    # Ten pairs of equal values: as twenty values apart, the interval would be narrower by the square root of two.
-    rng = np.random.default_rng(2)
-    pairs = [(value, value) for value in rng.normal(size=50)]
-    together = bootstrap(lambda drawn: mean([v for pair in drawn for v in pair]), pairs, np.random.default_rng(0))
-    apart = bootstrap(mean, [value for pair in pairs for value in pair], np.random.default_rng(0))
-    assert (together.high - together.low) / (apart.high - apart.low) == pytest.approx(math.sqrt(2), rel=0.1)
-    with pytest.raises(ValueError, match="got 1 items; a bootstrap needs two or more"):
-        bootstrap(mean, [1.0], rng)
 
 
 def test_bootstrap_weights_draw_with_replacement():
@@ -252,35 +230,6 @@ def test_holm_lies_between_no_correction_and_bonferroni(p_values):
         assert p <= after <= min(1.0, len(p_values) * p)
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     assert [adjusted[index] for index in order] == sorted(adjusted)
-
-
-@pytest.mark.parametrize(
-    ("n", "c", "k", "chance"),
-    [
-        (10, 3, 1, 0.3),
-        (10, 3, 5, 1 - 21 / 252),  # C(7, 5) of C(10, 5) draws miss all three
-        (4, 1, 4, 1.0),
-        (4, 0, 4, 0.0),
-        (5, 4, 2, 1.0),
-        (2, 1, 2, 1.0),
-        (200, 1, 100, 0.5),
-    ],
-)
-def test_pass_at_k(n, c, k, chance):
-    assert pass_at_k(n, c, k) == pytest.approx(chance)
-
-
-def test_pass_at_k_is_unbiased():
-    # Over all outcomes of n samples with chance p, the estimates average to 1 - (1 - p)^k.
-    n, k, p = 6, 3, 0.35
-    expected = sum(math.comb(n, c) * p**c * (1 - p) ** (n - c) * pass_at_k(n, c, k) for c in range(n + 1))
-    assert expected == pytest.approx(1 - (1 - p) ** k)
-
-
-@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
-def test_invalid_pass_at_k_is_refused(n, c, k):
-    with pytest.raises(ValueError, match=f"got n={n}, c={c}, k={k}"):
-        pass_at_k(n, c, k)
 
 
 def test_one_sample_per_item_is_wilson():

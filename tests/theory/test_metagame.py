@@ -70,7 +70,7 @@ def test_a_cycle_has_no_ranking():
     assert alpha_rank(CIRCLE) == pytest.approx(np.full(3, 1 / 3))
     assert nash_average(CIRCLE) == pytest.approx(np.full(3, 1 / 3))
     found = cycles(CIRCLE, certain(CIRCLE))
-    assert (found.triples, found.cyclic_triples, found.cyclic_share) == (1, 1, 1.0)
+    assert (found.triples, found.cyclic_triples) == (1, 1)
     assert (found.cyclic_part, found.cyclic_part_by_chance) == (1.0, 0.0)
 
 
@@ -85,7 +85,7 @@ def test_an_order_has_a_ranking():
 def test_only_significant_triples_count():
     doubtful = np.stack([CIRCLE, CIRCLE * [[0, -1, 1], [-1, 0, 1], [1, 1, 0]]])
     found = cycles(CIRCLE, np.repeat(doubtful, 20, axis=0))
-    assert (found.triples, found.cyclic_triples, found.cyclic_share) == (0, 0, 0.0)
+    assert (found.triples, found.cyclic_triples) == (0, 0)
     assert found.cyclic_part == 1.0
     nothing = cycles(np.zeros((3, 3)), np.zeros((5, 3, 3)))
     assert (nothing.triples, nothing.cyclic_part, nothing.cyclic_part_by_chance) == (0, 0.0, 0.0)

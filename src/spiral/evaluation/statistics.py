@@ -4,8 +4,7 @@ All intervals are 95%, all tests two-sided. The unit of observation is a *cluste
 samples, a deal with both of its games. Shares have Wilson's interval (Wilson, 1927), shares over clusters the same with
 an effective sample size (Kish, 1965; Dean and Pagano, 2015), means Student's, everything else the percentile bootstrap
 (Efron, 1979). A difference over the same items is tested by flipping signs (Fisher, 1935); if all items have the same
-difference, its interval is Tango's (1998). Multiple tests are corrected after Holm (1979), and pass@k is the unbiased
-estimator of Chen et al. (2021, arXiv 2107.03374).
+difference, its interval is Tango's (1998). Multiple tests are corrected after Holm (1979).
 
 SciPy is not a dependency, since `spiral show` needs these intervals on every call: its Wilson interval takes whole
 numbers of trials only, it has no Holm correction, and its permutation test is slower by an order of magnitude over a
@@ -19,8 +18,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,8 +30,6 @@ MAX_EXACT_CLUSTERS = 14
 SIGN_FLIPS = 10_000
 ROUNDING = 1e-9
 """Differences of shares closer than this count as equal."""
-
-Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,22 +102,6 @@ def student_95(freedom: int) -> float:
         z * (79 * square**4 + 776 * square**3 + 1482 * square**2 - 1920 * square - 945) / 92160,
     )
     return sum((term / float(freedom) ** power for power, term in enumerate(terms)), start=0.0)
-
-
-def bootstrap(
-    statistic: Callable[[Sequence[Item]], float], items: Sequence[Item], rng: np.random.Generator, draws: int = 2000
-) -> Estimate:
-    """`statistic(items)` with the percentile interval over `draws` resamples of the items, which are the clusters.
-
-    With few items the interval is too narrow, and for identical items it has zero width. Raises `ValueError` for fewer
-    than two items.
-    """
-    if len(items) < 2:
-        raise ValueError(f"got {len(items)} items; a bootstrap needs two or more")
-    value = float(statistic(items))
-    drawn = [statistic([items[index] for index in rng.integers(len(items), size=len(items))]) for _ in range(draws)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))
 
 
 def bootstrap_weights(clusters: int, rng: np.random.Generator, draws: int = 2000) -> NDArray[np.float64]:
@@ -214,13 +195,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased estimate, from `c` right ones among `n` samples, that at least one of `k` samples is right."""
-    if not (0 <= c <= n and 1 <= k <= n):
-        raise ValueError(f"got n={n}, c={c}, k={k}; expected 0 <= c <= n and 1 <= k <= n")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def avg_at_k(correct: ArrayLike) -> Rate:

@@ -57,11 +57,6 @@ class Cycles:
     cyclic_part: float
     cyclic_part_by_chance: float
 
-    @property
-    def cyclic_share(self) -> float:
-        """Share of cyclic triples; 0 if there are no triples."""
-        return self.cyclic_triples / self.triples if self.triples else 0.0
-
 
 def bradley_terry(wins: FloatArray, prior: float = PRIOR_GAMES) -> FloatArray:
     """Log strengths in nats with mean 0, [..., N], from wins of row over column, [..., N, N]; a draw is half a win.

@@ -54,7 +54,6 @@ class Level:
 
     nodes: slice
     edges: slice
-    slots: slice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,7 +167,7 @@ class _Builder:
     def add_level(self, states: list[State]) -> list[State]:
         """Adds the nodes of one depth; returns the states of the next."""
         nodes = slice(len(self.actor), len(self.actor) + len(states))
-        first_edge, first_slot = len(self.edges), self.slots
+        first_edge = len(self.edges)
         below: list[State] = []
         index_of: dict[Hashable, int] = {}
         for node, state in enumerate(states, nodes.start):
@@ -188,9 +187,7 @@ class _Builder:
                     f"the tree of {self.game.spec} has more than {MAX_NODES:,} nodes, too many for exact theory;"
                     " load the game with smaller parameters, or use `spiral evaluate` instead"
                 )
-        self.levels.append(
-            Level(nodes=nodes, edges=slice(first_edge, len(self.edges)), slots=slice(first_slot, self.slots))
-        )
+        self.levels.append(Level(nodes=nodes, edges=slice(first_edge, len(self.edges))))
         return below
 
     def _moves(self, state: State, actor: int) -> list[tuple[str, float, int]]:

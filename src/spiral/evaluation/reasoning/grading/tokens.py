@@ -31,7 +31,6 @@ GREEK = frozenset(
 )
 ACCENTS = frozenset(("dot", "ddot", "hat", "bar", "vec", "tilde", "overline", "underline", "widehat", "widetilde"))
 _NAMES = "|".join(sorted((*FUNCTIONS, "sqrt", "pi", "infty"), key=len, reverse=True))
-FUNCTION_NAMES = frozenset((*FUNCTIONS, "sqrt", "pi", "frac"))
 _TOKEN = re.compile(
     rf"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<command>\\[A-Za-z]+|\\.)"
     rf"|(?P<name>(?:{_NAMES})(?![A-Za-z]))|(?P<letter>[A-Za-z])|(?P<sign>[-+*/^_()\[\]{{}}|!']))"
