@@ -1,4 +1,4 @@
-"""Whether engine, learner and a model's own forward pass compute the same log-probabilities."""
+"""Checks that engine, learner and a model's own forward pass compute the same log-probabilities."""
 
 from spiral.agreement.apart import LearnerCheck, compare_with_learner, sample_probes
 from spiral.agreement.checks import PLAINER, Check, begin_check, run_check

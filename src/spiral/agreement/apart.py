@@ -1,7 +1,7 @@
-"""The same checks where engine and learner live in different processes.
+"""The checks when engine and learner live in different processes.
 
-A learner's process compares it with the plain forward pass, on fixed texts. An engine's process samples,
-and the learners score what it reports: where both agree, engine and plain forward pass do.
+The process of a learner compares it with the plain forward pass on fixed texts. The process of an engine samples, and
+the learners score its replies. If both comparisons agree, so do engine and plain forward pass.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from spiral.text import ChatCodec
 
 
 class LearnerCheck:
-    """A learner against the plain forward pass. Make it before the learner takes the model over."""
+    """Compares a learner with the plain forward pass. Create it before the learner changes the model."""
 
     def __init__(self, model: Any, codec: ChatCodec, compute: str, temperature: float) -> None:
-        """`temperature` is that of sampling, which the learner scores at."""
+        """`temperature` is the sampling temperature, at which the learner scores."""
         probes = make_probes(
             codec,
             model.config,
@@ -39,7 +39,7 @@ class LearnerCheck:
             self._plain = plain_logprobs(model, self._texts, temperature or 1.0)
 
     def compare(self, learner: Scores, options: Mapping[str, Any]) -> None:
-        """Raises `DisagreementError` when the learner computes something else; `options` as in `Check.learner`."""
+        """Raises `DisagreementError` when the learner differs from the plain pass; `options` as in `Check.learner`."""
         with running("the learner", self._kind):
             scores = learner_logprobs(learner, self._texts)
         pair = f"learner{described(options)} against the plain forward pass"
@@ -48,13 +48,13 @@ class LearnerCheck:
 
 
 def _last_as_reply(prompt: Any, count: int) -> Reply:
-    """A text whose last tokens are scored as if they had been sampled."""
+    """A text whose last `count` tokens are treated as a sampled reply."""
     count = min(count, len(prompt) - 1)
     return Reply(prompt_ids=prompt[:-count], token_ids=prompt[-count:], logprobs=np.zeros(count, dtype=np.float32))
 
 
 def sample_probes(policy: LanguagePolicy, config: Any, parameters: int, device: str, games: Sequence[str]) -> Replies:
-    """What an engine says to the probes of a model with a transformers `config`."""
+    """Samples replies to the probes of a model with a transformers `config`."""
     probes = make_probes(
         policy.codec, config, parameters=parameters, device=device, context=policy.context, games=games
     )
@@ -63,7 +63,7 @@ def sample_probes(policy: LanguagePolicy, config: Any, parameters: int, device: 
 
 
 def compare_with_learner(replies: Replies, learner: Scores, kind: str, compute: str, engine: str) -> None:
-    """Raises `DisagreementError` when what an engine reported is not what the learner computes."""
+    """Raises `DisagreementError` when the learner's log-probabilities differ from those an engine reported."""
     tolerance = tolerance_of(compute, replies.temperature)
     for how, sampled in (("one prompt at a time", replies.alone), ("all prompts at once", replies.company)):
         if not sampled:

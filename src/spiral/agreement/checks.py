@@ -1,11 +1,11 @@
-"""The checks at the start of a run and of an evaluation: refuse a model whose probabilities are not what they seem.
+"""The checks at the start of a run or an evaluation: refuse a model that engine and learner compute differently.
 
     check = run_check(policy, loaded.model, ...)     # the engine samples, the plain model scores
     check.learner(learner, options)                  # the learner scores the same tokens
     check.keep()
 
-The plain forward pass is the model's own, unpadded and without a cache, before the learner changes anything of it. All
-draws have seeds of their own and no weight is touched, so a run is the same with and without the check.
+The plain forward pass is that of the model's own class, unpadded and without a cache, before the learner changes the
+model. All draws have seeds of their own and no weight changes, so a run is the same with and without the check.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ PLAINER = {
     "model.compute": "float32",
     "lora.rank": 0,
 }
-"""The settings of a learner that can be at fault, the likeliest first, and their plainest values."""
+"""Settings of a learner that can cause a difference, the likeliest first, with their plainest values."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Check:
-    """One model being checked. Every comparison is kept; the first beyond the tolerance is a `DisagreementError`."""
+    """The check of one model. Keeps every comparison; the first beyond the tolerance raises `DisagreementError`."""
 
     policy: LanguagePolicy
     probes: Probes
@@ -56,14 +56,14 @@ class Check:
     """The model's type, for messages."""
     replies: Replies
     plain_alone: list[FloatArray]
-    """[T] what the plain forward pass says of each reply that was sampled alone."""
+    """[T] log-probabilities by the plain forward pass of each reply sampled alone."""
     plain: list[FloatArray]
-    """[T] the same for each that was sampled in company."""
+    """[T] the same for each reply sampled in a batch."""
     key: str | None = None
     differences: list[Difference] = dataclasses.field(default_factory=list)
 
     def engine(self) -> None:
-        """Compares what the engine reported with the plain forward pass."""
+        """Compares the log-probabilities that the engine reported with the plain forward pass."""
         name = engine_name(self.policy)
         against = "against the plain forward pass"
         alone, company = self.replies.alone, self.replies.company
@@ -74,13 +74,13 @@ class Check:
     def learner(
         self, learner: Scores, options: Mapping[str, Any], *, shares_model: bool = False, fewer: bool = False
     ) -> None:
-        """Compares the learner, and where the engine `shares_model` with it, the engine once more.
+        """Compares the learner with the plain pass, and also the engine again if it shares the learner's model.
 
         Args:
-            learner: which scores what the engine sampled.
+            learner: scores the tokens that the engine sampled.
             options: values of the settings in `PLAINER`.
-            shares_model: whether the engine's model is the learner's.
-            fewer: only some of a large model's texts, for a learner beside the one that matters.
+            shares_model: whether engine and learner use the same model.
+            fewer: whether to compare only some of a large model's texts.
         """
         pair = f"learner{described(options)} against the plain forward pass"
         chosen = self.probes.again if fewer else range(len(self.plain))
@@ -92,22 +92,22 @@ class Check:
             self._beside_learner(remedy_for(options))
 
     def trial(self) -> Batch:
-        """What a trial update learns from."""
+        """The batch of a trial update."""
         return probe_batch([self.replies.company[index] for index in self.probes.again])
 
     def updated(self, learner: Scores, options: Mapping[str, Any]) -> None:
-        """Compares the engine, after it was given new weights, with the learner that made them."""
+        """Compares the engine with the learner after an update whose weights the engine was given."""
         replies = sample_replies(self.policy, self.probes, again=True).company
         pair = f"{engine_name(self.policy)} engine against the learner{described(options)}, after an update"
         remedy = f"{ENGINE_REMEDY}; or {remedy_for(options)}"
         self._compare(pair, replies, _reported(replies), learner_logprobs(learner, replies), remedy)
 
     def keep(self) -> None:
-        """Notes that all agreed, so that the next start need not measure."""
+        """Stores that all agreed, so that the next start skips the check."""
         keep(self.key, self.record())
 
     def record(self) -> dict[str, Any]:
-        """What was measured, for files and `--json`."""
+        """The comparisons, for files and `--json`."""
         return {
             "tolerance": dataclasses.asdict(self.tolerance),
             "differences": [dataclasses.asdict(found) for found in self.differences],
@@ -115,7 +115,10 @@ class Check:
         }
 
     def _beside_learner(self, remedy: str) -> None:
-        """The learner may have changed how the model attends. Replies that came out otherwise are not compared."""
+        """Compares the engine again, because the learner may have changed the model's attention.
+
+        Replies with other tokens than before are not compared.
+        """
         again = sample_replies(self.policy, self.probes, again=True).company
         pairs = [
             (reply, self.plain[index])
@@ -161,10 +164,10 @@ def begin_check(
     games: Sequence[str] = ("tictactoe",),
     key: str | None = None,
 ) -> Check:
-    """Has the engine sample and the plain `model` score; nothing is compared yet.
+    """Samples with the engine and scores with the plain `model`; compares nothing yet.
 
     Raises:
-        DisagreementError: one of them cannot compute this model at all.
+        DisagreementError: One of them cannot compute this model at all.
     """
     kind = str(model.config.model_type)
     probes = make_probes(
@@ -201,19 +204,19 @@ def run_check(
     games: Sequence[str] = ("tictactoe",),
     kept: bool = False,
 ) -> Check | None:
-    """The engine's part of a check; a learner's may follow. None where all is known to agree.
+    """Checks the engine; a check of the learner may follow. None if this was checked before.
 
     Args:
-        policy: the engine, with the weights of the plain model.
-        load_plain: gives the model that no learner has taken over, or None where there is no room for it.
-        directory: where its weights came from.
+        policy: The engine, with the weights of the plain model.
+        load_plain: Returns the unchanged model, or None if there is not enough memory for it.
+        directory: The model's directory.
         compute: "float32" or "bfloat16".
-        settings: whatever else decides what is computed; with the weights, what the result is kept by.
-        games: whose prompts are sampled from.
-        kept: whether this is the whole check, so that its result is kept.
+        settings: Other settings that decide what is computed; with the weights they are the key of the result.
+        games: Games whose prompts are used.
+        kept: Whether this is the whole check, so that its result is stored.
 
     Raises:
-        DisagreementError: the engine does not compute what the model does.
+        DisagreementError: Engine and model differ.
     """
     shown = {"compute": compute, "context": policy.context, "temperature": policy.sampling.temperature}
     key = agreement_key(directory, {"engine": engine_name(policy), **shown, **settings})
@@ -231,12 +234,12 @@ def run_check(
 
 @contextmanager
 def running(who: str, kind: str) -> Iterator[None]:
-    """A model that cannot be computed at all is refused in one line that says where."""
+    """Context manager that turns an error of a model's code into a `DisagreementError` of one line."""
     try:
         yield
     except (DisagreementError, MemoryError):
         raise
-    except Exception as error:  # of any family's own code
+    except Exception as error:  # the code of a model family may raise anything
         name, lines = type(error).__name__, str(error).strip().splitlines()
         if name == "OutOfMemoryError" or str(error).startswith(("vLLM", "the model with weights")):
             raise
@@ -246,7 +249,7 @@ def running(who: str, kind: str) -> Iterator[None]:
 
 
 def engine_name(policy: LanguagePolicy) -> str:
-    """What `engine.kind` calls a policy's engine."""
+    """The `engine.kind` of a policy."""
     return "transformers" if isinstance(policy, TransformersPolicy) else "vllm"
 
 
@@ -255,7 +258,7 @@ def _reported(replies: Sequence[Reply]) -> list[FloatArray]:
 
 
 def described(options: Mapping[str, Any]) -> str:
-    """The options that are not the plainest, for the name of a pair."""
+    """The options that differ from the plainest, for the name of a comparison."""
     chosen = [
         f"{name} = {_toml(options[name])}" for name in PLAINER if options.get(name, PLAINER[name]) != PLAINER[name]
     ]
@@ -263,7 +266,7 @@ def described(options: Mapping[str, Any]) -> str:
 
 
 def remedy_for(options: Mapping[str, Any]) -> str:
-    """Which settings to change."""
+    """Advice on which settings to change."""
     changed = [f"{name} = {_toml(plain)}" for name, plain in PLAINER.items() if options.get(name, plain) != plain]
     return f"set {' or '.join(changed)} and try again" if changed else "this model cannot be trained here"
 

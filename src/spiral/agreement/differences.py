@@ -1,4 +1,4 @@
-"""How far two computations of the same log-probabilities are apart, and how far they may be.
+"""The difference between two computations of the same log-probabilities, and its tolerance.
 
 Shapes: T tokens of one reply.
 """
@@ -19,7 +19,7 @@ class Tolerance:
 
     mean: float
     max: float
-    """Of a single token: a change that concerns few tokens of many hides in the mean."""
+    """Of a single token: an error in a few of many tokens hardly changes the mean."""
 
     def scaled(self, temperature: float) -> Tolerance:
         """For log-probabilities at a temperature, which divides the logits and the rounding errors in them."""
@@ -28,8 +28,8 @@ class Tolerance:
 
 
 FLOAT32 = Tolerance(mean=1e-3, max=2e-2)
-"""Measured in float32: 1e-8 to 6e-7 in the mean and at most 3e-6 for one token, over forty families of random models,
-and 1e-6 for SmolLM2. The smallest real fault seen (a mask, dropout, other rotary factors) was 0.07 in the mean."""
+"""In float32: 1e-8 to 6e-7 in the mean and at most 3e-6 for one token, over forty families of random models,
+and 1e-6 for SmolLM2. The smallest real fault (a mask, dropout, other rotary factors) was 0.07 in the mean."""
 
 BFLOAT16 = Tolerance(mean=0.15, max=3.0)
 """bfloat16 keeps 8 bits. SmolLM2 differs from its float32 pass by 0.02 to 0.06 nats a token on these texts, where the
@@ -37,7 +37,7 @@ tokens of real games differ by 0.006 to 0.03."""
 
 
 def tolerance_of(compute: str, temperature: float = 1.0) -> Tolerance:
-    """The tolerance for a precision of computation, "float32" or "bfloat16", at a sampling temperature."""
+    """The tolerance for a precision, "float32" or "bfloat16", at a sampling temperature."""
     return (FLOAT32 if compute == "float32" else BFLOAT16).scaled(temperature)
 
 
@@ -51,10 +51,10 @@ class Difference:
     max: float
     tokens: int
     worst: tuple[int, int]
-    """Length of the prompt, and of prompt and reply, of the sequence that differs most in the mean."""
+    """Length of the prompt, and of prompt and reply together, of the sequence with the largest mean difference."""
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether rounding explains it; never where a number is not finite."""
+        """Whether the difference is within `tolerance`; false if it is not finite."""
         return self.mean <= tolerance.mean and self.max <= tolerance.max
 
     def __str__(self) -> str:
@@ -68,9 +68,9 @@ class Difference:
 def difference(
     pair: str, lengths: Sequence[int], first: Sequence[FloatArray], second: Sequence[FloatArray]
 ) -> Difference:
-    """Compares sequence by sequence; `lengths` are those of the prompts, the arrays [T] log-probabilities.
+    """Compares two lists of log-probabilities, one array [T] per sequence; `lengths` are those of the prompts.
 
-    A number that is not finite on either side makes the difference infinite.
+    A value that is not finite on either side makes the difference infinite.
     """
     apart = [np.abs(a.astype(np.float64) - b) for a, b in zip(first, second, strict=True)]
     apart = [np.where(np.isfinite(gap), gap, np.inf) for gap in apart]

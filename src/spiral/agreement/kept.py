@@ -1,6 +1,6 @@
-"""Agreement is measured once for the same weights, settings and versions: what was found is kept for the next start.
+"""Results of the checks, stored so that the same weights, settings and versions are checked once.
 
-One small file an entry in `agreement/` beside the local models. What cannot be read or written is measured again.
+One small file per result in `agreement/` beside the local models. A result that cannot be written is checked again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from spiral.models.weights_hash import settings_sha256, weights_sha256
 
 MAX_KEPT = 500
 METHOD = 1
-"""To be raised when other things are measured, or by other tolerances."""
+"""Raise it when the checks or tolerances change."""
 
 
 def agreement_key(directory: str, settings: Mapping[str, Any]) -> str | None:
-    """What an agreement is known by; None for weights that are not here, which are measured every time."""
+    """The key of a result; None for weights that are not on this machine, which are checked every time."""
     weights = weights_sha256(directory)
     if weights is None:
         return None
@@ -32,12 +32,12 @@ def agreement_key(directory: str, settings: Mapping[str, Any]) -> str | None:
 
 
 def is_known(key: str | None) -> bool:
-    """Whether this was measured before and found to agree."""
+    """Whether this was checked before and agreed."""
     return key is not None and _file(key).is_file()
 
 
 def keep(key: str | None, record: Mapping[str, Any]) -> None:
-    """Notes that this was measured and found to agree."""
+    """Stores that this was checked and agreed."""
     if key is None:
         return
     file = _file(key)

@@ -1,4 +1,4 @@
-"""The log-probabilities of the same sampled tokens by the engine, a plain forward pass and the learner.
+"""Log-probabilities of the same sampled tokens by engine, plain forward pass and learner.
 
 Shapes: P tokens of a prompt, T of a reply, V vocabulary.
 """
@@ -25,7 +25,7 @@ from spiral.training.batch import Batch, make_batch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One probe's reply, as the engine reports it."""
+    """The reply to one probe, as the engine reports it."""
 
     prompt_ids: IntArray
     """[P]"""
@@ -37,12 +37,12 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replies:
-    """What an engine said to the probes."""
+    """An engine's replies to the probes."""
 
     alone: tuple[Reply, ...]
-    """Some of the probes, one at a time."""
+    """Replies to some of the probes, one at a time."""
     company: tuple[Reply, ...]
-    """All probes at once."""
+    """Replies to all probes, in one batch."""
     temperature: float
 
 
@@ -55,9 +55,14 @@ class Scores(Protocol):
 
 
 def sample_replies(policy: LanguagePolicy, probes: Probes, *, again: bool = False) -> Replies:
-    """Has the engine continue the probes: some one at a time, then all at once; or `again`, with fewer of them at once.
+    """Samples replies to some probes one at a time, then to all in one batch.
 
-    The replies do not end before their budget, whatever is sampled. The policy is left as it was.
+    No reply ends before its budget. The policy's settings are restored.
+
+    Args:
+        policy: The engine.
+        probes: The prompts.
+        again: Samples only `probes.again`, in one batch.
     """
     requests = [
         PromptRequest(key=key, prompt_ids=prompt, seed=derive_seed("agreement", key))
@@ -71,7 +76,7 @@ def sample_replies(policy: LanguagePolicy, probes: Probes, *, again: bool = Fals
 
 @contextmanager
 def _probed(policy: LanguagePolicy, new_tokens: int) -> Iterator[float]:
-    """The policy samples whole replies of `new_tokens`, from the whole vocabulary; gives the temperature.
+    """Context manager in which replies have `new_tokens` tokens from the whole vocabulary; yields the temperature.
 
     A greedy reply has log-probability 0 whatever the model says, so greedy policies are probed at temperature 1.
     """
@@ -105,7 +110,7 @@ def _reply(turn: TurnReply) -> Reply:
 
 @torch.no_grad()
 def plain_logprobs(model: Any, replies: Sequence[Reply], temperature: float) -> list[FloatArray]:
-    """[T] of every reply: what one forward pass of the model's own class says, unpadded and without a cache."""
+    """[T] for every reply: one forward pass of the model's own class, unpadded and without a cache."""
     found: dict[bytes, FloatArray] = {}
     scores = []
     for reply in replies:
@@ -119,7 +124,7 @@ def plain_logprobs(model: Any, replies: Sequence[Reply], temperature: float) -> 
 def _plain(model: Any, reply: Reply, temperature: float) -> FloatArray:
     count = len(reply.token_ids)
     ids = torch.from_numpy(np.concatenate([reply.prompt_ids, reply.token_ids])).to(model.device)
-    # Logits of the reply alone, where the model can leave the others out: a long prompt's take gigabytes.
+    # Only the logits of the reply, where the model supports it: those of a long prompt take gigabytes.
     fewer = "logits_to_keep" in inspect.signature(type(model).forward).parameters
     options = {"logits_to_keep": count} if fewer else {}
     logits_TV: Tensor = model(input_ids=ids[None, :-1], use_cache=False, **options).logits[0, -count:]
@@ -129,14 +134,14 @@ def _plain(model: Any, reply: Reply, temperature: float) -> FloatArray:
 
 
 def learner_logprobs(learner: Scores, replies: Sequence[Reply]) -> list[FloatArray]:
-    """[T] of every reply: what the learner computes with all its options, at its recipe's temperature."""
+    """[T] for every reply: the learner with all its options, at its recipe's temperature."""
     scores = learner.score(probe_batch(replies))
     ends = np.cumsum([len(reply.token_ids) for reply in replies])
     return np.split(scores, ends[:-1])
 
 
 def probe_batch(replies: Sequence[Reply]) -> Batch:
-    """The replies as the learner is given those of games."""
+    """The replies as a batch for the learner."""
     return make_batch(
         [
             Sample(

@@ -1,9 +1,8 @@
-"""On what texts agreement is measured: prompts of a game, and fillers of the lengths at which models change.
+"""The texts of the checks: prompts of games, and fillers of the lengths at which models change.
 
 A few hundred tokens are enough: a wrong mask, position, head or dropout shows in every token. What changes with the
-length of a text (rotary factors that switch, windows, chunks) needs one that is long enough, where that is affordable.
-How many tokens that is depends on the model's size and the device alone, so that every run of the same recipe measures
-the same.
+length of a text (rotary factors that switch, windows, chunks) needs a text of that length, where it is affordable. The
+number of tokens depends only on the model's size and the device, so every run of a recipe checks the same.
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ from spiral.models.loading import length_switches
 from spiral.text import ChatCodec
 
 FILLERS, FEW_FILLERS = (5, 23, 40, 90), (70,)
-"""Lengths of fillers, and those for a model that is large for its device. The engine pads prompts above 64 tokens, and
-fills batches of fewer than 4 rows."""
+"""Lengths of fillers, and those for a model that is large for its device. The engine pads prompts of more than 64
+tokens and batches of fewer than 4 rows."""
 NEW_TOKENS, FEW_NEW_TOKENS = 8, 3
 GAME_TOKENS, FEW_GAME_TOKENS = 150, 16
 """Of each game's prompt."""
 PASSES = 6
 """About how often each token goes through the model: engine, plain pass and learner, before and after an update."""
 AFFORDABLE_FLOPS = {"cpu": 2.5e11, "cuda": 5e13}
-"""A second or two: a CPU core computes 1e11 a second in float32, a GPU more than 2e13. A model that takes more for the
-full set of texts gets the small one."""
+"""One or two seconds: a CPU core does 1e11 operations a second in float32, a GPU more than 2e13. A model that needs
+more for the full set of texts gets the small one."""
 PAST_A_SWITCH = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probes:
-    """What the engine is asked to continue."""
+    """The prompts that the engine continues."""
 
     prompts: tuple[IntArray, ...]
     """Each [P]."""
     alone: tuple[int, ...]
-    """Which of them are also sampled from one at a time; none of a large model's short ones."""
+    """Indices of the prompts that are also sampled one at a time; for a large model none of the short ones."""
     again: tuple[int, ...]
-    """Which of them a trial update learns from, and are sampled from once more after one, or beside the learner."""
+    """Indices of the prompts that a trial update learns from and that are sampled again after it."""
     new_tokens: int
-    """Tokens that every reply has."""
+    """Number of tokens of every reply."""
     not_crossed: tuple[str, ...] = ()
-    """Lengths at which the model changes, but which are too long to be measured."""
+    """Lengths at which the model changes, but which take too long to check."""
 
 
 def make_probes(
@@ -95,12 +94,12 @@ def make_probes(
 
 
 def _first_prompt(codec: ChatCodec, game: Game) -> IntArray:
-    """[P] what the first player of a game is asked, after the first outcome of chance."""
+    """[P] the prompt of a game's first decision, after the first outcome of chance."""
     state = resolve_chance(game.initial_state())
     return codec.encode(state.observation(state.current_player, codec.config.observation), game)
 
 
 def _filler(words: IntArray, length: int, turn: int) -> IntArray:
-    """[length] the words over and over, each filler from another place on."""
+    """[length] the words repeated, starting elsewhere for each filler."""
     turned = np.roll(words, -7 * turn)
     return np.resize(turned, length).astype(np.int64)

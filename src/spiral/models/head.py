@@ -1,9 +1,9 @@
-"""From hidden states to logits, and in which precision.
+"""The output head: from hidden states to logits, in a precision of choice.
 
-bfloat16 has 8 bits: a logit of 20 moves in steps of 1/8. So two programs with the same weights that sum in another
-order say log-probabilities that are some hundredths of a nat apart, and what is learned from them is off-policy before
-the first update. With a float32 head the same bfloat16 hidden states and weights are multiplied exactly and summed in
-float32, and logits are not rounded. MiniMax-M1 (arXiv 2506.13585) found the head to be the cause, and this the cure.
+bfloat16 has 8 bits: a logit of 20 moves in steps of 1/8. So two programs with the same weights that sum in a different
+order differ by some hundredths of a nat per token, and training is off-policy before the first update. With a float32
+head the same bfloat16 hidden states and weights are multiplied exactly and summed in float32, and logits are not
+rounded. MiniMax-M1 (arXiv 2506.13585) found the head to be the cause, and this to be the remedy.
 
 The weights stay those in bfloat16, which is what every engine holds. Left out: gradients in float32. The backward pass
 is that of the plain head, whose logits' gradient is rounded to the precision of the blocks.
@@ -23,16 +23,16 @@ from spiral.models.settings import HeadPrecision
 
 
 def output_head(model: Any, precision: HeadPrecision) -> Callable[[Tensor], Tensor]:
-    """The model's head as a function of hidden states [K, D], with a `weight` [V, D], giving logits [K, V].
+    """The model's head as a function from hidden states [K, D] to logits [K, V], with a `weight` [V, D].
 
-    A float32 head is made from the weights of this moment: make it anew when they have changed.
+    A float32 head copies the current weights: build it again when they have changed.
     """
     linear: Callable[[Tensor], Tensor] = model.get_output_embeddings()
     return linear if precision == "compute" or not rounds(linear) else WideHead(linear)
 
 
 def stated_precision(compute: str, precision: HeadPrecision) -> str:
-    """What is said of a policy that computes so."""
+    """The description of a precision, such as "bfloat16, head float32"."""
     return f"{compute}, head float32" if precision == "float32" and compute != "float32" else compute
 
 

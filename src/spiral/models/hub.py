@@ -1,8 +1,8 @@
 """Models by their Hugging Face name, with and without a network.
 
-Without one, the library behind `from_pretrained` asks again and again for minutes before it gives up, even for a model
-that it has. So we look first, through the proxy if there is one: a hub that does not answer within seconds means the
-local copy or a clear error.
+Without a network, the library behind `from_pretrained` retries for minutes, even for a model that is in its cache. So
+the hub is asked first, through the proxy if there is one. If it does not answer within seconds, the local copy is used,
+or a clear error is raised.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spiral.models.store import store_directory
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 MAX_HUB_NAME = 96
-"""Letters in a name of the hub's."""
+"""Maximum number of characters of a name on the hub."""
 TIMEOUT_SECONDS = 5.0
 TEXT_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """Configuration and tokenizer."""
@@ -59,7 +59,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def how_to_bring(name: str) -> str:
-    """What to do about a model that is not on this machine."""
+    """Advice on how to get a model onto this machine."""
     place = store_directory() / name.rpartition("/")[2]
     return (
         f"To bring it, run `hf download {name}` where there is a network and copy the files to {place}, which makes"
@@ -106,24 +106,24 @@ def local_copy(name: str, *, weights: bool = True) -> str:
 
 
 def hub_answers() -> bool:
-    """Whether the hub can be asked; found out once."""
+    """Whether the hub answers; asked once per process."""
     return hub_fault() is None
 
 
 @functools.cache
 def hub_fault() -> str | None:
-    """Why the hub cannot be asked, found out within TIMEOUT_SECONDS and once; None where it can."""
+    """Why the hub does not answer, or None if it does; asked once per process, for at most TIMEOUT_SECONDS."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return "HF_HUB_OFFLINE is set"
     found = ["no answer in time"]
     thread = threading.Thread(target=lambda: found.append(_asked()), daemon=True)
     thread.start()
-    thread.join(TIMEOUT_SECONDS)  # a timeout of the client's is for every packet, and a slow drip of them has no end
+    thread.join(TIMEOUT_SECONDS)  # the client's timeout is per packet, so slow packets could take forever
     return found[-1] or None
 
 
 def _asked() -> str:
-    """Asks the hub for its front page as its own client would; why that failed, or empty."""
+    """Requests the hub's front page with its own client. Returns why that failed, or an empty text."""
     from huggingface_hub import get_session  # as above
 
     try:
@@ -144,7 +144,7 @@ def _why_not() -> str:
 
 @contextlib.contextmanager
 def offline_unless_answered() -> Iterator[None]:
-    """For the time of a `with` block, Hugging Face's libraries go by what they have where the hub does not answer."""
+    """Context manager in which Hugging Face's libraries use their caches only, if the hub does not answer."""
     if hub_answers():
         yield
         return

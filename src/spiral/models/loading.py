@@ -57,7 +57,7 @@ class LanguageModel:
     """Ids that the model's generation configuration lists as ends of sequence."""
 
     def codec(self, prompt: PromptConfig) -> ChatCodec:
-        """Puts games to this model as `prompt` says. Raises `ValueError` when its chat template cannot."""
+        """The codec for a prompt configuration. Raises `ValueError` when the chat template does not support it."""
         return ChatCodec(self.tokenizer, prompt, self.declared_ends)
 
 
@@ -141,13 +141,12 @@ def local_tokenizer(name: str, config: Any) -> Any:
 
 
 def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool = False) -> LanguageModel:
-    """Loads weights in float32, or all but the weights; a model comes whole or not at all.
+    """Loads a model with its tokenizer. Weights are float32.
 
     Args:
         config: Which model, where it goes, and in what precision.
         weights: Whether to load the weights. Without them, names and shapes in files that are here are checked.
-        cast: For a model that is not trained: it comes to its device in the precision of `config.compute`, and never
-            has room for float32 there.
+        cast: For a model that is not trained: cast the weights to `config.compute` before they reach the device.
 
     Raises:
         ValueError: The model is not found, or `model_files` says what is wrong with it.
@@ -283,7 +282,7 @@ def usable_context(config: Any, asked: int | None, who: str) -> int:
 
 
 def length_switches(config: Any) -> dict[str, int]:
-    """The lengths at which a model begins to treat a text otherwise, in tokens, by what changes there."""
+    """The lengths, in tokens, from which on a model computes differently, by what changes there."""
     found = {}
     rope = _rope_switches(config)
     if rope:
@@ -336,7 +335,7 @@ def check_architecture(config: Any, who: str) -> None:
 
 
 def _device(name: str) -> torch.device:
-    """The device asked for, or the best there is."""
+    """The device called `name`; "auto" is CUDA if available, else the CPU."""
     import torch
 
     if name == "auto":

@@ -1,4 +1,4 @@
-"""Models that are on this machine: by names of their own, those that can be fetched to have one, and Hugging Face's.
+"""Models on this machine: local ones with a short name, models that can be fetched, and the Hugging Face cache.
 
 A name of our own stands for a directory `$SPIRAL_HOME/models/NAME` that plain `from_pretrained` loads; SPIRAL_HOME is
 `~/.cache/spiral` when it is not set. A directory put there by hand counts as well. Like `nano`, these names come before
@@ -20,7 +20,7 @@ from spiral.core.files import remove_unfinished, write_directory_atomically
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MAX_NAME = 255
-"""Letters that file systems take in a name."""
+"""Maximum number of characters of a file name."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What `from_pretrained` loads, the first that is there: as one file, or in the parts that NAME.index.json lists."""
 Tell = Callable[[str], object]
@@ -35,7 +35,7 @@ class NotFetchedError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fetchable:
-    """A model that can be brought here: what it is, and how to fill its directory."""
+    """A model that `spiral models get` can fetch, and how to fill its directory."""
 
     summary: str
     parameters: int
