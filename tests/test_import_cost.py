@@ -60,6 +60,17 @@ print(json.dumps(seen))
     assert [word in said for word, (_, said, _) in zip(words, seen, strict=True)] == [True] * len(lines)
 
 
+def test_the_help_imports_no_command():
+    seen = run(
+        "import json, sys\n"
+        "from spiral.cli import main\n"
+        "status = main(['--help'])\n"
+        "print(json.dumps([status, sorted(name for name in sys.modules if name.startswith('spiral.cli.')),"
+        " 'pydantic' in sys.modules]))"
+    )
+    assert seen == [0, ["spiral.cli.app", "spiral.cli.errors"], False]
+
+
 def test_the_front_door_loads_what_is_asked_for():
     seen = run(
         "import json, sys, spiral\n"

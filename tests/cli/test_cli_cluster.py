@@ -54,7 +54,7 @@ def written(path, age=2.0, row=ROW, workers=2, **changes):
     return path
 
 
-def told(path):
+def status_of(path):
     """`spiral cluster status --json`."""
     result = spiral("cluster", "status", str(path), "--json")
     assert (result.status, result.err) == (0, "")
@@ -69,7 +69,7 @@ def gone():
 
 
 def test_status_as_json(tmp_path):
-    found = told(written(tmp_path / "run"))
+    found = status_of(written(tmp_path / "run"))
     assert 2.0 <= found.pop("age_s") < 60.0
     assert found == {
         "run": str(tmp_path / "run"),
@@ -115,7 +115,7 @@ def test_status_for_people(tmp_path):
 
 def test_status_before_the_first_step(tmp_path):
     path = written(tmp_path / "run", row=None, learners=[])
-    found = told(path)
+    found = status_of(path)
     assert (found["step"], found["phases_s"], found["step_s"], found["restarts"]) == (0, {}, None, None)
     assert found["workers"][0]["tokens_per_s"] is None
     lines = spiral("cluster", "status", str(path)).out.splitlines()
@@ -137,11 +137,11 @@ def test_status_before_the_first_step(tmp_path):
         ("away", "ended", 900, "ended", None, "; it has ended; to resume:"),
     ],
 )
-def test_whoever_leads_the_run_may_be_gone(driver, said, age, state, alive, words, tmp_path):
+def test_the_state_of_a_run_whose_driver_may_be_gone(driver, said, age, state, alive, words, tmp_path):
     pid = gone() if driver == "gone" else os.getpid()
     host = "another-machine" if driver == "away" else socket.gethostname()
     path = written(tmp_path / "run", age, state=said, driver={"pid": pid, "host": host})
-    found = told(path)
+    found = status_of(path)
     assert (found["state"], found["driver"]["alive"]) == (state, alive)
     assert words in spiral("cluster", "status", str(path)).out
 
@@ -202,7 +202,7 @@ def test_a_run_does_not_depend_on_its_status(tmp_path):
     assert json.loads((tmp_path / STATUS_FILE).read_text()).keys() == {"time", "driver"}
 
 
-def test_warnings_are_told_once_and_only_ours(capsys):
+def test_warnings_are_printed_once_and_only_ours(capsys):
     ours, more = logging.getLogger("spiral.distributed.pool"), logging.StreamHandler(sys.stderr)
     logging.getLogger().addHandler(more)
     try:

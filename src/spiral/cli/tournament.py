@@ -73,15 +73,15 @@ def tournament(
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_shown(bar=not as_json))
 
-        def seat(name: str, rules: Game) -> Policy:
+        def load(name: str, rules: Game) -> Policy:
             progress.describe(f"loading {name}")
             return load_policy(name, rules, options)
 
-        cache = PolicyCache(seat)
+        cache = PolicyCache(load)
         check_players(players, games, cache)
         directories = {rules.spec: directory(out, run, rules, len(games), seed) for rules in games}
-        for place in directories.values():
-            stack.enter_context(open_directory(place))
+        for folder in directories.values():
+            stack.enter_context(open_directory(folder))
         checkpoints = len(players) - 1 if run is not None else 0
         results = _play(players, games, cache, directories, episodes, seed, checkpoints, progress)
     if as_json:
