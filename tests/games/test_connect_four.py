@@ -79,7 +79,7 @@ def test_a_full_column_is_closed_and_loses_its_number() -> None:
     state = play("000000")
     assert state.legal_actions() == ("1", "2", "3", "4", "5", "6")
     assert state.observation(0, "compact") == "connect_four:X:O123456/X....../O....../X....../O....../X......"
-    with pytest.raises(IllegalActionError, match="got action '0' of seat 0; legal here: 1, 2, 3, 4, 5, 6"):
+    with pytest.raises(IllegalActionError, match="got action '0' of player 0; legal here: 1, 2, 3, 4, 5, 6"):
         state.apply("0")
 
 

@@ -12,7 +12,12 @@ from small_games import Echo, EchoState, OddOneOut
 from spiral.games import CHANCE, TERMINAL, Game, State, Style, game_names, load_game
 from spiral.games.testing import GameContractError, check_game, random_playout
 
-VARIANTS = ("kuhn_poker(hands=2)", "kuhn_poker(hands=5)", "simple_negotiation(turns=1)", "simple_negotiation(turns=3)")
+VARIANTS = (
+    pytest.param("kuhn_poker(hands=2)", marks=pytest.mark.slow),
+    "kuhn_poker(hands=5)",
+    "simple_negotiation(turns=1)",
+    "simple_negotiation(turns=3)",
+)
 
 
 @pytest.mark.parametrize("spec", [*game_names(), *VARIANTS])

@@ -269,7 +269,7 @@ def test_the_list_has_the_games_of_adapters_too(library: types.ModuleType) -> No
     assert list(rows)[: len(game_names())] == list(game_names())
     assert listed["unavailable"] == [{"name": "openspiel/crosses", "reason": "it is too cross"}]
     (line,) = [line for line in spiral("games").out.splitlines() if "it is too cross" in line]
-    assert line == "Not available of openspiel (spiral games --all names them): it is too cross (1)"
+    assert line == "Not available from openspiel (spiral games --all names them): it is too cross (1)"
     lines = spiral("games", "--all").out.splitlines()
     (row,) = [line.split() for line in lines if "it is too cross" in line]
     assert row == ["openspiel", "it", "is", "too", "cross", "crosses"]

@@ -56,7 +56,7 @@ def test_texts() -> None:
 
 
 def test_a_taken_cell_is_refused() -> None:
-    with pytest.raises(IllegalActionError, match="got action '4' of seat 1; legal here: 0, 1, 2, 3, 5, 6, 7, 8"):
+    with pytest.raises(IllegalActionError, match="got action '4' of player 1; legal here: 0, 1, 2, 3, 5, 6, 7, 8"):
         play("4").apply("4")
 
 

@@ -145,7 +145,7 @@ def test_a_run_plays_its_own_checkpoints_and_goes_on_where_it_stopped(tmp_path):
         "run.checkpoint_every=2",
         "run.episodes_every=1",
         "selfplay.games={ tictactoe = 1.0 }",
-        "selfplay.episodes_per_step=8",
+        "selfplay.episodes_per_step=6",
         "selfplay.opponents={ random = 1.0 }",
         "selfplay.opponent_sampler=tests.past_self:PastSelf",
         "learner.warmup_steps=0",

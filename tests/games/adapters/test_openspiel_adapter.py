@@ -105,7 +105,7 @@ def test_the_contract_is_kept(spec: str) -> None:
         ("kuhn_poker", 58),
         ("coordinated_mp", 15),
         ("nim(pile_sizes='2;3')", 86),
-        ("leduc_poker(suit_isomorphism=True)", 1_939),
+        pytest.param("leduc_poker(suit_isomorphism=True)", 1_939, marks=pytest.mark.slow),
         pytest.param("leduc_poker", 9_457, marks=pytest.mark.slow),
     ],
 )

@@ -237,7 +237,7 @@ def test_illegal_actions_are_refused_and_change_nothing() -> None:
     before = (state.observation(0), state.information_state(1), state.legal_actions())
     for action in ("[4]", "4", "[9]", "", "  ", "nonsense", "[["):
         assert not state.is_legal(action)
-        with pytest.raises(IllegalActionError, match="of seat 1; legal here"):
+        with pytest.raises(IllegalActionError, match="of player 1; legal here"):
             state.apply(action)
     assert (state.observation(0), state.information_state(1), state.legal_actions()) == before
     assert state.apply("[0]") == state.apply("0")
