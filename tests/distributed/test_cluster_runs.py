@@ -101,7 +101,7 @@ def played(path):
 
 
 def reports(path):
-    """Everything that was measured."""
+    """Every evaluation."""
     return {file.name: json.loads(file.read_text()) for file in (path / "evaluation").glob("*.json")}
 
 
