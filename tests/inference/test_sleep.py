@@ -97,7 +97,7 @@ def test_the_engine_sleeps_after_the_games_of_a_step(nano, sleep):
     assert not policy.asleep
 
 
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compute", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_run_that_sleeps_is_the_run_that_never_does(tmp_path, compute):
     rows = {}
     for sleep in ("true", "false"):

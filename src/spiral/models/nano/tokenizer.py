@@ -23,8 +23,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|reply|>' }}{% endif %}"
 )
-MOST_HELD = 24
-"""Two seats of the negotiation hold at most twelve of a resource each."""
+MAX_HELD = 24
+"""Two players of the negotiation hold at most twelve of a resource each."""
 
 
 def words() -> list[str]:
@@ -35,10 +35,10 @@ def words() -> list[str]:
     poker = ["check", "bet", "call", "fold", "raise"]
     matches = ["kuhn_poker:hand ", ":you ", ":first:", ":second:"]
     trade = ["simple_negotiation:turn ", ":they ", ":value ", ":offer ", "none", "/10:you ", "accept", "deny", "pass"]
-    held = [f"{count}{resource}" for resource in "wg" for count in range(MOST_HELD + 1)]
+    held = [f"{count}{resource}" for resource in "wg" for count in range(MAX_HELD + 1)]
     offers = [
         text
-        for count in range(1, MOST_HELD + 1)
+        for count in range(1, MAX_HELD + 1)
         for text in (f"offer: {count} wood", f"offer: {count} gold", f" -> {count} wood", f" -> {count} gold")
     ]
     short = [str(cell) for cell in range(9)] + poker + ["accept", "deny", "pass"]
