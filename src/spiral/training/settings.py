@@ -72,29 +72,24 @@ class LossConfig(Section):
 
     kind: str = Field(
         "ppo",
-        description="'ppo' clips the ratio, 'policy_gradient' does not; or an entry point of 'spiral.losses', or"
-        " 'module:attribute'.",
+        description="'ppo' clips the ratio, 'policy_gradient' does not; or 'module:attribute' for a loss of your own.",
     )
-    options: dict[str, object] = Field({}, description="Options, by name, of a loss that is not built in.")
+    options: dict[str, object] = Field({}, description="Options of a loss of your own.")
     clip_low: float = Field(0.2, gt=0, lt=1, description="PPO: the ratio is clipped below 1 - clip_low.")
     clip_high: float = Field(0.2, gt=0, description="PPO: the ratio is clipped above 1 + clip_high.")
-    importance_cap: float = Field(
-        2.0, gt=0, description="Largest importance weight (learner over behaviour probability) of a token."
-    )
+    importance_cap: float = Field(2.0, gt=0, description="Largest importance weight of a token.")
     old_logprobs: Literal["behaviour", "learner"] = Field(
         "learner",
         description="Denominator of the ratio: behaviour log-probabilities, or the learner's at the update's start.",
     )
-    gap_limit: float = Field(
-        0.05, gt=0, description="Warn when behaviour and learner log-probabilities differ by more nats a token."
-    )
-    entropy_bonus: float = Field(0.0, ge=0, description="Weight of the entropy, in units of return per nat.")
+    gap_limit: float = Field(0.05, gt=0, description="Warn when engine and learner differ by more nats a token.")
+    entropy_bonus: float = Field(0.0, ge=0, description="Weight of the entropy, in return per nat.")
     kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0 keeps none.")
     reference_refresh_steps: int = Field(
         0, ge=0, description="Steps between copies of the policy into the reference; 0 keeps the start."
     )
     max_skipped_updates: int = Field(
-        3, ge=0, description="Stop after this many updates in a row without a finite gradient; 0 never."
+        3, ge=0, description="Stop after this many updates without a finite gradient; 0 never."
     )
 
     def check(self) -> None:
