@@ -6,7 +6,7 @@ An estimator is called with the episodes of a step and returns, for each episode
 (or for each token of a turn). What it remembers from step to step is its own: `state_dict` and `load_state_dict` put
 it into every checkpoint. From the directory of this file:
 
-    PYTHONPATH=. spiral train nano --set credit.estimator=add_an_estimator:ScaledRAE --set credit.options.decay=0.9
+    PYTHONPATH=. spiral train nano --set credit.estimator=add_an_estimator:ScaledRAE --set credit.options=decay=0.9
 """
 
 from __future__ import annotations
