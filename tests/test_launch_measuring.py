@@ -67,6 +67,7 @@ def documented_keys():
     rows = [
         line.split("`")[1] for line in METRICS_PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")
     ]
+    rows = [row for row in rows if "/" in row]  # the page lists guards too
     rows += [row.replace("selfplay/GAME", "against/GAME/OPPONENT") for row in rows if row.startswith("selfplay/")]
     return [
         re.sub(r"GAME|OPPONENT|TASK", r"[A-Za-z0-9_.-]+", row.replace(".", r"\.")).replace("N/", r"\d+/")
