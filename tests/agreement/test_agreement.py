@@ -9,9 +9,9 @@ import torch
 
 from families import FAMILIES, family_model
 from spiral.agreement import DisagreementError, begin_check, probe_batch, run_check, tolerance_of
-from spiral.agreement.apart import LearnerCheck, compare_with_learner, sample_probes
 from spiral.agreement.differences import difference
-from spiral.agreement.passes import Reply
+from spiral.agreement.logprobs import Reply
+from spiral.agreement.over_processes import LearnerCheck, compare_with_learner, sample_probes
 from spiral.agreement.probes import make_probes
 from spiral.inference.transformers import TransformersPolicy
 from spiral.policies import SamplingConfig

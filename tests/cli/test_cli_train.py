@@ -194,7 +194,7 @@ def test_only_the_length_may_change_on_resume(copied, tmp_path):
     assert "has done 2 already" in refused(*arguments, "--steps", "1")
     other = tmp_path / "other.toml"
     other.write_text('summary = "another"')
-    assert f"was not started from {other}" in refused("train", str(other), *arguments[2:])
+    assert f"not from {other}" in refused("train", str(other), *arguments[2:])
     assert "is not a run directory" in refused("train", "--resume", "--run-dir", str(tmp_path))
 
 

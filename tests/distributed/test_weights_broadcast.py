@@ -134,12 +134,12 @@ def test_a_process_that_does_not_come_is_named_after_the_timeout(party):
     sender, receivers, meet = party
     sender.send(0, SOME.items())
     begun = time.monotonic()
-    assert answers(meet(0, (0,), size=3, seconds=1.0)) == ["waited 1 s for rank 2 to come"] * 2
+    assert answers(meet(0, (0,), size=3, seconds=1.0)) == ["rank 2 did not join the broadcast within 1 s"] * 2
     assert 1 <= time.monotonic() - begun < 5
     # Who knows better says so, and nobody waits.
     calls = meet(0, (0,), size=3, generation=2, seconds=60.0)
     sender.abandon(2)
-    assert answers(calls) == ["another process could not come"] * 2
+    assert answers(calls) == ["another process could not join the broadcast"] * 2
     assert receivers[0].take(0) is None
     assert answers(meet(0, generation=3)) == [None] * 4
 
@@ -408,7 +408,7 @@ def test_broadcasts_end_after_three_that_reach_no_worker(caplog):
         failed, replaced = told(caplog)
     assert replaced == []
     assert len(failed) == MAX_FAILED_BROADCASTS == 3
-    assert "another process could not come; learner worker 0: the network is down" in failed[0]
+    assert "another process could not join the broadcast; learner worker 0: the network is down" in failed[0]
     assert failed[-1].endswith("as all will from now on, after 3 failed broadcasts")
     assert asked(actor) == 5
 

@@ -52,7 +52,7 @@ def test_the_interval_of_a_mean_by_hand():
 
 @pytest.mark.parametrize("values", [[], [1.0], [[1.0, 2.0]]])
 def test_one_value_has_no_interval(values):
-    with pytest.raises(ValueError, match="an interval of a mean needs two or more"):
+    with pytest.raises(ValueError, match="pass a 1-D array of at least two"):
         mean_interval(values)
 
 

@@ -148,7 +148,9 @@ def test_a_tied_weight_may_be_kept_under_its_other_name(nano, tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     ParameterNames(nano.model).check_files(str(tmp_path))
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"by the names of model\.safetensors, and model .* has no such file"):
+    with pytest.raises(
+        ValueError, match=r"vLLM needs the weight names in model\.safetensors, which model .* does not have"
+    ):
         ParameterNames(nano.model).check_files(str(tmp_path))
 
 

@@ -17,7 +17,7 @@ from spiral.plan import check_plan, check_runnable, describe, make_plan
 from spiral.plan.memory import activation_bytes, block_bytes, model_shape, prefix_bytes
 from spiral.runs import hardware
 from spiral.runs.hardware import GIB, device_memory_gib
-from spiral.runs.recipe import load_recipe, validate_recipe, with_overrides
+from spiral.runs.recipe import load_recipe, validate_recipe
 from spiral.text import ChatCodec
 from spiral.training.batch import make_batch
 from spiral.training.logprobs import Scorer, recompute_blocks
@@ -37,7 +37,7 @@ BIG = {
 
 
 def recipe_with(*overrides, base=BIG):
-    return validate_recipe(with_overrides(base, overrides), "test")
+    return validate_recipe(base, "test", overrides)
 
 
 def plan_with(*overrides):
@@ -329,7 +329,7 @@ def apply(recipe, line):
     """The recipe with what "it fits with ..." says."""
     said = re.search(r"it fits with (.+) \([\d.]+ GiB\)$", line).group(1)
     settings = [setting.replace(" = ", "=") for setting in said.split(" and ")]
-    return validate_recipe(with_overrides(recipe.model_dump(), settings), "mended"), settings
+    return validate_recipe(recipe.model_dump(), "fixed", settings), settings
 
 
 REFUSED = {
@@ -365,7 +365,7 @@ def test_a_refusal_names_several_settings_where_one_is_not_enough():
     assert check_plan(mended, known_config(QWEN)).fits
     for setting in settings:
         rest = [other for other in settings if other != setting]
-        alone = validate_recipe(with_overrides(recipe.model_dump(), [setting]), "alone")
+        alone = validate_recipe(recipe.model_dump(), "alone", [setting])
         assert rest
         assert not make_plan(alone, known_config(QWEN)).fits
 

@@ -267,7 +267,7 @@ def test_a_recipe_is_read_without_playing_and_tried_at_launch(monkeypatch, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr("spiral.theory.minimax.Minimax.optimal_actions", lambda *_: pytest.fail("a game was searched"))
         recipe = load_recipe("nano", ["selfplay.opponents={ minimax = 1.0 }", "evaluation.opponents=['minimax']"])
-    words = "selfplay.opponents: .*none of these plays kuhn_poker; add one that does, such as 'mirror' or 'random'"
+    words = "selfplay.opponents: none of the opponents .* can play kuhn_poker; add one that can, such as 'mirror'"
     with pytest.raises(ValueError, match=words):
         check_run(recipe)
     with pytest.raises(ValueError, match=words):

@@ -124,7 +124,7 @@ def test_what_cannot_be_searched_is_refused():
         DepthLimited(2).best_actions(kuhn)
     with pytest.raises(ValueError, match="the players know different things"):
         DepthLimited(2).best_actions(kuhn.apply("Q").apply("K"))
-    with pytest.raises(ValueError, match="got a finished game"):
+    with pytest.raises(ValueError, match="the game is over"):
         DepthLimited(2).best_actions(after(TICTACTOE, "03142"))
     with pytest.raises(ValueError, match=r"more than 500 positions are within 6 moves; .* minimax\(depth=5\)"):
         DepthLimited(6, max_positions=500).best_actions(CONNECT_FOUR.initial_state())

@@ -59,7 +59,7 @@ def test_same_as_brute_force(moves):
 def test_finished_games_have_a_value_and_no_optimal_action():
     won = after(START, "03142")
     assert minimax_value(won) == 1.0
-    with pytest.raises(ValueError, match="got a finished game"):
+    with pytest.raises(ValueError, match="the game is over"):
         minimax_actions(won)
 
 

@@ -1,10 +1,10 @@
 """Checks that engine, learner and a model's own forward pass compute the same log-probabilities."""
 
-from spiral.agreement.apart import LearnerCheck, compare_with_learner, sample_probes
+from spiral.agreement.cache import agreement_key, is_known, keep
 from spiral.agreement.checks import PLAINER, Check, begin_check, run_check
 from spiral.agreement.differences import Difference, DisagreementError, Tolerance, tolerance_of
-from spiral.agreement.kept import agreement_key, is_known, keep
-from spiral.agreement.passes import probe_batch
+from spiral.agreement.logprobs import probe_batch
+from spiral.agreement.over_processes import LearnerCheck, compare_with_learner, sample_probes
 from spiral.agreement.probes import make_probes
 
 __all__ = [

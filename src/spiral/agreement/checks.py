@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from spiral.agreement.cache import agreement_key, is_known, keep
 from spiral.agreement.differences import Difference, DisagreementError, Tolerance, difference, tolerance_of
-from spiral.agreement.kept import agreement_key, is_known, keep
-from spiral.agreement.passes import (
+from spiral.agreement.logprobs import (
     Replies,
     Reply,
     Scores,

@@ -72,16 +72,16 @@ def difference(
 
     A value that is not finite on either side makes the difference infinite.
     """
-    apart = [np.abs(a.astype(np.float64) - b) for a, b in zip(first, second, strict=True)]
-    apart = [np.where(np.isfinite(gap), gap, np.inf) for gap in apart]
-    every = np.concatenate(apart)
-    worst = max(range(len(apart)), key=lambda index: float(apart[index].mean()) if len(apart[index]) else -1.0)
+    gaps = [np.abs(a.astype(np.float64) - b) for a, b in zip(first, second, strict=True)]
+    gaps = [np.where(np.isfinite(gap), gap, np.inf) for gap in gaps]
+    every = np.concatenate(gaps)
+    worst = max(range(len(gaps)), key=lambda index: float(gaps[index].mean()) if len(gaps[index]) else -1.0)
     return Difference(
         pair=pair,
         mean=float(every.mean()),
         max=float(every.max()),
         tokens=len(every),
-        worst=(lengths[worst], lengths[worst] + len(apart[worst])),
+        worst=(lengths[worst], lengths[worst] + len(gaps[worst])),
     )
 
 

@@ -63,13 +63,13 @@ def check(
 
 
 def _recipe(model: str, name: str | None, settings: list[str]) -> Recipe:
-    from spiral.runs.recipe import load_recipe, validate_recipe, with_overrides
+    from spiral.runs.recipe import load_recipe, validate_recipe
 
     given = [*settings, f"model.path={model}"]
     if name is not None:
         return load_recipe(name, given)
     values: dict[str, Any] = {"engine": {"context": 4096}}
-    return validate_recipe(with_overrides(values, given), "--set")
+    return validate_recipe(values, "--set", given)
 
 
 def _print(model: str, report: ModelReport) -> None:

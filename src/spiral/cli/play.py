@@ -128,7 +128,7 @@ def _another_game() -> bool:
 
 
 def trained_game(model: str) -> str:
-    """A game of the run that MODEL comes from. Raises `ValueError` when MODEL does not come from a run."""
+    """The preferred game of the run that produced MODEL. Raises `ValueError` when MODEL does not come from a run."""
     games: list[str] = []
     if Path(model).is_dir():
         from spiral.policies.registry import run_games

@@ -191,7 +191,7 @@ def _resumed(name: str | None, overrides: list[str], path: Path, steps: int | No
     """A run prepared from its last checkpoint. Only the number of steps and the processes may change."""
     with quick_imports():
         from spiral.launch import resume, saved_recipe, setting_differences
-    from spiral.runs.recipe import validate_recipe, with_overrides
+    from spiral.runs.recipe import validate_recipe
 
     saved = saved_recipe(path)
     named = {override.partition("=")[0].strip() for override in overrides}
@@ -199,9 +199,9 @@ def _resumed(name: str | None, overrides: list[str], path: Path, steps: int | No
     values = saved.model_dump()
     if spread:
         values["hardware"]["devices"] = 1  # follows from the number of learner workers, which may change
-    given = _load(name, overrides) if name else validate_recipe(with_overrides(values, overrides), str(path))
+    given = _load(name, overrides) if name else validate_recipe(values, str(path), overrides)
     if given.summary != saved.summary:
-        raise ValueError(f"the run in {path} was not started from {name}, but from a recipe {saved.summary!r}")
+        raise ValueError(f"the run in {path} was started from another recipe ({saved.summary!r}), not from {name}")
     changed = setting_differences(saved, given)
     refused = [changed[key] for key in changed if key in named and not key.startswith(SPREAD)]
     if refused:

@@ -1,7 +1,7 @@
-"""Metrics of a training step's episodes, and the keys of all metrics.
+"""Metrics of a training step's episodes, and keys of metrics that name a game, opponent, task or worker.
 
 A key is a plain path of the characters A-Z a-z 0-9 _ - . and /, such as `selfplay/kuhn_poker-5/player0/return`, which
-every tracker accepts. Nothing parses a key: code that needs a metric builds its key. docs/metrics.md lists them all.
+every tracker accepts. Nothing parses a key: code that needs a metric builds its key. docs/metrics.md lists all of them.
 
 Games against another opponent are kept apart from those of the policy against itself, and turns of players that do not
 learn are not counted. Each player has its own metrics: a player that always loses has a baseline that follows, no

@@ -77,7 +77,7 @@ def _joins(text: str, place: int) -> bool:
 
 
 def _code(character: str) -> str:
-    r"""`\u001b`, which is also how JSON, TOML and Python write it."""
+    r"""Escape a character as JSON, TOML and Python do: `\u001b`."""
     number = ord(character)
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 

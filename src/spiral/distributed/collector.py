@@ -198,10 +198,10 @@ class ClusterCollector:
             return dict(self._metrics.last)
 
     def statuses(self) -> list[WorkerStatus]:
-        """What the workers are doing now."""
+        """Current status of the workers."""
         with self._changed:
-            asked = self._pool.ask_statuses()
-        return worker_statuses(asked)  # outside the lock, since it may take seconds
+            answers = self._pool.ask_statuses()
+        return worker_statuses(answers)  # outside the lock, since it may take seconds
 
     def close(self) -> None:
         """Ends the workers. Games under way are lost."""

@@ -1,7 +1,7 @@
 """The worker pool: the driver's view of the rollout workers, what is assigned to each, and which have to be replaced.
 
 A worker is lost when its process dies, when it returns nothing for too long, when its code fails, or when its result
-cannot be right. In every case it is killed, its tasks are returned to be done elsewhere, and a new worker gets its
+cannot be right. In every case it is killed, its tasks are reassigned, and a new worker gets its
 number, up to `cluster.restarts` times. A worker for which Ray has no resources waits for them, as after the loss of a
 node; the others go on without it.
 
@@ -88,7 +88,7 @@ class Play:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Sleep:
-    """Releasing the engine's memory until the next task."""
+    """A task that releases the engine's memory until the next task."""
 
     limit: float
     takes_errors: bool = False
@@ -280,7 +280,7 @@ class WorkerPool:
         logger.warning(
             "%s %s. It is replaced (restart %d of at most %d)%s",
             worker, cause, self.restarts, self._config.restarts,
-            f"; its work is done again elsewhere: {_describe(tasks)}" if tasks else "",
+            f"; its tasks are reassigned: {_describe(tasks)}" if tasks else "",
         )  # fmt: skip
         self.workers[self.workers.index(worker)] = self._new(worker.number)
         for task in tasks:

@@ -210,7 +210,7 @@ class _Games:
 
 
 class FreshPolicy:
-    """Forwards turns to a policy, and holds them back while newer weights wait for the pending turns to end."""
+    """Policy wrapper that queues new turns once newer weights arrive, until pending turns end and the weights load."""
 
     def __init__(self, policy: Policy, *, is_stale: Callable[[], bool], refresh: Callable[[], None]) -> None:
         """`refresh()` loads the newest weights, after which `is_stale()` is false until there are newer ones."""

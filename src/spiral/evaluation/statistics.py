@@ -79,7 +79,9 @@ def mean_interval(values: ArrayLike) -> Estimate:
     """The mean of independent values with Student's 95% interval. Raises `ValueError` for fewer than two."""
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.ndim != 1 or len(values_N) < 2:
-        raise ValueError(f"got values of shape {values_N.shape}; an interval of a mean needs two or more in one row")
+        raise ValueError(
+            f"cannot compute a mean interval from values of shape {values_N.shape}; pass a 1-D array of at least two"
+        )
     mean = float(values_N.mean())
     half = student_95(len(values_N) - 1) * float(values_N.std(ddof=1)) / math.sqrt(len(values_N))
     return Estimate(value=mean, low=mean - half, high=mean + half)

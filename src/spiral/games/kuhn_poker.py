@@ -181,11 +181,11 @@ class KuhnPokerState(State):
                 " hand, and after the last hand the player with more chips wins the match; equal chips are a draw."
             )
         lines.append(f"You are seat {player}, your opponent is seat {1 - player}.")
-        lines.extend(_tell(hand, number, player) for number, hand in enumerate(self.past, start=1))
+        lines.extend(_describe(hand, number, player) for number, hand in enumerate(self.past, start=1))
         if self.hands > 1:
             chips = self._chips(player)
             lines.append(f"Your chips won or lost so far: {chips:+d}. Your opponent's: {-chips:+d}.")
-        lines.extend(self._tell_current(player))
+        lines.extend(self._describe_current(player))
         return "\n".join(lines)
 
     def _first(self) -> int:
@@ -209,7 +209,7 @@ class KuhnPokerState(State):
         order = "-" if self.starter is None else "first" if self._first() == player else "second"
         return f"kuhn_poker:hand {len(self.past) + 1}/{self.hands}:you {self._chips(player):+d}:{order}:{hand}"
 
-    def _tell_current(self, player: int) -> list[str]:
+    def _describe_current(self, player: int) -> list[str]:
         """The current hand in words."""
         title = f"This is hand {len(self.past) + 1} of {self.hands}. " if self.hands > 1 else ""
         if self.starter is None:
@@ -246,6 +246,6 @@ def _result(hand: Hand, player: int) -> str:
     return f"{shown}, you {'won' if won > 0 else 'lost'} {abs(won)} chip{'s' if abs(won) > 1 else ''}"
 
 
-def _tell(hand: Hand, number: int, player: int) -> str:
+def _describe(hand: Hand, number: int, player: int) -> str:
     """One line for a hand that is over."""
     return f"Hand {number}: your card was {hand.cards[player]}; {_line(hand, player)}; {_result(hand, player)}."

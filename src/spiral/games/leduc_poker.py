@@ -150,13 +150,13 @@ class LeducPokerState(State):
         ]
         if own == "-":
             return "\n".join([*lines, "Your card is not dealt yet."])
-        lines.append(f"Your card: {own}. Round 1: {_tell(self.opening, player)}.")
+        lines.append(f"Your card: {own}. Round 1: {_describe(self.opening, player)}.")
         if len(self.cards) == 3:
-            lines.append(f"Public card: {self.cards[2]}. Round 2: {_tell(self.closing, player)}.")
+            lines.append(f"Public card: {self.cards[2]}. Round 2: {_describe(self.closing, player)}.")
         paid = self._paid()
         lines.append(f"Chips in the pot: {paid[player]} of yours, {paid[1 - player]} of your opponent's.")
         if self.is_terminal:
-            lines.append(self._tell_result(player))
+            lines.append(self._describe_result(player))
         elif self.current_player == player:
             lines.append(f"It is your turn. Your legal actions: {', '.join(self.legal_actions())}.")
         return "\n".join(lines)
@@ -192,7 +192,7 @@ class LeducPokerState(State):
         """A number that orders hands at a showdown: a pair beats every single card."""
         return 3 if self.cards[player] == self.cards[2] else RANKS.index(self.cards[player])
 
-    def _tell_result(self, player: int) -> str:
+    def _describe_result(self, player: int) -> str:
         """The result of the hand, as text for a player."""
         won = int(self.returns()[player])
         card = self.cards[1 - player]
@@ -202,10 +202,10 @@ class LeducPokerState(State):
         return f"The hand is over: {shown}, {result}{unit}."
 
 
-def _tell(line: tuple[str, ...], player: int) -> str:
+def _describe(line: tuple[str, ...], player: int) -> str:
     """The actions of a round, as text for a player."""
-    told = []
+    actions = []
     for ply, action in enumerate(line):
         word = "checked" if action == "call" and "raise" not in line[:ply] else PAST_TENSE[action]
-        told.append(f"{'you' if ply % 2 == player else 'your opponent'} {word}")
-    return ", ".join(told) or "no actions yet"
+        actions.append(f"{'you' if ply % 2 == player else 'your opponent'} {word}")
+    return ", ".join(actions) or "no actions yet"

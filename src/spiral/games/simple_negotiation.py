@@ -256,8 +256,8 @@ class SimpleNegotiationState(State):
             f"Your gain so far: {self._gain(player):+d}.",
             "Turns so far:" if self.log else "No turn has been taken yet.",
         ]
-        lines += [self._tell(number, player) for number in range(len(self.log))]
-        lines += self._tell_now(player)
+        lines += [self._describe(number, player) for number in range(len(self.log))]
+        lines += self._describe_now(player)
         return "\n".join(lines)
 
     def _read(self, text: str) -> tuple[str | Offer, str] | None:
@@ -306,14 +306,14 @@ class SimpleNegotiationState(State):
             f":offer {standing}"
         )
 
-    def _tell(self, number: int, player: int) -> str:
+    def _describe(self, number: int, player: int) -> str:
         """One past turn. Quotation marks in the talk are replaced, so that it cannot imitate another turn."""
         reply = self.log[number]
         who = "you" if number % 2 == player else "your opponent"
         said = f', saying "{reply.words.replace(chr(34), chr(39))}"' if reply.words else ""
         return f"Turn {number + 1}, {who}: [{reply.token}]{said}"
 
-    def _tell_now(self, player: int) -> list[str]:
+    def _describe_now(self, player: int) -> list[str]:
         """The legal actions, or the result of the game."""
         if self.is_terminal:
             won = self.returns()[player]

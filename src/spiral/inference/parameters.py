@@ -90,8 +90,8 @@ class ParameterNames:
             raise ValueError(f"cannot read the names of the weights of model {directory!r}: {error}") from error
         if stored is None:
             raise ValueError(
-                f"vLLM would be given new weights by the names of {WEIGHTS}, and model {directory!r} has no such file;"
-                " expected one (save_pretrained writes it), or set engine.kind to 'transformers'"
+                f"vLLM needs the weight names in {WEIGHTS}, which model {directory!r} does not have; save the model"
+                " with save_pretrained, or set engine.kind to 'transformers'"
             )
         # Files may leave out the prefix of the model without its head, and keep a tied weight under any of its names.
         stored |= {self._prefix + name for name in stored}

@@ -22,16 +22,16 @@ MAX_STATES = 20
 
 
 class PromptRoomError(ValueError):
-    """A prompt leaves a model no room for an answer."""
+    """The prompt fills the model's context, so there is no space for a reply."""
 
 
 def check_room(policy: Policy, game: Game, name: str | None = None, *, first: bool = False) -> None:
-    """Checks that a language model has room for its answers in at least one randomly played game.
+    """Checks that a language model has space for its replies in at least one randomly played game.
 
     Args:
         policy: Other policies than language models always pass.
         game: The game to play.
-        name: What the error calls the policy; its own name if left out.
+        name: The policy's name in the error; by default its own name.
         first: Only each player's first prompt has to fit.
 
     Raises:

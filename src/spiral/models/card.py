@@ -22,7 +22,7 @@ CARD = "spiral.json"
 
 
 class ModelCard(Section):
-    """What a checkpoint says of itself; keys that a later version adds are skipped."""
+    """Model card of a checkpoint; keys that a later version adds are skipped."""
 
     model_config = ConfigDict(extra="ignore")
 

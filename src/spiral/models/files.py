@@ -71,7 +71,7 @@ class ModelFilesError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """What a file says of one tensor."""
+    """Shape and dtype of one stored tensor."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -293,7 +293,7 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
 
     values = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
     if not isinstance(values, Mapping):
-        raise ValueError(f"it holds a {type(values).__name__}; expected weights by their names")
+        raise ValueError(f"it contains a {type(values).__name__}; expected a mapping from weight names to tensors")
     return {
         str(key): StoredTensor(shape=tuple(value.shape), dtype=str(value.dtype).removeprefix("torch."))
         if isinstance(value, torch.Tensor)
@@ -396,7 +396,7 @@ def _check_report(model: Any, report: Mapping[str, Any], name: str) -> None:
 
 
 def _hint(missing: list[str], unexpected: list[str]) -> str:
-    """What the names in the files tell about how they were saved; empty where they tell nothing."""
+    """A hint, from the weight names, of how the files were saved; empty if there is none."""
     wanted = set(missing)
     for wrapper, why in WRAPPERS.items():
         freed = {key.replace(wrapper, "") for key in unexpected if wrapper in key}
@@ -404,7 +404,7 @@ def _hint(missing: list[str], unexpected: list[str]) -> str:
             where = "begin with" if any(key.startswith(wrapper) for key in unexpected) else "hold"
             return f"; its names {where} {wrapper!r}, {why}"
     if len(unexpected) <= len(CONTAINERS) + MAX_NAMED and (inside := wanted_container(unexpected)):
-        return f"; its file keeps the weights under {inside!r}: save what is there by itself"
+        return f"; its file keeps the weights under {inside!r}; save that mapping alone"
     prefixes = Counter(
         key.removesuffix(want) for key in unexpected for want in missing if key.endswith(f".{want}")
     ).most_common(1)

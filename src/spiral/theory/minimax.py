@@ -47,7 +47,7 @@ class Minimax:
     def optimal_actions(self, state: State) -> tuple[str, ...]:
         """Every action with the value of `state`, in the order of `legal_actions`."""
         if state.is_terminal:
-            raise ValueError("got a finished game; expected a state in which a player has to act")
+            raise ValueError("the game is over; minimax needs a state with a player to move")
         best = self.value(state)
         return tuple(action for action in state.legal_actions() if self.value(state.apply(action)) == best)
 

@@ -42,12 +42,12 @@ class Batch:
 
     @property
     def num_samples(self) -> int:
-        """S."""
+        """Number of samples, S."""
         return len(self.starts_S)
 
     @property
     def num_action_tokens(self) -> int:
-        """A."""
+        """Number of action tokens, A."""
         return len(self.action_ids_A)
 
 

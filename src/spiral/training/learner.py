@@ -271,7 +271,7 @@ class Learner:
         """Compute what is known before the first optimizer step: old log-probabilities, the reference's hidden states.
 
         With one minibatch a pass, the first pass sees every token under the old weights and keeps their scores, so
-        that no pass of its own is needed.
+        that no separate pass is needed.
         """
         targets = _Targets.of(batch, self.model.device)
         everything = torch.arange(batch.num_samples)
@@ -280,7 +280,7 @@ class Learner:
                 add(totals, targets.note_old_policy(rows, self._score(rows, targets), self.loss_config))
             targets.old_policy = False
         if self.reference is not None:
-            rows_of_batch = self._rows(batch, everything)
+            rows_of_batch = self._micro_batches(batch, everything)
             targets.reference_hidden = reference_hidden(self.reference, rows_of_batch, batch.num_action_tokens)
         return targets
 
@@ -324,14 +324,14 @@ class Learner:
         )
         return scores
 
-    def _rows(self, batch: Batch, samples: Tensor) -> list[MicroBatch]:
-        """The micro-batches of some samples, on the model's device."""
+    def _micro_batches(self, batch: Batch, samples: Tensor) -> list[MicroBatch]:
+        """Micro-batches of the given samples, on the model's device."""
         made = micro_batches(batch, samples, self.config.layout, self.config.tokens_per_microbatch)
         return [rows.to(self.model.device) for rows in made]
 
     def _rows_of_all_ranks(self, batch: Batch, samples: Tensor) -> list[MicroBatch]:
         """The same; where the model is sharded, with empty ones so that every rank has equally many."""
-        rows = self._rows(batch, samples)
+        rows = self._micro_batches(batch, samples)
         missing = self.ranks.max(len(rows)) - len(rows) if self._sharded else 0
         return rows + [empty_micro_batch().to(self.model.device)] * missing
 

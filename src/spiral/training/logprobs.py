@@ -113,8 +113,8 @@ class Scorer(torch.nn.Module):
     ) -> None:
         """`head` is the precision of the logits. Rows that are never `packed` are attended as the model itself does.
 
-        `compiled` has torch.compile fuse what each block does around its matrix products, for rows of any length; a
-        sampler that shares the model goes on computing as it did.
+        `compiled` has torch.compile fuse what each block does around its matrix products, for rows of any length;
+        an engine that shares the model is not affected.
         """
         super().__init__()
         if packed:
@@ -199,12 +199,15 @@ def hidden_states(language_model: Any, rows: MicroBatch) -> Tensor:
 
 
 def recompute_blocks(language_model: Any) -> None:
-    """Checkpoint every block of a model in place. Raises `ValueError` for a model whose blocks are not known."""
+    """Checkpoint every block of a model in place.
+
+    Raises `ValueError` for a model whose blocks transformers does not list.
+    """
     found = blocks(language_model)
     if not found:
         raise ValueError(
-            f"learner.gradient_checkpointing is true, but transformers does not say what the blocks of a model of type"
-            f" {language_model.config.model_type!r} are; set learner.gradient_checkpointing to false"
+            f"learner.gradient_checkpointing is true, but transformers does not list the blocks of model type"
+            f" {language_model.config.model_type!r}, which it needs; set learner.gradient_checkpointing to false"
         )
     for block in found:
         block.forward = _Recomputed(block.forward)

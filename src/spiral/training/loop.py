@@ -2,7 +2,7 @@
 
     collect episodes -> advantages -> batch -> update -> publish weights -> evaluate, record, save, stop
 
-What a step collects, learns and records follows from the recipe and the step alone, so a resumed run goes on exactly as
+What a step collects, learns and records follows from the recipe and the step alone, so a resumed run continues as
 if it had never stopped.
 """
 
@@ -32,11 +32,11 @@ class Collector(Protocol):
 
 
 class Updater(Protocol):
-    """Owns the weights."""
+    """Holds and updates the weights."""
 
     @property
     def version(self) -> int:
-        """Updates done."""
+        """Number of updates so far."""
         ...
 
     def update(self, batch: Batch | None) -> Metrics:
@@ -113,7 +113,7 @@ def train(
         stop_requested: Whether to stop after the step under way.
 
     Returns:
-        Whether the last step was reached; if not, a stop was requested and there is a checkpoint to go on from.
+        Whether the last step was reached; if not, a stop was requested and there is a checkpoint to resume from.
     """
     for step in range(learner.version + 1, config.steps + 1):
         times: Metrics = {}

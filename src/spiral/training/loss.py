@@ -7,12 +7,14 @@
 - w = min(pi_old / mu, cap) with gradient stopped corrects for behaviour log-probabilities mu that differ from the
   policy pi_old at the start of the update (truncated importance sampling, token by token).
 - L_pg is the policy loss of a token, by default "ppo": see `LOSSES`.
+- H and KL(pi || ref), exact over the vocabulary, are computed in `logprobs.py`. The metric `kl_old` and the gaps are
+  estimates from the sampled tokens, computed here.
 
 A policy loss is a function of `TokenNumbers` that returns a tensor [K], or two of them, the second true where the token
 was clipped. A recipe names one in `loss.kind`: a built-in one, an entry point of
 "spiral.losses" or "module:attribute", whose keyword arguments are `loss.options`. A class is constructed with them.
 
-Left out: whole-sequence importance weights, which reject long answers first.
+Not supported: whole-sequence importance weights, which reject long answers first.
 
 Shapes: K action tokens of a micro-batch.
 """
@@ -38,12 +40,12 @@ GAPS = ("gap_mean", "gap_k3", "gap_over_0.1")
 """Between behaviour and learner log-probabilities: mean size and K3 in nats, share of tokens over 0.1."""
 
 TOKEN_SUMS = ("tokens", "policy_loss", "clipped", "entropy", "kl_reference", "kl_old", "gap_tokens", *GAPS)
-"""What each rank adds up over its own samples; what else is counted is the same on all ranks."""
+"""Metrics to sum over ranks; all others are equal on every rank."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenNumbers:
-    """What a policy loss is computed from; each [K], log-probabilities in nats."""
+    """Per-token inputs of a policy loss, each [K]; log-probabilities in nats."""
 
     logprobs_K: Tensor
     """Of the sampled tokens under the current weights. The gradient flows through these alone."""

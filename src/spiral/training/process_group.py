@@ -37,7 +37,7 @@ from spiral.core.seeds import derive_seed
 from spiral.training.batch import Batch
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-"""By kind of device."""
+"""torch.distributed backend by device type."""
 LOOPBACK = "127.0.0.1"
 DIAGNOSIS_SECONDS = 2.0
 """How long a failed rank looks for the others before its error is raised without saying where they are."""
@@ -56,7 +56,7 @@ class GroupError(RuntimeError):
 
 @dataclasses.dataclass
 class _Membership:
-    """The part of this process in the group that it has joined."""
+    """Rank, store and progress of this process in the group it joined."""
 
     rank: int
     world_size: int
@@ -64,7 +64,7 @@ class _Membership:
     settings: list[str]
     """Environment variables set on joining."""
     position: int = 0
-    """The number of operations begun; it is the same on all ranks that keep up."""
+    """Number of operations begun; equal on all ranks that keep up."""
     store_answers: bool = True
 
     def announce(self, operation: str, *, begins: bool) -> None:

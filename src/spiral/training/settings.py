@@ -47,7 +47,7 @@ class RunConfig(Section):
 
 
 class LearnerConfig(Section):
-    """How weights are updated."""
+    """Settings of the optimizer and the micro-batches."""
 
     learning_rate: float = Field(1e-6, gt=0, description="AdamW step size.")
     final_learning_rate_share: float = Field(
@@ -61,14 +61,15 @@ class LearnerConfig(Section):
     epochs: int = Field(2, ge=1, description="Passes over each batch.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
     layout: Layout = Field(
-        "padded", description="'padded': one sample a row, sorted by length; 'packed': end to end, attended apart."
+        "padded",
+        description="'padded': one sample a row, sorted by length; 'packed': end to end, separate attention.",
     )
     tokens_per_microbatch: int = Field(16384, ge=1, description="Tokens in one forward and backward pass.")
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
 
 
 class LossConfig(Section):
-    """What is minimised."""
+    """Settings of the loss."""
 
     kind: str = Field(
         "ppo",

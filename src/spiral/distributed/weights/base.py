@@ -34,11 +34,11 @@ Load = Callable[[NamedTensors, int], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransportContext:
-    """What a transport is made from; the same in every process of a run."""
+    """Inputs for building a transport, equal in every process of a run."""
 
     config: ClusterConfig
     dtype: torch.dtype | None = None
-    """The type that weights are sent in; None for their own."""
+    """The type that weights are sent in; None to keep theirs."""
     rank_gpus: float = 0.0
     """GPUs of a learner rank, beside a rollout worker's share of it."""
 

@@ -353,10 +353,12 @@ class Group:
         names = {rank: f"here/{rank}" for rank in range(meeting.size)}
         while not store.check(list(names.values())):
             if store.check(["abandoned"]):
-                raise BroadcastError("another process could not come")
+                raise BroadcastError("another process could not join the broadcast")
             if time.monotonic() > end:
                 missing = [str(rank) for rank, name in names.items() if not store.check([name])]
-                raise BroadcastError(f"waited {meeting.seconds:g} s for rank {', '.join(missing)} to come")
+                raise BroadcastError(
+                    f"rank {', '.join(missing)} did not join the broadcast within {meeting.seconds:g} s"
+                )
             time.sleep(POLL_SECONDS)
 
 

@@ -253,7 +253,7 @@ def _memory(size: int) -> int:
         os.close(descriptor)
         raise ClusterError(
             f"weights of {size / 2**30:.2f} GiB do not fit into the machine's memory ({error.strerror}), where"
-            " cluster.publish = 'ipc' keeps another copy; use more memory or fewer versions (cluster.max_staleness)"
+            " cluster.publish = 'ipc' keeps another copy; use a machine with more memory or lower cluster.max_staleness"
         ) from error
     return descriptor
 

@@ -162,7 +162,10 @@ class EndpointConfig(Section):
                 raise ValueError(f"got {name[:40]!r}; expected names from {', '.join(PARAMETERS)}")
             taken = (FIXED | set(rename)) - {name, "max_completion_tokens"}
             if not PARAMETER.fullmatch(other) or other in taken:
-                raise ValueError(f"expected another name for {name}, such as 'max_completion_tokens'")
+                raise ValueError(
+                    f"rename.{name} is not a valid or free parameter name; choose another, such as"
+                    " 'max_completion_tokens'"
+                )
         if len(set(rename.values())) < len(rename):
             raise ValueError("two parameters have the same name; give each parameter its own")
         return rename

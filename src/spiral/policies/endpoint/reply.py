@@ -1,8 +1,8 @@
 """Reads the body of a response: a reply, or an error and its reason. Nothing in a body is trusted.
 
-The server belongs to another party. Its body may be an error page, an error with status 200, of the wrong types,
-endless, or full of control characters. A well-formed reply that is empty, cut off or without a legal move is the
-player's own illegal move; anything else is a fault of the server.
+The server belongs to another party. Its body may be an error page, an error with status 200, or endless; it may have
+wrong types or control characters. A well-formed reply that is empty, cut off or without a legal move is the player's
+own illegal move; anything else is a fault of the server.
 
 Servers report errors in many forms: OpenAI's error object, FastAPI's list of fields, a bare string, a list around
 either, an upstream provider's error quoted as text, an HTML page. Each of them is read into a `Refusal`.

@@ -46,8 +46,8 @@ def able_weights(opponents: Mapping[str, float], game: Game) -> dict[str, float]
     weights = {name: weight for name, weight in opponents.items() if name in able and weight > 0}
     if not weights:
         raise ValueError(
-            f"got {dict(opponents)}, and none of these plays {game.spec}; add one that does, such as"
-            f" {MIRROR!r} or 'random'"
+            f"none of the opponents {dict(opponents)} can play {game.spec}; add one that can, such as {MIRROR!r} or"
+            " 'random'"
         )
     return weights
 

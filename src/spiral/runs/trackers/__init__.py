@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Takes what a run reports."""
+    """Receives the recipe, metrics and episodes of a run."""
 
     def config(self, recipe: Mapping[str, Any], first_step: int) -> None:
-        """The whole recipe, before the first step; what there is of `first_step` and later is from before a resume."""
+        """The recipe, before the first step; metrics already logged for `first_step` or later predate the resume."""
         ...
 
     def metrics(self, step: int, metrics: Metrics) -> None:

@@ -1,6 +1,6 @@
 """Advantage estimators: how the returns of a step's episodes become the advantages of its turns.
 
-One file an estimator: `rae`, `batch_mean` and `returns`. `base` says what an estimator is, `loading` finds the one that
+One file an estimator: `rae`, `batch_mean` and `returns`. `base` defines the interface, `loading` finds the one that
 a recipe names.
 """
 

@@ -1,4 +1,4 @@
-"""What an advantage estimator is, and what its implementations share."""
+"""The interface of an advantage estimator, and code that its implementations share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TurnAdvantages = NDArray[np.float64]
 TokenAdvantages = list[NDArray[np.float64]]
 """For each turn of an episode an array [T] of its action tokens."""
 Advantages = Sequence[TurnAdvantages | TokenAdvantages]
-"""By episode, in order."""
+"""One entry per episode, in input order."""
 
 
 class AdvantageEstimator(Protocol):

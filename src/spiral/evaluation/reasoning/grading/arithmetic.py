@@ -35,7 +35,7 @@ def cost(value: Value) -> int:
 def small_integer(value: Value) -> int:
     """The value as a natural number small enough for a factorial; raises an error otherwise."""
     if not isinstance(value, Fraction) or value.denominator != 1 or value < 0:
-        raise UnreadableError("the factorial of a number that is not natural")
+        raise UnreadableError("a factorial of something other than a natural number")
     if value > MAX_FACTORIAL:
         raise TooLargeError("a large factorial")
     return int(value)

@@ -247,7 +247,7 @@ def _scaled(value: Value, factor: Fraction) -> Value:
 
 
 def _readings(value: Value, expected: Quantity, other: Value, given: Quantity) -> list[tuple[Value, Value]]:
-    """Pairs of values of which one has to be equal, by the possible meanings of percent signs."""
+    """Candidate pairs to compare, one for each reading of the percent signs; one match suffices."""
     hundredth = Fraction(1, 100)
     if expected.percent and not given.percent:
         return [(value, other), (_scaled(value, hundredth), other)]

@@ -294,8 +294,8 @@ class OpenSpielState(State):
     def information_state(self, player: int) -> str:
         """All that the player has seen and done: perfect recall, also where OpenSpiel's own text has none."""
         if self.game.perfect_information:
-            return self._told()
-        return f"{self._known(player)} | {self._told() if self._open_moves else self.past[player]}"
+            return self._public_moves()
+        return f"{self._known(player)} | {self._public_moves() if self._open_moves else self.past[player]}"
 
     def position_key(self) -> Hashable:
         """The board and the player to act in games known to depend on nothing else; otherwise the moves."""
@@ -339,11 +339,11 @@ class OpenSpielState(State):
     def _history(self, player: int) -> str:
         """Every move where both players see all moves; otherwise the player's own."""
         if self._open_moves:
-            return f"Moves so far: {self._told() or 'none'}."
+            return f"Moves so far: {self._public_moves() or 'none'}."
         own = [action for mover, action in self.moves if mover == player]
         return f"Your own moves so far: {'; '.join(own) or 'none'}."
 
-    def _told(self) -> str:
+    def _public_moves(self) -> str:
         """The moves that both players see: chance's too, unless something is hidden."""
         shown = [move for move in self.moves if move[0] != CHANCE or self.game.perfect_information]
         return "; ".join(f"{'chance' if player == CHANCE else f'seat {player}'}: {action}" for player, action in shown)

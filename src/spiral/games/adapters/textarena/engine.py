@@ -82,7 +82,7 @@ class Position:
             return None
         own = Message(self.player, "OWN", action)
         shared = {id(value): value for value in (getattr(self.env, field) for field in entry.shared)}
-        with _apart(self.randomness):
+        with _isolated_random(self.randomness):
             env = copy.deepcopy(self.env, shared)
             try:
                 env.step(action)
@@ -102,7 +102,7 @@ class Position:
 def deal(name: str, seed: int) -> Position:
     """The first position of a game that TextArena deals from `seed`."""
     make, kwargs = _environment(name)
-    with _apart(None):
+    with _isolated_random(None):
         random.seed(seed)
         env = make(**kwargs)
         env.reset(num_players=2, seed=seed)
@@ -124,18 +124,18 @@ def _refuse(reason: str = "") -> NoReturn:  # noqa: ARG001
 def _hear(env: Any, heard: Heard) -> Heard:
     """Take the players' new messages out of the environment."""
     state = env.state
-    told: dict[int, list[tuple[int, str, Any]]] = {0: list(state.observations[0]), 1: list(state.observations[1])}
+    messages: dict[int, list[tuple[int, str, Any]]] = {0: list(state.observations[0]), 1: list(state.observations[1])}
     state.observations = {0: [], 1: []}
     state.logs = []
     first, second = (
-        heard[player] + tuple(Message(speaker, kind.name, str(text)) for speaker, text, kind in told[player])
+        heard[player] + tuple(Message(speaker, kind.name, str(text)) for speaker, text, kind in messages[player])
         for player in (0, 1)
     )
     return first, second
 
 
 @contextlib.contextmanager
-def _apart(randomness: Any) -> Iterator[None]:
+def _isolated_random(randomness: Any) -> Iterator[None]:
     """Lend the global `random` to the library and mute its prints during a `with` block."""
     with _lock, contextlib.redirect_stdout(io.StringIO()):
         before = random.getstate()
@@ -150,7 +150,7 @@ def _apart(randomness: Any) -> Iterator[None]:
 @functools.cache
 def _environment(name: str) -> tuple[Any, dict[str, Any]]:
     """The class behind an environment's id, and what TextArena gives it."""
-    with _apart(None), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with _isolated_random(None), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             # A heavy optional package, imported only when one of its games is played.

@@ -175,8 +175,8 @@ class TextArenaState(State):
         """All messages to the player and its own actions, in order, and whose turn it is."""
         if self.dealt is None:
             return "not dealt"
-        told = [(message.speaker, message.kind, message.text) for message in self._position.heard[player]]
-        return f"{self.current_player}{told}"
+        messages = [(message.speaker, message.kind, message.text) for message in self._position.heard[player]]
+        return f"{self.current_player}{messages}"
 
     def observation(self, player: int, style: Style = "full") -> str:
         """TextArena's messages to the player, the newest last; the compact form leaves out the rules."""
@@ -186,7 +186,7 @@ class TextArenaState(State):
         rules = [message.text.strip() for message in heard if message.kind == "PROMPT"] if style == "full" else []
         rest = [message for message in heard if message.kind != "PROMPT"]
         room = max(MAX_CHARACTERS - sum(map(len, rules)), MIN_RECENT)
-        return "\n".join([*rules, *self._recent(rest, room), self._tell_now(player)])
+        return "\n".join([*rules, *self._recent(rest, room), self._describe_now(player)])
 
     def _recent(self, messages: list[Message], room: int) -> list[str]:
         """As many of the last messages as fit, and always the last board."""
@@ -208,7 +208,7 @@ class TextArenaState(State):
         cut = f"{text[:MAX_MESSAGE]} (cut)" if len(text) > MAX_MESSAGE else text
         return f"[{self._position.speaker(message.speaker)}] {cut}"
 
-    def _tell_now(self, player: int) -> str:
+    def _describe_now(self, player: int) -> str:
         """Whose turn it is, or the result."""
         if self.is_terminal:
             won = self.returns()[player]

@@ -13,7 +13,7 @@ import numpy as np
 
 from spiral.agreement.checks import described, remedy_for, require, running
 from spiral.agreement.differences import difference, tolerance_of
-from spiral.agreement.passes import Replies, Reply, Scores, learner_logprobs, plain_logprobs, sample_replies
+from spiral.agreement.logprobs import Replies, Reply, Scores, learner_logprobs, plain_logprobs, sample_replies
 from spiral.agreement.probes import make_probes
 from spiral.inference.base import LanguagePolicy
 from spiral.models.loading import context_limit
