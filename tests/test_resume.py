@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_names_the_last_good_one(finished: Path, uninterrup
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    advice = "the last good checkpoint is step-000015; remove step-000020 and point 'latest' to step-000015 to go on"
+    advice = "the last good checkpoint is step-000015; remove step-000020 and point 'latest' to step-000015 to resume"
     with pytest.raises(ValueError, match=f"step-000020 is damaged: model.safetensors does not match .*; {advice}"):
         resume(finished)
     assert metrics_rows(finished) == metrics_rows(uninterrupted), "refusing must not change anything"

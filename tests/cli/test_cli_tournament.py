@@ -202,7 +202,7 @@ def test_a_run_without_a_checkpoint(tmp_path):
 
 def test_a_run_is_no_place_for_files(run):
     arguments = ["random", "minimax", "--game", "tictactoe", "--out", str(run)]
-    assert "holds a run, which has episodes of its own" in refused("tournament", *arguments)
+    assert "holds a run, which has its own episodes" in refused("tournament", *arguments)
 
 
 class Absent(ScriptedPolicy):

@@ -158,7 +158,7 @@ FAULTS = {
     "leak": "differs from what it is after ['1', 'no'] with the same information_state(1)",
     "silent": "does not name 'yes'",
     "no history": "with the same information_state(1)",
-    "paid early": "expected (0.0, 0.0) while the game goes on",
+    "paid early": "expected (0.0, 0.0) until the game ends",
     "general sum": "numbers that sum to zero",
     "position": "expected equality, as position_key is",
 }

@@ -406,7 +406,7 @@ def test_code_that_comes_with_a_model_never_runs(model, tmp_path, where, json_as
     ):
         result = spiral(*command, stdin="y\ny\ny\n")
         assert (result.status, result.out) == (2, "")
-        assert "brings code of its own (auto_map in " in result.err
+        assert "needs its own code (auto_map in " in result.err
         assert "which spiral does not run" in result.err
         assert "trust_remote_code" not in result.err
         assert "[y/N]" not in result.err

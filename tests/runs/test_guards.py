@@ -129,7 +129,7 @@ def test_a_guard_of_ones_own_that_fails_is_left_out(caplog):
         assert [found.level for found in guards(lost, [GAMES])] == ["collapsed"]
         assert [found.level for found in guards(lost, [GAMES])] == ["collapsed"]
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert warning.startswith(f"guard {name!r} failed and is not asked again: RuntimeError: limit 7.0, 9 rows, ")
+    assert warning.startswith(f"guard {name!r} failed and is disabled: RuntimeError: limit 7.0, 9 rows, ")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
     check.keep()
 
 The plain forward pass is that of the model's own class, unpadded and without a cache, before the learner changes the
-model. All draws have seeds of their own and no weight changes, so a run is the same with and without the check.
+model. All draws have separate seeds and no weight changes, so a run is the same with and without the check.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ class Check:
         ]
         if 2 * len(pairs) < len(again):
             raise DisagreementError(
-                f"this model of type {self.kind!r} says something else once the learner has taken it over: only"
-                f" {len(pairs)} of {len(again)} replies came out the same; {remedy}"
+                f"this model of type {self.kind!r} replies differently once the learner has changed its attention:"
+                f" only {len(pairs)} of {len(again)} replies are the same; {remedy}"
             )
         replies, plain = [reply for reply, _ in pairs], [scores for _, scores in pairs]
         pair = f"{engine_name(self.policy)} engine, beside the learner, against the plain forward pass"

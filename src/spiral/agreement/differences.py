@@ -46,7 +46,7 @@ class Difference:
     """Two computations compared, in nats a token."""
 
     pair: str
-    """What was compared, such as "engine alone against the plain forward pass"."""
+    """The two sides, such as "engine alone against the plain forward pass"."""
     mean: float
     max: float
     tokens: int

@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _exit_quickly(arguments: Sequence[str] | None) -> None:
     """Exempts all objects from the collection at the end of this process, which takes more than a second after torch.
 
-    Not where a program calls `main` with arguments and goes on.
+    Does nothing where a program calls `main` with arguments and continues afterwards.
     """
     if arguments is None:
         gc.freeze()
@@ -146,7 +146,7 @@ def _quiet_packages() -> Iterator[None]:
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     previous = threading.excepthook
-    # TensorBoard writes in a thread of its own; its errors come back to us with the next write.
+    # TensorBoard writes in a separate thread; its errors come back to us with the next write.
     threading.excepthook = lambda _: None
     try:
         with warnings.catch_warnings():
@@ -164,7 +164,7 @@ class _StderrHandler(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a message. A message that cannot be written is lost, and the run goes on."""
+        """Writes a message. A message that cannot be written is lost, and the run continues."""
         first, *more = printable(f"{LEVELS[record.levelno]}: {record.getMessage()}").splitlines()
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write("\n  ".join([first, *more]) + "\n")

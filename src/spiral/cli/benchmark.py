@@ -60,7 +60,7 @@ def benchmark(
 ) -> None:
     """Accuracy of MODEL on a reasoning benchmark, with a 95% interval. MODEL may be endpoint:NAME.
 
-    Every attempt is kept in a file as it is made, and the same command goes on where it was stopped.
+    Every attempt is kept in a file as it is made, and the same command resumes where it was stopped.
     """
     from spiral.evaluation.reasoning.runner import load_benchmark  # loads torch
     from spiral.policies.endpoint.config import ENDPOINT
@@ -122,7 +122,7 @@ def _measured(
     except UnansweredError as error:
         raise Stopped(
             f"{error}; finished attempts are kept in {shown_path(directory.path)}, and the same command"
-            " goes on from them"
+            " resumes from them"
         ) from error
     return found.to_json() | endpoint_usage("model", policy), directory.path
 

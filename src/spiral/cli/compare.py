@@ -57,7 +57,7 @@ class ProblemOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What both models are evaluated on."""
+    """The games and tasks that both models are evaluated on."""
 
     games: Sequence[tuple[str, str]]
     """Pairs of a game and an opponent."""

@@ -50,7 +50,7 @@ def _wrong_use(error: BaseException) -> tuple[int, str] | None:
 
 
 def _failure(error: BaseException) -> tuple[int, str]:
-    """For work that was under way and could not go on."""
+    """Exit status and message of work that was under way and could not continue."""
     if isinstance(error, Stopped):
         return error.status, str(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):

@@ -1,4 +1,4 @@
-"""What several commands print: JSON, paths and commands to copy, and the cost of endpoints."""
+"""Output that several commands share: JSON, paths and commands to copy, and the cost of endpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def program(name: str) -> str:
-    """How to call one of our programs from the user's shell.
+    """The command that runs one of our programs in the user's shell.
 
     Returns `name` where the shell finds it. Otherwise, as in an environment that is not activated, its path beside the
     running command or its Python.

@@ -333,7 +333,7 @@ def _how_to_resume(path: Path) -> str:
 
 
 def _how_to_restart(path: Path) -> str:
-    """How to start a new run after one diverged; resuming it with the same settings would diverge again."""
+    """Advice for a new run after one diverged; resuming it with the same settings would diverge again."""
     from spiral.core.steps import checkpoints_in
     from spiral.launch import saved_recipe
     from spiral.runs.directory import read_metrics

@@ -1,4 +1,4 @@
-"""What `spiral train` prints at its end."""
+"""The results that `spiral train` prints at its end."""
 
 from __future__ import annotations
 

@@ -53,11 +53,11 @@ def one_line(text: str, *, max_length: int = MAX_MESSAGE) -> str:
 def _escaped(text: str) -> str:
     """Write out every character that must not be shown."""
     shown, marks = [], 0
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         category = unicodedata.category(character)
         marks = marks + 1 if category in ("Mn", "Me") else 0
         hidden = (
-            (category in _ACTING and character not in "\t\n" and not _joins(text, place))
+            (category in _ACTING and character not in "\t\n" and not _joins(text, index))
             or character in _INVISIBLE
             or 0xE0100 <= ord(character) <= 0xE01EF  # variation selectors that can carry any bytes unseen
             or marks > MAX_MARKS
@@ -66,11 +66,11 @@ def _escaped(text: str) -> str:
     return "".join(shown)
 
 
-def _joins(text: str, place: int) -> bool:
+def _joins(text: str, index: int) -> bool:
     """Whether a character joins two neighbours of a script that needs it."""
-    around = text[place - 1 : place] + text[place + 1 : place + 2]
+    around = text[index - 1 : index] + text[index + 1 : index + 2]
     return (
-        text[place] in _JOINERS
+        text[index] in _JOINERS
         and len(around) == 2
         and all(not other.isascii() and unicodedata.category(other) not in _ACTING for other in around)
     )

@@ -1,6 +1,6 @@
 """Progress of a command on standard error: a redrawn line in a terminal, a line every 30 seconds elsewhere.
 
-A thread of its own draws it, so that the time goes on while a model is loaded or a reply is waited for.
+A separate thread draws it, so that the time keeps running while a model is loaded or a reply is pending.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Progress:
         return self._clock() - self._began
 
     def describe(self, what: str) -> None:
-        """Rename the present stage; the count goes on."""
+        """Rename the present stage; the count continues."""
         self._what = one_line(what)
 
     def update(self, done: int, detail: str = "") -> None:

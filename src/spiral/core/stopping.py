@@ -34,17 +34,17 @@ def stops_interrupt() -> Iterator[None]:
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Yield a function that returns whether a stop was requested; a second request raises `KeyboardInterrupt`."""
-    asked = False
+    requested = False
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
+        nonlocal requested
         _leave_terminal(number)
-        if asked:
+        if requested:
             raise KeyboardInterrupt
-        asked = True
+        requested = True
 
     with _handled((signal.SIGINT, *OTHERS), handle):
-        yield lambda: asked
+        yield lambda: requested
 
 
 @contextmanager

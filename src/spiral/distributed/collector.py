@@ -161,7 +161,7 @@ class ClusterCollector:
         self._matchmaker.add_checkpoint(step, path)
 
     def receive_weights(self, handle: WeightsHandle) -> None:
-        """Takes new weights for the games of the next steps and delivers them while other games go on."""
+        """Takes new weights for the games of the next steps and delivers them while other games are played."""
         start = time.perf_counter() - handle.seconds
         with self._changed:
             workers = self._pool.ready

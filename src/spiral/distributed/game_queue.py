@@ -1,9 +1,8 @@
 """Which games wait for a worker, are being played, or are finished, and which turns are too old to learn from.
 
-Games are added step by step, cut into chunks, and given out in that order. A chunk says of each of its games what is
-needed to play it, on any worker and any number of times, so the chunk of a lost worker returns to the front of the
-queue. Only the first result of a chunk counts: no game is
-lost and none counts twice.
+Games are added step by step, cut into chunks, and given out in that order. A chunk holds all that is needed to play its
+games, on any worker and any number of times, so the chunk of a lost worker returns to the front of the queue. Only the
+first result of a chunk counts: no game is lost and none counts twice.
 
 A turn's age is counted in updates: the learner's version minus the version of the weights that wrote it. The loss
 corrects for age from the recorded log-probabilities, and the correction is good for small ages only, so older turns

@@ -1,10 +1,10 @@
 """Where the processes of a run are placed: Ray's placement groups, and an error at once where they do not fit.
 
 The learner's ranks are placed together or not at all, near one another (Ray's "PACK"), since they need each other.
-Rollout workers are spread over the remaining resources, each for itself: a run goes on without one, and uses a node
+Rollout workers are spread over the remaining resources, each for itself: a run continues without one, and uses a node
 that joins.
 
-Where a rollout worker asks for less than a GPU (`cluster.gpus_per_worker`), rollout worker i shares the GPU of rank i:
+Where a rollout worker needs less than a GPU (`cluster.gpus_per_worker`), rollout worker i shares the GPU of rank i:
 one bundle of the group holds both, the worker takes its share of the GPU and the rank the rest. A worker that is
 replaced returns to its bundle. Ray counts shares of a GPU and does not enforce them; the memory of the GPU is divided
 by the settings of engine and learner.

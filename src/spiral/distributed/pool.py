@@ -1,9 +1,9 @@
 """The worker pool: the driver's view of the rollout workers, what is assigned to each, and which have to be replaced.
 
 A worker is lost when its process dies, when it returns nothing for too long, when its code fails, or when its result
-cannot be right. In every case it is killed, its tasks are reassigned, and a new worker gets its
-number, up to `cluster.restarts` times. A worker for which Ray has no resources waits for them, as after the loss of a
-node; the others go on without it.
+cannot be right. In every case it is killed, its tasks are reassigned, and a new worker gets its number, up to
+`cluster.restarts` times. A worker for which Ray has no resources waits for them, as after the loss of a node; the
+others continue without it.
 
 Not safe for threads: the owner of a pool serialises the calls.
 """
@@ -246,7 +246,7 @@ class WorkerPool:
             A `(worker, task, result)` for every finished task.
 
         Raises:
-            ValueError or RuntimeError: the run cannot go on.
+            ValueError or RuntimeError: the run cannot continue.
         """
         finished = set(done)
         results: list[tuple[WorkerHandle, Task, Any]] = []

@@ -1,9 +1,9 @@
 """Explains why a process has ended when Ray has ended it, which Ray does from its own threads and without a message.
 
 `watched` starts this file as a separate program, the watcher, which needs only the standard library. The watcher
-observes Ray's processes and the process that started it. When that process ends without a goodbye and one of Ray's
+observes Ray's processes and the process that started it. When that process ends without notice and one of Ray's
 processes is dead, the watcher prints one line on the standard error that both share. If Ray's death does not end the
-watched process within `GRACE_SECONDS` (after the loss of the GCS it takes a minute), the watcher tells it to exit with
+watched process within `GRACE_SECONDS` (after the loss of the GCS it takes a minute), the watcher makes it exit with
 status 1.
 """
 

@@ -5,10 +5,10 @@ the next chunk begin as those of earlier chunks end, so the engine's batch stays
 only when the worker has no more games. What happens in a game depends on its seed and the weights, never on the games
 beside it (`spiral.rollout.loop`).
 
-A chunk names its weights, or asks for the newest. In the second case weights change while games are under way
+A chunk names its weights, or takes the newest. In the second case weights change while games are under way
 (`FreshPolicy`): turns that are being generated are finished, no other turn begins until the newer weights are loaded,
-and the games go on with those, as in PipelineRL (arXiv 2509.19128). PipelineRL also changes weights within a turn. That
-is left out here: the record of a turn names the one version that wrote it.
+and the games continue with those, as in PipelineRL (arXiv 2509.19128). PipelineRL also changes weights within a turn;
+this thread does not, because the record of a turn names the one version that wrote it.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class RolloutThread:
                 self._newest = weights
 
     def is_stale(self) -> bool:
-        """Whether the games under way are to go on with newer weights."""
+        """Whether the games under way should continue with newer weights."""
         return self._refreshing and self._newest is not None and self._newest.version > self._version
 
     def refresh(self) -> None:

@@ -43,7 +43,7 @@ PRIVATE_RAY = {
 
 
 class ClusterError(RuntimeError):
-    """The cluster cannot go on with the run; the message names the process and what it failed at."""
+    """The cluster cannot continue the run; the message names the process and what failed."""
 
 
 class LearnerLostError(ClusterError):
@@ -195,7 +195,7 @@ def _connect(ray: Any, config: ClusterConfig) -> None:
 
 
 def _check_listening(address: str) -> None:
-    """Raises `OSError` at once where nothing listens; Ray itself would go on trying for minutes."""
+    """Raises `OSError` at once where nothing listens; Ray itself would retry for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=JOIN_SECONDS).close()

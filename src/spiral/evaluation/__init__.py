@@ -1,4 +1,4 @@
-"""How good a policy is: games against opponents, exact game theory, reasoning benchmarks.
+"""Evaluation of policies: games against opponents, exact game theory, reasoning benchmarks.
 
 Names are imported on first use, since most of them need torch and grading an answer does not.
 """

@@ -1,12 +1,12 @@
 """Evaluation against an opponent: win, draw and loss rates with intervals.
 
 Games come in pairs with the same seed and so the same deal; the policy is player 0 in one and player 1 in the other.
-Intervals are Wilson's at 95% (Wilson, 1927). Games that ended by an illegal move are counted apart from those decided
-on the board, whichever player made it.
+Intervals are Wilson's at 95% (Wilson, 1927). Games that ended by an illegal move are counted separately from those
+decided on the board, whichever player made it.
 
 A game is "not played" if a reply could not be obtained (network failure, spend limit, full context). It is neither won
-nor lost and is counted apart with the reason. All rates are over the games that were played, even if only one game of a
-pair was. Long games need more replies and so fail more often: if many games are not played, the rates are less
+nor lost and is counted separately with the reason. All rates are over the games that were played, even if only one game
+of a pair was. Long games need more replies and so fail more often: if many games are not played, the rates are less
 trustworthy than their intervals say.
 """
 

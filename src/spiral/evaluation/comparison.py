@@ -103,7 +103,7 @@ def benchmark_row(task: str, a: Sequence[Attempt], b: Sequence[Attempt]) -> Row:
 
 
 def exploitability_row(a: Mapping[str, Any], b: Mapping[str, Any], states: int) -> Row:
-    """Exploitability in the game's units, from results in their JSON form; `states` counts the states asked about.
+    """Exploitability in the game's units, from results in their JSON form; `states` counts the states queried.
 
     In a game of perfect information it is not known for a model that thinks first (`optimality`); then the row compares
     the regret in self-play, which is known for both.

@@ -1,10 +1,10 @@
-"""How close to perfect a policy plays a game of perfect information, position by position.
+"""Optimality of a policy in a game of perfect information, position by position.
 
-Every position is put to the policy once, through the first history in order of play that reaches it: with prompts that
-show the moves made ("full"), that one history represents the position. Backward induction gives the value of every
-move to the player who makes it, averaged over chance. Three numbers follow for each position: the probability of an
-optimal move, whether the most likely legal move is optimal, and the regret, the expected loss of value in the game's
-units. An illegal reply counts as the worst ending for the player who gave it; its probability is also reported apart.
+The policy sees every position once, through the first history in order of play that reaches it: with prompts that show
+the moves made ("full"), that one history represents the position. Backward induction gives the value of every move to
+the player who makes it, averaged over chance. Three numbers follow for each position: the probability of an optimal
+move, whether the most likely legal move is optimal, and the regret, the expected loss of value in the game's units. An
+illegal reply counts as the worst ending for the player who gave it; its probability is also reported separately.
 
 They are averaged in three ways: over all positions equally, over those that the policy meets in self-play, and over
 those that random play meets, weighted by how often. These weights are computed, not sampled. Only if the policy's
@@ -45,7 +45,7 @@ from spiral.theory.minimax import optimal_values
 from spiral.theory.tree import Floats, GameTree
 
 POSITIONS = 300
-"""Positions asked about when replies are sampled."""
+"""Number of positions when replies are sampled."""
 SAMPLES = 20
 """Replies per position when they are sampled."""
 SELF_PLAY_EPISODES = 200
@@ -69,12 +69,12 @@ class Optimality:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimalityResult:
-    """How close to perfect a policy plays."""
+    """Optimality of a policy in one game."""
 
     game: str
     method: Method
     positions: int
-    """Positions asked about, out of the `all_positions` with a decision."""
+    """Positions used, out of the `all_positions` with a decision."""
     all_positions: int
     uniform: Optimality
     """Over all positions equally."""
@@ -124,7 +124,7 @@ def evaluate_optimality(
     play_episodes: int = SELF_PLAY_EPISODES,
     seed: int = 0,
 ) -> OptimalityResult:
-    """How close to perfect a language model or a tabular policy plays.
+    """Computes how close to perfect a language model or a tabular policy plays.
 
     Args:
         policy: A language model or a tabular policy.

@@ -5,7 +5,8 @@ history in order of play that reaches it. A language model that answers without 
 each legal reply `\boxed{action}` is computed. A model that thinks first, phrases its answers otherwise, or runs in an
 engine that cannot score a given reply is sampled: its replies are counted. A scripted policy's probabilities are exact.
 
-The remaining probability belongs to illegal replies. It is kept apart as illegal mass; nothing is renormalised here.
+The remaining probability belongs to illegal replies. It is kept separately as illegal mass; nothing is renormalised
+here.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class PolicyTable:
 
 
 def decision_tree(game: Game) -> GameTree:
-    """The game's tree, with positions merged in games of perfect information; policies are asked at its infosets.
+    """The game's tree, with positions merged in games of perfect information; policies are queried at its infosets.
 
     Raises `ValueError` for games without exact theory.
     """

@@ -10,7 +10,7 @@ SciPy is not a dependency, since `spiral show` needs these intervals on every ca
 numbers of trials only, it has no Holm correction, and its permutation test is slower by an order of magnitude over a
 benchmark's items. The tests check these functions against SciPy's.
 
-Left out: models of items and players beyond means.
+Not supported: models of items and players beyond means.
 """
 
 from __future__ import annotations

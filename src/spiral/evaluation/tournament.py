@@ -84,7 +84,7 @@ def parameter_bytes(policy: Policy) -> int:
 
 
 def check_players(players: Sequence[str], games: Sequence[Game], cache: PolicyCache) -> None:
-    """Loads every player once, and asks scripted ones for a first move. Raises `ValueError` if one cannot play."""
+    """Loads every player once, and has scripted ones choose a first move. Raises `ValueError` if one cannot play."""
     for name in players:
         for game in games:
             policy = cache.get(name, game)
@@ -154,6 +154,6 @@ def round_robin(
 def _play_pair(
     cache: PolicyCache, row: str, column: str, game: Game, episodes: int, seed: int, in_flight: int, watch: Watch | None
 ) -> list[Episode]:
-    """A function of its own, so that no reference to a policy is left when the next ones are loaded."""
+    """A separate function, so that no reference to a policy is left when the next ones are loaded."""
     first, second = cache.get(row, game, keep=column), cache.get(column, game, keep=row)
     return play(paired_matches(first, second, game, episodes, seed), in_flight, watch)

@@ -56,10 +56,10 @@ def short_names(players: Sequence[str]) -> tuple[str, ...]:
 def open_directory(directory: Path) -> Iterator[None]:
     """Makes the directory, removes the games of an earlier tournament, and locks it within a `with` block.
 
-    Raises `ValueError` if that is not possible, and for a run directory, which has episodes of its own.
+    Raises `ValueError` if that is not possible, and for a run directory, which has its own episodes.
     """
     if (directory / "checkpoints").is_dir() or (directory / "config.toml").is_file():
-        raise ValueError(f"{directory} holds a run, which has episodes of its own; choose another --out")
+        raise ValueError(f"{directory} holds a run, which has its own episodes; choose another --out")
     try:
         (directory / "episodes").mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""What a game is: immutable states, actions as strings, chance as explicit nodes.
+"""The interface of a game: immutable states, actions as strings, chance as explicit nodes.
 
 The shape follows the extensive form used by OpenSpiel (Lanctot et al., 2019, arXiv 1908.09453): a `State` says
 who acts, what is legal and what follows; a `Game` hands out the first state. States never change: `apply`
 returns the next one, so a state can be shared, cached, hashed and sent to another process.
 
-Players are numbered from 0; a game has one or more. Chance is a player of its own (`CHANCE`) whose distribution is
+Players are numbered from 0; a game has one or more. Chance is a separate player (`CHANCE`) whose distribution is
 listed, so that the same code serves play, replay and exact theory. Returns are in the game's own units. Not supported:
 simultaneous moves, and randomness inside a state.
 """
@@ -58,7 +58,7 @@ class State(ABC):
 
     @abstractmethod
     def information_state(self, player: int) -> str:
-        """A key that is equal for two states exactly when `player` cannot tell them apart (perfect recall)."""
+        """A key that is equal for two states exactly when `player` cannot distinguish them (perfect recall)."""
 
     @abstractmethod
     def returns(self) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """Find the user's code that raised an exception.
 
-A game's methods are called from many places: the game loop, prompts, scripted players, exact theory. Instead of
+A game's methods are called from many modules: the game loop, prompts, scripted players, exact theory. Instead of
 guarding each call, the traceback of an error is searched for the game's own method.
 """
 

@@ -140,7 +140,7 @@ def _check_spec(root: _Node) -> None:
             f"load_game({game.spec!r})",
             f"gave {loaded!r}",
             f"{game!r}",
-            "make the game a frozen dataclass whose fields are its parameters, under a name of its own",
+            "make the game a frozen dataclass whose fields are its parameters, under a unique name",
         )
 
 
@@ -310,7 +310,7 @@ def _check_returns(node: _Node) -> None:
     if node.ask("current_player") != TERMINAL:
         if returns != zeros:
             fix = "pay only at the end; rewards() may pay earlier"
-            node.fail("returns()", f"gave {returns!r}", f"{zeros} while the game goes on", fix)
+            node.fail("returns()", f"gave {returns!r}", f"{zeros} until the game ends", fix)
     elif not all(map(_close, node.paid, returns)):
         fix = "let rewards() give what the last action alone paid, to every player"
         node.fail("rewards()", f"sum to {node.paid} over the game", f"the returns {returns}", fix)
@@ -380,7 +380,7 @@ class _Memory:
                         call,
                         f"differs from what it is after {list(first.actions)} with the same"
                         f" information_state({player})",
-                        "the same observation, actions and past in states that a player cannot tell apart",
+                        "the same observation, actions and past in states that a player cannot distinguish",
                         "take hidden facts out of the first, or add what the player knows to information_state",
                     )
         facts = {name: node.ask(name) for name in ("current_player", "legal_actions", "chance_outcomes", "returns")}

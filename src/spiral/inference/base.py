@@ -222,7 +222,7 @@ def _check_finite(logprobs: Sequence[float], version: int) -> None:
     if len(broken):
         raise RuntimeError(
             f"the model with weights of version {version} gave the log-probability {logprobs[broken[0]]} to token"
-            f" {broken[0]} of a reply; expected finite ones; its weights or activations have overflowed: go on from an"
+            f" {broken[0]} of a reply; expected finite ones; its weights or activations have overflowed; resume from an"
             " earlier checkpoint with a lower learner.learning_rate, or set model.compute to 'float32'"
         )
 

@@ -1,4 +1,4 @@
-"""From settings to the engine that samples with a language model. The one place that knows which engines there are."""
+"""From settings to the engine that samples with a language model. The only file that lists the engines."""
 
 from __future__ import annotations
 

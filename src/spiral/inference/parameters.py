@@ -2,9 +2,9 @@
 
 transformers may store a layer in another form than the files: the experts of a mixture are many matrices in the files
 and one tensor in memory. vLLM takes new weights by the names in the files, and may put weights with other names in the
-wrong place without an error. Such a model is therefore refused.
+wrong tensor without an error. Such a model is therefore refused.
 
-Left out: turning the names in memory back into those of the files.
+Not supported: mapping the names in memory back to those of the files.
 """
 
 from __future__ import annotations

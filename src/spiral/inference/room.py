@@ -1,9 +1,9 @@
-"""Checks that a game's prompts leave a language model room for its answers.
+"""Checks that a game's prompts leave a language model space for its replies.
 
 The reply to a prompt that fills the context is empty, which would look like an illegal move. So a game is refused
 before training if its first prompts do not fit, and before an evaluation if no randomly played game fits.
 
-Left out: games in which only some lines of play fit. There a reply without room has a fault (`TurnReply`).
+Not refused: games in which only some lines of play fit. There a reply without space has a fault (`TurnReply`).
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ def check_room(policy: Policy, game: Game, name: str | None = None, *, first: bo
         return
     style, refused = policy.codec.config.observation, None
     for number in range(GAMES):
-        asked = _decisions(game, random.Random(number), first)
-        if not asked:
+        states = _decisions(game, random.Random(number), first)
+        if not states:
             return
-        turn = max(range(len(asked)), key=lambda turn: len(asked[turn].observation(asked[turn].current_player, style)))
+        turn = max(
+            range(len(states)), key=lambda turn: len(states[turn].observation(states[turn].current_player, style))
+        )
         which = "the first prompt" if first or turn < game.num_players else f"the prompt after {turn} moves"
         try:
-            _check(policy, game, asked[turn], asked[turn].current_player, which, name)
+            _check(policy, game, states[turn], states[turn].current_player, which, name)
         except PromptRoomError as error:
             refused = error
         else:
@@ -82,7 +84,7 @@ def _decisions(game: Game, rng: random.Random, first: bool) -> list[State]:
 
     Empty for a game that fails; playing it reports the error.
     """
-    asked: list[State] = []
+    states: list[State] = []
     try:
         state = game.initial_state()
         for _ in range(MAX_ACTIONS):
@@ -90,12 +92,12 @@ def _decisions(game: Game, rng: random.Random, first: bool) -> list[State]:
                 break
             actions = [action for action, _ in state.chance_outcomes()] if state.is_chance else state.legal_actions()
             if not state.is_chance:
-                if first and any(earlier.current_player == state.current_player for earlier in asked):
+                if first and any(earlier.current_player == state.current_player for earlier in states):
                     break
-                asked.append(state)
+                states.append(state)
             if not actions:
                 break
             state = state.apply(rng.choice(actions))
     except Exception:  # a user's game may do anything
         return []
-    return asked
+    return states

@@ -8,7 +8,7 @@ elsewhere.
 The model computes in the precision of its own weights. In float32 it is shared with the learner when both live in
 one process: an update is visible at once, and only the version number changes. In bfloat16 it is a copy.
 
-A sleeping engine holds no keys and values, and moves a model of its own from a CUDA device to the CPU.
+A sleeping engine holds no keys and values, and moves a model that it does not share from a CUDA device to the CPU.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class TransformersPolicy(LanguagePolicy):
         self.version = version
 
     def sleep(self) -> None:
-        """Frees the keys and values, and moves a model of its own from a CUDA device to the CPU."""
+        """Frees the keys and values, and moves a model that it does not share from a CUDA device to the CPU."""
         assert not self._waiting, "an engine can only sleep between turns"
         assert not self._active, "an engine can only sleep between turns"
         self._cache, self._head = SlotCache(), None

@@ -8,8 +8,8 @@ message that says what it was doing.
 A sleeping vLLM holds no keys and values on the GPU, and its weights wait in the memory of the CPU (sleep level 1).
 Level 2 would drop the weights; a request before the next update would then be answered without any.
 
-Left out: an engine in a process of its own, several devices for one model, quantised weights. A reply has its own seed,
-but unlike with the `transformers` engine the rounding of a batch can change it.
+Not supported: an engine in a separate process, several devices for one model, quantised weights. A reply has its own
+seed, but unlike with the `transformers` engine the rounding of a batch can change it.
 """
 
 from __future__ import annotations

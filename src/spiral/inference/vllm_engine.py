@@ -154,7 +154,7 @@ def stop_engine(engine: Any) -> None:
 
 
 def _check_sleep(config: EngineConfig) -> None:
-    """Raises `ValueError` when sleep is asked for and vLLM cannot free its memory on this platform."""
+    """Raises `ValueError` when engine.sleep is set and vLLM cannot free its memory on this platform."""
     from vllm.platforms import current_platform
 
     if config.sleep and not current_platform.is_sleep_mode_available():

@@ -1,1 +1,1 @@
-"""What a language model is on disk and in memory: names, files, loading, shapes."""
+"""Language models on disk and in memory: names, files, loading, shapes."""

@@ -38,21 +38,21 @@ WRAPPERS = {
     "base_model.model.": "which PEFT adds: save model.merge_and_unload() in place of the model with adapters",
     "base_layer.": "which PEFT adds: save model.merge_and_unload() in place of the model with adapters",
 }
-"""What training code leaves in the names of weights, and how to save a model without it."""
+"""Parts that training code adds to the names of weights, and how to save a model without them."""
 CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "weights", "params")
 """Keys under which training code keeps the weights among other things."""
 QUANTISED = ("I8", "U8", "I4", "U4", "F4", "F6", "F8", "int8", "uint8", "float8", "float4")
-"""How the names of number types begin that hold no weight without a scale beside it."""
+"""Prefixes of the number types whose weights need a scale."""
 QUANTISED_NAMES = ("weight", "qweight", "weight_packed")
 CAUSAL_ANYWAY = ("gpt_neox", "gpt_neox_japanese")
 """Kinds of model with a setting `is_decoder` that they do not read."""
 ENCODER_DECODERS = ("bart", "mbart", "plbart", "pegasus", "blenderbot", "blenderbot-small", "marian", "bigbird_pegasus")
-"""Kinds of model of which transformers has the decoder as a causal one, which cannot go on from keys and values."""
+"""Model types whose decoder transformers offers as a causal model, but without support for cached keys and values."""
 OTHER_HEADS = (
     *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"),
     *("RewardModel", "ForReward", "ValueModel", "ForValue"),
 )
-"""How the architectures end that have a head other than one for tokens."""
+"""Suffixes of architectures whose head does not predict tokens."""
 MAX_NAMED = 3
 MAX_REASON = 300
 
@@ -249,7 +249,7 @@ def read_weights(model_class: Any, directory: str | Path, name: str, *, meta: bo
 
 
 def check_files(directory: Path, name: str) -> dict[str, StoredTensor]:
-    """What the weight files in a directory hold, by name; no weights are read.
+    """The tensors of the weight files in a directory, by name; no weights are read.
 
     Raises `ModelFilesError` for files that are missing, damaged or quantised.
     """
@@ -261,7 +261,7 @@ def check_files(directory: Path, name: str) -> dict[str, StoredTensor]:
     for file in files:
         try:
             stored |= stored_tensors(file)
-        except Exception as error:  # safetensors, zipfile, pickle and torch have a kind of their own for everything
+        except Exception as error:  # safetensors, zipfile, pickle and torch each raise their own types
             raise ModelFilesError(name, _why_unreadable(file, error)) from error
     packed = [
         key
@@ -358,7 +358,7 @@ def _why_unreadable(file: Path, error: Exception) -> str:
 
 
 def pointer_bytes(file: Path) -> int:
-    """How large a file is that only stands for one in Git LFS; 0 for any other."""
+    """Size of a Git LFS pointer file; 0 for any other file."""
     size = file.stat().st_size if file.is_file() else 0
     return size if size < 1024 and file.is_file() and file.read_bytes().startswith(LFS_POINTER) else 0
 
@@ -411,9 +411,7 @@ def _hint(missing: list[str], unexpected: list[str]) -> str:
     if prefixes:
         return f"; its names begin with {prefixes[0][0]!r}, which this model's do not: rename them and save them again"
     if unexpected:
-        return (
-            f"; in their place it has {_count(len(unexpected), 'name')} that the model does not ({_names(unexpected)})"
-        )
+        return f"; instead it has {_count(len(unexpected), 'name')} that the model does not ({_names(unexpected)})"
     return ""
 
 
@@ -439,7 +437,7 @@ def _uneven(stored: Mapping[str, StoredTensor]) -> str:
 
 
 def _check_tied(model: Any, name: str) -> None:
-    """Files may hold a head of their own where the configuration has it shared, and engines differ in what they do."""
+    """Refuses files with a separate head where the configuration ties it: engines treat such files differently."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or embedding is None or not getattr(model.config, "tie_word_embeddings", False):
         return
@@ -478,8 +476,8 @@ def _why(error: Exception, directory: Path) -> str:
     text = str(error)
     if "trust_remote_code" in text:
         return (
-            f"it brings code of its own ({_auto_map(directory)}), which spiral does not run; expected a model of a kind"
-            " that transformers knows by itself"
+            f"it needs its own code ({_auto_map(directory)}), which spiral does not run; expected a model type that"
+            " transformers supports"
         )
     if "scaled_dot_product_attention" in text:
         return (
@@ -492,7 +490,7 @@ def _why(error: Exception, directory: Path) -> str:
 
 
 def _unknown(error: KeyError, directory: Path) -> str:
-    """Which setting holds what transformers does not know, as far as its files say."""
+    """Names the setting whose value transformers does not know, if the files show it."""
     import transformers
 
     word = error.args[0] if error.args else ""
@@ -533,7 +531,7 @@ def _auto_map(directory: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in one line of bounded length."""
+    """The message of an error, in one line of bounded length."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()) or type(error).__name__
     return text if len(text) <= MAX_REASON else text[:MAX_REASON].rpartition(" ")[0] + " ..."
 

@@ -2,7 +2,7 @@
 
 Source: the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), version 3, little-endian.
 The file is a header, key-value pairs, a table of tensors, and the tensors' bytes. Quantised weights come in blocks of
-32, each with a scale of its own. Left out: every type but F32, Q4_1 and Q8_0, which are all that `smollm2.py` meets.
+32, each with its own scale. Supported types: F32, Q4_1 and Q8_0, which are all that `smollm2.py` meets.
 The loader in transformers knows them all, but needs two further packages (and what those need) and a recent release,
 and forgets how this model splits numbers.
 """
@@ -28,14 +28,14 @@ BLOCKS = {
     Q4_1: np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("pairs", "u1", BLOCK_LENGTH // 2)]),
     Q8_0: np.dtype([("scale", "<f2"), ("steps", "i1", BLOCK_LENGTH)]),
 }
-"""How 32 weights lie in the file."""
+"""The layout of 32 weights in the file."""
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """Where one tensor lies; its bytes are read when they are asked for."""
+    """Location of one tensor; its bytes are read on demand."""
 
     path: Path
     shape: tuple[int, ...]
@@ -128,6 +128,6 @@ def _string(stream: BinaryIO) -> str:
 
 
 def _numbers(stream: BinaryIO, layout: str) -> tuple[Any, ...]:
-    """What `struct` finds next in the file, without padding."""
+    """The next values in the file, in a `struct` layout without padding."""
     packed = struct.Struct(f"<{layout}")
     return packed.unpack(stream.read(packed.size))

@@ -1,8 +1,8 @@
 """Models by their Hugging Face name, with and without a network.
 
 Without a network, the library behind `from_pretrained` retries for minutes, even for a model that is in its cache. So
-the hub is asked first, through the proxy if there is one. If it does not answer within seconds, the local copy is used,
-or a clear error is raised.
+the hub is contacted first, through the proxy if there is one. If it does not answer within seconds, the local copy is
+used, or a clear error is raised.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class NotHereError(ValueError):
 
 
 def hub_model(name: str) -> str:
-    """`name` itself when the hub can be asked for it, else the path of its local copy.
+    """`name` itself when the hub answers, else the path of its local copy.
 
-    Raises `NotHereError` when there is neither, and `ValueError` for what is no name.
+    Raises `NotHereError` when there is neither, and `ValueError` for an invalid name.
     """
     if not is_hub_name(name):
         raise ValueError(
@@ -48,7 +48,7 @@ def hub_model(name: str) -> str:
     if copy is None:
         raise NotHereError(
             f"there is no path {name!r} here, no local copy of a model of that name, and the Hugging Face hub cannot"
-            f" be reached to look for one{_why_not()}. {how_to_bring(name)}"
+            f" be reached to look for one{_why_not()}. {how_to_get(name)}"
         )
     return str(copy)
 
@@ -58,12 +58,12 @@ def is_hub_name(name: str) -> bool:
     return len(name) <= MAX_HUB_NAME and HUB_NAME.fullmatch(name) is not None
 
 
-def how_to_bring(name: str) -> str:
+def how_to_get(name: str) -> str:
     """Advice on how to get a model onto this machine."""
-    place = store_directory() / name.rpartition("/")[2]
+    directory = store_directory() / name.rpartition("/")[2]
     return (
-        f"To bring it, run `hf download {name}` where there is a network and copy the files to {place}, which makes"
-        f" {place.name!r} its name here; `spiral models` lists what is here"
+        f"To get it, run `hf download {name}` where there is a network and copy the files to {directory}, which makes"
+        f" {directory.name!r} its name here; `spiral models` lists what is here"
     )
 
 
@@ -100,7 +100,7 @@ def local_copy(name: str, *, weights: bool = True) -> str:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise NotHereError(
-            f"cannot fetch model {name!r} from the Hugging Face hub: {reason}. {how_to_bring(name)}"
+            f"cannot fetch model {name!r} from the Hugging Face hub: {reason}. {how_to_get(name)}"
         ) from error
     return str(directory)
 
@@ -135,7 +135,7 @@ def _asked() -> str:
 
 
 def _why_not() -> str:
-    """What `hub_fault` says, and through which proxy."""
+    """The fault of the hub, and the proxy used, as text."""
     proxy = next((os.environ[key] for key in PROXIES if os.environ.get(key)), "")
     host = urlsplit(proxy if "//" in proxy else f"//{proxy}").netloc.rpartition("@")[2]  # no password in messages
     said = ", ".join(filter(None, (hub_fault(), f"through the proxy {host}" if host else "")))

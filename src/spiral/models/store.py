@@ -22,7 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MAX_NAME = 255
 """Maximum number of characters of a file name."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What `from_pretrained` loads, the first that is there: as one file, or in the parts that NAME.index.json lists."""
+"""`from_pretrained` loads the first that exists: as one file, or in the parts that NAME.index.json lists."""
 Notify = Callable[[str], object]
 
 

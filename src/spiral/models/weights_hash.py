@@ -20,7 +20,7 @@ from spiral.models.store import store_directory
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf", "*.pt", "*.pth")
 NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")
-"""What trainers leave beside the weights under the same suffixes."""
+"""Other files that trainers write, with the same suffixes as weights."""
 SETTING_PATTERNS = (
     "config.json", "generation_config.json", "adapter_config.json", "*.index.json", "tokenizer*",
     "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja",

@@ -98,7 +98,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Planner:
-    """What stays the same when a remedy changes settings."""
+    """Inputs that stay the same when a remedy changes settings."""
 
     shape: ModelShape
     games: tuple[GameTokens, ...]

@@ -1,4 +1,4 @@
-"""How much memory a run takes, computed from shapes: the learner, the engine, and what shares a device.
+"""Memory that a run needs, computed from shapes: the learner, the engine, and what shares a device.
 
 Of the learner:
 
@@ -25,11 +25,11 @@ On which device (`lay_out`):
 
 Processes are placed by `distributed/placement.py`. A recipe for several devices without rollout workers is planned as
 if they shared the learner's GPUs. On a Ray cluster of CPU machines, whose number is not known, the learner's ranks are
-taken to be on one machine and every rollout worker on one of its own.
+taken to be on one machine and every rollout worker on a separate one.
 
-Left out: the few hundred MiB of the framework, fragmentation, tensors that live for a moment (a gathered weight on its
-way to the engine, the copy that a growing cache makes of itself), and what vLLM keeps of a share that is not free when
-it starts. The margin in `fit.py` is for them.
+Not counted: the few hundred MiB of the framework, fragmentation, tensors that live for a moment (a gathered weight on
+its way to the engine, the copy that a growing cache makes of itself), and what vLLM keeps of a share that is not free
+when it starts. The margin in `fit.py` is for them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SAMPLING_BYTES = 32
 CACHE_SLACK = 1.5
 """Storage for keys and values grows in steps, so some of it is not in use."""
 VLLM_WORKING_GIB = 1.0
-"""What vLLM needs for activations and CUDA graphs: an allowance, not a measurement."""
+"""Memory of vLLM for activations and CUDA graphs: an allowance, not a measurement."""
 VLLM_LOGIT_ARRAYS = 3
 """Float32 arrays of logits, one row for every reply it may hold, that vLLM samples from."""
 
@@ -145,7 +145,7 @@ def block_bytes(shape: ModelShape, size: int, packed: bool) -> int:
     """Bytes that autograd keeps of one token in one block; `size` is that of a computed number (4 or 2).
 
     - A norm keeps its input in float32, its result before and after the weights: 4 + 2 s a channel. The norms of
-      queries and keys keep 4 + s: their result goes on to the rotation, which keeps nothing.
+      queries and keys keep 4 + s: their result is passed to the rotation, which keeps nothing.
     - Attention keeps queries, keys, values and its result, and a float32 number a head. Packed rows have the result
       put back in order, which is one copy more.
     - The gated MLP keeps the gate before and after its activation, the other branch, and their product.

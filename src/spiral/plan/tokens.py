@@ -1,10 +1,10 @@
-"""How many turns and tokens a training step has: expected, and at most.
+"""Number of turns and tokens of a training step: expected, and at most.
 
 The length of games and prompts, and the prefixes that prompts share, are taken from a few games of random play. Without
 the model's tokenizer four characters are counted as a token.
 
-Left out: the messages of free-text games, which lengthen later prompts; and illegal moves, which end games early when a
-model is new to a game.
+Not counted: the messages of free-text games, which lengthen later prompts; and illegal moves, which end games early
+when a model is new to a game.
 """
 
 from __future__ import annotations

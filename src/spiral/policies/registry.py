@@ -1,7 +1,7 @@
 """Loads the policy of a MODEL's name.
 
 A MODEL is `nano` or another local model (`spiral models`), a run directory (its last checkpoint), a checkpoint
-directory, a Hugging Face name or path, a scripted policy, or `endpoint:NAME`. A model that was trained here brings its
+directory, a Hugging Face name or path, a scripted policy, or `endpoint:NAME`. A model that was trained here has its
 prompt and its run's sampling in its card (`spiral.json`); options of the command line take precedence.
 """
 

@@ -64,8 +64,8 @@ class _LiveGame:
         self.offender: int | None = None
         """The player that made an illegal move."""
         self.fault = ""
-        self.asked: tuple[int, int] | None = None
-        """Number, counted from 1, and player of the turn that was last asked for."""
+        self.requested: tuple[int, int] | None = None
+        """Number, counted from 1, and player of the last requested turn."""
         self._rewards: list[float] = []
         """[turns] what each turn's player got since, as far as the game pays before its end."""
         self._last_turns: dict[int, int] = {}
@@ -86,7 +86,7 @@ class _LiveGame:
         if player not in range(players):
             known = "0" if players == 1 else f"0 to {players - 1}"
             raise self.error(f"gave current_player {player!r}; expected {known}, CHANCE or TERMINAL")
-        self.asked = (len(self.turns) + 1, player)
+        self.requested = (len(self.turns) + 1, player)
         return TurnRequest(key=key, game=self.match.game, state=self.state, player=player, seed=seed)
 
     def take(self, reply: TurnReply) -> None:
@@ -178,7 +178,7 @@ class _LiveGame:
         return tuple(dataclasses.replace(turn, reward=reward) if reward else turn for turn, reward in rewarded)
 
     def broken_contract(self) -> str | None:
-        """What is wrong with the present state that no policy could handle; asked only after a policy has failed."""
+        """What is wrong with the present state that no policy could handle; called only after a policy has failed."""
         if self.state.is_terminal or self.state.is_chance:
             return None
         actions = self.state.legal_actions()
@@ -191,7 +191,11 @@ class _LiveGame:
 
     def error(self, what: str) -> GameError:
         """The error of this game, with its seed, its turn and the actions that led there."""
-        when = "before the first turn" if self.asked is None else "at turn {}, player {} to act".format(*self.asked)
+        when = (
+            "before the first turn"
+            if self.requested is None
+            else "at turn {}, player {} to act".format(*self.requested)
+        )
         shown = ", ".join(self.actions[-SHOWN_ACTIONS:])
         path = f", after {'..., ' if len(self.actions) > SHOWN_ACTIONS else ''}{shown}" if self.actions else ""
         return GameError(
@@ -258,7 +262,7 @@ def play_as_completed(
 ) -> Iterator[tuple[int, Episode]]:
     """Play every match, at most `in_flight` at once; yield `(index of the match, episode)` as games end.
 
-    `matches` is asked for another one whenever there is room, also after it had none left: it may be an iterator that
+    The next of `matches` is taken whenever fewer are in flight, also after it had none left: it may be an iterator that
     gets more while games are under way. `watch` is called after every turn.
 
     A policy serves one call at a time. When the caller stops early or an error ends the call, pending turns are
@@ -292,24 +296,24 @@ def _play(
     policies: dict[int, Policy],
     watch: Watch | None,
 ) -> Iterator[tuple[int, Episode]]:
-    """The loop. `games` holds the games under way, `policies` the policies that have been asked."""
+    """The loop. `games` holds the games under way, `policies` the policies that have had requests."""
     finished = turns = 0
     while True:
-        asked: dict[int, list[TurnRequest]] = {}
+        requests: dict[int, list[TurnRequest]] = {}
         while len(games) < in_flight and (following := next(waiting, None)) is not None:
             index, match = following
             games[index] = _LiveGame(match)
             for policy in match.policies:
                 policies[id(policy)] = policy
-            _ask(games[index], index, asked)
+            _ask(games[index], index, requests)
         if not games:
             return
-        _submit(asked, policies)
+        _submit(requests, policies)
         replied = False
         for policy in sorted(policies.values(), key=lambda policy: isinstance(policy, RemotePolicy)):
             if replied and isinstance(policy, RemotePolicy) and not policy.ready():
                 continue  # wait for it only when no policy on this machine has anything to do
-            asked = {}
+            requests = {}
             for reply in policy.poll():
                 replied = True
                 game = games[reply.key]
@@ -320,8 +324,8 @@ def _play(
                 if game.over:
                     yield reply.key, games.pop(reply.key).episode()
                 else:
-                    _ask(game, reply.key, asked)
-            _submit(asked, policies)
+                    _ask(game, reply.key, requests)
+            _submit(requests, policies)
         if not replied:
             names = ", ".join(policy.name for policy in policies.values())
             raise RuntimeError(f"{len(games)} games wait for a reply, but no policy ({names}) has one pending")
@@ -349,12 +353,12 @@ def _game_in(error: BaseException) -> _LiveGame | None:
     return None
 
 
-def _ask(game: _LiveGame, key: int, asked: dict[int, list[TurnRequest]]) -> None:
+def _ask(game: _LiveGame, key: int, requests: dict[int, list[TurnRequest]]) -> None:
     """Add the decision that a game waits for to the requests for its policy."""
     request = game.request(key)
-    asked.setdefault(id(game.match.policies[request.player]), []).append(request)
+    requests.setdefault(id(game.match.policies[request.player]), []).append(request)
 
 
-def _submit(asked: dict[int, list[TurnRequest]], policies: dict[int, Policy]) -> None:
-    for policy_id, requests in asked.items():
+def _submit(by_policy: dict[int, list[TurnRequest]], policies: dict[int, Policy]) -> None:
+    for policy_id, requests in by_policy.items():
         policies[policy_id].submit(requests)

@@ -58,7 +58,7 @@ PHASES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Watched:
-    """What a run has metrics of, as its recipe says."""
+    """The games and tasks that a run has metrics of, from its recipe."""
 
     trained: tuple[Matchup, ...] = ()
     evaluated: tuple[Matchup, ...] = ()
@@ -234,7 +234,7 @@ class LiveDisplay:
 
 
 def not_played(metrics: Metrics) -> str:
-    """How many games had no result, as when an endpoint does not answer."""
+    """The number of games without a result, as when an endpoint does not answer, as text."""
     return f"{metrics['rollout/not_played']:.0f} games of this step could not be played"
 
 

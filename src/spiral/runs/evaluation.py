@@ -1,7 +1,7 @@
 """The evaluations of a run: fully before the first step and after the last, lightly in between.
 
 The records that the results are computed from are written beside them: episodes as Parquet, information states and
-attempts as JSONL. The policy evaluated is the one being trained. Every random draw has a seed of its own, so an
+attempts as JSONL. The policy evaluated is the one being trained. Every random draw has a separate seed, so an
 evaluation never changes what training draws.
 """
 

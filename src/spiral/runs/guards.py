@@ -42,20 +42,20 @@ REMEDY = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that a guard objects to."""
+    """A problem that a guard has found."""
 
     level: Literal["warning", "collapsed"]
     about: str
-    """What it is about, such as "player 0 of tictactoe"; a run is warned once about each."""
+    """The subject, such as "player 0 of tictactoe"; a run is warned once about each."""
     message: str
-    """What is wrong and what to do, without a full stop at the end."""
+    """The problem and what to do, without a full stop at the end."""
 
 
 class Guard(Protocol):
     """Judges a run by its metrics."""
 
     def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterable[Finding]:
-        """What is wrong after the last of `rows`; nothing where all is well. `trained` are the games of the recipe."""
+        """The problems after the last of `rows`, if any. `trained` are the games of the recipe."""
         ...
 
 
@@ -140,7 +140,10 @@ BUILTIN: Mapping[str, Callable[..., Guard]] = {
 
 
 def find_guard(name: str, options: Mapping[str, Any]) -> Callable[..., Guard]:
-    """What makes the guard `name`. Raises `ValueError` where there is none, or it does not take `options`."""
+    """The class or function that makes the guard `name`.
+
+    Raises `ValueError` if there is none, or if it does not take `options`.
+    """
     found = resolve("guards", name, BUILTIN)
     check_options(name, found, options)
     return found
@@ -154,7 +157,7 @@ class Guards:
 
     @classmethod
     def from_names(cls, names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> Guards:
-        """Makes the named guards. Raises `ValueError` where one cannot be made."""
+        """Makes the named guards. Raises `ValueError` if one cannot be made."""
         made = {}
         for name in dict.fromkeys(names):
             given = options.get(name, {})
@@ -165,19 +168,19 @@ class Guards:
         return cls(made)
 
     def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> list[Finding]:
-        """What all of them find. One that raises an exception is reported and not asked again."""
+        """The findings of all guards. A guard that raises an exception is reported and disabled."""
         found: list[Finding] = []
         for name, guard in list(self._guards.items()):
             try:
                 found += list(guard(rows, trained))
             except Exception as error:
                 del self._guards[name]
-                logger.warning("guard %r failed and is not asked again: %s", name, describe_error(error))
+                logger.warning("guard %r failed and is disabled: %s", name, describe_error(error))
         return found
 
 
 class GuardWatch:
-    """Asks the guards after every step, and warns once about each thing that they find."""
+    """Runs the guards after every step, and warns once about each thing that they find."""
 
     def __init__(self, guards: Guards, trained: Sequence[Matchup], rows: Rows = ()) -> None:
         """`rows` are the steps before a resume."""

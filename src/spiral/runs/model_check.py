@@ -1,4 +1,4 @@
-"""What `spiral check` checks: every computation of a run, before and after an update, and the chat template."""
+"""The checks of `spiral check`: every computation of a run, before and after an update, and the chat template."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _ROLE = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TemplateReport:
-    """What a prompt template does with a question."""
+    """How a prompt template renders a question and a reply."""
 
     template: str
     """`prompt.template`; "chat" is the model's own."""
@@ -65,7 +65,7 @@ class TemplateReport:
     def lines(self) -> list[str]:
         """Lines for a terminal, without the prompts and warnings."""
         ends = ", ".join(f"{end.text!r} ({end.id}: {end.reason})" for end in self.ends) or "none"
-        thought = self.thinking or "no delimiters of its own"
+        thought = self.thinking or "no delimiters"
         ignored = (
             f"; declared as ends, but ordinary tokens: {', '.join(self.ignored_ends)}" if self.ignored_ends else ""
         )
@@ -145,9 +145,9 @@ def _warnings(report: TemplateReport, tokenizer: Any, ids: list[int], config: Pr
         )
     if report.default_system:
         found.append(
-            "the template adds a system prompt of its own; prompt.system replaces it"
+            "the template adds its own system prompt; prompt.system replaces it"
             if report.system_role
-            else "the template adds a system prompt of its own"
+            else "the template adds its own system prompt"
         )
     if (tag := unknown_family(report.thinking)) is not None:
         found.append(

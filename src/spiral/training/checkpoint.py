@@ -33,7 +33,7 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 OPTIMIZER = "training/optimizer.safetensors"
 ADAPTER = "training/adapter.safetensors"
-"""In a directory of their own, since vLLM loads every safetensors file beside the model's as a part of it."""
+"""In a separate directory, since vLLM loads every safetensors file beside the model's as a part of it."""
 REFERENCE = "reference"
 ENTRIES = ("config.json", "model*.safetensors", OPTIMIZER, STATE)
 """Patterns of files that the manifest of every checkpoint lists."""
@@ -124,7 +124,7 @@ def verify_checkpoint(path: Path) -> None:
         return
     good = next((p.name for _, p in reversed(checkpoints_in(path.parent)) if p != path and _fault(p) is None), None)
     last = f"the last good checkpoint is {good}; " if good else "no other checkpoint is whole; "
-    advice = f"remove {path.name} and point 'latest' to {good} to go on" if good else "start a new run"
+    advice = f"remove {path.name} and point 'latest' to {good} to resume" if good else "start a new run"
     raise ValueError(f"checkpoint {path} is damaged: {fault}; {last}{advice}")
 
 
@@ -207,5 +207,5 @@ def _fault(path: Path) -> str | None:
 
 
 def _manifest_text(manifest: Mapping[str, str]) -> str:
-    """Return the text of a manifest. It has no hash of its own, so any other form of it counts as damage."""
+    """Return the text of a manifest. It has no hash itself, so any other form of it counts as damage."""
     return json.dumps(manifest, indent=2)

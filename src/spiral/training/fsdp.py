@@ -1,6 +1,6 @@
 """FSDP2: weights, gradients and optimizer state in float32, sharded over devices; computation in bfloat16.
 
-Every block of the model is a unit of its own: its weights are cast and gathered when it runs. Gradients are reduced
+Every block of the model is a separate unit: its weights are cast and gathered when it runs. Gradients are reduced
 and added up in float32. On one device nothing is sharded, and FSDP2 only keeps the two precisions.
 With several, FSDP2 averages gradients where the learner wants their sum, so the loss is multiplied by their number
 (`gradient_scale`); and every rank has to run the model equally often (`packing.empty_micro_batch`).

@@ -367,7 +367,7 @@ class Learner:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter of the plain model by name, whole and in float32.
 
-        Sharded ones are gathered one by one as they are asked for, so all ranks have to go through all of them.
+        Sharded ones are gathered one by one as the iterator advances, so all ranks have to go through all of them.
         """
         return plain_weights(self.model)
 

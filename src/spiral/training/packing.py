@@ -1,7 +1,7 @@
 """The rows of a forward pass: which samples a rank learns from, and how they are laid out, padded or packed.
 
 "padded": one sample a row, samples of similar length together, so that little is wasted. "packed": samples end to end
-in one row without any padding, kept apart in attention (`attention.py`) and by their positions. Samples whose prompts
+in one row without any padding, separated in attention (`attention.py`) and by their positions. Samples whose prompts
 begin alike (a chat template, a worked example, the rules of a game) have that beginning in the row once. Both layouts
 give the same log-probabilities. The last token of a sample is only ever a target, so it is not fed in.
 
@@ -169,7 +169,7 @@ class Family:
 
 
 def shared_prefixes(batch: Batch, chosen: Sequence[int]) -> list[Family]:
-    """Group the chosen samples into families; one that shares nothing is a family of its own.
+    """Group the chosen samples into families; one that shares nothing is a family by itself.
 
     In the order of their prompts' tokens, samples are next to those that they share most with; one joins the family
     before it when that saves more tokens than it costs. The token before the first action is never shared, since each
@@ -239,7 +239,7 @@ def _common(first: tuple[int, ...], second: tuple[int, ...], limit: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Share:
-    """A rank's samples as a batch of their own."""
+    """A rank's samples as a separate batch."""
 
     batch: Batch
     index_S: Tensor | None

@@ -8,8 +8,8 @@ reports a wait that has run out by ending the process, with its own message on s
 `Ranks` are the collective operations that the learner needs. A process by itself is rank 0 of 1, for which they cost
 nothing. Every method is collective: all ranks call it, in the same order.
 
-Left out: replacing a lost rank. Its group is of no more use, so all ranks leave it, join a new one and make their
-learners anew, from a checkpoint.
+Not supported: replacing a lost rank. Its group can no longer be used, so all ranks leave it, join a new one and load
+their learners from a checkpoint.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """torch.distributed backend by device type."""
 LOOPBACK = "127.0.0.1"
 DIAGNOSIS_SECONDS = 2.0
-"""How long a failed rank looks for the others before its error is raised without saying where they are."""
+"""Time that a failed rank looks for the others before its error is raised without their positions."""
 BUCKET_ELEMENTS = 2**26
 """Gradients summed in one message: 256 MiB."""
 _TRANSPORT = re.compile(r"gloo|nccl|c10d|process ?group", re.IGNORECASE)

@@ -1,6 +1,6 @@
 """Settings of the learner: the optimizer, the loss and low-rank training.
 
-They are apart from what they configure, so that a recipe is read and checked without loading torch.
+They are separate from the code that they configure, so that a recipe is read and checked without loading torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weights broadcast from rank 0 of the learner to all rollout workers, by gloo between CPUs or NCCL between GPUs.
 
 The learner keeps every version (`KeepingSender`), and the driver starts a broadcast to the workers that are ready. A
-receiver does not touch its policy: it receives in a thread of its own while games go on, and stages the weights in main
+receiver does not touch its policy: it receives in a separate thread during games, and stages the weights in main
 memory until the policy loads them between turns. So no process waits for another one's games, and games under way keep
 their weights. A worker that missed a version, that started later, or that needs a version it has dropped gets a copy
 through the object store.
@@ -54,11 +54,11 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.01
 STAGED_VERSIONS = 2
-"""Versions that a receiver keeps: with `overlap`, games with the version before the newest may begin after it came."""
+"""Versions that a receiver keeps: with `overlap`, games may still begin with the version before the newest."""
 GRACE_SECONDS = 10.0
-"""How much later than its timeout a process may report it."""
+"""Time after its timeout in which a process may still report it."""
 MAX_FAILED_BROADCASTS = 3
-"""Broadcasts in a row that reach no worker, after which the run makes no more of them."""
+"""After this number of broadcasts in a row that reach no worker, the run stops broadcasting."""
 
 
 class BroadcastError(RuntimeError):

@@ -7,7 +7,7 @@ node. A worker without a lender in reach gets a copy through the object store.
 
 Buckets are never freed while the rank lives: a new version is written where the oldest was, without waiting for a
 reader. So a worker that is killed while it reads leaves nothing behind. A worker that was too slow, and read what was
-being overwritten, learns so when it asks afterwards, and gets a copy too. On a GPU there is room for the newest version
+being overwritten, notices when it checks afterwards, and gets a copy too. A GPU has space for the newest version
 only; older ones move to main memory, for such copies.
 
 torch's own way to share main memory is not used: its files in /dev/shm have names and outlive a rank that Ray kills,
@@ -167,7 +167,7 @@ class Lender(KeepingSender):
         return flat.num_bytes, None
 
     def lend(self, version: int) -> Loan | None:
-        """Lends a version to a process that asks `holds` afterwards; None when it is not there."""
+        """Lends a version to a process that checks `holds` afterwards; None when it is not there."""
         with self._lock:
             shared = self._lent.get(version)
         return None if shared is None else Loan(slots=shared.flat.slots, open=shared.open, number=shared.number)

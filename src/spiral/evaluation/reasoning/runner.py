@@ -64,7 +64,7 @@ class Attempt:
     id: str
     sample: int
     prompt: str
-    """The text asked, without the chat template around it."""
+    """The question, without the chat template around it."""
     reply: str
     """Begins with the thinking tag if the prompt opened it, so that the reply can be graded by itself."""
     answer: str
@@ -78,7 +78,7 @@ class Attempt:
     error: str | None = None
     """Why grading failed, if it did."""
     math_verify: bool | None = None
-    """math-verify's own grade, if it was asked for."""
+    """math-verify's own grade, if it was requested."""
     truncated: bool
     """Whether the reply ran into its budget."""
     tokens: int

@@ -1,6 +1,6 @@
 """The tokenizer of the built-in model: bytes, and one token for every word of the five games.
 
-Any text can be written in bytes; what the compact observations and the replies are made of has tokens of its own, so
+Any text can be written in bytes; the words of the compact observations and of the replies have their own tokens, so
 that a position of tic-tac-toe is ten tokens and a reply is two. Longer words win over shorter ones.
 """
 
@@ -28,7 +28,7 @@ MAX_HELD = 24
 
 
 def words() -> list[str]:
-    """Every word with a token of its own, in a fixed order."""
+    """Every word that is one token, in a fixed order."""
     boards = [f"{game}:{mark}:" for game in ("tictactoe", "connect_four") for mark in "XO"]
     rows = ["".join(cells) + "|" for row in (0, 3, 6) for cells in product(*(f"{row + i}XO" for i in range(3)))]
     cards = [f"{game}:{card}:" for game in ("kuhn_poker", "leduc_poker") for card in "JQK"]

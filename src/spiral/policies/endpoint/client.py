@@ -1,7 +1,7 @@
 """Sends many chat completions to one server at once, and retries each until it succeeds or is given up.
 
-The requests run in an event loop in a thread of its own, so replies arrive while other policies compute. The pauses
-before retries double each time, with jitter, and are never shorter than the server asks for (Retry-After, RFC 9110).
+The requests run in an event loop in a separate thread, so replies arrive while other policies compute. The pauses
+before retries double each time, with jitter, and are never shorter than the server requests (Retry-After, RFC 9110).
 The client stops for good when the server refuses every request, cannot be reached, or has answered none of the first
 turns. The first failure is logged while the request is retried.
 
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 MAX_FAULTS = 8
 """Turns without a reply, and no turn with one, after which the client stops."""
 PROBE_SECONDS = 2.0
-"""How long other requests wait for the first one; a server refuses a parameter sooner."""
+"""Time that other requests wait for the first one; a server refuses a parameter sooner."""
 BACKOFF_SECONDS = 1.0
 """The first pause before a retry."""
 MAX_BACKOFF_SECONDS = 60.0
 """The longest pause that the client chooses itself."""
 UNREACHABLE_SECONDS = 15.0
-"""How long the client tries to reach a server that it never connected to."""
+"""Time for which the client tries to reach a server that it never connected to."""
 MAX_CHARACTERS_PER_TOKEN = 32
 """Far above the mean of any readable text. A reply that is longer went beyond its budget and is cut off."""
 

@@ -38,7 +38,7 @@ PARAMETERS = ("temperature", "top_p", "max_tokens", "seed")
 LENGTH = "max_tokens"
 """The parameter that limits the length of a reply, by its oldest name."""
 FIXED = frozenset({*PARAMETERS, "max_completion_tokens", "model", "messages", "stream", "n", "tools", "logprobs"})
-"""Parameters that `extra` may not set: they have settings of their own, or change the form of the reply."""
+"""Parameters that `extra` may not set: they have their own settings, or change the form of the reply."""
 KEY_HOSTS = {
     "OPENAI": ("openai.com",),
     "OPENROUTER": ("openrouter.ai",),
@@ -175,7 +175,7 @@ class EndpointConfig(Section):
     def _check_extra(cls, extra: dict[str, Any]) -> dict[str, Any]:
         fixed = sorted(FIXED & set(extra))
         if fixed:
-            raise ValueError(f"{fixed[0]!r} cannot be set here; expected parameters without a setting of their own")
+            raise ValueError(f"{fixed[0]!r} cannot be set here; expected parameters that have no setting here")
         try:
             json.dumps(extra, allow_nan=False)
         except (TypeError, ValueError):

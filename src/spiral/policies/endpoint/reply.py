@@ -82,7 +82,7 @@ MONEY = re.compile(
 PASSES = re.compile(
     r"retry_?delay|(?:try|retry) (?:again )?in|per (?:minute|second|hour|day)|rate.?limit", re.IGNORECASE
 )
-"""Words of a limit that ends by itself, even if the message mentions a quota or a plan."""
+"""Words of a limit that expires by itself, even if the message mentions a quota or a plan."""
 OF_ONE_PROMPT = re.compile(r"flagged|moderation|safety|content.?(?:filter|policy|management)|harmful", re.IGNORECASE)
 """Words of an error about one prompt."""
 KEY = re.compile(
@@ -225,7 +225,7 @@ def _text(value: object) -> str | None:
 
 
 def _thoughts(message: dict[str, Any]) -> str:
-    """The thinking that the server returns separately: in a field of its own, or as parts of the content."""
+    """The thinking that the server returns separately: in another field, or as parts of the content."""
     for field in ("reasoning_content", "reasoning", "thinking"):
         if found := _text(message.get(field)):
             return found

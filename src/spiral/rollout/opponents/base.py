@@ -34,7 +34,7 @@ class OpponentSampler(ABC):
 
     The constructor gets the names and weights of `selfplay.opponents`, and the recipe's options as keywords. Samplers
     run in the process that trains. What they choose may depend only on their arguments and their state, so that a
-    resumed run goes on as it would have without the interruption.
+    resumed run continues as it would have without the interruption.
     """
 
     @abstractmethod

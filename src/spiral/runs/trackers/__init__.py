@@ -7,8 +7,8 @@ A recipe names trackers in `run.trackers`, by a built-in name, an entry point of
     trackers = ["tensorboard", "my_trackers:Csv"]
     tracker_options = { "my_trackers:Csv" = { delimiter = ";" } }
 
-A tracker is made by calling what was named with the run directory and its settings. It must not change anything in the
-run. One that raises an exception is reported and left out from then on; the run goes on.
+A tracker is made by calling the named class or function with the run directory and its settings. It must not change
+anything in the run. One that raises an exception is reported and disabled; the run continues.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ BUILTIN: Mapping[str, Callable[..., Tracker]] = {"tensorboard": _tensorboard}
 
 
 def find_tracker(name: str, options: Mapping[str, Any]) -> Callable[..., Tracker]:
-    """What makes the tracker `name`. Raises `ValueError` where there is none, or it does not take `options`."""
+    """The class or function that makes the tracker `name`.
+
+    Raises `ValueError` if there is none, or if it does not take `options`.
+    """
     found = resolve("trackers", name, BUILTIN)
     check_options(name, found, options, positional=1)
     return found

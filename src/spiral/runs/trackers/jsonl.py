@@ -29,7 +29,7 @@ class JsonlTracker:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
 
     def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Nothing: episodes are in files of their own."""
+        """Does nothing: episodes are in separate files."""
 
     def sync(self) -> None:
         """Makes the lines so far survive a power failure."""

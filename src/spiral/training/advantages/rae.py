@@ -7,7 +7,7 @@ One baseline b for every game and player, an exponential moving average of the r
 
 Every turn of the player gets the same A. The players of a game may have different chances (the first to move in
 tic-tac-toe, the second to act in Kuhn poker), and a shared baseline would credit a player for its role. Games against a
-fixed opponent have baselines of their own, keyed by `Episode.matchup`, for the player that learns.
+fixed opponent have separate baselines, keyed by `Episode.matchup`, for the player that learns.
 """
 
 from __future__ import annotations

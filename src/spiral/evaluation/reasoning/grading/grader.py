@@ -2,7 +2,7 @@ r"""Grades one reply: `extraction` finds its answer, `choices` or `equality` com
 
 With choices the answer is a letter; otherwise an expression, a list, an interval or a text. Exact arithmetic decides
 nearly all replies in well under a millisecond. Those that only a computer algebra system could decide go to a fallback
-that the caller provides, such as `symbolic` in a process of its own. A reply never raises an error: if it cannot be
+that the caller provides, such as `symbolic` in a separate process. A reply never raises an error: if it cannot be
 parsed, or takes too much work, it is wrong.
 """
 

@@ -21,7 +21,7 @@ from spiral.evaluation.reasoning.grading.normalise import clean, closing
 
 MAX_PARTS = 64
 MAX_DEPTH = 12
-"""Nested brackets that are still taken apart."""
+"""Largest depth of nested brackets that is parsed."""
 _MATRIX = re.compile(
     r"(?P<open>[(\[]?) ?\\begin\{(?P<name>[pbB]?(?:small)?matrix|array)\}(?:\[[a-z]\])?(?:\{[clr|@ ]*\})?"
     r"(?P<body>(?:(?!\\begin).)*)\\end\{(?P=name)\} ?(?P<close>[)\]]?)",
