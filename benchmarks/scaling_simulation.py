@@ -95,10 +95,10 @@ class _Cluster:
         ]
         chunk_games = -(-games // min(games, setting.chunks_per_worker * setting.workers))
         self._hand = setting.in_flight + 2 * chunk_games
-        self._places = {worker: place for place, worker in enumerate(self.workers)}
+        self._indices = {worker: index for index, worker in enumerate(self.workers)}
         self._chunks = [0] * setting.workers
         self._games = [0] * setting.workers
-        self._spare = [(0, place) for place in range(setting.workers)]
+        self._spare = [(0, index) for index in range(setting.workers)]
         self._handled = 0.0
         self._count = 0
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
@@ -108,26 +108,26 @@ class _Cluster:
     def hand_out(self, now: float) -> None:
         """Waiting chunks to the workers with the least in hand."""
         while self.waiting and self._spare:
-            held, place = heapq.heappop(self._spare)
-            if held != self._held(place) or not self._has_room(place):
+            held, index = heapq.heappop(self._spare)
+            if held != self._held(index) or not self._has_room(index):
                 continue  # an older note of the same worker
             chunk = self.waiting.popleft()
-            self._chunks[place] += 1
-            self._games[place] += len(chunk.tables)
-            worker = self.workers[place]
+            self._chunks[index] += 1
+            self._games[index] += len(chunk.tables)
+            worker = self.workers[index]
             planned = worker.next
             worker.give(chunk, now)
             if worker.next != planned:
-                heapq.heappush(self._turns, (worker.next, place))
-            self._note(place)
+                heapq.heappush(self._turns, (worker.next, index))
+            self._note(index)
 
-    def tell(self, version: int, now: float) -> None:
+    def notify(self, version: int, now: float) -> None:
         """Tells every worker of newer weights."""
-        for place, worker in enumerate(self.workers):
+        for index, worker in enumerate(self.workers):
             planned = worker.next
-            worker.tell(version, now)
+            worker.notify(version, now)
             if worker.next != planned:
-                heapq.heappush(self._turns, (worker.next, place))
+                heapq.heappush(self._turns, (worker.next, index))
 
     def wait(self, ready: Callable[[], bool], now: float) -> float:
         """When `ready()` holds first."""
@@ -148,14 +148,14 @@ class _Cluster:
             event = self._events[0][0] if self._events else math.inf
             last = min(event, until)
             if turns and turns[0][0] <= last:
-                time, place = turns[0]
-                worker = workers[place]
+                time, index = turns[0]
+                worker = workers[index]
                 if worker.next != time:
                     heapq.heappop(turns)
                     continue
                 worker.turn()
                 if worker.next < math.inf:
-                    heapq.heapreplace(turns, (worker.next, place))
+                    heapq.heapreplace(turns, (worker.next, index))
                 else:
                     heapq.heappop(turns)
             elif event <= until:
@@ -170,29 +170,29 @@ class _Cluster:
         """A worker gives a chunk back; the driver takes it up when it has handled those before."""
         self._handled = max(self._handled, now) + self.setting.handling * chunk.turns
         self._count += 1
-        settle: Callable[[float], None] = functools.partial(self._settle, self._places[worker], chunk)
+        settle: Callable[[float], None] = functools.partial(self._settle, self._indices[worker], chunk)
         heapq.heappush(self._events, (self._handled, self._count, settle))
 
-    def _settle(self, place: int, chunk: Chunk, now: float) -> None:
+    def _settle(self, index: int, chunk: Chunk, now: float) -> None:
         self.finished.setdefault(chunk.step, []).extend(chunk.tables)
         self.done += len(chunk.tables)
-        self._chunks[place] -= 1
-        self._games[place] -= len(chunk.tables)
-        self._note(place)
+        self._chunks[index] -= 1
+        self._games[index] -= len(chunk.tables)
+        self._note(index)
         self.hand_out(now)
 
-    def _held(self, place: int) -> int:
-        return self._chunks[place] if self.setting.way == "chunks" else self._games[place]
+    def _held(self, index: int) -> int:
+        return self._chunks[index] if self.setting.way == "chunks" else self._games[index]
 
-    def _has_room(self, place: int) -> bool:
+    def _has_room(self, index: int) -> bool:
         if self.setting.way == "chunks":
-            return self._chunks[place] < FORMER_CHUNKS
-        return self._games[place] < self._hand and self._chunks[place] < MAX_CHUNKS
+            return self._chunks[index] < FORMER_CHUNKS
+        return self._games[index] < self._hand and self._chunks[index] < MAX_CHUNKS
 
-    def _note(self, place: int) -> None:
+    def _note(self, index: int) -> None:
         """Notes that a worker has room, and how much it has in hand."""
-        if self._has_room(place):
-            heapq.heappush(self._spare, (self._held(place), place))
+        if self._has_room(index):
+            heapq.heappush(self._spare, (self._held(index), index))
 
     def take(self, step: int, games: int) -> list[Table]:
         """A step's games; with async the first that are there, in the order of dealing."""
@@ -245,7 +245,7 @@ def simulate(setting: Setting, draw: Callable[[int], Sequence[Game]], steps: int
         now += setting.batching * turns + setting.learn + setting.hand_out
         cluster.run(now)
         if setting.schedule == "async":
-            cluster.tell(step + 1, now)
+            cluster.notify(step + 1, now)
     rows = _row_seconds(cluster) - rows_began
     return _result(setting, cluster, ages, now, began, rows, steps - warm_up)
 

@@ -93,7 +93,7 @@ class Worker:
             self._fill()
             self._plan()
 
-    def tell(self, version: int, now: float) -> None:
+    def notify(self, version: int, now: float) -> None:
         """There are newer weights for games that are played with the newest."""
         self._told = version
         if not self._under_way or self._way == "chunks":

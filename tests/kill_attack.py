@@ -129,15 +129,15 @@ def pair(number: int, seed: int, seconds: float, expected: dict[str, object], wo
     if suspended:
         _, said = processes[1].communicate()
         processes[0].send_signal(signal.SIGCONT)
-        told = [processes[0].communicate()[1], said]
+        outputs = [processes[0].communicate()[1], said]
     else:
-        told = [process.communicate()[1] for process in processes]
+        outputs = [process.communicate()[1] for process in processes]
     statuses = sorted(process.returncode for process in processes)
-    refused = [text for process, text in zip(processes, told, strict=True) if process.returncode == 2]
-    if statuses == [0, 0] and suspended and "steps are done" in told[1] + told[0]:
+    refused = [text for process, text in zip(processes, outputs, strict=True) if process.returncode == 2]
+    if statuses == [0, 0] and suspended and "steps are done" in outputs[1] + outputs[0]:
         refused = ["uses the run in"]  # the first had ended before it could be suspended
     elif statuses != [0, 2]:
-        return f"statuses {statuses}: {told}"
+        return f"statuses {statuses}: {outputs}"
     if not all("uses the run in" in text for text in refused):
         return f"refused with {refused}"
     wrong = compared(path, expected)

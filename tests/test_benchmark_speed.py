@@ -90,7 +90,7 @@ def test_a_padded_block_learns_what_the_learner_learns(random_model):
     ]
 
 
-def test_memory_is_measured_warm(nano, monkeypatch):
+def test_memory_is_measured_after_warm_up(nano, monkeypatch):
     peaks = iter([9, 9, 4, 1])  # the first two are warm-up
 
     @contextmanager

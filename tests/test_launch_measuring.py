@@ -89,7 +89,7 @@ def test_every_metric_is_documented(run):
     assert [pattern for pattern in unseen if not pattern.startswith(elsewhere)] == [], "no longer written"
 
 
-def test_what_the_figures_were_computed_from(run):
+def test_evaluations_keep_the_data_behind_the_metrics(run):
     kept = run / "evaluation" / "step-000003"
     assert sorted(file.name for file in kept.iterdir()) == [
         "gsm8k.jsonl",
@@ -124,7 +124,7 @@ def test_training_never_notices(run, tmp_path):
         ({"evaluation__opponents": "['endpoint:nobody']"}, "evaluation.opponents: there is no endpoint 'nobody'"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_at_once(tmp_path, setting, words):
+def test_impossible_evaluations_are_refused_at_once(tmp_path, setting, words):
     line = refused("train", "nano", "--run-dir", str(tmp_path / "run"), *tiny_settings(**setting))
     assert words in line
     assert not (tmp_path / "run").exists()

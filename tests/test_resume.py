@@ -147,7 +147,7 @@ def test_a_missing_file_is_damage(name: str, finished: Path) -> None:
         resume(finished)
 
 
-def test_without_any_whole_checkpoint_a_new_run_is_advised(finished: Path) -> None:
+def test_resume_without_intact_checkpoint_suggests_new_run(finished: Path) -> None:
     for file in (finished / "checkpoints").glob("step-*/state.json"):
         file.write_text("{}")
     with pytest.raises(

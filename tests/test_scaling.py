@@ -433,7 +433,7 @@ def test_where_scaling_ends_by_hand():
 # Checks
 
 
-def test_fitted_figures_are_met_and_the_others_nearly():
+def test_fitted_values_match_and_the_others_nearly():
     checks = measured_here()
     ratios = {check.what: check.predicted / check.measured for check in checks}
     assert all(ratios[check.what] == pytest.approx(1.0, abs=0.01) for check in checks if check.fitted)
@@ -442,7 +442,7 @@ def test_fitted_figures_are_met_and_the_others_nearly():
     assert fitted_engine().pass_seconds == pytest.approx(0.056, abs=0.001)
 
 
-def test_published_figures():
+def test_published_values():
     found = {check.what: check for check in published()}
     assert found["MFU of its RL, 16,384 tokens"].predicted == pytest.approx(14.65, abs=0.02)
     assert found["7B on 64 + 64 GPUs, gain of overlap"].predicted == pytest.approx(2.364, abs=0.001)

@@ -54,7 +54,7 @@ def test_a_worker_takes_as_long_as_games_given_at_once_however_they_are_cut_and_
     for time in sorted(times):
         while played.next <= time:
             played.turn()
-        played.tell(1, time)  # takes no time, but has the worker worked out for this moment
+        played.notify(1, time)  # takes no time, but has the worker worked out for this moment
     run(played)
     assert max(answers.values()) == pytest.approx(play(engine, 100.0, games), rel=1e-9)
 
@@ -92,7 +92,7 @@ def test_newer_weights_wait_for_the_turns_under_way():
     first, second = chunk(0, (10.0, 10.0), (4.0, 10.0)), chunk(1, (2.0,))
     played.give(first, 0.0)
     played.give(second, 0.0)
-    played.tell(1, 12.0)
+    played.notify(1, 12.0)
     run(played)
     # After 7 s for the first weights, the turns of 4 and 10 end at 27 and 57, the newer weights are there at 64, and
     # both second turns end 50 s later.
@@ -104,7 +104,7 @@ def test_a_game_that_joins_while_weights_are_waited_for_begins_with_them():
     played, answers = worker(FIVE, load=7.0)
     first, second = chunk(0, (10.0,)), chunk(1, (2.0,))
     played.give(first, 0.0)
-    played.tell(1, 12.0)
+    played.notify(1, 12.0)
     played.give(second, 20.0)
     run(played)
     assert answers == pytest.approx({0: 57.0, 1: 57.0 + 7.0 + 10.0})
@@ -115,7 +115,7 @@ def test_weights_may_change_within_a_reply():
     played, answers = worker(FIVE, "in reply", load=7.0)
     games = chunk(0, (10.0, 1.0))
     played.give(games, 0.0)
-    played.tell(1, 12.0)
+    played.notify(1, 12.0)
     run(played)
     assert answers == pytest.approx({0: 7.0 + 50.0 + 7.0 + 5.0})
     assert games.tables[0].versions == [0, 1]
@@ -126,16 +126,16 @@ class VirtualEngine:
 
     name = "virtual"
 
-    def __init__(self, engine, games, load, tells):
-        self.engine, self.games, self.load, self.tells = engine, games, load, tells
+    def __init__(self, engine, games, load, notices):
+        self.engine, self.games, self.load, self.notices = engine, games, load, notices
         self.now, self.clock = load, 0.0
-        self.version = self.told = 0
+        self.version = self.announced = 0
         self.rows, self.versions, self.count = [], [[] for _ in games], 0
-        self.fresh = FreshPolicy(self, is_stale=lambda: self.told > self.version, refresh=self.refresh)
+        self.fresh = FreshPolicy(self, is_stale=lambda: self.announced > self.version, refresh=self.refresh)
 
     def refresh(self):
         assert not self.rows
-        self.version = self.told
+        self.version = self.announced
         self.now += self.load
 
     def submit(self, requests):
@@ -153,7 +153,7 @@ class VirtualEngine:
         end, _, request = heapq.heappop(self.rows)
         self.now += (end - self.clock) * self.engine.pass_base(count)
         self.clock = end
-        self.told = max([self.told, *(version for time, version in self.tells if time < self.now)])
+        self.announced = max([self.announced, *(version for time, version in self.notices if time < self.now)])
         action = request.state.legal_actions()[0]
         return [TurnReply(key=request.key, observation="", reply=action, action=action)]
 
@@ -173,8 +173,8 @@ def test_simulated_games_end_when_those_of_the_game_loop_do(seed, rows, chunks, 
     """`spiral.rollout.loop` and `FreshPolicy`, with an engine in virtual time: the same ends, the same versions."""
     engine = dataclasses.replace(SLOW, rows=rows, cache_seconds=0.0)
     games = draw_games(UNEVEN, seed, 1)
-    tells = [(time, version) for version, time in enumerate(sorted(times), start=1)]
-    policy = VirtualEngine(engine, games, load, tells)
+    notices = [(time, version) for version, time in enumerate(sorted(times), start=1)]
+    policy = VirtualEngine(engine, games, load, notices)
     kuhn = load_game("kuhn_poker(hands=50)")
     matches = [Match(game=kuhn, seed=0, policies=(policy.fresh,) * 2, max_turns=len(game)) for game in games]
     ends = {index: policy.now for index, _ in play_as_completed(matches, rows)}
@@ -184,13 +184,13 @@ def test_simulated_games_end_when_those_of_the_game_loop_do(seed, rows, chunks, 
     cut = [chunk(number, *games[first : first + size]) for number, first in enumerate(range(0, len(games), size))]
     for each in cut:
         played.give(each, 0.0)
-    for time, version in tells:
+    for time, version in notices:
         while played.next <= time:
             played.turn()
-        played.tell(version, time)
+        played.notify(version, time)
     run(played)
     expected = {
-        number: max(ends[number * size + place] for place in range(len(each.tables))) for number, each in enumerate(cut)
+        number: max(ends[number * size + index] for index in range(len(each.tables))) for number, each in enumerate(cut)
     }
     assert answers == pytest.approx(expected)
     assert [table.versions for each in cut for table in each.tables] == policy.versions

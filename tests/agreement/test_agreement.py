@@ -249,7 +249,7 @@ def test_numbers_that_are_not_finite_agree_with_nothing():
     assert not difference("a", [3], [np.array([-np.inf])], [np.array([-np.inf])]).within(tolerance_of("bfloat16"))
 
 
-def test_what_agreed_is_not_measured_again(random_model, tokenizer, tmp_path, monkeypatch):
+def test_a_passed_check_is_not_repeated(random_model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))
     directory = tmp_path / "model"
     random_model.save_pretrained(directory)

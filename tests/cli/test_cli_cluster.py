@@ -233,7 +233,7 @@ def test_warnings_go_above_the_live_table(monkeypatch):
     assert written.rstrip("\n\x1b[?25h").endswith("the table"), "it is drawn anew below"
 
 
-def test_a_warning_that_nobody_reads_is_no_fault(monkeypatch):
+def test_a_warning_without_a_reader_is_no_error(monkeypatch):
     class Broken(io.StringIO):
         def write(self, text):
             raise BrokenPipeError

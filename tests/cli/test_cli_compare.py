@@ -70,7 +70,7 @@ def test_scripted_players_and_what_people_see():
     assert "significant at 5% after Holm's correction" in result.out
 
 
-def test_a_run_says_what_to_measure(tmp_path):
+def test_a_run_decides_what_is_evaluated(tmp_path):
     run = tmp_path / "run"
     shutil.copytree(NANO_DIRECTORY, run / "checkpoints" / "step-000007")
     (run / "checkpoints" / "latest").symlink_to("step-000007")
@@ -154,7 +154,7 @@ def test_wrong_input(arguments, words):
     assert words in refused(*arguments)
 
 
-def test_a_benchmark_prints_and_keeps_its_figures(tmp_path):
+def test_a_benchmark_prints_and_saves_its_results(tmp_path):
     data = written(tmp_path / "sums.jsonl", {"question": "1 + 1?", "answer": "2"}, {"question": "2?", "answer": "2"})
     arguments = ("benchmark", "nano", "--task", "gsm8k", "--data", data, "--samples", "3", "--max-new-tokens", "9")
     result = spiral(*arguments, "--json")
@@ -184,7 +184,7 @@ def test_the_documents_name_the_variable_for_results():
     assert f"`{RESULTS_VARIABLE}`" in (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 
-def test_results_go_where_they_are_told(tmp_path, monkeypatch):
+def test_results_go_to_the_requested_folder(tmp_path, monkeypatch):
     arguments = ("benchmark", "nano", "--task", "reasoning_gym/gcd", "--limit", "1", "--samples", "1", "--json")
     assert Path(spiral(*arguments, "--out", str(tmp_path / "mine")).json["files"]).parent == tmp_path / "mine"
     monkeypatch.setenv("SPIRAL_RESULTS", str(tmp_path / "theirs"))

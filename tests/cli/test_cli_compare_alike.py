@@ -63,7 +63,7 @@ def test_a_base_model_is_asked_as_the_run(tmp_path):
     assert compare(run, "nano")["asked_alike"]["like"] == run
 
 
-def test_a_line_says_how_before_anything_is_measured(tmp_path):
+def test_a_line_states_the_prompt_and_sampling_first(tmp_path):
     run = run_directory(tmp_path / "run", "[sampling]\ntemperature = 0.5\nmax_new_tokens = 9\n", {"example": True})
     said = spiral("compare", "nano", run, "--game", "kuhn_poker", "--episodes", "4", "--temperature", "0.25").out
     assert said.splitlines()[0] == (
@@ -76,7 +76,7 @@ def test_a_line_says_how_before_anything_is_measured(tmp_path):
     assert "same prompt and sampling" not in other
 
 
-def test_of_two_runs_the_second_says_and_the_first_is_told_apart(tmp_path):
+def test_of_two_runs_the_second_decides_and_differences_are_noted(tmp_path):
     first = run_directory(tmp_path / "one", "[sampling]\ntemperature = 1.0\nmax_new_tokens = 9\n")
     second = run_directory(tmp_path / "two", "[sampling]\ntemperature = 0.5\nmax_new_tokens = 9\n")
     said = spiral("compare", first, second, "--game", "kuhn_poker", "--episodes", "4", "--out", "kept").out
@@ -116,7 +116,7 @@ def test_an_example_and_a_system_prompt_can_be_asked_for(command):
         assert settings["model"]["prompt"].get("system") == ("Play." if example else None)
 
 
-def test_a_model_without_a_chat_template_is_told_what_to_do(tmp_path):
+def test_a_model_without_a_chat_template_gets_advice(tmp_path):
     bare = shutil.copytree(NANO_DIRECTORY, tmp_path / "bare")
     (bare / "spiral.json").unlink()
     (bare / "chat_template.jinja").unlink()

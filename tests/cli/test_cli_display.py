@@ -186,7 +186,7 @@ def test_speeds_have_digits_that_say_something(per_second, text):
     assert rate(per_second) == text
 
 
-def test_a_measurement_is_always_told():
+def test_evaluations_are_always_shown():
     clock, lines = Clock(), []
     display = PlainDisplay(lines.append, Pace(1, 10, 8, clock), WATCHED)
     display.show(1, step_metrics())
@@ -296,7 +296,7 @@ def test_a_game_that_is_forfeited():
     assert text.endswith("Result: player 0 won by forfeit (returns: player 0 +0.5, player 1 -1.5).")
 
 
-def test_told_replies():
+def test_replies_are_described():
     assert turn_text("minimax", "4", "4") == "minimax plays: 4"
     assert turn_text("nano", "I think 4.\n\\boxed{4}", "4") == "nano replies: I think 4.\n\\boxed{4}\nnano plays: 4"
     assert turn_text("nano", " ", None).startswith("nano replies: (nothing)\n")

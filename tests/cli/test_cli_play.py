@@ -50,7 +50,7 @@ def test_a_slip_is_asked_about_again_and_forfeits_nothing():
     assert "X took 4" in written[-1]
 
 
-def test_the_other_seat():
+def test_playing_second():
     game = load_game("tictactoe")
     read, write, written = script(*[str(cell) for cell in range(9)] * 5)
     episode = play_game(game, scripted_policy("random", game), 1, 5, read, write)
@@ -138,13 +138,13 @@ def test_another_game(option, seats, monkeypatch):
 
 
 @pytest.mark.parametrize("stdin", ["", "4\n", "hello\n"])
-def test_the_end_of_the_input_is_a_polite_end(stdin):
+def test_end_of_input_exits_cleanly(stdin):
     result = spiral("play", "random", "--game", "tictactoe", stdin=stdin)
     assert (result.status, result.err) == (0, "")
     assert result.out.endswith("\nGoodbye.\n")
 
 
-def test_ctrl_c_is_a_polite_end(monkeypatch):
+def test_ctrl_c_exits_cleanly(monkeypatch):
     def interrupted(prompt):
         raise KeyboardInterrupt
 
@@ -160,7 +160,7 @@ def typed(monkeypatch, *, moves, answers):
     monkeypatch.setattr("builtins.input", lambda prompt: next(replies if "Another" in prompt else actions))
 
 
-def test_rules_are_told_once_a_game():
+def test_rules_are_printed_once_per_game():
     cells = "\n".join(str(cell) for cell in range(9)) + "\n"
     out = spiral("play", "random", "--game", "tictactoe", "--seat", "0", "--seed", "1", stdin=cells * 2).out
     assert out.count("You are playing tic-tac-toe.") == 1

@@ -79,7 +79,7 @@ def test_everything_of_a_run_is_in_its_results(tmp_path):
         assert line.partition(": ")[2].startswith("run/results/"), "relative where it lies below"
 
 
-def test_paths_are_told_alike(tmp_path):
+def test_paths_are_shown_consistently(tmp_path):
     assert shown_path(tmp_path / "results" / "x") == "results/x"
     assert shown_path("results/x") == "results/x"
     assert shown_path(tmp_path) == "."

@@ -200,7 +200,7 @@ def test_a_run_without_a_checkpoint(tmp_path):
     assert "holds no checkpoint yet" in refused("tournament", str(tmp_path / "empty"), "--game", "tictactoe")
 
 
-def test_a_run_is_no_place_for_files(run):
+def test_files_are_not_written_into_a_run(run):
     arguments = ["random", "minimax", "--game", "tictactoe", "--out", str(run)]
     assert "holds a run, which has its own episodes" in refused("tournament", *arguments)
 
@@ -242,7 +242,7 @@ def test_games_that_were_not_played_count_as_nothing(monkeypatch):
     assert f"Games that could not be played and are not counted: {missing} (HTTP 503)." in spiral(*arguments).out
 
 
-def test_nobody_answers(monkeypatch):
+def test_endpoints_without_replies(monkeypatch):
     result = spiral(*absent(monkeypatch, always=True))
     assert (result.status, result.out) == (1, "")
     assert result.err == "spiral: none of the games of kuhn_poker could be played: HTTP 503\n"

@@ -117,8 +117,8 @@ def test_dry_run_refuses_what_cannot_fit():
     assert line.startswith("the plan for nano does not fit: it needs ")
     assert "hardware.memory_gib is 0.2" in line
     assert "activations of a micro-batch" in line
-    mended = line.partition("; it fits with ")[2].rpartition(" (")[0].split(" and ")
-    more = [part for setting in mended for part in ("--set", setting.replace(" = ", "="))]
+    fitting = line.partition("; it fits with ")[2].rpartition(" (")[0].split(" and ")
+    more = [part for setting in fitting for part in ("--set", setting.replace(" = ", "="))]
     assert spiral("train", "nano", "--dry-run", *settings, *more).status == 0
 
 
@@ -144,7 +144,7 @@ def test_resume_goes_on_and_shows_the_end(copied):
 
 
 @pytest.mark.parametrize("steps", ["2", pytest.param("1", marks=pytest.mark.slow)])
-def test_a_run_cut_short_is_measured_where_it_ends(steps, trained, copied):
+def test_a_shortened_run_is_evaluated_at_its_end(steps, trained, copied):
     """Its last step got no report of its own, as it was not meant to be the last."""
     path = copied
     if steps == "1":

@@ -63,7 +63,7 @@ def test_a_pointer_that_a_person_has_written(text, tmp_path):
     assert pointed_to(tmp_path / "latest") == tmp_path / "step-000002"
 
 
-def test_links_that_come_and_go_take_each_others_place(monkeypatch, tmp_path):
+def test_links_and_pointer_files_replace_each_other(monkeypatch, tmp_path):
     """A run that is moved between disks."""
     point_to(tmp_path / "latest", "a")
     with monkeypatch.context() as patch:

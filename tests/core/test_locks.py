@@ -172,7 +172,7 @@ def test_an_owner_file_that_makes_no_sense(damage, tmp_path):
         lock.check()
 
 
-def test_whoever_is_taken_over_notices(tmp_path):
+def test_the_former_owner_notices_a_takeover(tmp_path):
     lock = acquire(tmp_path / "lock")
     lock.check()
     write_owner(tmp_path / "lock")

@@ -74,7 +74,7 @@ def test_a_long_line_is_cut_and_a_message_keeps_its_end():
     assert one_line(" a \n\t b\r\nc ") == "a b c"
 
 
-def test_markup_and_emoji_are_text_in_tables_and_lines(capsys):
+def test_markup_and_emoji_are_printed_literally(capsys):
     console = wide_console()
     console.print("[red]a[/] [/] :smile: [link=http://x]b[/link]", soft_wrap=True)
     console.print(Text(f"{HOSTILE} :wave:"), soft_wrap=True)
@@ -171,7 +171,7 @@ def test_talk_in_play(monkeypatch):
     harmless(talk.out)
 
 
-def test_names_and_reasons_in_what_is_measured(monkeypatch):
+def test_names_and_reasons_in_evaluations(monkeypatch):
     seated(monkeypatch, Talker)
     arguments = ("--game", "tictactoe", "--episodes", "2")
     assert f"talker {WRITTEN} against random" in harmless(
@@ -289,7 +289,7 @@ def test_a_locale_that_does_not_know_a_letter_loses_no_result(tmp_path):
     assert b"NashConv" in done.stdout
 
 
-def test_a_reader_that_goes_early_is_told_so():
+def test_a_closed_pipe_is_reported():
     error = SystemExit(1)
     error.__context__ = BrokenPipeError(32, "Broken pipe")
     assert explain(error) == (1, "standard output was closed before the command was done")

@@ -82,15 +82,15 @@ def test_speeds(per_second, text):
     assert [duration(seconds) for seconds in (0, 59.6, 3661)] == ["0:00", "1:00", "1:01:01"]
 
 
-def test_games_tell_how_far_they_are():
-    game, told = load_game("tictactoe"), []
+def test_games_report_their_progress():
+    game, reported = load_game("tictactoe"), []
     player = scripted_policy("random", game)
     matches = [Match(game=game, seed=seed, policies=(player, player)) for seed in range(5)]
-    episodes = play(matches, 2, lambda games, turns: told.append((games, turns)))
+    episodes = play(matches, 2, lambda games, turns: reported.append((games, turns)))
     turns = sum(len(episode.turns) for episode in episodes)
-    assert told[-1] == (5, turns)
-    assert [taken for _, taken in told] == list(range(1, turns + 1))
-    assert [games for games, _ in told] == sorted(games for games, _ in told)
+    assert reported[-1] == (5, turns)
+    assert [taken for _, taken in reported] == list(range(1, turns + 1))
+    assert [games for games, _ in reported] == sorted(games for games, _ in reported)
 
 
 class Slow(ScriptedPolicy):
@@ -184,16 +184,16 @@ def test_an_error_ends_it(monkeypatch):
         ),
     ],
 )
-def test_every_measuring_command_tells_what_it_does(arguments, stages, monkeypatch):
-    told = []
+def test_every_evaluation_command_reports_its_stages(arguments, stages, monkeypatch):
+    reported = []
     for method in ("stage", "describe"):
         real = getattr(Progress, method)
 
-        def tell(self, what, *rest, real=real):
-            told.append(what)
+        def report(self, what, *rest, real=real):
+            reported.append(what)
             real(self, what, *rest)
 
-        monkeypatch.setattr(Progress, method, tell)
+        monkeypatch.setattr(Progress, method, report)
     counts = []
     real_update = Progress.update
 
@@ -203,7 +203,7 @@ def test_every_measuring_command_tells_what_it_does(arguments, stages, monkeypat
 
     monkeypatch.setattr(Progress, "update", update)
     assert spiral(*arguments, "--game", "kuhn_poker").status == 0
-    places = [next(place for place, what in enumerate(told) if what.startswith(stage)) for stage in stages]
-    assert places == sorted(places)
+    positions = [next(position for position, what in enumerate(reported) if what.startswith(stage)) for stage in stages]
+    assert positions == sorted(positions)
     done, total = counts[-1]
     assert done == total > 0

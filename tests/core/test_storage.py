@@ -238,7 +238,7 @@ def test_a_directory_is_replaced_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_an_old_directory_stays_whole_until_the_new_one_takes_its_place(tmp_path, monkeypatch):
+def test_an_old_directory_stays_intact_until_it_is_replaced(tmp_path, monkeypatch):
     path = tmp_path / "step-000001"
     write_directory_atomically(path, fill)
     (path / "old").write_text("kept")
@@ -266,7 +266,7 @@ def test_links_are_replaced_in_one_step(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b", "latest"]
 
 
-def test_a_link_takes_the_place_of_a_copied_directory(tmp_path):
+def test_a_link_replaces_a_copied_directory(tmp_path):
     for name in ("latest", "a"):
         (tmp_path / name).mkdir()
     (tmp_path / "latest" / "file").write_text("old")

@@ -136,7 +136,7 @@ def played(path):
     return {file.name: [facts(e) for e in read_episodes(file)] for file in sorted((path / "episodes").iterdir())}
 
 
-def figures(path):
+def compared_metrics(path):
     return [{key: value for key, value in row.items() if not key.startswith(ELSEWHERE)} for row in read_metrics(path)]
 
 
@@ -149,7 +149,7 @@ def assert_same_run(path, other, steps):
         assert episodes == theirs[name], name
     seeds = [episode[1] for episodes in ours.values() for episode in episodes]
     assert len(seeds) == len(set(seeds)) == 32 * steps
-    assert figures(path) == figures(other)
+    assert compared_metrics(path) == compared_metrics(other)
     weights, expected = (load_file(run / "checkpoints" / "latest" / "model.safetensors") for run in (path, other))
     assert all(weights[name].equal(expected[name]) for name in expected)
 

@@ -75,12 +75,12 @@ def went_on(run, show=lambda run, step: None):
 def trained(monkeypatch, path, arguments, show):
     """`spiral train`, with `show(run, step)` called after every step."""
 
-    def executed(run, tell):
-        def told(step, metrics):
-            tell(step, metrics)
+    def executed(run, record):
+        def record_and_show(step, metrics):
+            record(step, metrics)
             show(run, step)
 
-        return execute(run, told)
+        return execute(run, record_and_show)
 
     given = [part for setting in settings(*arguments) for part in ("--set", setting)]
     with monkeypatch.context() as patch:
@@ -88,7 +88,7 @@ def trained(monkeypatch, path, arguments, show):
         return command("train", "nano", "--run-dir", str(path), *given)
 
 
-def figures(path):
+def compared_metrics(path):
     return [{key: value for key, value in row.items() if not key.startswith(ELSEWHERE)} for row in read_metrics(path)]
 
 
@@ -116,7 +116,7 @@ def same_bits(a, b):
 def assert_same_run(path, other):
     """To the last bit."""
     assert played(path) == played(other)
-    assert figures(path) == figures(other)
+    assert compared_metrics(path) == compared_metrics(other)
     assert reports(path) == reports(other)
     for step in (2, 4):
         assert same_bits(weights(path, step), weights(other, step))

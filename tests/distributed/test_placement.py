@@ -108,9 +108,9 @@ def gpus_of(actors):
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.slow
 def test_a_replaced_worker_gets_the_gpu_of_its_rank_again():
-    told = config()
+    settings = config()
     assert (gpus_per_rank("auto"), gpus_per_rank("cuda"), gpus_per_rank("cpu")) == (1.0, 1.0, 0.0)
-    with placed(told, 1.0) as where:
+    with placed(settings, 1.0) as where:
         assert where.rank_gpus == (0.6, 0.6)
         ranks = [begun(0.5, where.rank_gpus[n], where.ranks[n]) for n in range(2)]
         workers = [begun(0.5, 0.4, where.workers[n]) for n in range(2)]
@@ -177,18 +177,18 @@ def test_nodes_of_a_joined_ray_have_time_to_appear(monkeypatch):
 @pytest.mark.usefixtures("two_gpus")
 def test_waiting_for_used_resources_has_a_timeout(monkeypatch, caplog):
     monkeypatch.setattr(placement, "JOIN_SECONDS", 0.5)
-    told = config(learner_seconds=2.0)
-    with placed(told, 1.0):
+    settings = config(learner_seconds=2.0)
+    with placed(settings, 1.0):
         start = time.monotonic()
         with (
             pytest.raises(ClusterError, match=r"waited 2 s .* for the resources of the learner: 2 x"),
-            placed(told, 1.0),
+            placed(settings, 1.0),
         ):
             pass
         assert 2 <= time.monotonic() - start < 20
     warning = "the learner waits for resources that other processes use: 2 x (1 CPU and 1 GPU on one node)"
     assert warning in caplog.text
-    with placed(told, 1.0) as where:
+    with placed(settings, 1.0) as where:
         assert len(where.ranks) == 2
 
 

@@ -69,10 +69,10 @@ def test_flat_weights_are_the_same_bits_and_a_copy(dtype, bucket_bytes):
     assert len(flat.buckets) == {1: 5, 500: 1 if dtype else 2, 2**20: 1}[bucket_bytes]
 
 
-def meetings(size, place, generation=1, seconds=20.0):
+def meetings(size, address, generation=1, seconds=20.0):
     return [
         Meeting(
-            generation=generation, rank=rank, size=size, address=place[0], port=place[1], local=True, device="cpu",
+            generation=generation, rank=rank, size=size, address=address[0], port=address[1], local=True, device="cpu",
             seconds=seconds,
         )
         for rank in range(size)
@@ -83,13 +83,13 @@ def meetings(size, place, generation=1, seconds=20.0):
 def party():
     """A sender, three receivers, and a function that lets them meet, each in its own thread."""
     sender, receivers = BroadcastSender(context(2)), [BroadcastReceiver(20.0) for _ in range(3)]
-    place = sender.open_store(True, 20.0)
+    address = sender.open_store(True, 20.0)
     with ThreadPoolExecutor(4) as threads:
 
         def meet(version, present=(0, 1, 2), size=None, **options):
-            told = meetings(size or len(present) + 1, place, **options)
-            calls = [threads.submit(sender.broadcast, version, told[0])]
-            calls += [threads.submit(receivers[n].stage, version, told[i]) for i, n in enumerate(present, 1)]
+            invitations = meetings(size or len(present) + 1, address, **options)
+            calls = [threads.submit(sender.broadcast, version, invitations[0])]
+            calls += [threads.submit(receivers[n].stage, version, invitations[i]) for i, n in enumerate(present, 1)]
             return calls
 
         yield sender, receivers, meet
@@ -161,10 +161,10 @@ def test_a_process_that_leaves_is_noticed_at_once(party):
 def test_an_unexpected_version_is_refused(party):
     sender, receivers, _ = party
     sender.send(3, SOME.items())
-    told = meetings(2, sender.open_store(True, 20.0))
+    invitations = meetings(2, sender.open_store(True, 20.0))
     with ThreadPoolExecutor(1) as thread:
-        sending = thread.submit(sender.broadcast, 3, told[0])
-        assert receivers[0].stage(4, told[1]) == "got weights of version 3; expected version 4"
+        sending = thread.submit(sender.broadcast, 3, invitations[0])
+        assert receivers[0].stage(4, invitations[1]) == "got weights of version 3; expected version 4"
         sending.result(timeout=60)
     assert receivers[0].take(3) is receivers[0].take(4) is None
 
@@ -203,9 +203,9 @@ def test_weights_are_broadcast_between_gpus():
     meeting = Meeting(
         generation=1, rank=0, size=2, address=address, port=port, local=True, device="cuda", seconds=60.0
     )  # fmt: skip
-    told = pickle.dumps(dataclasses.replace(meeting, rank=1)).hex()
+    pickled = pickle.dumps(dataclasses.replace(meeting, rank=1)).hex()
     sender.send(1, [("weight", torch.arange(1000.0, device="cuda"))])
-    with subprocess.Popen([sys.executable, "-c", GPU_RECEIVER, told]) as receiver:
+    with subprocess.Popen([sys.executable, "-c", GPU_RECEIVER, pickled]) as receiver:
         assert sender.broadcast(1, meeting) is None
         assert receiver.wait(60) == 0
     sender.close()
@@ -270,7 +270,7 @@ def one_step(played, step, given):
     return played.metrics()["cluster/publish_reached"]
 
 
-def told(caplog):
+def reported_failures(caplog):
     """Failed broadcasts, and replaced workers."""
     said = [record.getMessage() for record in caplog.records]
     return [line for line in said if "by broadcast (" in line], [line for line in said if "It is replaced" in line]
@@ -299,7 +299,7 @@ def test_a_worker_killed_in_a_broadcast_changes_nothing(caplog, when):
         assert time.monotonic() - begun < 100  # and not cluster.worker_seconds, which is 600
         assert ray.get(actor.threads.remote()) == threads
         assert played.metrics()["cluster/restarts"] == 1
-        failed, replaced = told(caplog)
+        failed, replaced = reported_failures(caplog)
     assert len(failed) == len(replaced) == 1
     assert "the others get them through the object store" in failed[0]
     assert "died while weights were sent: ActorDiedError" in replaced[0]
@@ -323,7 +323,7 @@ def test_a_stopped_worker_is_replaced_after_the_timeout(caplog):
         assert 15 <= time.monotonic() - begun < 60
         both_ready(played)
         assert one_step(played, 3, handle(actor, 2, keep=1)) == 2
-        failed, replaced = told(caplog)
+        failed, replaced = reported_failures(caplog)
         assert not alive(pids[0])
     assert len(failed) == len(replaced) == 1
     assert "did not confirm new weights within 5 s" in failed[0]
@@ -405,7 +405,7 @@ def test_broadcasts_end_after_three_that_reach_no_worker(caplog):
     with caplog.at_level(logging.WARNING, logger="spiral.distributed"), collector(coin, rollout_workers=1) as played:
         for step in range(1, 6):
             assert one_step(played, step, handle(actor, step - 1)) == 0
-        failed, replaced = told(caplog)
+        failed, replaced = reported_failures(caplog)
     assert replaced == []
     assert len(failed) == MAX_FAILED_BROADCASTS == 3
     assert "another process could not join the broadcast; learner worker 0: the network is down" in failed[0]
@@ -428,7 +428,7 @@ def test_a_run_with_killed_processes_is_that_of_one_process(tmp_path):
     spread = runs.ran(tmp_path / "spread", recipe, kill)
     assert victims == {}
     assert runs.played(spread) == runs.played(alone)
-    assert runs.figures(spread) == runs.figures(alone)
+    assert runs.compared_metrics(spread) == runs.compared_metrics(alone)
     assert runs.same_bits(runs.weights(spread, 4), runs.weights(alone, 4))
     assert max(row["cluster/publish_reached"] for row in read_metrics(spread)) == 2
 

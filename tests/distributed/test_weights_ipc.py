@@ -65,9 +65,9 @@ def names():
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_refilled_buckets_hold_the_same_bits(dtype):
     flat = flatten(moved(1), dtype, 500)
-    places = [bucket.data_ptr() for bucket in flat.buckets]
+    pointers = [bucket.data_ptr() for bucket in flat.buckets]
     assert_same(refill(flat, moved(2), dtype).tensors(), flatten(moved(2), dtype).tensors())
-    assert [bucket.data_ptr() for bucket in flat.buckets] == places
+    assert [bucket.data_ptr() for bucket in flat.buckets] == pointers
     with pytest.raises(AssertionError):
         refill(flat, moved(2), torch.float16)
 
@@ -75,7 +75,7 @@ def test_refilled_buckets_hold_the_same_bits(dtype):
 @pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_lent_weights_are_those_kept_and_buckets_are_reused(dtype, on_gpu):
-    lender, places = lending(2, dtype, on_gpu), set()
+    lender, pointers = lending(2, dtype, on_gpu), set()
     for version in range(4, 10):
         size, _ = lender.send(version, moved(version))
         assert size == flatten(moved(version), dtype).num_bytes
@@ -88,11 +88,11 @@ def test_lent_weights_are_those_kept_and_buckets_are_reused(dtype, on_gpu):
                 assert lender.lend(known) is None
             assert_same(lender._kept[known].tensors(), flatten(moved(known), dtype).tensors())
         assert lender.lend(version - 2) is None
-        places.add(lender._lent[version].flat.buckets[0].data_ptr())
-    assert len(places) == (1 if on_gpu else 2)
+        pointers.add(lender._lent[version].flat.buckets[0].data_ptr())
+    assert len(pointers) == (1 if on_gpu else 2)
 
 
-def test_a_reader_can_tell_that_a_loan_was_overwritten():
+def test_a_reader_detects_an_overwritten_loan():
     lender = lending(1)
     lender.send(1, moved(1))
     loan = lender.lend(1)
@@ -167,12 +167,12 @@ def copies(actor):
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_model_gets_the_bits_that_were_lent(shared):
-    actor, place = shared
+    actor, address = shared
     policy = nano_policy()
     named = [(name, weight.detach() + 0.002) for name, weight in policy.model.named_parameters()]
     found = []
     with collector(nano_policy, vocabulary=policy.model.config.vocab_size, rollout_workers=1) as played:
-        played.receive_weights(lent(actor, 0, place, named=named))
+        played.receive_weights(lent(actor, 0, address, named=named))
         found.append(played.call_policy(bits))
     ((found, version),) = found
     assert version == 0
@@ -184,11 +184,11 @@ def test_a_model_gets_the_bits_that_were_lent(shared):
 @pytest.mark.parametrize(("schedule", "keep"), [("sync", 1), ("overlap", 2)])
 def test_workers_killed_while_they_read_or_play_change_nothing(shared, schedule, keep, tmp_path):
     """Version 1 kills who reads it, version 2 who plays with it."""
-    actor, place = shared
+    actor, address = shared
     make_policy = partial(reader, str(tmp_path), ((-1, "reading"), (2, "kill")), 0.01)
     with collector(make_policy, schedule=schedule) as played:
         for step in range(1, 5):
-            played.receive_weights(lent(actor, step - 1, place, keep=keep))
+            played.receive_weights(lent(actor, step - 1, address, keep=keep))
             acted = max(0, step - keep)
             episodes = played.collect(step)
             assert [facts(e) for e in episodes] == one_process(coin(), (weights(acted), acted), step)
@@ -200,11 +200,11 @@ def test_workers_killed_while_they_read_or_play_change_nothing(shared, schedule,
 
 @pytest.mark.slow
 def test_async_reads_the_newest(shared):
-    actor, place = shared
+    actor, address = shared
     with collector(partial(coin, slow=0.01), schedule="async", max_staleness=2) as played:
         acted = set()
         for step in range(1, 7):
-            played.receive_weights(lent(actor, step - 1, place, keep=3))
+            played.receive_weights(lent(actor, step - 1, address, keep=3))
             episodes = played.collect(step)
             assert {step - 1 - version for version in versions(episodes)} <= {0, 1, 2}
             acted |= versions(episodes)
@@ -229,19 +229,19 @@ def fetched(given, meanwhile=lambda: None):
 def test_a_reader_elsewhere_or_too_late_gets_a_copy(shared):
     import ray
 
-    actor, place = shared
+    actor, address = shared
     ray.get(actor.lend.remote(True))
-    given = lent(actor, 3, place)
+    given = lent(actor, 3, address)
     assert fetched(given) == [(3.0, 3)]
     assert copies(actor) == 0
     assert fetched(lent(actor, 3, "another node")) == [(3.0, 3)]
     assert copies(actor) == 1
     # What is written over while it is read is read again elsewhere, and what is gone from there is there at once.
-    late = fetched(given, lambda: lent(actor, 4, place))
+    late = fetched(given, lambda: lent(actor, 4, address))
     assert [version for _, version in late] == [3, 3]
     assert late[-1] == (3.0, 3)
     assert fetched(given) == [(3.0, 3)]
-    lent(actor, 5, place)
+    lent(actor, 5, address)
     with pytest.raises(RuntimeError, match=r"weights of version 3 are kept no longer; kept are versions \[4, 5\]"):
         fetched(given)
 
@@ -251,9 +251,9 @@ def test_the_death_of_a_lender_replaces_no_worker(session):
     import ray
 
     actor = keeper()
-    place = ray.get(actor.lend.remote())
+    address = ray.get(actor.lend.remote())
     with collector(coin, rollout_workers=1) as played:
-        played.receive_weights(lent(actor, 0, place))
+        played.receive_weights(lent(actor, 0, address))
         ray.kill(actor)
         with pytest.raises(LearnerLostError, match="died before it could give weights of version 0 from the learner's"):
             played.collect(1)
@@ -309,6 +309,6 @@ def test_a_run_is_that_of_one_process_and_leaves_no_shared_memory(tmp_path, lear
 
     read = runs.ran(tmp_path / "read", runs.recipe(4, 2, learners, "cluster.publish=ipc"), kill)
     assert runs.played(read) == runs.played(alone)
-    assert runs.figures(read) == runs.figures(alone)
+    assert runs.compared_metrics(read) == runs.compared_metrics(alone)
     assert runs.same_bits(runs.weights(read, 4), runs.weights(alone, 4))
     assert names() <= before

@@ -67,9 +67,9 @@ def test_unplayed_games_are_played_again(tmp_path):
 def test_complete_games_are_reused(tmp_path):
     first, games, directory = evaluated(Absent("never"), tmp_path)
     written = directory.episodes_file.stat().st_mtime_ns
-    nobody = Absent("always")
-    again, read, _ = evaluated(nobody, tmp_path)
-    assert (again, read, nobody.asked) == (first, games, 0)
+    absent = Absent("always")
+    again, read, _ = evaluated(absent, tmp_path)
+    assert (again, read, absent.asked) == (first, games, 0)
     assert directory.episodes_file.stat().st_mtime_ns == written
 
 

@@ -119,8 +119,8 @@ class ToyState(State):
             return ""
         if self.fault == "crash" and self.is_terminal:
             raise IndexError("no such row")
-        told = self.bit if player == 0 or self.fault == "leak" else "?"
-        text = f"bit {told}, said {self.said}, {len(self.scratch)}"
+        shown = self.bit if player == 0 or self.fault == "leak" else "?"
+        text = f"bit {shown}, said {self.said}, {len(self.scratch)}"
         if style == "full" and self.current_player == player and self.fault != "silent":
             text += f"; legal: {', '.join(self.legal_actions())}"
         return text
@@ -210,12 +210,12 @@ def test_rewards_and_returns_have_a_number_for_each_player(state_class: type[Ech
         check_game(Broken())
 
 
-def test_a_game_for_nobody_is_refused() -> None:
-    class Nobody(Echo):
+def test_a_game_without_players_is_refused() -> None:
+    class Empty(Echo):
         num_players = 0
 
     with pytest.raises(GameContractError, match="num_players is 0; expected a whole number from 1"):
-        check_game(Nobody())
+        check_game(Empty())
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -57,7 +57,7 @@ def test_a_game_that_breaks_the_contract_is_named(fault):
     assert "seed 5" in message
 
 
-def test_turn_player_and_actions_are_told():
+def test_errors_name_turn_player_and_actions():
     with pytest.raises(UserCodeError, match=r"at turn 3, player 0 to act, seed 5, after [01], [01], [01]\)"):
         play_one("apply")
     with pytest.raises(UserCodeError, match=r"at turn 2, player 1 to act, seed 5, after [01]\)"):

@@ -92,7 +92,7 @@ def test_a_match_carries_chips_and_alternates_who_acts_first() -> None:
     assert "Your chips won or lost so far: +2." in state.observation(0)
 
 
-def test_more_chips_win_a_match_whoever_wins_the_last_hand() -> None:
+def test_more_chips_win_a_match_regardless_of_the_last_hand() -> None:
     state = play("kuhn_poker(hands=2)", "seat 0 first;K;Q;bet;call;J;Q;check;check")
     assert state.is_terminal
     assert state.observation(0, "compact") == "kuhn_poker:hand 2/2:you +1:second:J:check,check"
@@ -153,7 +153,7 @@ def test_a_showdown_shows_both_cards() -> None:
     assert one.information_state(0) != two.information_state(0)
 
 
-def test_cards_of_the_other_seat_are_hidden_while_a_hand_goes_on() -> None:
+def test_cards_of_the_other_player_are_hidden_during_a_hand() -> None:
     for spec, hidden in (("kuhn_poker", "JK"), ("leduc_poker", "JQK")):
         texts = {play(spec, f"Q;{card}").observation(0) for card in hidden}
         assert len(texts) == 1

@@ -136,7 +136,7 @@ def my_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("my_game", None)
 
 
-def test_a_game_that_is_not_registered_goes_by_its_place(my_game: None) -> None:
+def test_an_unregistered_game_is_named_by_its_import_path(my_game: None) -> None:
     game = load_game("my_game:Mine(size=4)")
     assert game.name == "my_game:Mine"
     assert game.spec == "my_game:Mine(size=4)"
@@ -179,7 +179,7 @@ def test_a_name_of_its_own_must_be_registered(my_game: None, monkeypatch: pytest
         ("my_game:Mine(size=big)", "got size='big'; expected a value of type int"),
     ],
 )
-def test_a_place_without_a_game_is_explained(spec: str, message: str, my_game: None) -> None:
+def test_an_import_path_without_a_game_is_explained(spec: str, message: str, my_game: None) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         load_game(spec)
 

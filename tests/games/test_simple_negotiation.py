@@ -73,10 +73,10 @@ def test_words_are_kept_and_shown_to_the_other_side() -> None:
     assert isinstance(state, SimpleNegotiationState)
     assert state.log[0].token == "offer: 3 wood -> 2 gold"
     assert state.log[0].words == 'Dear friend, a "gift": [Offer: 3 wood -> 2 gold]'
-    told = (
+    line = (
         "Turn 1, your opponent: [offer: 3 wood -> 2 gold], saying \"Dear friend, a 'gift': [Offer: 3 wood -> 2 gold]\""
     )
-    assert told in state.observation(1).split("\n")
+    assert line in state.observation(1).split("\n")
 
 
 def test_long_talk_is_cut_and_a_bare_token_says_nothing() -> None:
@@ -165,7 +165,7 @@ def test_the_larger_gain_wins(offer: str, returns: tuple[float, float]) -> None:
         assert f"The game is over: {words[returns[seat]]}." in state.observation(seat)
 
 
-def test_gains_are_counted_at_each_seats_own_values() -> None:
+def test_gains_are_counted_at_each_players_own_values() -> None:
     state = play("offer: 2 gold -> 3 wood", "accept")
     assert "Your gain so far: +27." in state.observation(0)
     assert "Your gain so far: +8." in state.observation(1)

@@ -19,7 +19,7 @@ def play(cells: str) -> State:
 
 @pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("winner", [0, 1])
-def test_every_line_wins_for_either_seat(line: tuple[int, int, int], winner: int) -> None:
+def test_every_line_wins_for_either_player(line: tuple[int, int, int], winner: int) -> None:
     a, b, c = line
     for others in ([x for x in range(9) if x not in line][i:] for i in range(3)):
         w, x, y = others[:3]

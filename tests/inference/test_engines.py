@@ -158,7 +158,7 @@ def test_a_tied_weight_may_be_kept_under_its_other_name(nano, tmp_path):
     ("name", "content"),
     [("model.safetensors", b"x" * 20), ("model.safetensors.index.json", b"{}"), ("model.safetensors.index.json", b"{")],
 )
-def test_files_that_cannot_be_read_are_told(nano, tmp_path, name, content):
+def test_unreadable_files_are_reported(nano, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"cannot read the names of the weights of model '.*': .+"):
         ParameterNames(nano.model).check_files(str(tmp_path))
@@ -170,9 +170,9 @@ def test_a_mixture_of_experts_cannot_be_trained_with_vllm(nano, tmp_path):
     names = ParameterNames.read(directory)
     with pytest.raises(
         ValueError, match=r"in another form, such as 'model\.layers\.0\.mlp\.experts\.down_proj'.*"
-    ) as told:
+    ) as caught:
         names.check_files(directory)
-    assert str(told.value).endswith("set engine.kind to 'transformers'")
+    assert str(caught.value).endswith("set engine.kind to 'transformers'")
     loaded = LanguageModel(model=None, tokenizer=nano.tokenizer, prompt=None)
     model, sampling = ModelConfig(path=directory), SamplingConfig()
     with pytest.raises(ValueError, match="another form"):
@@ -198,7 +198,7 @@ def test_the_copy_in_bfloat16_is_cast_as_it_is_copied(nano, monkeypatch):
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_a_model_that_nobody_trains_comes_to_its_device_in_the_precision_of_its_passes(nano, monkeypatch, compute):
+def test_a_model_that_is_not_trained_is_moved_in_its_compute_precision(nano, monkeypatch, compute):
     moved = []
     move = type(nano.model).to
 

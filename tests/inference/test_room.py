@@ -73,7 +73,7 @@ def test_a_game_that_comes_to_have_no_room_is_not_played(nano):
     assert {(episode.outcome, episode.returns) for episode in full} == {("not_played", (0.0, 0.0))}
 
 
-def test_a_later_prompt_without_room_is_no_illegal_move_where_it_is_measured(nano):
+def test_a_later_prompt_without_room_is_no_illegal_move_in_evaluation(nano):
     first = length(player(nano, 99), TICTACTOE.initial_state())
     small = player(nano, first)
     (episode,) = play([Match(game=TICTACTOE, seed=1, policies=(small, small))])
@@ -88,6 +88,6 @@ def test_a_policy_that_learns_is_paid_for_it_as_before(nano):
         assert episode.outcome == outcome
 
 
-def test_what_has_room_is_measured_as_before(nano):
+def test_prompts_with_room_are_evaluated_as_before(nano):
     result = evaluate(player(nano, 512), scripted_policy("random", TICTACTOE), TICTACTOE, 4, seed=0)
     assert (result.played, result.not_played, result.faults) == (4, 0, {})

@@ -133,26 +133,26 @@ class StubEngine:
     """Notes what vLLM would be told, in order."""
 
     def __init__(self):
-        self.told = []
+        self.calls = []
 
     def reset_prefix_cache(self):
-        self.told.append("drop prefixes")
+        self.calls.append("drop prefixes")
         return True
 
     def sleep(self, level):
-        self.told.append(f"sleep {level}")
+        self.calls.append(f"sleep {level}")
 
     def wake_up(self):
-        self.told.append("wake up")
+        self.calls.append("wake up")
 
     def collective_rpc(self, name, kwargs):
-        self.told.append(f"{name} of {len(list(kwargs['weights_iterator']))}")
+        self.calls.append(f"{name} of {len(list(kwargs['weights_iterator']))}")
 
     def add_request(self, request, prompt, parameters):
-        self.told.append(f"request {request}")
+        self.calls.append(f"request {request}")
 
     def abort_request(self, requests):
-        self.told.append(f"abort {len(requests)}")
+        self.calls.append(f"abort {len(requests)}")
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_vllm_sleeps_wakes_and_takes_weights_in_this_order(nano, vllm_of):
     assert policy.asleep
     policy.load_weights(nano.model.named_parameters(), 3)
     count = len(list(nano.model.named_parameters())) + 1  # the tied head under its own name
-    assert policy._engine.told == [
+    assert policy._engine.calls == [
         "drop prefixes",
         "sleep 1",
         "wake up",
@@ -203,22 +203,22 @@ def test_a_sleeping_vllm_is_woken_by_a_turn_and_sleeps_only_between_turns(vllm_o
     policy.wake()
     policy.sleep()
     policy.submit(REQUESTS[:1])
-    assert policy._engine.told == ["drop prefixes", "sleep 1", "wake up", "request 0"]
+    assert policy._engine.calls == ["drop prefixes", "sleep 1", "wake up", "request 0"]
     with pytest.raises(AssertionError, match="between turns"):
         policy.sleep()
     policy.cancel()
     policy.sleep()
-    assert policy._engine.told[4:] == ["abort 1", "drop prefixes", "sleep 1"]
+    assert policy._engine.calls[4:] == ["abort 1", "drop prefixes", "sleep 1"]
 
 
 def test_a_vllm_that_was_not_started_for_it_does_not_sleep(vllm_of):
     policy = vllm_of(sleep=False)
     with pytest.raises(ValueError, match=r"started with engine\.sleep false; expected true"):
         policy.sleep()
-    assert policy._engine.told == []
+    assert policy._engine.calls == []
 
 
-def test_what_goes_wrong_in_waking_is_told(vllm_of, monkeypatch):
+def test_errors_while_waking_up_are_reported(vllm_of, monkeypatch):
     policy = vllm_of()
     policy.sleep()
 

@@ -233,7 +233,7 @@ def test_a_model_that_computes_no_probabilities_ends_the_run(random_model, token
         policy.poll()
 
 
-def test_decoding_reads_positions_from_the_device_in_no_layer(random_model, tokenizer, monkeypatch):
+def test_no_layer_reads_positions_back_from_the_device(random_model, tokenizer, monkeypatch):
     """A number read from a GPU waits for all that it has to do."""
     read = []
     for name in ("__int__", "__index__", "__bool__", "__float__", "item"):

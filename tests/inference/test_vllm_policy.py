@@ -194,7 +194,7 @@ class CutPrompts(ChatCodec):
         return np.resize(super().encode(*asked), next(self.lengths))
 
 
-def test_the_context_cuts_replies_off_and_a_prompt_that_fills_it_gets_none(policy, monkeypatch):
+def test_context_limit_truncates_replies_and_full_prompts_get_none(policy, monkeypatch):
     lengths = [CONTEXT - 2, CONTEXT - 1, CONTEXT, CONTEXT + 1, 30, 10]
     policy.codec = CutPrompts(policy.codec, lengths)
     monkeypatch.setattr(policy, "stop_ids", frozenset())
@@ -285,7 +285,7 @@ def test_a_reply_that_ends_early_is_an_error(policy, monkeypatch):
         policy.poll()
 
 
-def test_a_fault_of_a_game_is_not_told_as_vllms(policy, monkeypatch):
+def test_an_error_in_a_game_is_not_reported_as_vllms(policy, monkeypatch):
     def broken(*_):
         raise KeyError("a rule that nobody wrote")
 

@@ -114,7 +114,7 @@ def fault_within(seconds):
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HF_ENDPOINT"])
 @pytest.mark.parametrize(("place", "answer"), [(server, silent), (server, dripping), (blackhole, None)])
-def test_whoever_never_answers_costs_seconds(monkeypatch, variable, place, answer):
+def test_an_unresponsive_server_costs_seconds(monkeypatch, variable, place, answer):
     monkeypatch.setattr(hub, "TIMEOUT_SECONDS", FAST)
     with place(answer) as port:
         monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
@@ -158,7 +158,7 @@ def test_addresses_that_are_none(monkeypatch, variable, address):
     assert fault_within(FAST + 2)
 
 
-def test_offline_by_choice_asks_nobody(monkeypatch):
+def test_offline_mode_sends_no_requests(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(hub, "_asked", lambda: pytest.fail("asked"))
     assert hub.hub_fault() == "HF_HUB_OFFLINE is set"

@@ -122,7 +122,7 @@ def test_a_configuration_of_another_size(model):
     assert "lack 1 of 21 weights (lm_head.weight)" in why_not(model)
 
 
-def test_extra_weights_pass_and_are_told(model, caplog):
+def test_extra_weights_pass_and_are_reported(model, caplog):
     rewrite(model, lambda weights: {**weights, "v_head.weight": torch.ones(2), "v_head.bias": torch.ones(2)})
     loaded = load_language_model(ModelConfig(path=str(model), device="cpu"))
     assert loaded.model.num_parameters() == load_language_model(ModelConfig(path="nano")).model.num_parameters()

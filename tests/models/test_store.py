@@ -96,7 +96,7 @@ def test_a_local_model_plays(home):
 
 
 def test_get_fetches_once(home, fetch):
-    fetch(lambda directory, tell: shutil.copytree(NANO_DIRECTORY, directory, dirs_exist_ok=True))
+    fetch(lambda directory, notify: shutil.copytree(NANO_DIRECTORY, directory, dirs_exist_ok=True))
     result = spiral("models", "get", "smollm2")
     directory = home / "models" / "smollm2"
     assert result.out == f"smollm2: 140,096 parameters, 0.6 MB, in {directory}\n"
@@ -108,7 +108,7 @@ def test_get_fetches_once(home, fetch):
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left"), 1)])
 def test_get_leaves_nothing_behind_when_it_stops(home, fetch, error, status):
-    def stops(directory: Path, tell) -> None:
+    def stops(directory: Path, notify) -> None:
         (directory / "config.json").write_text("{}")
         raise error
 
@@ -120,7 +120,7 @@ def test_get_leaves_nothing_behind_when_it_stops(home, fetch, error, status):
 
 def test_get_starts_afresh_after_it_was_killed(home, fetch):
     put(home, ".smollm2.4711-0123abcd.writing")
-    fetch(lambda directory, tell: (directory / "config.json").write_text("{}"))
+    fetch(lambda directory, notify: (directory / "config.json").write_text("{}"))
     directory = get_model("smollm2", lambda line: None)
     assert [path.name for path in directory.iterdir()] == ["config.json"]
     assert [path.name for path in (home / "models").iterdir()] == ["smollm2"]

@@ -93,7 +93,7 @@ def test_a_file_is_read_once_even_by_the_next_process(model, monkeypatch):
     assert weights_sha256(model) == expected
 
 
-def test_a_file_rewritten_in_place_with_its_old_times_is_read_again(model, monkeypatch):
+def test_a_file_overwritten_with_its_old_times_is_read_again(model, monkeypatch):
     file = model / "pytorch_model.bin"
     file.write_bytes(b"weights")
     _aged(file)

@@ -233,8 +233,8 @@ def test_a_survey_counts_what_the_learner_would_share(nano):
     """By the rule of the learner itself; without a tokenizer, a token for four characters."""
     compact = make_plan(load_recipe("nano"), model_config("nano"), codec=ChatCodec(nano.tokenizer, nano.prompt)).budget
     assert compact.prefix == 0, "prompts of five tokens are shorter than what is worth sharing"
-    shown, told = (plan_with(f"prompt.example={example}").budget for example in ("true", "false"))
-    assert shown.prefix - told.prefix == pytest.approx(shown.prompt - told.prompt, rel=0.1)
+    shown, described = (plan_with(f"prompt.example={example}").budget for example in ("true", "false"))
+    assert shown.prefix - described.prefix == pytest.approx(shown.prompt - described.prompt, rel=0.1)
     both = plan_with("selfplay.games={tictactoe = 1, kuhn_poker = 1}").budget
     turns = [game.episodes * game.turns for game in both.games]
     mean = sum(turn * game.prefix for turn, game in zip(turns, both.games, strict=True)) / sum(turns)
@@ -302,9 +302,9 @@ def test_activations_are_what_autograd_keeps(kind, layout, dtype, checkpointing)
         estimate -= tokens * block_bytes(shape, size, packed)
     elif layout in SHARED:
         groups = [group for group in rows.segments.groups if group.prefix_length == SHARED[layout][0]]
-        places = sum(group.n * (group.prefix_length + group.g) for group in groups)
+        positions = sum(group.n * (group.prefix_length + group.g) for group in groups)
         assert len(groups) == 1
-        estimate += prefix_bytes(shape, places, size=size, checkpointing=False)
+        estimate += prefix_bytes(shape, positions, size=size, checkpointing=False)
     within = 1.2 if checkpointing else 1.02
     assert measured / within < estimate < measured * within
 
@@ -352,17 +352,17 @@ REFUSED = {
 def test_a_refusal_names_one_setting_that_makes_it_fit(field):
     recipe = recipe_with(*REFUSED[field])
     line = refusal(recipe)
-    mended, settings = apply(recipe, line)
+    fitting, settings = apply(recipe, line)
     assert len(settings) == 1
     assert settings[0].startswith(field)
-    assert check_plan(mended, known_config(QWEN)).fits
+    assert check_plan(fitting, known_config(QWEN)).fits
 
 
 def test_a_refusal_names_several_settings_where_one_is_not_enough():
     recipe = recipe_with("hardware.memory_gib=10.0", "engine.kind='transformers'", "sampling.max_new_tokens=1900")
-    mended, settings = apply(recipe, refusal(recipe))
+    fitting, settings = apply(recipe, refusal(recipe))
     assert len(settings) > 1
-    assert check_plan(mended, known_config(QWEN)).fits
+    assert check_plan(fitting, known_config(QWEN)).fits
     for setting in settings:
         rest = [other for other in settings if other != setting]
         alone = validate_recipe(recipe.model_dump(), "alone", [setting])
@@ -380,9 +380,9 @@ def test_vllm_must_have_room_for_one_context():
     recipe = recipe_with("engine.memory_share=0.15", "engine.context=30000", "learner.gradient_checkpointing=true")
     line = refusal(recipe)
     assert "engine.memory_share leaves vLLM room for the keys and values of" in line
-    mended, (setting,) = apply(recipe, line)
+    fitting, (setting,) = apply(recipe, line)
     assert setting == "engine.memory_share=0.2"
-    assert make_plan(mended, known_config(QWEN)).cache_fits
+    assert make_plan(fitting, known_config(QWEN)).cache_fits
 
 
 def test_the_margin_is_kept():

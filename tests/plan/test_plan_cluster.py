@@ -33,7 +33,7 @@ def test_engines_with_gpus_of_their_own_are_not_on_the_learner_s():
     assert learner.need_gib == pytest.approx(plan_with(*SHARED).need_gib - 0.25 * 40)
 
 
-def test_each_kind_of_device_is_told_and_the_fullest_is_refused():
+def test_each_kind_of_device_is_listed_and_the_fullest_is_refused():
     lines = describe(plan_with(*APART))
     assert [line for line in lines if line.startswith("Memory of ")] == [
         "Memory of each of 2 GPUs of the learner, in GiB:",
@@ -105,7 +105,7 @@ def test_processes_on_cpus_share_one_memory():
     assert "both at once on one machine" in "\n".join(describe(plan_with(*ON_CPUS, "cluster.schedule='overlap'")))
 
 
-def test_one_worker_measures_and_the_others_have_their_part_of_a_step():
+def test_one_worker_evaluates_and_the_others_play_their_part_of_a_step():
     """20 games of a step are 7 for each of three workers, counted twice; 50 games are measured by one of them."""
     engine = ("engine.kind='transformers'", "selfplay.episodes_per_step=20", "selfplay.in_flight=20")
     measured = ("evaluation.games=['tictactoe']", "evaluation.episodes=50", "evaluation.in_flight=50")
@@ -142,7 +142,7 @@ def test_machines_of_a_joined_ray_have_a_memory_each():
     assert engine.phase_gib("always") == pytest.approx(0.25 * 40)
 
 
-def test_rollout_workers_on_gpus_must_be_told_which(monkeypatch):
+def test_rollout_workers_on_gpus_need_gpus_per_worker(monkeypatch):
     said = r"cluster\.gpus_per_worker is 0, so all 2 rollout workers .* expected 1 .*, such as 0\.5, .* to 'cpu'"
     none = recipe_with("cluster.rollout_workers=2", "cluster.learner_workers=2", "hardware.devices=2")
     with pytest.raises(ValueError, match=said):
@@ -181,8 +181,8 @@ def test_the_remedy_of_a_cluster_is_more_learner_workers():
     tight = ("hardware.memory_gib=10.0", "learner.gradient_checkpointing=true", "learner.tokens_per_microbatch=1200",
              "engine.memory_share=0.5", "cluster.publish='object_store'")  # fmt: skip
     recipe = recipe_with("cluster.rollout_workers=4", "cluster.gpus_per_worker=1", *tight)
-    mended, settings = apply(recipe, refusal(recipe))
+    fitting, settings = apply(recipe, refusal(recipe))
     assert settings == ["hardware.devices=2", "cluster.learner_workers=2"]
-    assert (mended.hardware.devices, mended.cluster.learner_workers) == (2, 2)
-    check_runnable(mended, mended.cluster.learner_workers)
-    assert check_plan(mended, known_config(QWEN)).fits
+    assert (fitting.hardware.devices, fitting.cluster.learner_workers) == (2, 2)
+    check_runnable(fitting, fitting.cluster.learner_workers)
+    assert check_plan(fitting, known_config(QWEN)).fits

@@ -226,11 +226,11 @@ def test_a_missing_reply_ends_the_game_without_a_result(reward):
         result_line(episode, ("a", "b")) == "Result: none, the game could not be played to its end (the line is dead)."
     )
     assert "forfeits" not in game_text(episode)
-    told, typed = [], iter(["0", "1", "2"])
-    again = play_game(TICTACTOE, Faulty("3"), 0, 0, lambda prompt: next(typed), told.append)
+    messages, typed = [], iter(["0", "1", "2"])
+    again = play_game(TICTACTOE, Faulty("3"), 0, 0, lambda prompt: next(typed), messages.append)
     assert (again.outcome, again.actions) == ("not_played", episode.actions)
-    assert told[-1] == result_line(episode, ("you", "faulty"))
-    assert "forfeits" not in "".join(told)
+    assert messages[-1] == result_line(episode, ("you", "faulty"))
+    assert "forfeits" not in "".join(messages)
     # Also at the turn limit, and where no reason is given.
     policies = (Replies("0", "1"), Faulty("3", fault=""))
     episode = play([Match(game=TICTACTOE, seed=0, policies=policies, max_turns=4)])[0]

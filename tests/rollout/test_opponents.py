@@ -178,7 +178,7 @@ def test_a_cluster_checks_only_the_policys_turns():
     assert split_stale([other], 5, 1) == ([other], 0)
 
 
-def test_a_cluster_refuses_wrong_seats_and_faults():
+def test_a_cluster_refuses_wrong_players_and_faults():
     matches = Matchmaker(coin(), MIXED, 3).matches(1)
     episodes = play(matches)
     index = next(i for i, match in enumerate(matches) if match.trainable == (True, False))

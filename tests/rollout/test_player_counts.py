@@ -113,7 +113,7 @@ def test_opponents_play_all_other_players_and_the_policy_each_in_turn():
     assert metrics["rollout/turns"] == 6 * 3 + 6 + 12 * 2
 
 
-def test_openings_leave_a_decision_in_games_of_three():
+def test_openings_leave_a_decision_in_three_player_games():
     player = RandomPolicy()
     matches = [Match(game=OddOneOut(), seed=seed, policies=(player,) * 3, opening_plies=5) for seed in range(60)]
     turns = Counter(len(episode.turns) for episode in play(matches))

@@ -63,7 +63,7 @@ def test_a_game_that_was_not_played_has_no_reward():
         ("infinite", r"gave \[inf, 0.0\] for an episode of tictactoe \(seed 7\); expected 2 finite numbers"),
     ],
 )
-def test_a_reward_that_fails_is_named_with_its_game(name, message):
+def test_failing_reward_error_names_reward_and_game(name, message):
     player, reward = RandomPolicy(), load_reward(f"{HERE}:{name}")
     match = Match(game=load_game("tictactoe"), seed=7, policies=(player, player), reward=reward)
     with pytest.raises(UserCodeError, match=f"the reward '{HERE}:{name}' {message}"):

@@ -42,7 +42,7 @@ def test_players_that_collapsed():
 
 
 @pytest.mark.parametrize(
-    ("steps", "games", "illegal", "told"),
+    ("steps", "games", "illegal", "alarms"),
     [
         (1, 768, 1.0, False),  # one step
         (4, 768, 1.0, False),
@@ -53,10 +53,10 @@ def test_players_that_collapsed():
         (5, 400, 0.55, True),
     ],
 )
-def test_a_few_games_raise_no_alarm(steps, games, illegal, told):
+def test_a_few_games_raise_no_alarm(steps, games, illegal, alarms):
     rows = [step_metrics(illegal=(illegal, 0.0), **{"selfplay/tictactoe/games": float(games)})] * steps
     lost = [step_metrics(returns=(-1.0, 1.0), **{"selfplay/tictactoe/games": float(games)})] * steps
-    assert len(collapsed(rows)) == told
+    assert len(collapsed(rows)) == alarms
     assert len(collapsed(lost)) == (steps >= 5 and games >= 20)
     old = [{**row, "rollout/games": row["selfplay/tictactoe/games"]} for row in rows]
     for row in old:

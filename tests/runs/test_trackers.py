@@ -55,7 +55,7 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("own_trackers", None)
 
 
-def test_a_run_with_trackers_of_ones_own(own, tmp_path):
+def test_run_with_custom_trackers(own, tmp_path):
     run = tmp_path / "run"
     result = tiny_run(
         run,

@@ -14,7 +14,7 @@ SILENT = {"evaluation__games": "[]", "evaluation__exploitability": "[]"}
 
 
 @pytest.fixture
-def told(monkeypatch):
+def stages(monkeypatch):
     """Every stage that begins, and after its name the last count of it."""
     stages = []
     real_stage, real_update = Progress.stage, Progress.update
@@ -32,21 +32,21 @@ def told(monkeypatch):
     return stages
 
 
-def test_every_part_of_a_run_is_told(told, tmp_path):
+def test_every_stage_of_a_run_is_reported(stages, tmp_path):
     assert tiny_run(tmp_path / "run", learner__minibatches="2").status == 0
-    named = [(what, count) for what, count in told if what]
+    named = [(what, count) for what, count in stages if what]
     order = ["preparing nano", "loading nano", "tictactoe against random", "exploitability in kuhn_poker"]
     order += ["step 1: playing", "step 1: learning", "step 1: recording", "step 1: writing the checkpoint"]
     order += ["step 2: playing", "step 2: learning", "tictactoe against random", "step 2: writing the checkpoint"]
-    place = -1
+    position = -1
     for what in order:
-        place = next(number for number, (name, _) in enumerate(named) if number > place and name == what)
+        position = next(number for number, (name, _) in enumerate(named) if number > position and name == what)
     assert ("tictactoe against random", (4, 4)) in named
     assert ("step 1: playing", (8, 8)) in named
     assert ("step 2: learning", (2, 2)) in named
 
 
-def test_the_innermost_progress_is_told():
+def test_the_innermost_progress_is_shown():
     outside = shown()
     outside.stage("nobody looks")
     with made_current(Progress()) as outer:
@@ -71,7 +71,7 @@ def test_time_by_stage():
     assert by_stage.stage_seconds == 5.0
 
 
-def test_a_piped_run_tells_only_of_what_takes_long(monkeypatch, capsys):
+def test_a_piped_run_reports_only_long_stages(monkeypatch, capsys):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.05)
     with progress_shown(bar=False, fast_seconds=60.0) as progress:
         progress.stage("step 1: playing", 8, "games")
@@ -85,7 +85,7 @@ def test_a_piped_run_tells_only_of_what_takes_long(monkeypatch, capsys):
     assert set(lines) == {"step 2: playing: 3/8 games  7 turns  0:00 elapsed"}
 
 
-def test_a_run_that_measures_nothing_says_nothing_of_it(tmp_path):
+def test_a_run_without_evaluation_does_not_mention_it(tmp_path):
     result = tiny_run(tmp_path / "run", **SILENT)
     assert result.status == 0
     assert "measuring" not in result.err
@@ -98,8 +98,8 @@ def test_the_result_is_the_last_thing_on_the_screen(tmp_path):
     result = tiny_run(tmp_path / "run")
     parts = ["One game of tictactoe", "Result: ", "Run directory: ", "Before training and after step 2:"]
     parts += ["4 games each", "kuhn_poker", "Next:"]
-    places = [result.out.index(part) for part in parts]
-    assert places == sorted(places)
+    offsets = [result.out.index(part) for part in parts]
+    assert offsets == sorted(offsets)
     assert result.out.index("Before training") - result.out.index("One game of") < 1500
     assert len(result.out[result.out.index("Next:") :].splitlines()) == 5
 

@@ -277,7 +277,7 @@ def prompt_of(name, **config):
     return codec.render("Your card: J.", KUHN)
 
 
-def test_the_template_places_the_system_prompt():
+def test_template_positions_the_system_prompt():
     assert prompt_of("qwen", system=SYSTEM).startswith(
         f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nYour"
     )

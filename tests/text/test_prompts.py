@@ -144,11 +144,11 @@ def test_nano_replies_are_short():
 
 
 def test_templates_receive_enable_thinking(tokenizer):
-    told = copy.deepcopy(tokenizer)
-    told.chat_template = "{{ messages[0].content + (' on' if enable_thinking else ' off') }}"
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{{ messages[0].content + (' on' if enable_thinking else ' off') }}"
     for thinking, text in ((True, "\nthink on"), (False, " off")):
-        codec = ChatCodec(told, PromptConfig(observation="compact", thinking=thinking))
-        assert told.decode(codec.encode("anything", KUHN)) == f"anything{text}"
+        codec = ChatCodec(other, PromptConfig(observation="compact", thinking=thinking))
+        assert other.decode(codec.encode("anything", KUHN)) == f"anything{text}"
 
 
 @pytest.mark.parametrize("template", ["chat", *TEXTS])
@@ -168,20 +168,20 @@ def with_template(chat_template, *added, special=(), **named):
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("preamble", "expected"),
     [
         ("{{ date_string }}", "26 Jul 2024"),
         ("{{ strftime_now('%d %B %Y') }}", "26 July 2024"),
         ("{{ strftime_now('%Y-%m-%d %H:%M') }}", "2024-07-26 00:00"),
     ],
 )
-def test_prompts_are_the_same_on_every_day(told, expected):
-    codec = ChatCodec(with_template(told + " {{ messages[0].content }}"), PromptConfig())
+def test_prompts_are_the_same_on_every_day(preamble, expected):
+    codec = ChatCodec(with_template(preamble + " {{ messages[0].content }}"), PromptConfig())
     assert codec.tokenizer.decode(codec.encode(OBSERVATION, KUHN)) == f"{expected} {ASKED}"
 
 
 @pytest.mark.parametrize("template", ["chat", *TEXTS])
-def test_a_prompt_has_one_beginning_of_text(template):
+def test_prompt_has_exactly_one_bos_token(template):
     # Llama 3 and Gemma: the chat template spells the beginning, and the tokenizer would add it of its own accord.
     begun = with_template("{{ bos_token + messages[0].content }}", bos_token="<|begin|>")
     begun._tokenizer.post_processor = TemplateProcessing(

@@ -53,7 +53,7 @@ def test_every_token_may_have_an_advantage_of_its_own():
     assert batch.advantages_A.dtype == torch.float32
 
 
-def test_only_what_a_trainable_seat_sampled_is_trained():
+def test_only_sampled_turns_of_trainable_players_are_trained():
     scripted = Turn(player=0, observation="o", reply="0", action="0")
     empty = new_turn(0, (1, 2), (), stop_reason="length", action=None)
     turns = [new_turn(0), new_turn(1), scripted, empty]

@@ -174,7 +174,7 @@ def test_the_gap_by_hand(random_model):
     assert metrics["sampler/gap_over_0.1"] == pytest.approx(share, abs=1e-6)
 
 
-def test_the_loss_is_measured_before_the_first_step_moves_anything(random_model):
+def test_loss_is_computed_before_the_first_optimizer_step(random_model):
     batch = on_policy_batch(random_model)
     metrics = new_learner(random_model).update(batch)
     # At ratio one the PPO term of a token is minus its advantage.

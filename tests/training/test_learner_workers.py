@@ -342,7 +342,7 @@ def pieces(batch, sample):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of interfaces are looked up on Linux")
-def test_transport_is_kept_to_the_interface_of_the_address_unless_told_otherwise(monkeypatch):
+def test_transport_uses_the_interface_of_the_address_by_default(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
     assert use_interface("127.0.0.1") == ["NCCL_SOCKET_IFNAME"]

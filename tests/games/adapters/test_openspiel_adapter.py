@@ -245,8 +245,8 @@ def test_states_are_rebuilt_in_another_process() -> None:
         "    print(state.returns(), state.information_state(1).encode())"
     )
     done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(states), capture_output=True, check=True)
-    told = [f"{state.returns()} {state.information_state(1).encode()!r}" for state in states]
-    assert done.stdout.decode().splitlines() == told
+    expected = [f"{state.returns()} {state.information_state(1).encode()!r}" for state in states]
+    assert done.stdout.decode().splitlines() == expected
 
 
 def test_leduc_shows_a_card_to_its_owner_only() -> None:
@@ -259,11 +259,11 @@ def test_leduc_shows_a_card_to_its_owner_only() -> None:
         assert isinstance(state, OpenSpielState)
         cards = [name for player, name in state.moves if player == CHANCE]
         if len(cards) >= 2:
-            told = tuple(move for move in state.moves if move[0] != CHANCE)
+            public = tuple(move for move in state.moves if move[0] != CHANCE)
             for seat in (0, 1):
                 seen = (state.observation(seat), state.observation(seat, "compact"), state.information_state(seat))
                 if not state.is_terminal:
-                    texts.setdefault((seat, cards[seat], tuple(cards[2:]), told), set()).add(seen)
+                    texts.setdefault((seat, cards[seat], tuple(cards[2:]), public), set()).add(seen)
                 own_cards.setdefault(cards[seat], set()).add(seen[0].split("Your card: ")[1][0])
         following = state.legal_actions() or [name for name, _ in state.chance_outcomes()]
         stack.extend(state.apply(action) for action in following)
@@ -287,7 +287,7 @@ def test_liars_dice_shows_dice_to_their_owner_only() -> None:
             states = [state.apply(action) for state in states]
 
 
-def test_hidden_moves_are_not_told() -> None:
+def test_hidden_moves_are_not_shown() -> None:
     quiet, seen = (play_line("phantom_ttt", "x(0,0)", reply, "x(0,1)") for reply in ("o(1,1)", "o(2,2)"))
     assert quiet.observation(0) == seen.observation(0)
     assert "Your own moves so far: x(0,0); x(0,1)." in quiet.observation(0)

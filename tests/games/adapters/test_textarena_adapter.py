@@ -257,7 +257,7 @@ def test_brackets_may_be_left_out() -> None:
     assert talk.apply("Let us trade.").actions == ("Let us trade.",)
 
 
-def test_hands_and_dice_of_the_other_side_are_not_told() -> None:
+def test_hands_and_dice_of_the_other_player_are_hidden() -> None:
     rng = random.Random(4)
     for seed in range(20):
         state = start("LiarsDice-v0", seed)
@@ -265,19 +265,19 @@ def test_hands_and_dice_of_the_other_side_are_not_told() -> None:
             dice = state._position.env.state.game_state["dice_rolls"]
             for seat in (0, 1):
                 for text in (state.observation(seat), state.information_state(seat)):
-                    told = re.findall(r"Your current Dice are: ([\d, ]*)", text)
-                    assert told[-1] == ", ".join(map(str, dice[seat]))
-                assert len(told) == 11 - sum(map(len, dice.values()))
+                    shown = re.findall(r"Your current Dice are: ([\d, ]*)", text)
+                    assert shown[-1] == ", ".join(map(str, dice[seat]))
+                assert len(shown) == 11 - sum(map(len, dice.values()))
             state = state.apply(rng.choice(state.legal_actions()))
 
 
-def test_the_guesser_is_not_told_the_fact() -> None:
+def test_the_fact_is_hidden_from_the_guesser() -> None:
     state = start("TruthAndDeception-v0", 5)
     assert len(re.findall(r"\((?:correct|wrong)\)", state.observation(0))) == 2
     assert not re.findall(r"\((?:correct|wrong)\)", state.observation(1) + state.information_state(1))
 
 
-def test_a_pending_move_is_remembered_but_not_told() -> None:
+def test_a_pending_move_is_remembered_but_hidden() -> None:
     before = start("Snake-v0", 8)
     left, right = before.apply("[left]"), before.apply("[right]")
     assert left.current_player == 1

@@ -57,15 +57,15 @@ def test_a_benchmark_of_an_endpoint(server, tmp_path):
         }
     ]
     assert len({request.body["seed"] for request in server.requests}) == 12
-    place = tmp_path / values["files"]
-    items = [json.loads(line) for line in (place / "items.jsonl").read_text().splitlines()]
+    folder = tmp_path / values["files"]
+    items = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     assert items[0]["reply"] == "<think>\n\\boxed{0}?\n</think>\n\nSo \\boxed{1}"
     assert (items[0]["tokens"], items[0]["thinking_tokens"], items[0]["truncated"]) == (9, 4, False)
-    kept = json.loads((place / "result.json").read_text())
+    kept = json.loads((folder / "result.json").read_text())
     assert kept["settings"]["model"]["endpoint"]["top_p"] == 0.95
     assert kept["endpoints"][0]["requests"] == 12
-    told = spiral("benchmark", "endpoint:local", *OPTIONS).out
-    assert "m: 0 requests" in told  # all attempts were kept
+    out = spiral("benchmark", "endpoint:local", *OPTIONS).out
+    assert "m: 0 requests" in out  # all attempts were kept
     assert len(server.requests) == 12
 
 
@@ -96,9 +96,9 @@ def test_unanswered_attempts_are_repeated_by_the_next_command(server, tmp_path):
     line = result.err.splitlines()[-1]
     assert line.startswith("spiral: 3 of 12 attempts got no reply: 3 x 127.0.0.1:")
     assert "HTTP 500 Internal Server Error: busy" in line
-    place = next((tmp_path / "results").iterdir())
-    assert not (place / "result.json").exists()
-    assert len((place / "items.jsonl").read_text().splitlines()) == 9
+    folder = next((tmp_path / "results").iterdir())
+    assert not (folder / "result.json").exists()
+    assert len((folder / "items.jsonl").read_text().splitlines()) == 9
     again = spiral("benchmark", "endpoint:local", *OPTIONS, "--json")
     assert (again.status, again.json["accuracy"]) == (0, 1.0)
     assert len(server.requests) == 15

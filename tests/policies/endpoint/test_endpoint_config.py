@@ -16,7 +16,7 @@ KEY = "sk-secret-0123456789"
 
 
 @pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch):
+def folders(tmp_path, monkeypatch):
     """An empty current directory and an empty home."""
     (tmp_path / "here").mkdir()
     (tmp_path / "home").mkdir()
@@ -31,8 +31,8 @@ def server():
         yield running
 
 
-def write(text, place="here/endpoints.toml"):
-    (Path("..") / place).write_text(text, encoding="utf-8")
+def write(text, path="here/endpoints.toml"):
+    (Path("..") / path).write_text(text, encoding="utf-8")
 
 
 def table(name="local", model="m", **fields):
@@ -102,10 +102,10 @@ def test_invalid_names(name):
         load_endpoint(name)
 
 
-def test_a_missing_table_shows_what_to_write(places):
+def test_a_missing_table_shows_what_to_write(folders):
     line = refused("evaluate", "random", "--game", "kuhn_poker", "--opponent", "endpoint:mine")
     assert line.startswith("there is no endpoint 'mine'; write a line like this one into endpoints.toml or ")
-    assert str(places / "home" / "endpoints.toml") in line
+    assert str(folders / "home" / "endpoints.toml") in line
     example = re.search(r": (mine = \{.*?\}) \(or use endpoint:openrouter/VENDOR/MODEL\)$", line)
     write(example[1].replace("VARIABLE-WITH-THE-KEY", "MY_KEY"))
     assert load_endpoint("mine").base_url == "http://localhost:8000/v1"
@@ -177,11 +177,11 @@ def test_evaluate_against_an_endpoint(server):
     assert "model_usage" not in values
     assert (values["episodes"], values["played"], values["not_played"], values["faults"]) == (10, 10, 0, {})
     assert values["win"] == values["win_on_board"]
-    told = spiral(*command).out
-    assert "random against endpoint:local: 10 games of kuhn_poker" in told
-    assert f"m: {requests} requests (0 sent again, 0 turns without a reply)" in told
-    assert f"${2 * requests:.4f}" in told
-    assert "more than player 1 in all games together." in told
+    out = spiral(*command).out
+    assert "random against endpoint:local: 10 games of kuhn_poker" in out
+    assert f"m: {requests} requests (0 sent again, 0 turns without a reply)" in out
+    assert f"${2 * requests:.4f}" in out
+    assert "more than player 1 in all games together." in out
 
 
 def test_games_that_were_not_played_are_reported(server):
@@ -205,7 +205,7 @@ def test_a_command_without_a_played_game_fails(server):
     assert "HTTP 401 Unauthorized: no such key" in result.err
 
 
-def test_the_documentation_is_true(places):
+def test_the_documentation_is_true(folders):
     text = (Path(__file__).parents[3] / "docs" / "endpoints.md").read_text(encoding="utf-8")
     written = re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1]
     write(written)

@@ -165,15 +165,15 @@ def test_neutral_values_are_left_out_first():
 
 
 def test_every_name_is_given_up_at_most_once():
-    known, told = parameters(), 0
+    known, rejections = parameters(), 0
     for _ in range(50):
         sent = known.values(SAMPLING, 3)
         nothing = " ".join(f"Unsupported parameter: {name}. Use {name}_tokens_x instead." for name in sent)
         if not known.learn(sent, refusal_of(openai(nothing))):
             break
-        told += 1
+        rejections += 1
     assert known.values(SAMPLING, 3) == {}
-    assert told <= 6
+    assert rejections <= 6
     assert known.left_out == ("temperature", "top_p", "max_tokens", "seed")
 
 
@@ -223,8 +223,8 @@ def like_openai(request):
     if "max_tokens" in body:
         return Response(status=400, body=json.dumps(openai(NEWER, "max_tokens", "unsupported_parameter")).encode())
     if body.get("temperature", 1) != 1:
-        told = "'temperature' does not support 0.7 with this model. Only the default (1) value is supported."
-        return Response(status=400, body=json.dumps(openai(told, "temperature", "unsupported_value")).encode())
+        message = "'temperature' does not support 0.7 with this model. Only the default (1) value is supported."
+        return Response(status=400, body=json.dumps(openai(message, "temperature", "unsupported_value")).encode())
     if "top_p" in body:
         return Response(status=422, body=json.dumps(fastapi(("top_p", EXTRA, "extra_forbidden"))).encode())
     return good(request)

@@ -25,7 +25,7 @@ PRICES = {"prompt_price": 1000.0, "completion_price": 1000.0}
 
 
 @pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch):
+def folders(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -117,11 +117,11 @@ def test_temporary_errors_are_retried(server, new_policy, name):
     assert len(server.requests) == 2
 
 
-def test_games_before_the_money_ran_out_are_kept(places, server):
+def test_games_before_the_money_ran_out_are_kept(folders, server):
     no_money = NO_USE["openai, no money"]
     server.behaviour = lambda request: (good if request.number < 9 else no_money)(request)
     text = f'[local]\nbase_url = "{server.base_url}"\nmodel = "m"\nmax_in_flight = 1\n'
-    (places / "here" / "endpoints.toml").write_text(text)
+    (folders / "here" / "endpoints.toml").write_text(text)
     result = spiral("evaluate", "random", "--game", "kuhn_poker", "--opponent", "endpoint:local", "--episodes", "20")
     assert result.status == 0
     assert len(server.requests) == 10
@@ -175,12 +175,12 @@ def table(base_url, variable="MY_KEY", name="local"):
         ("https://evil.example/v1", "DATABASE_PASSWORD"),
     ],
 )
-def test_an_untrusted_file_cannot_send_a_key_elsewhere(places, base_url, variable):
-    (places / "here" / "endpoints.toml").write_text(table(base_url, variable))
+def test_an_untrusted_file_cannot_send_a_key_elsewhere(folders, base_url, variable):
+    (folders / "here" / "endpoints.toml").write_text(table(base_url, variable))
     line = refused("evaluate", "random", "--game", "kuhn_poker", "--opponent", "endpoint:local")
     assert f"would send the value of {variable} to" in line
-    assert f"move the table to {places / 'home' / 'endpoints.toml'}" in line
-    (places / "here" / "endpoints.toml").rename(places / "home" / "endpoints.toml")
+    assert f"move the table to {folders / 'home' / 'endpoints.toml'}" in line
+    (folders / "here" / "endpoints.toml").rename(folders / "home" / "endpoints.toml")
     assert load_endpoint("local").api_key_env == variable
 
 
@@ -194,35 +194,35 @@ def test_an_untrusted_file_cannot_send_a_key_elsewhere(places, base_url, variabl
         ("http://[::1]:9/v1", "VLLM_API_KEY"),
     ],
 )
-def test_an_untrusted_file_may_send_a_key_to_its_own_service(places, base_url, variable):
-    (places / "here" / "endpoints.toml").write_text(table(base_url, variable))
+def test_an_untrusted_file_may_send_a_key_to_its_own_service(folders, base_url, variable):
+    (folders / "here" / "endpoints.toml").write_text(table(base_url, variable))
     assert load_endpoint("local").base_url == base_url
 
 
-def test_openrouters_address_cannot_be_changed(places):
-    (places / "here" / "endpoints.toml").write_text('openrouter = {base_url = "http://127.0.0.1:9/v1"}')
+def test_openrouters_address_cannot_be_changed(folders):
+    (folders / "here" / "endpoints.toml").write_text('openrouter = {base_url = "http://127.0.0.1:9/v1"}')
     with pytest.raises(ValueError, match=r"\[openrouter\]: base_url cannot be set here"):
         load_endpoint("openrouter/openai/gpt-x")
-    (places / "here" / "endpoints.toml").write_text('openrouter = {api_key_env = "AWS_SECRET_ACCESS_KEY"}')
+    (folders / "here" / "endpoints.toml").write_text('openrouter = {api_key_env = "AWS_SECRET_ACCESS_KEY"}')
     with pytest.raises(ValueError, match=r"would send the value of AWS_SECRET_ACCESS_KEY to openrouter\.ai"):
         load_endpoint("openrouter/openai/gpt-x")
 
 
 @pytest.mark.parametrize("host", ["10.0.0.7:8000", "node17:8000", "localhost.evil.example", "0.0.0.0:80"])
-def test_no_key_is_sent_unencrypted_to_another_machine(places, host):
-    (places / "home" / "endpoints.toml").write_text(table(f"http://{host}/v1"))
+def test_no_key_is_sent_unencrypted_to_another_machine(folders, host):
+    (folders / "home" / "endpoints.toml").write_text(table(f"http://{host}/v1"))
     with pytest.raises(ValueError, match=r"the key would be sent to .* unencrypted; use https://, or an ssh tunnel"):
         load_endpoint("local")
     EndpointConfig(base_url=f"http://{host}/v1", model="m")  # without a key it may
 
 
-def test_the_host_of_a_key_is_logged_once(places, server, monkeypatch):
-    monkeypatch.setenv("TOLD_KEY", KEY)
-    (places / "home" / "endpoints.toml").write_text(table(server.base_url, "TOLD_KEY"))
+def test_the_host_of_a_key_is_logged_once(folders, server, monkeypatch):
+    monkeypatch.setenv("SENT_KEY", KEY)
+    (folders / "home" / "endpoints.toml").write_text(table(server.base_url, "SENT_KEY"))
     command = ("evaluate", "endpoint:local", "--game", "kuhn_poker", "--opponent", "endpoint:local", "--episodes", "2")
     result = spiral(*command)
     host = server.base_url.split("/")[2]
-    expected = f"note: sending $TOLD_KEY to {host}, as {places / 'home' / 'endpoints.toml'} says"
+    expected = f"note: sending $SENT_KEY to {host}, as {folders / 'home' / 'endpoints.toml'} says"
     assert result.err.splitlines() == [expected]
     assert KEY not in result.out + result.err
     assert spiral(*command).err == ""
@@ -346,11 +346,11 @@ def test_policies_of_one_name_share_a_rate_limit(server, new_policy):
 
 def test_notes_are_not_warnings(caplog):
     caplog.set_level(logging.INFO)
-    os.environ["OTHER_TOLD_KEY"] = KEY
-    config = EndpointConfig(base_url="http://localhost:9/v1", model="m", api_key_env="OTHER_TOLD_KEY")
+    os.environ["OTHER_SENT_KEY"] = KEY
+    config = EndpointConfig(base_url="http://localhost:9/v1", model="m", api_key_env="OTHER_SENT_KEY")
     for _ in range(2):
         EndpointPolicy(config, name="endpoint:x").close()
-    del os.environ["OTHER_TOLD_KEY"]
+    del os.environ["OTHER_SENT_KEY"]
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("INFO", "sending $OTHER_TOLD_KEY to localhost:9")
+        ("INFO", "sending $OTHER_SENT_KEY to localhost:9")
     ]
