@@ -59,8 +59,8 @@ class PhaseClock:
         """Nothing: there is no checkpoint."""
 
 
-def measure(recipe: Recipe) -> tuple[list[tuple[float, Metrics, int]], Metrics]:
-    """Every counted step of one run, and the cluster's figures of the last."""
+def run_steps(recipe: Recipe) -> tuple[list[tuple[float, Metrics, int]], Metrics]:
+    """Every counted step of one run, and the cluster's metrics of the last."""
     with tempfile.TemporaryDirectory() as directory:
         run = assemble(recipe, Path(directory) / "run")
         try:
@@ -73,7 +73,7 @@ def measure(recipe: Recipe) -> tuple[list[tuple[float, Metrics, int]], Metrics]:
 
 def row_of(name: str, workers: int, recipe: Recipe, alone: float | None) -> dict[str, object]:
     """One line of the table; `alone` is the seconds of a step in one process."""
-    steps, cluster = measure(recipe)
+    steps, cluster = run_steps(recipe)
     seconds = statistics.median(step for step, _, _ in steps)
 
     def phase(key: str) -> float:
@@ -117,11 +117,11 @@ def main() -> None:
     """Runs every row, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="nano")
-    parser.add_argument("--model", help="in place of the recipe's")
+    parser.add_argument("--model", help="instead of the recipe's")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--schedules", nargs="+", default=["sync", "overlap", "async"])
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--games", type=int, help="in place of selfplay.episodes_per_step")
+    parser.add_argument("--games", type=int, help="instead of selfplay.episodes_per_step")
     parser.add_argument("--cpus", type=float, default=1.0, help="threads of a worker")
     parser.add_argument("--set", dest="settings", action="append", metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()

@@ -64,12 +64,12 @@ class Clock:
 @contextmanager
 def clock() -> Iterator[Clock]:
     """Times a block; waits for the GPU, where there is one, on both ends."""
-    measured = Clock()
+    timing = Clock()
     _synchronize()
     start = time.perf_counter()
-    yield measured
+    yield timing
     _synchronize()
-    measured.seconds = time.perf_counter() - start
+    timing.seconds = time.perf_counter() - start
 
 
 @dataclasses.dataclass
@@ -131,7 +131,7 @@ def published_peak(device: str) -> float | None:
 
 
 def free_memory() -> None:
-    """Lets go of what nobody uses any more. FSDP2's modules refer to each other, so they outlive their last name."""
+    """Frees what is no longer used. FSDP2's modules refer to each other, so they outlive their last name."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -208,9 +208,9 @@ def _rate(shape: tuple[int, int, int], dtype: torch.dtype, device: str, repeats:
     left, right = (torch.randn(size, device=device).to(dtype) for size in ((rows, inner), (inner, columns)))
     best = float("inf")
     for _ in range(repeats + 1):
-        with clock() as measured:
+        with clock() as timing:
             torch.mm(left, right)
-        best = min(best, measured.seconds)
+        best = min(best, timing.seconds)
     return 2 * rows * inner * columns / best
 
 
@@ -259,7 +259,7 @@ def _status(field: str) -> int:
 
 
 def _cpu_model() -> str:
-    """The CPU's own name where the system tells it."""
+    """The CPU's own name where the system reports it."""
     file = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", file.read_text(), re.MULTILINE) if file.exists() else None
     return found[1] if found is not None else platform.processor() or platform.machine()
@@ -278,7 +278,7 @@ def work_of_two(seconds: float = 3.0) -> float:
 
 
 def _products(seconds: float) -> int:
-    """Matrix products done in so many seconds on one thread."""
+    """Matrix products done in the given seconds on one thread."""
     torch.set_num_threads(1)
     left, right = torch.randn(256, 256), torch.randn(256, 256)
     count, end = 0, time.perf_counter() + seconds

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.common import GIB, Row, attempt, clock, matmul_rate, peak_memory, published_peak, record
 from benchmarks.learner import about, flop, layout_rows, memory_rows
-from benchmarks.rollout import Measured, measured_rows, offline_transformers, table
+from benchmarks.rollout import Timing, offline_transformers, table, timed_rows
 from spiral.core.records import IntArray, Sample
 from spiral.core.seeds import derive_seed
 from spiral.games import Game
@@ -170,14 +170,14 @@ def sampler_rows(options: argparse.Namespace, in_flight: tuple[int, ...] = IN_FL
     policy = TransformersPolicy(model, MadeUpCodec(vocabulary), sampling, context=PROMPT + options.budget)
     policy.stop_ids = frozenset(range(max(1, 2 * vocabulary // options.budget)))  # lengths vary
     sizes = [(count, 2 * max(2, count)) for count in in_flight]
-    rows: list[Measured] = []
+    rows: list[Timing] = []
 
-    def measure_all() -> None:
-        for row in measured_rows(policy, sizes, lambda: None, offline_transformers):
+    def time_all() -> None:
+        for row in timed_rows(policy, sizes, lambda: None, offline_transformers):
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
 
-    failed = attempt(measure_all)
+    failed = attempt(time_all)
     made = table(rows)
     if isinstance(failed, str):
         made.append({**dict.fromkeys(made[0] if made else (), failed), "games": f"the next: {failed}"})

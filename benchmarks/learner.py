@@ -120,7 +120,7 @@ def packed_families(batch: Batch, max_tokens: int) -> list[Family]:
 
 
 def time_update(kind: str, new_model: Callable[[], Any], batch: Batch, tokens: int) -> float:
-    """Seconds of the second of two updates in micro-batches of so many tokens."""
+    """Seconds of the second of two updates in micro-batches of `tokens` tokens."""
     learner = (BlockLearner if kind == "one padded block" else Learner)(
         new_model(),
         config=LearnerConfig(epochs=1, layout="packed" if kind == "packed" else "padded", tokens_per_microbatch=tokens),

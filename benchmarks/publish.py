@@ -101,7 +101,7 @@ class Giver(Process):
         return self.senders[dtype].broadcast(version, meeting)
 
     def lend(self, version: int, dtype: torch.dtype, readers: int) -> list[Loan | None]:
-        """To so many who read in this process's memory."""
+        """To readers of this process's memory."""
         lender = self.lenders[dtype]
         lender.send(version, self.weights.items())
         return [lender.lend(version) for _ in range(readers)]
@@ -241,7 +241,7 @@ def model_shapes(name: str) -> Shapes:
 
 @contextlib.contextmanager
 def stage_of(shapes: Shapes, workers: int) -> Iterator[Stage]:
-    """A Ray of our own with a learner's process and so many workers'."""
+    """A Ray of our own with a learner process and rollout workers."""
     size = 4 * sum(torch.Size(shape).numel() for shape in shapes.values()) / 2**30
     config = ClusterConfig(rollout_workers=workers, object_store_gib=max(0.2, 3 * size))
     with cluster_session(config), tempfile.TemporaryDirectory() as folder:

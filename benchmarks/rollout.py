@@ -44,7 +44,7 @@ GAMES = ("tictactoe", "kuhn_poker")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
+class Timing:
     """One row."""
 
     label: str
@@ -94,16 +94,14 @@ def played(policy: Policy, games: int, in_flight: int) -> list[Episode]:
     return play(matches, in_flight)
 
 
-def measure(label: str, games: int, work: Callable[[], list[Episode]]) -> tuple[Measured, list[Turn]]:
+def time_games(label: str, games: int, work: Callable[[], list[Episode]]) -> tuple[Timing, list[Turn]]:
     """Times some games; the turns are what `offline` repeats."""
     with clock() as time:
         episodes = work()
     turns = [turn for episode in episodes for turn in episode.turns]
     tokens = sum(len(turn.generation.token_ids) for turn in turns if turn.generation is not None)
     prompts = sum(len(turn.prompt_ids) for turn in turns if turn.prompt_ids is not None)
-    row = Measured(
-        label=label, seconds=time.seconds, games=games, turns=len(turns), tokens=tokens, prompt_tokens=prompts
-    )
+    row = Timing(label=label, seconds=time.seconds, games=games, turns=len(turns), tokens=tokens, prompt_tokens=prompts)
     return row, turns
 
 
@@ -156,27 +154,27 @@ def offline_transformers(policy: LanguagePolicy, turns: Sequence[Turn], rows: in
     return time.seconds
 
 
-def measured_rows(
+def timed_rows(
     policy: LanguagePolicy,
     sizes: Sequence[tuple[int, int]],
     fresh: Callable[[], None],
     offline: Callable[[LanguagePolicy, Sequence[Turn], int], float],
-) -> Iterator[Measured]:
+) -> Iterator[Timing]:
     """Every row, as soon as it is measured. `sizes` are games in flight and games played; `fresh` goes before each."""
     played(policy, 4, 4)  # kernels are chosen and memory is taken, here as before "offline"
     for in_flight, games in sizes:
         fresh()
-        row, turns = measure(f"{in_flight} in flight", games, partial(played, policy, games, in_flight))
+        row, turns = time_games(f"{in_flight} in flight", games, partial(played, policy, games, in_flight))
         yield row
     fresh()
-    lock, _ = measure(f"{in_flight} in lock-step", games, partial(played, LockStep(policy), games, in_flight))
+    lock, _ = time_games(f"{in_flight} in lock-step", games, partial(played, LockStep(policy), games, in_flight))
     yield lock
     offline(policy, turns[:4], in_flight)
     fresh()
     yield dataclasses.replace(row, label=f"{in_flight} offline", seconds=offline(policy, turns, in_flight))
 
 
-def table(rows: Sequence[Measured]) -> list[dict[str, object]]:
+def table(rows: Sequence[Timing]) -> list[dict[str, object]]:
     """The rows in words, against the first of them, and against "offline" if that was measured."""
     offline = next((row for row in rows if row.label.endswith(" offline")), None)
     return [
@@ -228,7 +226,7 @@ def main() -> None:
         policy.load_weights(weights, policy.version + 1)
 
     offline = offline_vllm if options.engine == "vllm" else offline_transformers
-    rows = list(measured_rows(policy, list(zip(options.in_flight, options.games, strict=True)), fresh, offline))
+    rows = list(timed_rows(policy, list(zip(options.in_flight, options.games, strict=True)), fresh, offline))
     last = rows[-1]
     settings: dict[str, object] = {
         "model": options.model, "engine": options.engine, "dtype": "bfloat16", "threads": torch.get_num_threads(),

@@ -3,10 +3,10 @@
     python -m benchmarks.scaling
 
 No model runs and no GPU is needed: `scaling_model` gives the cost of every part of a step in closed form,
-`scaling_simulation` who waits for whom, `scaling_checks` holds both against measurements, here and by others. The page
+`scaling_simulation` who waits for whom, `scaling_checks` compares both with measurements, here and by others. The page
 about it is `docs/scaling.md`. What the tables hold:
 
-- checks: the model beside figures measured here, and beside those that others published.
+- checks: the model beside values measured here, and beside those that others published.
 - sweep: one row a model and number of workers, all schedules on the same games. A step's games stay the same.
 - joining: the same with workers that play one chunk after the other, as before, beside workers whose games join.
 - sensitivity: where overlap ends when one assumption is another.

@@ -1,6 +1,6 @@
 """A model on a cluster of a given size: what the simulation needs, worked out by the cost model.
 
-A case says what is simulated; `without` makes the same case with one cost taken away, which tells what that cost is to
+A case says what is simulated; `without` makes the same case with one cost taken away, which shows what that cost is to
 blame for.
 """
 
@@ -74,7 +74,7 @@ class Case:
         return made.always_full() if self.full_batches else made
 
     def learn(self, gpus: int) -> float:
-        """Seconds of an update on so many GPUs."""
+        """Seconds of an update on `gpus` GPUs."""
         return learner_seconds(self.shape, self.device, gpus, self.workload, self.constants)
 
     def as_before(self) -> Case:
@@ -82,7 +82,7 @@ class Case:
         return dataclasses.replace(self, way="chunks", chunks_per_worker=FORMER_CHUNKS)
 
     def balanced(self, seconds: float = 0.0) -> Case:
-        """With as few learner GPUs as memory and an update within so many seconds allow; 0: within a step's games."""
+        """With as few learner GPUs as memory and an update within `seconds` allow; 0: within a step's games."""
         seconds = seconds or self.play_seconds()
         gpus = least_learner_gpus(self.shape, self.device)
         while self.learn(gpus) > seconds and gpus < MOST_LEARNER_GPUS:
@@ -92,7 +92,7 @@ class Case:
     def play_seconds(self) -> float:
         """Seconds of a step whose learner takes no time.
 
-        Async begins the games of some steps at once and they end at once, so that only the mean of all tells.
+        Async begins the games of some steps at once and they end at once, so that only the mean of all counts.
         """
         free = dataclasses.replace(self, free_learning=True, learner_gpus=1).setting()
         draw = functools.partial(drawn, self.workload, self.seed)
@@ -100,7 +100,7 @@ class Case:
         return simulate(free, draw, 1 + free.steps_ahead + SHORT, warm_up).step
 
     def setting(self) -> Setting:
-        """What the simulation is told."""
+        """The settings of the simulation."""
         nodes = math.ceil(self.rollout_gpus / GPUS_A_NODE)
         hand_out, load = publish_seconds(self.shape, nodes, self.learner_gpus, self.constants, self.publishing)
         return Setting(

@@ -120,7 +120,7 @@ def games_of(count: int, turns: tuple[int, ...] = TURNS, seed: int = 0) -> list[
 
 
 def turn_rate(games: int, in_flight: int, repeats: int = 20) -> float:
-    """Turns a second of so many games with so many in flight, as `benchmarks.rollout` counts them."""
+    """Turns a second of `games` games with `in_flight` of them in flight, as `benchmarks.rollout` counts them."""
     made = fitted_engine(in_flight)
     drawn = [games_of(games, seed=seed) for seed in range(repeats)]
     seconds = sum(play_from_cold(made, chunk) for chunk in drawn)

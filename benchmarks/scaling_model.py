@@ -74,7 +74,7 @@ class Engine:
     """Replies in flight at most."""
 
     def pass_base(self, rows: int) -> float:
-        """A pass over so many replies, without keys and values."""
+        """A pass over `rows` replies, without keys and values."""
         return self.pass_seconds + max(self.weights_seconds, rows * self.row_seconds)
 
     def always_full(self) -> Engine:

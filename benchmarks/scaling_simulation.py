@@ -1,7 +1,7 @@
 """A cluster in simulated time: workers, a learner, and a driver that deals, as in `spiral.distributed`.
 
 A worker has chunks in hand and plays their games together (`scaling_worker`). A chunk comes back when its last game is
-over; the driver handles what comes back one after the other, and gives the next chunk to whoever has the fewest games.
+over; the driver handles what comes back one after the other, and gives the next to the worker with the fewest games.
 With the way "chunks" a worker has two chunks in hand and plays one after the other, as it did before games joined.
 
 Left out: as in `benchmarks.scaling_model`, and evaluation, checkpoints and lost workers.
@@ -79,7 +79,7 @@ class Result:
 
 
 class _Cluster:
-    """Workers and the driver's bookkeeping; time goes on when somebody waits."""
+    """Workers and the driver's bookkeeping; time advances when the driver or the learner waits."""
 
     def __init__(self, setting: Setting, games: int) -> None:
         """`games` is those of a step."""
@@ -122,7 +122,7 @@ class _Cluster:
             self._note(index)
 
     def notify(self, version: int, now: float) -> None:
-        """Tells every worker of newer weights."""
+        """Notifies every worker of newer weights."""
         for index, worker in enumerate(self.workers):
             planned = worker.next
             worker.notify(version, now)
@@ -159,7 +159,7 @@ class _Cluster:
                 else:
                     heapq.heappop(turns)
             elif event <= until:
-                assert event < math.inf, "somebody waits for what never happens"
+                assert event < math.inf, "waiting for an event that never happens"
                 _, _, action = heapq.heappop(self._events)
                 action(event)
                 return event

@@ -12,8 +12,8 @@ clock counts passes: a reply of n tokens that begins at pass c ends at pass c + 
 | in reply | when there is room | at once; replies under way go on with the new ones |
 
 "joined" is what `spiral.distributed.rollout_thread` does. "chunks" is what workers did before, kept to
-tell what joining brought. "in reply" is done by PipelineRL (arXiv 2509.19128) for async; for overlap it stands for
-an engine that could hold two versions at once, which none does: it tells what is lost by waiting for games to end.
+show what joining brought. "in reply" is done by PipelineRL (arXiv 2509.19128) for async; for overlap it stands for
+an engine that could hold two versions at once, which none does: it shows what is lost by waiting for games to end.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Chunk:
     """Games that come and go together. `version` is that of the weights they are played with; None: the newest."""
 
     def __init__(self, step: int, number: int, games: Sequence[tuple[int, Game]], version: int | None) -> None:
-        """`games` are places in the step, and replies."""
+        """`games` are indices in the step, and replies."""
         self.step = step
         self.number = number
         self.version = version
@@ -82,7 +82,7 @@ class Worker:
         self._starting: deque[Table] = deque()
         self._under_way = 0
         self._version = -1
-        self._told = 0
+        self._newest = 0
         self._draining = False
 
     def give(self, chunk: Chunk, now: float) -> None:
@@ -95,7 +95,7 @@ class Worker:
 
     def notify(self, version: int, now: float) -> None:
         """There are newer weights for games that are played with the newest."""
-        self._told = version
+        self._newest = version
         if not self._under_way or self._way == "chunks":
             return
         if self._way == "joined":
@@ -163,7 +163,7 @@ class Worker:
                 self._take(version)
         else:
             self.busy_since = self._now if self.busy_since is None else self.busy_since
-            self._take(self._told if version is None else version)
+            self._take(self._newest if version is None else version)
         self._starting.extend(self.inbox.popleft().tables)
         return True
 
@@ -179,7 +179,7 @@ class Worker:
         """No reply is under way: takes the weights that were waited for, and goes on with what was held back."""
         self._draining = False
         if self._under_way:
-            self._take(self._told)
+            self._take(self._newest)
             held, self._held = self._held, []
             for table in held:
                 self._submit(table)

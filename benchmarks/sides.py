@@ -71,7 +71,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """The recipe with its overrides, as long as the run is, and torch told how many threads it has."""
+    """The recipe with its overrides, as long as the run is, with torch's number of threads set."""
     torch.set_num_threads(arguments.threads)
     length = f"run.steps={arguments.warmup + arguments.steps}"
     return load_recipe(arguments.recipe, [*arguments.overrides, length, "run.episodes_every=1"])

@@ -3,7 +3,7 @@
     python -m benchmarks.step --model smollm2
 
 Every side runs in its own process, one after the other, and does the work of `step.toml`: games by self-play with both
-seats in one policy, credit, two passes of PPO, new weights for the sampler. The recipe makes the work the same except
+players in one policy, credit, two passes of PPO, new weights for the sampler. The recipe makes the work the same except
 for what is sampled, so samples and tokens are counted, and the ratio is given for a step and for a token. TRL gets its
 own environment, `.venv-trl`, made here when it is missing.
 

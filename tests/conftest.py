@@ -40,7 +40,7 @@ def results_elsewhere(monkeypatch, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch):
-    """Nobody says how wide tables are to be, as in a pipe; processes of `pytest -n` are told a width."""
+    """Leaves the width of tables unset, as in a pipe; processes of `pytest -n` have one set."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 

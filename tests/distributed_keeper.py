@@ -15,7 +15,7 @@ from spiral.runs.cluster import ClusterConfig
 
 
 def context(versions=2, dtype=None):
-    """Has a sender keep so many versions."""
+    """Sets how many versions a sender keeps."""
     config = ClusterConfig(schedule="async", max_staleness=versions - 1) if versions > 1 else ClusterConfig()
     return TransportContext(config=config, dtype=dtype)
 

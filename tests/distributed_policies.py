@@ -35,7 +35,7 @@ def nano_policy():
 
 
 def coin(traps=(), folder=None, slow=0.0):
-    """A `Coin`; `traps` are `(version, name)` pairs, each sprung once by whoever comes first to `folder`."""
+    """A `Coin`; `traps` are `(version, name)` pairs, each sprung once, by the first process that reaches `folder`."""
     return Coin(dict(traps), folder, slow)
 
 
@@ -97,7 +97,7 @@ class Coin:
         return [self.reply(request, garbage=sprung and trap == "garbage") for request in asked]
 
     def first(self, trap):
-        """Whether nobody has been in this trap before."""
+        """Whether this trap has not been sprung before."""
         try:
             os.close(os.open(Path(self.folder) / trap, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -129,10 +129,10 @@ def never_answers():
 
 
 def weight_of(policy, *more):
-    """A measurement."""
+    """A policy call."""
     return policy.version, *more
 
 
 def refuses(policy):
-    """A measurement that fails."""
-    raise ValueError("there is nothing to measure")
+    """A policy call that fails."""
+    raise ValueError("there is nothing to evaluate")

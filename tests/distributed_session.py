@@ -44,7 +44,7 @@ def small_ray():
 
 
 def end_small_ray():
-    """For whoever needs another one in this process."""
+    """For tests that need another one in this process."""
     _shared.close()
 
 

@@ -202,8 +202,8 @@ class EndpointServer:
             handler.connection.shutdown(socket.SHUT_RDWR)
             handler.close_connection = True
         elif response.trickle:
-            for place in range(len(response.body)):
-                handler.wfile.write(response.body[place : place + 1])
+            for offset in range(len(response.body)):
+                handler.wfile.write(response.body[offset : offset + 1])
                 handler.wfile.flush()
                 self._ended.wait(response.trickle)
         else:

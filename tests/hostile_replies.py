@@ -1,4 +1,4 @@
-"""Replies that nobody would write on purpose, made from a seed: long, deep, huge, odd, and mixtures of these."""
+"""Pathological replies, made from a seed: long, deep, huge, odd, and mixtures of these."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _sentence(rng: random.Random) -> str:
 def _mutated(rng: random.Random) -> str:
     text = rng.choice(GOLDS)
     for _ in range(rng.randint(1, 6)):
-        place = rng.randint(0, len(text))
-        piece = rng.choice((rng.choice(ATOMS), text[place : place + 5] * rng.randint(1, 40)))
-        text = text[:place] + piece + text[place + rng.randint(0, 3) :]
+        offset = rng.randint(0, len(text))
+        piece = rng.choice((rng.choice(ATOMS), text[offset : offset + 5] * rng.randint(1, 40)))
+        text = text[:offset] + piece + text[offset + rng.randint(0, 3) :]
     return text

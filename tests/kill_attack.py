@@ -4,7 +4,7 @@
 
 One command line begins a run and goes on with it (`--resume`). It is killed with SIGKILL after a random time, from its
 first moment on, or as soon as a half-written file shows; up to eight times a run; then it is left alone to its end.
-What it has left is compared with an undisturbed run: metrics but times, weights, episodes, measurements, the bytes of
+What it has left is compared with an undisturbed run: metrics but times, weights, episodes, evaluations, the bytes of
 every file. A pair is two such processes at once, on a new directory or on a killed run, the first one sometimes
 suspended: one of them does the run, the other is refused with status 2. Prints counts, and exits with 1 if anything was
 not so.

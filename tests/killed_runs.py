@@ -136,8 +136,8 @@ def _during_the_first_checkpoint() -> None:
     _trap(safetensors.torch, "save_file", lambda tensors, path: "step-000000" in str(path))
 
 
-def _before_measuring() -> None:
-    """The checkpoint of step 0 is there, its measurement is not."""
+def _before_evaluation() -> None:
+    """The checkpoint of step 0 is there, its evaluation is not."""
     _trap(RunDirectory, "save_evaluation", lambda self, step, report: step == 0)
 
 
@@ -185,7 +185,7 @@ TRAPS = {
     "before latest": _before_latest,
     "before the first checkpoint": _before_the_first_checkpoint,
     "during the first checkpoint": _during_the_first_checkpoint,
-    "before measuring": _before_measuring,
+    "before evaluation": _before_evaluation,
     "during an episode file": _during_an_episode_file,
     "during a metrics line": _during_a_metrics_line,
     "during games": _during_games,

@@ -204,7 +204,7 @@ def seconds_of_updates(model: Any, run: Run, updates: int) -> float:
 
 
 def join_another(port: int, timeout_seconds: float) -> None:
-    """The same place in another group of two."""
+    """The same rank in another group of two."""
     rank = int(os.environ["RANK"])
     leave_group()
     join_group(rank, 2, port=port, timeout_seconds=timeout_seconds)

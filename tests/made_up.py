@@ -24,7 +24,7 @@ def new_turn(
 
 
 def new_episode(returns, turns=(), *, game="tictactoe", seed=0, trainable=(True, True), outcome="finished", fault=""):
-    """A game between two seats of one policy."""
+    """A game of one policy against itself."""
     return Episode(
         game=game,
         seed=seed,

@@ -1,7 +1,7 @@
 """A softmax table as a policy, trained through the real game loop, credit, batch and loss.
 
 A table has one row of logits for each information state of one hand of Kuhn poker, where every choice is between two
-actions. A reply is one token, the place of the action; the prompt is one token, the row.
+actions. A reply is one token, the index of the action; the prompt is one token, the row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spiral.training.logprobs import TokenScores
 from spiral.training.loss import LossConfig
 
 KUHN = load_game("kuhn_poker")
-NAMES = [(state.information_state(seat), state.legal_actions()) for state, seat in information_states(KUHN)]
+NAMES = [(state.information_state(player), state.legal_actions()) for state, player in information_states(KUHN)]
 ROW = {name: row for row, (name, _) in enumerate(NAMES)}
 
 
@@ -89,7 +89,7 @@ def train_table(config: LossConfig, *, steps, episodes, learning_rate, seed, est
     reference = logits.detach().clone()
     optimizer = torch.optim.SGD([logits], lr=learning_rate)
     estimator = estimator or RAE()
-    measured = [table_exploitability(logits)]
+    exploitabilities = [table_exploitability(logits)]
     for step in range(1, steps + 1):
         every = config.reference_refresh_steps
         if every and step > 1 and (step - 1) % every == 0:
@@ -112,5 +112,5 @@ def train_table(config: LossConfig, *, steps, episodes, learning_rate, seed, est
         optimizer.zero_grad()
         loss_of(scores, behaviour, behaviour, batch.advantages_A, float(batch.num_samples), config).total.backward()
         optimizer.step()
-        measured.append(table_exploitability(logits))
-    return measured
+        exploitabilities.append(table_exploitability(logits))
+    return exploitabilities

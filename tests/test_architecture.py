@@ -46,7 +46,7 @@ def test_every_room_has_one_floor() -> None:
 
 def test_imports_go_down() -> None:
     table = floors()
-    floor = {name: len(table) - place for place, names in enumerate(table) for name in names}
+    floor = {name: len(table) - level for level, names in enumerate(table) for name in names}
     arrows = {(room(module), room(used)) for module, uses in imports().items() for used in uses}
     arrows = {(above, below) for above, below in arrows if above != below}
     assert sorted(arrow for arrow in arrows if floor[arrow[0]] <= floor[arrow[1]]) == []

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import common, gpu, spiral_step, step
 from benchmarks.learner import BlockLearner, flop, layout_rows, memory_rows, packed_families
-from benchmarks.rollout import LockStep, measured_rows, offline_transformers, played, table
+from benchmarks.rollout import LockStep, offline_transformers, played, table, timed_rows
 from benchmarks.sides import Report, Step, read_report
 from made_up import new_sample, random_samples
 from spiral.inference.transformers import TransformersPolicy
@@ -86,7 +86,7 @@ def test_a_padded_block_learns_what_the_learner_learns(random_model):
     assert all(part.token_ids_RW.shape[1] == longest for part in rows)
     # In the order in which they were played, not by length.
     assert torch.cat([part.action_K for part in rows]).tolist() == [
-        place for place, sample in enumerate(batch.action_sample_A.tolist()) if sample in (1, 3, 5)
+        index for index, sample in enumerate(batch.action_sample_A.tolist()) if sample in (1, 3, 5)
     ]
 
 
@@ -112,7 +112,7 @@ def policy_of(nano):
 
 def test_rows_of_self_play(nano):
     fresh = []
-    rows = list(measured_rows(policy_of(nano), [(1, 2), (4, 8)], lambda: fresh.append(1), offline_transformers))
+    rows = list(timed_rows(policy_of(nano), [(1, 2), (4, 8)], lambda: fresh.append(1), offline_transformers))
     assert [row.label for row in rows] == ["1 in flight", "4 in flight", "4 in lock-step", "4 offline"]
     assert [row.games for row in rows] == [2, 8, 8, 8]
     assert len(fresh) == 4
@@ -179,7 +179,7 @@ def test_a_failed_row_says_so_and_loses_no_other(monkeypatch, capsys, kind):
     assert [row["seconds"] == said for row in rows] == [False, True, True]
     assert rows[1]["peak memory"] == rows[1]["MFU"] == said
     assert common.record("gpu", "command", settings, rows).read_text().count(said) == 2 * 5
-    assert "'checkpointing': 'yes'" in capsys.readouterr().err  # already told when the next row began
+    assert "'checkpointing': 'yes'" in capsys.readouterr().err  # already printed when the next row began
 
 
 def test_mfu_is_a_share_of_the_cards_published_peak(monkeypatch):
@@ -254,10 +254,10 @@ def test_spirals_side_of_a_step(monkeypatch, tmp_path):
     given = [str(step.RECIPE), "--warmup", "1", "--steps", "1", "--threads", "1", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["spiral_step", *given, *(part for one in settings for part in ("--set", one))])
     spiral_step.main()
-    (measured,) = read_report(out).steps
-    assert (measured.games, measured.samples >= 8) == (4, True)
-    assert 0 < measured.generate_seconds < measured.seconds
-    assert measured.response_tokens >= 2 * measured.samples
+    (counted,) = read_report(out).steps
+    assert (counted.games, counted.samples >= 8) == (4, True)
+    assert 0 < counted.generate_seconds < counted.seconds
+    assert counted.response_tokens >= 2 * counted.samples
 
 
 def test_options_of_the_gpu_name_its_parts():

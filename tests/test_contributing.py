@@ -76,7 +76,7 @@ def test_the_readme_runs(directory: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_are_complete(document: str) -> None:
-    """A comment in a document marks a place that is still to be filled."""
+    """A comment in a document marks a passage that is still to be filled."""
     assert "<!--" not in (ROOT / document).read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Runs in bfloat16 and with LoRA, from their recipe to their last step: resumed exactly, and measured as they say."""
+"""Runs in bfloat16 and with LoRA, from their recipe to their last step: resumed exactly, and evaluated as they say."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(more, tmp_path):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_measurements_sample_as_the_evaluation_says(tmp_path, monkeypatch):
+def test_evaluations_use_their_own_sampling(tmp_path, monkeypatch):
     seen = []
     recipe = load_recipe("nano", [*SMALL, "run.steps=1", "evaluation.temperature=0.5", "evaluation.top_p=0.9"])
     monkeypatch.setattr(

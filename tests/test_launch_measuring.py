@@ -1,4 +1,4 @@
-"""What a run measures of itself on its way, what it keeps of it, and that training never notices."""
+"""Evaluations during a run, the files they keep, and that they do not affect training."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def test_evaluations_keep_the_data_behind_the_metrics(run):
 
 def test_training_never_notices(run, tmp_path):
     assert tiny_run(tmp_path / "plain", run__steps="3", evaluation__games="[]").status == 0
-    measured, plain = read_metrics(run), read_metrics(tmp_path / "plain")
-    assert [[row[key] for key in TRAINED] for row in measured] == [[row[key] for key in TRAINED] for row in plain]
+    evaluated, plain = read_metrics(run), read_metrics(tmp_path / "plain")
+    assert [[row[key] for key in TRAINED] for row in evaluated] == [[row[key] for key in TRAINED] for row in plain]
 
 
 @pytest.mark.parametrize(

@@ -167,14 +167,14 @@ def test_a_run_is_never_started_over_another(finished: Path, uninterrupted: Path
     [
         pytest.param("before the first checkpoint", marks=pytest.mark.slow),
         "during the first checkpoint",
-        pytest.param("before measuring", marks=pytest.mark.slow),
+        pytest.param("before evaluation", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_before_its_first_step_is_begun_again(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert run(path, moment) == KILLED
     assert (path / "config.toml").is_file()
-    assert (path / "checkpoints" / "step-000000").is_dir() == (moment == "before measuring")
+    assert (path / "checkpoints" / "step-000000").is_dir() == (moment == "before evaluation")
     assert not (path / "evaluation" / "step-000000.json").exists()
     assert go_on(path) == 0
     assert_same(path, uninterrupted)

@@ -183,14 +183,14 @@ def test_chunks_are_assigned_as_the_worker_pool_does(games, workers, in_flight):
         expected.append(handle.number)
     setting = of(workers=workers, in_flight=in_flight)
     cluster = _Cluster(setting, games)
-    places, give = [], [each.give for each in cluster.workers]
-    for place, each in enumerate(cluster.workers):
-        each.give = lambda chunk, now, place=place: (places.append(place), give[place](chunk, now))
+    workers, give = [], [each.give for each in cluster.workers]
+    for worker, each in enumerate(cluster.workers):
+        each.give = lambda chunk, now, worker=worker: (workers.append(worker), give[worker](chunk, now))
     for step in (1, 2):
         cut = deal(list(enumerate([(1.0,)] * games)), workers, setting.chunks_per_worker)
         cluster.waiting.extend(Chunk(step, number, games, None) for number, games in enumerate(cut))
     cluster.hand_out(0.0)
-    assert places == expected
+    assert workers == expected
     assert len(cluster.waiting) == real.waiting
 
 
@@ -262,7 +262,7 @@ def test_simulation_and_formula_agree_where_nothing_varies(schedule, way, learn,
     share = EVEN.games // workers
     if way == "chunks":
         seconds = 2 * chunk_seconds(SLOW, EVEN, share // 2)
-    elif schedule == "async":  # one game at a time: swaps wait for nobody
+    elif schedule == "async":  # one game at a time: swaps do not wait
         engine = dataclasses.replace(SLOW, rows=1)
         seconds = share * chunk_seconds(SLOW, EVEN, 1)
     else:  # sixteen at a time

@@ -122,7 +122,7 @@ def test_weights_may_change_within_a_reply():
 
 
 class VirtualEngine:
-    """A policy that takes virtual time for its replies, told of weights at certain times; every move is legal."""
+    """A policy that takes virtual time for its replies, notified of weights at certain times; every move is legal."""
 
     name = "virtual"
 
@@ -158,7 +158,7 @@ class VirtualEngine:
         return [TurnReply(key=request.key, observation="", reply=action, action=action)]
 
     def cancel(self):
-        raise AssertionError("nobody gives up")
+        raise AssertionError("no turn is given up")
 
 
 @given(

@@ -94,8 +94,8 @@ def smollm2_gguf(model: LlamaForCausalLM) -> bytes:
         values = parameter.detach().numpy()
         if name in ("attn_q", "attn_k"):
             values = pairs_side_by_side(values, HEADS if name == "attn_q" else KEY_HEADS)
-        place = f"blk.{layer}." if layer.isdigit() else ""
-        tensors[f"{place}{name}.weight"] = (values.shape, F32, values.astype("<f4").tobytes())
+        prefix = f"blk.{layer}." if layer.isdigit() else ""
+        tensors[f"{prefix}{name}.weight"] = (values.shape, F32, values.astype("<f4").tobytes())
     return gguf_bytes(
         [
             pair("general.architecture", "string", "llama"),

@@ -16,7 +16,7 @@ from spiral.models.head import output_head
 from spiral.policies import SamplingConfig
 from spiral.text import ChatCodec, PromptConfig
 
-# What vLLM warns of is not ours to mend.
+# What vLLM warns of is not ours to fix.
 with_vllm = [
     pytest.mark.slow,
     pytest.mark.skipif(

@@ -259,14 +259,14 @@ def test_a_passed_check_is_not_repeated(random_model, tokenizer, tmp_path, monke
         asked.append(1)
         return random_model
 
-    def measured(**settings):
+    def compared(**settings):
         before = len(asked)
         run_check(engine, plain, str(directory), "float32", settings, kept=True)
         return len(asked) > before
 
-    assert measured()
-    assert not measured()
-    assert measured(layout="packed")
+    assert compared()
+    assert not compared()
+    assert compared(layout="packed")
     (first, _) = sorted((tmp_path / "home" / "agreement").glob("*.json"), key=lambda path: path.stat().st_mtime)
     assert [found["mean"] < 1e-5 for found in json.loads(first.read_text())["differences"]] == [True, True]
     changed = copy.deepcopy(random_model)

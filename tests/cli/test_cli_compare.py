@@ -116,7 +116,7 @@ def test_named_twice_counts_once_and_opponents_play_as_they_were_trained():
     assert len(result.json["rows"]) == 2
     kept = [json.loads(file.read_text())["settings"] for file in Path("results").glob("evaluate-*/result.json")]
     assert [settings["opponent"]["sampling"]["temperature"] for settings in kept] == [1.0, 1.0]
-    # The same games as `spiral evaluate` plays: kept in the same place.
+    # The same games as `spiral evaluate` plays: kept in the same directory.
     found = spiral("evaluate", "random", "--game", "kuhn_poker", "--opponent", "nano", "--episodes", "4", "--json")
     assert len(list(Path("results").glob("evaluate-*"))) == 2
     assert Path(found.json["files"]).name.startswith("evaluate-kuhn_poker-random-against-nano-")

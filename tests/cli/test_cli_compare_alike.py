@@ -1,4 +1,4 @@
-"""`spiral compare` asks two models alike unless told otherwise, says how, and loses no figure to few problems."""
+"""`spiral compare` asks two models alike by default, says how, and reports every metric even for few problems."""
 
 from __future__ import annotations
 

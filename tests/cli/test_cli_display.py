@@ -269,7 +269,7 @@ def test_before_and_after():
 
 
 def test_a_game_is_shown_in_a_few_lines():
-    turns = [new_turn(seat % 2, action=action) for seat, action in enumerate(["0", "3", "1", "4", "2"])]
+    turns = [new_turn(number % 2, action=action) for number, action in enumerate(["0", "3", "1", "4", "2"])]
     episode = new_episode((1.0, -1.0), turns)
     lines, whole = game_excerpt(episode).splitlines(), game_text(episode).splitlines()
     assert len(whole) > 25 >= len(lines)
@@ -282,9 +282,9 @@ def test_a_game_is_shown_in_a_few_lines():
 
 
 def test_a_game_in_words():
-    turns = [new_turn(seat % 2, action=action) for seat, action in enumerate(["0", "3", "1", "4", "2"])]
+    turns = [new_turn(number % 2, action=action) for number, action in enumerate(["0", "3", "1", "4", "2"])]
     text = game_text(new_episode((1.0, -1.0), turns))
-    assert text.count("You are playing tic-tac-toe") == 1, "the rules are told once"
+    assert text.count("You are playing tic-tac-toe") == 1, "the rules are printed once"
     assert " X | X | X\n---+---+---\n O | O | 5\n---+---+---\n 6 | 7 | 8" in text
     assert text.endswith("Result: player 0 won (returns: player 0 +1, player 1 -1).")
 

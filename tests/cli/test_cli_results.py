@@ -1,4 +1,4 @@
-"""Where results go: one place, nothing left behind by what failed, and paths that are told alike."""
+"""Where results go: one directory, nothing left behind by failures, and paths shown consistently."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_what_fails_leaves_nothing_behind(arguments, tmp_path):
 
 
 def test_what_was_kept_before_stays():
-    place = result_directory("evaluate", "x", {}, model="random")
-    with place.locked():
-        place.append_item({"a": 1})
-    with pytest.raises(KeyboardInterrupt), place.locked():
+    results = result_directory("evaluate", "x", {}, model="random")
+    with results.locked():
+        results.append_item({"a": 1})
+    with pytest.raises(KeyboardInterrupt), results.locked():
         raise KeyboardInterrupt
-    assert place.read_items() == [{"a": 1}]
+    assert results.read_items() == [{"a": 1}]
     Path("mine").mkdir()
     other = result_directory("evaluate", "y", {}, model="random", out=Path("mine"))
     with pytest.raises(ZeroDivisionError), other.locked():

@@ -206,7 +206,7 @@ def test_files_are_not_written_into_a_run(run):
 
 
 class Absent(ScriptedPolicy):
-    """Nobody answers in the games with some of the seeds."""
+    """Gives no replies in the games with some of the seeds."""
 
     name = "endpoint:absent"
 
@@ -224,10 +224,10 @@ class Absent(ScriptedPolicy):
 
 
 def absent(monkeypatch, always):
-    def seat(name, game, options):
+    def load(name, game, options):
         return scripted_policy(name, game) if name == "random" else Absent(always)
 
-    monkeypatch.setattr("spiral.policies.registry.load_policy", seat)
+    monkeypatch.setattr("spiral.policies.registry.load_policy", load)
     return ("tournament", "random", "endpoint:absent", "--game", "kuhn_poker", "--episodes", "40")
 
 

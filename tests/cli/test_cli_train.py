@@ -258,7 +258,7 @@ def test_one_command_line_serves_a_run_for_ever(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         interrupt_after(patch, step=1, stop=signal.SIGTERM)
         assert spiral(*command).status == 130
-    assert [step for step, _ in read_evaluations(path)] == [0], "measured before training all the same"
+    assert [step for step, _ in read_evaluations(path)] == [0], "evaluated before training all the same"
     assert spiral(*command).status == 0
     result = spiral(*command)
     assert (result.status, "all 3 steps are done; to train on, add --steps" in result.err) == (0, True)

@@ -1,4 +1,4 @@
-"""Metrics of a step's episodes, by hand: how long is thought and answered, by whom, and what tells a collapse."""
+"""Metrics of a step's episodes, by hand: lengths of thoughts and answers by player, and the signs of a collapse."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-r"""Text that others write reaches a terminal as text: one filter, at every place where something is shown."""
+r"""Text that others write reaches a terminal as text: one filter, wherever something is shown."""
 
 from __future__ import annotations
 
@@ -154,15 +154,15 @@ class Silent(Talker):
         return TurnReply(key=request.key, observation="", reply="", action=None, fault=HOSTILE)
 
 
-def seated(monkeypatch, kind):
-    def seat(name, game, options=None):
+def use_policy(monkeypatch, kind):
+    def load(name, game, options=None):
         return scripted_policy(name, game) if name == "random" else kind()
 
-    monkeypatch.setattr("spiral.policies.registry.load_policy", seat)
+    monkeypatch.setattr("spiral.policies.registry.load_policy", load)
 
 
 def test_talk_in_play(monkeypatch):
-    seated(monkeypatch, Talker)
+    use_policy(monkeypatch, Talker)
     typed = "\n".join(str(cell) for cell in range(9)) + "\n"
     out = harmless(spiral("play", "x", "--game", "tictactoe", "--seat", "1", stdin=typed * 9).out)
     assert f"talker {WRITTEN} replies: {WRITTEN}" in out
@@ -172,14 +172,14 @@ def test_talk_in_play(monkeypatch):
 
 
 def test_names_and_reasons_in_evaluations(monkeypatch):
-    seated(monkeypatch, Talker)
+    use_policy(monkeypatch, Talker)
     arguments = ("--game", "tictactoe", "--episodes", "2")
     assert f"talker {WRITTEN} against random" in harmless(
         spiral("evaluate", "x", *arguments, "--opponent", "random").out
     )
     played = spiral("tournament", "random", f"endpoint:{HOSTILE}", *arguments)
     harmless(played.out + played.err)
-    seated(monkeypatch, Silent)
+    use_policy(monkeypatch, Silent)
     failed = spiral("evaluate", "x", *arguments, "--opponent", "random")
     assert failed.status == 1
     assert SHOWN in harmless(failed.err)
@@ -263,7 +263,7 @@ def test_a_recipe_as_toml_reads_back_as_it_was(tmp_path):
 
 
 def test_what_a_run_keeps_is_not_changed(tmp_path, monkeypatch):
-    seated(monkeypatch, Talker)
+    use_policy(monkeypatch, Talker)
     out = tmp_path / "results"
     spiral("evaluate", "x", "--game", "tictactoe", "--opponent", "random", "--episodes", "2", "--out", str(out))
     (file,) = out.glob("*/result.json")

@@ -1,4 +1,4 @@
-"""How far a command is: what the line says, that it fits, and that every measuring command shows it."""
+"""Progress of a command: what the line says, that it fits, and that every evaluation command shows it."""
 
 from __future__ import annotations
 

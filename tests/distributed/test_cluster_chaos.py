@@ -80,7 +80,7 @@ class Train:
         return bool(found)
 
     def end(self, status, *, agents=False):
-        """Waits for the end, after which nobody is left and nobody but us has said anything.
+        """Waits for the end, after which no process is left and only ours has printed anything.
 
         Where Ray could not end its `agents` itself, they look for its other processes for a minute, and go.
         """
@@ -187,7 +187,7 @@ def test_thirty_steps_while_every_kind_of_process_is_killed(tmp_path, started):
     assert 1 <= sum("It is replaced" in line for line in said) <= killed["rollout"]
     wait_for(lambda: not any(run.alive() for run in started))
     assert sum("resuming from the last checkpoint" in line for line in said) == 1
-    print(f"killed: {killed}; told: {len(said)} warnings")
+    print(f"killed: {killed}; {len(said)} warnings")
 
 
 def test_one_of_two_learners_is_killed(tmp_path, started):

@@ -1,4 +1,4 @@
-"""Whole runs on a cluster: the run of one process, however many there are, whoever is killed, and on a full disk."""
+"""Whole runs on a cluster equal the run of one process, for any number of processes, with kills and on a full disk."""
 
 import json
 import os
@@ -266,7 +266,7 @@ def test_schedules_that_play_ahead(tmp_path, schedule):
     rows = read_metrics(path)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(row["rollout/games"] == 32 for row in rows)
-    # Whoever was older was counted, and left out.
+    # Older turns were counted and left out.
     assert all(row["cluster/staleness_max"] <= 1 or row["cluster/dropped_turns"] > 0 for row in rows)
     seeds = [seed for step in played(path) for _, seed, *_ in step]
     assert len(set(seeds)) == len(seeds) == 4 * 32

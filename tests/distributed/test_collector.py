@@ -93,12 +93,12 @@ def test_engines_sleep_when_the_games_of_a_step_are_over():
 
 
 def is_asleep(policy):
-    """A measurement that does not wake the engine."""
+    """A policy call that does not wake the engine."""
     return policy.asleep
 
 
 def parameter_bits(policy):
-    """A measurement: every bit of the weights, and the version they go by."""
+    """Every bit of the weights, and their version."""
     return {name: weight.detach().numpy().tobytes() for name, weight in policy.model.named_parameters()}, policy.version
 
 
@@ -114,7 +114,7 @@ def test_async_takes_finished_games_within_its_bounds():
             ages += [step - 1 - version for version in versions(episodes)]
             assert played.metrics()["cluster/staleness_max"] <= 2 + played.metrics()["cluster/dropped_turns"]
             if step < 6:
-                with played._changed:  # whoever has finished a chunk has another in hand
+                with played._changed:  # every worker that has finished a chunk has another
                     assert all(worker.assigned for worker in played._pool.ready)
     # All games of all steps, and none of them twice.
     everything = {match.seed for step in range(1, 9) for match in played._matchmaker.matches(step)}
@@ -141,7 +141,7 @@ def test_overlap_is_one_update_behind_and_killed_stuck_and_broken_workers_change
             assert played.metrics()["cluster/staleness"] == step - 1 - acted
         assert played.metrics()["cluster/restarts"] == 3
         assert played.call_policy(weight_of, "and", 2) == (4, "and", 2)
-        with pytest.raises(ValueError, match="there is nothing to measure"):
+        with pytest.raises(ValueError, match="there is nothing to evaluate"):
             played.call_policy(refuses)
         assert played._pool.restarts == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["garbage", "hang", "kill"]

@@ -209,7 +209,7 @@ def test_a_run_on_shared_gpus_is_that_of_one_process(tmp_path):
     path = runs.ran(tmp_path / "spread", runs.recipe(3, 2, 2, "cluster.gpus_per_worker=0.4"), look)
     assert sorted(seen[0][:2]) == [[0], [1]]
     assert all(gpus[2:] == gpus[:2] == seen[0][:2] for gpus in seen)
-    assert lent == [1] * 3  # on a CPU all have one place
+    assert lent == [1] * 3  # on a CPU all share one device
     rows = read_metrics(path)
     assert rows[-1]["cluster/restarts"] == 1
     alone = read_metrics(runs.ran(tmp_path / "alone", runs.recipe(3)))

@@ -65,7 +65,7 @@ class Table:
         return thread, found
 
     def arrived(self, count):
-        """Waits until so many jobs wait for the thread."""
+        """Waits until the given number of jobs wait for the thread."""
         with self.thread._changed:
             assert self.thread._changed.wait_for(lambda: len(self.thread._inbox) >= count, timeout=30)
 

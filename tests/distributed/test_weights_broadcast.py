@@ -136,7 +136,7 @@ def test_a_process_that_does_not_come_is_named_after_the_timeout(party):
     begun = time.monotonic()
     assert answers(meet(0, (0,), size=3, seconds=1.0)) == ["rank 2 did not join the broadcast within 1 s"] * 2
     assert 1 <= time.monotonic() - begun < 5
-    # Who knows better says so, and nobody waits.
+    # A receiver that expects another version says so, and no one waits.
     calls = meet(0, (0,), size=3, generation=2, seconds=60.0)
     sender.abandon(2)
     assert answers(calls) == ["another process could not join the broadcast"] * 2
@@ -224,7 +224,7 @@ def collector(make_policy, vocabulary=VOCABULARY, **settings):
 
 
 def bits(policy):
-    """A measurement: the weights' bits, whose they are, and whether torch.distributed thinks itself at work."""
+    """The weights' bits, whose they are, and whether torch.distributed thinks itself at work."""
     named = {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
     return named, policy.version, torch.distributed.is_initialized()
 

@@ -153,7 +153,7 @@ def collector(make_policy, vocabulary=VOCABULARY, **settings):
 
 
 def bits(policy):
-    """A measurement: the weights' bits, and whose they are."""
+    """The weights' bits, and whose they are."""
     return {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}, policy.version
 
 
@@ -279,7 +279,7 @@ def test_a_reader_keeps_the_memory_of_a_killed_lender_and_no_other_can_open_it()
     process.kill()
     process.communicate()
     assert torch.equal(weight, torch.arange(1000.0))
-    weight += 1  # of one's own, for nobody else to see
+    weight += 1  # private: no other process sees it
     with pytest.raises(FileNotFoundError):
         open_loan(loan)
 

@@ -165,7 +165,7 @@ def test_results_by_hand():
     assert (result.illegal, result.opponent_illegal) == (1 / 8, 1 / 8)
     # From player 0: a win, a loss, an illegal move and a win; from player 1: a win, their illegal move, a draw, a loss.
     assert result.seat_returns == ((1 - 1 - 1.5 + 1) / 4, (1 + 0.5 + 0 - 1) / 4)
-    # Seat 0 won 3 times by 2 and lost twice by 2, and twice forfeited by 2.
+    # Player 0 won 3 times by 2 and lost twice by 2, and twice forfeited by 2.
     assert result.seat_advantage == (3 * 2 - 2 * 2 - 2 * 2) / 8
 
 

@@ -43,7 +43,7 @@ def test_playouts_repeat_with_their_seed(name: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Toy(Game):
-    """One chance bit seen by seat 0, then each seat says yes or no; breaks what `fault` names."""
+    """One chance bit seen by player 0, then each player says yes or no; breaks what `fault` names."""
 
     name: ClassVar[str] = "toy"
     summary: ClassVar[str] = "a toy"

@@ -159,8 +159,8 @@ def test_commands_name_the_game_and_exit_with_1(capsys, tmp_path):
 
 
 def test_training_keeps_the_steps_that_are_done_and_says_how_to_go_on(capsys, tmp_path):
-    measured_briefly = ["evaluation.episodes=2", "evaluation.exploitability=[]", "selfplay.episodes_per_step=4"]
-    settings = [*measured_briefly, "credit.estimator=tests.broken_game:third_step"]
+    brief_evaluation = ["evaluation.episodes=2", "evaluation.exploitability=[]", "selfplay.episodes_per_step=4"]
+    settings = [*brief_evaluation, "credit.estimator=tests.broken_game:third_step"]
     overrides = [part for setting in settings for part in ("--set", setting)]
     run = tmp_path / "run"
     assert main(["train", "nano", "--steps", "5", "--run-dir", str(run), *overrides]) == 1

@@ -78,11 +78,11 @@ def render(game: Game) -> str:
             actions = state.legal_actions()
             listed = ", ".join(actions[:12]) + (f", ... ({len(actions)} in all)" if len(actions) > 12 else "")
             out.append(f"seat {state.current_player} to act: {listed}")
-        for seat in (0, 1):
-            full = state.observation(seat, "full")
-            out += [f"--- seat {seat}", f"information state: {state.information_state(seat)}"]
-            out += [f"compact: {state.observation(seat, 'compact')}", *unfold(full, shown[seat])]
-            shown[seat] = full
+        for player in (0, 1):
+            full = state.observation(player, "full")
+            out += [f"--- seat {player}", f"information state: {state.information_state(player)}"]
+            out += [f"compact: {state.observation(player, 'compact')}", *unfold(full, shown[player])]
+            shown[player] = full
     return "\n".join(out) + "\n"
 
 

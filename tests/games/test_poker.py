@@ -22,7 +22,7 @@ def play(spec: str, actions: str) -> State:
 
 
 def uniform_value(state: State) -> float:
-    """Seat 0's expected return when both seats play uniformly."""
+    """Player 0's expected return when both players play uniformly."""
     if state.is_terminal:
         return state.returns()[0]
     listed = state.legal_actions()
@@ -113,13 +113,13 @@ def test_the_pot_goes_to_the_winner_of_each_hand(seed: int) -> None:
     rest = iter(actions[1:])
     hands = 0
     for card_0, card_1 in zip(rest, rest, strict=False):
-        paid, seat = [1, 1], first
+        paid, player = [1, 1], first
         line: list[str] = []
         while line[-2:] not in (["check", "check"], ["bet", "call"], ["bet", "fold"]):
             line.append(next(rest))
-            paid[seat] += line[-1] in ("bet", "call")
-            seat = 1 - seat
-        winner = seat if line[-1] == "fold" else int("JQK".index(card_1) > "JQK".index(card_0))
+            paid[player] += line[-1] in ("bet", "call")
+            player = 1 - player
+        winner = player if line[-1] == "fold" else int("JQK".index(card_1) > "JQK".index(card_0))
         for player in (0, 1):
             chips[player] += sum(paid) * (player == winner) - paid[player]
         first, hands = 1 - first, hands + 1
@@ -134,7 +134,7 @@ def test_the_pot_goes_to_the_winner_of_each_hand(seed: int) -> None:
     "lines", [("bet;fold", "check;check"), ("check;bet;fold", "bet;call"), ("bet;fold", "bet;fold")]
 )
 def test_a_folded_card_is_never_shown(lines: tuple[str, str], style: str) -> None:
-    """Two matches that differ in the other seat's folded card look the same, and go on looking the same."""
+    """Two matches that differ in the other player's folded card look the same, and go on looking the same."""
     before, after = lines
     one = play("kuhn_poker(hands=3)", f"seat 0 first;Q;J;{before}")
     two = play("kuhn_poker(hands=3)", f"seat 0 first;Q;K;{before}")

@@ -193,7 +193,7 @@ def test_the_contract_asks_that_a_game_is_found_by_its_spec(my_game: None) -> No
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """Another library's games in the place of OpenSpiel's: one that is available and one that is not."""
+    """Another library's games instead of OpenSpiel's: one that is available and one that is not."""
     module = types.ModuleType("other_games")
     reasons = {"noughts": None, "crosses": "it is too cross", "liars_dice": None}
     module.names = lambda: reasons  # type: ignore[attr-defined]

@@ -161,8 +161,8 @@ def test_the_larger_gain_wins(offer: str, returns: tuple[float, float]) -> None:
     assert state.is_terminal
     assert state.returns() == returns
     words = {1.0: "you won", -1.0: "you lost", 0.0: "it is a draw"}
-    for seat in (0, 1):
-        assert f"The game is over: {words[returns[seat]]}." in state.observation(seat)
+    for player in (0, 1):
+        assert f"The game is over: {words[returns[player]]}." in state.observation(player)
 
 
 def test_gains_are_counted_at_each_players_own_values() -> None:
@@ -180,9 +180,9 @@ def test_an_offer_of_the_last_turn_lapses() -> None:
 
 
 def test_values_are_private() -> None:
-    """Before seat 0 has its values, seat 1 has none either; numbers of the other seat are never written."""
-    for seat in (0, 1):
-        assert "13" not in play(deal=DEAL[:6]).observation(seat, "compact")
+    """Before player 0 has its values, player 1 has none either; the other player's numbers are never written."""
+    for player in (0, 1):
+        assert "13" not in play(deal=DEAL[:6]).observation(player, "compact")
     text = play("offer: 3 wood -> 2 gold").observation(1)
     assert "To you one wood is worth 6 and one gold is worth 13." in text
     assert "one wood is worth 13" not in text
@@ -217,7 +217,7 @@ def test_resources_are_neither_made_nor_lost(seed: int) -> None:
     _, last = random_playout(load_game("simple_negotiation"), seed)
     assert isinstance(last, SimpleNegotiationState)
     for kind in (0, 1):
-        held = [int(last._holdings(seat)[kind]) for seat in (0, 1)]
+        held = [int(last._holdings(player)[kind]) for player in (0, 1)]
         assert min(held) >= 0
         assert sum(held) == last.dealt[kind] + last.dealt[2 + kind]
 

@@ -30,7 +30,7 @@ def test_every_line_wins_for_either_player(line: tuple[int, int, int], winner: i
         assert state.is_terminal
         assert state.returns() == ((1.0, -1.0) if winner == 0 else (-1.0, 1.0))
         return
-    pytest.fail("no harmless cells were left for the other seat")
+    pytest.fail("no harmless cells were left for the other player")
 
 
 def test_a_full_board_without_a_line_is_a_draw() -> None:

@@ -125,12 +125,12 @@ def test_a_run_that_sleeps_is_the_run_that_never_does(tmp_path, compute):
 def test_engines_sleep_only_where_they_have_nothing_to_do(schedule):
     settings = ["cluster.rollout_workers=2", "engine.sleep=true"]
     assert load_recipe("nano", settings).engine.sleep
-    with pytest.raises(ValueError, match=f"schedule is '{schedule}', in which engines have games while the learner"):
+    with pytest.raises(ValueError, match=f"schedule is '{schedule}', in which engines play games while the learner"):
         load_recipe("nano", [*settings, f"cluster.schedule={schedule}"])
 
 
 class StubEngine:
-    """Notes what vLLM would be told, in order."""
+    """Records the calls that vLLM would receive, in order."""
 
     def __init__(self):
         self.calls = []

@@ -265,7 +265,7 @@ def test_an_engine_that_fails_says_what_it_was_doing(policy, monkeypatch):
         ):
             policy.poll()
         policy.cancel()
-    # What the engine still had to do is nobody's any more.
+    # The engine's unfinished requests were dropped.
     assert tokens(ask(policy, STATES[:5], seed=6)).keys() == set(range(5))
 
 
@@ -287,11 +287,11 @@ def test_a_reply_that_ends_early_is_an_error(policy, monkeypatch):
 
 def test_an_error_in_a_game_is_not_reported_as_vllms(policy, monkeypatch):
     def broken(*_):
-        raise KeyError("a rule that nobody wrote")
+        raise KeyError("a missing rule")
 
     policy.submit(requests_for(STATES[:3]))
     monkeypatch.setattr("spiral.inference.base.parse_action", broken)
-    with pytest.raises(KeyError, match="a rule that nobody wrote"):
+    with pytest.raises(KeyError, match="a missing rule"):
         policy.poll()
 
 
@@ -384,7 +384,7 @@ def test_on_a_cpu_it_cannot_sleep(directory, nano):
 
 
 def smollm2():
-    """The real model, where somebody has fetched it."""
+    """The real model, where it has been fetched."""
     named = os.environ.get("SPIRAL_SMOLLM2")
     return Path(named) if named else local_model_directory("smollm2")
 

@@ -113,10 +113,10 @@ def fault_within(seconds):
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HF_ENDPOINT"])
-@pytest.mark.parametrize(("place", "answer"), [(server, silent), (server, dripping), (blackhole, None)])
-def test_an_unresponsive_server_costs_seconds(monkeypatch, variable, place, answer):
+@pytest.mark.parametrize(("listener", "answer"), [(server, silent), (server, dripping), (blackhole, None)])
+def test_an_unresponsive_server_costs_seconds(monkeypatch, variable, listener, answer):
     monkeypatch.setattr(hub, "TIMEOUT_SECONDS", FAST)
-    with place(answer) as port:
+    with listener(answer) as port:
         monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
         assert fault_within(FAST + 1.5)
         assert not hub.hub_answers()

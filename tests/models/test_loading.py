@@ -56,7 +56,7 @@ def test_everybody_who_asks_for_the_limit_says_so(tokenizer):
 
 
 def long_rope(original=70, *, context=512, where="both"):
-    """A configuration whose rotary factors change after `original` tokens, which families say in different places."""
+    """A configuration whose rotary factors change after `original` tokens, which families keep under different keys."""
     kind = LlamaConfig if where == "rope" else Phi3Config
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [8.0] * 8}
     if where != "config":

@@ -422,7 +422,7 @@ def test_a_known_kind_of_model_may_bring_code_that_is_left_alone(model, tmp_path
 
 
 def test_every_call_that_could_run_a_models_code_says_that_it_must_not():
-    """The whole source: transformers asks on standard input where it is not told."""
+    """The whole source: transformers asks on standard input where this is not set."""
     calls = re.compile(
         r"(?:\b(?:AutoConfig|AutoTokenizer|AutoModelForCausalLM|model_class|cls))\.(?:from_pretrained|from_config)\("
     )

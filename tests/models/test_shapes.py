@@ -42,7 +42,7 @@ PUBLISHED = {
 
 @pytest.fixture(autouse=True)
 def away(monkeypatch, tmp_path):
-    """No hub, no local copies, and nobody may ask."""
+    """No hub, no local copies, and no request allowed."""
     monkeypatch.setattr("spiral.models.hub.hub_fault", lambda: pytest.fail("the hub was asked for"))
     monkeypatch.setenv("SPIRAL_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)

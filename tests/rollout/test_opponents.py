@@ -34,7 +34,7 @@ MIXED = SelfPlayConfig(
 
 
 def against(returns, learner, opponent="random", turns=(), **fields):
-    """A game in which one seat learned."""
+    """A game in which one player learned."""
     seats = [Seat(policy="policy", trainable=True), Seat(policy=opponent, trainable=False)]
     episode = new_episode(returns, turns, **fields)
     return dataclasses.replace(episode, seats=(seats[learner], seats[1 - learner]))

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a configuration: exit status 2 and one line that names the place."""
+"""Every error in a configuration: exit status 2 and one line that names the setting."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from spiral.runs.recipe import load_recipe
 
 
 @pytest.mark.parametrize(
-    ("setting", "games", "plies", "measured", "exact"),
+    ("setting", "games", "plies", "evaluated", "exact"),
     [
         ("selfplay.games={kuhn_poker=1}", {"kuhn_poker": 1}, {}, ["kuhn_poker"], ["kuhn_poker"]),
         ("selfplay.games=kuhn_poker", {"kuhn_poker": 1}, {}, ["kuhn_poker"], ["kuhn_poker"]),
@@ -31,11 +31,11 @@ from spiral.runs.recipe import load_recipe
         ),
     ],
 )
-def test_the_rest_of_a_recipe_follows_its_games(setting, games, plies, measured, exact):
+def test_the_rest_of_a_recipe_follows_its_games(setting, games, plies, evaluated, exact):
     recipe = load_recipe("nano", [setting])
     assert recipe.selfplay.games == games
     assert recipe.selfplay.opening_plies == plies
-    assert recipe.evaluation.games == measured
+    assert recipe.evaluation.games == evaluated
     assert recipe.evaluation.exploitability == exact
 
 

@@ -29,7 +29,7 @@ PUBLISHED = {
 
 @pytest.fixture
 def unreachable(monkeypatch, tmp_path):
-    """No hub, no local copies, and nobody may even ask."""
+    """No hub, no local copies, and no request allowed."""
 
     def asked():
         raise AssertionError("the hub was asked for")
@@ -118,7 +118,7 @@ def test_what_differs_from_the_paper_is_said(name):
         "learner.epochs": "One pass over each batch",
         "learner.minibatches": "in two optimizer steps",
         "evaluation.every": "only before and after",
-        "evaluation.temperature": "measured as they are played, at temperature 0.7",
+        "evaluation.temperature": "evaluated as they are played, at temperature 0.7",
         "evaluation.top_p": "top-p 0.95",
     }
     same = ("learner.warmup_steps", "loss.kind", "loss.kl_coefficient", "loss.importance_cap", "loss.entropy_bonus")

@@ -42,7 +42,7 @@ def test_two_updates_are_watched():
         watched(1e-6, 0.02)
     with pytest.raises(DisagreementError, match="nan nats a token"):
         watched(float("nan"))
-    with pytest.raises(DisagreementError, match="games of step 3"):  # a step without samples measures nothing
+    with pytest.raises(DisagreementError, match="games of step 3"):  # a step without samples compares nothing
         watched(1e-6, None, 0.02)
 
 

@@ -48,7 +48,7 @@ def test_every_stage_of_a_run_is_reported(stages, tmp_path):
 
 def test_the_innermost_progress_is_shown():
     outside = shown()
-    outside.stage("nobody looks")
+    outside.stage("unseen")
     with made_current(Progress()) as outer:
         shown().stage("outer", 3, "games")
         with made_current(Progress()) as inner:

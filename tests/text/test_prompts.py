@@ -130,7 +130,7 @@ def test_nano_prompts_are_short():
 
     tictactoe = load_game("tictactoe")
     start = codec.encode(tictactoe.initial_state().observation(0, "compact"), tictactoe)
-    assert len(start) == longest("tictactoe") == 5  # the seat, three rows, and where the reply begins
+    assert len(start) == longest("tictactoe") == 5  # the player, three rows, and where the reply begins
     assert longest("kuhn_poker") <= 5
     assert longest("kuhn_poker(hands=5)") <= 16
     assert longest("leduc_poker") <= 24

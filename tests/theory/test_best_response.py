@@ -80,7 +80,7 @@ def test_the_best_response_to_uniform_kuhn():
 
 
 def test_the_responder_cannot_see_the_hidden_card():
-    # One who sees it folds every lower card (-1) and wins 2 with every higher one: 1/2 in place of 1/3.
+    # One who sees it folds every lower card (-1) and wins 2 with every higher one: 1/2 instead of 1/3.
     def bold(state, player):
         return {"bet" if "bet" in state.legal_actions() else "call": 1.0}
 

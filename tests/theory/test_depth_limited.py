@@ -50,7 +50,7 @@ def test_to_the_end_it_is_minimax():
 
 
 def random_position(rng):
-    """A position of tic-tac-toe in which somebody moves, after three moves or more."""
+    """A position of tic-tac-toe with a player to move, after three moves or more."""
     while True:
         state = TICTACTOE.initial_state()
         for _ in range(rng.randrange(3, 8)):

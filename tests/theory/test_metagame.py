@@ -118,8 +118,8 @@ def test_nash_averages_are_maximum_entropy_equilibria(players, seed):
     from scipy.optimize import linprog
 
     rng = np.random.default_rng(seed)
-    places = rng.integers(0, players, size=players)
-    payoffs = antisymmetric(np.round(2 * rng.normal(size=(players, players))))[np.ix_(places, places)]
+    indices = rng.integers(0, players, size=players)
+    payoffs = antisymmetric(np.round(2 * rng.normal(size=(players, players))))[np.ix_(indices, indices)]
     average = nash_average(payoffs)
     assert average.sum() == pytest.approx(1)
     assert average.min() >= 0

@@ -94,7 +94,7 @@ def test_values_of_all_positions_at_once():
     search = Minimax()
     nodes = {int(infoset): node for node, infoset in enumerate(tree.infoset_N) if infoset >= 0}
     assert len(nodes) == 4_520
-    assert all(value_N[nodes[place]] == search.value(infoset.state) for place, infoset in enumerate(tree.infosets))
+    assert all(value_N[nodes[index]] == search.value(infoset.state) for index, infoset in enumerate(tree.infosets))
 
 
 def test_perfect_play_as_a_policy():

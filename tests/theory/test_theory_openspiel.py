@@ -57,8 +57,8 @@ def random_policy(name, seed):
     return policy_from_table(table)
 
 
-def pure_policy(place):
-    return lambda state, player: {state.legal_actions()[place]: 1.0}
+def pure_policy(index):
+    return lambda state, player: {state.legal_actions()[index]: 1.0}
 
 
 def bold(state, player):

@@ -44,15 +44,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def truncate(data: bytes, place: int, _mask: int) -> bytes:
-    return data[:place]
+def truncate(data: bytes, offset: int, _mask: int) -> bytes:
+    return data[:offset]
 
 
-def flip(data: bytes, place: int, mask: int) -> bytes:
-    return data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :]
+def flip(data: bytes, offset: int, mask: int) -> bytes:
+    return data[:offset] + bytes([data[offset] ^ mask]) + data[offset + 1 :]
 
 
-def remove(_data: bytes, _place: int, _mask: int) -> None:
+def remove(_data: bytes, _offset: int, _mask: int) -> None:
     return None
 
 
@@ -60,17 +60,17 @@ def remove(_data: bytes, _place: int, _mask: int) -> None:
 @given(
     name=st.sampled_from([*FILES, "manifest.json"]),
     harm=st.sampled_from([truncate, flip, remove]),
-    place=st.integers(0, 10_000),
+    offset=st.integers(0, 10_000),
     mask=st.integers(1, 255),
 )
 def test_any_harm_is_noticed_and_the_last_good_checkpoint_named(
-    checkpoints: Path, name: str, harm: Callable[[bytes, int, int], bytes | None], place: int, mask: int
+    checkpoints: Path, name: str, harm: Callable[[bytes, int, int], bytes | None], offset: int, mask: int
 ) -> None:
     harmed = checkpoints / "step-000002"
     verify_checkpoint(harmed)
     file = harmed / name
     data = file.read_bytes()
-    left = harm(data, place % len(data), mask)
+    left = harm(data, offset % len(data), mask)
     try:
         if left is None:
             file.unlink()

@@ -10,7 +10,7 @@ from spiral.training import fsdp as sharding
 
 @pytest.mark.parametrize(("device", "chosen"), [("cuda:1", ["cuda:1"]), ("cpu", [])])
 def test_the_model_s_gpu_is_the_current_one_before_anything_is_sharded(monkeypatch, device, chosen):
-    """FSDP2 takes parameters to the current device, which is the first GPU unless somebody says otherwise."""
+    """FSDP2 takes parameters to the current device, which is the first GPU by default."""
     done = []
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(str(device)))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)

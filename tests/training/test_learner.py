@@ -342,7 +342,7 @@ def test_chunks_keep_no_logits_for_the_backward_pass(random_model):
         return peak_bytes(work) / (4 * chunk)
 
     assert peak(64 * 16, entropy_gradient=False) < peak(64 * 2, entropy_gradient=False) + 2.5
-    assert peak(64 * 16, entropy_gradient=True) > 16  # kept for a gradient that nobody asks for
+    assert peak(64 * 16, entropy_gradient=True) > 16  # kept for a gradient that is not needed
 
 
 def no_gradient_is_finite(batch):

@@ -319,8 +319,8 @@ def test_shares_hold_every_sample_once(ranks_):
         assert own.tolist() == list(range(share.batch.num_samples))
         whole = [sample for sample in range(9) if share.index_S[sample] >= 0]
         assert share.of(part).tolist() == [whole.index(sample) for sample in part.tolist() if sample in whole]
-        for place, sample in enumerate(whole):
-            assert pieces(share.batch, place) == pieces(batch, sample)
+        for index, sample in enumerate(whole):
+            assert pieces(share.batch, index) == pieces(batch, sample)
         seen += whole
     assert sorted(seen) == list(range(9))
     tokens = [int(share.batch.lengths_S.sum()) for share in shares]

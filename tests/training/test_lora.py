@@ -85,7 +85,7 @@ def test_a_checkpoint_is_a_plain_model_and_goes_on_exactly(random_model, tokeniz
         state={"step": 1},
     )
     modes = {file.stat().st_mode for file in path.rglob("*") if file.is_file()}
-    assert len(modes) == 1, "whoever may read the configuration may read the weights"
+    assert len(modes) == 1, "the weights are as readable as the configuration"
     saved = dict(AutoModelForCausalLM.from_pretrained(path).named_parameters())
     assert all(torch.equal(weight, saved[name]) for name, weight in learner.weights())
     again = learner_of(random_model, compute, seed=0)

@@ -232,12 +232,12 @@ def setting(seed=0):
 def naive_scores(hidden, head, targets, temperature, reference):
     """Everything from full logits, one token at a time, with probabilities rather than their logarithms."""
     columns = []
-    for place in range(TOKENS):
-        p = torch.softmax(head(hidden[place]).float() / temperature, 0)
-        q = torch.softmax(reference[1](reference[0][place]).float() / temperature, 0)
+    for position in range(TOKENS):
+        p = torch.softmax(head(hidden[position]).float() / temperature, 0)
+        q = torch.softmax(reference[1](reference[0][position]).float() / temperature, 0)
         entropy = sum(-p[token] * torch.log(p[token]) for token in range(VOCABULARY))
         kl = sum(p[token] * torch.log(p[token] / q[token]) for token in range(VOCABULARY))
-        columns.append((torch.log(p[targets[place]]), entropy, kl))
+        columns.append((torch.log(p[targets[position]]), entropy, kl))
     return [torch.stack(column) for column in zip(*columns, strict=True)]
 
 

@@ -112,11 +112,11 @@ def test_every_action_token_is_predicted_once_from_the_token_before_it(count, se
         for predict, action in zip(rows.predict_K.tolist(), rows.action_K.tolist(), strict=True):
             index = int(batch.action_sample_A[action])
             first = int((batch.action_sample_A == index).nonzero()[0])
-            place = int(batch.prompt_lengths_S[index]) + action - first
-            assert int(positions[predict]) == place - 1
+            position = int(batch.prompt_lengths_S[index]) + action - first
+            assert int(positions[predict]) == position - 1
             start = int(batch.starts_S[index])
-            assert int(tokens[predict]) == int(batch.token_ids_L[start + place - 1])
-            assert int(batch.action_ids_A[action]) == int(batch.token_ids_L[start + place])
+            assert int(tokens[predict]) == int(batch.token_ids_L[start + position - 1])
+            assert int(batch.action_ids_A[action]) == int(batch.token_ids_L[start + position])
             seen.append(action)
     assert sorted(seen) == list(range(batch.num_action_tokens))
 
@@ -195,6 +195,6 @@ def test_padded_rows_equal_one_plain_forward_pass_each(random_model):
     for one in samples:
         ids = torch.from_numpy(np.concatenate([one.prompt_ids, one.action_ids]))
         logprobs = torch.log_softmax(random_model(input_ids=ids[None]).logits[0].float(), -1)
-        places = torch.arange(len(one.prompt_ids), len(ids))
-        plain.append(logprobs[places - 1, ids[places]])
+        positions_of_actions = torch.arange(len(one.prompt_ids), len(ids))
+        plain.append(logprobs[positions_of_actions - 1, ids[positions_of_actions]])
     assert torch.allclose(ours, torch.cat(plain), atol=1e-5, rtol=0)

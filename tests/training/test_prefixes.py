@@ -27,7 +27,7 @@ def with_beginning(sample, beginning):
 
 
 def families_batch(seed=0, each=5, lengths=(40, 23, 0)):
-    """Samples of three games, in turn: each game's prompts begin with so many tokens of its own."""
+    """Samples of three games, in turn: each game's prompts begin with tokens of its own."""
     rng = np.random.default_rng(seed)
     beginnings = [rng.integers(1, 400, length) for length in lengths]
     samples = random_samples(each * len(lengths), 400, seed)
@@ -43,8 +43,8 @@ def scores(model, batch, layout, max_tokens):
     scorer = Scorer(model)
     for rows in micro_batches(batch, torch.arange(batch.num_samples), layout, max_tokens):
         found = scorer(rows, batch.action_ids_A[rows.action_K], 1.0)
-        for place, values in enumerate(found):
-            result[place, rows.action_K] = values
+        for position, values in enumerate(found):
+            result[position, rows.action_K] = values
     return result
 
 
@@ -124,8 +124,8 @@ def test_a_sample_sees_its_prefix_and_itself_only(random_model):
     before = scores(model, batch, "packed", 10_000)[0]
     for sample in (0, 4, 8):
         tokens = batch.token_ids_L.clone()
-        place = int(batch.starts_S[sample] + batch.prompt_lengths_S[sample]) - 1
-        tokens[place] = (tokens[place] + 1) % 400
+        position = int(batch.starts_S[sample] + batch.prompt_lengths_S[sample]) - 1
+        tokens[position] = (tokens[position] + 1) % 400
         after = scores(model, dataclasses.replace(batch, token_ids_L=tokens), "packed", 10_000)[0]
         own = batch.action_sample_A == sample
         assert torch.allclose(after[~own], before[~own], atol=1e-6, rtol=0)

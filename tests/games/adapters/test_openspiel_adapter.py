@@ -50,7 +50,7 @@ def play_line(spec: str, *actions: str) -> State:
     return state
 
 
-def uniform(state: State, seat: int) -> dict[str, float]:
+def uniform(state: State, player: int) -> dict[str, float]:
     return dict.fromkeys(state.legal_actions(), 1 / len(state.legal_actions()))
 
 
@@ -70,9 +70,9 @@ def follow(game: Game, other: Any, rng: random.Random) -> None:
         else:
             names = state.legal_actions()
         assert len(names) == len(set(names)) == len(numbers)
-        place = rng.randrange(len(numbers))
-        state = state.apply(names[place])
-        other.apply_action(numbers[place])
+        index = rng.randrange(len(numbers))
+        state = state.apply(names[index])
+        other.apply_action(numbers[index])
     assert isinstance(state, OpenSpielState)
     assert state.position.history() == other.history()
     assert state.is_terminal
@@ -123,9 +123,9 @@ def test_every_game_that_is_listed_can_be_played_by_boxed_replies() -> None:
         actions, last = random_playout(game, seed=1)
         state = game.initial_state()
         for action in actions:
-            for seat in (0, 1):
-                assert f"You are seat {seat}" in state.observation(seat)
-                assert state.observation(seat, "compact").startswith(f"openspiel/{name}:{seat}:")
+            for player in (0, 1):
+                assert f"You are seat {player}" in state.observation(player)
+                assert state.observation(player, "compact").startswith(f"openspiel/{name}:{player}:")
             for legal in state.legal_actions():
                 assert parse_action(f"Hence \\boxed{{{legal}}}.", state) == legal
             state = state.apply(action)
@@ -250,7 +250,7 @@ def test_states_are_rebuilt_in_another_process() -> None:
 
 
 def test_leduc_shows_a_card_to_its_owner_only() -> None:
-    """Over the whole tree: what a seat reads follows from its own card, the public card and the betting."""
+    """Over the whole tree: what a player reads follows from their own card, the public card and the betting."""
     texts: dict[tuple[object, ...], set[tuple[str, ...]]] = {}
     own_cards: dict[str, set[str]] = {}
     stack = [load("leduc_poker").initial_state()]
@@ -260,11 +260,12 @@ def test_leduc_shows_a_card_to_its_owner_only() -> None:
         cards = [name for player, name in state.moves if player == CHANCE]
         if len(cards) >= 2:
             public = tuple(move for move in state.moves if move[0] != CHANCE)
-            for seat in (0, 1):
-                seen = (state.observation(seat), state.observation(seat, "compact"), state.information_state(seat))
+            for player in (0, 1):
+                full, compact = state.observation(player), state.observation(player, "compact")
+                seen = (full, compact, state.information_state(player))
                 if not state.is_terminal:
-                    texts.setdefault((seat, cards[seat], tuple(cards[2:]), public), set()).add(seen)
-                own_cards.setdefault(cards[seat], set()).add(seen[0].split("Your card: ")[1][0])
+                    texts.setdefault((player, cards[player], tuple(cards[2:]), public), set()).add(seen)
+                own_cards.setdefault(cards[player], set()).add(seen[0].split("Your card: ")[1][0])
         following = state.legal_actions() or [name for name, _ in state.chance_outcomes()]
         stack.extend(state.apply(action) for action in following)
     assert len(texts) > 1_000
@@ -334,7 +335,7 @@ def test_an_observation_in_full() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "actions", "seat", "lines"),
+    ("spec", "actions", "player", "lines"),
     [
         ("connect_four(rows=4,columns=4)", ["1", "1"], 0, ["0 1 2 3", ". . . .", ". . . .", ". o . .", ". x . ."]),
         ("hex(board_size=2)", ["b1", "a2"], 0, ["   a b", " 1 . x", " 2  o ."]),
@@ -360,8 +361,8 @@ def test_an_observation_in_full() -> None:
         ),
     ],
 )
-def test_positions_are_written_for_a_reader(spec: str, actions: list[str], seat: int, lines: list[str]) -> None:
-    assert set(lines) <= set(play_line(spec, *actions).observation(seat).split("\n"))
+def test_positions_are_written_for_a_reader(spec: str, actions: list[str], player: int, lines: list[str]) -> None:
+    assert set(lines) <= set(play_line(spec, *actions).observation(player).split("\n"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""TextArena's games against TextArena itself, their randomness kept apart, and what the seats are told."""
+"""TextArena's games against TextArena itself, their isolated randomness, and what each player sees."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def start(name: str, seed: int = 0) -> TextArenaState:
 
 
 def walk(name: str, seed: int, rng: random.Random, turns: int = 2000) -> TextArenaState:
-    """Where random play leads after so many turns, or to the end."""
+    """The state after the given number of random turns, or at the end."""
     state = start(name, seed)
     while not state.is_terminal and len(state.actions) < turns:
         state = state.apply(rng.choice(state.legal_actions()))
@@ -70,7 +70,7 @@ def bare(state: TextArenaState) -> Any:
 
 
 def agreeing(name: str, playouts: int) -> int:
-    """How many of so many random games end as TextArena ends them; it fails at the first that does not."""
+    """How many of the random games end as TextArena ends them; it fails at the first that does not."""
     rng, games = random.Random(name), 0
     for _ in range(playouts):
         end = walk(name, rng.randrange(10_000), rng)
@@ -79,7 +79,7 @@ def agreeing(name: str, playouts: int) -> int:
         other = bare(end)
         if other.state.done:
             assert {0: end.returns()[0], 1: end.returns()[1]} == other.close()[0]
-        else:  # nobody can move, which TextArena would call an invalid move of the seat to act
+        else:  # no player can move, which TextArena would call an invalid move of the player to act
             other.state.error_allowance = 0
             other.step("[nothing]")
             assert {0: end.returns()[0], 1: end.returns()[1]} == other.close()[0]
@@ -129,7 +129,7 @@ EVERYTHING = {
     "Breakthrough-v0": [f"[{a}{b}]" for a, b in itertools.permutations(SQUARES, 2)],
     "Chopsticks-v0": [f"[{verb} {a} {b}]" for verb in ("attack", "split") for a in range(9) for b in range(9)],
     "ConnectFour-v0": [f"[col {col}]" for col in range(9)],
-    "GermanWhist-v0": [f"[play {place}]" for place in range(15)],
+    "GermanWhist-v0": [f"[play {card}]" for card in range(15)],
     "LinesOfAction-v0": [f"[{a}{b}]" for a, b in itertools.permutations(SQUARES, 2)],
     "Othello-v0": [f"[{row}, {col}]" for row in range(9) for col in range(9)],
     "UltimateTicTacToe-v0": [f"[{macro} {micro}]" for macro in range(10) for micro in range(10)],
@@ -207,7 +207,7 @@ def test_states_are_values_that_replay_after_pickling(name: str) -> None:
     assert copy.game is not state.game
     assert copy.game == state.game
     assert "_position" not in vars(copy)
-    assert [copy.observation(seat) for seat in (0, 1)] == [state.observation(seat) for seat in (0, 1)]
+    assert [copy.observation(player) for player in (0, 1)] == [state.observation(player) for player in (0, 1)]
     first, second = (_finish(one, random.Random(3)) for one in (state, copy))
     assert first == second
     assert first.returns() == second.returns()
@@ -263,10 +263,10 @@ def test_hands_and_dice_of_the_other_player_are_hidden() -> None:
         state = start("LiarsDice-v0", seed)
         while not state.is_terminal:
             dice = state._position.env.state.game_state["dice_rolls"]
-            for seat in (0, 1):
-                for text in (state.observation(seat), state.information_state(seat)):
+            for player in (0, 1):
+                for text in (state.observation(player), state.information_state(player)):
                     shown = re.findall(r"Your current Dice are: ([\d, ]*)", text)
-                    assert shown[-1] == ", ".join(map(str, dice[seat]))
+                    assert shown[-1] == ", ".join(map(str, dice[player]))
                 assert len(shown) == 11 - sum(map(len, dice.values()))
             state = state.apply(rng.choice(state.legal_actions()))
 
@@ -289,11 +289,11 @@ def test_a_pending_move_is_remembered_but_hidden() -> None:
 @pytest.mark.parametrize("name", [*PAPER, "Battleship-v0", "GermanWhist-v0", "SimpleTak-v0"])
 def test_observations_are_bounded_and_start_with_the_rules(name: str) -> None:
     state = walk(name, 1, random.Random(6))
-    for seat in (0, 1):
-        text, first = state.observation(seat), start(name, 1).observation(seat)
+    for player in (0, 1):
+        text, first = state.observation(player), start(name, 1).observation(player)
         assert len(text) < MAX_CHARACTERS + 500 + MIN_RECENT
         assert text.split("\n")[:2] == first.split("\n")[:2]
-        assert text not in state.observation(seat, "compact")
+        assert text not in state.observation(player, "compact")
         assert re.search(r"\nThe game is over: (you won|you lost|it is a draw)\.$", text)
 
 

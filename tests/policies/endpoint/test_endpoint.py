@@ -311,7 +311,7 @@ def test_older_games_go_first(new_policy):
     matches = paired_matches(policy, scripted_policy("random", TICTACTOE), TICTACTOE, 20, seed=1)
     order = [index for index, _ in play_as_completed(matches)]
     # All are under way at once, but they end nearly in the order in which they were begun.
-    assert max(abs(place - index) for place, index in enumerate(order)) <= 4
+    assert max(abs(position - index) for position, index in enumerate(order)) <= 4
 
 
 def unlucky(request):
@@ -334,8 +334,8 @@ def test_games_that_were_not_played_do_not_count(server, new_policy):
         assert episode.seats[episode.turns[-1].player].policy == "endpoint:test"
     assert (result.episodes, result.played, result.not_played) == (60, len(played), len(missing))
     assert result.faults == {missing[0].fault: len(missing)}
-    assert result.win.value == sum(e.returns[seat] > 0 for e, seat in played) / len(played)
-    assert result.loss.value == sum(e.returns[seat] < 0 for e, seat in played) / len(played)
+    assert result.win.value == sum(e.returns[player] > 0 for e, player in played) / len(played)
+    assert result.loss.value == sum(e.returns[player] < 0 for e, player in played) / len(played)
     assert result.win.value + result.loss.value == 1
     assert (result.illegal, result.opponent_illegal) == (0, 0)
     assert result.seat_advantage == sum(e.returns[0] - e.returns[1] for e, _ in played) / len(played)
