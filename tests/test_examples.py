@@ -40,7 +40,7 @@ def run(name: str) -> str:
     return subprocess.run(program, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_game_of_ones_own() -> None:
+def test_a_custom_game() -> None:
     assert "value for the first player: -1.0\n" in run("add_a_game")
     game = spiral.load_game("add_a_game:Nim(heap=6)")
     assert game.spec == "add_a_game:Nim(heap=6)"
@@ -49,7 +49,7 @@ def test_a_game_of_ones_own() -> None:
         spiral.load_game("add_a_game:Nim", heap=0)
 
 
-def test_an_estimator_of_ones_own() -> None:
+def test_a_custom_estimator() -> None:
     assert run("add_an_estimator").startswith("1122 turns, mean")
     estimator = example("add_an_estimator").ScaledRAE(decay=0.5)
     players = (spiral.policies.scripted_policy("random", KUHN),) * 2

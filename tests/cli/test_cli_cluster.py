@@ -191,7 +191,7 @@ def test_a_status_is_written_at_the_start_and_at_the_end(tmp_path):
 
 def test_a_run_does_not_depend_on_its_status(tmp_path):
     def ask():
-        raise ClusterError("nobody answers")
+        raise ClusterError("no reply")
 
     with status_written(tmp_path / STATUS_FILE, ask):
         pass
@@ -208,7 +208,7 @@ def test_warnings_are_printed_once_and_only_ours(capsys):
     try:
         with log_to_stderr():
             ours.warning("rollout worker %d is stuck; its threads:\nthread play:\n  File x", 3)
-            ours.debug("nobody needs to know")
+            ours.debug("a detail")
             ours.info("good to know")
             ours.error("this is worse")
         assert capsys.readouterr().err.splitlines() == [

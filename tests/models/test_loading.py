@@ -40,7 +40,7 @@ def test_the_limit_under_another_name_is_known():
     assert context_limit(GPT2Config(n_positions=77), "anybody") == 77
 
 
-def test_everybody_who_asks_for_the_limit_says_so(tokenizer):
+def test_errors_without_a_context_limit_name_the_caller(tokenizer):
     model = AutoModelForCausalLM.from_config(BLOOM)
     for who, ask in (
         (

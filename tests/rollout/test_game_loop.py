@@ -54,7 +54,7 @@ def facts(episode):
 class Replies(ScriptedPolicy):
     """Gives fixed replies, game after game; None is an illegal reply."""
 
-    name = "told"
+    name = "fixed"
 
     def __init__(self, *actions):
         super().__init__()

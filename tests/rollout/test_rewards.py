@@ -43,7 +43,7 @@ def test_the_built_in_rewards():
     assert with_reward(penalty, load_reward("sign")).returns == (-1.5, 0.5)
 
 
-def test_a_reward_of_ones_own_with_options():
+def test_a_custom_reward_with_options():
     episode = new_episode((2.0, -2.0), [new_turn(0), new_turn(1)])
     assert with_reward(episode, load_reward(f"{HERE}:quick")).returns == (0.5, -0.5)
     assert with_reward(episode, load_reward(f"{HERE}:quick", {"discount": 1.0})).returns == (2.0, -2.0)

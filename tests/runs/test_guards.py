@@ -121,7 +121,7 @@ class TooLong:
         raise RuntimeError(f"limit {self.limit}, {len(rows)} rows, {trained[0]}")
 
 
-def test_a_guard_of_ones_own_that_fails_is_left_out(caplog):
+def test_a_failing_custom_guard_is_left_out(caplog):
     name = f"{__name__}:TooLong"
     guards = Guards({name: TooLong(limit=7.0), "collapse": CollapseGuard()})
     lost = [step_metrics(returns=(-1.0, 1.0), **{GAMES.key("games"): 64.0})] * 9

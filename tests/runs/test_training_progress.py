@@ -88,7 +88,7 @@ def test_a_piped_run_reports_only_long_stages(monkeypatch, capsys):
 def test_a_run_without_evaluation_does_not_mention_it(tmp_path):
     result = tiny_run(tmp_path / "run", **SILENT)
     assert result.status == 0
-    assert "measuring" not in result.err
+    assert "evaluating" not in result.err
     assert "Before training" not in result.out
     assert "Warning" not in result.out
     assert [line for line in result.out.splitlines() if line][-4:][0] == "Next:"
@@ -136,7 +136,7 @@ def test_the_built_in_model_is_not_trained_on_games_in_words(game):
     assert "--model smollm2" in line
 
 
-def test_a_game_of_ones_own_is_warned_of_and_played(monkeypatch, tmp_path):
+def test_a_custom_game_is_warned_of_and_played(monkeypatch, tmp_path):
     (tmp_path / "my_own_game.py").write_text(
         "from spiral.games.tictactoe import TicTacToe\n\n\nclass Mine(TicTacToe):\n    name = 'my_own_game:Mine'\n"
     )

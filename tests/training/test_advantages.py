@@ -204,7 +204,7 @@ def mine(monkeypatch):
     return module
 
 
-def test_a_class_of_ones_own_with_options_and_state(mine):
+def test_a_custom_class_with_options_and_state(mine):
     estimator = load_estimator("mine:Scaled", {"factor": 3.0})
     assert values(estimator(episodes((1.0, -1.0)))) == [(3.0, -3.0)]
     assert estimator.state_dict() == {"tictactoe": 1}
@@ -222,7 +222,7 @@ def test_a_failed_call_leaves_the_state(mine):
     assert estimator.state_dict() == {}
 
 
-def test_a_function_of_ones_own_with_options(mine):
+def test_a_custom_function_with_options(mine):
     assert values(load_estimator("mine:clipped")(episodes((1.0, -0.25)))) == [(0.5, -0.25)]
     assert values(load_estimator("mine:clipped", {"bound": 0.75})(episodes((1.0, -0.25)))) == [(0.75, -0.25)]
 

@@ -22,7 +22,7 @@ SETTINGS = (
 )
 
 
-def test_an_estimator_of_ones_own_survives_a_kill(tmp_path: Path) -> None:
+def test_a_custom_estimator_survives_a_kill(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(whole, settings=SETTINGS) == 0
     assert run(killed, "after step 3", SETTINGS) == KILLED

@@ -174,7 +174,7 @@ def mine(monkeypatch):
     return module
 
 
-def test_a_loss_of_ones_own(mine):
+def test_a_custom_loss(mine):
     logprobs, advantages = tensors([-1.0, -0.5], [2.0, -1.0])
     for kind, options, expected, clipped in (
         ("mine:cubed", {}, 8.0 * 1.0 - 1.0 * 0.5, 0),

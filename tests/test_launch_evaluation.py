@@ -24,7 +24,7 @@ def sums(path, count=3):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    tmp_path = tmp_path_factory.mktemp("measured")
+    tmp_path = tmp_path_factory.mktemp("evaluated")
     file = sums(tmp_path / "sums.jsonl")
     result = tiny_run(
         tmp_path / "run",
