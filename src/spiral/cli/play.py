@@ -33,7 +33,7 @@ def play(
     *,
     game: Annotated[
         str | None,
-        typer.Option(help="Such as tictactoe; see `spiral games`. Left out: a game that MODEL's run was trained on."),
+        typer.Option(help="Such as tictactoe; see `spiral games`. Default: a game that MODEL's run was trained on."),
     ] = None,
     player: Annotated[
         int | None,

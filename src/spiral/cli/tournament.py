@@ -49,7 +49,7 @@ def tournament(
     *,
     game: Annotated[
         list[str] | None,
-        typer.Option(help="Such as tictactoe; may be repeated. Left out: the games the one run was trained on."),
+        typer.Option(help="Such as tictactoe; may be repeated. Default: the games the one run was trained on."),
     ] = None,
     episodes: Annotated[int, typer.Option(help="Games of each pair, an even number: half as player 0.")] = 100,
     seed: opt.Seed = 0,

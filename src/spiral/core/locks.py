@@ -40,7 +40,7 @@ SETTLE_SECONDS = 1.0
 """Where flock may not reach other machines, the last process to write its name gets the lock, after this time."""
 LOOK_SECONDS = 0.25
 NAMED_SECONDS = 2.0
-"""How long the holder of a flock may take to write its name."""
+"""Time in which the holder of a flock must write its name."""
 UNLOCKABLE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """Errors of file systems without locks."""
 BEAT_PLACE = len('{"beat": "')

@@ -3,8 +3,8 @@
 A key is a plain path of the characters A-Z a-z 0-9 _ - . and /, such as `selfplay/kuhn_poker-5/player0/return`, which
 every tracker accepts. Nothing parses a key: code that needs a metric builds its key. docs/metrics.md lists all of them.
 
-Games against another opponent are kept apart from those of the policy against itself, and turns of players that do not
-learn are not counted. Each player has its own metrics: a player that always loses has a baseline that follows, no
+Games against another opponent are kept separate from those of the policy against itself, and turns of players that do
+not learn are not counted. Each player has its own metrics: a player that always loses has a baseline that follows, no
 advantage, and learns nothing while the averages still look well. `thinking/` metrics show a thinking collapse.
 """
 
@@ -21,7 +21,7 @@ from spiral.core.records import Episode, Generation, Turn
 Metrics = dict[str, float]
 Item = TypeVar("Item", Episode, Turn, Generation)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox|fcolorbox|bbox)(?![A-Za-z])")
-"""What begins a box, as in `spiral.text.boxes`, which is in a higher layer."""
+"""The beginning of a box, as in `spiral.text.boxes`, which is in a higher layer."""
 _SPEC = re.compile(r"\s*([A-Za-z0-9_.:/-]+(?:@\d+)?)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _UNSAID = ("hands", "depth")
 """Parameters whose value is enough: `kuhn_poker(hands=5)` becomes `kuhn_poker-5`."""

@@ -21,7 +21,7 @@ from spiral.games import Game, State
 
 
 class SamplingConfig(Section):
-    """How replies are sampled. Of a model's `generation_config.json` only the stop tokens are used."""
+    """Settings of sampling. Of a model's `generation_config.json` only the stop tokens are used."""
 
     temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 takes the most likely token.")
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the most likely tokens whose mass reaches this share.")

@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What a language model sampled in one turn, exactly as sampled."""
+    """The tokens that a language model sampled in one turn, exactly as sampled."""
 
     token_ids: IntArray
     """[T] sampled ids; the stop token included when one was sampled."""
@@ -38,7 +38,7 @@ class Generation:
     budget: int = 0
     """Maximum length of the reply in tokens: the response budget, or what the prompt left of the context."""
     thinking_tokens: int = 0
-    """How many of the T tokens come before the answer; all of them when the reply ended before it."""
+    """Number of the T tokens before the answer; all of them when the reply ended before it."""
     has_thought: bool = False
     """Whether anything but white space and thinking tags comes before the answer."""
 
@@ -58,7 +58,7 @@ class Turn:
     """[P] what the model was given; None for players that are not language models."""
     generation: Generation | None = None
     reward: float = 0.0
-    """What the player got from this turn until its next one, in the game's units, illegal-move penalties included.
+    """Reward of the player from this turn until its next one, in the game's units, illegal-move penalties included.
 
     The rewards of all turns of a player sum to its return in the game, before `selfplay.reward` changes it. 0 in files
     of schema 4 and earlier.
@@ -67,7 +67,7 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seat:
-    """Who played as one of the players, and whether it learns."""
+    """The policy that played as one of the players, and whether it learns."""
 
     policy: str
     trainable: bool

@@ -53,12 +53,12 @@ def turn_text(name: str, reply: str, action: str | None) -> str:
 
 
 def final_observation(episode: Episode, player: int) -> str:
-    """What `player` sees when the game is over."""
+    """The observation of `player` at the end of the game."""
     return replay(load_game(episode.game), episode.actions).observation(player)
 
 
 def result_line(episode: Episode, names: Sequence[str]) -> str:
-    """Who won and what each player got. `names` are those of the players in order."""
+    """The winner and the return of each player. `names` are those of the players in order."""
     returns = ", ".join(f"{name} {value:+g}" for name, value in zip(names, episode.returns, strict=True))
     if episode.outcome == "not_played":
         return f"Result: none, the game could not be played to its end ({episode.fault})."

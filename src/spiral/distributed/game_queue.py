@@ -39,7 +39,7 @@ class Chunk:
     indices: tuple[int, ...]
     """Indices of the games in their step."""
     pairings: tuple[Pairing, ...]
-    """What is played, in the order of `indices`."""
+    """The pairings, in the order of `indices`."""
     weights: WeightsHandle | None
     """The weights to play with; None for the newest at the time of each turn."""
 

@@ -33,7 +33,7 @@ STACK_SECONDS = 5.0
 PROCESS_SECONDS = 60.0
 """Timeout for the process id of a rank, which answers from another thread."""
 CAUSE_SECONDS = 2.0
-"""How long to wait, after one rank has failed, for the error of another one that explains it."""
+"""Time to wait, after one rank has failed, for the error of another one that explains it."""
 
 
 class ClusterLearner:

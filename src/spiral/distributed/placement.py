@@ -9,7 +9,7 @@ one bundle of the group holds both, the worker takes its share of the GPU and th
 replaced returns to its bundle. Ray counts shares of a GPU and does not enforce them; the memory of the GPU is divided
 by the settings of engine and learner.
 
-Left out: topology beyond the node, such as racks and switches.
+Not supported: topology beyond the node, such as racks and switches.
 """
 
 from __future__ import annotations

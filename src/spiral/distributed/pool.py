@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 STATUS_SECONDS = 5.0
 """Timeout for a worker's status, which takes the worker no time."""
 PLACING_SECONDS = 10.0
-"""How long the start of a run waits for workers without resources when others are ready."""
+"""Time that the start of a run waits for workers without resources when others are ready."""
 
 
 class Task(Protocol):

@@ -17,7 +17,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 VITAL_PROCESSES = ("gcs_server", "raylet")
-"""Ray's name for the processes without which a local Ray cannot go on."""
+"""Ray's name for the processes without which a local Ray fails."""
 
 
 def own_processes(ray: Any) -> dict[int, str]:

@@ -28,7 +28,7 @@ AGENTS = {
     b"ray::DashboardAgent": "dashboard agent",
     b"dashboard/agent": "dashboard agent",
 }
-"""What the command lines of Ray's agents contain, early and late: Ray replaces them after a while."""
+"""Parts of the command lines of Ray's agents, early and late: Ray replaces them after a while."""
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 3.0
 GOODBYE = b"g"

@@ -109,7 +109,7 @@ class ClusterRun:
             self.directory.release()
 
     def status(self) -> dict[str, Any]:
-        """What `spiral cluster status` shows; may be called from any thread."""
+        """The status that `spiral cluster status` shows; may be called from any thread."""
         cluster = self.recipe.cluster
         self.directory.check()
         return {

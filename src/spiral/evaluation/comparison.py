@@ -7,7 +7,7 @@ corrected for the number of rows after Holm (1979) before any is called signific
 sampling error and so no test; sampled exploitability has the interval of a difference of independent estimates (Zou and
 Donner, 2008), and no test either.
 
-Left out: unpaired comparisons, and tests across tasks.
+Not supported: unpaired comparisons, and tests across tasks.
 """
 
 from __future__ import annotations

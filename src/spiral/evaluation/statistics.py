@@ -107,7 +107,7 @@ def student_95(freedom: int) -> float:
 
 
 def bootstrap_weights(clusters: int, rng: np.random.Generator, draws: int = 2000) -> NDArray[np.float64]:
-    """How often each bootstrap resample draws each cluster, [draws, clusters]; for statistics that depend on sums."""
+    """Counts of each cluster in each bootstrap resample, [draws, clusters]; for statistics that depend on sums."""
     return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(np.float64)
 
 

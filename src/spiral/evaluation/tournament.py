@@ -6,7 +6,7 @@ parameters would be held; the two that play are always held.
 
 A player here is a MODEL of the command line, known by its name and by its index in the list of players.
 
-Left out: schedules that save games by pairing equals, and resuming a tournament that was stopped.
+Not supported: schedules that save games by pairing equals, and resuming a tournament that was stopped.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class State(ABC):
 
     @abstractmethod
     def observation(self, player: int, style: Style = "full") -> str:
-        """What `player` may know, as text.
+        """The information of `player`, as text.
 
         "full" holds the rules, the player's number, the whole public history and the legal actions. "compact" is a
         short form of the same facts for small models.
@@ -135,7 +135,7 @@ class Game(ABC):
 
     @property
     def num_players(self) -> int:
-        """How many players there are, 1 or more. A class attribute `num_players = 3` overrides it as well."""
+        """Number of players, 1 or more. A class attribute `num_players = 3` overrides it as well."""
         return 2
 
     @property

@@ -46,7 +46,7 @@ class Hand(NamedTuple):
     actions: tuple[str, ...]
 
     def chips_won(self) -> int:
-        """Net chips that a finished hand brings player 0."""
+        """Net chips of player 0 from a finished hand."""
         stake = SHOWDOWNS.get(self.actions)
         if stake is not None:
             return stake if CARDS.index(self.cards[0]) > CARDS.index(self.cards[1]) else -stake
@@ -122,7 +122,7 @@ class KuhnPokerState(State):
         return LEGAL.get(self.actions, ()) if len(self.cards) == 2 else ()
 
     def chance_outcomes(self) -> tuple[tuple[str, float], ...]:
-        """Who acts first in a match, then a card for player 0, then one for player 1."""
+        """Chance: who acts first in the match, then a card for player 0, then one for player 1."""
         if self.starter is None:
             return STARTERS
         return DEALS[self.cards] if len(self.cards) < 2 else ()

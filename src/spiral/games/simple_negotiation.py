@@ -77,7 +77,7 @@ class Offer(NamedTuple):
 
     @property
     def wanted(self) -> str:
-        """The resource asked for."""
+        """The requested resource."""
         return RESOURCES[1 - RESOURCES.index(self.resource)]
 
     def __str__(self) -> str:

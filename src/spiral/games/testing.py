@@ -360,7 +360,7 @@ def _check_observation(node: _Node) -> None:
 
 
 class _Memory:
-    """What was seen under each information state and position, to compare with what is seen later."""
+    """Observations and actions by information state and position, to compare with later ones."""
 
     def __init__(self) -> None:
         self._information: dict[tuple[int, str], tuple[_Node, dict[str, Hashable]]] = {}
@@ -437,7 +437,7 @@ def _check_apply(node: _Node) -> None:
 
 
 def _snapshot(node: _Node) -> tuple[object, ...]:
-    """What can be compared of a state, cheaply."""
+    """The parts of a state that are cheap to compare."""
     texts = (node.ask("observation", player, "compact") for player in node.players)
     return (hash(node.state), node.ask("current_player"), node.ask("legal_actions"), *texts)
 

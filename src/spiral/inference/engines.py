@@ -18,7 +18,7 @@ from spiral.text import PromptConfig
 
 
 class Weights(enum.Enum):
-    """Who owns the weights that an engine samples with, and whether they change."""
+    """Owner of the weights that an engine samples with, and whether they change."""
 
     SHARED = "shared"
     """A learner in this process, which updates the model that was loaded."""

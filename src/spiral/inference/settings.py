@@ -11,7 +11,7 @@ from spiral.core.settings import Section
 
 
 class EngineConfig(Section):
-    """How replies are generated."""
+    """Settings of the inference engine."""
 
     kind: Literal["transformers", "vllm", "auto"] = Field(
         "transformers",

@@ -5,7 +5,7 @@ its own position; finished rows are removed and the rest moved together. Rows ar
 and lengths are rounded up to `GRAIN`, so that the attention of a row, to the last bit, does not depend on which other
 rows share the batch.
 
-Left out: sliding windows and recurrent layers; `TransformersPolicy` refuses such models.
+Not supported: sliding windows and recurrent layers; `TransformersPolicy` refuses such models.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.rows = 0
 
     def begin_prefill(self, rows: int, layers: int) -> None:
-        """The next forward pass brings `rows` new prompts."""
+        """Prepares for a forward pass with `rows` new prompts."""
         while len(self.layers) < layers:
             self.layers.append(SlotLayer())
         for layer in self.layers:
@@ -109,7 +109,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.rows += rows
 
     def begin_decode(self, positions: Tensor, reach: int) -> None:
-        """The next forward pass brings one token for every row in use, at `positions` [rows], all below `reach`.
+        """Prepares for a forward pass with one token for every row in use, at `positions` [rows], all below `reach`.
 
         `reach` is an argument because reading it from a GPU in every layer would synchronise with the device.
         """

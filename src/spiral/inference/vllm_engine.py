@@ -8,7 +8,7 @@ executor of `LLMEngine.engine_core`, since vLLM has no way to stop an engine tha
 (https://github.com/vllm-project/vllm/issues/1908), and `LogitsProcessor.head_dtype`, since a vLLM that cannot compute
 the head in float32 ignores the setting.
 
-Left out: on a CPU vLLM binds the process's memory to the node of its first core, and this is not undone; it matters
+Known limit: on a CPU vLLM binds the process's memory to the node of its first core, and this is not undone; it matters
 only on machines with several sockets.
 """
 

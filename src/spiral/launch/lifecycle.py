@@ -47,7 +47,7 @@ Show = Callable[[int, Metrics], None]
 REPLACE_CONFIG = "replace it by a good copy; `spiral train RECIPE --dry-run` prints that of a recipe"
 
 
-class RunStopped(Exception):  # noqa: N818 (the user asked for it; it is no error)
+class RunStopped(Exception):  # noqa: N818 (the user requested it; it is no error)
     """The run stopped on request after `step`, with a checkpoint."""
 
     def __init__(self, step: int) -> None:

@@ -40,7 +40,7 @@ def train(
         run_dir: Where the run's files go. Its last checkpoint is a MODEL for everything that takes one.
         steps: Training steps, in place of the recipe's `run.steps`.
         resume: Resume from the run's last checkpoint; where there is no run yet, start one. Its settings must be those
-            given here, `steps` apart.
+            given here, except `steps`.
         overrides: Settings as on the command line, such as `"learner.epochs=1"`.
         show: Called with the step and its metrics after every step.
 
@@ -69,7 +69,7 @@ def train(
 
 
 def setting_differences(saved: Recipe, given: Recipe) -> dict[str, str]:
-    """The settings, run length apart, in which two recipes differ: `section.key` and what to say about it."""
+    """The settings in which two recipes differ, except the run length: `section.key` and a description."""
     found = {}
     mine, other = saved.model_dump(exclude={"summary"}), given.model_dump(exclude={"summary"})
     for section, values in mine.items():

@@ -3,7 +3,7 @@
 transformers makes up whatever weights it does not find, builds tokenizers out of nothing, and offers to run code that
 comes with a model. Here every such case is a `ValueError` with numbers. Code that comes with a model never runs.
 
-Left out: whether the weights compute what they should; that takes a forward pass.
+Not checked: whether the weights compute what they should; that takes a forward pass.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Settings of the model: where it comes from, where it runs and in what precision.
 
-They are apart from what they configure, so that a recipe is read and checked without loading torch.
+They are separate from the code that they configure, so that a recipe is read and checked without loading torch.
 """
 
 from __future__ import annotations

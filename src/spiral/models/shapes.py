@@ -10,7 +10,7 @@ Hugging Face form, reduced to what fixes its shape and its special tokens, writt
 
 Other models of the same families are listed by their differences, from the same sources.
 
-Left out: weights and tokenizers. A model with random weights can be made from such a shape:
+Not included: weights and tokenizers. A model with random weights can be made from such a shape:
 
     AutoModelForCausalLM.from_config(known_config("Qwen/Qwen3-4B-Base"))
 """

@@ -251,7 +251,7 @@ def microbatch_tokens(recipe: Recipe, budget: TokenBudget) -> int:
 
 
 def samples_behind_prefixes(recipe: Recipe, budget: TokenBudget, tokens: int) -> tuple[int, float]:
-    """How many samples of a micro-batch share a prefix when replies are short, and its length; (0, 0.0) for none."""
+    """Samples of a micro-batch that share a prefix when replies are short, and its length; (0, 0.0) for none."""
     prefix = budget.prefix
     if recipe.learner.layout != "packed" or prefix < MIN_PREFIX:
         return 0, 0.0
@@ -311,7 +311,7 @@ def rows_in_flight(recipe: Recipe, evaluates: bool = True) -> int:
 
 
 def vllm_cache_tokens(recipe: Recipe, shape: ModelShape, memory_gib: float, gpu: bool) -> int:
-    """How many tokens' keys and values fit into vLLM's share of a device. To start, it needs room for one context."""
+    """Number of tokens that fit into vLLM's cache on a device. To start, it needs space for one context."""
     room = recipe.engine.memory_share * memory_gib * GIB - number_size(recipe) * shape.parameters
     if gpu:
         room -= _vllm_working_bytes(shape, recipe.engine.max_rows)
@@ -337,7 +337,7 @@ def _vllm(recipe: Recipe, shape: ModelShape, rows: int, memory_gib: float, gpu: 
 
 def _transformers(recipe: Recipe, shape: ModelShape, budget: TokenBudget, rows: int, gpu: bool) -> list[Item]:
     size = number_size(recipe)
-    alone = size == 4 and not recipe.cluster.rollout_workers  # in a cluster it has weights of its own
+    alone = size == 4 and not recipe.cluster.rollout_workers  # in a cluster it has its own weights
     own = 0 if alone and not recipe.lora.rank else size * shape.parameters
     caches: Phase = "playing" if recipe.engine.sleep else "always"
     length = round_up(budget.max_sample)

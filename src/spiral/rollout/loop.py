@@ -26,7 +26,7 @@ Watch = Callable[[int, int], object]
 MAX_CHANCE = 10_000
 """Chance actions in a row after which a game is taken to be endless."""
 ZERO_SUM_TOLERANCE = 1e-6
-"""How far the returns of a zero-sum game may be from a sum of zero, relative to the first player's."""
+"""Largest sum of the returns of a zero-sum game, relative to the first player's."""
 SHOWN_ACTIONS = 20
 
 
@@ -178,7 +178,7 @@ class _LiveGame:
         return tuple(dataclasses.replace(turn, reward=reward) if reward else turn for turn, reward in rewarded)
 
     def broken_contract(self) -> str | None:
-        """What is wrong with the present state that no policy could handle; called only after a policy has failed."""
+        """A fault of the state that no policy could handle, or None; called only after a policy has failed."""
         if self.state.is_terminal or self.state.is_chance:
             return None
         actions = self.state.legal_actions()

@@ -204,7 +204,7 @@ class Matchmaker:
             self.sampler.load_state_dict(state)
 
     def _players(self, spec: str, count: int, step: int) -> Iterator[tuple[str, ...]]:
-        """Who plays each of the `count` games of one kind; the policy is each of the players in turn."""
+        """The players of each of the `count` games of one kind; the policy takes each player's index in turn."""
         players = self._games[spec].num_players
         if players == 1:
             yield from [(MIRROR,)] * count

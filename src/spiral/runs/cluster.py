@@ -1,4 +1,4 @@
-"""How many processes a run is spread over, and what happens when one of them fails."""
+"""Settings of a run's processes: their number, and what happens when one of them fails."""
 
 from __future__ import annotations
 

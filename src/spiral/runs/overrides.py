@@ -60,7 +60,7 @@ def _games(values: Mapping[str, Any]) -> list[str] | None:
 
 
 def _follow_games(values: dict[str, Any], named: Sequence[str], before: Sequence[str], after: Sequence[str]) -> None:
-    """Fits the recipe's own settings to overridden games, apart from settings that are overridden themselves.
+    """Fits the recipe's own settings to overridden games, except settings that are overridden themselves.
 
     Openings of games that are no longer trained on are dropped. Evaluation of the old games becomes evaluation of the
     new ones; exploitability, which not every game has, is only dropped.

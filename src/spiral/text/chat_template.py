@@ -235,7 +235,7 @@ def _words(text: str) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _forbidden_operation(template: str) -> str:
-    """What a template does that is not allowed, such as "computes a power"; "" when it does nothing of the kind."""
+    """The forbidden operation of a template, such as "computes a power"; "" for none."""
     try:
         parsed = parse_template(template)
     except jinja2.TemplateError:

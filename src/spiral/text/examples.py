@@ -1,6 +1,6 @@
 r"""Worked examples, one for each game: a position early in random play and a legal reply to it.
 
-A small instruct model that is asked to answer inside `\boxed{}` hardly ever does so; after one example exchange it
+A small instruct model that should answer inside `\boxed{}` hardly ever does so; after one example exchange it
 often does. The example shows the format only, not good play: its action is a random legal one and its thought is one
 true sentence. The thought is short because small models are distracted by longer ones: SmolLM2-135M-Instruct answered
 10 of 32 positions of Kuhn poker legally after this example, and 3 after one that lists the legal actions.

@@ -45,7 +45,7 @@ SYSTEM = {
 
 
 class PromptConfig(Section):
-    """How observations are turned into prompts."""
+    """Settings of prompts."""
 
     template: Literal["chat", "qwen3", "r1", "llama"] = Field(
         "chat", description="'chat' is the tokenizer's own chat template; the others are plain text for base models."

@@ -30,7 +30,7 @@ OPEN, CLOSE = "<think>", "</think>"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ThinkingFamily:
-    """How a family of models delimits its thoughts."""
+    """The delimiters of thoughts in a family of models."""
 
     name: str
     source: str

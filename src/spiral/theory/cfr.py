@@ -6,7 +6,7 @@ later iterations, converges to an equilibrium (Zinkevich et al., 2007; Tammelin,
 
 `equilibrium` picks the best method for a game: a closed form, perfect play, or CFR+.
 
-Left out: sampling and abstraction. Every iteration is a few numpy passes over the whole tree.
+Not supported: sampling and abstraction. Every iteration is a few numpy passes over the whole tree.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ that length; positions at the depth limit count as zero. A result that comes one
 so that a win is taken at once and a loss is delayed. Ties between moves are broken by the mean result of random games
 from each (flat Monte Carlo, Abramson, 1990), which works a little in any game.
 
-Left out: a transposition table, move ordering, iterative deepening, and knowledge of particular games. It is an
+Not supported: a transposition table, move ordering, iterative deepening, and knowledge of particular games. It is an
 opponent for evaluation, not a strong player.
 """
 

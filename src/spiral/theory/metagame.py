@@ -8,8 +8,8 @@
   et al., 2019, arXiv 1901.08106).
 
 Matrices are [N, N] and hold the payoff of the row player against the column player; leading dimensions, such as
-bootstrap draws, are allowed where a shape starts with "...". Left out: ratings that change over time, and ratings in
-more than one dimension.
+bootstrap draws, are allowed where a shape starts with "...". Not supported: ratings that change over time, and ratings
+in more than one dimension.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MissingExtraError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cycles:
-    """How cyclic the results are.
+    """Cyclicity of the results.
 
     A triple is three players whose pairwise results are all significant; it is cyclic if each beats one of the others.
     `cyclic_part` is the share of the payoffs' sum of squares that remains after subtracting the difference of the
@@ -178,7 +178,7 @@ def cyclic_component(payoffs: FloatArray) -> FloatArray:
 
 
 def cycles(payoffs: FloatArray, draws: FloatArray) -> Cycles:
-    """How cyclic the payoffs [N, N] are; significance and noise come from bootstrap draws [draws, N, N]."""
+    """Cyclicity of the payoffs [N, N]; significance and noise come from bootstrap draws [draws, N, N]."""
     fair, fair_draws = antisymmetric(payoffs), antisymmetric(draws)
     low, high = np.quantile(fair_draws, [0.025, 0.975], axis=0)
     signs = np.where(low > 0, 1, np.where(high < 0, -1, 0))

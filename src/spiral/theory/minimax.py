@@ -3,8 +3,8 @@
 Values are cached by `State.position_key`, so transpositions are searched once (tic-tac-toe: 5,478 positions instead of
 549,946 histories). The search has its own stack, so long games do not hit Python's recursion limit.
 
-Left out: pruning and depth limits (`depth_limited`). Every value is exact and every optimal action is found, or the
-search raises an error.
+Not supported: pruning and depth limits (`depth_limited`). Every value is exact and every optimal action is found, or
+the search raises an error.
 """
 
 from __future__ import annotations

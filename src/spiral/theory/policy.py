@@ -1,7 +1,7 @@
 """Policies as functions: `(state, player)` to a probability for each action.
 
-A policy must depend only on what the player can observe. Exact theory enforces this: it asks once per information
-state, with one of its states, and uses the answer in all of them.
+A policy must depend only on what the player can observe. Exact theory enforces this: it queries a policy once per
+information state, with one of its states, and uses the answer in all of them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def table_from_probabilities(tree: GameTree, probability_A: Floats, players: Seq
 
 
 def policy_probabilities(tree: GameTree, policies: Sequence[TabularPolicy | None]) -> Floats:
-    """Both players' policies as one array, [A]; each is asked once for each of its player's information states.
+    """Both players' policies as one array, [A]; each is called once for each of its player's information states.
 
     A player whose policy is None gets probability one everywhere, which drops it from products of probabilities.
     """

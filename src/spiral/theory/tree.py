@@ -7,7 +7,7 @@ With `merge_positions`, histories that reach the same position (`State.position_
 become one node. That is exact only in games of perfect information, and for policies that depend on the position but
 not on the moves that led to it. Tic-tac-toe shrinks from 549,946 nodes to 5,478.
 
-Left out: games that do not fit in memory, and imperfect recall.
+Not supported: games that do not fit in memory, and imperfect recall.
 
 Legend: N nodes, E edges, I information states, A the actions of all information states one after another ("slots").
 """
@@ -299,6 +299,6 @@ def tree_size(game: Game, *, merge_positions: bool = False) -> int:
 def information_states(game: Game, *, merge_positions: bool = False) -> list[tuple[State, int]]:
     """One `(state, player to act)` for every information state, in order of play.
 
-    These are all the decisions a policy has to make, so a model can be asked for them in one batch.
+    These are all the decisions a policy has to make, so a model can make them in one batch.
     """
     return [(infoset.state, infoset.player) for infoset in build_tree(game, merge_positions).infosets]

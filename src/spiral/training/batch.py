@@ -1,7 +1,7 @@
 """From episodes to one packed training batch.
 
 Every trainable turn becomes one `Sample`: what the model was given, what it sampled, and the advantages of its tokens.
-Token ids go through untouched. A `Batch` lays all samples end to end; segment boundaries keep them apart.
+Token ids go through untouched. A `Batch` lays all samples end to end; segment boundaries separate them.
 
 Shapes: S samples, L tokens of all samples together, A action tokens (those the policy sampled) of all together.
 """

@@ -2,7 +2,7 @@
 
     step-000100/   config.json, model.safetensors, tokenizer files, spiral.json    load with from_pretrained
                    training/optimizer.safetensors, reference/, state.json          the rest of the training state
-                   training/adapter.safetensors                                    with LoRA: its layers, apart
+                   training/adapter.safetensors                                    with LoRA: its layers
                    manifest.json                                                   the hash of every file
     latest         a symbolic link to the last complete one; where there are no links, a text file with its name
 

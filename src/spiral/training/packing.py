@@ -8,8 +8,8 @@ give the same log-probabilities. The last token of a sample is only ever a targe
 With several ranks a sample belongs to one rank for the whole update, since what is known of it (the old policy's
 log-probabilities, the reference's hidden states) is kept where it was computed. The rule is longest first, always to
 the rank with the fewest tokens so far (Graham, 1969, "Bounds on multiprocessing timing anomalies"), so all ranks know
-it without communication. Left out: a balance within each minibatch, whose samples change with every pass, and keeping
-samples with a common beginning on one rank.
+it without communication. Not supported: a balance within each minibatch, whose samples change with every pass, and
+keeping samples with a common beginning on one rank.
 
 Shapes: R rows of width W, K action tokens in the micro-batch, S samples and A action tokens in the whole batch.
 """

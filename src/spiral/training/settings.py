@@ -18,7 +18,7 @@ BUILTIN_LOSSES = ("ppo", "policy_gradient")
 
 
 class RunConfig(Section):
-    """How long to train, from which seed, and what to keep."""
+    """Settings of the run: length, seed and what to keep."""
 
     steps: int = Field(100, ge=1, description="Training steps: games, then an update.")
     seed: int = Field(0, ge=0, description="Every random draw of the run follows from it.")

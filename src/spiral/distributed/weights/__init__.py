@@ -1,1 +1,1 @@
-"""How weights travel from the learner to the rollout workers."""
+"""Transports of weights from the learner to the rollout workers."""

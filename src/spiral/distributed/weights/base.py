@@ -52,7 +52,7 @@ class WeightsHandle:
     payload: Any = None
     """Ray reference to what rank 0's sender returned. The driver owns the object, so it outlives the learner."""
     peers: Any = None
-    """What `WeightTransport.connect` returned, such as the actors that receivers can ask."""
+    """The value that `WeightTransport.connect` returned, such as the actors that receivers can call."""
     num_bytes: int = 0
     """0 where the size is not known."""
     seconds: float = 0.0

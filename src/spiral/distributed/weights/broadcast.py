@@ -13,7 +13,7 @@ is not used.) Every wait has a timeout. A process that fails leaves the group, w
 others: a dead process is noticed at once, a stopped one at the timeout. A broken group is dropped, and the next
 broadcast makes a new one, under another number, of the workers that are there.
 
-Left out: receiving into the memory of a policy, which would be faster between GPUs but would make games wait.
+Not supported: receiving into the memory of a policy, which would be faster between GPUs but would make games wait.
 """
 
 from __future__ import annotations

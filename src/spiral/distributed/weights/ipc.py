@@ -13,7 +13,7 @@ only; older ones move to main memory, for such copies.
 torch's own way to share main memory is not used: its files in /dev/shm have names and outlive a rank that Ray kills,
 since Ray kills the process that would remove them as well.
 
-Left out: reading between the GPUs of one node.
+Not supported: reading between the GPUs of one node.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch.distributed import distributed_c10d as c10d
 
 
 def nccl_group(store: Any, rank: int, size: int, limit: timedelta) -> Any:
-    """Joins a process group of GPUs; `leave_nccl_group` ends it. The first contact has no timeout of ours."""
+    """Joins a process group of GPUs; `leave_nccl_group` ends it. The first contact has only NCCL's timeout."""
     options = c10d.ProcessGroupNCCL.Options()
     options._timeout = limit
     with _errors_raised():

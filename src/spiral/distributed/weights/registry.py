@@ -20,7 +20,7 @@ TRANSPORTS: Mapping[str, type[WeightTransport]] = {
 
 
 def transport_name(context: TransportContext) -> str:
-    """What 'auto' stands for: 'ipc' on shared GPUs, 'broadcast' between other GPUs, 'object_store' on CPUs."""
+    """Resolves 'auto': 'ipc' on shared GPUs, 'broadcast' between other GPUs, 'object_store' on CPUs."""
     config = context.config
     if config.publish != "auto":
         return config.publish

@@ -5,7 +5,7 @@ tokens, the answer inside `\boxed{}`. Problems come from the Hugging Face hub, e
 checked for its size, or from a local file. A task `reasoning_gym/NAME` generates its problems from a seed instead
 (arXiv 2505.24760), so that no model has seen them in training.
 
-Left out: few-shot prompts and tasks that are graded by running code.
+Not supported: few-shot prompts and tasks that are graded by running code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""How the built-in model was made: a small Llama taught to play uniformly random legal moves in all five games.
+r"""Builds the built-in model: a small Llama taught to play uniformly random legal moves in all five games.
 
 It sees compact observations and learns, by plain maximum likelihood on random play, the format and what is legal;
 nothing about playing well. In the default style it answers at once, `\boxed{4}`. Asked to think, it first names one

@@ -2,7 +2,7 @@
 
 Servers accept different parameters. The table of an endpoint can leave some out (`omit`) or rename them (`rename`).
 Otherwise the first error that names a parameter decides: from then on the parameter is sent under another name or left
-out. Each name is given up at most once, so a server that refuses everything is not asked forever. Every change is
+out. Each name is given up at most once, so requests to a server that refuses everything end. Every change is
 logged in one line and listed in the usage. A value out of range is an error of the request: leaving the parameter out
 would change the experiment.
 """
@@ -53,7 +53,7 @@ IN_PLACE = re.compile(
     re.IGNORECASE,
 )
 INDENTED = re.compile(r"\n[ \t]+")
-"""How pydantic's errors continue in plain text."""
+"""Pydantic's errors continue on indented lines."""
 CLAUSE = re.compile(
     r"(?<=[.;!?])\s+|\n|\}\s*,?|(?:\bplease|\bPlease)?\s*\b[Uu]se\s|\b[Ss]upported (?:ones|parameters)\b"
 )

@@ -46,7 +46,7 @@ MAX_ADVANTAGE = 1e9
 
 
 class CreditConfig(Section):
-    """How returns become advantages."""
+    """Settings of the advantage estimator."""
 
     estimator: str = Field(
         "rae",

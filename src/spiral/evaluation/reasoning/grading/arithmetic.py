@@ -1,7 +1,7 @@
 """Arithmetic that is exact while it can be: fractions, and complex floating point after a root or a logarithm.
 
 The size of a result is checked before it is computed: a power or a factorial with too many digits raises
-`TooLargeError` at once. Left out: exact roots other than square roots of squares.
+`TooLargeError` at once. Not supported: exact roots other than square roots of squares.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ The rules depend on how the expected answer is written, since nothing else is kn
 - units may be left out, or added if none is expected; if both have units they must agree. The same holds for bases.
 - lists, sets and unions in any order, with exactly the same elements; tuples, intervals and matrices in order.
 
-Left out: conversion of units, simplest form, answers that are equal by a theorem.
+Not supported: conversion of units, simplest form, answers that are equal by a theorem.
 """
 
 from __future__ import annotations

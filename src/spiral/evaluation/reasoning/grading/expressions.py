@@ -4,7 +4,7 @@ Integers, fractions and decimals are computed exactly; roots, logarithms and the
 letter is a variable, except for the constants `e` and `i`. `f(x)` is a call only for the usual names of functions or
 with a bare number, as in `I(0)`, and a product otherwise. `2\frac{1}{3}` is a mixed number.
 
-Length, depth, and the digits of powers and factorials are checked before anything is computed. Left out: sums,
+Length, depth, and the digits of powers and factorials are checked before anything is computed. Not supported: sums,
 integrals, limits, derivatives as operators, sets.
 """
 

@@ -5,7 +5,7 @@ parameters that OpenSpiel lists for it.
 
 A state is its game and the moves made so far. OpenSpiel's own state is kept beside them, cloned for every move, left
 out of comparisons, and rebuilt from the moves after pickling. A player sees what OpenSpiel shows it: whole boards, and
-hidden cards only of its own.
+only its own hidden cards.
 
 Not supported: simultaneous moves (although OpenSpiel can put them one after another), rewards before the end, games in
 which players forget on purpose, games that wrap others, and parameters that are not plain values.
@@ -401,7 +401,7 @@ def _nim_nodes(params: Mapping[str, Any]) -> int:
 
 @functools.cache
 def _nim_lines(piles: tuple[int, ...]) -> int:
-    """How many lines of play, finished or not, begin with these piles."""
+    """Number of lines of play, finished or not, that begin with these piles."""
     after = [
         tuple(sorted((*piles[:place], left, *piles[place + 1 :])))
         for place, size in enumerate(piles)

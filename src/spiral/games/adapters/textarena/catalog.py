@@ -139,7 +139,7 @@ _REASONS = {
     _MORE: "CharacterConclave MarketEntryGame PublicGoodsGame SecretMafia SettlersOfCatan Taboo ThreePlayerGOPS"
     " ThreePlayerIPD ThreePlayerTicTacToe",
     _FILES: "ScorableGames UsedCarNegotiation",
-    "has no turn limit, so that a game can go on for ever": "SpiteAndMalice Stratego",
+    "has no turn limit, so that a game may never end": "SpiteAndMalice Stratego",
     "what it deals depends on the order of files on the disk, so that no seed fixes it": "TwoDollar",
     "the move that wins fails inside TextArena 0.7.4": "Tak",
 }

@@ -32,7 +32,7 @@ _lock = threading.RLock()
 
 
 class Message(NamedTuple):
-    """One message to a player, or one action of its own."""
+    """One message to a player, or one of its own actions."""
 
     speaker: int
     kind: str
@@ -149,7 +149,7 @@ def _isolated_random(randomness: Any) -> Iterator[None]:
 
 @functools.cache
 def _environment(name: str) -> tuple[Any, dict[str, Any]]:
-    """The class behind an environment's id, and what TextArena gives it."""
+    """The class behind an environment's id, and its keyword arguments in TextArena."""
     with _isolated_random(None), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
