@@ -75,9 +75,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(killed: Path, uninterrupted:
     ("moment", "checkpoint", "left_behind"),
     [
         pytest.param("after step 12", 10, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
-        ("during games", 10, "checkpoints/step-000010/manifest.json"),
+        pytest.param("during games", 10, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
         pytest.param("during a metrics line", 10, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
-        ("during an episode file", 5, "episodes/.step-000010.parquet.*.tmp"),
+        pytest.param("during an episode file", 5, "episodes/.step-000010.parquet.*.tmp", marks=pytest.mark.slow),
         ("during a checkpoint", 5, "checkpoints/.step-000010.*.writing/model.safetensors"),
         pytest.param("before latest", 5, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
     ],
@@ -112,6 +112,7 @@ def test_more_steps_go_on_from_the_last(finished: Path, uninterrupted: Path) -> 
         resume(finished, steps=23)
 
 
+@pytest.mark.slow
 def test_at_a_constant_learning_rate_an_extended_run_is_the_longer_run(tmp_path: Path) -> None:
     settings = ("learner.final_learning_rate_share=1.0", "evaluation.every=5")
     assert run(tmp_path / "long", settings=(*settings, "run.steps=10")) == 0

@@ -279,6 +279,7 @@ def test_a_refused_recipe_leaves_no_directory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(tmp_path):
     """The installed entry point, a real signal, and nothing on standard error that is not ours."""
     settings = [part for key, value in (TINY | {"run.steps": "500"}).items() for part in ("--set", f"{key}={value}")]

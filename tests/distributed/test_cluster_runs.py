@@ -132,6 +132,7 @@ def alone(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_learner_that_is_killed_is_replaced_and_the_run_is_that_of_one_process_bit_for_bit(
     alone, monkeypatch, tmp_path
 ):

@@ -171,7 +171,9 @@ def test_failing_workers_and_those_killed_between_steps_change_nothing(tmp_path,
     assert re.search(again, caplog.text)
 
 
-@pytest.mark.parametrize(("doing", "lost"), [("evaluating", False), ("playing 7 games of step 1", True)])
+@pytest.mark.parametrize(
+    ("doing", "lost"), [("evaluating", False), pytest.param("playing 7 games of step 1", True, marks=pytest.mark.slow)]
+)
 def test_games_beside_an_evaluation_are_stuck_unless_it_is_running(monkeypatch, doing, lost):
     with collector(coin, rollout_workers=1) as played:
         pool = played._pool

@@ -143,18 +143,20 @@ def test_workers_without_a_rank_get_another_gpu():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
+        pytest.param(
             {"learner_workers": 3},
             r"the learner needs 2 x \(1 CPU and 1 GPU on one node\) and 1 x \(0.5 CPUs and 1 GPU on one node\); Ray has"
             r" 1 node: 1 x \(4 CPUs and 2 GPUs\); lower cluster.learner_workers or cluster.cpus_per_worker, or start",
+            marks=pytest.mark.slow,
         ),
         (
             {"cpus_per_worker": 4.0, "learner_workers": 1},
             r"the learner needs 1 x \(8 CPUs and 1 GPU on one node\); Ray has 1 node: 1 x \(4 CPUs and 2 GPUs\)",
         ),
-        (
+        pytest.param(
             {"gpus_per_worker": 4.0},
             r"a rollout worker needs 1 x \(0.5 CPUs and 4 GPUs on one node\); Ray has .*; lower cluster.cpus_per",
+            marks=pytest.mark.slow,
         ),
     ],
 )

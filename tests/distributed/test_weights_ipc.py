@@ -226,6 +226,7 @@ def fetched(given, meanwhile=lambda: None):
     return taken
 
 
+@pytest.mark.slow
 def test_a_reader_elsewhere_or_too_late_gets_a_copy(shared):
     import ray
 

@@ -143,7 +143,7 @@ def test_machines_of_a_joined_ray_have_a_memory_each():
 
 
 def test_rollout_workers_on_gpus_need_gpus_per_worker(monkeypatch):
-    said = r"cluster\.gpus_per_worker is 0, so all 2 rollout workers .* expected 1 .*, such as 0\.5, .* to 'cpu'"
+    said = r"cluster\.gpus_per_worker is 0, so all 2 rollout workers .* set it to 1 .*, such as 0\.5, .* to 'cpu'"
     none = recipe_with("cluster.rollout_workers=2", "cluster.learner_workers=2", "hardware.devices=2")
     with pytest.raises(ValueError, match=said):
         check_plan(none, known_config(QWEN))

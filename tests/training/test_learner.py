@@ -108,7 +108,9 @@ def test_without_refresh_the_reference_stays_and_without_kl_there_is_none(random
         learner.update(batch_of(seed=seed))
     assert same(weights(learner.reference), weights(random_model))
     assert not any(parameter.requires_grad for parameter in learner.reference.parameters())
-    assert new_learner(random_model, loss={"reference_refresh_steps": 1}).reference is None
+    assert new_learner(random_model).reference is None
+    with pytest.raises(ValueError, match=r"so there is no reference; set loss\.kl_coefficient"):
+        LossConfig(reference_refresh_steps=1)
 
 
 def test_the_kl_is_zero_at_first_and_grows_as_the_policy_moves(random_model):

@@ -62,6 +62,15 @@ class ClusterConfig(Section):
         return name
 
     @model_validator(mode="after")
+    def _builtin_transports_have_no_options(self) -> Self:
+        if self.publish_options and self.publish in ("auto", *WEIGHT_TRANSPORTS):
+            raise ValueError(
+                f"cluster.publish_options has {', '.join(self.publish_options)}, but cluster.publish is"
+                f" {self.publish!r}, which takes no options; remove them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ahead_of_the_learner(self) -> Self:
         if self.schedule != "sync" and self.max_staleness == 0:
             raise ValueError(
