@@ -183,14 +183,14 @@ def test_chunks_are_assigned_as_the_worker_pool_does(games, workers, in_flight):
         expected.append(handle.number)
     setting = of(workers=workers, in_flight=in_flight)
     cluster = _Cluster(setting, games)
-    workers, give = [], [each.give for each in cluster.workers]
+    given_to, give = [], [each.give for each in cluster.workers]
     for worker, each in enumerate(cluster.workers):
-        each.give = lambda chunk, now, worker=worker: (workers.append(worker), give[worker](chunk, now))
+        each.give = lambda chunk, now, worker=worker: (given_to.append(worker), give[worker](chunk, now))
     for step in (1, 2):
         cut = deal(list(enumerate([(1.0,)] * games)), workers, setting.chunks_per_worker)
         cluster.waiting.extend(Chunk(step, number, games, None) for number, games in enumerate(cut))
     cluster.hand_out(0.0)
-    assert workers == expected
+    assert given_to == expected
     assert len(cluster.waiting) == real.waiting
 
 

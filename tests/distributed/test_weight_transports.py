@@ -39,7 +39,7 @@ def test_a_users_transport_publishes_to_workers(tmp_path):
     [
         ({"publish": OWN}, "needs the option 'folder'"),
         ({"publish": OWN, "publish_options": {"folder": "x", "size": 3}}, "has no option 'size'"),
-        ({"publish_options": {"size": 3}}, "'object_store' has no option 'size'; it has none"),
+        ({"publish_options": {"size": 3}}, "publish is 'auto', which takes no options; remove them"),
         ({"publish": "distributed_transports:Missing"}, "cannot be imported"),
         ({"publish": "distributed_transports:NoTransport"}, "which gives a NoTransport; expected a subclass of"),
     ],
