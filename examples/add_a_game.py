@@ -84,7 +84,7 @@ class NimState(State):
             return f"nim:{player}:{self.left}:{history}"
         lines = [
             f"You are playing Nim with one heap of {self.heap} objects. The players take one, two or three objects in"
-            " turn; whoever takes the last one wins.",
+            " turn; the player who takes the last one wins.",
             f"You are player {player}. Player 0 moves first.",
             f"Taken so far, in turn: {history or 'nothing'}. Left: {self.left}.",
         ]

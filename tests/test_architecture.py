@@ -57,7 +57,7 @@ def test_no_module_imports_itself_through_others() -> None:
     order = graphlib.TopologicalSorter(
         {module: {used for used in uses if not used.startswith(module)} for module, uses in imports().items()}
     )
-    order.prepare()  # raises CycleError with the modules of a cycle
+    assert len([*order.static_order()]) == len(imports())  # CycleError names the modules of a cycle
 
 
 def test_the_contract_in_pyproject_has_the_same_floors() -> None:
@@ -81,7 +81,7 @@ def test_what_the_text_names_is_in_the_code() -> None:
     starts = re.findall(
         r"^\| `(\w+)`(?:, `(\w+)`)? \|.*\| `(\w+\.py)`(?:; `(\w+\.py)`)? \|$", section("Rooms"), re.MULTILINE
     )
-    assert len(starts) == 14
+    assert len(starts) == 15
     for first, second, file, other in starts:
         assert (SOURCE / first / file).is_file()
         assert not second or (SOURCE / second / other).is_file()

@@ -97,6 +97,7 @@ def test_a_dead_process_holds_nothing_without_flock_either(tmp_path, holder, no_
     holder.wait(10)
     with locked(tmp_path / "lock") as lock:
         lock.check()
+        assert lock.owner.pid == os.getpid()
 
 
 def test_a_reused_process_id_is_no_holder(tmp_path, no_flock, impatient):
@@ -159,8 +160,8 @@ def test_a_beat_in_the_future_is_watched(ahead, tmp_path, impatient):
     """The clocks of two machines differ; the wait is by our own."""
     write_owner(tmp_path / "lock")
     os.utime(tmp_path / "lock.owner", (time.time() + ahead,) * 2)
-    with locked(tmp_path / "lock"):
-        pass
+    with locked(tmp_path / "lock") as lock:
+        assert lock.owner.pid == os.getpid()
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,7 @@ def test_an_owner_file_that_makes_no_sense(damage, tmp_path):
     (tmp_path / "lock.owner").write_bytes(damage)
     with locked(tmp_path / "lock") as lock:
         lock.check()
+        assert lock.owner.pid == os.getpid()
 
 
 def test_the_former_owner_notices_a_takeover(tmp_path):

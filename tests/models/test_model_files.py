@@ -161,7 +161,8 @@ def test_weights_that_are_not_finite(model, value, count):
 
 def test_large_finite_weights_pass(model):
     rewrite(model, lambda weights: {**weights, LAST: torch.full_like(weights[LAST], 3e38)})
-    load_language_model(ModelConfig(path=str(model), device="cpu"))
+    loaded = load_language_model(ModelConfig(path=str(model), device="cpu"))
+    assert (loaded.model.state_dict()[LAST] == torch.tensor(3e38)).all()
 
 
 def cut(directory, bytes_left):

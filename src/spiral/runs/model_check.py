@@ -147,17 +147,11 @@ class SignStep(torch.optim.AdamW):
 def _learner(recipe: Recipe, model: Any) -> Learner:
     """A learner for the trial update: one small step, without a reference."""
     once = {"learning_rate": TRIAL_RATE, "epochs": 1, "minibatches": 1, "warmup_steps": 0}
-    learner = Learner(
-        model,
-        config=recipe.learner.model_copy(update=once),
-        loss_config=LossConfig(old_logprobs="behaviour"),
-        sampling=recipe.sampling,
-        total_steps=1,
-        seed=recipe.run.seed,
-        compute=recipe.model.compute,
-        head=recipe.model.head,
-        compiled=recipe.model.compile,
-        lora=recipe.lora,
-    )
+    trial = {
+        "learner": recipe.learner.model_copy(update=once),
+        "loss": LossConfig(old_logprobs="behaviour"),
+        "run": recipe.run.model_copy(update={"steps": 1}),
+    }
+    learner = Learner.from_recipe(recipe.model_copy(update=trial), model)
     learner.optimizer = SignStep(learner.optimizer.param_groups)
     return learner

@@ -121,19 +121,14 @@ def train(
             episodes = collector.collect(step)
         _check_played(episodes, step)
         with _phase(times, "credit"):
-            advantages = estimator(episodes)
-            samples, dropped = samples_from_episodes(
-                episodes, advantages, drop_zero_advantage=credit.drop_zero_advantage
-            )
-            batch = make_batch(samples) if samples else None
+            batch, counts = _make_batch(episodes, estimator, credit)
         with _phase(times, "update", f"step {step}: learning"):
             learned = learner.update(batch)
         with _phase(times, "publish"):
             publish()
         metrics = {
             **episode_metrics(episodes, times),
-            "credit/samples": float(len(samples)),
-            "credit/dropped": float(dropped),
+            **counts,
             **_baselines(estimator, episodes),
             **learned,
             **more_metrics(),
@@ -155,6 +150,17 @@ def train(
         if stopping:
             return False
     return True
+
+
+def _make_batch(
+    episodes: Sequence[Episode], estimator: Estimator, credit: CreditConfig
+) -> tuple[Batch | None, Metrics]:
+    """The step's batch, None if every sample was dropped, and the numbers of samples kept and dropped."""
+    samples, dropped = samples_from_episodes(
+        episodes, estimator(episodes), drop_zero_advantage=credit.drop_zero_advantage
+    )
+    counts = {"credit/samples": float(len(samples)), "credit/dropped": float(dropped)}
+    return make_batch(samples) if samples else None, counts
 
 
 def _baselines(estimator: Estimator, episodes: Sequence[Episode]) -> Metrics:

@@ -10,7 +10,6 @@ import time
 import pytest
 
 from endpoint_server import (
-    EndpointServer,
     Response,
     chosen,
     flaky,
@@ -36,12 +35,6 @@ from spiral.rollout.loop import play, play_as_completed
 TICTACTOE = load_game("tictactoe")
 KUHN = load_game("kuhn_poker")
 KEY = "sk-secret-0123456789"
-
-
-@pytest.fixture
-def server():
-    with EndpointServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from endpoint_server import EndpointServer, Response, chosen, completion, good, refusing, saying, slow
+from endpoint_server import Response, chosen, completion, good, refusing, saying, slow
 from spiral.core.policy import NotPlayedError
 from spiral.evaluation.arena import evaluate, paired_matches
 from spiral.games import load_game
@@ -23,12 +23,6 @@ KUHN = load_game("kuhn_poker")
 RANDOM = scripted_policy("random", KUHN)
 PRICES = {"prompt_price": 1000.0, "completion_price": 5000.0}
 """A tenth of a cent for a prompt token and half a cent for a reply token."""
-
-
-@pytest.fixture
-def server():
-    with EndpointServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,28 +7,13 @@ from pathlib import Path
 import pytest
 
 from commands import refused, spiral
-from endpoint_server import EndpointServer, good, refusing
+from endpoint_server import good, refusing
 from spiral.games import load_game
 from spiral.policies.endpoint.config import EndpointConfig, load_endpoint
 from spiral.policies.registry import PolicyOptions, load_policy
 
 KEY = "sk-secret-0123456789"
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path, monkeypatch):
-    """An empty current directory and an empty home."""
-    (tmp_path / "here").mkdir()
-    (tmp_path / "home").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))
-    return tmp_path
-
-
-@pytest.fixture
-def server():
-    with EndpointServer() as running:
-        yield running
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 def write(text, path="here/endpoints.toml"):

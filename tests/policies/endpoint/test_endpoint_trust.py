@@ -21,22 +21,8 @@ from spiral.rollout.loop import play
 
 KUHN = load_game("kuhn_poker")
 KEY = "sk-secret-0123456789"
+pytestmark = pytest.mark.usefixtures("folders")
 PRICES = {"prompt_price": 1000.0, "completion_price": 1000.0}
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path, monkeypatch):
-    (tmp_path / "here").mkdir()
-    (tmp_path / "home").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))
-    return tmp_path
-
-
-@pytest.fixture
-def server():
-    with EndpointServer() as running:
-        yield running
 
 
 @pytest.fixture
@@ -338,10 +324,10 @@ def test_an_unknown_cost_counts_in_full(server, new_policy, usage):
 
 def test_policies_of_one_name_share_a_rate_limit(server, new_policy):
     a, b = (new_policy(requests_per_minute=600) for _ in range(2))
+    start = time.monotonic()  # arrivals are late by different times, so the first one is no starting point
     for policy in (a, b, a, b):
         one_turn(policy)
-    times = [request.time_s for request in server.requests]
-    assert times[-1] - times[0] >= 0.29
+    assert server.requests[-1].time_s - start >= 0.3
 
 
 def test_notes_are_not_warnings(caplog):
