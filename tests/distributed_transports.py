@@ -41,3 +41,27 @@ class FileReceiver(WeightReceiver):
 class NoTransport:
     def __init__(self, context):
         pass
+
+
+class Nothing:
+    pass
+
+
+class Half(WeightTransport):
+    def sender(self, rank):
+        raise NotImplementedError
+
+
+class NoContext(FileTransport):
+    def __init__(self):
+        pass
+
+
+class Fails(FileTransport):
+    def __init__(self, context):
+        raise OSError("no such server")
+
+
+class Refuses(FileTransport):
+    def __init__(self, context, port):
+        raise ValueError(f"port {port} is in use")

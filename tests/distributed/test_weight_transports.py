@@ -9,6 +9,7 @@ from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.run import assemble_cluster
 from spiral.distributed.weights.base import TransportContext, WeightsHandle
 from spiral.distributed.weights.registry import make_transport
+from spiral.games.failures import UserCodeError
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.recipe import load_recipe
 
@@ -53,6 +54,41 @@ def test_a_run_checks_its_transport_before_it_starts_ray(tmp_path):
     recipe = load_recipe("nano", ["cluster.rollout_workers=1", f"cluster.publish={OWN}"])
     with pytest.raises(ValueError, match="needs the option 'folder'"):
         assemble_cluster(recipe, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NoTransport", "which gives a NoTransport; expected a subclass of spiral.distributed.weights.base.Weight"),
+        ("Nothing", "which gives a Nothing; expected a subclass of"),
+        ("Half", "which does not define receiver; expected a subclass of"),
+        ("NoContext", "cannot be called with a TransportContext .*; let it take `context` first"),
+    ],
+)
+def test_what_is_no_transport_is_refused_before_ray_is_started(name, message, tmp_path):
+    recipe = load_recipe("nano", ["cluster.rollout_workers=1", f"cluster.publish=distributed_transports:{name}"])
+    with pytest.raises(ValueError, match=f"cluster.publish is 'distributed_transports:{name}', .*{message}"):
+        assemble_cluster(recipe, tmp_path / "run")
+
+
+def test_a_transport_that_raises_is_named():
+    config = ClusterConfig(publish="distributed_transports:Fails")
+    with pytest.raises(
+        UserCodeError, match=r"transport 'distributed_transports:Fails' cannot be made: OSError: no such"
+    ):
+        make_transport(TransportContext(config=config))
+    config = ClusterConfig(publish="distributed_transports:Refuses", publish_options={"port": 0})
+    with pytest.raises(
+        ValueError, match=r"transport 'distributed_transports:Refuses' cannot be made: ValueError: port 0"
+    ):
+        make_transport(TransportContext(config=config))
+
+
+def test_a_transport_that_cannot_be_imported_is_refused_when_the_recipe_is_read():
+    with pytest.raises(
+        ValueError, match=r"nano: cluster\.publish: 'distributed_transports:Missing', .* cannot be impo"
+    ):
+        load_recipe("nano", ["cluster.publish=distributed_transports:Missing"])
 
 
 def test_an_unknown_name_is_refused_when_the_recipe_is_read():

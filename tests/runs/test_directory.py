@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
 from spiral.core.files import share_mode
-from spiral.runs.directory import RunDirectory, read_evaluations, read_metrics
+from spiral.runs.directory import RunDirectory, read_episodes, read_evaluations, read_metrics
 from spiral.runs.evaluation import EvaluationResults, record_name
 
 ROWS = [json.dumps({"step": step, "loss/total": step / 7}).encode() for step in range(1, 7)]
@@ -39,6 +40,22 @@ def test_a_damaged_line_costs_that_line(damage, directory, caplog):
     directory.take_back(5)
     assert file.read_bytes() == b"".join(row + b"\n" for row in [*ROWS[:2], *ROWS[3:5]])
     assert f"{file} lacks the rows of 1 steps: 3" in caplog.text
+
+
+@pytest.mark.parametrize("read", [read_metrics, read_episodes])
+def test_no_run_is_an_error(read, directory):
+    assert len(read_metrics(str(directory.path))) == len(ROWS)
+    assert read_episodes(directory.path) == []
+    empty = directory.path / "empty"
+    empty.mkdir()
+    for path, words in (
+        (directory.path / "nodir", "there is no such directory; give a run directory"),
+        (empty, "it holds none of config.toml, metrics.jsonl, episodes and checkpoints"),
+        (directory.metrics_file, "which is a file; give the run directory"),
+    ):
+        for given in (path, str(path)):
+            with pytest.raises(ValueError, match=f"no run at {re.escape(str(path))}.*{words}"):
+                read(given)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 10, len(ROWS[-1])])

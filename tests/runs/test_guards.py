@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
+from commands import tiny_run
 from spiral.core.metrics import Matchup
-from spiral.runs.guards import CollapseGuard, Guards, GuardWatch, games_not_known
+from spiral.runs.guards import CollapseGuard, Finding, Guards, GuardWatch, games_not_known
 from spiral.runs.recipe import load_recipe
 
 GAMES = Matchup(game="tictactoe")
@@ -130,6 +131,72 @@ def test_a_failing_custom_guard_is_left_out(caplog):
         assert [found.level for found in guards(lost, [GAMES])] == ["collapsed"]
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith(f"guard {name!r} failed and is disabled: RuntimeError: limit 7.0, 9 rows, ")
+
+
+def exits(rows, trained):
+    raise SystemExit(7)
+
+
+def unfinished(rows, trained):
+    yield Finding(level="warning", about="x", message="x")
+    raise KeyError("later")
+
+
+@pytest.mark.parametrize(
+    ("guard", "reason"),
+    [
+        (lambda rows, trained: None, "it gave None; expected a list of spiral.runs.guards.Finding, empty where"),
+        (lambda rows, trained: "text", "it gave 'text'; expected a list"),
+        (lambda rows, trained: {"x": 1}, "it gave {'x': 1}; expected a list"),
+        (lambda rows, trained: 3, "it gave 3; expected a list"),
+        (lambda rows, trained: ["text"], "it gave a list that holds 'text'; expected"),
+        (lambda rows, trained: [None], "it gave a list that holds None; expected"),
+        (lambda rows, trained: [Finding(level="bad", about="x", message="x")], "ValueError: a Finding got level='bad'"),
+        (
+            lambda rows, trained: [Finding(level="warning", about=["x"], message="x")],
+            "ValueError: a Finding got about=",
+        ),
+        (exits, "SystemExit: 7"),
+        (unfinished, "KeyError: 'later'"),
+    ],
+)
+def test_a_guard_that_gives_no_findings_is_disabled(guard, reason, caplog):
+    watch = GuardWatch(Guards({"mine": guard, "room": Guards.from_names(["room"], {})}), [GAMES])
+    with caplog.at_level(logging.WARNING, "spiral"):
+        watch(1, {"rollout/prompt_too_long": 0.0})
+        watch(2, {"rollout/prompt_too_long": 0.5})
+    mine, room = (record.getMessage() for record in caplog.records)
+    assert mine.startswith(f"guard 'mine' failed and is disabled: {reason}")
+    assert room.startswith("step 2: 50.00%")
+
+
+def test_findings_of_any_iterable(caplog):
+    found = Finding(level="collapsed", about="x", message="x")
+    guards = Guards({"tuple": lambda *_: (found,), "generator": lambda *_: (item for item in [found])})
+    assert guards([], [GAMES]) == [found, found]
+
+
+class NotCallable:
+    pass
+
+
+def test_a_guard_that_cannot_be_called_is_refused():
+    name = f"{__name__}:NotCallable"
+    with pytest.raises(ValueError, match=f"guard '{name}' is a NotCallable, which cannot be called; give its class a"):
+        Guards.from_names([name], {})
+
+
+def test_a_failed_guard_is_reported_once_in_a_run(tmp_path):
+    name = f"{__name__}:TooLong"
+    result = tiny_run(
+        tmp_path / "run",
+        run__guards=f"['{name}']",
+        run__trackers="[]",
+        evaluation__games="[]",
+        evaluation__exploitability="[]",
+    )
+    assert result.status == 0, result.err
+    assert (result.err + result.out).count("failed and is disabled") == 1
 
 
 @pytest.mark.parametrize(

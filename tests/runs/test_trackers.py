@@ -105,6 +105,33 @@ def test_trackers_are_independent(caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("failure", [SystemExit(7), OSError("full")])
+def test_a_tracker_that_exits_is_disabled(failure, caplog):
+    class Exits:
+        def metrics(self, step, metrics):
+            raise failure
+
+        def close(self):
+            raise failure
+
+    trackers = Trackers({"exits": Exits()})
+    with caplog.at_level(logging.WARNING, "spiral"):
+        trackers.metrics(1, {})
+        trackers.metrics(2, {})
+        trackers.close()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"tracker 'exits' failed and gets nothing more of this run: {type(failure).__name__}: ")
+
+
+def test_a_tracker_may_be_interrupted():
+    class Interrupted:
+        def metrics(self, step, metrics):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trackers({"mine": Interrupted()}).metrics(1, {})
+
+
 def test_a_tracker_that_cannot_be_made_is_named(tmp_path, own):
     with pytest.raises(ValueError, match="'own_trackers:Lines' has no option 'names'; did you mean"):
         Trackers.from_names(["own_trackers:Lines"], {"own_trackers:Lines": {"names": "x"}}, tmp_path)

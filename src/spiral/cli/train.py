@@ -267,20 +267,22 @@ def _execute(run: Run, as_json: bool) -> None:
     from spiral.cli.train_results import json_results, show_results  # loads matplotlib
     from spiral.launch import execute
     from spiral.runs.directory import read_evaluations
+    from spiral.runs.guards import Guards
 
     recipe, path = run.recipe, run.directory.path
     pace = Pace(run.learner.version + 1, recipe.run.steps, recipe.selfplay.episodes_per_step)
     reports = read_evaluations(path)
     before = reports[-1][1].metrics() if reports else {}
     try:
+        guards = Guards.from_names(recipe.run.guards, recipe.run.guard_options)
         title = f"spiral train  {recipe.model.path}  {path}"
         with make_display(title, pace, Watched.from_recipe(recipe), before) as display:
-            run = execute(run, _warning_of_illegal_play(run, display.show))
+            run = execute(run, _warning_of_illegal_play(run, display.show), guards)
         run.directory.check()
         if as_json:
             print_json(json_results(run))
         else:
-            show_results(run)
+            show_results(run, guards)
     finally:
         run.close()
 

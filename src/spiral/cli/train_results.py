@@ -31,8 +31,8 @@ def json_results(run: Run) -> dict[str, Any]:
     return {"run_dir": str(path), "step": run.learner.version, "metrics": metrics}
 
 
-def show_results(run: Run) -> None:
-    """Prints one game, the files and warnings; last, what was learned and what to try next."""
+def show_results(run: Run, guards: Guards) -> None:
+    """Prints one game, the files and what the guards find; last, what was learned and what to try next."""
     console, path = wide_console(), run.directory.path
     games = run.recipe.selfplay.games
     shown = preferred_game(list(games))
@@ -42,8 +42,7 @@ def show_results(run: Run) -> None:
     trained = Watched.from_recipe(run.recipe).trained
     curve = draw_learning_curve(path, trained)
     console.print(f"\nRun directory: {path}\nLearning curves: {curve}\n", soft_wrap=True)
-    rows, guards = read_metrics(path), Guards.from_names(run.recipe.run.guards, run.recipe.run.guard_options)
-    for found in guards(rows, trained):
+    for found in guards(read_metrics(path), trained):
         console.print(f"Warning: {found.message}.", style="bold yellow")
     _print_tables(console, run)
     console.print("Next:")

@@ -258,7 +258,7 @@ def _edited(recipe: Recipe, path: Path) -> list[str]:
     ]
 
 
-def execute(run: Run, show: Show) -> Run:
+def execute(run: Run, show: Show, guards: Guards | None = None) -> Run:
     """Trains to the last step.
 
     If the learner is lost, the run resumes from its last checkpoint, at most `cluster.restarts` times. A run shortened
@@ -268,6 +268,7 @@ def execute(run: Run, show: Show) -> Run:
     Args:
         run: A run that was started or resumed.
         show: Called with every step and its metrics.
+        guards: Those of the recipe, if the caller asks them again later; one that fails is disabled for both.
 
     Returns:
         The run that reached the last step, for the caller to close.
@@ -280,7 +281,8 @@ def execute(run: Run, show: Show) -> Run:
         while True:
             try:
                 with _closed_on_error(run):
-                    _train(run, show)
+                    guards = guards or Guards.from_names(run.recipe.run.guards, run.recipe.run.guard_options)
+                    _train(run, show, guards)
                 return run
             except LearnerLostError as error:
                 losses += 1
@@ -290,12 +292,11 @@ def execute(run: Run, show: Show) -> Run:
                 run = resume(run.directory.path)
 
 
-def _train(run: Run, show: Show) -> None:
+def _train(run: Run, show: Show, guards: Guards) -> None:
     recipe, directory, done = run.recipe, run.directory, run.learner.version
     if done == recipe.run.steps and done not in dict(read_evaluations(directory.path)):
         directory.save_evaluation(done, run.evaluate(done))
     rows = read_metrics(directory.path)
-    guards = Guards.from_names(recipe.run.guards, recipe.run.guard_options)
     watch = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows)
     trackers = Trackers.from_names(recipe.run.trackers, recipe.run.tracker_options, directory.path)
     recorder = RunRecorder(directory, trackers, recipe, first_step=done + 1)

@@ -175,18 +175,36 @@ def lasting_settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
 def read_episodes(run_dir: str | Path) -> list[dict[str, Any]]:
     """One row a turn of every episode that the run has kept, with its training `step`.
 
-    The other columns are those of the Parquet files in `RUN_DIR/episodes`.
+    The other columns are those of the Parquet files in `RUN_DIR/episodes`. Raises `ValueError` if there is no run.
     """
+    _check_is_run(Path(run_dir))
     files = numbered(Path(run_dir) / "episodes", ".parquet")
     return [{"step": step, **row} for step, file in files for row in pq.read_table(file).to_pylist()]
+
+
+def _check_is_run(path: Path) -> None:
+    """Raises `ValueError` unless the path is a directory that holds some file of a run."""
+    directory = RunDirectory(path)
+    if path.is_file():
+        runs = [parent for parent in path.parents if RunDirectory(parent).metrics_file.exists()]
+        where = f"the run directory, {runs[0]}" if runs else "a run directory, such as runs/nano-0"
+        raise ValueError(f"no run at {path}, which is a file; give {where}")
+    if not path.is_dir():
+        raise ValueError(f"no run at {path}: there is no such directory; give a run directory, such as runs/nano-0")
+    if not (directory.begun() or directory.metrics_file.exists() or directory.episodes.is_dir()):
+        raise ValueError(
+            f"no run at {path}: it holds none of {directory.config_file.name}, {directory.metrics_file.name},"
+            " episodes and checkpoints; give a run directory, such as runs/nano-0"
+        )
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     """One row a step, `step` first, rows of earlier versions under the current keys.
 
     `pandas.DataFrame(read_metrics(run_dir))` is a table. A damaged line is left out with a warning, a last line that a
-    kill has cut short without one.
+    kill has cut short without one. Raises `ValueError` if there is no run.
     """
+    _check_is_run(Path(run_dir))
     file = Path(run_dir) / "metrics.jsonl"
     return [with_current_keys(json.loads(line)) for _, line in _metrics_lines(file)] if file.exists() else []
 

@@ -13,15 +13,17 @@ import logging
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from spiral.core.metrics import Matchup, Metrics, learning_players
 from spiral.core.plugins import check_options, resolve
+from spiral.core.settings import shown
 from spiral.evaluation.statistics import wilson
-from spiral.games.failures import describe_error
+from spiral.games.failures import UserCodeError, describe_error
 
 logger = logging.getLogger(__name__)
 
+Level = Literal["warning", "collapsed"]
 Rows = Sequence[Mapping[str, float]]
 """Metrics by step, oldest first; each with `step`."""
 
@@ -44,11 +46,18 @@ REMEDY = (
 class Finding:
     """A problem that a guard has found."""
 
-    level: Literal["warning", "collapsed"]
+    level: Level
     about: str
     """The subject, such as "player 0 of tictactoe"; a run is warned once about each."""
     message: str
     """The problem and what to do, without a full stop at the end."""
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(Level):
+            raise ValueError(f"a Finding got level={self.level!r}; expected {' or '.join(map(repr, get_args(Level)))}")
+        for name, value in (("about", self.about), ("message", self.message)):
+            if not isinstance(value, str):
+                raise ValueError(f"a Finding got {name}={value!r}; expected a text")
 
 
 class Guard(Protocol):
@@ -162,21 +171,46 @@ class Guards:
         for name in dict.fromkeys(names):
             given = options.get(name, {})
             try:
-                made[name] = find_guard(name, given)(**given)
-            except Exception as error:
+                guard = made[name] = find_guard(name, given)(**given)
+            except (Exception, SystemExit) as error:
                 raise ValueError(f"guard {name!r} cannot be made: {describe_error(error)}") from error
+            if not callable(guard):
+                raise ValueError(
+                    f"guard {name!r} is a {type(guard).__name__}, which cannot be called; give its class a"
+                    " __call__(self, rows, trained) that returns a list of Finding"
+                )
         return cls(made)
 
     def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> list[Finding]:
-        """The findings of all guards. A guard that raises an exception is reported and disabled."""
+        """The findings of all guards.
+
+        A guard that raises an exception, or gives anything but findings, is reported once and disabled.
+        """
         found: list[Finding] = []
         for name, guard in list(self._guards.items()):
             try:
-                found += list(guard(rows, trained))
-            except Exception as error:
+                found += _findings(guard(rows, trained))
+            except (Exception, SystemExit) as error:
                 del self._guards[name]
-                logger.warning("guard %r failed and is disabled: %s", name, describe_error(error))
+                reason = str(error) if isinstance(error, _NoFindingsError) else describe_error(error)
+                logger.warning("guard %r failed and is disabled: %s", name, reason)
         return found
+
+
+class _NoFindingsError(UserCodeError):
+    """A guard gave something else than findings."""
+
+
+def _findings(given: object) -> list[Finding]:
+    """The findings that a guard gave."""
+    expected = "expected a list of spiral.runs.guards.Finding, empty where nothing is wrong"
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+        raise _NoFindingsError(f"it gave {shown(given)}; {expected}")
+    found = list(given)
+    for item in found:
+        if not isinstance(item, Finding):
+            raise _NoFindingsError(f"it gave a list that holds {shown(item)}; {expected}")
+    return found
 
 
 class GuardWatch:

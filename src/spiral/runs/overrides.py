@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from spiral.core.settings import shown
 
 RENAMED = {"learner": {"final_learning_rate": "final_learning_rate_share"}}
 """By section: the names of settings in earlier versions, whose recipes and runs still load, and their current names."""
+TABLES = '{"my_module:MyClass" = {limit = 3}}'
+"""Example of a setting that holds a table of options for each name."""
 _ITEM = re.compile(r"""(?:[^,("']|\([^)]*\)|"[^"]*"|'[^']*')+""")
 """An item of a list: up to a comma that is not in brackets or quotes."""
 _VALUE = re.compile(r"=[^=()]*$")
@@ -111,6 +114,12 @@ def _parsed(name: str, text: str, sections: Mapping[str, FieldInfo]) -> object:
     return value if kind is None or not value else _table(name, value, kind)
 
 
+def written_list(text: str) -> str:
+    """Names with commas between them as a TOML list: `["kuhn_poker", "tictactoe"]`."""
+    items = [item.strip().strip("'\"") for item in _ITEM.findall(text)]
+    return json.dumps([item for item in items if item], ensure_ascii=False)
+
+
 def _toml_or_text(text: str) -> object:
     """A TOML value, or the text itself where it is not TOML."""
     try:
@@ -131,6 +140,11 @@ def _table_of(name: str, sections: Mapping[str, FieldInfo]) -> type | None:
 
 def _table(name: str, text: str, kind: type) -> dict[str, object]:
     """`mirror=3, runs/r1@15=1` as a table. Without a value, a weight is 1, a text empty and an option true."""
+    if get_origin(kind) is dict:
+        raise ValueError(
+            f"{name}: got {shown(text)}; expected a table of tables, such as {TABLES}"
+            f" (in a shell, --set '{name}={TABLES}')"
+        )
     table: dict[str, object] = {}
     for item in _ITEM.findall(text):
         key, equals, value = item.rpartition("=") if _VALUE.search(item) else (item, "", "")

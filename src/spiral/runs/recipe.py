@@ -32,10 +32,10 @@ from spiral.policies.registry import check_policy_name
 from spiral.rollout.matchmaking import SAMPLERS, SelfPlayConfig, make_sampler
 from spiral.rollout.opponents.base import MIRROR
 from spiral.rollout.rewards import REWARDS, load_reward
-from spiral.runs.cluster import ClusterConfig
+from spiral.runs.cluster import WEIGHT_TRANSPORTS, ClusterConfig
 from spiral.runs.guards import find_guard
 from spiral.runs.hardware import HardwareConfig
-from spiral.runs.overrides import with_overrides
+from spiral.runs.overrides import TABLES, with_overrides, written_list
 from spiral.runs.trackers import find_tracker
 from spiral.text import PromptConfig
 from spiral.training.advantages import ESTIMATORS, CreditConfig, load_estimator
@@ -197,6 +197,8 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "loss.options", recipe.loss.check
     for name in run.trackers:
         yield "run.trackers", partial(find_tracker, name, run.tracker_options.get(name, {}))
+    if recipe.cluster.publish not in ("auto", *WEIGHT_TRANSPORTS):
+        yield "cluster.publish", partial(resolve, "weight_transports", recipe.cluster.publish, {})
     for name in run.guards:
         yield "run.guards", partial(find_guard, name, run.guard_options.get(name, {}))
 
@@ -249,4 +251,18 @@ def _fault(item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1])[:MAX_SHOWN], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"unknown key {where!r}; {hint}"
-    return f"{where}: got {shown(item['input'])}; {shortened(item['msg'][0].lower() + item['msg'][1:], 400)}"
+    return (
+        f"{where}: got {shown(item['input'])}; {shortened(item['msg'][0].lower() + item['msg'][1:], 400)}{_how(item)}"
+    )
+
+
+def _how(item: Any) -> str:
+    """How to write a list or a table, after a fault that says it is none."""
+    value, setting = item["input"], str(item["loc"][-1])
+    if item["type"] == "list_type":
+        listed = written_list(value) if isinstance(value, str) and len(value) <= MAX_SHOWN else '["NAME", "OTHER"]'
+        return f", such as {listed} (in a shell, --set '{'.'.join(map(str, item['loc'][:2]))}={listed}')"
+    if item["type"] == "dict_type" and len(item["loc"]) > 1:
+        nested = setting in ("guard_options", "tracker_options")
+        return f", such as {TABLES if nested else '{NAME = 3}'}"
+    return ""

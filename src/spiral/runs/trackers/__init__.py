@@ -80,7 +80,7 @@ class Trackers:
             given = options.get(name, {})
             try:
                 made[name] = find_tracker(name, given)(run_dir, **given)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ValueError(f"tracker {name!r} cannot be made: {describe_error(error)}") from error
         return cls(made)
 
@@ -105,8 +105,8 @@ class Trackers:
         for name, tracker in list(self._trackers.items()):
             try:
                 call(tracker)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 del self._trackers[name]
                 logger.warning("tracker %r failed and gets nothing more of this run: %s", name, describe_error(error))
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception, SystemExit):
                     tracker.close()
