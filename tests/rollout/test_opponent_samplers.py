@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import safetensors.numpy
 
@@ -99,7 +101,7 @@ def test_a_sampler_chooses_by_what_it_has_seen_and_goes_on_from_its_state():
     ("sampler", "message"),
     [
         ("Failing", "failed at step 2 for tictactoe: KeyError: 'my sampler'"),
-        ("Short", r"failed at step 2 for tictactoe: ValueError: it gave \['mirror'\]; expected 12 names"),
+        ("Short", r"failed at step 2 for tictactoe: ValueError: it gave \['mirror'\]; expected a list of 12 names"),
     ],
 )
 def test_a_sampler_that_fails_is_named(sampler, message):
@@ -110,6 +112,46 @@ def test_a_sampler_that_fails_is_named(sampler, message):
 def test_a_sampler_that_fails_to_observe_is_named():
     with pytest.raises(UserCodeError, match="failed to observe the episodes of step 1: ZeroDivisionError"):
         Matchmaker(RandomPolicy(), config("Blind"), 3).observe(1, [])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [dict.fromkeys(map(str, range(12))), set(map(str, range(12))), "a" * 12, None],
+    ids=["dict", "set", "text", "None"],
+)
+def test_names_that_are_no_list_are_refused(names, monkeypatch):
+    monkeypatch.setattr(LeastBeaten, "sample", lambda *_: names)
+    with pytest.raises(UserCodeError, match=r"LeastBeaten' failed at step 1 for .* it gave .* expected a list of 12"):
+        Matchmaker(RandomPolicy(), config(), 3).pairings(1)
+
+
+class ByNumber(LeastBeaten):
+    def observe(self, step, episodes):
+        self.lost[step] = 1.0
+
+
+class Forgetful(LeastBeaten):
+    def load_state_dict(self, state):
+        self.lost = state["losses"]
+
+
+def test_a_sampler_whose_state_json_would_change_is_refused_at_once():
+    matchmaker = Matchmaker(RandomPolicy(), config("ByNumber"), 3)
+    with pytest.raises(
+        UserCodeError, match=r"has a state that cannot be saved: the dictionary at \['lost'\] has the key"
+    ):
+        matchmaker.observe(1, [])
+    assert matchmaker.state_dict() == {"lost": {"random": 0, "minimax": 0}}
+    matchmaker.sampler.lost = {"random": float("nan")}
+    with pytest.raises(UserCodeError, match=r"\['lost'\]\['random'\] is nan; expected a finite number"):
+        matchmaker.add_checkpoint(1, Path("step-000001"))
+
+
+def test_a_sampler_that_does_not_take_back_its_state_is_named():
+    with pytest.raises(
+        UserCodeError, match=r"Forgetful' cannot take back its state from step-000001: KeyError: 'losses'"
+    ):
+        Matchmaker(RandomPolicy(), config("Forgetful"), 3).load_state_dict({"lost": {}}, "step-000001")
 
 
 def test_recipes_refuse_samplers_that_cannot_be():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import numpy as np
 import pytest
 
 from made_up import new_episode, new_turn
@@ -9,7 +12,7 @@ from spiral.games import load_game
 from spiral.games.failures import UserCodeError
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import Match, play
-from spiral.rollout.rewards import illegal_move_returns, load_reward, with_reward
+from spiral.rollout.rewards import _call_reward, illegal_move_returns, load_reward, with_reward
 from spiral.runs.recipe import load_recipe
 
 HERE = "tests.rollout.test_rewards"
@@ -78,6 +81,27 @@ def test_recipes_name_rewards_and_refuse_what_is_wrong():
             load_recipe("nano", [f"selfplay.reward={reward}"])
     with pytest.raises(ValueError, match="has no option 'gamma'; its options: discount"):
         load_recipe("nano", [f"selfplay.reward={HERE}:quick", "selfplay.reward_options={ gamma = 0.9 }"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{0: 1.0, 1: -1.0}, {1.0, -1.0}, "19", b"19", ("1", "9"), (1j, -1j), np.array([1j, -1j]), [None, 1.0], None],
+    ids=repr,
+)
+def test_a_reward_is_a_list_of_numbers(given):
+    reward = functools.partial(_call_reward, "mine", lambda _episode: given, {})
+    with pytest.raises(UserCodeError, match=r"the reward 'mine' gave .* expected 2 finite numbers"):
+        reward(new_episode((1.0, -1.0)))
+
+
+def test_rewards_may_come_from_generators_and_arrays():
+    def reward(given):
+        return _call_reward("mine", lambda _episode: given, {}, new_episode((1.0, -1.0)))
+
+    assert reward(value for value in (1.5, -1)) == reward(np.float64([1.5, -1.0])) == (1.5, -1.0)
+    assert reward({0: 1.5, 1: -1}.values()) == (1.5, -1.0)
+    with pytest.raises(UserCodeError, match=r"the reward 'mine' failed .*: ZeroDivisionError"):
+        reward(1 / value for value in (1, 0))
 
 
 @pytest.mark.parametrize(

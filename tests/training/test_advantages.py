@@ -3,9 +3,12 @@
 import json
 import sys
 import types
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -276,7 +279,20 @@ def test_an_entry_point(mine, monkeypatch):
         ([[1.0, float("inf")]], "gave player 1 of an episode of tictactoe .* the advantage inf"),
         ([[1.0, 2e9]], r"expected a number within 1e\+09 of zero"),
         ([], "gave advantages for 0 episodes instead of 1"),
-        (None, "failed: TypeError"),
+        (None, "gave None; expected a list with one array for each of 1 episodes"),
+        ({0: [1.0, -1.0]}, "gave a dict; expected a list with one array for each of 1 episodes"),
+        ({"a"}, "gave a set; expected a list"),
+        ("1", "gave a str; expected a list"),
+        ([{0: 1.0, 1: -1.0}], "gave {0: 1.0, 1: -1.0} to .* expected a number for each of 2 turns"),
+        ([{1.0, -1.0}], "expected a number for each of 2 turns"),
+        (["12"], "gave '12' to .* expected a number for each of 2 turns"),
+        ([b"12"], "gave b'12' to .* expected a number for each of 2 turns"),
+        ([["1.5", "1.5"]], "expected a number for each of 2 turns"),
+        ([[1.0, "1.5"]], "expected a number for each of 2 turns"),
+        ([[1.0, np.array(["1.5", "1.5"])]], "expected a number for each of 2 turns"),
+        ([np.ones(2, dtype=complex)], "expected a number for each of 2 turns"),
+        ([[1.0, {0: 1.0}]], "expected a number for each of 2 turns"),
+        ([np.array(["2020-01-01"] * 2, dtype="M8[s]")], "expected a number for each of 2 turns"),
     ],
 )
 def test_what_an_estimator_may_not_return(given, message, mine):
@@ -286,11 +302,101 @@ def test_what_an_estimator_may_not_return(given, message, mine):
     assert str(caught.value).startswith("the advantage estimator 'mine:wrong' ")
 
 
-def test_a_state_that_json_cannot_hold_is_named(mine, monkeypatch):
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [2, True],
+        np.array([2, 1], dtype=np.int8),
+        np.float32([2.0, 1.0]),
+        [Fraction(2), Decimal(1)],
+        torch.tensor([2.0, 1.0], dtype=torch.bfloat16, requires_grad=True),
+    ],
+    ids=str,
+)
+def test_numbers_of_every_kind_are_advantages(numbers, mine):
+    mine.numbers = lambda episodes: (numbers for _ in episodes)
+    assert values(load_estimator("mine:numbers")(episodes((1.0, -1.0)))) == [(2.0, 1.0)]
+
+
+@pytest.mark.parametrize("pair", [{0: 1.0, 1: -1.0}, {1.0, -1.0}, "19", ("1", "9"), np.ones(2, dtype=complex)])
+def test_pairs_are_two_numbers(pair, mine):
+    def wrong(episodes, baselines):
+        return [pair for _ in episodes]
+
+    mine.wrong = wrong
+    with pytest.raises(UserCodeError, match="expected two numbers, one for each player"):
+        load_estimator("mine:wrong")(episodes((1.0, -1.0)))
+    mine.wrong = lambda episodes, baselines: {0: pair}
+    with pytest.raises(UserCodeError, match="gave a dict; expected a list with one pair"):
+        load_estimator("mine:wrong")(episodes((1.0, -1.0)))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"seen": np.zeros(2)}, r"\['seen'\] is a ndarray; expected a number, text, list or dictionary"),
+        ({"b": {0: 0.5}}, r"the dictionary at \['b'\] has the key 0, a int, which JSON does not keep"),
+        ({"b": {"x": [{True: 1}]}}, r"the dictionary at \['b'\]\['x'\]\[0\] has the key True, a bool"),
+        ({("tictactoe", 0): 0.5}, r"it has the key \('tictactoe', 0\), a tuple"),
+        ({"b": [0.5, float("nan")]}, r"\['b'\]\[1\] is nan; expected a finite number"),
+        ({"b": float("-inf")}, r"\['b'\] is -inf; expected a finite number"),
+        ({"b": (1, 2)}, r"\['b'\] is a tuple, which JSON gives back as a list; save a list"),
+        ({"b": {1, 2}}, r"\['b'\] is a set"),
+        (None, r"state_dict\(\) gave a NoneType; expected a dictionary"),
+    ],
+)
+def test_a_state_that_json_would_change_is_refused(state, message, mine, monkeypatch):
     estimator = load_estimator("mine:Scaled")
-    monkeypatch.setattr(Scaled, "state_dict", lambda self: {"seen": np.zeros(2)})
-    with pytest.raises(UserCodeError, match="the state of the advantage estimator 'mine:Scaled' cannot be saved: Type"):
+    monkeypatch.setattr(Scaled, "state_dict", lambda self: state)
+    named = "the state of the advantage estimator 'mine:Scaled' cannot be saved: "
+    with pytest.raises(UserCodeError, match=named + message):
         estimator.state_dict()
+
+
+def test_a_state_that_contains_itself_is_refused(mine, monkeypatch):
+    state = {"b": []}
+    state["b"].append(state)
+    monkeypatch.setattr(Scaled, "state_dict", lambda self: state)
+    with pytest.raises(UserCodeError, match="more than 100 deep"):
+        load_estimator("mine:Scaled").state_dict()
+
+
+def test_a_state_is_checked_in_the_step_that_spoils_it(mine):
+    class Counts(Scaled):
+        def __call__(self, episodes):
+            self.seen[len(self.seen)] = 1
+            return super().__call__(episodes)
+
+    mine.Counts = Counts
+    estimator = load_estimator("mine:Counts")
+    with pytest.raises(UserCodeError, match="'mine:Counts' cannot be saved: it has the key 0, a int"):
+        estimator(episodes((1.0, -1.0)))
+    assert estimator.state_dict() == {}
+
+
+def test_a_state_that_is_not_taken_back_is_named(mine):
+    class Refusing(Scaled):
+        def load_state_dict(self, state):
+            self.seen = state["old_key"]
+
+    mine.Refusing = Refusing
+    estimator = load_estimator("mine:Refusing", {"factor": -1.0})
+    named = "the advantage estimator 'mine:Refusing' "
+    raised = r"KeyError: 'old_key' \(test_advantages.py, line \d+, in load_state_dict\)"
+    with pytest.raises(UserCodeError, match=f"{named}cannot take back its state from step-000001: {raised}"):
+        estimator.restore({"estimator": {"seen": 1}}, "step-000001")
+    with pytest.raises(UserCodeError, match=f"{named}failed: Arith"):  # the first error, not that of putting back
+        estimator(episodes((1.0, -1.0)))
+
+
+def test_a_baseline_that_is_no_number_is_named(mine):
+    for found, message in ((lambda *_: None, "TypeError"), (lambda *_: float("nan"), "ValueError: got nan; expected")):
+        mine.Based = type("Based", (Scaled,), {"baseline": found})
+        with pytest.raises(UserCodeError, match=f"'mine:Based' gave no baseline of tictactoe, player 1: {message}"):
+            load_estimator("mine:Based").baseline("tictactoe", 1)
+
+
+def test_a_class_with_half_of_a_state_is_refused(mine, monkeypatch):
     monkeypatch.delattr(Scaled, "load_state_dict")
     with pytest.raises(ValueError, match="has one of state_dict and load_state_dict"):
         load_estimator("mine:Scaled")

@@ -216,6 +216,24 @@ def test_a_loss_that_fails_is_named(mine):
             policy_loss_of(logprobs, logprobs, advantages, LossConfig(kind="mine:wrong"))
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda tokens: -(tokens.advantages_K * tokens.logprobs_K).detach(), "has no gradient.* neither detached"),
+        (lambda tokens: tokens.logprobs_K.long(), "has no gradient"),
+        (lambda tokens: -tokens.advantages_K * torch.tensor(tokens.logprobs_K.tolist()), "has no gradient"),
+        (lambda tokens: (tokens.advantages_K, tokens.advantages_K > 0), "has no gradient"),
+        (lambda tokens: (tokens.logprobs_K,) * 3, "returned tuple; expected a tensor"),
+        (lambda tokens: tokens.logprobs_K * 1j, r"returned a complex tensor of shape \[2\]"),
+    ],
+)
+def test_a_loss_that_could_not_learn_is_refused(function, message, mine):
+    logprobs, old, advantages = tensors([-1.0, -0.5], [-1.0, -0.5], [2.0, -1.0])
+    mine.wrong = function
+    with pytest.raises(UserCodeError, match=f"the loss 'mine:wrong' {message}"):
+        policy_loss_of(logprobs.requires_grad_(), old, advantages, LossConfig(kind="mine:wrong"))
+
+
 # From hidden states to scores.
 
 TOKENS, SIZE, VOCABULARY = 13, 8, 29

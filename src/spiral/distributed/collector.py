@@ -152,9 +152,9 @@ class ClusterCollector:
         """The state of the opponent sampler, for a checkpoint."""
         return self._matchmaker.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Takes the state of `state_dict`."""
-        self._matchmaker.load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, object], source: str = "a checkpoint") -> None:
+        """Takes the state of `state_dict` from the checkpoint `source`."""
+        self._matchmaker.load_state_dict(state, source)
 
     def add_checkpoint(self, step: int, path: Path) -> None:
         """Notifies the opponent sampler of a checkpoint of the run."""

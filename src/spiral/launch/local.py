@@ -81,8 +81,8 @@ class LocalRun:
         )
         if checkpoint is not None:
             state = load_checkpoint(checkpoint, learner)
-            estimator.restore(state)
-            collector.load_state_dict(state.get("opponents", {}))
+            estimator.restore(state, checkpoint.name)
+            collector.load_state_dict(state.get("opponents", {}), checkpoint.name)
             collector.add_checkpoint(learner.version, checkpoint)
             policy.load_weights(learner.weights(), learner.version)
         return cls(

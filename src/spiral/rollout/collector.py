@@ -48,9 +48,9 @@ class SelfPlay:
         """Return the state of the opponent sampler, for a checkpoint."""
         return self._matchmaker.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take the state of `state_dict`."""
-        self._matchmaker.load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, object], source: str = "a checkpoint") -> None:
+        """Take the state of `state_dict` from the checkpoint `source`."""
+        self._matchmaker.load_state_dict(state, source)
 
     def add_checkpoint(self, step: int, path: Path) -> None:
         """Show the opponent sampler a checkpoint of the run."""

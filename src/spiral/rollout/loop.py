@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from spiral.core.records import Episode, Outcome, Seat, Turn
 from spiral.core.seeds import derive_seed
+from spiral.core.user_values import number_list
 from spiral.games import Game, State
 from spiral.games.failures import GameError, UserCodeError, describe_error, find_game_failure
 from spiral.games.playout import draw
@@ -162,7 +163,7 @@ class _LiveGame:
     def _numbers(self, given: object, method: str) -> tuple[float, ...]:
         players = self.match.game.num_players
         try:
-            numbers = tuple(float(value) for value in given)  # type: ignore[attr-defined]
+            numbers = tuple(value.item() for value in number_list(given))
         except (TypeError, ValueError, OverflowError):
             numbers = ()
         if len(numbers) != players:

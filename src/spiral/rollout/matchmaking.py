@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +21,7 @@ from spiral.core.plugins import check_options, resolve
 from spiral.core.records import Episode
 from spiral.core.seeds import derive_seed
 from spiral.core.settings import Section, shortened, shown
+from spiral.core.user_values import StateError, in_order, json_copy
 from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.policies import Policy, scripted_policy
@@ -180,27 +180,46 @@ class Matchmaker:
         )
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Pass the episodes of a step to the opponent sampler."""
-        with self._named(f"failed to observe the episodes of step {step}"):
-            self.sampler.observe(step, episodes)
+        """Pass the episodes of a step to the opponent sampler.
+
+        Raises:
+            UserCodeError: The sampler failed, or its state cannot be saved. Its state is as before the call.
+        """
+        before = self.state_dict()
+        try:
+            with self._named(f"failed to observe the episodes of step {step}"):
+                self.sampler.observe(step, episodes)
+            self.state_dict()  # fails here rather than at a checkpoint many steps away
+        except UserCodeError:
+            with suppress(Exception, SystemExit):
+                self.load_state_dict(before)
+            raise
 
     def add_checkpoint(self, step: int, path: Path) -> None:
         """Pass a new checkpoint to the opponent sampler."""
         with self._named(f"failed to take the checkpoint of step {step}"):
             self.sampler.add_checkpoint(step, str(path))
+        self.state_dict()
 
     def state_dict(self) -> dict[str, object]:
-        """Return the sampler's state, which is JSON-ready."""
-        with self._named("failed in state_dict"):
-            state = dict(self.sampler.state_dict())
-            json.dumps(state)
-            return state
+        """Return a copy of the sampler's state as a checkpoint holds it.
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take the state of `state_dict`; an empty one, as of checkpoints of earlier versions, changes nothing."""
+        Raises:
+            UserCodeError: The state is not a dictionary, or JSON would not give it back as it is.
+        """
+        with self._named("has a state that cannot be saved"):
+            return json_copy(self.sampler.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, object], source: str = "a checkpoint") -> None:
+        """Take the state of `state_dict`; an empty one, as of checkpoints of earlier versions, changes nothing.
+
+        Args:
+            state: The state.
+            source: The name of the checkpoint that it is from, for errors.
+        """
         if not state:
             return
-        with self._named("failed in load_state_dict"):
+        with self._named(f"cannot take back its state from {source}"):
             self.sampler.load_state_dict(state)
 
     def _players(self, spec: str, count: int, step: int) -> Iterator[tuple[str, ...]]:
@@ -218,9 +237,10 @@ class Matchmaker:
     def _sample(self, spec: str, count: int, step: int) -> list[str]:
         rng = random.Random(derive_seed(self._seed, "opponents", step, spec))
         with self._named(f"failed at step {step} for {spec}"):
-            names = list(self.sampler.sample(step, self._games[spec], count, rng))
+            given = self.sampler.sample(step, self._games[spec], count, rng)
+            names = list(given) if in_order(given) else []
             if len(names) != count or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"it gave {shortened(repr(names))}; expected {count} names")
+                raise ValueError(f"it gave {shortened(repr(given))}; expected a list of {count} names")
             return names
 
     @contextmanager
@@ -230,7 +250,8 @@ class Matchmaker:
             yield
         except (Exception, SystemExit) as error:
             name = self._config.opponent_sampler
-            raise UserCodeError(f"the opponent sampler {name!r} {what}: {describe_error(error)}") from error
+            reason = str(error) if isinstance(error, StateError) else describe_error(error)
+            raise UserCodeError(f"the opponent sampler {name!r} {what}: {reason}") from error
 
     def _player(self, spec: str, name: str) -> Policy:
         if name == MIRROR:

@@ -19,10 +19,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from spiral.core.plugins import check_options, resolve
 from spiral.core.records import Episode
+from spiral.core.user_values import number_list
 from spiral.games.failures import UserCodeError, describe_error
 
 Reward = Callable[[Episode], Sequence[float]]
@@ -81,10 +82,11 @@ def _call_reward(
     where = f"for an episode of {episode.game} (seed {episode.seed})"
     try:
         given = reward(episode, **options)
+        given = list(given) if isinstance(given, Iterator) else given
     except (Exception, SystemExit) as error:
         raise UserCodeError(f"the reward {name!r} failed {where}: {describe_error(error)}") from error
     try:
-        paid = tuple(float(value) for value in given)
+        paid = tuple(value.item() for value in number_list(given))
     except (TypeError, ValueError, OverflowError):
         paid = ()
     if len(paid) != len(episode.seats) or not all(math.isfinite(value) and abs(value) <= MAX_RETURN for value in paid):

@@ -8,6 +8,7 @@ if it had never stopped.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from spiral.core.records import Episode
 from spiral.training.advantages import CreditConfig, Estimator
 from spiral.training.batch import Batch, make_batch, samples_from_episodes
 from spiral.training.settings import RunConfig
+
+logger = logging.getLogger(__name__)
 
 
 class Collector(Protocol):
@@ -115,6 +118,7 @@ def train(
     Returns:
         Whether the last step was reached; if not, a stop was requested and there is a checkpoint to resume from.
     """
+    warned = False
     for step in range(learner.version + 1, config.steps + 1):
         times: Metrics = {}
         with _phase(times, "collect", f"step {step}: playing"):
@@ -124,6 +128,9 @@ def train(
             batch, counts = _make_batch(episodes, estimator, credit)
         with _phase(times, "update", f"step {step}: learning"):
             learned = learner.update(batch)
+        if not warned and (nothing_learned := _nothing_learned(learned)):
+            warned = True
+            logger.warning("step %d: %s", step, nothing_learned)
         with _phase(times, "publish"):
             publish()
         metrics = {
@@ -161,6 +168,22 @@ def _make_batch(
     )
     counts = {"credit/samples": float(len(samples)), "credit/dropped": float(dropped)}
     return make_batch(samples) if samples else None, counts
+
+
+def _nothing_learned(learned: Metrics) -> str | None:
+    """A warning for an update with samples that has taken no optimizer step, or only ones without a gradient."""
+    skipped, norm = learned.get("learner/skipped_steps"), learned.get("learner/grad_norm")
+    if skipped and norm is None:
+        return (
+            f"no gradient was finite, so all {skipped:.0f} optimizer steps were skipped and the weights have not"
+            " changed; lower learner.learning_rate, or look for NaN in a loss of your own"
+        )
+    if norm == 0:
+        return (
+            "the gradient of all samples was zero, so nothing was learned; check the advantages, or the loss if it is"
+            " your own"
+        )
+    return None
 
 
 def _baselines(estimator: Estimator, episodes: Sequence[Episode]) -> Metrics:

@@ -97,20 +97,33 @@ def make_policy_loss(config: LossConfig) -> PolicyLoss:
 
 
 def _call(name: str, policy_loss: Callable[[TokenNumbers], Any], tokens: TokenNumbers) -> tuple[Tensor, Tensor]:
-    """Call a user's policy loss. Raises `UserCodeError` when it fails or does not return [K]."""
+    """Call a user's policy loss. Raises `UserCodeError` when it fails, does not return [K] or has no gradient."""
     try:
         result = policy_loss(tokens)
     except (torch.OutOfMemoryError, UserCodeError):
         raise
     except (Exception, SystemExit) as error:
         raise UserCodeError(f"the loss {name!r} failed: {describe_error(error)}") from error
-    loss_K, clipped_K = result if isinstance(result, tuple) else (result, torch.zeros_like(tokens.advantages_K))
+    pair = isinstance(result, tuple) and len(result) == 2
+    loss_K, clipped_K = result if pair else (result, torch.zeros_like(tokens.advantages_K))
     expected = tokens.advantages_K.shape
     for tensor in (loss_K, clipped_K):
-        if not isinstance(tensor, Tensor) or tensor.shape != expected:
-            what = f"a tensor of shape {list(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise UserCodeError(f"the loss {name!r} returned {what}; expected a tensor of shape {list(expected)}")
+        if not isinstance(tensor, Tensor) or tensor.shape != expected or tensor.is_complex():
+            raise UserCodeError(
+                f"the loss {name!r} returned {_described(tensor)}; expected a tensor of shape {list(expected)}"
+            )
+    if tokens.logprobs_K.requires_grad and not loss_K.requires_grad:
+        raise UserCodeError(
+            f"the loss {name!r} has no gradient, so nothing would be learned; compute it from logprobs_K, neither"
+            " detached nor turned into whole numbers"
+        )
     return loss_K, clipped_K
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"a {'complex ' if value.is_complex() else ''}tensor of shape {list(value.shape)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class OpponentSampler(ABC):
         """Take the name of a checkpoint that the run has saved, which is a possible opponent from now on."""
 
     def state_dict(self) -> dict[str, object]:
-        """Return JSON-ready state; it is saved in every checkpoint."""
+        """Return state that JSON gives back as it is, with texts as keys; it is saved in every checkpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:  # noqa: B027

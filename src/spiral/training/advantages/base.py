@@ -21,9 +21,9 @@ Advantages = Sequence[TurnAdvantages | TokenAdvantages]
 class AdvantageEstimator(Protocol):
     """Computes advantages from the episodes of a step.
 
-    A class whose state must survive from step to step also has `state_dict()`, which returns plain JSON values, and
-    `load_state_dict(state)`; the state is saved in every checkpoint. A class with `baseline(game, player)` has its
-    baselines logged.
+    A class whose state must survive from step to step also has `state_dict()`, which returns a dictionary that JSON
+    gives back as it is (numbers, texts, lists, and dictionaries with texts as keys), and `load_state_dict(state)`; the
+    state is saved in every checkpoint. A class with `baseline(game, player)` has its baselines logged.
     """
 
     def __call__(self, episodes: Sequence[Episode]) -> Sequence[ArrayLike | Sequence[ArrayLike]]:

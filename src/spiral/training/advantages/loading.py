@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from pydantic import Field, model_validator
 from spiral.core.plugins import check_options, resolve
 from spiral.core.records import Episode
 from spiral.core.settings import Section
+from spiral.core.user_values import StateError, in_order, json_copy, number_list
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.training.advantages.base import (
     AdvantageEstimator,
@@ -91,47 +93,82 @@ class Estimator:
         """
         before = self.state_dict()
         try:
-            given = list(self._estimate(episodes))
+            advantages = self._estimated(episodes)
+            self.state_dict()  # fails here rather than at a checkpoint many steps away
+        except UserCodeError:
+            with suppress(Exception, SystemExit):
+                self.load_state_dict(before)
+            raise
+        return advantages
+
+    def _estimated(self, episodes: Sequence[Episode]) -> Advantages:
+        """Call the estimator and check what it returns."""
+        try:
+            given = _listed(self._estimate(episodes), f"one array for each of {len(episodes)} episodes")
             if len(given) != len(episodes):
                 raise UserCodeError(f"gave advantages for {len(given)} episodes instead of {len(episodes)}")
             return [_checked(values, episode) for values, episode in zip(given, episodes, strict=True)]
         except (Exception, SystemExit) as error:
-            self.load_state_dict(before)
             reason = str(error) if type(error) is UserCodeError else f"failed: {describe_error(error)}"
             raise UserCodeError(f"the advantage estimator {self.name!r} {reason}") from error
 
     def baseline(self, game: str, player: int) -> float | None:
         """Return the baseline of `player` in `game` (an `Episode.matchup`); None where the estimator has none."""
         found = getattr(self._estimate, "baseline", None)
-        return None if found is None else float(found(game, player))
+        if found is None:
+            return None
+        try:
+            value = float(found(game, player))
+            if not math.isfinite(value):
+                raise ValueError(f"got {value}; expected a finite number")
+            return value
+        except (Exception, SystemExit) as error:
+            raise UserCodeError(
+                f"the advantage estimator {self.name!r} gave no baseline of {game}, player {player}:"
+                f" {describe_error(error)}"
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the estimator's state as a checkpoint holds it; {} when it has none.
 
         Raises:
-            UserCodeError: The state is not a dictionary of JSON values.
+            UserCodeError: The state is not a dictionary, or JSON would not give it back as it is.
         """
         if not self._has_state:
             return {}
         try:
-            state = json.loads(json.dumps(self._estimate.state_dict()))  # type: ignore[attr-defined]
-            if not isinstance(state, dict):
-                raise TypeError(f"state_dict() gave a {type(state).__name__}")
+            return json_copy(self._estimate.state_dict())  # type: ignore[attr-defined]
         except (Exception, SystemExit) as error:
+            reason = str(error) if isinstance(error, StateError) else describe_error(error)
             raise UserCodeError(
-                f"the state of the advantage estimator {self.name!r} cannot be saved: {describe_error(error)};"
-                " expected a dictionary of numbers, texts, lists and dictionaries from state_dict()"
+                f"the state of the advantage estimator {self.name!r} cannot be saved: {reason}"
             ) from error
-        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the estimator's state by one that `state_dict` returned."""
         if self._has_state:
             self._estimate.load_state_dict(state)  # type: ignore[attr-defined]
 
-    def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the estimator's state out of the state of a checkpoint, where earlier versions call it "baselines"."""
-        self.load_state_dict(checkpoint["estimator"] if "estimator" in checkpoint else checkpoint["baselines"])
+    def restore(self, checkpoint: Mapping[str, Any], source: str = "a checkpoint") -> None:
+        """Take the estimator's state out of the state of a checkpoint, where earlier versions call it "baselines".
+
+        Args:
+            checkpoint: The state in the checkpoint.
+            source: The checkpoint's name, for errors.
+
+        Raises:
+            UserCodeError: The estimator cannot take back its state.
+        """
+        state = checkpoint["estimator"] if "estimator" in checkpoint else checkpoint["baselines"]
+        try:
+            self.load_state_dict(state)
+        except (Exception, SystemExit) as error:
+            if self.name in ESTIMATORS:
+                raise
+            raise UserCodeError(
+                f"the advantage estimator {self.name!r} cannot take back its state from {source}:"
+                f" {describe_error(error)}"
+            ) from error
 
 
 def load_estimator(name: str, options: Mapping[str, object] | None = None) -> Estimator:
@@ -180,7 +217,7 @@ class _FromPairs:
         self.load_state_dict = baselines.load_state_dict
 
     def __call__(self, episodes: Sequence[Episode]) -> list[TurnAdvantages]:
-        pairs = list(self._function(episodes, self._baselines))
+        pairs = _listed(self._function(episodes, self._baselines), "one pair of advantages for each episode")
         if len(pairs) != len(episodes):
             raise UserCodeError(f"gave {len(pairs)} pairs of advantages for {len(episodes)} episodes")
         return [
@@ -189,11 +226,19 @@ class _FromPairs:
         ]
 
 
+def _listed(given: Any, expected: str) -> list[Any]:
+    """What an estimator returned as a list. Raises `UserCodeError` when it has no order, as a dictionary by episode."""
+    if not in_order(given):
+        what = "None" if given is None else f"a {type(given).__name__}"
+        raise UserCodeError(f"gave {what}; expected a list with {expected}")
+    return list(given)
+
+
 def _checked(values: Any, episode: Episode) -> TurnAdvantages | TokenAdvantages:
     """The advantages of an episode: an array [turns], or for each turn an array [T]."""
     turns = episode.turns
     try:
-        by_turn = [np.asarray(value, dtype=np.float64) for value in values]
+        by_turn = number_list(values)
     except (TypeError, ValueError, OverflowError) as error:
         raise UserCodeError(
             f"gave {values!r} to {_name(episode)}; expected a number for each of {len(turns)} turns"
@@ -219,7 +264,7 @@ def _checked(values: Any, episode: Episode) -> TurnAdvantages | TokenAdvantages:
 def _checked_pair(pair: Any, episode: Episode) -> dict[int, float]:
     """The advantages of both players of an episode."""
     try:
-        first, second = (float(value) for value in pair)
+        first, second = (value.item() for value in number_list(pair))
     except (TypeError, ValueError, OverflowError) as error:
         raise UserCodeError(f"gave {pair!r} to {_name(episode)}; expected two numbers, one for each player") from error
     for player, advantage in enumerate((first, second)):
