@@ -1,12 +1,13 @@
 """Parsing of replies: boxes, ignored formatting, illegal replies, and every legal action."""
 
+import dataclasses
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spiral.games import load_game
+from spiral.games import State, load_game
 from spiral.models.nano.build import random_turns
 from spiral.text import last_boxed, parse_action
 from spiral.text.boxes import last_box
@@ -131,6 +132,30 @@ def test_an_action_in_any_form_of_box(reply):
         r"\boxed{<b>bet</b>}",
         "\\boxed{\uff42\uff45\uff54}",
         "\\boxed{\u200bbet\u00a0}",
+        r"\boxed{[[bet]]}",
+        r"\boxed{(bet)}",
+        r"\boxed{\left(\text{bet}\right)}",
+        r"\boxed{\{bet\}}",
+        r"\boxed{<bet>}",
+        r"\boxed{&lt;bet&gt;}",
+        "\\boxed{\u3010bet\u3011}",
+        "\\boxed{\u00abbet\u00bb}",
+        "\\boxed{\u201ebet\u201c}",
+        r"\boxed{'bet'}",
+        r"\boxed{['bet']}",
+        r'\boxed{"[bet]".}',
+        r"\boxed{\text{'Bet.'}}",
+        r"\boxed{*bet*}",
+        r"\boxed{***bet***}",
+        r"\boxed{```bet```}",
+        r"\boxed{__bet__}",
+        r"\boxed{bet!}",
+        r"\boxed{bet,}",
+        r"\boxed{(bet!).}",
+        "\\boxed{bet\u3002}",
+        r"\boxed{\operatorname{bet}}",
+        r"\boxed{&nbsp;bet&nbsp;}",
+        "\\boxed{\u200ebet\u200f}",
     ],
 )
 def test_formatting_is_ignored(reply):
@@ -147,8 +172,6 @@ def test_formatting_is_ignored(reply):
         r"\boxed{bet} \boxed{raise}",
         r"\boxed{bet or check}",
         r"\boxed{bet, check}",
-        r"\boxed{[[bet]]}",
-        r"\boxed{bet!}",
         r"\boxed{b e t}",
         r"\boxed{call}",
         r"\boxed{J}",
@@ -162,6 +185,20 @@ def test_formatting_is_ignored(reply):
         r"\boxed{bet..}",
         r"\boxed{bet^2}",
         r"\boxed{\sqrt{bet}}",
+        r"\boxed{[bet] [check]}",
+        r"\boxed{(bet) (bet)}",
+        r'\boxed{"bet" or "check"}',
+        r"\boxed{*bet* *check*}",
+        r"\boxed{bet/check}",
+        r"\boxed{bet \to check}",
+        r"\boxed{(bet}",
+        r"\boxed{bet)}",
+        r"\boxed{I bet}",
+        r"\boxed{bet?}",
+        r"\boxed{()}",
+        r"\boxed{!}",
+        r"\boxed{[" + "(" * 40 + "bet" + ")" * 40 + "]}",
+        "\\boxed{\u202etbe}",
     ],
 )
 def test_illegal_replies(reply):
@@ -178,17 +215,113 @@ def test_a_cell_needs_its_exact_number():
 
 
 @pytest.mark.parametrize(
-    "content", [r"\textbf{\text{4}}", r"\textrm{4}", "$4$", "{4}", "4.", r"\fbox{4}", r"\mathbf{[4]}"]
+    "content",
+    [
+        r"\textbf{\text{4}}",
+        r"\textrm{4}",
+        "$4$",
+        "{4}",
+        "4.",
+        r"\fbox{4}",
+        r"\mathbf{[4]}",
+        "(4)",
+        "((4)).",
+        r"\left(4\right)",
+        r"\{4\}",
+        "'4'",
+        '"4"',
+        "*4*",
+        "\u00a04\u3000",
+        "\uff14",
+        "\uff3b\uff14\uff3d",
+        "4\u3002",
+        r"\(4\)",
+        r"\mathtt{4}\,",
+    ],
 )
 def test_formatting_around_a_cell_is_ignored(content):
     assert parse_action(rf"\boxed{{{content}}}", TICTACTOE) == "4"
 
 
 @pytest.mark.parametrize(
-    "content", ["4^2", "4\u00b2", r"\frac{4}{1}", r"\sqrt{4}", "-4", "4,", "4 5", "4.4", r"0\!4", "4!"]
+    "content",
+    [
+        "4^2",
+        "4\u00b2",
+        r"\frac{4}{1}",
+        r"\sqrt{4}",
+        "-4",
+        "4,",
+        "4 5",
+        "4.4",
+        r"0\!4",
+        "4!",
+        "4)",
+        "04",
+        "+4",
+        "\u2463",
+        "\u0664",
+        "cell 4",
+        "#4",
+        "4;",
+        "4 (four)",
+        "(4) (4)",
+        "[4][4]",
+        "4=4",
+        "4/1",
+        "(4, 5)",
+        "{4}{5}",
+        "4\u20445",
+    ],
 )
 def test_mathematics_around_a_cell_is_illegal(content):
     assert parse_action(rf"\boxed{{{content}}}", TICTACTOE) is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Spelled(State):
+    """A state whose legal actions are spelled as given."""
+
+    actions: tuple[str, ...]
+    current_player = 0
+
+    def legal_actions(self):
+        return self.actions
+
+    def apply(self, action):
+        return self
+
+    def observation(self, player, style="full"):
+        return ""
+
+    def information_state(self, player):
+        return ""
+
+    def returns(self):
+        return (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "action"),
+    [
+        ("b", "b"),
+        ("B", "B"),
+        ("a", "A"),
+        ("(4)", "(4)"),
+        ("4", "4"),
+        ("[4]", "[4]"),
+        ("((4))", "(4)"),
+        ("'(4)'", "(4)"),
+        ("$4$", "4"),
+        ("x!", "x!"),
+        ("x", "x"),
+        ("Ab", None),
+        ("<(1, 2)>", "(1, 2)"),
+    ],
+)
+def test_a_spelling_that_is_legal_is_that_action(content, action):
+    state = Spelled(("b", "B", "A", "4", "(4)", "[4]", "x", "x!", "aB", "AB", "(1, 2)"))
+    assert parse_action(rf"\boxed{{{content}}}", state) == action
 
 
 OFFER = "offer: 2 wood -> 1 gold"
@@ -206,6 +339,12 @@ OFFER = "offer: 2 wood -> 1 gold"
         "offer: 2 wood \u2192 1 gold",
         r"\left[\text{offer: 2 wood} \to \text{1 gold}\right]",
         r"\text{\textit{offer: 2 wood} -\textgreater{} 1 gold}",
+        "offer: 2 wood => 1 gold",
+        "offer: 2 wood --> 1 gold",
+        "offer: 2 wood -&gt; 1 gold",
+        "'offer: 2 wood \u2014> 1 gold'",
+        r"(offer: 2 wood \xrightarrow{} 1 gold)",
+        "offer\uff1a 2 wood \u279c 1 gold",
     ],
 )
 def test_formatting_in_an_offer_is_ignored(content):
@@ -252,6 +391,41 @@ def test_every_legal_action_is_parsed(spec, seed):
         for action in rng.sample(actions, min(len(actions), 25)):
             assert parse_action(f"Some thought.\n\\boxed{{{action}}}", state) == action
             assert parse_action(f"\\boxed{{\\text{{ [{action.upper()}] }}}}.", state) == action
+
+
+RENDERINGS = (
+    r"\boxed{%s}",
+    r"\boxed {%s}",
+    "\\boxed\n{ %s }",
+    r"$\boxed{%s}$.",
+    r"\[\boxed{\text{%s}}\]",
+    r"\boxed{{%s}}",
+    r"\boxed{$\text{%s}$}",
+    r"\boxed{[%s]}",
+    r"\boxed{(%s)}",
+    r"\boxed{'%s'}",
+    r'\boxed{"%s"}',
+    "\\boxed{\u201c%s\u201d}",
+    r"\boxed{%s.}",
+    r"\boxed{\textbf{%s}}",
+    r"\boxed{\text{\textit{[%s]}}}",
+    r"\boxed{**%s**}",
+    r"\boxed{`%s`}",
+    "\\boxed{\u00a0%s\u200b}",
+    r"\fbox{\Large %s}",
+    r"First \boxed{nothing}, then **\boxed{%s}** in the end.",
+)
+
+
+@pytest.mark.parametrize("spec", GAMES)
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_every_rendering_of_an_action_is_parsed(spec, seed):
+    rng = random.Random(seed)
+    for state in random_turns(load_game(spec), rng):
+        action = rng.choice(state.legal_actions())
+        for rendering in RENDERINGS:
+            assert parse_action(rendering % action, state) == action, rendering
 
 
 PIECES = st.sampled_from(["\\boxed{", "\\text{", "}", "{", "[", "]", "offer:", "3 wood -> 2 gold", "bet", "4", " "])
