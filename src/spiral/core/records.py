@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 AGAINST = " against "
 """Separates the game from the opponents that do not learn in `Episode.matchup`."""
 
@@ -80,6 +80,9 @@ class Episode:
     game: str
     """The game's spec, for example "kuhn_poker(hands=5)"."""
     seed: int
+    """Fixes what chance deals, random openings, and together with `attempt` the sampling of every turn."""
+    attempt: int = 0
+    """Counts the episodes that were played from the same seed in a step, from 0; 0 in files of schema 5 and earlier."""
     seats: tuple[Seat, ...]
     """[num_players]"""
     turns: tuple[Turn, ...]

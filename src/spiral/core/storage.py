@@ -20,9 +20,9 @@ from spiral.core.files import write_atomically
 from spiral.core.records import SCHEMA_VERSION, Episode, Generation, Seat, Turn
 
 VERSION_KEY = b"spiral_schema_version"
-READ_VERSIONS = ("1", "2", "3", "4", str(SCHEMA_VERSION))
+READ_VERSIONS = ("1", "2", "3", "4", "5", str(SCHEMA_VERSION))
 
-ADDED_IN = {"thinking_tokens": "2", "has_thought": "2", "fault": "3", "budget": "4", "reward": "5"}
+ADDED_IN = {"thinking_tokens": "2", "has_thought": "2", "fault": "3", "budget": "4", "reward": "5", "attempt": "6"}
 """The version that added a column, for columns that version 1 does not have."""
 
 SCHEMA = pa.schema(
@@ -50,6 +50,7 @@ SCHEMA = pa.schema(
         ("thinking_tokens", pa.int32()),
         ("has_thought", pa.bool_()),
         ("reward", pa.float64()),
+        ("attempt", pa.int32()),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
@@ -116,6 +117,7 @@ def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any
         "thinking_tokens": generation.thinking_tokens if generation else None,
         "has_thought": generation.has_thought if generation else None,
         "reward": turn.reward,
+        "attempt": episode.attempt,
     }
 
 
@@ -133,6 +135,7 @@ def _episode(rows: list[dict[str, Any]]) -> Episode:
         returns=tuple(first["returns"]),
         outcome=first["outcome"],
         fault=first.get("fault", ""),
+        attempt=first.get("attempt", 0),
     )
 
 

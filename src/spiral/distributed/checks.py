@@ -45,6 +45,8 @@ def check_episode(episode: Episode, match: Match, vocabulary: int, versions: ran
     spec = match.game.spec
     if (episode.game, episode.seed) != (spec, match.seed):
         return f"it played {episode.game} from seed {episode.seed} instead of {spec} from seed {match.seed}"
+    if episode.attempt != match.attempt:
+        return f"it played attempt {episode.attempt} of {spec} from seed {match.seed} instead of {match.attempt}"
     if tuple(seat.trainable for seat in episode.seats) != match.trainable:
         return f"{spec} from seed {match.seed}: the players that learn are not {match.trainable}"
     fault = _replay_fault(episode, match)

@@ -20,7 +20,7 @@ from spiral.core.seeds import derive_seed
 from spiral.games import Game, State, load_game
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import Match, play
-from spiral.rollout.matchmaking import split_episodes
+from spiral.rollout.matchmaking import episodes_by_game
 from spiral.runs.recipe import Recipe
 from spiral.text import ChatCodec, PromptConfig
 from spiral.text.examples import worked_example
@@ -127,7 +127,7 @@ def survey_games(recipe: Recipe, codec: ChatCodec | None) -> tuple[GameTokens, .
 
     `codec` counts with the model's own tokenizer; None estimates.
     """
-    counts = split_episodes(recipe.selfplay.games, recipe.selfplay.episodes_per_step)
+    counts = episodes_by_game(recipe.selfplay)
     return tuple(_survey(load_game(spec), spec, episodes, recipe, codec) for spec, episodes in counts.items())
 
 

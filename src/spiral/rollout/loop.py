@@ -33,10 +33,14 @@ SHOWN_ACTIONS = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Match:
-    """One game to be played: the policy of each player, and the seed that fixes chance, openings and sampling."""
+    """One game to be played: the policy of each player, and the seed that fixes chance, openings and sampling.
+
+    Matches with one seed and different attempts have the same deal and opening, and replies sampled anew.
+    """
 
     game: Game
     seed: int
+    attempt: int = 0
     policies: tuple[Policy, ...]
     """[num_players]"""
     trainable: tuple[bool, ...] = ()
@@ -82,7 +86,8 @@ class _LiveGame:
 
     def request(self, key: int) -> TurnRequest:
         """The turn request for the player to move."""
-        seed = derive_seed(self.match.seed, "turn", len(self.turns))
+        again = ("attempt", self.match.attempt) if self.match.attempt else ()
+        seed = derive_seed(self.match.seed, "turn", len(self.turns), *again)
         player, players = self.state.current_player, self.match.game.num_players
         if player not in range(players):
             known = "0" if players == 1 else f"0 to {players - 1}"
@@ -125,6 +130,7 @@ class _LiveGame:
         episode = Episode(
             game=self.match.game.spec,
             seed=self.match.seed,
+            attempt=self.match.attempt,
             seats=tuple(Seat(policy=policy.name, trainable=trainable) for policy, trainable in seats),
             turns=self._rewarded_turns(paid),
             actions=tuple(self.actions),

@@ -42,6 +42,13 @@ class SelfPlayConfig(Section):
         {"tictactoe": 1.0}, min_length=1, description="Game to weight; a step's episodes are split by these weights."
     )
     episodes_per_step: int = Field(128, ge=1, le=1_000_000, description="Games played before each update.")
+    attempts: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="Episodes from each deal: same chance, opening and opponents, replies sampled anew; divides"
+        " episodes_per_step.",
+    )
     in_flight: int = Field(256, ge=1, description="Games under way at once.")
     max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")
     opening_plies: dict[str, int] = Field(
@@ -63,6 +70,16 @@ class SelfPlayConfig(Section):
         " moves cost 1.5.",
     )
     reward_options: dict[str, object] = Field({}, description="Options of the reward.")
+
+    @model_validator(mode="after")
+    def _attempts_divide_the_step(self) -> Self:
+        if self.episodes_per_step % self.attempts:
+            near = max(1, round(self.episodes_per_step / self.attempts)) * self.attempts
+            raise ValueError(
+                f"selfplay.episodes_per_step is {self.episodes_per_step} and selfplay.attempts is {self.attempts};"
+                f" expected a multiple of the attempts, such as {near}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _weights_share_out_the_games(self) -> Self:
@@ -104,8 +121,14 @@ def make_sampler(config: SelfPlayConfig) -> OpponentSampler:
     return sampler
 
 
-def split_episodes(weights: Mapping[str, float], total: int) -> dict[str, int]:
-    """Return how many of `total` episodes each game gets: by weight, the largest remainders rounded up."""
+def episodes_by_game(config: SelfPlayConfig) -> dict[str, int]:
+    """Return how many episodes of each game a step has, all attempts counted."""
+    deals = split_deals(config.games, config.episodes_per_step // config.attempts)
+    return {game: count * config.attempts for game, count in deals.items()}
+
+
+def split_deals(weights: Mapping[str, float], total: int) -> dict[str, int]:
+    """Return how many of `total` deals each game gets: by weight, the largest remainders rounded up."""
     scale = total / sum(weights.values())
     exact = {game: weight * scale for game, weight in weights.items()}
     counts = {game: int(share) for game, share in exact.items()}
@@ -121,6 +144,8 @@ class Pairing:
 
     game: str
     seed: int
+    attempt: int = 0
+    """Counts the games from one seed."""
     players: tuple[str, ...]
     """[num_players] `MIRROR` for the policy, which learns, or the name of an opponent, which does not."""
 
@@ -161,10 +186,17 @@ class Matchmaker:
     def pairings(self, step: int) -> list[Pairing]:
         """Plan the games of one step, in the order in which they enter the batch."""
         config = self._config
+        deals = split_deals(config.games, config.episodes_per_step // config.attempts)
         return [
-            Pairing(game=spec, seed=derive_seed(self._seed, "episode", step, spec, index), players=players)
-            for spec, count in split_episodes(config.games, config.episodes_per_step).items()
+            Pairing(
+                game=spec,
+                seed=derive_seed(self._seed, "episode", step, spec, index),
+                attempt=attempt,
+                players=players,
+            )
+            for spec, count in deals.items()
             for index, players in enumerate(self._players(spec, count, step))
+            for attempt in range(config.attempts)
         ]
 
     def match(self, pairing: Pairing) -> Match:
@@ -172,6 +204,7 @@ class Matchmaker:
         return Match(
             game=self._games[pairing.game],
             seed=pairing.seed,
+            attempt=pairing.attempt,
             policies=tuple(self._player(pairing.game, name) for name in pairing.players),
             trainable=tuple(name == MIRROR for name in pairing.players),
             max_turns=self._config.max_turns,

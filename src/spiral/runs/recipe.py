@@ -38,7 +38,7 @@ from spiral.runs.hardware import HardwareConfig
 from spiral.runs.overrides import TABLES, with_overrides, written_list
 from spiral.runs.trackers import find_tracker
 from spiral.text import PromptConfig
-from spiral.training.advantages import ESTIMATORS, CreditConfig, load_estimator
+from spiral.training.advantages import ESTIMATORS, GROUP_ESTIMATORS, CreditConfig, load_estimator
 from spiral.training.settings import BUILTIN_LOSSES, LearnerConfig, LoraConfig, LossConfig, RunConfig
 
 DIRECTORY = Path(__file__).parents[1] / "recipes"
@@ -102,6 +102,24 @@ class Recipe(Section):
         if workers > 1 and devices not in (1, workers):
             raise ValueError(
                 f"cluster.learner_workers is {workers} and hardware.devices is {devices}; expected the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_have_attempts(self) -> Self:
+        """Group estimators need several attempts at each deal, all of them in one batch."""
+        estimator = self.credit.estimator
+        if estimator not in GROUP_ESTIMATORS:
+            return self
+        if self.selfplay.attempts == 1:
+            raise ValueError(
+                f"credit.estimator is {estimator!r}, which compares the attempts at one deal, and selfplay.attempts is"
+                " 1; set selfplay.attempts to 2 or more, such as 8"
+            )
+        if self.cluster.rollout_workers and self.cluster.schedule == "async":
+            raise ValueError(
+                f"credit.estimator is {estimator!r} and cluster.schedule is 'async', which can put the attempts at one"
+                " deal into different steps; set cluster.schedule to 'sync' or 'overlap'"
             )
         return self
 

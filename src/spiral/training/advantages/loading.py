@@ -34,15 +34,21 @@ from spiral.training.advantages.base import (
     advantages_by_turn,
 )
 from spiral.training.advantages.batch_mean import BatchMean
+from spiral.training.advantages.grpo import GRPO
 from spiral.training.advantages.rae import RAE, RoleBaselines
 from spiral.training.advantages.returns import PlainReturns
+from spiral.training.advantages.rloo import RLOO
 
 ESTIMATORS: dict[str, type[AdvantageEstimator]] = {
     "rae": RAE,
+    "rloo": RLOO,
+    "grpo": GRPO,
     "batch_mean": BatchMean,
     "returns": PlainReturns,
 }
 """The built-in estimators by their name in a recipe."""
+GROUP_ESTIMATORS = ("rloo", "grpo")
+"""Those that compare the attempts at one deal, and so need `selfplay.attempts` of at least 2."""
 MAX_ADVANTAGE = 1e9
 """Largest advantage that is accepted from an estimator; beyond it float32 gradients overflow."""
 
@@ -52,7 +58,8 @@ class CreditConfig(Section):
 
     estimator: str = Field(
         "rae",
-        description="'rae', 'batch_mean', 'returns', an entry point of 'spiral.advantages', or 'module:attribute'.",
+        description="'rae', 'batch_mean', 'returns', 'rloo' or 'grpo' (which compare selfplay.attempts), an entry point"
+        " of 'spiral.advantages', or 'module:attribute'.",
     )
     options: dict[str, object] = Field(
         {}, description="Options of the estimator by name, such as { decay = 0.95 } for 'rae'."
