@@ -334,14 +334,14 @@ def test_pairs_are_two_numbers(pair, mine):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"seen": np.zeros(2)}, r"\['seen'\] is a ndarray; expected a number, text, list or dictionary"),
-        ({"b": {0: 0.5}}, r"the dictionary at \['b'\] has the key 0, a int, which JSON does not keep"),
-        ({"b": {"x": [{True: 1}]}}, r"the dictionary at \['b'\]\['x'\]\[0\] has the key True, a bool"),
-        ({("tictactoe", 0): 0.5}, r"it has the key \('tictactoe', 0\), a tuple"),
+        ({"seen": np.zeros(2)}, r"\['seen'\] is of type ndarray; expected a number, text, list or dictionary"),
+        ({"b": {0: 0.5}}, r"the dictionary at \['b'\] has the key 0 of type int, which JSON does not keep"),
+        ({"b": {"x": [{True: 1}]}}, r"the dictionary at \['b'\]\['x'\]\[0\] has the key True of type bool"),
+        ({("tictactoe", 0): 0.5}, r"it has the key \('tictactoe', 0\) of type tuple"),
         ({"b": [0.5, float("nan")]}, r"\['b'\]\[1\] is nan; expected a finite number"),
         ({"b": float("-inf")}, r"\['b'\] is -inf; expected a finite number"),
         ({"b": (1, 2)}, r"\['b'\] is a tuple, which JSON gives back as a list; save a list"),
-        ({"b": {1, 2}}, r"\['b'\] is a set"),
+        ({"b": {1, 2}}, r"\['b'\] is of type set"),
         (None, r"state_dict\(\) gave a NoneType; expected a dictionary"),
     ],
 )
@@ -369,7 +369,7 @@ def test_a_state_is_checked_in_the_step_that_spoils_it(mine):
 
     mine.Counts = Counts
     estimator = load_estimator("mine:Counts")
-    with pytest.raises(UserCodeError, match="'mine:Counts' cannot be saved: it has the key 0, a int"):
+    with pytest.raises(UserCodeError, match="'mine:Counts' cannot be saved: it has the key 0 of type int"):
         estimator(episodes((1.0, -1.0)))
     assert estimator.state_dict() == {}
 

@@ -45,8 +45,8 @@ def _check_json(value: object, where: str, depth: int) -> None:
             if not isinstance(key, str):
                 holder = f"the dictionary at {where}" if where else "it"
                 raise StateError(
-                    f"{holder} has the key {key!r}, a {type(key).__name__}, which JSON does not keep; expected texts"
-                    " as keys, such as str(key)"
+                    f"{holder} has the key {key!r} of type {type(key).__name__}, which JSON does not keep; expected"
+                    " texts as keys, such as str(key)"
                 )
             _check_json(item, f"{where}[{key!r}]", depth + 1)
     elif isinstance(value, list):
@@ -57,7 +57,7 @@ def _check_json(value: object, where: str, depth: int) -> None:
     elif isinstance(value, tuple):
         raise StateError(f"{where} is a tuple, which JSON gives back as a list; save a list")
     elif not (value is None or isinstance(value, str | int | float)):
-        raise StateError(f"{where} is a {type(value).__name__}; expected a number, text, list or dictionary")
+        raise StateError(f"{where} is of type {type(value).__name__}; expected a number, text, list or dictionary")
 
 
 def number_list(values: object) -> list[NDArray[np.float64]]:
