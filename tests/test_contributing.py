@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import random
 import re
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from made_up import new_episode
+from spiral.core.records import Seat
+from spiral.games import load_game
 from spiral.launch import execute, start
-from spiral.runs.directory import read_metrics
+from spiral.rollout.matchmaking import make_sampler
+from spiral.runs.directory import read_episodes, read_metrics
 from spiral.runs.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +76,44 @@ def test_the_recipe_trains(directory: Path) -> None:
     assert rows[1]["selfplay/add_a_game.Nim/turns"] >= 1
     assert rows[1]["credit/samples"] > 0
     assert not [key for key in rows[1] if "baseline" in key], "this estimator keeps no baseline"
+
+
+def test_the_sampler_and_the_reward_train(directory: Path) -> None:
+    follow("CONTRIBUTING.md", directory)
+    assert load_recipe("my_opponents.toml").selfplay.opponent_options == {"others": 0.5}
+    settings = {
+        "model.path": "nano",
+        "prompt.observation": "compact",
+        "sampling.max_new_tokens": "8",
+        "run.steps": "1",
+        "run.episodes_every": "1",
+        "run.checkpoint_every": "1",
+        "selfplay.games": "{ tictactoe = 1.0 }",
+        "selfplay.episodes_per_step": "8",
+        "evaluation.every": "0",
+    }
+    recipe = load_recipe("my_opponents.toml", [f"{key}={value}" for key, value in settings.items()])
+    run = start(recipe, directory / "run")
+    execute(run, lambda step, metrics: None)
+    turns = read_episodes(directory / "run")
+    lost = {"random": 0, "minimax": 0}
+    for turn in turns:
+        (name,) = set(turn["policies"]) & set(lost)
+        other = turn["policies"].index(name)
+        if turn["turn"] == 0:
+            lost[name] += turn["returns"][other] < turn["returns"][1 - other]
+        assert turn["outcome"] != "finished" or abs(turn["returns"][0]) in (
+            0.0,
+            *(0.9**moves for moves in range(5, 10)),
+        )
+    state = json.loads(next((directory / "run" / "checkpoints").glob("step-*/state.json")).read_text())
+    assert state["opponents"] == {"lost": lost}
+
+    sampler = make_sampler(recipe.selfplay)
+    seats = (Seat(policy="random", trainable=False), Seat(policy="nano", trainable=True))
+    sampler.observe(1, [dataclasses.replace(new_episode((-1.0, 1.0)), seats=seats)])
+    assert sampler.state_dict() == {"lost": {"random": 1, "minimax": 0}}
+    assert Counter(sampler.sample(2, load_game("tictactoe"), 100, random.Random(0)))["minimax"] > 60
 
 
 def test_the_readme_runs(directory: Path) -> None:

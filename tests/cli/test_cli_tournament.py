@@ -12,10 +12,19 @@ import numpy as np
 import pytest
 
 from commands import refused, spiral
+from small_games import OddOneOut
 from spiral.cli.tournament import history
 from spiral.core.storage import read_episodes
 from spiral.models.loading import NANO_DIRECTORY
 from spiral.policies import ScriptedPolicy, TurnReply, scripted_policy
+
+
+class Shared(OddOneOut):
+    """A game of two whose returns need not sum to zero."""
+
+    num_players = 2
+    zero_sum = False
+
 
 KEYS = {
     "game", "seed", "episodes", "players", "labels", "payoff", "payoff_low", "payoff_high", "score", "elo", "elo_low",
@@ -48,6 +57,23 @@ def tournament(*arguments):
     result = spiral("tournament", *arguments, "--json")
     assert result.status == 0, result.err
     return result.json
+
+
+@pytest.mark.parametrize(
+    ("game", "problem"),
+    [
+        ("tests.cli.test_cli_tournament:Shared", "has returns that do not sum to zero"),
+        ("tests.small_games:OddOneOut", "has 3 players"),
+        ("tests.small_games:Echo", "has 1 player"),
+    ],
+)
+def test_games_that_give_no_ratings_are_refused(game, problem, tmp_path):
+    line = refused(
+        "tournament", "random", "random(2)", "--game", "tictactoe", "--game", game, "--out", str(tmp_path / "out")
+    )
+    assert problem in line
+    assert "the ratings of a tournament are for zero-sum games of two players only" in line
+    assert not (tmp_path / "out").exists()
 
 
 def rows_of(file):

@@ -169,6 +169,15 @@ def test_results_by_hand():
     assert result.seat_advantage == (3 * 2 - 2 * 2 - 2 * 2) / 8
 
 
+def test_the_larger_return_wins_where_returns_do_not_sum_to_zero():
+    equal, ahead, behind = (new_episode(pay, [new_turn(0)]) for pay in ((1.0, 1.0), (3.0, 1.0), (-3.0, -1.0)))
+    result = summary(equal, equal, ahead, ahead, behind, behind, ahead, equal)
+    # From player 0: a draw, a win, a loss and a win; from player 1: a draw, a loss, a win and a draw.
+    assert (result.win, result.draw, result.loss) == (wilson(3, 8), wilson(3, 8), wilson(2, 8))
+    assert result.win_on_board == wilson(3, 8)
+    assert result.loss_on_board == wilson(2, 8)
+
+
 def test_unplayed_games_change_no_rate():
     played = [won(0), won(1), forfeited(1), won(1)]
     alone = summary(*played)

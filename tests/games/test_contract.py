@@ -131,6 +131,11 @@ class ToyState(State):
     def returns(self) -> tuple[float, float]:
         if not self.is_terminal:
             return (1.0, -1.0) if self.fault == "paid early" and self.said else (0.0, 0.0)
+        if self.fault == "returns raise":
+            raise KeyError("no such payoff")
+        wrong = {"one return": (0.0,), "returns nan": (0.0, float("nan")), "no returns": None}
+        if self.fault in wrong:
+            return wrong[self.fault]  # type: ignore[return-value]
         won = 1.0 if self.said[1:] == ("yes",) else -1.0
         return (won, won) if self.fault == "general sum" else (won, -won)
 
@@ -159,6 +164,10 @@ FAULTS = {
     "silent": "does not name 'yes'",
     "no history": "with the same information_state(1)",
     "paid early": "expected (0.0, 0.0) until the game ends",
+    "one return": ", returns() gave (0.0,); expected a tuple of 2 finite floats",
+    "returns nan": ", returns() gave (0.0, nan); expected a tuple of 2 finite floats",
+    "no returns": ", returns() gave None; expected a tuple of 2 finite floats",
+    "returns raise": ", returns() raised KeyError: 'no such payoff'",
     "general sum": "numbers that sum to zero",
     "position": "expected equality, as position_key is",
 }

@@ -55,6 +55,16 @@ class Short(LeastBeaten):
         return ["mirror"]
 
 
+class NoArguments(OpponentSampler):
+    def sample(self, step, game, count, rng):
+        return ["mirror"] * count
+
+
+class OnlyOptions(NoArguments):
+    def __init__(self, *, period=3):
+        self.period = period
+
+
 class Blind(LeastBeaten):
     def observe(self, step, episodes):
         raise ZeroDivisionError("no games")
@@ -166,6 +176,21 @@ def test_recipes_refuse_samplers_that_cannot_be():
         load_recipe(
             "nano", [f"selfplay.opponent_sampler={HERE}:LeastBeaten", "selfplay.opponent_options={ share = 0.5 }"]
         )
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "message"),
+    [
+        ("NoArguments", "{}", "but takes \\(\\); give it the argument opponents"),
+        ("OnlyOptions", "{}", "but takes \\(\\*, period=3\\); give it the argument opponents"),
+        ("OnlyOptions", "{ period = 5 }", "but takes \\(\\*, period=3\\); give it the argument opponents"),
+    ],
+)
+def test_a_sampler_that_does_not_take_the_opponents_is_refused_with_its_call(sampler, options, message):
+    settings = [f"selfplay.opponent_sampler={HERE}:{sampler}", f"selfplay.opponent_options={options}"]
+    call = rf"is called as {sampler}\(opponents, \*\*options\), "
+    with pytest.raises(ValueError, match=call + message):
+        load_recipe("nano", settings)
 
 
 def quietly(step, metrics):

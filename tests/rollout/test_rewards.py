@@ -104,6 +104,20 @@ def test_rewards_may_come_from_generators_and_arrays():
         reward(1 / value for value in (1, 0))
 
 
+def without_arguments():
+    return [1.0, -1.0]
+
+
+def by_keyword(*, episode=None):
+    return [1.0, -1.0]
+
+
+@pytest.mark.parametrize("name", ["without_arguments", "by_keyword"])
+def test_a_reward_that_does_not_take_an_episode_is_refused(name):
+    with pytest.raises(ValueError, match=f"'{HERE}:{name}' is called as {name}\\(episode, .*options\\), but takes "):
+        load_reward(f"{HERE}:{name}")
+
+
 @pytest.mark.parametrize(
     ("players", "offender", "paid"),
     [(1, 0, (-1.5,)), (2, 0, (-1.5, 0.5)), (2, 1, (0.5, -1.5)), (3, 1, (0.25, -1.5, 0.25))],

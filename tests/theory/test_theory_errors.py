@@ -1,13 +1,15 @@
 """Errors of exact theory: invalid policies, unsuitable games, and information states that hide too much."""
 
 import dataclasses
+import math
 import re
 from typing import ClassVar
 
 import pytest
 
 from small_games import Echo, OddOneOut
-from spiral.games import TERMINAL, Game, IllegalActionError, State, load_game
+from spiral.games import CHANCE, TERMINAL, Game, IllegalActionError, State, load_game
+from spiral.games.failures import GameError
 from spiral.policies import able_opponents, scripted_policy, scripted_table
 from spiral.theory import (
     DepthLimited,
@@ -22,7 +24,7 @@ from spiral.theory import (
     tree_size,
     uniform_policy,
 )
-from spiral.theory.minimax import require_perfect_information
+from spiral.theory.minimax import require_perfect_information, zero_sum_value
 from spiral.theory.tree import build_tree
 
 KUHN = load_game("kuhn_poker")
@@ -46,6 +48,18 @@ class Pennies(Game):
         return self.small
 
 
+CHANCES = {"negative": (("a", 1.5), ("b", -0.5)), "unknown": (("a", math.nan), ("b", 0.5))}
+ENDINGS = {
+    "sum": (1.0, 1.0),
+    "nan": (math.nan, math.nan),
+    "infinite": (math.inf, -math.inf),
+    "short": (1.0,),
+    "nothing": None,
+    "by player": {0: 1.0, 1: -1.0},
+    "huge": (1e300, -1e300),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PenniesState(State):
     fault: str
@@ -53,7 +67,14 @@ class PenniesState(State):
 
     @property
     def current_player(self):
+        if self.fault in ("third player", "no player") and len(self.moves) == 2:
+            return 2 if self.fault == "third player" else None
+        if self.fault in CHANCES and len(self.moves) == 2:
+            return CHANCE
         return TERMINAL if len(self.moves) == 3 else len(self.moves) % 2
+
+    def chance_outcomes(self):
+        return CHANCES.get(self.fault, ())
 
     def legal_actions(self):
         if len(self.moves) == 1 and self.fault == "actions" and self.moves[0] == "tails":
@@ -69,8 +90,8 @@ class PenniesState(State):
         if not self.is_terminal:
             return (0.0, 0.0)
         right = self.moves[0] == self.moves[1]
-        if self.fault == "sum":
-            return (1.0, 1.0)
+        if self.fault in ENDINGS:
+            return ENDINGS[self.fault]
         return (-1.0, 1.0) if right else (1.0, -1.0)
 
     def information_state(self, player):
@@ -114,6 +135,7 @@ def test_a_hidden_coin_is_hidden():
         (load_game("kuhn_poker", hands=5), r"kuhn_poker\(hands=5\) is too large.*hands=1"),
         (Pennies(fault="actions"), "'moves 1' of player 1.*different legal actions"),
         (Pennies(fault="sum"), "returns .* expected a sum of zero"),
+        (Pennies(fault="unknown"), "chance outcomes of .* sum to nan .* expected 1"),
         (Pennies(fault="memory"), "'moves 2' of player 0 .* forgets"),
     ],
     ids=lambda value: getattr(value, "spec", None),
@@ -122,6 +144,33 @@ def test_unsuitable_games_are_refused(game, message):
     for ask in (information_states, tree_size, lambda game: exploitability(game, uniform_policy)):
         with pytest.raises(ValueError, match=message):
             ask(game)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("nan", "gave player 0 the return nan; expected a finite number"),
+        ("infinite", "gave player 0 the return inf; expected a finite number"),
+        ("short", r"gave returns \(1.0,\); expected 2 numbers, one for each player"),
+        ("nothing", "gave returns None; expected 2 numbers"),
+        ("by player", r"gave returns \{0: 1.0, 1: -1.0\}; expected 2 numbers"),
+        ("huge", r"gave player 0 the return 1e\+300; expected -1e\+09 to 1e\+09"),
+        ("third player", "gave current_player 2; expected 0 to 1, CHANCE or TERMINAL"),
+        ("no player", "gave current_player None; expected 0 to 1, CHANCE or TERMINAL"),
+        ("negative", r"gave the chance_outcomes .* expected probabilities of at least 0"),
+    ],
+)
+def test_games_that_break_their_contract_are_named(fault, message):
+    game = Pennies(fault=fault)
+    for ask in (information_states, tree_size, lambda game: exploitability(game, uniform_policy)):
+        with pytest.raises(GameError, match=rf"game pennies\(fault={fault}\) {message}"):
+            ask(game)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_searches_refuse_returns_that_are_not_finite(value):
+    with pytest.raises(ValueError, match="needs a two-player zero-sum game, and this one has the returns"):
+        zero_sum_value(PenniesState(fault="nan" if math.isnan(value) else "infinite", moves=("heads",) * 3))
 
 
 @pytest.mark.parametrize("game", [KUHN, load_game("leduc_poker"), Pennies()], ids=lambda game: game.name)

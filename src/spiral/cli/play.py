@@ -82,9 +82,9 @@ class Score:
     def after(self, episode: Episode, player: int) -> str:
         """Counts a game that the person played as `player`, unless it has no result, and returns the score in words."""
         if episode.outcome != "not_played":
-            own = episode.returns[player]
-            self._wins, self._losses = self._wins + (own > 0), self._losses + (own < 0)
-            self._draws, self._total = self._draws + (own == 0), self._total + own
+            result = episode.result(player)
+            self._wins, self._losses = self._wins + (result > 0), self._losses + (result < 0)
+            self._draws, self._total = self._draws + (result == 0), self._total + episode.returns[player]
         return (
             f"Score: you {self._wins}, {self._opponent} {self._losses}, draws {self._draws}; your returns add up to"
             f" {self._total:+g}."

@@ -82,6 +82,31 @@ def check_options(
         raise ValueError(f"{name!r} needs the option {missing[0]!r}")
 
 
+def check_call(name: str, found: Callable[..., object], *arguments: str) -> None:
+    """Refuse a class or function that does not take the arguments that it is called with before its options.
+
+    Args:
+        name: What the recipe calls it.
+        found: The class or function.
+        arguments: The names of the arguments, for the message.
+
+    Raises:
+        ValueError: It does not take these arguments; the message says how it is called.
+    """
+    try:
+        signature = inspect.signature(found)
+    except ValueError:  # written in C, without a signature
+        return
+    try:
+        signature.bind_partial(*arguments)
+    except TypeError as error:
+        call = ", ".join((*arguments, "**options"))
+        raise ValueError(
+            f"{name!r} is called as {name.rpartition(':')[2]}({call}), but takes {signature}; give it the"
+            f" {'argument' if len(arguments) == 1 else 'arguments'} {', '.join(arguments)}"
+        ) from error
+
+
 def names(kind: str, builtin: Mapping[str, object]) -> tuple[str, ...]:
     """Return every name that `resolve` finds without a module: the built-in ones, then those of installed packages."""
     return (*builtin, *(name for name in sorted(_installed(kind)) if name not in builtin))

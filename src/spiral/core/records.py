@@ -113,6 +113,15 @@ class Episode:
         learning = tuple(player for player, seat in enumerate(self.seats) if seat.trainable)
         return learning or tuple(range(len(self.seats)))
 
+    def result(self, player: int) -> int:
+        """Return 1 if `player` won, -1 if it lost, 0 for a draw: in a game of two, the larger return wins.
+
+        In games of one, three or more players it is the sign of the player's return.
+        """
+        own = self.returns[player]
+        other = self.returns[1 - player] if len(self.returns) == 2 else 0.0
+        return (own > other) - (own < other)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:

@@ -1,5 +1,8 @@
 """Evaluation against an opponent: win, draw and loss rates with intervals.
 
+A game is won by the player with the larger return; equal returns are a draw. In a zero-sum game that is the sign of
+the return; in other games a player may win with a negative return.
+
 Games come in pairs with the same seed and so the same deal; the policy is player 0 in one and player 1 in the other.
 Intervals are Wilson's at 95% (Wilson, 1927). Games that ended by an illegal move are counted separately from those
 decided on the board, whichever player made it.
@@ -177,8 +180,8 @@ def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: st
             f" {next(iter(faults), 'there are none')}"
         )
     returns = [(episode.returns[player], player) for episode, player in played]
-    total, wins = len(played), sum(value > 0 for value, _ in returns)
-    losses = sum(value < 0 for value, _ in returns)
+    total, wins = len(played), sum(episode.result(player) > 0 for episode, player in played)
+    losses = sum(episode.result(player) < 0 for episode, player in played)
     by_policy = [episode.turns[-1].player == player for episode, player in played if episode.outcome == "illegal_move"]
     illegal = sum(by_policy)
     opponent_illegal = len(by_policy) - illegal

@@ -195,8 +195,7 @@ def _by_pair(
 
 
 def _score(episode: Episode, player: int) -> float:
-    value = episode.returns[player]
-    return 0.5 + 0.5 * ((value > 0) - (value < 0))
+    return 0.5 + 0.5 * episode.result(player)
 
 
 def _illegal(episode: Episode, player: int) -> float:

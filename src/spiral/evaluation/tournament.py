@@ -28,6 +28,7 @@ from spiral.inference.room import check_room
 from spiral.policies import Policy, ScriptedPolicy, is_scripted
 from spiral.policies.endpoint.policy import EndpointPolicy
 from spiral.rollout.loop import Watch, play
+from spiral.theory import require_two_player_zero_sum
 from spiral.theory.metagame import FloatArray
 
 MAX_CACHED_BYTES = 4 * 2**30
@@ -84,7 +85,12 @@ def parameter_bytes(policy: Policy) -> int:
 
 
 def check_players(players: Sequence[str], games: Sequence[Game], cache: PolicyCache) -> None:
-    """Loads every player once, and has scripted ones choose a first move. Raises `ValueError` if one cannot play."""
+    """Loads every player once, and has scripted ones choose a first move.
+
+    Raises `ValueError` if one cannot play, or if a game is not a zero-sum game of two players.
+    """
+    for game in games:
+        require_two_player_zero_sum(game, "the ratings of a tournament are for")
     for name in players:
         for game in games:
             policy = cache.get(name, game)

@@ -184,6 +184,7 @@ class _Node:
             turns=self.turns + (player >= 0),
             recall=tuple(recall),
         )
+        following.numbers("returns")  # first, since rewards() gives the returns unless it is overridden
         rewards = following.numbers("rewards")
         paid = tuple(before + reward for before, reward in zip(self.paid, rewards, strict=True))
         return dataclasses.replace(following, paid=paid)

@@ -13,21 +13,19 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 
+from spiral.core.contract import checked_numbers, checked_player, checked_returns
 from spiral.core.records import Episode, Outcome, Seat, Turn
 from spiral.core.seeds import derive_seed
-from spiral.core.user_values import number_list
 from spiral.games import Game, State
 from spiral.games.failures import GameError, UserCodeError, describe_error, find_game_failure
 from spiral.games.playout import draw
 from spiral.policies import Policy, RemotePolicy, TurnReply, TurnRequest
-from spiral.rollout.rewards import MAX_RETURN, Reward, illegal_move_returns, returns, with_reward
+from spiral.rollout.rewards import Reward, illegal_move_returns, returns, with_reward
 
 Watch = Callable[[int, int], object]
 """Called with the number of finished games and of turns so far."""
 MAX_CHANCE = 10_000
 """Chance actions in a row after which a game is taken to be endless."""
-ZERO_SUM_TOLERANCE = 1e-6
-"""Largest sum of the returns of a zero-sum game, relative to the first player's."""
 SHOWN_ACTIONS = 20
 
 
@@ -88,10 +86,11 @@ class _LiveGame:
         """The turn request for the player to move."""
         again = ("attempt", self.match.attempt) if self.match.attempt else ()
         seed = derive_seed(self.match.seed, "turn", len(self.turns), *again)
-        player, players = self.state.current_player, self.match.game.num_players
-        if player not in range(players):
-            known = "0" if players == 1 else f"0 to {players - 1}"
-            raise self.error(f"gave current_player {player!r}; expected {known}, CHANCE or TERMINAL")
+        player = self.state.current_player
+        try:
+            checked_player(self.match.game, player)
+        except ValueError as error:
+            raise self.error(str(error)) from None
         self.requested = (len(self.turns) + 1, player)
         return TurnRequest(key=key, game=self.match.game, state=self.state, player=player, seed=seed)
 
@@ -151,30 +150,17 @@ class _LiveGame:
         return "finished", self._checked(self.state.returns())
 
     def _checked(self, given: object) -> tuple[float, ...]:
-        """The returns of a finished game, checked against its contract: one bad number would spoil every baseline."""
-        game = self.match.game
-        paid = self._numbers(given, "returns")
-        low = -MAX_RETURN if game.min_return is None else game.min_return
-        high = MAX_RETURN if game.max_return is None else game.max_return
-        for player, value in enumerate(paid):
-            if not math.isfinite(value):
-                raise self.error(f"gave player {player} the return {value}; expected a finite number")
-            if not low - ZERO_SUM_TOLERANCE <= value <= high + ZERO_SUM_TOLERANCE:
-                raise self.error(f"gave player {player} the return {value:g}; expected {low:g} to {high:g}")
-        if game.zero_sum and abs(math.fsum(paid)) > ZERO_SUM_TOLERANCE * max(1.0, abs(paid[0])):
-            shown = " and ".join(f"{value:g}" for value in paid)
-            raise self.error(f"gave returns {shown}; expected a sum of zero, or zero_sum = False in the game's class")
-        return paid
+        """The returns of a finished game, checked against its contract."""
+        try:
+            return checked_returns(self.match.game, given)
+        except ValueError as error:
+            raise self.error(str(error)) from None
 
     def _numbers(self, given: object, method: str) -> tuple[float, ...]:
-        players = self.match.game.num_players
         try:
-            numbers = tuple(value.item() for value in number_list(given))
-        except (TypeError, ValueError, OverflowError):
-            numbers = ()
-        if len(numbers) != players:
-            raise self.error(f"gave {method} {given!r}; expected {players} numbers, one for each player")
-        return numbers
+            return checked_numbers(self.match.game, given, method)
+        except ValueError as error:
+            raise self.error(str(error)) from None
 
     def _rewarded_turns(self, paid: tuple[float, ...]) -> tuple[Turn, ...]:
         """The turns with their rewards; the last turn of a player gets what is missing of its return."""

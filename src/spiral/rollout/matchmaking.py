@@ -17,7 +17,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from spiral.core.plugins import check_options, resolve
+from spiral.core.plugins import check_call, check_options, resolve
 from spiral.core.records import Episode
 from spiral.core.seeds import derive_seed
 from spiral.core.settings import Section, shortened, shown
@@ -106,6 +106,7 @@ def make_sampler(config: SelfPlayConfig) -> OpponentSampler:
     """
     name = config.opponent_sampler
     make: Callable[..., OpponentSampler] = resolve("opponents", name, SAMPLERS)
+    check_call(name, make, "opponents")
     check_options(name, make, config.opponent_options, positional=1)
     try:
         sampler = make(config.opponents, **config.opponent_options)

@@ -21,7 +21,8 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from spiral.core.plugins import check_options, resolve
+from spiral.core.contract import MAX_RETURN
+from spiral.core.plugins import check_call, check_options, resolve
 from spiral.core.records import Episode
 from spiral.core.user_values import number_list
 from spiral.games.failures import UserCodeError, describe_error
@@ -32,8 +33,6 @@ ILLEGAL_MOVE_RETURN = -1.5
 """Return of a player that makes an illegal move."""
 ILLEGAL_MOVE_RETURN_OTHERS = 0.5
 """Total return of the other players, split equally."""
-MAX_RETURN = 1e9
-"""Largest return that is accepted from a game that states no bounds; beyond it float32 gradients overflow."""
 
 
 def returns(episode: Episode) -> tuple[float, ...]:
@@ -42,7 +41,7 @@ def returns(episode: Episode) -> tuple[float, ...]:
 
 
 def sign(episode: Episode) -> tuple[float, ...]:
-    """Return 1 for a win, 0 for a draw and -1 for a loss. Illegal moves cost the same as under `returns`."""
+    """Return 1 for a return above 0, -1 for one below and 0 for 0. Illegal moves cost the same as under `returns`."""
     if episode.outcome == "illegal_move":
         return episode.returns
     return tuple(float((value > 0) - (value < 0)) for value in episode.returns)
@@ -58,6 +57,7 @@ def load_reward(name: str, options: Mapping[str, object] | None = None) -> Rewar
         ValueError: There is no such reward, or it does not take these options.
     """
     reward = resolve("rewards", name, REWARDS)
+    check_call(name, reward, "episode")
     check_options(name, reward, options or {}, positional=1)
     return reward if name in REWARDS else functools.partial(_call_reward, name, reward, options or {})
 

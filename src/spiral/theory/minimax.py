@@ -117,7 +117,7 @@ def optimal_values(tree: GameTree) -> Floats:
 def zero_sum_value(state: State) -> float:
     """The return of player 0 in a finished game. Raises `ValueError` unless the game is two-player zero-sum."""
     returns = state.returns()
-    if len(returns) != 2 or abs(returns[0] + returns[1]) > TOLERANCE:
+    if len(returns) != 2 or not abs(returns[0] + returns[1]) <= TOLERANCE:
         raise ValueError(f"minimax needs a two-player zero-sum game, and this one has the returns {returns}")
     return returns[0]
 

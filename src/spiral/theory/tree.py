@@ -21,7 +21,9 @@ from collections.abc import Hashable
 import numpy as np
 import numpy.typing as npt
 
+from spiral.core.contract import checked_numbers, checked_player, checked_returns
 from spiral.games import CHANCE, TERMINAL, Game, State
+from spiral.games.failures import GameError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -114,15 +116,13 @@ def _smaller(game: Game) -> str:
     return f"load the game with smaller parameters ({', '.join(names)}), or " if names else ""
 
 
-def require_two_player_zero_sum(game: Game) -> None:
-    """Raises `ValueError` for other games, in which exploitability and equilibria are not what is computed here."""
+def require_two_player_zero_sum(game: Game, what: str = "exact theory, minimax and equilibria cover") -> None:
+    """Raises `ValueError` for other games, in which `what` would not be what is computed here."""
     if game.num_players == 2 and game.zero_sum:
         return
     players = f"{game.num_players} player{'s' if game.num_players > 1 else ''}"
     problem = players if game.num_players != 2 else "returns that do not sum to zero"
-    raise ValueError(
-        f"{game.spec} has {problem}; exact theory, minimax and equilibria cover zero-sum games of two players only"
-    )
+    raise ValueError(f"{game.spec} has {problem}; {what} zero-sum games of two players only")
 
 
 @functools.lru_cache(maxsize=8)
@@ -171,7 +171,7 @@ class _Builder:
         below: list[State] = []
         index_of: dict[Hashable, int] = {}
         for node, state in enumerate(states, nodes.start):
-            actor = state.current_player
+            actor = _actor(self.game, state)
             self.actor.append(actor)
             self.payoff.append(_payoff(self.game, state) if actor == TERMINAL else 0.0)
             self.infoset.append(self._find_infoset(state, actor) if actor >= 0 else -1)
@@ -197,8 +197,13 @@ class _Builder:
         if actor == CHANCE:
             outcomes = state.chance_outcomes()
             total = sum(probability for _, probability in outcomes)
-            if abs(total - 1.0) > _TOLERANCE:
+            if not abs(total - 1.0) <= _TOLERANCE:
                 raise ValueError(f"chance outcomes of {self.game.spec} sum to {total!r} at {state!r}; expected 1")
+            if not all(probability >= 0.0 for _, probability in outcomes):
+                raise GameError(
+                    f"game {self.game.spec} gave the chance_outcomes {outcomes!r} at {state!r}; expected probabilities"
+                    " of at least 0"
+                )
             return [(action, probability, -1) for action, probability in outcomes]
         infoset = self.infosets[self.infoset[-1]]
         return [(action, 1.0, infoset.first_slot + index) for index, action in enumerate(infoset.actions)]
@@ -254,11 +259,35 @@ class _Builder:
         )
 
 
+def _actor(game: Game, state: State) -> int:
+    actor = state.current_player
+    if actor in (CHANCE, TERMINAL):
+        return actor
+    try:
+        return checked_player(game, actor)
+    except ValueError as error:
+        raise _broken(game, state, error) from None
+
+
 def _payoff(game: Game, state: State) -> float:
-    first, second = state.returns()
+    given = state.returns()
+    try:
+        first, second = checked_numbers(game, given, "returns")
+    except ValueError as error:
+        raise _broken(game, state, error) from None
     if abs(first + second) > _TOLERANCE:
         raise ValueError(f"returns of {game.spec} are {(first, second)} at {state!r}; expected a sum of zero")
-    return float(first)
+    try:
+        return checked_returns(game, (first, second))[0]
+    except ValueError as error:
+        raise _broken(game, state, error) from None
+
+
+def _broken(game: Game, state: State, error: ValueError) -> GameError:
+    """The error of a game that breaks its contract at `state`."""
+    return GameError(
+        f"game {game.spec} {error} (at {state!r}); spiral.check_game(game) finds such faults without a model"
+    )
 
 
 def _check_recall(tree: GameTree) -> None:

@@ -32,9 +32,9 @@ MIRROR = "mirror"
 class OpponentSampler(ABC):
     """Chooses opponents by name: `MIRROR` for the policy itself, or a MODEL as for `spiral evaluate`.
 
-    The constructor gets the names and weights of `selfplay.opponents`, and the recipe's options as keywords. Samplers
-    run in the process that trains. What they choose may depend only on their arguments and their state, so that a
-    resumed run continues as it would have without the interruption.
+    The constructor is called as `Sampler(opponents, **options)`, with the names and weights of `selfplay.opponents` and
+    the recipe's `selfplay.opponent_options`. Samplers run in the process that trains. What they choose may depend only
+    on their arguments and their state, so that a resumed run continues as it would have without the interruption.
     """
 
     @abstractmethod
