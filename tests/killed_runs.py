@@ -30,6 +30,7 @@ SETTINGS = (
     "run.steps=20",
     "run.checkpoint_every=5",
     "run.episodes_every=5",
+    "run.snapshots=[0, 3, 7, 10]",
     "selfplay.games={tictactoe=0.5, kuhn_poker=0.5}",
     "selfplay.episodes_per_step=24",
     "selfplay.opening_plies={tictactoe=2}",

@@ -71,7 +71,7 @@ def test_a_run_at_a_step_is_a_model(trained, tmp_path):
     for step in (0, 1, 2):
         assert model_directory(f"{path}@{step}") == str(path / "checkpoints" / f"step-00000{step}")
     assert model_directory(f"{path}@002") == model_directory(f"{path}@2")
-    with pytest.raises(ValueError, match=r"has no checkpoint of step 7; it has: 0, 1, 2"):
+    with pytest.raises(ValueError, match=r"has no checkpoint or snapshot of step 7; it has: 0, 1, 2"):
         model_directory(f"{path}@7")
     with pytest.raises(ValueError, match="there is no run directory 'nowhere'; expected RUN@STEP"):
         model_directory("nowhere@3")

@@ -10,6 +10,10 @@ import pytest
 
 from killed_runs import KILLED, contents, go_on, metrics_rows, run
 from spiral.launch import resume, start
+from spiral.models.card import read_card
+from spiral.models.loading import load_language_model, model_directory
+from spiral.models.settings import ModelConfig
+from spiral.policies.registry import check_model
 from spiral.runs.directory import RunDirectory
 from spiral.runs.recipe import load_recipe
 
@@ -69,6 +73,31 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(killed: Path, uninterrupted:
     assert go_on(path) == 0
     assert_same(path, uninterrupted)
     assert board_steps(path) == list(range(1, 21))
+
+
+def test_snapshots_are_models_that_stay(uninterrupted: Path, tmp_path: Path) -> None:
+    found = contents(uninterrupted)
+    snapshots = sorted((uninterrupted / "snapshots").iterdir())
+    assert [path.name for path in snapshots] == [f"step-{step:06d}" for step in (0, 3, 7, 10)]
+    for step in (0, 10):
+        kept, whole = (found[f"{kind}/step-{step:06d}/model.safetensors"] for kind in ("snapshots", "checkpoints"))
+        assert kept == whole
+    assert not list((uninterrupted / "snapshots").rglob("optimizer*"))
+    assert model_directory(f"{uninterrupted}@7") == str(snapshots[2])
+    assert model_directory(f"{uninterrupted}@10") == str(snapshots[3]), "also where there is a checkpoint"
+    assert model_directory(f"{uninterrupted}@15") == str(uninterrupted / "checkpoints" / "step-000015")
+    check_model(f"{uninterrupted}@7")
+    assert load_language_model(ModelConfig(path=f"{uninterrupted}@7")).prompt == load_recipe("nano").prompt
+    card = read_card(snapshots[2])
+    assert (card.run, card.step, card.games) == (uninterrupted.name, 7, ["tictactoe", "kuhn_poker"])
+    with pytest.raises(ValueError, match=r"no checkpoint or snapshot of step 4; it has: 0, 3, 5, 7, 10, 15, 20"):
+        model_directory(f"{uninterrupted}@4")
+    moved = Path(shutil.copytree(snapshots[2], tmp_path / "moved"))
+    check_model(str(moved))
+    damaged = copy(uninterrupted, tmp_path) / "snapshots" / "step-000007"
+    (damaged / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"model\.safetensors does not match .*; remove it, or copy it again"):
+        check_model(str(damaged))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from spiral.distributed import learner as learning
 from spiral.distributed import session as cluster_session
 from spiral.distributed.session import LearnerLostError
 from spiral.launch import execute, saved_recipe, start
+from spiral.models.loading import model_directory
 from spiral.runs.directory import read_metrics
 from spiral.runs.recipe import load_recipe
 from spiral.training.process_group import GroupError
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = [
     "run.episodes_every=1",
     "run.checkpoint_every=2",
+    "run.snapshots=[0, 3]",
     "selfplay.episodes_per_step=32",
     "selfplay.in_flight=32",
     "evaluation.games=['tictactoe']",
@@ -120,6 +122,10 @@ def assert_same_run(path, other):
     assert reports(path) == reports(other)
     for step in (2, 4):
         assert same_bits(weights(path, step), weights(other, step))
+    for step in (0, 3):
+        ours, theirs = (load_file(model_directory(f"{run}@{step}") + "/model.safetensors") for run in (path, other))
+        assert same_bits(ours, theirs)
+    assert sorted(file.name for file in (path / "snapshots").iterdir()) == ["step-000000", "step-000003"]
 
 
 @pytest.fixture(scope="module")

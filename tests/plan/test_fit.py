@@ -452,6 +452,27 @@ def test_the_description_adds_up():
     assert all(len(line) < 120 for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("settings", "checkpoints", "snapshots"),
+    [
+        (["run.steps=400", "run.checkpoint_every=50"], 9, 0),
+        (["run.steps=401", "run.checkpoint_every=50"], 10, 0),
+        (["run.steps=400", "run.checkpoint_every=50", "run.keep_checkpoints=2"], 4, 0),
+        (["run.steps=20", "run.checkpoint_every=50", "run.keep_checkpoints=2"], 2, 0),
+        (["run.steps=400", "run.keep_checkpoints=2", "run.snapshots=[0, 16, 128, 256, 384, 400]"], 4, 6),
+        (["run.steps=100", "run.keep_checkpoints=2", "run.snapshots=[400, 0, 16, 0, 128]"], 3, 2),
+    ],
+)
+def test_the_disk_of_checkpoints_and_snapshots(settings, checkpoints, snapshots):
+    plan = plan_with(*settings)
+    assert (plan.disk.checkpoints, plan.disk.snapshots) == (checkpoints, snapshots)
+    assert plan.disk.checkpoint_gib * GIB == 12 * 596_049_920
+    assert plan.disk.snapshot_gib * GIB == 2 * 596_049_920
+    total = checkpoints * 12 * 596_049_920 + snapshots * 2 * 596_049_920
+    assert plan.disk.gib * GIB == pytest.approx(total)
+    assert describe(plan)[-1].startswith(f"Disk, in GiB: {plan.disk.gib:.2f} ({checkpoints} checkpoints of 6.66")
+
+
 def test_a_plan_is_frozen_and_a_dry_run_is_toml_with_comments():
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan_with().parameters = 1

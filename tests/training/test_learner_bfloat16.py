@@ -15,7 +15,7 @@ from spiral.models.card import ModelCard
 from spiral.policies import SamplingConfig
 from spiral.text import ChatCodec, PromptConfig
 from spiral.training.batch import make_batch
-from spiral.training.checkpoint import load_checkpoint, save_checkpoint
+from spiral.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot, verify_checkpoint
 from spiral.training.learner import Learner, LearnerConfig
 from spiral.training.loss import LossConfig
 from turns import random_states, replies_of, requests_for
@@ -104,6 +104,20 @@ def test_activation_checkpointing_changes_nothing(random_model):
     )
     assert plain.update(batch_of()) == checkpointed.update(batch_of())
     assert torch.equal(moved(plain, random_model), moved(checkpointed, random_model))
+
+
+def test_a_snapshot_holds_the_weights_that_generate_replies(tokenizer, random_model, tmp_path):
+    learner = learner_of(random_model, "bfloat16")
+    learner.update(batch_of())
+    path = save_snapshot(tmp_path, learner=learner, tokenizer=tokenizer, card=ModelCard(), compute="bfloat16")
+    verify_checkpoint(path)
+    assert not (path / "state.json").exists()
+    assert not (path / "training").exists()
+    loaded = AutoModelForCausalLM.from_pretrained(path)
+    assert loaded.dtype == torch.bfloat16
+    kept = dict(loaded.named_parameters())
+    assert all(torch.equal(kept[name], weight.bfloat16()) for name, weight in learner.weights())
+    assert any(not torch.equal(weight.bfloat16().float(), weight) for _, weight in learner.weights())
 
 
 @pytest.mark.parametrize("tied", [True, False])

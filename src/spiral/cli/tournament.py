@@ -14,7 +14,7 @@ from spiral.cli import options as opt
 from spiral.cli.errors import Stopped
 from spiral.cli.output import print_json, shown_path
 from spiral.core.progress import Progress, progress_shown
-from spiral.core.steps import checkpoints_in
+from spiral.core.steps import models_of_run
 from spiral.games import Game, load_game
 from spiral.runs.display import plain_table, wide_console
 
@@ -92,8 +92,8 @@ def tournament(
 
 
 def history(run: Path, most: int) -> list[str]:
-    """Up to `most` checkpoints of a run, evenly spaced from the first to the last, and random play."""
-    found = [path for _, path in checkpoints_in(run / "checkpoints") if (path / "config.json").is_file()]
+    """Up to `most` checkpoints and snapshots of a run, evenly spaced from the first to the last, and random play."""
+    found = [path for path in models_of_run(run).values() if (path / "config.json").is_file()]
     if not found:
         raise ValueError(f"run directory {str(run)!r} holds no checkpoint yet; expected {run / 'checkpoints'}/step-*")
     count = min(most, len(found))

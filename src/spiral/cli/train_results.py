@@ -13,6 +13,7 @@ from rich.console import Console
 from spiral.cli.output import program
 from spiral.cli.play import PREFERRED_GAME, preferred_game
 from spiral.core.seeds import derive_seed
+from spiral.core.steps import checkpoints_in
 from spiral.core.transcript import game_excerpt
 from spiral.launch import Run
 from spiral.runs.curves import draw_learning_curve
@@ -23,12 +24,12 @@ from spiral.runs.summary import arena_table, exploitability_table
 
 
 def json_results(run: Run) -> dict[str, Any]:
-    """The run directory, the number of steps done and the metrics of the last step. Draws the learning curves."""
+    """The run directory, the steps done, the steps with a snapshot and the last step's metrics. Draws the curves."""
     path = run.directory.path
     draw_learning_curve(path, Watched.from_recipe(run.recipe).trained)
     rows = read_metrics(path)
     metrics = {key: value for key, value in rows[-1].items() if key != "step"} if rows else {}
-    return {"run_dir": str(path), "step": run.learner.version, "metrics": metrics}
+    return {"run_dir": str(path), "step": run.learner.version, "snapshots": _snapshots(run), "metrics": metrics}
 
 
 def show_results(run: Run, guards: Guards) -> None:
@@ -41,13 +42,21 @@ def show_results(run: Run, guards: Guards) -> None:
     console.print(game_excerpt(episode), soft_wrap=True)
     trained = Watched.from_recipe(run.recipe).trained
     curve = draw_learning_curve(path, trained)
-    console.print(f"\nRun directory: {path}\nLearning curves: {curve}\n", soft_wrap=True)
+    console.print(f"\nRun directory: {path}\nLearning curves: {curve}", soft_wrap=True)
+    if kept := _snapshots(run):
+        console.print(f"Snapshots: steps {', '.join(map(str, kept))}; {path}@{kept[-1]} names one", soft_wrap=True)
+    console.print()
     for found in guards(read_metrics(path), trained):
         console.print(f"Warning: {found.message}.", style="bold yellow")
     _print_tables(console, run)
     console.print("Next:")
     for command in next_commands(str(path), shown, run.recipe.evaluation.exploitability, list(games)):
         console.print(f"  {command}", soft_wrap=True)
+
+
+def _snapshots(run: Run) -> list[int]:
+    """The steps whose model the run keeps for ever."""
+    return [step for step, _ in checkpoints_in(run.directory.snapshots)]
 
 
 def _print_tables(console: Console, run: Run) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from spiral.core.files import pointed_to
 
 LATEST = "latest"
+SNAPSHOTS = "snapshots"
+"""The directory of a run's models that are kept for ever, without what training needs to resume."""
 
 
 def step_name(step: int) -> str:
@@ -35,6 +37,12 @@ def numbered(directory: Path, suffix: str = "") -> list[tuple[int, Path]]:
 def checkpoints_in(root: Path) -> list[tuple[int, Path]]:
     """Return `(step, path)` of the checkpoints in a run's `checkpoints` directory, links included, in order."""
     return [(step, path) for step, path in numbered(root) if path.is_dir()]
+
+
+def models_of_run(run: Path) -> dict[int, Path]:
+    """Return the models that a run has kept, by step, in order: its snapshots, and the checkpoints of other steps."""
+    found = {**dict(checkpoints_in(run / "checkpoints")), **dict(checkpoints_in(run / SNAPSHOTS))}
+    return dict(sorted(found.items()))
 
 
 def latest_checkpoint(root: Path) -> Path | None:

@@ -130,6 +130,10 @@ class ClusterLearner:
         """Writes a checkpoint under `root`, which all ranks must be able to reach, as long as `claim` holds."""
         self._all("save", root, state, keep, claim, seconds=self._cluster.learner_seconds)
 
+    def save_snapshot(self, root: Path, claim: Claim | None = None) -> None:
+        """Writes the model alone under `root`, which all ranks must be able to reach, as long as `claim` holds."""
+        self._all("save_snapshot", root, claim, seconds=self._cluster.learner_seconds)
+
     def processes(self) -> list[int]:
         """The process ids, by rank."""
         asked = [worker.process.options(concurrency_group=CONTROL).remote() for worker in self._workers]

@@ -23,7 +23,7 @@ from spiral.models.loading import LanguageModel, load_language_model
 from spiral.runs.agreement import learner_options
 from spiral.runs.recipe import Recipe
 from spiral.training.batch import Batch
-from spiral.training.checkpoint import load_checkpoint, save_checkpoint
+from spiral.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from spiral.training.learner import Learner
 from spiral.training.process_group import BACKENDS, free_port, join_group
 
@@ -120,6 +120,19 @@ class LearnerWorker:
             card=training_card(self._recipe.model_dump(mode="json")),
             state=state,
             keep=keep,
+            check=claim.check if claim else lambda: None,
+        )
+
+    def save_snapshot(self, root: Path, claim: Claim | None = None) -> None:
+        """Writes the model of the current version alone, as long as the driver's `claim` to the run holds."""
+        assert self._learner is not None
+        assert self._loaded is not None
+        save_snapshot(
+            root,
+            learner=self._learner,
+            tokenizer=self._loaded.tokenizer,
+            card=training_card(self._recipe.model_dump(mode="json")),
+            compute=self._recipe.model.compute,
             check=claim.check if claim else lambda: None,
         )
 

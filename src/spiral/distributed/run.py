@@ -69,6 +69,11 @@ class ClusterRun:
         self.learner.save(self.directory.checkpoints.absolute(), state, self.recipe.run.keep_checkpoints, claim)
         self.collector.add_checkpoint(step, self.directory.checkpoints / step_name(step))
 
+    def snapshot(self) -> None:
+        """Writes the model alone, to be kept for ever."""
+        claim = self.directory.lock.claim if self.directory.lock else None
+        self.learner.save_snapshot(self.directory.snapshots.absolute(), claim)
+
     def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy, on one of the rollout workers."""
         records = self.directory.records(step).absolute()

@@ -28,6 +28,7 @@ from typing import Any
 from spiral.core.files import json_line, write_atomically, write_jsonl
 from spiral.core.locks import locked
 from spiral.core.records import Episode
+from spiral.core.steps import SNAPSHOTS
 from spiral.core.storage import write_episodes
 from spiral.core.versions import versions
 from spiral.inference.base import LanguagePolicy
@@ -221,7 +222,7 @@ def _run_directory(model: str) -> Path | None:
         checkpoint = Path(model_directory(model)).absolute()
     except ValueError:
         return None
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
+    return checkpoint.parent.parent if checkpoint.parent.name in ("checkpoints", SNAPSHOTS) else None
 
 
 def endpoint_usage(*policies: object) -> list[dict[str, Any]]:

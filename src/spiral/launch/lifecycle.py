@@ -80,6 +80,10 @@ class Run(Protocol):
         """Writes the checkpoint of `step`."""
         ...
 
+    def snapshot(self) -> None:
+        """Writes the model alone, to be kept for ever."""
+        ...
+
     def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""
         ...
@@ -136,6 +140,7 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
             run.check_prompts()
             run.directory.start(run.recipe.model_dump())
             run.save(0)
+            _snapshot_if_due(run)
             ready()
             run.directory.save_evaluation(0, run.evaluate(0))
     return run
@@ -183,10 +188,18 @@ def resume(
             run.directory.lock = hold_run(path)
             run.directory.take_back(run.learner.version)
             run.directory.write_config(recipe.model_dump())
+            _snapshot_if_due(run)
             if done == 0 and 0 not in dict(read_evaluations(path)):
                 ready()
                 run.directory.save_evaluation(0, run.evaluate(0))
     return run
+
+
+def _snapshot_if_due(run: Run) -> None:
+    """Writes the snapshot of the step that the run is at, if it is wanted and not there."""
+    step = run.learner.version
+    if step in run.recipe.run.snapshots and step not in dict(checkpoints_in(run.directory.snapshots)):
+        run.snapshot()
 
 
 @contextmanager
@@ -320,6 +333,7 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
                 recorder,
                 evaluate=evaluate,
                 save=run.save,
+                snapshot=lambda _step: run.snapshot(),
                 more_metrics=run.metrics,
                 watch=after,
                 stop_requested=stop_requested,
@@ -336,6 +350,7 @@ def _save_done(run: Run, recorder: RunRecorder) -> None:
     step = recorder.last_step
     if step == run.learner.version and step not in dict(checkpoints_in(run.directory.checkpoints)):
         recorder.sync()
+        _snapshot_if_due(run)
         run.save(step)
 
 

@@ -26,7 +26,7 @@ from spiral.runs.directory import RunDirectory, lasting_settings
 from spiral.runs.evaluation import EvaluationResults, evaluate_run, sample_game
 from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator
-from spiral.training.checkpoint import load_checkpoint, save_checkpoint
+from spiral.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from spiral.training.learner import Learner
 
 
@@ -117,6 +117,17 @@ class LocalRun:
             check=self.directory.check,
         )
         self.collector.add_checkpoint(step, self.directory.checkpoints / step_name(step))
+
+    def snapshot(self) -> None:
+        """Writes the model alone, to be kept for ever."""
+        save_snapshot(
+            self.directory.snapshots,
+            learner=self.learner,
+            tokenizer=self.language_model.tokenizer,
+            card=training_card(self.recipe.model_dump(mode="json")),
+            compute=self.recipe.model.compute,
+            check=self.directory.check,
+        )
 
     def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiral.core.settings import shown
-from spiral.core.steps import latest_checkpoint
+from spiral.core.steps import SNAPSHOTS, latest_checkpoint, models_of_run
 from spiral.models.card import read_card
 from spiral.models.files import (
     check_unquantised,
@@ -40,8 +40,7 @@ RESCALED = (
 )  # fmt: skip
 """Settings of models that change logits or attention scores after the product."""
 STEP = re.compile(r"@\d{1,9}$")
-"""The end of `RUN@STEP`, a run's checkpoint of one step."""
-CHECKPOINT = re.compile(r"step-(\d+)")
+"""The end of `RUN@STEP`, a run's snapshot or checkpoint of one step."""
 NANO_DIRECTORY = Path(__file__).parent / "nano"
 
 
@@ -93,15 +92,17 @@ def model_directory(name: str) -> str:
 
 
 def _checkpoint_at(name: str) -> Path:
-    """The checkpoint that `RUN@STEP` names. Raises `ValueError` that lists the run's steps when it has no such one."""
+    """The snapshot or checkpoint that `RUN@STEP` names.
+
+    Raises `ValueError` that lists the run's steps when it has no such one.
+    """
     run, _, step = name.rpartition("@")
-    checkpoints = Path(run) / "checkpoints"
-    if not checkpoints.is_dir():
+    if not any((Path(run) / name).is_dir() for name in ("checkpoints", SNAPSHOTS)):
         raise ValueError(f"there is no run directory {run!r}; expected RUN@STEP, such as runs/r1@15")
-    steps = {int(found[1]): path for path in checkpoints.iterdir() if (found := CHECKPOINT.fullmatch(path.name))}
+    steps = models_of_run(Path(run))
     if int(step) not in steps:
-        known = ", ".join(map(str, sorted(steps))) or "none"
-        raise ValueError(f"run {run!r} has no checkpoint of step {int(step)}; it has: {known}")
+        known = ", ".join(map(str, steps)) or "none"
+        raise ValueError(f"run {run!r} has no checkpoint or snapshot of step {int(step)}; it has: {known}")
     return steps[int(step)]
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from spiral.plan.disk import DiskUse, disk_use
 from spiral.plan.memory import (
     Device,
     Item,
@@ -58,6 +59,7 @@ class Plan:
     gpu: bool
     devices: tuple[Device, ...]
     budget: TokenBudget
+    disk: DiskUse
     cache_tokens: int | None
     """Tokens whose keys and values vLLM has room for; None for an engine that takes what it needs."""
 
@@ -128,6 +130,7 @@ class _Planner:
             gpu=gpu,
             devices=lay_out(recipe, learner, engine, others, gpu),
             budget=budget,
+            disk=disk_use(recipe, self.shape.parameters, trainable),
             cache_tokens=vllm_cache_tokens(recipe, self.shape, memory, gpu) if vllm else None,
         )
 
@@ -211,7 +214,22 @@ def describe(plan: Plan) -> list[str]:
         f"  replies of at most {budget.response:,} tokens; a context of {budget.context:,} tokens, {room}",
         f"  about {budget.turns:,.0f} turns (at most {budget.max_turns:,}) and {budget.tokens:,.0f} tokens"
         f" (at most {budget.max_tokens:,})",
+        _disk_line(plan.disk),
     ]
+
+
+def _disk_line(disk: DiskUse) -> str:
+    """The disk that the run's models need."""
+    unit = GIB_UNIT if disk.gib >= 1 else MIB_UNIT
+    parts = [
+        f"{count} {what}{'' if count == 1 else 's'} of {unit.number(size)}"
+        for count, what, size in (
+            (disk.checkpoints, "checkpoint", disk.checkpoint_gib),
+            (disk.snapshots, "snapshot", disk.snapshot_gib),
+        )
+        if count
+    ]
+    return f"Disk, in {unit.name}: {unit.number(disk.gib)} ({', '.join(parts)})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

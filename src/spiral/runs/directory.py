@@ -7,6 +7,7 @@
       episodes/         step-000010.parquet: one row a turn
       evaluation/       step-000000.json before training, and so on; step-000000/ holds its games and replies
       checkpoints/      step-000100/ ..., latest
+      snapshots/        step-000016/ ...: the models of the steps in run.snapshots, kept for ever
       cluster.json      the status of a run on a cluster, written every few seconds
       .lock             held by the process that uses the directory (`spiral.runs.lock`)
 
@@ -28,7 +29,7 @@ import tomli_w
 from spiral.core.files import remove, remove_unfinished, write_atomically, write_text_atomically
 from spiral.core.locks import Lock
 from spiral.core.records import Episode
-from spiral.core.steps import checkpoints_in, numbered, step_name
+from spiral.core.steps import SNAPSHOTS, checkpoints_in, numbered, step_name
 from spiral.core.storage import write_episodes
 from spiral.runs.evaluation import EvaluationResults, read_evaluation
 from spiral.runs.old_metrics import with_current_keys
@@ -38,8 +39,8 @@ from spiral.training.loop import Evaluation
 logger = logging.getLogger(__name__)
 
 
-WATCHING = ("trackers", "tracker_options", "guards", "guard_options")
-"""Settings of `[run]` that change nothing in a run, so that they may change on resume."""
+WATCHING = ("trackers", "tracker_options", "guards", "guard_options", "snapshots")
+"""Settings of `[run]` that change no number of a run, so that they may change on resume."""
 
 
 class RunDirectory:
@@ -50,6 +51,7 @@ class RunDirectory:
         self.path = path
         self.lock = lock
         self.checkpoints = path / "checkpoints"
+        self.snapshots = path / SNAPSHOTS
         self.episodes = path / "episodes"
         self.evaluation = path / "evaluation"
         self.tensorboard = path / "tensorboard"
@@ -80,15 +82,16 @@ class RunDirectory:
 
     def refuse_foreign(self) -> None:
         """Raises `ValueError` if a file has the name of a run's directory, or the other way round."""
-        for directory in (self.checkpoints, self.episodes, self.evaluation, self.tensorboard):
+        for directory in (self.checkpoints, self.snapshots, self.episodes, self.evaluation, self.tensorboard):
             if directory.exists() and not directory.is_dir():
                 raise ValueError(f"{directory} is a file, where a run keeps a directory of that name; move it away")
         for file in (self.metrics_file, self.config_file):
             if file.is_dir():
                 raise ValueError(f"{file} is a directory, where a run keeps a file of that name; move it away")
-        for _, path in numbered(self.checkpoints):
-            if not path.is_dir():
-                raise ValueError(f"{path} is not a directory, but has the name of a checkpoint; move it away")
+        for root, kind in ((self.checkpoints, "checkpoint"), (self.snapshots, "snapshot")):
+            for _, path in numbered(root):
+                if not path.is_dir():
+                    raise ValueError(f"{path} is not a directory, but has the name of a {kind}; move it away")
 
     def done_steps(self) -> int:
         """The last step of which there is any file."""
@@ -96,6 +99,7 @@ class RunDirectory:
             *numbered(self.episodes, ".parquet"),
             *numbered(self.evaluation, ".json"),
             *checkpoints_in(self.checkpoints),
+            *checkpoints_in(self.snapshots),
         )
         measured = self.metrics_file.is_file() and self.metrics_file.stat().st_size > 0
         return max([int(measured), *(step for step, _ in found)])
@@ -122,11 +126,11 @@ class RunDirectory:
         """Removes the files of steps after `step`, and temporary files that a kill has left."""
         self.check()
         records = [path for _, path in numbered(self.evaluation) if path.is_dir()]
-        for directory in (self.path, self.episodes, self.evaluation, self.checkpoints, *records):
+        for directory in (self.path, self.episodes, self.evaluation, self.checkpoints, self.snapshots, *records):
             remove_unfinished(directory)
         self._take_back_metrics(step)
         files = [*numbered(self.episodes, ".parquet"), *numbered(self.evaluation, ".json")]
-        directories = [*numbered(self.evaluation), *checkpoints_in(self.checkpoints)]
+        directories = [*numbered(self.evaluation), *checkpoints_in(self.checkpoints), *checkpoints_in(self.snapshots)]
         for found, are_directories in ((files, False), (directories, True)):
             for at, path in found:
                 if at > step and path.is_dir() == are_directories:

@@ -6,6 +6,8 @@
                    manifest.json                                                   the hash of every file
     latest         a symbolic link to the last complete one; where there are no links, a text file with its name
 
+A snapshot is the model alone, in the precision in which replies are generated: the first line above and the manifest.
+
 There is no generator state to save: every random draw is a function of the seed and the step (`spiral.core.seeds`).
 A checkpoint appears under its name only when it is whole.
 """
@@ -19,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiral.core.files import point_to, remove, sha256, share_mode, write_directory_atomically
-from spiral.core.steps import LATEST, checkpoints_in, step_name
+from spiral.core.steps import LATEST, SNAPSHOTS, checkpoints_in, step_name
 from spiral.core.versions import versions
-from spiral.models.card import ModelCard, write_card
+from spiral.models.card import CARD, ModelCard, write_card
 from spiral.models.files import read_weights
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ OPTIMIZER = "training/optimizer.safetensors"
 ADAPTER = "training/adapter.safetensors"
 """In a separate directory, since vLLM loads every safetensors file beside the model's as a part of it."""
 REFERENCE = "reference"
-ENTRIES = ("config.json", "model*.safetensors", OPTIMIZER, STATE)
+MODEL_ENTRIES = ("config.json", "model*.safetensors")
+"""Patterns of files that the manifest of every snapshot lists."""
+ENTRIES = (*MODEL_ENTRIES, OPTIMIZER, STATE)
 """Patterns of files that the manifest of every checkpoint lists."""
 
 
@@ -65,12 +69,9 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     path = root / step_name(learner.version)
-    written = {"run": root.absolute().parent.name, "step": learner.version, "versions": versions()}
 
     def write(directory: Path) -> None:
-        learner.model.save_pretrained(directory, state_dict=weights)
-        tokenizer.save_pretrained(directory)
-        write_card(directory, card.model_copy(update=written))
+        _write_model(directory, learner, weights, tokenizer, card, root)
         (directory / OPTIMIZER).parent.mkdir()
         save_file(optimizer, directory / OPTIMIZER)
         if adapter:
@@ -78,12 +79,7 @@ def save_checkpoint(
         if learner.reference is not None:
             learner.reference.save_pretrained(directory / REFERENCE)
         (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2), encoding="utf-8")
-        files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
-        for file in files:
-            # safetensors makes files that only their owner can read
-            share_mode(file, (directory / STATE).stat().st_mode)
-        manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
-        (directory / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
+        _write_manifest(directory)
 
     def put_in_place() -> None:
         check()
@@ -99,14 +95,74 @@ def save_checkpoint(
     return path
 
 
-def _whole_weights(learner: Learner) -> dict[str, Tensor]:
+def save_snapshot(
+    root: Path,
+    *,
+    learner: Learner,
+    tokenizer: Any,
+    card: ModelCard,
+    compute: str,
+    check: Callable[[], None] = lambda: None,
+) -> Path:
+    """Write the learner's model alone under `root`, in the precision `compute`: "float32" or "bfloat16".
+
+    `latest` and the checkpoints are not touched. With several ranks all call this, as `save_checkpoint`.
+    """
+    path = root / step_name(learner.version)
+
+    def write(directory: Path) -> None:
+        _write_model(directory, learner, weights, tokenizer, card, root)
+        _set_precision(directory / "config.json", compute)
+        _write_manifest(directory)
+
+    def put_in_place() -> None:
+        check()
+        root.mkdir(parents=True, exist_ok=True)
+        write_directory_atomically(path, write, check)
+
+    with learner.ranks.at(f"writing snapshot {path.name}"):
+        weights = _whole_weights(learner, compute)
+        learner.ranks.lead(put_in_place)
+    return path
+
+
+def _write_model(
+    directory: Path, learner: Learner, weights: dict[str, Tensor], tokenizer: Any, card: ModelCard, root: Path
+) -> None:
+    """Write what Hugging Face loads, and the card."""
+    learner.model.save_pretrained(directory, state_dict=weights)
+    tokenizer.save_pretrained(directory)
+    written = {"run": root.absolute().parent.name, "step": learner.version, "versions": versions()}
+    write_card(directory, card.model_copy(update=written))
+
+
+def _write_manifest(directory: Path) -> None:
+    """Write the hash of every file. Gives all files one mode: safetensors makes some that only their owner can read."""
+    files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
+    for file in files:
+        share_mode(file, (directory / CARD).stat().st_mode)
+    manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
+    (directory / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
+
+
+def _set_precision(config: Path, compute: str) -> None:
+    """Name the precision of the weights in a model's configuration, as engines of others read it."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values["dtype"] = compute
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _whole_weights(learner: Learner, compute: str = "float32") -> dict[str, Tensor]:
     """Return the plain model's weights on rank 0, on the CPU where there are several ranks; {} on the others."""
-    if learner.ranks.size == 1:
+    import torch
+
+    dtype = getattr(torch, compute)
+    if learner.ranks.size == 1 and dtype == torch.float32:
         return dict(learner.weights())
     kept = {}
     for name, weight in learner.weights():  # gathered one by one, on all ranks
         if learner.ranks.rank == 0:
-            kept[name] = weight.cpu()
+            kept[name] = weight.to("cpu", dtype)
     return kept
 
 
@@ -125,6 +181,8 @@ def verify_checkpoint(path: Path) -> None:
     good = next((p.name for _, p in reversed(checkpoints_in(path.parent)) if p != path and _fault(p) is None), None)
     last = f"the last good checkpoint is {good}; " if good else "no other checkpoint is whole; "
     advice = f"remove {path.name} and point 'latest' to {good} to resume" if good else "start a new run"
+    if path.parent.name == SNAPSHOTS:
+        last, advice = "", "remove it, or copy it again from where it came"
     raise ValueError(f"checkpoint {path} is damaged: {fault}; {last}{advice}")
 
 
@@ -191,7 +249,8 @@ def _fault(path: Path) -> str | None:
     try:
         text = (path / MANIFEST).read_bytes().decode("utf-8")
         manifest = json.loads(text)
-        missing = [entry for entry in ENTRIES if not fnmatch.filter(manifest, entry)]
+        entries = ENTRIES if STATE in manifest or OPTIMIZER in manifest else MODEL_ENTRIES
+        missing = [entry for entry in entries if not fnmatch.filter(manifest, entry)]
         if missing:
             return f"{MANIFEST} lists no {missing[0]}"
         if text != _manifest_text(manifest):

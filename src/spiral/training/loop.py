@@ -95,6 +95,7 @@ def train(
     *,
     evaluate: Callable[[int], Evaluation | None] = lambda _step: None,
     save: Callable[[int], None] = lambda _step: None,
+    snapshot: Callable[[int], None] = lambda _step: None,
     more_metrics: Callable[[], Metrics] = dict,
     watch: Callable[[int, Metrics], None] = lambda _step, _metrics: None,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -111,6 +112,7 @@ def train(
         recorder: Keeps what the run produces.
         evaluate: The evaluation after a step; None where none is due.
         save: Writes the checkpoint of a step.
+        snapshot: Writes the model of a step in `config.snapshots`.
         more_metrics: Metrics of a step that only the caller knows.
         watch: Called with every step that is on record, its checkpoint included.
         stop_requested: Whether to stop after the step under way.
@@ -149,6 +151,9 @@ def train(
             recorder.evaluation(step, report)
             metrics |= report.metrics()
         recorder.metrics(step, metrics)
+        if step in config.snapshots:
+            shown().stage(f"step {step}: writing the snapshot")
+            snapshot(step)
         if last or stopping or due(step, config.checkpoint_every):
             shown().stage(f"step {step}: writing the checkpoint")
             recorder.sync()

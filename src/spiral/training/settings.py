@@ -5,9 +5,9 @@ They are separate from the code that they configure, so that a recipe is read an
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from spiral.core.plugins import check_options, resolve
 from spiral.core.settings import Section
@@ -24,6 +24,10 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, description="Every random draw of the run follows from it.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints; the last step always gets one.")
     keep_checkpoints: int = Field(0, ge=0, description="Keep only the newest this many checkpoints; 0 keeps all.")
+    snapshots: list[Annotated[int, Field(ge=0)]] = Field(
+        [],
+        description="Steps whose model is kept for ever, without optimizer; 0 is before training. RUN@STEP loads it.",
+    )
     episodes_every: int = Field(10, ge=1, description="Steps between saved episode files; the last step is saved too.")
     trackers: list[str] = Field(
         ["tensorboard"], description="Where metrics go besides metrics.jsonl: 'tensorboard' or 'module:Tracker'."
@@ -33,6 +37,11 @@ class RunConfig(Section):
         ["collapse", "gap", "room"], description="What warns when training goes wrong: these or 'module:Guard'."
     )
     guard_options: dict[str, dict[str, Any]] = Field({}, description="Guard to its settings.")
+
+    @field_validator("snapshots")
+    @classmethod
+    def _snapshots_in_order(cls, steps: list[int]) -> list[int]:
+        return sorted(set(steps))
 
     @model_validator(mode="after")
     def _options_have_an_owner(self) -> Self:
