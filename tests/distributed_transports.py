@@ -65,3 +65,28 @@ class Fails(FileTransport):
 class Refuses(FileTransport):
     def __init__(self, context, port):
         raise ValueError(f"port {port} is in use")
+
+
+class Faulty(FileTransport):
+    """Does what `fault` says at every method."""
+
+    def __init__(self, context, fault):
+        super().__init__(context, ".")
+        self.fault = fault
+
+    def answer(self, *_):
+        if isinstance(self.fault, BaseException):
+            raise self.fault
+        return self.fault
+
+    sender = receiver = connect = deliver = answer
+
+
+class FaultySender(WeightSender):
+    def __init__(self, fault):
+        self.fault = fault
+
+    def send(self, version, weights):
+        if isinstance(self.fault, BaseException):
+            raise self.fault
+        return self.fault

@@ -1,17 +1,22 @@
 """The socket of weight transports: a user's own by its name, and what is refused."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
 from distributed_policies import VOCABULARY, coin, weights
 from distributed_session import GAMES, cluster, facts, one_process, small_ray
+from distributed_transports import FaultySender
 from spiral.distributed.collector import ClusterCollector
 from spiral.distributed.run import assemble_cluster
+from spiral.distributed.session import LearnerLostError
 from spiral.distributed.weights.base import TransportContext, WeightsHandle
-from spiral.distributed.weights.registry import make_transport
+from spiral.distributed.weights.registry import connect, deliver, make_receiver, make_sender, make_transport, send
 from spiral.games.failures import UserCodeError
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.recipe import load_recipe
+from spiral.training.process_group import GroupError
 
 pytest.importorskip("ray")
 
@@ -82,6 +87,35 @@ def test_a_transport_that_raises_is_named():
         ValueError, match=r"transport 'distributed_transports:Refuses' cannot be made: ValueError: port 0"
     ):
         make_transport(TransportContext(config=config))
+
+
+CALLS = {
+    "sender": lambda context: make_sender(context, 0),
+    "receiver": make_receiver,
+    "deliver": lambda context: deliver(context.config, make_transport(context), None, []),
+    "send": lambda context: send(context.config, FaultySender(context.config.publish_options["fault"]), 1, []),
+    "connect": lambda context: connect(context.config, make_transport(context), None),
+}
+
+
+@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize("fault", [KeyError("boom"), ValueError("boom"), SystemExit("boom"), None, 3, ("size", None)])
+def test_a_failing_method_of_a_transport_is_named(method, fault):
+    if method == "connect" and not isinstance(fault, BaseException):
+        return  # any value is a peer
+    name = "distributed_transports:Faulty"
+    context = TransportContext(config=ClusterConfig(publish=name, publish_options={"fault": fault}))
+    did = f"raised {type(fault).__name__}: " if isinstance(fault, BaseException) else f"gave {fault!r}; expected "
+    with pytest.raises(UserCodeError, match=re.escape(f"the weight transport {name!r} failed: {method} {did}")):
+        CALLS[method](context)
+
+
+@pytest.mark.parametrize("lost", [LearnerLostError("rank 0"), GroupError("rank 1"), MemoryError()])
+def test_a_lost_process_is_no_fault_of_the_transport(lost):
+    config = ClusterConfig(publish="distributed_transports:Faulty", publish_options={"fault": lost})
+    for call in CALLS.values():
+        with pytest.raises(type(lost)):
+            call(TransportContext(config=config))
 
 
 def test_a_transport_that_cannot_be_imported_is_refused_when_the_recipe_is_read():

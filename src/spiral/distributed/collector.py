@@ -36,7 +36,7 @@ from spiral.distributed.pool import Play, PolicyCall, Sleep, Task, WorkerHandle,
 from spiral.distributed.rollout_worker import MakePolicy, WorkerStatus, count_tokens
 from spiral.distributed.session import import_ray
 from spiral.distributed.weights.base import TransportContext, WeightsHandle
-from spiral.distributed.weights.registry import make_transport
+from spiral.distributed.weights.registry import deliver, make_transport
 from spiral.policies import scripted_policy
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, SelfPlayConfig
@@ -165,7 +165,7 @@ class ClusterCollector:
         start = time.perf_counter() - handle.seconds
         with self._changed:
             workers = self._pool.ready
-        delivery = self._transport.deliver(handle, workers)
+        delivery = deliver(self._cluster, self._transport, handle, workers)
         with self._changed:
             for worker, cause in delivery.died.items():
                 self._pool.replace(worker, cause)

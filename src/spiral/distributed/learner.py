@@ -22,7 +22,7 @@ from spiral.distributed.learner_worker import LearnerWorker
 from spiral.distributed.placement import Placement
 from spiral.distributed.session import CONTROL, LearnerLostError, end_actor, import_ray, learner_failure, stacks_of
 from spiral.distributed.weights.base import WEIGHT_GROUPS, TransportContext, WeightsHandle
-from spiral.distributed.weights.registry import make_transport
+from spiral.distributed.weights.registry import connect, make_transport
 from spiral.runs.recipe import Recipe
 from spiral.training.batch import Batch
 
@@ -87,7 +87,7 @@ class ClusterLearner:
         """
         self.state, *_ = self._wait(self._starting, "set_up", self._cluster.learner_seconds)
         self.version = int(self.state.get("version", 0))
-        self._peers = self._transport.connect(self)
+        self._peers = connect(self._cluster, self._transport, self)
 
     @property
     def actors(self) -> Sequence[Any]:

@@ -17,7 +17,7 @@ from spiral.core.metrics import Metrics
 from spiral.core.records import FloatArray
 from spiral.distributed.session import own_address, thread_stacks
 from spiral.distributed.weights.base import TransportContext, WeightSender
-from spiral.distributed.weights.registry import make_transport
+from spiral.distributed.weights.registry import make_sender, send
 from spiral.models.card import training_card
 from spiral.models.loading import LanguageModel, load_language_model
 from spiral.runs.agreement import learner_options
@@ -37,6 +37,7 @@ class LearnerWorker:
         self._recipe = Recipe()
         self._loaded: LanguageModel | None = None
         self._learner: Learner | None = None
+        self._transport: TransportContext | None = None
         self._sender: WeightSender | None = None
 
     def meeting_place(self, local: bool) -> tuple[str, int]:
@@ -71,7 +72,8 @@ class LearnerWorker:
         threading.current_thread().name = "learn"
         torch.set_num_threads(threads)
         self._recipe = recipe
-        self._sender = make_transport(transport).sender(self.rank)
+        self._transport = transport
+        self._sender = make_sender(transport, self.rank)
         source = recipe.model
         if checkpoint is not None and not recipe.lora.rank:
             source = source.model_copy(update={"path": str(checkpoint)})
@@ -103,7 +105,8 @@ class LearnerWorker:
         """Sends the current weights; all ranks have to be called. Returns the size in bytes and the payload."""
         assert self._learner is not None
         assert self._sender is not None
-        return self._sender.send(self._learner.version, self._learner.weights())
+        assert self._transport is not None
+        return send(self._transport.config, self._sender, self._learner.version, self._learner.weights())
 
     def call_transport(self, method: str, *arguments: Any) -> Any:
         """Calls a method of this rank's side of the weight transport."""

@@ -26,7 +26,7 @@ from spiral.distributed.game_queue import describe_games
 from spiral.distributed.rollout_thread import LAST, FreshPolicy, RolloutThread
 from spiral.distributed.session import import_ray, thread_stacks
 from spiral.distributed.weights.base import WEIGHT_GROUPS, TransportContext, WeightReceiver, WeightsHandle
-from spiral.distributed.weights.registry import make_transport
+from spiral.distributed.weights.registry import make_receiver
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import scripted_policy
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
@@ -95,7 +95,7 @@ class RolloutWorker:
             transport: How to receive weights.
             load_opponent: Makes opponents by name.
         """
-        self._receiver = make_transport(transport).receiver()
+        self._receiver = make_receiver(transport)
         self._thread.call(lambda: self._set_up(make_policy, config, seed, threads, load_opponent))
 
     def play(

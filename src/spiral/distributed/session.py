@@ -22,6 +22,7 @@ from typing import Any
 from spiral.core.stopping import handlers_kept
 from spiral.distributed.ray_private import loopback_only, own_processes, redirect_prints
 from spiral.distributed.ray_watch import watched
+from spiral.games.failures import UserCodeError
 from spiral.runs.cluster import ClusterConfig
 from spiral.training.process_group import LOOPBACK, GroupError
 
@@ -136,7 +137,7 @@ def error_reason(error: Any) -> str:
     """The cause of a Ray error in one line: the worker's own exception where there is one, without Ray's additions."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
-        kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
+        kind = "" if isinstance(cause, ValueError | UserCodeError) else f"{type(cause).__name__}: "
         return kind + " ".join(str(cause).split())
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = [line for line in lines if line.startswith("The actor is dead because")] or lines[:1]

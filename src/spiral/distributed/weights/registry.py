@@ -1,18 +1,36 @@
-"""From the name in `cluster.publish` to a weight transport."""
+"""From the name in `cluster.publish` to a weight transport, whose errors name it where it is a user's own."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
 
 from spiral.core.plugins import check_options, resolve
+from spiral.core.settings import shown
 from spiral.distributed.placement import pairs
-from spiral.distributed.weights.base import TransportContext, WeightTransport
+from spiral.distributed.session import ClusterError
+from spiral.distributed.weights.base import (
+    Delivery,
+    DestinationT,
+    LearnerRanks,
+    NamedTensors,
+    TransportContext,
+    WeightReceiver,
+    WeightSender,
+    WeightsHandle,
+    WeightTransport,
+)
 from spiral.distributed.weights.broadcast import BroadcastTransport, broadcast_device
 from spiral.distributed.weights.ipc import IpcTransport
 from spiral.distributed.weights.object_store import ObjectStoreTransport
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.runs.cluster import ClusterConfig
+from spiral.training.process_group import GroupError
 
 TRANSPORTS: Mapping[str, type[WeightTransport]] = {
     "object_store": ObjectStoreTransport,
@@ -61,6 +79,72 @@ def make_transport(context: TransportContext) -> WeightTransport:
     if not isinstance(transport, WeightTransport):
         raise ValueError(f"cluster.publish is {name!r}, which gives a {type(transport).__name__}; {EXPECTED}")
     return transport
+
+
+def make_sender(context: TransportContext, rank: int) -> WeightSender:
+    """Makes the side of learner rank `rank`; raises as `make_transport` does."""
+    transport = make_transport(context)
+    with _named(context.config, "sender"):
+        sender = transport.sender(rank)
+        _check_kind(sender, WeightSender)
+        return sender
+
+
+def make_receiver(context: TransportContext) -> WeightReceiver:
+    """Makes the side of a rollout worker; raises as `make_transport` does."""
+    transport = make_transport(context)
+    with _named(context.config, "receiver"):
+        receiver = transport.receiver()
+        _check_kind(receiver, WeightReceiver)
+        return receiver
+
+
+def connect(config: ClusterConfig, transport: WeightTransport, ranks: LearnerRanks) -> Any:
+    """Calls `transport.connect`. Raises `UserCodeError` where a transport of the user's own fails."""
+    with _named(config, "connect"):
+        return transport.connect(ranks)
+
+
+def deliver(
+    config: ClusterConfig, transport: WeightTransport, handle: WeightsHandle, workers: Sequence[DestinationT]
+) -> Delivery[DestinationT]:
+    """Calls `transport.deliver`. Raises `UserCodeError` where a transport of the user's own fails."""
+    with _named(config, "deliver"):
+        delivery = transport.deliver(handle, workers)
+        _check_kind(delivery, Delivery)
+        return delivery
+
+
+def send(config: ClusterConfig, sender: WeightSender, version: int, weights: NamedTensors) -> tuple[int, Any]:
+    """Calls `sender.send`. Raises `UserCodeError` where a transport of the user's own fails."""
+    with _named(config, "send"):
+        sent = sender.send(version, weights)
+        if not (isinstance(sent, tuple | list) and len(sent) == 2 and isinstance(sent[0], Real)):
+            raise _UnexpectedError(f"gave {shown(sent)}; expected the size in bytes and a payload")
+        return int(sent[0]), sent[1]
+
+
+class _UnexpectedError(Exception):
+    """A method of a transport gave something else than it should."""
+
+
+def _check_kind(given: object, kind: type[Any]) -> None:
+    if not isinstance(given, kind):
+        raise _UnexpectedError(f"gave {shown(given)}; expected a {kind.__module__}.{kind.__name__}")
+
+
+@contextlib.contextmanager
+def _named(config: ClusterConfig, method: str) -> Iterator[None]:
+    """Turns errors of a user's transport into `UserCodeError`, but not those of lost processes or of full memory."""
+    try:
+        yield
+    except (ClusterError, GroupError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if config.publish in ("auto", *TRANSPORTS):
+            raise
+        reason = str(error) if isinstance(error, _UnexpectedError) else f"raised {describe_error(error)}"
+        raise UserCodeError(f"the weight transport {config.publish!r} failed: {method} {reason}") from error
 
 
 def _find(name: str, config: ClusterConfig) -> Callable[..., WeightTransport]:
