@@ -99,7 +99,7 @@ def rendered(renderable):
 
 def test_pace():
     clock = Clock()
-    pace = Pace(first_step=11, steps=30, games_per_step=8, clock=clock)
+    pace = Pace(first_step=11, steps=30, per_step=8, clock=clock)
     clock.now += 20
     assert pace.elapsed == 20
     assert pace.remaining(20) == 20

@@ -104,7 +104,7 @@ def test_the_progress_of_training(capsys):
 
 
 class _Pace:
-    steps, games_per_step, elapsed = 1, 1, 0.0
+    steps, per_step, unit, elapsed = 1, 1, "games", 0.0
 
     def remaining(self, step):
         return 0.0

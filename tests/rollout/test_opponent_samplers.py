@@ -151,7 +151,7 @@ def test_a_sampler_whose_state_json_would_change_is_refused_at_once():
         UserCodeError, match=r"has a state that cannot be saved: the dictionary at \['lost'\] has the key"
     ):
         matchmaker.observe(1, [])
-    assert matchmaker.state_dict() == {"lost": {"random": 0, "minimax": 0}}
+    assert matchmaker.state_dict() == {"opponents": {"lost": {"random": 0, "minimax": 0}}}
     matchmaker.sampler.lost = {"random": float("nan")}
     with pytest.raises(UserCodeError, match=r"\['lost'\]\['random'\] is nan; expected a finite number"):
         matchmaker.add_checkpoint(1, Path("step-000001"))
@@ -161,7 +161,7 @@ def test_a_sampler_that_does_not_take_back_its_state_is_named():
     with pytest.raises(
         UserCodeError, match=r"Forgetful' cannot take back its state from step-000001: KeyError: 'losses'"
     ):
-        Matchmaker(RandomPolicy(), config("Forgetful"), 3).load_state_dict({"lost": {}}, "step-000001")
+        Matchmaker(RandomPolicy(), config("Forgetful"), 3).load_state_dict({"opponents": {"lost": {}}}, "step-000001")
 
 
 def test_recipes_refuse_samplers_that_cannot_be():

@@ -270,7 +270,11 @@ def _execute(run: Run, as_json: bool) -> None:
     from spiral.runs.guards import Guards
 
     recipe, path = run.recipe, run.directory.path
-    pace = Pace(run.learner.version + 1, recipe.run.steps, recipe.selfplay.episodes_per_step)
+    selfplay, first = recipe.selfplay, run.learner.version + 1
+    if selfplay.samples_per_step:
+        pace = Pace(first, recipe.run.steps, selfplay.samples_per_step, unit="samples")
+    else:
+        pace = Pace(first, recipe.run.steps, selfplay.episodes_per_step)
     reports = read_evaluations(path)
     before = reports[-1][1].metrics() if reports else {}
     try:

@@ -27,6 +27,7 @@ _UNSAID = ("hands", "depth")
 """Parameters whose value is enough: `kuhn_poker(hands=5)` becomes `kuhn_poker-5`."""
 MAX_NAME = 80
 """Characters of a game's or opponent's name in a key."""
+DROPPED_TURNS = "selfplay/dropped_turns"
 MAX_PLAYERS = 16
 """Players of a game that have metrics."""
 

@@ -107,6 +107,19 @@ class Episode:
         """The games that share baselines with this one: the game and, if only some players learn, the opponents."""
         return f"{self.game}{AGAINST}{self.opponent}" if self.opponent else self.game
 
+    def learns_from(self, turn: Turn) -> bool:
+        """Whether a turn of this game becomes a sample: a policy that learns sampled at least one token in it.
+
+        A game that could not be played has no result to learn from, and so no such turn.
+        """
+        sampled = turn.generation is not None and turn.prompt_ids is not None and len(turn.generation.token_ids) > 0
+        return sampled and self.seats[turn.player].trainable and self.outcome != "not_played"
+
+    @property
+    def learned_turns(self) -> int:
+        """Number of turns that become samples."""
+        return sum(map(self.learns_from, self.turns))
+
     @property
     def learning_players(self) -> tuple[int, ...]:
         """The players whose results count: those that learn, or all when none does."""

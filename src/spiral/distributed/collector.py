@@ -149,11 +149,11 @@ class ClusterCollector:
         return kept
 
     def state_dict(self) -> dict[str, object]:
-        """The state of the opponent sampler, for a checkpoint."""
+        """What a checkpoint keeps."""
         return self._matchmaker.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, object], source: str = "a checkpoint") -> None:
-        """Takes the state of `state_dict` from the checkpoint `source`."""
+    def load_state_dict(self, state: Mapping[str, Any], source: str = "a checkpoint") -> None:
+        """Takes what `state_dict` gave from among the state of the checkpoint `source`."""
         self._matchmaker.load_state_dict(state, source)
 
     def add_checkpoint(self, step: int, path: Path) -> None:

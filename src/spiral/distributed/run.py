@@ -62,7 +62,7 @@ class ClusterRun:
         state = {
             "step": step,
             "estimator": self.estimator.state_dict(),
-            "opponents": self.collector.state_dict(),
+            **self.collector.state_dict(),
             "recipe": lasting_settings(self.recipe),
         }
         claim = self.directory.lock.claim if self.directory.lock else None
@@ -164,7 +164,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
         estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
         if checkpoint is not None:
             estimator.restore(learner.state, checkpoint.name)
-            collector.load_state_dict(learner.state.get("opponents", {}), checkpoint.name)
+            collector.load_state_dict(learner.state, checkpoint.name)
             collector.add_checkpoint(learner.version, checkpoint)
         collector.receive_weights(learner.publish())
         check_engine(recipe, collector, learner)

@@ -82,7 +82,7 @@ class LocalRun:
         if checkpoint is not None:
             state = load_checkpoint(checkpoint, learner)
             estimator.restore(state, checkpoint.name)
-            collector.load_state_dict(state.get("opponents", {}), checkpoint.name)
+            collector.load_state_dict(state, checkpoint.name)
             collector.add_checkpoint(learner.version, checkpoint)
             policy.load_weights(learner.weights(), learner.version)
         return cls(
@@ -110,7 +110,7 @@ class LocalRun:
             state={
                 "step": step,
                 "estimator": self.estimator.state_dict(),
-                "opponents": self.collector.state_dict(),
+                **self.collector.state_dict(),
                 "recipe": lasting_settings(self.recipe),
             },
             keep=self.recipe.run.keep_checkpoints,
@@ -142,8 +142,8 @@ class LocalRun:
         check_prompts(self.policy, self.recipe)
 
     def metrics(self) -> Metrics:
-        """No metrics beyond those of the training loop."""
-        return {}
+        """Metrics of the last step that the training loop does not know."""
+        return self.collector.metrics()
 
     def close(self) -> None:
         """Frees the engine's memory and releases the directory."""

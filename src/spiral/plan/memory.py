@@ -301,9 +301,10 @@ def rows_in_flight(recipe: Recipe, evaluates: bool = True) -> int:
 
     A rollout worker is counted with up to twice its share of a step's games, since a faster worker plays more.
     """
-    playing = min(recipe.selfplay.in_flight, recipe.selfplay.episodes_per_step)
+    games = recipe.selfplay.games_begun
+    playing = min(recipe.selfplay.in_flight, games)
     if recipe.cluster.rollout_workers:
-        playing = min(playing, math.ceil(2 * recipe.selfplay.episodes_per_step / recipe.cluster.rollout_workers))
+        playing = min(playing, math.ceil(2 * games / recipe.cluster.rollout_workers))
     if not evaluates:
         return min(recipe.engine.max_rows, playing)
     evaluating = min(recipe.evaluation.in_flight, recipe.evaluation.episodes) if recipe.evaluation.games else 0

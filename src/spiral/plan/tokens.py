@@ -10,6 +10,7 @@ when a model is new to a game.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -67,6 +68,8 @@ class TokenBudget:
     """Most tokens of a reply."""
     context: int
     """Most tokens of prompt and reply together."""
+    samples: int = 0
+    """Turns at which a step ends (`selfplay.samples_per_step`); 0 where it is counted in games."""
 
     @property
     def max_prompt(self) -> int:
@@ -90,7 +93,9 @@ class TokenBudget:
 
     @property
     def max_turns(self) -> int:
-        """Turns of a step whose games are all as long as they can be."""
+        """Turns of a step whose games, or whose last game where it is counted in turns, are as long as they can be."""
+        if self.samples:
+            return self.samples - 1 + max(game.max_turns for game in self.games)
         return sum(game.episodes * game.max_turns for game in self.games)
 
     @property
@@ -112,6 +117,8 @@ class TokenBudget:
     @property
     def max_tokens(self) -> int:
         """Tokens of a step whose games and replies are all as long as they can be."""
+        if self.samples:
+            return self.max_turns * self.max_sample
         return sum(
             game.episodes * game.max_turns * min(self.context, game.max_prompt + self.response) for game in self.games
         )
@@ -127,14 +134,26 @@ def survey_games(recipe: Recipe, codec: ChatCodec | None) -> tuple[GameTokens, .
 
     `codec` counts with the model's own tokenizer; None estimates.
     """
-    counts = episodes_by_game(recipe.selfplay)
-    return tuple(_survey(load_game(spec), spec, episodes, recipe, codec) for spec, episodes in counts.items())
+    selfplay = recipe.selfplay
+    surveyed = {spec: _survey(load_game(spec), spec, recipe, codec) for spec in selfplay.games}
+    games = None
+    if selfplay.samples_per_step:
+        weights = selfplay.games.values()
+        turns = sum(surveyed[spec].turns * weight for spec, weight in selfplay.games.items()) / sum(weights)
+        games = math.ceil(selfplay.samples_per_step / max(1.0, turns))
+    counts = episodes_by_game(selfplay, games)
+    return tuple(dataclasses.replace(surveyed[spec], episodes=count) for spec, count in counts.items())
 
 
 def token_budget(recipe: Recipe, games: tuple[GameTokens, ...], max_context: int) -> TokenBudget:
     """The budget of a recipe whose model takes at most `max_context` tokens."""
     context = min(recipe.engine.context or max_context, max_context)
-    return TokenBudget(games=games, response=recipe.sampling.max_new_tokens, context=context)
+    return TokenBudget(
+        games=games,
+        response=recipe.sampling.max_new_tokens,
+        context=context,
+        samples=recipe.selfplay.samples_per_step,
+    )
 
 
 def _encoder(prompt: PromptConfig, codec: ChatCodec | None, game: Game) -> Encode:
@@ -161,7 +180,7 @@ class _Surveyor(RandomPolicy):
         return super().choose(state, player, rng)
 
 
-def _survey(game: Game, spec: str, episodes: int, recipe: Recipe, codec: ChatCodec | None) -> GameTokens:
+def _survey(game: Game, spec: str, recipe: Recipe, codec: ChatCodec | None) -> GameTokens:
     surveyor = _Surveyor(recipe.prompt.observation, _encoder(recipe.prompt, codec, game))
     selfplay = recipe.selfplay
     matches = [
@@ -179,7 +198,7 @@ def _survey(game: Game, spec: str, episodes: int, recipe: Recipe, codec: ChatCod
     lengths = [template - -len(prompt) // per_token for prompt in surveyor.prompts]
     return GameTokens(
         game=spec,
-        episodes=episodes,
+        episodes=0,
         turns=turns / SURVEYED_GAMES,
         max_turns=min(selfplay.max_turns, game.max_turns),
         prompt=sum(lengths) / len(lengths),

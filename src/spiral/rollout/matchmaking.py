@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -29,6 +30,7 @@ from spiral.rollout.loop import Match
 from spiral.rollout.opponents.base import MIRROR, OpponentSampler
 from spiral.rollout.opponents.fixed import FixedOpponents
 from spiral.rollout.rewards import load_reward
+from spiral.rollout.sampled_step import AHEAD, MAX_GAMES_PER_SAMPLE
 
 LoadOpponent = Callable[[str, Game], Policy]
 """Returns the policy that plays a game under an opponent's name."""
@@ -47,7 +49,15 @@ class SelfPlayConfig(Section):
         ge=1,
         le=10_000,
         description="Episodes from each deal: same chance, opening and opponents, replies sampled anew; divides"
-        " episodes_per_step.",
+        " episodes_per_step. A step of `samples_per_step` has all attempts at its last deal.",
+    )
+    samples_per_step: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Turns to learn from before each update, in place of `episodes_per_step`; the paper's is 128. A"
+        " step's games are dealt in an order that follows from the seed, and it ends with the game that reaches this"
+        " number. 0 counts games.",
     )
     in_flight: int = Field(256, ge=1, description="Games under way at once.")
     max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")
@@ -73,13 +83,35 @@ class SelfPlayConfig(Section):
 
     @model_validator(mode="after")
     def _attempts_divide_the_step(self) -> Self:
-        if self.episodes_per_step % self.attempts:
+        if self.episodes_per_step % self.attempts and not self.samples_per_step:
             near = max(1, round(self.episodes_per_step / self.attempts)) * self.attempts
             raise ValueError(
                 f"selfplay.episodes_per_step is {self.episodes_per_step} and selfplay.attempts is {self.attempts};"
                 f" expected a multiple of the attempts, such as {near}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _a_step_is_counted_in_games_or_in_turns(self) -> Self:
+        default = type(self).model_fields["episodes_per_step"].default
+        if self.samples_per_step and self.episodes_per_step != default:
+            raise ValueError(
+                f"selfplay.samples_per_step is {self.samples_per_step} and selfplay.episodes_per_step is"
+                f" {self.episodes_per_step}; a step is counted in turns or in games, so set selfplay.samples_per_step"
+                f" to 0 or leave selfplay.episodes_per_step at {default}"
+            )
+        return self
+
+    @property
+    def max_games(self) -> int:
+        """The most games that a step may have; exactly so many where it is counted in games."""
+        games = MAX_GAMES_PER_SAMPLE * self.samples_per_step or self.episodes_per_step
+        return -(-games // self.attempts) * self.attempts
+
+    @property
+    def games_begun(self) -> int:
+        """Games that are under way for a step at once, when each of them has but one turn to learn from."""
+        return math.ceil((1 + AHEAD) * self.samples_per_step) or self.episodes_per_step
 
     @model_validator(mode="after")
     def _weights_share_out_the_games(self) -> Self:
@@ -122,9 +154,14 @@ def make_sampler(config: SelfPlayConfig) -> OpponentSampler:
     return sampler
 
 
-def episodes_by_game(config: SelfPlayConfig) -> dict[str, int]:
-    """Return how many episodes of each game a step has, all attempts counted."""
-    deals = split_deals(config.games, config.episodes_per_step // config.attempts)
+def episodes_by_game(config: SelfPlayConfig, games: int | None = None) -> dict[str, int]:
+    """Return how many episodes of each game a step has, all attempts counted.
+
+    Args:
+        config: Games, weights and attempts.
+        games: Episodes of the step, which is counted in turns; None where it is counted in games.
+    """
+    deals = split_deals(config.games, -(-(games or config.episodes_per_step) // config.attempts))
     return {game: count * config.attempts for game, count in deals.items()}
 
 
@@ -137,6 +174,20 @@ def split_deals(weights: Mapping[str, float], total: int) -> dict[str, int]:
     for game in by_remainder[: total - sum(counts.values())]:
         counts[game] += 1
     return counts
+
+
+def alternating(counts: Mapping[str, int], rng: random.Random) -> list[str]:
+    """Return every name as often as it is counted, spread so that each stretch of the list has its share of each.
+
+    The n-th of k equal names stands at (n + u) / k of the list, with one random u in [0, 1) for each name.
+    """
+    places = [
+        ((number + offset) / count, name)
+        for name, count in sorted(counts.items())
+        for offset in [rng.random()]
+        for number in range(count)
+    ]
+    return [name for _, name in sorted(places)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,6 +220,8 @@ class Matchmaker:
             ValueError: A game, an opponent, the sampler or the reward does not exist.
         """
         self.sampler = make_sampler(config)
+        self.turns_per_game: float | None = None
+        """Turns to learn from in a game of the last step, as the collector counts; None without `samples_per_step`."""
         self._policy = policy
         self._config = config
         self._seed = seed
@@ -185,9 +238,18 @@ class Matchmaker:
         return [self.match(pairing) for pairing in self.pairings(step)]
 
     def pairings(self, step: int) -> list[Pairing]:
-        """Plan the games of one step, in the order in which they enter the batch."""
+        """Plan the games of one step, in the order in which they enter the batch.
+
+        With `samples_per_step` these are the most games that the step may have, and it is the beginning of them that
+        `SampledStep` finds: kinds of game and opponents take turns by weight, from a place that the seed and the step
+        give, so that every beginning has its share of each.
+        """
         config = self._config
-        deals = split_deals(config.games, config.episodes_per_step // config.attempts)
+        deals = split_deals(config.games, config.max_games // config.attempts)
+        order = [spec for spec, count in deals.items() for _ in range(count)]
+        if config.samples_per_step:
+            order = alternating(deals, random.Random(derive_seed(self._seed, "order", step)))
+        planned = {spec: enumerate([*self._players(spec, count, step)]) for spec, count in deals.items()}
         return [
             Pairing(
                 game=spec,
@@ -195,8 +257,8 @@ class Matchmaker:
                 attempt=attempt,
                 players=players,
             )
-            for spec, count in deals.items()
-            for index, players in enumerate(self._players(spec, count, step))
+            for spec in order
+            for index, players in [next(planned[spec])]
             for attempt in range(config.attempts)
         ]
 
@@ -219,42 +281,46 @@ class Matchmaker:
         Raises:
             UserCodeError: The sampler failed, or its state cannot be saved. Its state is as before the call.
         """
-        before = self.state_dict()
+        before = self._sampler_state()
         try:
             with self._named(f"failed to observe the episodes of step {step}"):
                 self.sampler.observe(step, episodes)
-            self.state_dict()  # fails here rather than at a checkpoint many steps away
+            self._sampler_state()  # fails here rather than at a checkpoint many steps away
         except UserCodeError:
             with suppress(Exception, SystemExit):
-                self.load_state_dict(before)
+                self.sampler.load_state_dict(before)
             raise
 
     def add_checkpoint(self, step: int, path: Path) -> None:
         """Pass a new checkpoint to the opponent sampler."""
         with self._named(f"failed to take the checkpoint of step {step}"):
             self.sampler.add_checkpoint(step, str(path))
-        self.state_dict()
+        self._sampler_state()
 
     def state_dict(self) -> dict[str, object]:
-        """Return a copy of the sampler's state as a checkpoint holds it.
+        """Return what a checkpoint keeps: a copy of the sampler's state, and the length of games where it is known.
 
         Raises:
-            UserCodeError: The state is not a dictionary, or JSON would not give it back as it is.
+            UserCodeError: The sampler's state is not a dictionary, or JSON would not give it back as it is.
         """
-        with self._named("has a state that cannot be saved"):
-            return json_copy(self.sampler.state_dict())
+        length = {} if self.turns_per_game is None else {"turns_per_game": self.turns_per_game}
+        return {"opponents": self._sampler_state(), **length}
 
-    def load_state_dict(self, state: Mapping[str, object], source: str = "a checkpoint") -> None:
-        """Take the state of `state_dict`; an empty one, as of checkpoints of earlier versions, changes nothing.
+    def load_state_dict(self, state: Mapping[str, Any], source: str = "a checkpoint") -> None:
+        """Take the entries of `state_dict`; what is missing, as in checkpoints of earlier versions, stays as it is.
 
         Args:
-            state: The state.
-            source: The name of the checkpoint that it is from, for errors.
+            state: The entries, among others.
+            source: The name of the checkpoint that they are from, for errors.
         """
-        if not state:
-            return
-        with self._named(f"cannot take back its state from {source}"):
-            self.sampler.load_state_dict(state)
+        self.turns_per_game = state.get("turns_per_game")
+        if opponents := state.get("opponents"):
+            with self._named(f"cannot take back its state from {source}"):
+                self.sampler.load_state_dict(opponents)
+
+    def _sampler_state(self) -> dict[str, object]:
+        with self._named("has a state that cannot be saved"):
+            return json_copy(self.sampler.state_dict())
 
     def _players(self, spec: str, count: int, step: int) -> Iterator[tuple[str, ...]]:
         """The players of each of the `count` games of one kind; the policy takes each player's index in turn."""
@@ -275,7 +341,9 @@ class Matchmaker:
             names = list(given) if in_order(given) else []
             if len(names) != count or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"it gave {shortened(repr(given))}; expected a list of {count} names")
+        if not self._config.samples_per_step:
             return names
+        return alternating(Counter(names), random.Random(derive_seed(self._seed, "order", step, spec)))
 
     @contextmanager
     def _named(self, what: str) -> Iterator[None]:

@@ -108,10 +108,17 @@ class Pace:
     """The time that a run has taken since `first_step`, and will take until `steps`."""
 
     def __init__(
-        self, first_step: int, steps: int, games_per_step: int, clock: Callable[[], float] = time.monotonic
+        self,
+        first_step: int,
+        steps: int,
+        per_step: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        unit: str = "games",
     ) -> None:
         self.steps = steps
-        self.games_per_step = games_per_step
+        self.per_step = per_step
+        self.unit = unit
         self._first_step = first_step
         self._clock = clock
         self._start = clock()
@@ -348,7 +355,7 @@ def progress_line(step: int, metrics: Metrics, pace: Pace, width: int, *, bar: b
         f"{duration(pace.elapsed)} elapsed, {duration(pace.remaining(step))} left",
         f"{rate(metrics['time/turns_per_s'])} turns/s",
         f"{rate(metrics['time/tokens_per_s'])} tokens/s",
-        f"{step * pace.games_per_step:,} games",
+        f"{step * pace.per_step:,} {pace.unit}",
     ]
     while len(parts) > 1 and len("  ".join(parts)) > width:
         parts.pop()

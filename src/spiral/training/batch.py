@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spiral.core.records import Episode, Sample, Turn
-from spiral.training.advantages import Advantages, has_result
+from spiral.training.advantages import Advantages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,19 +70,13 @@ def samples_from_episodes(
     dropped = 0
     for episode, by_turn in zip(episodes, advantages, strict=True):
         for turn, advantage in zip(episode.turns, by_turn, strict=True):
-            if not has_result(episode) or not _is_trained(episode, turn):
+            if not episode.learns_from(turn):
                 continue
             if drop_zero_advantage and not np.any(advantage):
                 dropped += 1
             else:
                 samples.append(_sample(episode, turn, advantage))
     return samples, dropped
-
-
-def _is_trained(episode: Episode, turn: Turn) -> bool:
-    """Whether a policy that learns sampled at least one token."""
-    sampled = turn.generation is not None and turn.prompt_ids is not None and len(turn.generation.token_ids) > 0
-    return sampled and episode.seats[turn.player].trainable
 
 
 def _sample(episode: Episode, turn: Turn, advantage: float | NDArray[np.float64]) -> Sample:

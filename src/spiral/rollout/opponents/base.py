@@ -44,7 +44,8 @@ class OpponentSampler(ABC):
         Args:
             step: The training step, from 1.
             game: The game, which has two or more players.
-            count: How many games are played.
+            count: How many games are played; with `selfplay.samples_per_step`, how many at most, of which the step has
+                the beginning of an order in which all names take turns.
             rng: Random numbers that follow from the run's seed, the step and the game.
 
         Returns:
