@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from spiral.core.contract import checked_numbers, checked_player, checked_returns
 from spiral.core.records import Episode, Outcome, Seat, Turn
@@ -252,7 +252,7 @@ def play(matches: Iterable[Match], in_flight: int = 256, watch: Watch | None = N
 
 def play_as_completed(
     matches: Iterable[Match], in_flight: int = 256, watch: Watch | None = None
-) -> Iterator[tuple[int, Episode]]:
+) -> Generator[tuple[int, Episode], None, None]:
     """Play every match, at most `in_flight` at once; yield `(index of the match, episode)` as games end.
 
     The next of `matches` is taken whenever fewer are in flight, also after it had none left: it may be an iterator that
