@@ -244,14 +244,22 @@ def test_nothing_is_learned_from_a_game_that_was_not_played():
     prompt = new_turn(0).prompt_ids
     turns = [dataclasses.replace(turn, generation=generation, prompt_ids=prompt) for turn in episode.turns]
     missing = dataclasses.replace(episode, turns=tuple(turns))
+    missing_too = dataclasses.replace(missing, attempt=1)
     real = new_episode((1.0, -1.0), [new_turn(0), new_turn(1)])
+    real_too = dataclasses.replace(real, returns=(0.0, 0.0), attempt=1)
     zero = [0.0] * len(turns)
     for name in ESTIMATORS:
         alone, mixed = load_estimator(name), load_estimator(name)
-        (expected,) = alone([real])
-        assert [list(values) for values in mixed([missing, real, missing])] == [zero, list(expected), zero]
+        expected = [list(values) for values in alone([real, real_too])]
+        assert [list(values) for values in mixed([missing, real, missing_too, real_too])] == [
+            zero,
+            expected[0],
+            zero,
+            expected[1],
+        ]
+        assert expected[0] != [0.0, 0.0]
         assert mixed.state_dict() == alone.state_dict()
-        assert [list(values) for values in load_estimator(name)([missing])] == [zero]
+        assert [list(values) for values in load_estimator(name)([missing, missing_too])] == [zero, zero]
     advantages = [np.full(len(turns), 0.5), np.array([1.0, -1.0]), np.array(zero)]
     samples, dropped = samples_from_episodes([missing, real, missing], advantages, drop_zero_advantage=True)
     assert ([float(sample.advantages[0]) for sample in samples], dropped) == ([1.0, -1.0], 0)
