@@ -12,6 +12,7 @@ import pytest
 from commands import refused, spiral
 from spiral.evaluation.results import RESULTS_VARIABLE
 from spiral.models.loading import NANO_DIRECTORY
+from spiral.policies import registry
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +138,7 @@ def test_games_that_could_not_be_played_are_no_fault_of_ours():
         (["compare", "random", "nosuch", "--game", "tictactoe"], "no path 'nosuch'"),
         (["compare", "random", "minimax", "--game", "tictactoe", "--episodes", "3"], "got --episodes 3"),
         (["compare", "random", "nano", "--task", "reasoning_gym/gcd", "--limit", "2"], "'random', which plays games"),
-        (["compare", "nano", "nano", "--task", "math500", "--data", "x"], "expected TASK=FILE.jsonl"),
+        (["compare", "nano", "nano", "--task", "math500", "--data", "x"], "cannot read x"),
         (["compare", "nano", "nano", "--game", "tictactoe", "--data", "aime24=x"], "which no --task names"),
         (["compare", "random", "random", "--exploitability", "connect_four"], "too large for exact theory"),
         (
@@ -172,6 +173,46 @@ def test_a_benchmark_prints_and_saves_its_results(tmp_path):
     said = spiral(*arguments)
     assert "accuracy (avg@3)" in said.out
     assert "replies without a boxed answer" in said.out
+
+
+def test_several_tasks_share_an_engine_and_have_a_mean(tmp_path, monkeypatch):
+    sums = written(tmp_path / "sums.jsonl", {"question": "1 + 1?", "answer": "2"}, {"question": "2?", "answer": "2"})
+    choice = written(tmp_path / "choice.jsonl", {"question": "Which?", "choices": ["a", "b"], "answer": "B"})
+    loaded, load = [], registry.load_answerer
+    monkeypatch.setattr(registry, "load_answerer", lambda *given: loaded.append(given[1]) or load(*given))
+    arguments = ("--task", "gsm8k", "--task", "mmlu_pro", "--data", f"gsm8k={sums}", "--data", f"mmlu_pro={choice}")
+    few = ("--protocol", "v1", "--max-new-tokens", "9", "--shots", "1", "--shots-data", f"mmlu_pro={choice}")
+    assert "(1 others are questions of the test)" in refused("benchmark", "nano", *arguments, *few)
+    few = few[:4]
+    result = spiral("benchmark", "nano", *arguments, *few, "--json").json
+    counts = [(row["task"], row["items"], row["samples"]) for row in result["tasks"]]
+    assert counts == [("gsm8k", 2, 4), ("mmlu_pro", 1, 4)]
+    mean = result["mean"]
+    assert mean["accuracy"] == pytest.approx(sum(row["accuracy"] for row in result["tasks"]) / 2)
+    assert mean["accuracy_low"] <= mean["accuracy"] <= mean["accuracy_high"]
+    assert [options.reply_tokens for options in loaded] == [9]
+    assert all(Path(row["files"], "result.json").exists() for row in result["tasks"])
+    said = spiral("benchmark", "nano", *arguments, *few)
+    assert "mean of tasks" in said.out
+    assert "nano on 2 tasks" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no task; add --task TASK, such as math500"),
+        (["--task", "gsm8k", "--protocol", "v2"], "got the protocol 'v2'; expected v3 or v1"),
+        (["--task", "gsm8k", "--shots", "5"], "there are no worked examples for gsm8k"),
+        (
+            ["--task", "gsm8k", "--task", "aime24", "--data", "x.jsonl"],
+            "got --data 'x.jsonl'; expected TASK=FILE.jsonl",
+        ),
+        (["--task", "gsm8k", "--task", "aime24", "--data", "amc23=x"], "got --data for amc23, which no --task names"),
+        (["--task", "gsm8k", "--data", "a=1", "--data", "b=2"], "got --data for gsm8k twice"),
+    ],
+)
+def test_what_a_benchmark_of_several_tasks_refuses(arguments, message):
+    assert message in refused("benchmark", "nano", *arguments)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "exploitability", "benchmark", "compare", "tournament"])

@@ -17,6 +17,7 @@ from spiral.evaluation.statistics import (
     constant_difference_interval,
     holm,
     mean_interval,
+    mean_of_estimates,
     paired_difference,
     sign_flip_p_value,
     student_95,
@@ -290,3 +291,24 @@ def test_the_same_as_scipy():
         (differences,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", vectorized=True
     )
     assert sign_flip_p_value(differences) == pytest.approx(theirs.pvalue)
+
+
+def test_the_mean_of_independent_estimates():
+    """Equal intervals shrink with the square root of their number; one-sided ones stay one-sided."""
+    one = Estimate(value=0.5, low=0.4, high=0.7)
+    mean = mean_of_estimates([one] * 4)
+    assert (mean.value, mean.low, mean.high) == pytest.approx((0.5, 0.5 - 0.05, 0.5 + 0.1))
+    assert mean_of_estimates([one]).low == pytest.approx(0.4)
+    certain = mean_of_estimates([wilson(0, 30), wilson(0, 30)])
+    assert (certain.value, certain.low) == (0.0, 0.0)
+    assert certain.high == pytest.approx(wilson(0, 30).high / math.sqrt(2))
+    with pytest.raises(ValueError, match="no estimates"):
+        mean_of_estimates([])
+
+
+def test_the_mean_of_estimates_covers_the_mean_of_shares():
+    rng, shares, covered = np.random.default_rng(0), (0.1, 0.4, 0.9), 0
+    for _ in range(400):
+        mean = mean_of_estimates([wilson(float(rng.binomial(40, share)), 40) for share in shares])
+        covered += mean.low <= np.mean(shares) <= mean.high
+    assert 0.92 <= covered / 400 <= 0.98

@@ -46,10 +46,13 @@ class GameOptions:
 class ProblemOptions:
     """Benchmarks to compare on."""
 
-    task: Annotated[Names, typer.Option(help="A benchmark; may be repeated.")] = None
+    task: opt.Tasks = None
     data: Annotated[Names, typer.Option(metavar="TASK=FILE", help="A task's JSONL file.")] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Number of problems of each task; all if left out.")] = None
-    samples: Annotated[int | None, typer.Option(min=1, help="Replies to each problem; 4 if left out.")] = None
+    protocol: opt.Protocol = "v3"
+    samples: opt.Samples = None
+    shots: opt.Shots = 0
+    shots_data: opt.ShotsData = None
     benchmark_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens of a reply to a problem; 8192 if left out.")
     ] = None
@@ -235,30 +238,27 @@ def _games_of_run(a: str, b: str, opponents: Names) -> tuple[list[tuple[str, str
 def _benchmarks(options: ProblemOptions, seed: int) -> list[Benchmark]:
     """The tasks with their problems loaded."""
     from spiral.evaluation.reasoning.runner import load_benchmark
+    from spiral.evaluation.reasoning.shots import shots_of_tasks
+    from spiral.evaluation.reasoning.tasks import load_task, task_names
 
-    tasks = dict.fromkeys(options.task or [])
-    files = dict(_task_and_file(entry) for entry in options.data or [])
-    unused = sorted(set(files) - set(tasks))
-    if unused:
-        raise ValueError(f"got --data for {', '.join(unused)}, which no --task names")
+    tasks = task_names(options.task or [])
+    for name in tasks:
+        load_task(name)
+    files = opt.files_of_tasks(options.data or [], tasks, "--data")
+    examples = shots_of_tasks(tasks, options.shots, opt.files_of_tasks(options.shots_data or [], tasks, "--shots-data"))
     return [
         load_benchmark(
             name,
             data=files.get(name),
             limit=options.limit,
             samples=options.samples,
+            protocol=options.protocol,
+            **examples[name],
             max_new_tokens=options.benchmark_tokens,
             seed=seed,
         )
         for name in tasks
     ]
-
-
-def _task_and_file(entry: str) -> tuple[str, Path]:
-    task, equals, file = entry.partition("=")
-    if not equals or not task or not file:
-        raise ValueError(f"got --data {entry!r}; expected TASK=FILE.jsonl")
-    return task, Path(file)
 
 
 def _evaluated(name: str, plan: Plan, options: PolicyOptions, progress: Progress) -> dict[str, Any]:

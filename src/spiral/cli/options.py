@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -43,6 +43,53 @@ InFlight = Annotated[int, typer.Option(min=1, help="Games or replies under way a
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
 ]
+
+
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        help="math500, aime24, aime25, amc23, olympiadbench, minerva_math, gsm8k, gpqa_diamond, mmlu_pro,"
+        " reasoning_gym/NAME, or paper for the paper's eight; may be repeated.",
+    ),
+]
+Protocol = Annotated[
+    str,
+    typer.Option(
+        help="Version of the paper: v3 takes 32 replies to each problem of AIME and AMC, 1 to others; v1 takes 4."
+    ),
+]
+Samples = Annotated[int | None, typer.Option(min=1, help="Replies to each problem; left out: as the protocol says.")]
+Shots = Annotated[
+    int,
+    typer.Option(
+        min=0, max=64, help="Worked examples before questions of gpqa_diamond and mmlu_pro; 5 for base models."
+    ),
+]
+ShotsData = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TASK=FILE", help="JSONL of worked examples, in place of the hub's; may be repeated."),
+]
+
+
+def files_of_tasks(entries: Sequence[str], tasks: Sequence[str], option: str) -> dict[str, Path]:
+    """The files of an option such as `--data TASK=FILE`, by task; with one task the file may stand alone.
+
+    Raises `ValueError` for an entry of another form, or for a task that is not asked.
+    """
+    found: dict[str, Path] = {}
+    for entry in entries:
+        task, equals, file = entry.partition("=")
+        if len(tasks) == 1 and (not equals or task not in tasks):
+            task, file = tasks[0], entry
+        if not task or not file.strip():
+            raise ValueError(f"got {option} {entry!r}; expected TASK=FILE.jsonl")
+        if task not in tasks:
+            raise ValueError(f"got {option} for {task}, which no --task names")
+        if task in found:
+            raise ValueError(f"got {option} for {task} twice; expected one file a task")
+        found[task] = Path(file)
+    return found
 
 
 def path_argument(text: str) -> Path:

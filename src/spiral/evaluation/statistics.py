@@ -87,6 +87,25 @@ def mean_interval(values: ArrayLike) -> Estimate:
     return Estimate(value=mean, low=mean - half, high=mean + half)
 
 
+def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates, such as a model's accuracies on several tasks, each with the same weight.
+
+    The distances from the mean to its bounds are those of the estimates to theirs, added up as squares (the method of
+    variance estimates recovery; Zou and Donner, 2008). With Wilson's intervals the width is never zero. It says how
+    the mean would vary over other items of the same tasks, not over other tasks.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not estimates:
+        raise ValueError("cannot compute the mean of no estimates; pass one or more")
+    number = len(estimates)
+    value = sum(each.value for each in estimates) / number
+    low = value - math.hypot(*(each.value - each.low for each in estimates)) / number
+    high = value + math.hypot(*(each.high - each.value for each in estimates)) / number
+    return Estimate(value=value, low=low, high=high)
+
+
 def student_95(freedom: int) -> float:
     """The 97.5% quantile of Student's t within 0.2%: exact for 1 and 2 degrees of freedom, else Fisher's expansion."""
     if freedom < 1:

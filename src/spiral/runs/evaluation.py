@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from spiral.core.files import write_jsonl
@@ -23,6 +24,7 @@ from spiral.evaluation.arena import evaluate_games
 from spiral.evaluation.exploitability import evaluate_theory
 from spiral.evaluation.reasoning.runner import load_benchmark, run_benchmark
 from spiral.evaluation.reasoning.settings import BenchmarkConfig
+from spiral.evaluation.reasoning.shots import shots_of_tasks
 from spiral.evaluation.results import plain_name
 from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import Game, load_game
@@ -65,6 +67,9 @@ class EvaluationResults:
         for result in self.benchmarks:
             for name in ("accuracy", "truncated", "unboxed", "response_length"):
                 values[benchmark_key(result["task"], name)] = float(result[name])
+        if len(self.benchmarks) > 1:
+            mean = fmean(float(result["accuracy"]) for result in self.benchmarks)
+            values[benchmark_key("mean", "accuracy")] = mean
         return values
 
 
@@ -161,12 +166,16 @@ def run_benchmarks(
     """The result of every task of the recipe in its JSON form; `records` is a directory for the attempts."""
     results = []
     taken: set[str] = set()
+    files = {task: Path(path) for task, path in config.shots_data.items()}
+    shots = shots_of_tasks(list(config.tasks), config.shots, files)
     for name, file in config.tasks.items():
         benchmark = load_benchmark(
             name,
             data=Path(file) if file else None,
             limit=config.limit or None,
-            samples=config.samples,
+            samples=config.samples or None,
+            protocol=config.protocol,
+            **shots[name],
             max_new_tokens=config.max_new_tokens,
             seed=config.seed,
         )

@@ -9,7 +9,7 @@ import pytest
 
 from spiral.evaluation.reasoning.grading import grade
 from spiral.evaluation.reasoning.problems import LETTERS, Problem, load_problems, read_problems
-from spiral.evaluation.reasoning.tasks import TASKS, load_task
+from spiral.evaluation.reasoning.tasks import PAPER_TASKS, TASKS, load_task, samples_of, task_names
 
 MATH = load_task("math500")
 GPQA = load_task("gpqa_diamond")
@@ -33,10 +33,19 @@ def written(path, *lines):
 
 
 def test_the_protocol_of_the_paper():
+    often = {name for name, task in TASKS.items() if samples_of(task, "v3") == 32}
+    assert often == {"aime24", "aime25", "amc23"}
+    assert {samples_of(task, "v3") for name, task in TASKS.items() if name not in often} == {1}
+    assert {samples_of(task, "v1") for task in TASKS.values()} == {4}
+    assert [samples_of(load_task("reasoning_gym/gcd"), version) for version in ("v3", "v1")] == [1, 4]
+    with pytest.raises(ValueError, match="got the protocol 'v2'; expected v3 or v1"):
+        samples_of(MATH, "v2")
+    assert task_names(["gsm8k", "paper", "math500"]) == ["gsm8k", *PAPER_TASKS]
+    assert set(PAPER_TASKS) == set(TASKS) - {"gsm8k"}
     assert {name: task.size for name, task in TASKS.items()} == SIZES
     for task in TASKS.values():
         sampling = task.sampling
-        assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens, task.samples) == (0.6, 0.95, 8192, 4)
+        assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (0.6, 0.95, 8192)
         assert len(task.source.revision) == 40
         assert task.source.rows == (674 if task.name == "olympiadbench" else task.size)
         assert "\\boxed{}" in Problem(id="1", question="Q?", answer="A", choices=("x",)).prompt(task.prompt)

@@ -23,7 +23,7 @@ from spiral.models.nano.tokenizer import END
 from spiral.policies import SamplingConfig
 from spiral.text import ChatCodec, PromptConfig
 
-MATH = load_task("math500")
+MATH = dataclasses.replace(load_task("math500"), samples=4)
 PROBLEMS = [
     Problem(id="one", question="1 + 1?", answer="2"),
     Problem(id="two", question="2 + 2?", answer="4"),
@@ -114,7 +114,9 @@ def test_options_override_the_tasks_settings(tmp_path):
     data = tmp_path / "sums.jsonl"
     data.write_text("".join(json.dumps({"question": f"{n}?", "answer": "1", "id": str(n)}) + "\n" for n in range(9)))
     plain = load_benchmark("math500", data=data)
-    assert (plain.task, len(plain.problems), plain.seed, plain.attempts) == (MATH, 9, 0, 36)
+    assert (plain.task, len(plain.problems), plain.seed, plain.attempts) == (load_task("math500"), 9, 0, 9)
+    assert load_benchmark("math500", data=data, protocol="v1").attempts == 36
+    assert load_benchmark("aime24", data=data).attempts == 9 * 32
     asked = load_benchmark("math500", data=data, limit=4, samples=2, temperature=0.0, max_new_tokens=7, seed=5)
     assert asked.task.sampling == SamplingConfig(temperature=0.0, top_p=0.95, max_new_tokens=7)
     assert (asked.task.samples, asked.seed, asked.attempts) == (2, 5, 8)

@@ -17,7 +17,7 @@ import json
 import logging
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from spiral.evaluation.reasoning.grading import shared_pool
 from spiral.evaluation.reasoning.grading.choices import LETTERS
 from spiral.evaluation.reasoning.grading.pool import GradingItem
 from spiral.evaluation.reasoning.procedural import generate_problems
-from spiral.evaluation.reasoning.tasks import Task
+from spiral.evaluation.reasoning.tasks import HubSource, Task
 from spiral.models.hub import offline_unless_answered
 from spiral.text import last_boxed
 
@@ -60,17 +60,32 @@ class Problem:
     tolerance: float | None = None
     generated: tuple[int, int, int] | None = None
     """For a generated problem: how many were generated, the seed, and this problem's index."""
+    category: str = ""
+    """The subject, where the data has one; worked examples are of the same."""
+    shots: str = ""
+    """Worked examples that stand before the question."""
 
     def prompt(self, template: str) -> str:
         """The text put to the model: `template` with the question and the lettered choices filled in."""
-        choices = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, self.choices or (), strict=False))
-        return template.format(question=self.question, choices=choices)
+        return self.shots + template.format(question=self.question, choices=self.lettered)
+
+    @property
+    def lettered(self) -> str:
+        """The choices, one a line."""
+        return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, self.choices or (), strict=False))
 
 
-def load_problems(task: Task, data: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Problem]:
+def load_problems(
+    task: Task,
+    data: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    prepare: Callable[[list[Problem]], list[Problem]] = list,
+) -> list[Problem]:
     """The problems of a task, or those in the file `data`; `limit` draws that many by `seed`, keeping their order.
 
-    Raises `ValueError` for a damaged file, data of an unexpected size, or when the hub cannot be reached.
+    `prepare` is called with all problems before any is drawn; its result takes their place. Raises `ValueError` for a
+    damaged file, data of an unexpected size, or when the hub cannot be reached.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"got a limit of {limit} problems; expected 1 or more")
@@ -78,11 +93,11 @@ def load_problems(task: Task, data: Path | None = None, limit: int | None = None
         if data is not None:
             raise ValueError(f"{task.name} generates its problems from a seed; leave out --data")
         return _generate(task.name, limit or GYM_ITEMS, seed)
-    problems = read_problems(data, task) if data is not None else _from_hub(task)
+    problems = prepare(read_problems(data, task) if data is not None else _from_hub(task))
     if limit is not None and limit < len(problems):
         drawn = random.Random(derive_seed(seed, "limit", task.name)).sample(range(len(problems)), limit)
         problems = [problems[index] for index in sorted(drawn)]
-    return [_shuffle_choices(problem, seed) for problem in problems] if task.permute else problems
+    return [shuffle_choices(problem, seed) for problem in problems] if task.permute else problems
 
 
 def _generate(task: str, items: int, seed: int) -> list[Problem]:
@@ -94,23 +109,30 @@ def _generate(task: str, items: int, seed: int) -> list[Problem]:
 
 def read_problems(path: Path, task: Task) -> list[Problem]:
     """The problems of a data file. Raises `ValueError` that names the offending line."""
+    rows = read_rows(path, task)
+    problems = [problem for _, _, problem in rows]
+    _check_ids(problems, str(path))
+    check_answers(problems, [number for number, _, _ in rows], str(path))
+    return problems
+
+
+def read_rows(path: Path, task: Task) -> list[tuple[int, dict[str, Any], Problem]]:
+    """The number, the fields and the problem of every line of a data file. Raises `ValueError` that names a line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines(): a question may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {error}; expected a JSONL file with question and answer") from error
-    problems, numbers = [], []
+    rows = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            numbers.append(number)
             try:
-                problems.append(_problem(json.loads(line), task, f"{path.name}-{number}"))
+                row = json.loads(line)
+                rows.append((number, row, _problem(row, task, f"{path.name}-{number}")))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: invalid JSON ({error.msg}, column {error.colno})") from error
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
-    _check_ids(problems, str(path))
-    check_answers(problems, numbers, str(path))
-    return problems
+    return rows
 
 
 def check_answers(problems: Sequence[Problem], numbers: Sequence[int], source: str) -> None:
@@ -177,14 +199,23 @@ def _quote(answers: Sequence[tuple[int, str]]) -> str:
 
 def _from_hub(task: Task) -> list[Problem]:
     """The problems of the pinned data set. Raises `ValueError` when it cannot be loaded or has another size."""
-    source = task.source
-    assert source is not None
+    assert task.source is not None
+    problems = [problem for _, problem in hub_rows(task, task.source)]
+    _check_ids(problems, task.source.name)
+    return problems
+
+
+def hub_rows(task: Task, source: HubSource, instead: str = "--data") -> list[tuple[dict[str, Any], Problem]]:
+    """The fields and the problem of every row of a pinned data set; `instead` is the option that takes a file.
+
+    Raises `ValueError` when it cannot be loaded or has another size.
+    """
     try:
         from datasets import load_dataset  # an optional package
     except ImportError as error:
         raise ValueError(
             f"the problems of {task.name} come from the Hugging Face hub, which needs the package 'datasets';"
-            " pip install datasets, or give --data FILE.jsonl"
+            f" pip install datasets, or give {instead} FILE.jsonl"
         ) from error
     try:
         with offline_unless_answered():
@@ -193,13 +224,11 @@ def _from_hub(task: Task) -> list[Problem]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"cannot load {source.name} at {source.revision[:12]} for {task.name}: {reason}. Log in to the hub if the"
-            " data set is gated, or give --data FILE.jsonl"
+            f" data set is gated, or give {instead} FILE.jsonl"
         ) from error
     if len(rows) != source.rows:
         raise ValueError(f"{source.name} at {source.revision[:12]} has {len(rows)} rows; expected {source.rows}")
-    problems = [_problem(dict(row), task, f"{task.name}-{index}") for index, row in enumerate(rows)]
-    _check_ids(problems, source.name)
-    return problems
+    return [(dict(row), _problem(dict(row), task, f"{task.name}-{index}")) for index, row in enumerate(rows)]
 
 
 def _check_ids(problems: list[Problem], source: str) -> None:
@@ -213,7 +242,7 @@ def _check_ids(problems: list[Problem], source: str) -> None:
         seen.add(problem.id)
 
 
-def _shuffle_choices(problem: Problem, seed: int) -> Problem:
+def shuffle_choices(problem: Problem, seed: int) -> Problem:
     """The choices in an order that follows from the seed and the problem's id."""
     assert problem.choices is not None
     order = list(range(len(problem.choices)))
@@ -254,6 +283,7 @@ def _problem(row: Any, task: Task, default_id: str) -> Problem:
         alt_answers=tuple(alternatives) if task.alternatives else (),
         choices=tuple(choices) if task.kind == "choice" else None,
         tolerance=_tolerance(fields["tolerance"] or fields["error"] or None),  # OlympiadBench says "error"
+        category=fields["category"] if _is_text(fields["category"]) else "",
     )
 
 
@@ -287,6 +317,7 @@ def _fields(row: _Row, *, choice: bool) -> dict[str, Any]:
         "id": _first(found, _ID),
         "question": _first(found, _QUESTION),
         **{key: found.get(key) for key in ("alt_answers", "tolerance", "error")},
+        "category": found.get("category"),
     }
     if not choice:
         return {**fields, "answer": _answer(found)}

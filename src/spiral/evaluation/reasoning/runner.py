@@ -28,7 +28,8 @@ from spiral.core.settings import checked
 from spiral.evaluation.reasoning.grading import Grade, shared_pool
 from spiral.evaluation.reasoning.grading.pool import GradingItem, VerifierItem
 from spiral.evaluation.reasoning.problems import Problem, load_problems
-from spiral.evaluation.reasoning.tasks import Task, load_task
+from spiral.evaluation.reasoning.shots import with_shots
+from spiral.evaluation.reasoning.tasks import Task, load_task, samples_of
 from spiral.evaluation.results import ResultDirectory, describe_player, endpoint_usage, result_directory
 from spiral.evaluation.statistics import Rate, clustered_rate, flat_rates, wilson
 
@@ -49,6 +50,8 @@ class Benchmark:
 
     task: Task
     problems: Sequence[Problem]
+    shots: int = 0
+    """Worked examples before each question."""
     seed: int
 
     @property
@@ -99,6 +102,8 @@ class BenchmarkResult:
     seed: int
     items: int
     samples: int
+    shots: int = 0
+    """Worked examples before each question."""
     accuracy: Rate
     """avg@k"""
     math_verify: Rate | None
@@ -125,6 +130,9 @@ def load_benchmark(
     data: Path | None = None,
     limit: int | None = None,
     samples: int | None = None,
+    protocol: str = "v3",
+    shots: int = 0,
+    shots_data: Path | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
     max_new_tokens: int | None = None,
@@ -132,14 +140,36 @@ def load_benchmark(
 ) -> Benchmark:
     """The task called `name` with its problems, from the hub or the file `data`; None keeps the task's own setting.
 
-    Raises `ValueError` for unknown tasks, values out of range, and problems that cannot be loaded.
+    Args:
+        name: Of the task.
+        data: A file of problems in place of the hub's.
+        limit: Draw that many problems by the seed.
+        samples: Replies to each problem; None takes those of `protocol`, the version of the paper.
+        protocol: "v3" or "v1".
+        shots: Worked examples before each question (`spiral.evaluation.reasoning.shots`).
+        shots_data: A file of such examples in place of the hub's.
+        temperature: Of the replies; so `top_p` and `max_new_tokens`.
+        top_p: See there.
+        max_new_tokens: See there.
+        seed: Draws problems, choices and replies.
+
+    Raises:
+        ValueError: The task is unknown, a value is out of range, or problems or examples cannot be loaded.
     """
     task = load_task(name)
     options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
     given = {option: value for option, value in options.items() if value is not None}
     sampling = checked(SamplingConfig, {**task.sampling.model_dump(), **given})
-    task = dataclasses.replace(task, samples=samples or task.samples, sampling=sampling)
-    return Benchmark(task=task, problems=load_problems(task, data, limit, seed), seed=seed)
+    usual = samples_of(task, protocol)
+    task = dataclasses.replace(task, samples=samples or usual, sampling=sampling)
+
+    def prepare(problems: list[Problem]) -> list[Problem]:
+        return with_shots(problems, task, shots, shots_data) if shots else problems
+
+    if shots and task.kind == "gym":
+        raise ValueError(f"{task.name} generates its problems, and has no worked examples")
+    problems = load_problems(task, data, limit, seed, prepare)
+    return Benchmark(task=task, problems=problems, shots=shots, seed=seed)
 
 
 def benchmark_directory(policy: Answerer, benchmark: Benchmark, model: str, out: Path | None = None) -> ResultDirectory:
@@ -156,6 +186,7 @@ def benchmark_directory(policy: Answerer, benchmark: Benchmark, model: str, out:
         "problems": len(benchmark.problems),
         "problems_sha256": _fingerprint(benchmark.problems),
         "source": None if task.source is None else dataclasses.asdict(task.source),
+        **({"shots": benchmark.shots} if benchmark.shots else {}),
     }
     return result_directory("benchmark", f"{task.name}-{Path(model).name}", settings, model=model, out=out)
 
@@ -207,7 +238,7 @@ def run_benchmark(
         }
         with policy.sampled_with(task.sampling):
             attempts = _sample(policy, benchmark, record, kept, math_verify, in_flight)
-        result = summarise_attempts(attempts, task, model, benchmark.seed)
+        result = dataclasses.replace(summarise_attempts(attempts, task, model, benchmark.seed), shots=benchmark.shots)
         if directory is not None:
             directory.write(result.to_json(), items=map(dataclasses.asdict, attempts), endpoints=endpoint_usage(policy))
     return result, attempts
@@ -378,9 +409,13 @@ def _read_attempt(record: dict[str, Any]) -> Attempt:
 
 
 def _fingerprint(problems: Sequence[Problem]) -> str:
-    """One hash over all questions and right answers."""
+    """One hash over all questions, with their worked examples, and right answers."""
     content: list[Any] = [
-        (p.id, p.question, p.answer, p.alt_answers, p.choices, *(() if p.tolerance is None else (p.tolerance,)))
+        (
+            *(p.id, p.question, p.answer, p.alt_answers, p.choices),
+            *(() if p.tolerance is None else (p.tolerance,)),
+            *((p.shots,) if p.shots else ()),
+        )
         for p in problems
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
