@@ -111,11 +111,11 @@ def test_without_a_run_the_game_has_to_be_given(run_directory, monkeypatch):
 
 def test_talk_is_an_action_where_the_game_has_talk():
     result = spiral(
-        "play", "random", "--game", "simple_negotiation", "--seed", "2", stdin="Good morning! [pass]\n[pass\n"
+        "play", "random", "--game", "simple_negotiation", "--seed", "2", stdin="pass. Good morning!\n[pass\n"
     )
     assert result.status == 0
     assert "random plays: " in result.out
-    assert 'Turn 1, you: [pass], saying "Good morning! [pass]"' in result.out
+    assert 'Turn 1, you: [pass], saying "Good morning!"' in result.out
 
 
 def test_a_model_says_what_it_replies():

@@ -19,14 +19,14 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SPECS = [*NATIVE_GAMES, "kuhn_poker(hands=3)"]
 SEED = 4
 TALK = [
-    "Good day! I have wood to spare. [Offer: 3 wood -> 2 gold]",
-    "That is too little for me. [offer: 1 gold -> 3 wood]",
-    "[deny] I will not go that low.",
-    "Very well. [pass]",
-    "My last word: [offer: 2 wood -> 2 gold]",
-    "I accept your point, and the offer: [accept]",
+    "offer: 3 sheep, 2 ore -> 5 brick. Good day! I have sheep to spare.",
+    "That is too little for me. [offer: 1 brick -> 4 sheep]",
+    "deny. I will not go that low.",
+    "What would you give for a piece of ore?",
+    "My last word: [offer: 2 brick -> 4 sheep]",
+    "I see your point, and the offer: [accept]",
     "pass",
-    "offer: 1 gold -> 1 wood",
+    "offer: 1 wheat -> 1 wood",
     "accept",
     "pass",
 ]

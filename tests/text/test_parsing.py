@@ -324,27 +324,27 @@ def test_a_spelling_that_is_legal_is_that_action(content, action):
     assert parse_action(rf"\boxed{{{content}}}", state) == action
 
 
-OFFER = "offer: 2 wood -> 1 gold"
+OFFER = "offer: 2 wheat -> 1 wood"
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        r"\text{offer: 2 wood} \rightarrow \text{1 gold}",
-        r"\text{offer: 2 wood} \to \textbf{1 gold}",
-        r"$\text{Offer: 2 wood $\rightarrow$ 1 gold}$",
-        r"\textbf{offer:}\ 2\ \text{wood} \longrightarrow 1\ \text{gold}.",
-        r"\text{offer: } 2 \text{ wood} \implies 1 \text{ gold}",
-        r"\mathrm{offer}\colon 2~\mathrm{wood} \Rightarrow 1~\mathrm{gold}",
-        "offer: 2 wood \u2192 1 gold",
-        r"\left[\text{offer: 2 wood} \to \text{1 gold}\right]",
-        r"\text{\textit{offer: 2 wood} -\textgreater{} 1 gold}",
-        "offer: 2 wood => 1 gold",
-        "offer: 2 wood --> 1 gold",
-        "offer: 2 wood -&gt; 1 gold",
-        "'offer: 2 wood \u2014> 1 gold'",
-        r"(offer: 2 wood \xrightarrow{} 1 gold)",
-        "offer\uff1a 2 wood \u279c 1 gold",
+        r"\text{offer: 2 wheat} \rightarrow \text{1 wood}",
+        r"\text{offer: 2 wheat} \to \textbf{1 wood}",
+        r"$\text{Offer: 2 wheat $\rightarrow$ 1 wood}$",
+        r"\textbf{offer:}\ 2\ \text{wheat} \longrightarrow 1\ \text{wood}.",
+        r"\text{offer: } 2 \text{ wheat} \implies 1 \text{ wood}",
+        r"\mathrm{offer}\colon 2~\mathrm{wheat} \Rightarrow 1~\mathrm{wood}",
+        "offer: 2 wheat \u2192 1 wood",
+        r"\left[\text{offer: 2 wheat} \to \text{1 wood}\right]",
+        r"\text{\textit{offer: 2 wheat} -\textgreater{} 1 wood}",
+        "offer: 2 wheat => 1 wood",
+        "offer: 2 wheat --> 1 wood",
+        "offer: 2 wheat -&gt; 1 wood",
+        "'offer: 2 wheat \u2014> 1 wood'",
+        r"(offer: 2 wheat \xrightarrow{} 1 wood)",
+        "offer\uff1a 2 wheat \u279c 1 wood",
     ],
 )
 def test_formatting_in_an_offer_is_ignored(content):
@@ -354,9 +354,9 @@ def test_formatting_in_an_offer_is_ignored(content):
 
 def test_an_incomplete_or_repeated_offer_is_illegal():
     state = next(s for s in random_states(300, seed=3, games=("simple_negotiation",)) if OFFER in s.legal_actions())
-    assert parse_action(r"\boxed{\text{offer: 2 wood} \gets \text{1 gold}}", state) is None
+    assert parse_action(r"\boxed{\text{offer: 2 wheat} \gets \text{1 wood}}", state) is None
     assert parse_action(rf"\boxed{{\text{{{OFFER}}} \text{{{OFFER}}}}}", state) is None
-    assert parse_action(r"\boxed{\text{2 wood} \to \text{1 gold}}", state) is None
+    assert parse_action(r"\boxed{\text{2 wheat} = \text{1 wood}}", state) is None
 
 
 def test_an_overlong_box_is_illegal():
@@ -374,9 +374,9 @@ def test_there_is_no_action_at_chance_or_after_the_end():
 
 def test_a_negotiation_action_may_contain_talk():
     state = next(s for s in random_states(50, seed=2, games=("simple_negotiation",)) if "pass" in s.legal_actions())
-    said = parse_action(r"\boxed{Your   gold is fine. [Pass]}", state)
-    assert said == "Your gold is fine. [Pass]"
-    assert state.apply(said).log[-1].token == "pass"
+    said = parse_action(r"\boxed{Your   ore is fine. [Pass]}", state)
+    assert said == "Your ore is fine. [Pass]"
+    assert state.apply(said).log[-1] == ("pass", "Your ore is fine.")
     assert parse_action(r"\boxed{[pass]}", state) == "pass"
     assert parse_action(r"\boxed{[pass] [pass]}", state) is None
 
@@ -428,7 +428,7 @@ def test_every_rendering_of_an_action_is_parsed(spec, seed):
             assert parse_action(rendering % action, state) == action, rendering
 
 
-PIECES = st.sampled_from(["\\boxed{", "\\text{", "}", "{", "[", "]", "offer:", "3 wood -> 2 gold", "bet", "4", " "])
+PIECES = st.sampled_from(["\\boxed{", "\\text{", "}", "{", "[", "]", "offer:", "3 wood -> 2 ore", "bet", "4", " "])
 
 
 @settings(max_examples=120, deadline=None)

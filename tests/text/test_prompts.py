@@ -135,7 +135,6 @@ def test_nano_prompts_are_short():
     assert longest("kuhn_poker(hands=5)") <= 16
     assert longest("leduc_poker") <= 24
     assert longest("connect_four") <= 50
-    assert longest("simple_negotiation") <= 24
 
 
 def test_nano_replies_are_short():

@@ -49,7 +49,7 @@ def games(
     table = plain_table("game", "players", "summary", "rules", "parameters", "exact theory")
     table.columns[0].no_wrap = table.columns[4].no_wrap = True
     for row in rows:
-        parameters = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
+        parameters = "\n".join(f"{key}={value}" for key, value in row["parameters"].items())
         theory = "yes" if row["exact_theory"] else "no"
         table.add_row(row["name"], str(row["seats"]), row["summary"], row["rules"], parameters, theory)
     wide_console().print(table)

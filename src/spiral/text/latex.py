@@ -2,7 +2,7 @@ r"""Removes the formatting of LaTeX: fonts, colours, sizes, frames, spaces and t
 
 `strip_formatting` keeps the mathematics and marks words as `\text{...}`; the grader reads answers from its result.
 `latex_to_text` gives what a person would type, on one line and without a final full stop. Moves of games and the
-verifiers of seeded problems use it: `\text{offer: 2 wood} \to \textbf{1 gold}` becomes "offer: 2 wood -> 1 gold".
+verifiers of seeded problems use it: `\text{offer: 2 wood} \to \textbf{1 ore}` becomes "offer: 2 wood -> 1 ore".
 Commands that this module does not know are kept, so nothing is guessed. Every function accepts any text and takes
 time linear in its length.
 """
