@@ -36,6 +36,7 @@ COMMANDS = {
     "tournament": ("tournament:tournament", "Round robin of several models, with ratings."),
     "benchmark": ("benchmark:benchmark", "Accuracy of MODEL on a reasoning benchmark."),
     "compare": ("compare:compare", "Two models on the same games and problems."),
+    "collect": ("collect:collect", "Play games and keep them to learn from."),
     "check": ("check:check", "Check that engine, learner and model agree; show the chat template."),
     "play": ("play:play", "Play against MODEL in the terminal."),
     "games": ("listing:games", "List the games."),
