@@ -15,8 +15,11 @@ from spiral.games.testing import GameContractError, check_game, random_playout
 VARIANTS = (
     pytest.param("kuhn_poker(hands=2)", marks=pytest.mark.slow),
     "kuhn_poker(hands=5)",
+    "kuhn_poker(cards=5)",
+    pytest.param("kuhn_poker(hands=5,cards=13)", marks=pytest.mark.slow),
+    "tictactoe(size=5,line=4)",
     "simple_negotiation(turns=1)",
-    "simple_negotiation(turns=3)",
+    "simple_negotiation(resources=8,turns=3)",
 )
 
 

@@ -231,3 +231,23 @@ def test_any_text_can_be_asked_about(text: str, spec: str) -> None:
     assert load_game(spec).initial_state().is_legal(text) is False
     state = play(spec, "K;Q" if "hands" not in spec else "seat 0 first;K;Q")
     assert state.is_legal(text) is (text in state.legal_actions())
+
+
+def test_larger_decks() -> None:
+    state = load_game("kuhn_poker", cards=5).initial_state()
+    assert state.chance_outcomes() == tuple((card, 1 / 5) for card in "9TJQK")
+    state = state.apply("T")
+    assert state.chance_outcomes() == tuple((card, 1 / 4) for card in "9JQK")
+    state = state.apply("9").apply("bet")
+    assert state.observation(1, "compact") == "kuhn_poker 5 cards:9:bet"
+    assert "The deck holds five cards: 9, T, J, Q and K. T is the ten. 9 is the lowest and K" in state.observation(0)
+    assert state.apply("call").returns() == (2.0, -2.0)
+    ace = load_game("kuhn_poker", cards=13).initial_state().apply("A").apply("2").apply("check").apply("check")
+    assert ace.returns() == (-1.0, 1.0)
+    match = load_game("kuhn_poker(hands=5,cards=5)").initial_state().apply("seat 1 first").apply("9").apply("K")
+    assert match.observation(1, "compact") == "kuhn_poker 5 cards:hand 1/5:you +0:first:K:"
+    for number in (2, 14):
+        with pytest.raises(ValueError, match=f"kuhn_poker got cards={number}; expected a number from 3 to 13"):
+            load_game("kuhn_poker", cards=number)
+    with pytest.raises(IllegalActionError):
+        load_game("kuhn_poker").initial_state().apply("T")

@@ -7,7 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiral.games import IllegalActionError, State, load_game
-from spiral.games.tictactoe import LINES
+from spiral.games.tictactoe import lines_through
+from spiral.theory import minimax_value
+from spiral.theory.depth_limited import DepthLimited
+
+LINES = sorted({line for cell in range(9) for line in lines_through(cell, 3, 3)})
 
 
 def play(cells: str) -> State:
@@ -64,3 +68,49 @@ def test_a_taken_cell_is_refused() -> None:
 def test_any_text_can_be_asked_about(text: str) -> None:
     for state in (play(""), play("03142")):
         assert state.is_legal(text) is (text in state.legal_actions())
+
+
+@pytest.mark.parametrize(("size", "line", "count"), [(3, 3, 8), (4, 4, 10), (5, 4, 28), (5, 5, 12), (9, 5, 140)])
+def test_the_number_of_lines(size: int, line: int, count: int) -> None:
+    """2 n (n - k + 1) straight ones and 2 (n - k + 1)^2 diagonals."""
+    found = {each for cell in range(size**2) for each in lines_through(cell, size, line)}
+    assert len(found) == count == 2 * size * (size - line + 1) + 2 * (size - line + 1) ** 2
+
+
+def test_a_larger_board() -> None:
+    state = load_game("tictactoe(size=5,line=4)").initial_state()
+    for cell in ["12", "24", "11", "0", "13", "20", "10"]:
+        assert not state.is_terminal
+        state = state.apply(cell)
+    assert state.returns() == (1.0, -1.0)
+    state = load_game("tictactoe", size=5, line=4).initial_state().apply("12").apply("24")
+    assert state.observation(1, "compact") == (
+        "tictactoe 5x5 4 in a row:O:0 1 2 3 4 |5 6 7 8 9 |10 11 X 13 14 |15 16 17 18 19 |20 21 22 23 O |"
+    )
+    text = state.observation(0)
+    assert "You are playing tic-tac-toe on a board of 5 x 5 cells. The first player to hold four cells in a row" in text
+    assert "\n 10 | 11 |  X | 13 | 14\n----+" in text
+    assert text.endswith(": 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23.")
+
+
+def test_boards_that_cannot_be_played_are_refused() -> None:
+    for params in ("size=2", "size=10", "line=4", "line=1", "size=5,line=6"):
+        with pytest.raises(ValueError, match=r"tictactoe got (size|line)=\d+; expected a number from \d to "):
+            load_game(f"tictactoe({params})")
+    assert load_game("tictactoe(size=3,line=3)") == load_game("tictactoe")
+    assert load_game("tictactoe", size=4).spec == "tictactoe(size=4)"
+
+
+def test_theory_covers_the_small_board_only() -> None:
+    assert minimax_value(load_game("tictactoe").initial_state()) == 0.0
+    assert minimax_value(load_game("tictactoe", line=2).initial_state()) == 1.0
+    large = load_game("tictactoe", size=5, line=4)
+    assert not large.exact_theory
+    with pytest.raises(ValueError, match=r"too many for exact search; use minimax\(depth=4\)"):
+        minimax_value(large.initial_state(), max_positions=2000)
+    state = large.initial_state()
+    for cell in ["12", "0", "11", "1", "13"]:
+        state = state.apply(cell)
+    assert DepthLimited(2).best_actions(state) == tuple(state.legal_actions())  # lost: 10 and 14 both win
+    blocked = state.apply("14")
+    assert DepthLimited(1).best_actions(blocked) == ("10",)

@@ -14,6 +14,7 @@ from spiral.theory import (
     information_states,
     kuhn_equilibrium,
     solve_cfr,
+    uniform_policy,
 )
 
 KUHN = load_game("kuhn_poker")
@@ -69,6 +70,10 @@ def test_equilibrium_uses_the_most_exact_method():
     leduc = equilibrium(LEDUC)
     assert exploitability(LEDUC, leduc) < 2e-4 * 13
     assert equilibrium(load_game("leduc_poker")) is leduc
+    five = load_game("kuhn_poker", cards=5)
+    assert exploitability(five, equilibrium(five)) < 2e-4 * 2
+    assert expected_returns(five, [equilibrium(five)] * 2)[0] == pytest.approx(-1 / 15, abs=4e-4)
+    assert exploitability(five, uniform_policy) == pytest.approx(0.425)
     match = load_game("kuhn_poker", hands=2)
     assert exploitability(match, equilibrium(match)) < 1e-3
 

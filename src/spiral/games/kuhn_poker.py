@@ -1,9 +1,12 @@
-"""Kuhn poker: three cards, one betting round; one hand, or a match of several hands decided by chips.
+"""Kuhn poker: one card each, one betting round; one hand, or a match of several hands decided by chips.
 
 The game is Kuhn's (1950, "A simplified two-person poker"). One hand is the form of game theory: returns are the
 chips won, and the value for the player who acts first is -1/18. `hands=5` is the match of arXiv 2506.24119: chance
 picks who acts first in the first hand, the first to act then alternates, every bet and call moves chips, and after the
 last hand more chips win. A folded card is never shown.
+
+The deck is J, Q and K. `cards=5` plays the paper's harder variant with a deck of five, 9, T, J, Q and K: a deck of any
+size from 3 to 13 is the highest ranks of A 2 3 4 5 6 7 8 9 T J Q K, where T is the ten and the ace is the lowest.
 
 Not modelled: stacks that run out. Chips are net gains, so that every match has all its hands.
 """
@@ -11,11 +14,14 @@ Not modelled: stacks that run out. Chips are net gains, so that every match has 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import ClassVar, NamedTuple
 
 from spiral.games.base import CHANCE, TERMINAL, Game, State, Style
 
-CARDS = "JQK"
+RANKS = "A23456789TJQK"
+"""Every rank, the lowest first."""
+DECK_SIZES = range(3, len(RANKS) + 1)
 LEGAL: dict[tuple[str, ...], tuple[str, ...]] = {
     (): ("check", "bet"),
     ("check",): ("check", "bet"),
@@ -25,17 +31,39 @@ LEGAL: dict[tuple[str, ...], tuple[str, ...]] = {
 """The legal actions after each unfinished sequence of actions in a hand; any other sequence is a finished hand."""
 SHOWDOWNS = {("check", "check"): 1, ("bet", "call"): 2, ("check", "bet", "call"): 2}
 """Sequences of actions that end by comparing cards, and the chips that each player has put in."""
-DEALS = {dealt: tuple((card, 1 / (3 - len(dealt))) for card in CARDS if card not in dealt) for dealt in ("", *CARDS)}
 STARTERS = (("seat 0 first", 0.5), ("seat 1 first", 0.5))
 PAST_TENSE = {"check": "checked", "bet": "bet", "call": "called", "fold": "folded"}
 
+NUMBERS = ("three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen")
+"""The sizes of decks in words."""
 RULES = (
-    "The deck holds three cards: J, Q and K. J is the lowest and K the highest. In a hand each player puts 1 chip into"
-    " the pot and is dealt one card that the other player does not see. The player who acts first may check or bet 1"
-    " chip; after a check the other player may check or bet 1 chip. A player who faces a bet may call it by putting in"
-    " 1 chip, or fold. A fold gives the pot to the other player without showing cards. When both check, or a bet is"
+    "The deck holds {number} cards: {names}. {low} is the lowest and K the highest. In a hand each player puts 1 chip"
+    " into the pot and is dealt one card that the other player does not see. The player who acts first may check or bet"
+    " 1 chip; after a check the other player may check or bet 1 chip. A player who faces a bet may call it by putting"
+    " in 1 chip, or fold. A fold gives the pot to the other player without showing cards. When both check, or a bet is"
     " called, the cards are shown and the higher one takes the pot."
 )
+
+
+@functools.cache
+def deck(cards: int) -> str:
+    """The ranks of a deck of `cards` cards, the lowest first: "JQK" for 3."""
+    return RANKS[-cards:]
+
+
+@functools.cache
+def _deals(cards: int, dealt: str) -> tuple[tuple[str, float], ...]:
+    """The next card and its probability, after the cards that are dealt."""
+    left = [card for card in deck(cards) if card not in dealt]
+    return tuple((card, 1 / len(left)) for card in left)
+
+
+@functools.cache
+def _rules(cards: int) -> str:
+    ranks = deck(cards)
+    ten = " T is the ten." if "T" in ranks else ""
+    names = f"{', '.join(ranks[:-1])} and {ranks[-1]}"
+    return RULES.format(number=NUMBERS[cards - 3], names=f"{names}.{ten}".rstrip("."), low=ranks[0])
 
 
 class Hand(NamedTuple):
@@ -49,7 +77,7 @@ class Hand(NamedTuple):
         """Net chips of player 0 from a finished hand."""
         stake = SHOWDOWNS.get(self.actions)
         if stake is not None:
-            return stake if CARDS.index(self.cards[0]) > CARDS.index(self.cards[1]) else -stake
+            return stake if RANKS.index(self.cards[0]) > RANKS.index(self.cards[1]) else -stake
         folder = (self.first + len(self.actions) - 1) % 2
         return -1 if folder == 0 else 1
 
@@ -59,24 +87,28 @@ class KuhnPoker(Game):
     """Kuhn poker over one hand, or a match of several."""
 
     name: ClassVar[str] = "kuhn_poker"
-    summary: ClassVar[str] = "poker with three cards; one hand for chips, or a match"
+    summary: ClassVar[str] = "poker with three cards or more; one hand for chips, or a match"
     rules: ClassVar[str] = "Kuhn (1950); the match of several hands after arXiv 2506.24119"
 
     hands: int = 1
+    cards: int = 3
+    """The size of the deck."""
 
     def __post_init__(self) -> None:
-        """Refuse a match without hands."""
+        """Refuse a match without hands, and decks that are too small or too large."""
         if self.hands < 1:
             raise ValueError(f"kuhn_poker got hands={self.hands}; expected 1 or more")
+        if self.cards not in DECK_SIZES:
+            raise ValueError(f"kuhn_poker got cards={self.cards}; expected a number from 3 to {DECK_SIZES[-1]}")
 
     def initial_state(self) -> KuhnPokerState:
         """Before the first card; in a match, before chance picks the first player to act."""
-        return KuhnPokerState(hands=self.hands, starter=0 if self.hands == 1 else None)
+        return KuhnPokerState(hands=self.hands, deck=deck(self.cards), starter=0 if self.hands == 1 else None)
 
     @property
     def enumerable(self) -> bool:
-        """Each further hand multiplies the tree by thirty: 58 nodes, then some 3,500, then some 100,000."""
-        return self.hands <= 2
+        """One hand has 58 nodes with three cards, 1,418 with thirteen; two hands 3,537 with three, 83,355 with six."""
+        return self.hands == 1 or (self.hands == 2 and self.cards <= 6)
 
     @property
     def max_turns(self) -> int:
@@ -102,6 +134,8 @@ class KuhnPokerState(State):
     """
 
     hands: int = 1
+    deck: str = "JQK"
+    """The ranks of the deck, the lowest first."""
     starter: int | None = 0
     """The player that acts first in the first hand; None until chance has picked it."""
     past: tuple[Hand, ...] = ()
@@ -125,17 +159,17 @@ class KuhnPokerState(State):
         """Chance: who acts first in the match, then a card for player 0, then one for player 1."""
         if self.starter is None:
             return STARTERS
-        return DEALS[self.cards] if len(self.cards) < 2 else ()
+        return _deals(len(self.deck), self.cards) if len(self.cards) < 2 else ()
 
     def apply(self, action: str) -> KuhnPokerState:
         """Apply the choice of the first player, a deal or an action; a finished hand is followed by the next."""
         if self.starter is None:
             if action not in (STARTERS[0][0], STARTERS[1][0]):
                 raise self.refuse(action)
-            return KuhnPokerState(hands=self.hands, starter=0 if action == STARTERS[0][0] else 1)
+            return KuhnPokerState(hands=self.hands, deck=self.deck, starter=0 if action == STARTERS[0][0] else 1)
         past, cards, actions = self.past, self.cards, self.actions
         if len(cards) < 2:
-            if len(action) != 1 or action not in CARDS or action in cards:
+            if len(action) != 1 or action not in self.deck or action in cards:
                 raise self.refuse(action)
             cards += action
         else:
@@ -144,7 +178,9 @@ class KuhnPokerState(State):
             actions = (*actions, action)
             if actions not in LEGAL and len(past) + 1 < self.hands:
                 past, cards, actions = (*past, Hand(self._first(), cards, actions)), "", ()
-        return KuhnPokerState(hands=self.hands, starter=self.starter, past=past, cards=cards, actions=actions)
+        return KuhnPokerState(
+            hands=self.hands, deck=self.deck, starter=self.starter, past=past, cards=cards, actions=actions
+        )
 
     def returns(self) -> tuple[float, float]:
         """Chips won in a single hand; in a match +1 and -1, or zeros when the chips are equal."""
@@ -174,7 +210,7 @@ class KuhnPokerState(State):
         if style == "compact":
             return self._compact(player)
         match = f"a match of {self.hands} hands of Kuhn poker" if self.hands > 1 else "one hand of Kuhn poker"
-        lines = [f"You are playing {match}. {RULES}"]
+        lines = [f"You are playing {match}. {_rules(len(self.deck))}"]
         if self.hands > 1:
             lines.append(
                 "The player who acts first alternates from hand to hand. Chips won and lost are carried from hand to"
@@ -204,10 +240,11 @@ class KuhnPokerState(State):
         """Own card and actions; in a match also the hand's number, the chips, and whether the player acts first."""
         own = self.cards[player] if len(self.cards) > player else "-"
         hand = f"{own}:{','.join(self.actions)}"
+        name = "kuhn_poker" if len(self.deck) == 3 else f"kuhn_poker {len(self.deck)} cards"
         if self.hands == 1:
-            return f"kuhn_poker:{hand}"
+            return f"{name}:{hand}"
         order = "-" if self.starter is None else "first" if self._first() == player else "second"
-        return f"kuhn_poker:hand {len(self.past) + 1}/{self.hands}:you {self._chips(player):+d}:{order}:{hand}"
+        return f"{name}:hand {len(self.past) + 1}/{self.hands}:you {self._chips(player):+d}:{order}:{hand}"
 
     def _describe_current(self, player: int) -> list[str]:
         """The current hand in words."""

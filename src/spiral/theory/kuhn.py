@@ -40,6 +40,10 @@ def _play(alpha: float, state: State, player: int) -> dict[str, float]:
     """The equilibrium's probabilities in `state`; a module-level function, so that the policy can be pickled."""
     if not isinstance(state, KuhnPokerState) or state.current_player != player:
         raise ValueError(f"got {state!r} for player {player}; expected a state of kuhn_poker in which that player acts")
+    if state.deck != "JQK":
+        raise ValueError(
+            f"the closed form is for the deck J, Q, K, and this one is {state.deck}; use equilibrium(game)"
+        )
     # Probability of adding a chip (bet or call) with each card, by the actions of the hand so far.
     chip_in = {
         (): {"J": alpha, "Q": 0.0, "K": min(1.0, 3 * alpha)},
