@@ -105,7 +105,7 @@ def test_a_reused_process_id_is_no_holder(tmp_path, no_flock, impatient):
         write_owner(tmp_path / "lock", machine=locks._machine(), pid=other.pid, started="1")
         with locked(tmp_path / "lock"):
             pass
-        write_owner(tmp_path / "lock", machine=locks._machine(), pid=other.pid, started=locks._process_start(other.pid))
+        write_owner(tmp_path / "lock", machine=locks._machine(), pid=other.pid, started=locks.process_start(other.pid))
         assert refused_by(tmp_path / "lock") == f"process {other.pid} on elsewhere"
         other.kill()
 

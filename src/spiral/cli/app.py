@@ -37,6 +37,7 @@ COMMANDS = {
     "benchmark": ("benchmark:benchmark", "Accuracy of MODEL on a reasoning benchmark."),
     "compare": ("compare:compare", "Two models on the same games and problems."),
     "collect": ("collect:collect", "Play games and keep them to learn from."),
+    "experiment": ("experiment:experiment", "Run everything behind a claim, to its table."),
     "check": ("check:check", "Check that engine, learner and model agree; show the chat template."),
     "play": ("play:play", "Play against MODEL in the terminal."),
     "games": ("listing:games", "List the games."),

@@ -84,10 +84,7 @@ def train(
     All files go to the run directory. Ctrl-C or SIGTERM finishes the current step, writes a checkpoint and prints how
     to resume. With --resume, the same command line begins a run and resumes it, however often it is stopped.
     """
-    overrides = list(settings or [])
-    for key, value in (("run.steps", steps), ("run.seed", seed), ("model.path", model)):
-        if value is not None:
-            overrides.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    overrides = _overrides(settings, steps, seed, model)
     if dry_run and (resume or as_json):
         raise ValueError(f"got --dry-run and {'--resume' if resume else '--json'}; use only one of them")
     loaded = None if recipe is None else _load(recipe, overrides)
@@ -110,6 +107,22 @@ def train(
         else:
             run = _started(loaded, path, resume)
         _execute(run, as_json)
+
+
+def given_recipe(
+    recipe: str, settings: list[str] | None, steps: int | None, seed: int | None, model: str | None
+) -> Recipe:
+    """The recipe of a command line, with its overrides. Raises `ValueError` for a wrong one."""
+    return _load(recipe, _overrides(settings, steps, seed, model))
+
+
+def _overrides(settings: list[str] | None, steps: int | None, seed: int | None, model: str | None) -> list[str]:
+    """What --set, --steps, --seed and --model change, as `section.key=value`."""
+    overrides = list(settings or [])
+    for key, value in (("run.steps", steps), ("run.seed", seed), ("model.path", model)):
+        if value is not None:
+            overrides.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    return overrides
 
 
 def _default_run_dir(name: str | None, recipe: Recipe | None) -> Path:

@@ -203,7 +203,7 @@ def _take(path: Path, excludes: bool) -> Owner:
         host=platform.node()[:60],
         machine=_machine(),
         pid=os.getpid(),
-        started=_process_start(os.getpid()) or "",
+        started=process_start(os.getpid()) or "",
         since=datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
     )
     _write(file, owner)
@@ -277,7 +277,7 @@ def _alive(owner: Owner) -> bool:
     """Whether an owner on this machine still runs. A record of this process for a lock it does not hold is stale."""
     if owner.pid == os.getpid():
         return False
-    started = _process_start(owner.pid)
+    started = process_start(owner.pid)
     return started is not None and started == owner.started
 
 
@@ -303,7 +303,7 @@ def _silent_seconds(file: Path) -> float:
         return os.fstat(probe.fileno()).st_mtime - file.stat().st_mtime
 
 
-def _process_start(pid: int) -> str | None:
+def process_start(pid: int) -> str | None:
     """Start time of a process of this machine; None when it does not run or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()

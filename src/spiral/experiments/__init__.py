@@ -1,0 +1,1 @@
+"""Experiments: a folder with the commands behind one claim, run to its table (`spiral experiment`)."""

@@ -1,0 +1,111 @@
+"""From results to Markdown, CSV and pictures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from spiral.experiments.jobs import Prepared
+from spiral.experiments.sweep import Job
+from spiral.experiments.tables import (
+    Curves,
+    Entry,
+    Line,
+    Results,
+    Table,
+    load_tables,
+    markdown,
+    mean_entry,
+    write_tables,
+)
+
+TABLE = Table(
+    name="wins",
+    title="Wins",
+    entries=[
+        Entry(row="base", column="Kuhn", value=0.25, low=0.2, high=0.3, n=400, paper=0.187),
+        Entry(row="base", column="Snake", value=None),
+        Entry(row="kuhn", column="Kuhn", value=0.5),
+    ],
+    note="One seed.",
+)
+CURVES = Curves(name="length", title="Length", lines=[Line(panel="tokens", label="RAE", x=[1, 2], y=[3.0, 4.5])])
+
+
+def results(tmp_path, found):
+    """Results with one command for each `(name, item, seed, what it printed or None)`."""
+    jobs = []
+    for name, item, seed, printed in found:
+        job = Job(name=name, item=item, seed=seed, words=("evaluate",), gpu_hours=0.0, hours_from="")
+        directory = tmp_path / f"{name}-{item}-{seed}"
+        jobs.append(Prepared(job=job, key=directory.name, directory=directory, words=(), needs=()))
+        if printed is not None:
+            directory.mkdir()
+            (directory / "result.json").write_text(json.dumps(printed))
+            (directory / "job.json").write_text('{"status": "done"}')
+    return Results(scale="laptop", seeds=(14, 42), jobs=jobs)
+
+
+def test_markdown_has_the_papers_figures_beside_ours():
+    assert markdown(TABLE) == (
+        "**Wins**\n"
+        "\n"
+        "|  | Kuhn | Kuhn (paper, v3) | Snake |\n"
+        "|---|---|---|---|\n"
+        "| base | 25.0% (20.0% to 30.0%) | 18.7% | not done |\n"
+        "| kuhn | 50.0% |  |  |\n"
+        "\n"
+        "One seed.\n"
+    )
+    assert markdown(CURVES) == "**Length**\n\n![Length](length.png)\n"
+
+
+def test_files_are_the_same_each_time(tmp_path):
+    files = write_tables(tmp_path / "results", [TABLE, CURVES])
+    assert [file.name for file in files] == ["wins.csv", "wins.md", "wins.png", "length.csv", "length.png"]
+    assert (tmp_path / "results" / "wins.csv").read_text().splitlines()[:2] == [
+        "row,column,value,low,high,n,paper",
+        "base,Kuhn,0.25,0.2,0.3,400,0.187",
+    ]
+    assert (
+        tmp_path / "results" / "length.csv"
+    ).read_text() == "panel,line,step,value\ntokens,RAE,1,3.0\ntokens,RAE,2,4.5\n"
+    before = [file.read_bytes() for file in files]
+    assert before[2][:4] == before[4][:4] == b"\x89PNG"
+    write_tables(tmp_path / "results", [TABLE, CURVES])
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_nothing_done_gives_a_table_and_no_picture(tmp_path):
+    table = Table(name="wins", title="Wins", entries=[Entry(row="base", column="Kuhn", value=None, paper=0.5)])
+    assert "| base | not done | 50.0% |" in markdown(table)
+    assert [file.suffix for file in write_tables(tmp_path, [table])] == [".csv", ".md"]
+
+
+def test_one_seed_has_its_own_interval_and_several_have_students(tmp_path):
+    won = {"win": 0.5, "win_low": 0.4, "win_high": 0.6, "episodes": 400, "seat_returns": [0.25, -0.5]}
+    found = results(
+        tmp_path,
+        [("games", "base", 14, won), ("games", "kuhn", 14, {"win": 0.25}), ("games", "kuhn", 42, {"win": 0.75}),
+         ("games", "late", 14, None)],
+    )  # fmt: skip
+    assert found.items("games") == ["base", "kuhn", "late"]
+    one = found.entry("Base", "win", "games", "base", key="win", n="episodes", paper=0.2)
+    assert one == Entry(row="Base", column="win", value=0.5, low=0.4, high=0.6, n=400, paper=0.2)
+    assert found.entry("Base", "second", "games", "base", key="seat_returns.1").value == -0.5
+    both = found.entry("Kuhn", "win", "games", "kuhn", key="win")
+    assert (both.value, both.n) == (0.5, 2)
+    assert both.low == pytest.approx(0.5 - 12.706 * 0.25, abs=1e-3)  # t with one degree of freedom, sd / sqrt(2) = 0.25
+    assert found.entry("Late", "win", "games", "late", key="win").value is None
+    assert mean_entry("a", "b", [None, 0.5]) == Entry(row="a", column="b", value=0.5, n=1)
+
+
+def test_faults_of_a_table_are_named(tmp_path):
+    (tmp_path / "table.py").write_text("def tables(results):\n    return [1 / 0]\n")
+    with pytest.raises(ValueError, match=r"table\.py failed: ZeroDivisionError: division by zero"):
+        load_tables(tmp_path, results(tmp_path, []))
+    broken = results(tmp_path, [("games", "", 14, {"win": 1})])
+    (broken.jobs[0].directory / "result.json").write_text("[")
+    with pytest.raises(ValueError, match="is damaged; remove"):
+        broken.of("games")
