@@ -114,7 +114,8 @@ def _measured(
     model: str, asked: Sequence[Benchmark], options: PolicyOptions, out: Path | None, progress: Progress, **how: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The result of every task in its JSON form with its `files`, and what an endpoint was used."""
-    from spiral.evaluation.reasoning.runner import UnansweredError, benchmark_directory, run_benchmark
+    from spiral.evaluation.answering import UnansweredError
+    from spiral.evaluation.reasoning.runner import benchmark_directory, run_benchmark
     from spiral.policies.registry import load_answerer
 
     progress.stage(f"loading {model}")

@@ -25,6 +25,7 @@ import numpy as np
 from spiral.core.policy import Answerer, Question, SamplingConfig, TurnReply
 from spiral.core.seeds import derive_seed
 from spiral.core.settings import checked
+from spiral.evaluation.answering import UnansweredError, replies_to
 from spiral.evaluation.reasoning.grading import Grade, shared_pool
 from spiral.evaluation.reasoning.grading.pool import GradingItem, VerifierItem
 from spiral.evaluation.reasoning.problems import Problem, load_problems
@@ -38,10 +39,6 @@ MAX_REASONS = 3
 Key = tuple[str, int]
 """A problem's id and the number of the sample."""
 OnAttempt = Callable[["Attempt"], None]
-
-
-class UnansweredError(RuntimeError):
-    """Some questions got no reply, so there is no result yet. The attempts made so far are kept."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -319,24 +316,15 @@ def _sample(
     keys = [(index, sample) for index in range(len(problems)) for sample in range(samples)]
     attempts = dict(kept)
     waiting = (_question(benchmark, key) for key in keys if (problems[key[0]].id, key[1]) not in attempts)
-    pending, faults = 0, Counter[str]()
-    try:
-        while True:
-            questions = [question for _, question in zip(range(in_flight - pending), waiting, strict=False)]
-            policy.submit_questions(questions)
-            pending += len(questions)
-            if not pending:
-                break
-            replies = policy.poll()
-            pending -= len(replies)
-            faults.update(reply.fault for reply in replies if reply.fault is not None)
-            for reply in replies:
-                if reply.fault is None:
-                    attempt = _attempt(benchmark, reply, policy.opening, math_verify)
-                    attempts[attempt.key] = attempt
-                    on_attempt(attempt)
-    finally:
-        policy.cancel()
+    faults = Counter[str]()
+    with contextlib.closing(replies_to(policy, waiting, in_flight)) as replies:
+        for reply in replies:
+            if reply.fault is not None:
+                faults[reply.fault] += 1
+                continue
+            attempt = _attempt(benchmark, reply, policy.opening, math_verify)
+            attempts[attempt.key] = attempt
+            on_attempt(attempt)
     if faults:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in faults.most_common(MAX_REASONS))
         raise UnansweredError(f"{faults.total()} of {len(keys)} attempts got no reply: {reasons}")
