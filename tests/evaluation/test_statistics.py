@@ -14,11 +14,13 @@ from spiral.evaluation.statistics import (
     avg_at_k,
     bootstrap_weights,
     clustered_rate,
+    cohen_kappa,
     constant_difference_interval,
     holm,
     mean_interval,
     mean_of_estimates,
     paired_difference,
+    share_draws,
     sign_flip_p_value,
     student_95,
     wilson,
@@ -312,3 +314,28 @@ def test_the_mean_of_estimates_covers_the_mean_of_shares():
         mean = mean_of_estimates([wilson(float(rng.binomial(40, share)), 40) for share in shares])
         covered += mean.low <= np.mean(shares) <= mean.high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_share_draws_have_the_moments_of_the_distribution():
+    drawn = share_draws([(3, 10, 0.25), (8, 10, 0.75)], np.random.default_rng(0), 100_000)
+    assert drawn.mean() == pytest.approx(0.25 * 3.5 / 11 + 0.75 * 8.5 / 11, abs=0.001)
+    variance = 0.0625 * (3.5 * 7.5) / (121 * 12) + 0.5625 * (8.5 * 2.5) / (121 * 12)
+    assert drawn.var() == pytest.approx(variance, rel=0.02)
+
+
+def test_kappa_by_hand():
+    # 20 both, 5 and 10 apart, 15 neither: agreement 0.7, by chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5, kappa 0.4
+    a = [True] * 25 + [False] * 25
+    b = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
+    kappa = cohen_kappa(a, b)
+    assert kappa.value == pytest.approx(0.4)
+    # the large-sample standard error of kappa (Fleiss, Cohen and Everitt, 1969) is 0.127 here
+    assert kappa.high - kappa.low == pytest.approx(2 * 1.96 * 0.127, rel=0.08)
+    assert cohen_kappa(b, a).value == pytest.approx(0.4)
+    assert cohen_kappa(a, a).value == 1
+    assert cohen_kappa([True, False], [False, True]).value == -1
+    assert cohen_kappa([True, True], [True, True]) is None
+    with pytest.raises(ValueError, match="one per item from both"):
+        cohen_kappa([True], [True, False])
+    with pytest.raises(ValueError, match="one per item from both"):
+        cohen_kappa([], [])

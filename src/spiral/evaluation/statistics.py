@@ -4,7 +4,8 @@ All intervals are 95%, all tests two-sided. The unit of observation is a *cluste
 samples, a deal with both of its games. Shares have Wilson's interval (Wilson, 1927), shares over clusters the same with
 an effective sample size (Kish, 1965; Dean and Pagano, 2015), means Student's, everything else the percentile bootstrap
 (Efron, 1979). A difference over the same items is tested by flipping signs (Fisher, 1935); if all items have the same
-difference, its interval is Tango's (1998). Multiple tests are corrected after Holm (1979).
+difference, its interval is Tango's (1998). Multiple tests are corrected after Holm (1979). The agreement of two raters
+is Cohen's kappa (1960), with a bootstrap interval over items.
 
 SciPy is not a dependency, since `spiral show` needs these intervals on every call: its Wilson interval takes whole
 numbers of trials only, it has no Holm correction, and its permutation test is slower by an order of magnitude over a
@@ -243,3 +244,55 @@ def clustered_rate(shares: ArrayLike, samples: int) -> Rate:
     else:
         effective = min(binomial / variance, items * samples) if variance > 0 else float(items * samples)
     return wilson(share * effective, effective)
+
+
+def cohen_kappa(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Estimate | None:
+    """The agreement of two raters beyond chance, (p_o - p_e) / (1 - p_e) (Cohen, 1960), with a bootstrap interval.
+
+    Args:
+        a: Whether the first rater says yes, one value per item, [items].
+        b: The same of the second rater, in the same order.
+        seed: Seed of the bootstrap's resamples of items.
+
+    Returns:
+        1 for full agreement, 0 for as much as chance gives. None if both raters say the same of all items, since then
+        chance explains everything. Resamples of that kind do not count for the interval.
+
+    Raises:
+        ValueError: The shapes differ, or there are no items.
+    """
+    a_N, b_N = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if a_N.ndim != 1 or a_N.shape != b_N.shape or not len(a_N):
+        raise ValueError(f"got ratings of shapes {a_N.shape} and {b_N.shape}; expected one per item from both raters")
+    counts_4 = np.stack([a_N & b_N, a_N & ~b_N, ~a_N & b_N, ~a_N & ~b_N], axis=1).astype(np.float64)
+    weights_DN = bootstrap_weights(len(a_N), np.random.default_rng(seed))
+    value = float(_kappas(counts_4.sum(axis=0, keepdims=True))[0])
+    if math.isnan(value):
+        return None
+    low, high = np.nanquantile(_kappas(weights_DN @ counts_4), (0.025, 0.975))
+    return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))
+
+
+def _kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Kappa [D] of counts [D, 4] of items: both yes, only the first, only the second, neither; NaN if undefined."""
+    both, first, second, neither = counts.T
+    items = counts.sum(axis=1)
+    observed = (both + neither) / items
+    chance = ((both + first) * (both + second) + (neither + first) * (neither + second)) / items**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(chance < 1, (observed - chance) / (1 - chance), np.nan)
+
+
+def share_draws(
+    strata: Sequence[tuple[int, int, float]], rng: np.random.Generator, draws: int = 2000
+) -> NDArray[np.float64]:
+    """Plausible values of a share, [draws], from samples of strata of known size.
+
+    Each stratum is `(successes, trials, weight)`; the weights sum to 1. The share of a stratum is drawn from the
+    distribution Beta(successes + 1/2, trials - successes + 1/2) (Jeffreys' prior), a smooth bootstrap that does not
+    collapse to a point where no trial, or every one, succeeds.
+    """
+    drawn = np.zeros(draws)
+    for successes, trials, weight in strata:
+        drawn += weight * rng.beta(successes + 0.5, trials - successes + 0.5, size=draws)
+    return drawn
