@@ -21,6 +21,7 @@ PUBLISHED = {
     "Qwen/Qwen3-14B": 14_768_307_200,
     "Qwen/Qwen3-32B": 32_762_123_264,
     "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "OctoThinker/OctoThinker-8B-Hybrid-Base": 8_030_261_248,
     "meta-llama/Llama-3.2-1B": 1_235_814_400,
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
     "meta-llama/Llama-3.2-3B": 3_212_749_824,

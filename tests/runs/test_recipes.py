@@ -53,6 +53,15 @@ def test_the_recipes_are_those_that_are_promised():
         "multi-qwen3-8b",
         "multi-llama3.1-8b-instruct",
         "multi-r1-distill-7b",
+        "kuhn-qwen3-4b-v3",
+        "tictactoe-qwen3-4b-v3",
+        "negotiation-qwen3-4b-v3",
+        "multi-qwen3-4b-v3",
+        "multi-qwen3-8b-v3",
+        "multi-octothinker-8b-v3",
+        "multi-llama3.1-8b-instruct-v3",
+        "multi-r1-distill-7b-v3",
+        "multi-qwen3-4b-instruct-2507-v3",
     }
 
 
@@ -84,14 +93,29 @@ def test_the_papers_settings(name):
     assert (recipe.run.steps, recipe.learner.learning_rate) == (400, 1e-6)
     assert recipe.learner.final_learning_rate_share == 1.0
     assert (recipe.learner.epochs, recipe.learner.minibatches, recipe.learner.warmup_steps) == (2, 1, 0)
-    assert recipe.sampling.model_dump() == {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4096}
+    budget = 8192 if name.endswith("-v3") else 4096
+    assert recipe.sampling.model_dump() == {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": budget}
     assert (recipe.loss.kl_coefficient, recipe.loss.entropy_bonus) == (0, 0)
     assert (recipe.credit.estimator, recipe.credit.options, recipe.credit.drop_zero_advantage) == ("rae", {}, True)
     assert (recipe.evaluation.every, recipe.evaluation.temperature, recipe.evaluation.top_p) == (16, 0.6, 0.95)
     assert recipe.selfplay.reward == "returns"
+    if name.endswith("-v3"):
+        assert recipe.selfplay.samples_per_step == 128
+        assert recipe.run.snapshots == [0, 16, 128, 256, 384, 400]
+        assert "version 3 of the paper" in recipe.summary
+        assert "version 3" in text(name).splitlines()[0]
+        return
     turns = check_plan(recipe, model_config(recipe.model.path)).budget.turns
     assert turns == pytest.approx(128, rel=0.06)
     assert f"about {turns:.0f} " in text(name) or f"make {turns:.0f} turns" in text(name)
+    assert "version 1 of the " in text(name).splitlines()[0]
+
+
+def test_no_recipe_calls_the_tokens_of_one_version_the_papers():
+    for name in NAMES:
+        comment = " ".join(line for line in text(name).splitlines() if line.startswith("#"))
+        for match in re.finditer(r"[^.:]*(?:4,096|8,192) new tokens", comment):
+            assert re.search(r"version [13]", match[0] + comment[: match.start()]), (name, match[0])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-1gpu")])
@@ -150,7 +174,12 @@ def test_recipes_for_several_devices_run_as_they_are_planned(name):
     with pytest.raises(ValueError, match="to run on") as caught:
         check_runnable(recipe)
     line = str(caught.value).partition(f"to run on {recipe.hardware.devices}, add ")[2].partition(";")[0]
-    started = load_recipe(name, [setting.strip() for setting in line.split("--set ") if setting])
+    settings = [setting.strip() for setting in line.split("--set ") if setting]
+    if load_recipe(name).selfplay.samples_per_step:
+        with pytest.raises(ValueError, match="steps of turns are played in one process"):
+            load_recipe(name, settings)
+        return
+    started = load_recipe(name, settings)
     assert started.cluster.rollout_workers == recipe.hardware.devices
     config = model_config(recipe.model.path)
     assert check_plan(started, config).need_gib == check_plan(recipe, config).need_gib

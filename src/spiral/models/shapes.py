@@ -95,6 +95,7 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "meta-llama/Llama-3.2-1B-Instruct": ("meta-llama/Llama-3.1-8B-Instruct", _LLAMA32_1B),
     "meta-llama/Llama-3.2-3B": ("meta-llama/Llama-3.1-8B-Instruct", _LLAMA32_3B | _BASE),
     "meta-llama/Llama-3.2-3B-Instruct": ("meta-llama/Llama-3.1-8B-Instruct", _LLAMA32_3B),
+    "OctoThinker/OctoThinker-8B-Hybrid-Base": ("meta-llama/Llama-3.1-8B-Instruct", _BASE),
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": ("meta-llama/Llama-3.1-8B-Instruct", _R1_LLAMA),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",

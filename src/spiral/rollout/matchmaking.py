@@ -55,7 +55,7 @@ class SelfPlayConfig(Section):
         0,
         ge=0,
         le=100_000,
-        description="Turns to learn from before each update, in place of `episodes_per_step`; the paper's is 128. A"
+        description="Turns to learn from before each update, in place of `episodes_per_step`; 128 in the paper. A"
         " step's games are dealt in an order that follows from the seed, and it ends with the game that reaches this"
         " number. 0 counts games.",
     )

@@ -1,7 +1,7 @@
 r"""Builds the prompt of an observation: chat messages, or plain text for a base model.
 
 A template only frames the observation, which already holds the rules, the player's role and the history. The
-instruction follows the paper (arXiv 2506.24119, appendix A): reason step by step, answer inside `\boxed{}`. A worked
+instruction follows the paper (arXiv 2506.24119v1, appendix A): reason step by step, answer inside `\boxed{}`. A worked
 example stands before the question as an earlier exchange in the same frame.
 """
 

@@ -1,9 +1,11 @@
-"""Role-conditioned advantage estimation (RAE, arXiv 2506.24119, section 3.3).
+"""Role-conditioned advantage estimation (RAE, arXiv 2506.24119, section 3.3 of both versions).
 
 One baseline b for every game and player, an exponential moving average of the returns seen there:
 
     A = R - b        with b read before it is updated
     b <- decay * b + (1 - decay) * R
+
+So does the code released with the paper; the paper's Algorithm 1 updates b first, which makes A 0.95 times as large.
 
 Every turn of the player gets the same A. The players of a game may have different chances (the first to move in
 tic-tac-toe, the second to act in Kuhn poker), and a shared baseline would credit a player for its role. Games against a
