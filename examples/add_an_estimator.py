@@ -44,9 +44,9 @@ class ScaledRAE:
     def _scaled(self, episode: Episode, player: int) -> float:
         """The advantage with the moments as they were, which then take the return in."""
         mean, variance = self.moments.setdefault(f"{episode.matchup}/{player}", [0.0, 1.0])
-        difference, keep = episode.returns[player] - mean, self.decay
+        difference, keep = episode.rewards[player] - mean, self.decay
         self.moments[f"{episode.matchup}/{player}"] = [
-            keep * mean + (1 - keep) * episode.returns[player],
+            keep * mean + (1 - keep) * episode.rewards[player],
             keep * variance + (1 - keep) * difference**2,
         ]
         return difference / math.sqrt(variance + 1e-6)

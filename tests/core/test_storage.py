@@ -129,7 +129,10 @@ def test_files_of_former_versions_are_read(tmp_path):
     table = pq.read_table(path)
     assert table["thinking_tokens"].to_pylist() == [1, 0, None]
     assert table["has_thought"].to_pylist() == [True, False, None]
-    fifth = table.drop_columns(["attempt"]).replace_schema_metadata({VERSION_KEY: b"5"})
+    sixth = table.drop_columns(["rewards"]).replace_schema_metadata({VERSION_KEY: b"6"})
+    pq.write_table(sixth, path)
+    assert read_episodes(path)[0].rewards == (1.0, -1.0)
+    fifth = sixth.drop_columns(["attempt"]).replace_schema_metadata({VERSION_KEY: b"5"})
     pq.write_table(fifth, path)
     assert_equal(tuple(read_episodes(path)), (new_episode((1.0, -1.0), [*turns, scripted], seed=11),))
     third = fifth.drop_columns(["budget", "reward"]).replace_schema_metadata({VERSION_KEY: b"3"})
@@ -174,7 +177,7 @@ def test_another_schema_version_is_refused(tmp_path):
     table = pq.read_table(path)
     for metadata, shown in (({VERSION_KEY: b"99"}, "99"), ({}, "none")):
         pq.write_table(table.replace_schema_metadata(metadata), path)
-        with pytest.raises(ValueError, match=f"has schema version {shown}; this spiral reads 1, 2, 3, 4, 5, 6"):
+        with pytest.raises(ValueError, match=f"has schema version {shown}; this spiral reads 1, 2, 3, 4, 5, 6, 7"):
             read_episodes(path)
 
 

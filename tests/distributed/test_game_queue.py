@@ -106,11 +106,16 @@ def test_illegal_replies_pass_the_check_and_missing_ones_do_not():
     first_lost = (-1.5, 0.5) if last.player == 0 else (0.5, -1.5)
     illegal = dataclasses.replace(
         episode, turns=(*episode.turns[:-1], last), actions=episode.actions[:-1], outcome="illegal_move",
-        returns=first_lost,
+        returns=first_lost, rewards=first_lost,
     )  # fmt: skip
     silent = dataclasses.replace(last, prompt_ids=None, generation=None)
     unplayed = dataclasses.replace(
-        illegal, turns=(*episode.turns[:-1], silent), outcome="not_played", returns=(0.0, 0.0), fault="no network"
+        illegal,
+        turns=(*episode.turns[:-1], silent),
+        outcome="not_played",
+        returns=(0.0, 0.0),
+        rewards=(0.0, 0.0),
+        fault="no network",
     )
     assert check_episode(illegal, match, VOCABULARY, range(5)) is None
     assert "whose policy always answers" in check_episode(

@@ -16,7 +16,7 @@ from spiral.games import load_game
 from spiral.inference.transformers import TransformersPolicy
 from spiral.policies import SamplingConfig, ScriptedPolicy, TurnReply, scripted_policy
 from spiral.rollout.loop import Match, play, play_as_completed
-from spiral.rollout.rewards import returns, sign
+from spiral.rollout.rewards import illegal_move_returns, largest_payoff, returns, sign
 from spiral.text import ChatCodec, PromptConfig
 from spiral.training.advantages import ESTIMATORS, load_estimator
 from spiral.training.batch import samples_from_episodes
@@ -187,7 +187,10 @@ def test_an_illegal_move_ends_the_game_and_costs_the_same_everywhere(player):
                 assert (game.name, player, len(episode.turns)) == ("kuhn_poker", 1, 1)
                 continue
             assert episode.outcome == "illegal_move"
-            assert episode.returns == ((-1.5, 0.5) if player == 0 else (0.5, -1.5))
+            payoff = largest_payoff(game)
+            assert episode.returns == illegal_move_returns(2, player, payoff)
+            assert episode.returns[player] == -1.5 * payoff < game.min_return
+            assert episode.rewards == illegal_move_returns(2, player, 1.0 if reward is sign else payoff)
             assert episode.turns[-1].player == player
             assert episode.turns[-1].action is None
             assert [turn.action is None for turn in episode.turns].count(True) == 1
@@ -246,7 +249,7 @@ def test_nothing_is_learned_from_a_game_that_was_not_played():
     missing = dataclasses.replace(episode, turns=tuple(turns))
     missing_too = dataclasses.replace(missing, attempt=1)
     real = new_episode((1.0, -1.0), [new_turn(0), new_turn(1)])
-    real_too = dataclasses.replace(real, returns=(0.0, 0.0), attempt=1)
+    real_too = dataclasses.replace(new_episode((0.0, 0.0), real.turns), attempt=1)
     zero = [0.0] * len(turns)
     for name in ESTIMATORS:
         alone, mixed = load_estimator(name), load_estimator(name)
@@ -280,7 +283,9 @@ def test_truncation_is_a_draw():
 def test_the_sign_of_the_returns():
     bold = [Match(game=KUHN, seed=seed, policies=(Replies("bet"), Replies("call")), reward=sign) for seed in range(20)]
     chips = [Match(game=KUHN, seed=seed, policies=(Replies("bet"), Replies("call"))) for seed in range(20)]
-    paid, won = [e.returns for e in play(bold)], [e.returns for e in play(chips)]
+    episodes, won = play(bold), [e.returns for e in play(chips)]
+    paid = [e.rewards for e in episodes]
+    assert won == [e.returns for e in episodes]
     assert set(won) == {(2.0, -2.0), (-2.0, 2.0)}
     assert paid == [(first / 2, second / 2) for first, second in won]
     drawn = Replies("0", "1", "2", "4", "3", "5", "7", "6", "8")

@@ -185,6 +185,7 @@ def test_a_cluster_refuses_wrong_players_and_faults():
     match, episode = matches[index], episodes[index]
 
     def fault(**fields):
+        fields |= {"rewards": fields["returns"]} if "returns" in fields else {}
         return check_episode(dataclasses.replace(episode, **fields), match, VOCABULARY, range(5))
 
     assert fault() is None

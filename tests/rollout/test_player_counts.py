@@ -56,8 +56,8 @@ def test_three_players_are_paid_and_each_has_turns():
 
 def test_the_others_share_what_an_illegal_move_costs():
     episode = play_odd("heads", "?", "heads")
-    assert (episode.outcome, episode.returns) == ("illegal_move", (0.25, -1.5, 0.25))
-    assert [turn.reward for turn in episode.turns] == [0.25, -1.5]
+    assert (episode.outcome, episode.returns) == ("illegal_move", (0.5, -3.0, 0.5))
+    assert [turn.reward for turn in episode.turns] == [0.5, -3.0]
     (alone,) = play([Match(game=Echo(), seed=0, policies=(Says("?"),))])
     assert (alone.outcome, alone.returns) == ("illegal_move", (-1.5,))
 
@@ -149,7 +149,7 @@ def test_transcripts_name_every_player():
     assert "player 1 plays: tails" in text
     assert text.endswith("Result: player 0 and player 2 won (returns: player 0 +1, player 1 -2, player 2 +1).")
     assert game_text(play_odd("heads", "?", "heads")).endswith(
-        "Result: player 0 and player 2 won by forfeit (returns: player 0 +0.25, player 1 -1.5, player 2 +0.25)."
+        "Result: player 0 and player 2 won by forfeit (returns: player 0 +0.5, player 1 -3, player 2 +0.5)."
     )
     (alone,) = play([Match(game=Echo(), seed=3, policies=(Says("ping"),))])
     assert game_text(alone).endswith(f"Result: player 0 {alone.returns[0]:+g}.")

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import statistics
 
 import numpy as np
 import pytest
 
 from made_up import new_episode, new_turn
-from spiral.games import load_game
+from spiral.evaluation.arena import evaluate
+from spiral.games import TERMINAL, Game, State, load_game
 from spiral.games.failures import UserCodeError
+from spiral.games.registry import NATIVE_GAMES
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import Match, play
-from spiral.rollout.rewards import _call_reward, illegal_move_returns, load_reward, with_reward
+from spiral.rollout.rewards import (
+    REWARDS,
+    CheapIllegalMoveError,
+    _call_reward,
+    check_reward,
+    illegal_move_returns,
+    largest_payoff,
+    load_reward,
+    with_reward,
+)
+from spiral.runs.checks import check_run
 from spiral.runs.recipe import load_recipe
 
 HERE = "tests.rollout.test_rewards"
@@ -39,22 +53,127 @@ def leaves(episode):
 
 
 def test_the_built_in_rewards():
-    won, penalty = new_episode((2.0, -2.0)), new_episode((-1.5, 0.5), outcome="illegal_move")
-    assert with_reward(won, load_reward("returns")) == won
-    assert with_reward(won, load_reward("sign")).returns == (1.0, -1.0)
-    assert with_reward(new_episode((0.0, 0.0)), load_reward("sign")).returns == (0.0, 0.0)
-    assert with_reward(penalty, load_reward("sign")).returns == (-1.5, 0.5)
+    """In Kuhn poker a hand pays up to 2 chips, and an illegal move costs 3."""
+    kuhn = load_game("kuhn_poker")
+    won, raised = new_episode((1.0, -1.0), game="kuhn_poker"), new_episode((-2.0, 2.0), game="kuhn_poker")
+    illegal = [new_turn(1, action=None)]
+    penalty = new_episode((1.0, -3.0), illegal, game="kuhn_poker", outcome="illegal_move")
+    paid = {
+        name: [with_reward(game, load_reward(name, kuhn)).rewards for game in (won, raised, penalty)]
+        for name in REWARDS
+    }
+    assert paid == {
+        "normalised": [(0.5, -0.5), (-1.0, 1.0), (0.5, -1.5)],
+        "returns": [(1.0, -1.0), (-2.0, 2.0), (1.0, -3.0)],
+        "sign": [(1.0, -1.0), (-1.0, 1.0), (0.5, -1.5)],
+    }
+    assert with_reward(won, load_reward("normalised", kuhn)).returns == (1.0, -1.0)
+    assert load_recipe("multi-qwen3-4b").selfplay.reward == "normalised"
 
 
 def test_a_custom_reward_with_options():
-    episode = new_episode((2.0, -2.0), [new_turn(0), new_turn(1)])
-    assert with_reward(episode, load_reward(f"{HERE}:quick")).returns == (0.5, -0.5)
-    assert with_reward(episode, load_reward(f"{HERE}:quick", {"discount": 1.0})).returns == (2.0, -2.0)
+    episode = new_episode((1.0, -1.0), [new_turn(0), new_turn(1, action="1")])
+    game = load_game("tictactoe")
+    assert with_reward(episode, load_reward(f"{HERE}:quick", game)).rewards == (0.25, -0.25)
+    assert with_reward(episode, load_reward(f"{HERE}:quick", game, {"discount": 1.0})).rewards == (1.0, -1.0)
+
+
+def careful(episode):
+    """Tells how the last move was made; the game may be watched move by move."""
+    state = load_game(episode.game).initial_state()
+    for action in episode.actions:
+        state = state.apply(action)
+    assert state.is_terminal == (episode.outcome == "finished")
+    assert (episode.turns[-1].action is None) == (episode.outcome == "illegal_move")
+    return list(episode.returns)
+
+
+def only_legality(episode):
+    return [-1.0 if episode.outcome == "illegal_move" and episode.turns[-1].player == 0 else 0.0, 0.0]
+
+
+def old_penalty(episode):
+    """What was paid before returns were normalised: 1.5 for an illegal move, whatever the game."""
+    illegal = episode.outcome == "illegal_move"
+    return illegal_move_returns(2, episode.turns[-1].player) if illegal else episode.returns
+
+
+def test_a_reward_that_makes_illegal_moves_worth_more_is_refused():
+    leduc, player = load_game("leduc_poker"), RandomPolicy()
+
+    def games(reward, count):
+        reward = load_reward(f"{HERE}:{reward}", leduc)
+        return play(Match(game=leduc, seed=n, policies=(player,) * 2, reward=reward) for n in range(count))
+
+    for fine in ("careful", "only_legality"):
+        assert len(games(fine, 40)) == 40
+    with pytest.raises(
+        CheapIllegalMoveError, match=r"pays player \d -\d+ for an episode of leduc.* and -1.5 had its last"
+    ):
+        games("old_penalty", 40)
+    with pytest.raises(ValueError, match=r"selfplay.reward: the reward .*old_penalty' pays player \d -\d+ for an"):
+        check_run(load_recipe("nano", ["selfplay.games=leduc_poker", f"selfplay.reward={HERE}:old_penalty"]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stakes(Game):
+    """Player 0 says who wins the stake; the bounds of returns are not stated."""
+
+    summary = "one move"
+    rules = "made up"
+    stake: float = 1.0
+
+    def initial_state(self):
+        return StakesState(stake=self.stake)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StakesState(State):
+    stake: float
+    winner: str = ""
+
+    @property
+    def current_player(self):
+        return TERMINAL if self.winner else 0
+
+    def legal_actions(self):
+        return () if self.winner else ("me", "you")
+
+    def apply(self, action):
+        return dataclasses.replace(self, winner=action)
+
+    def observation(self, player, style="full"):
+        return "who wins?"
+
+    def information_state(self, player):
+        return self.winner
+
+    def returns(self):
+        sign = {"": 0, "me": 1, "you": -1}[self.winner]
+        return (sign * self.stake, -sign * self.stake)
+
+
+def test_a_game_without_bounds_is_taken_to_pay_one(caplog):
+    def played(game, reward):
+        policies = (RandomPolicy(), RandomPolicy())
+        matches = [Match(game=game, seed=n, policies=policies, reward=load_reward(reward, game)) for n in range(3)]
+        return play(matches)
+
+    stakes = "tests.rollout.test_rewards:Stakes"
+    small, large = f"{stakes}(stake=1.2)", f"{stakes}(stake=7.0)"
+    assert largest_payoff(load_game(large)) == 1.0
+    assert {episode.rewards for episode in played(load_game(small), "normalised")} <= {(1.2, -1.2), (-1.2, 1.2)}
+    assert {episode.rewards for episode in played(load_game(small), "sign")} <= {(1.0, -1.0), (-1.0, 1.0)}
+    for reward in REWARDS:
+        with pytest.raises(UserCodeError, match=r"gave player \d the return -7, and an illegal move gives -1.5"):
+            played(load_game(large), reward)
+    check_run(load_recipe("nano", [f"selfplay.games={small}"]))
+    assert "(min_return, max_return): its largest payoff is taken to be 1, and an illegal move costs 1.5" in caplog.text
 
 
 def test_a_game_that_was_not_played_has_no_reward():
     episode = new_episode((0.0, 0.0), [new_turn(0)], outcome="not_played", fault="HTTP 500")
-    assert with_reward(episode, load_reward(f"{HERE}:fails")) == episode
+    assert with_reward(episode, load_reward(f"{HERE}:fails", load_game("tictactoe"))) == episode
 
 
 @pytest.mark.parametrize(
@@ -67,8 +186,9 @@ def test_a_game_that_was_not_played_has_no_reward():
     ],
 )
 def test_failing_reward_error_names_reward_and_game(name, message):
-    player, reward = RandomPolicy(), load_reward(f"{HERE}:{name}")
-    match = Match(game=load_game("tictactoe"), seed=7, policies=(player, player), reward=reward)
+    player, game = RandomPolicy(), load_game("tictactoe")
+    reward = load_reward(f"{HERE}:{name}", game)
+    match = Match(game=game, seed=7, policies=(player, player), reward=reward)
     with pytest.raises(UserCodeError, match=f"the reward '{HERE}:{name}' {message}"):
         play([match])
 
@@ -115,7 +235,7 @@ def by_keyword(*, episode=None):
 @pytest.mark.parametrize("name", ["without_arguments", "by_keyword"])
 def test_a_reward_that_does_not_take_an_episode_is_refused(name):
     with pytest.raises(ValueError, match=f"'{HERE}:{name}' is called as {name}\\(episode, .*options\\), but takes "):
-        load_reward(f"{HERE}:{name}")
+        check_reward(f"{HERE}:{name}", {})
 
 
 @pytest.mark.parametrize(
@@ -124,3 +244,87 @@ def test_a_reward_that_does_not_take_an_episode_is_refused(name):
 )
 def test_what_an_illegal_move_pays(players, offender, paid):
     assert illegal_move_returns(players, offender) == paid
+
+
+def test_an_illegal_move_costs_more_than_the_largest_loss_in_the_games_units():
+    assert illegal_move_returns(2, 0, 13.0) == (-19.5, 6.5)
+    assert largest_payoff(load_game("leduc_poker")) == 13.0
+    assert [largest_payoff(load_game(name)) for name in ("kuhn_poker", "kuhn_poker(hands=5)", "tictactoe")] == [2, 1, 1]
+
+
+class Answers(RandomPolicy):
+    """Raises when it can, and answers the other's raise with `answer`; None is an illegal reply."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.name = str(answer)
+        self.answer = answer
+
+    def choose(self, state, player, rng):
+        legal = state.legal_actions()
+        return self.answer if "fold" in legal else "raise" if "raise" in legal else legal[0]
+
+    def _reply(self, request):
+        if self.answer is None and "fold" in request.state.legal_actions():
+            return dataclasses.replace(RandomPolicy()._reply(request), reply="", action=None)
+        return super()._reply(request)
+
+
+class Raises(RandomPolicy):
+    def choose(self, state, player, rng):
+        return next(action for action in ("raise", "call", "check") if action in state.legal_actions())
+
+
+@pytest.mark.parametrize("reward", list(REWARDS))
+def test_an_illegal_answer_to_a_raise_in_leduc_loses_against_folding(reward):
+    """Folding can cost 9; an illegal move cost 1.5 once, so that it was the cheap way out."""
+    leduc = load_game("leduc_poker")
+    paid = {}
+    for answer in ("fold", None):
+        policy, pay = Answers(answer), load_reward(reward, leduc)
+        matches = [Match(game=leduc, seed=n, policies=(policy, Raises()), reward=pay) for n in range(60)]
+        paid[answer] = statistics.fmean(episode.rewards[0] for episode in play(matches))
+    assert paid[None] < paid["fold"] < 0
+    evaluated = {answer: evaluate(Answers(answer), Raises(), leduc, 60, 0) for answer in ("fold", None)}
+    for seat in (0, 1):
+        assert evaluated[None].seat_returns[seat] < evaluated["fold"].seat_returns[seat]
+
+
+class Careless(RandomPolicy):
+    """Plays at random and makes an illegal move at its third turn, or at every turn."""
+
+    name = "careless"
+
+    def _reply(self, request):
+        reply = super()._reply(request)
+        return dataclasses.replace(reply, reply="", action=None) if request.seed % 3 == 0 else reply
+
+
+OPENSPIEL = [
+    *("backgammon", "breakthrough", "clobber", "connect_four", "dots_and_boxes", "einstein_wurfelt_nicht", "go_fish"),
+    *("gomoku", "hex", "kuhn_poker", "leduc_poker", "liars_dice", "mancala", "nim", "othello", "oware", "pentago"),
+    *("phantom_ttt", "pig", "tic_tac_toe", "universal_poker", "y"),
+]
+
+
+@pytest.mark.parametrize("spec", [*NATIVE_GAMES, "kuhn_poker(hands=5)", *(f"openspiel/{name}" for name in OPENSPIEL)])
+def test_no_legal_outcome_is_worse_than_an_illegal_move(spec):
+    """Neither in training, whatever the built-in reward, nor in evaluation."""
+    if spec.startswith("openspiel/"):
+        pytest.importorskip("pyspiel")
+    game = load_game(spec)
+    random_play = Match(game=game, seed=0, policies=(RandomPolicy(), RandomPolicy()))
+    legal = play(dataclasses.replace(random_play, seed=n) for n in range(4))
+    broken = play(dataclasses.replace(random_play, seed=n, policies=(Careless(), Careless())) for n in range(4))
+    illegal = [episode for episode in broken if episode.outcome == "illegal_move"]
+    assert illegal
+    for name in REWARDS:
+        reward = load_reward(name, game)
+        lowest = min(value for episode in legal for value in with_reward(episode, reward).rewards)
+        for episode in illegal:
+            paid = with_reward(episode, reward).rewards[episode.turns[-1].player]
+            assert paid < lowest
+            assert paid < (-1 if name != "returns" else game.min_return)
+            assert paid == (-1.5 if name != "returns" else episode.returns[episode.turns[-1].player])
+        if name != "returns":
+            assert lowest >= -1

@@ -152,6 +152,7 @@ def _game_metrics(matchup: Matchup, episodes: Sequence[Episode]) -> Metrics:
         turns = [turn for episode in own for turn in episode.turns if turn.player == player]
         generations = _generations(turns)
         metrics[key("return", player)] = sum(episode.returns[player] for episode in own) / len(own)
+        metrics[key("reward", player)] = sum(episode.rewards[player] for episode in own) / len(own)
         metrics[key("win", player)] = sum(episode.result(player) > 0 for episode in own) / len(own)
         metrics[key("illegal", player)] = _share(turns, lambda turn: turn.action is None)
         metrics[key("response_length", player)] = _mean([len(g.token_ids) for g in generations])

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 AGAINST = " against "
 """Separates the game from the opponents that do not learn in `Episode.matchup`."""
 
@@ -60,7 +60,7 @@ class Turn:
     reward: float = 0.0
     """Reward of the player from this turn until its next one, in the game's units, illegal-move penalties included.
 
-    The rewards of all turns of a player sum to its return in the game, before `selfplay.reward` changes it. 0 in files
+    The rewards of all turns of a player sum to its return in the game, whatever `selfplay.reward` pays. 0 in files
     of schema 4 and earlier.
     """
 
@@ -89,12 +89,21 @@ class Episode:
     actions: tuple[str, ...] = ()
     """Every action applied, those of chance and of random openings included."""
     returns: tuple[float, ...]
-    """[num_players] what each player is paid, illegal-move penalties included."""
+    """[num_players] the result in the game's units; an illegal move costs 1.5 times the game's largest payoff."""
+    rewards: tuple[float, ...] = ()
+    """[num_players] what training pays, as `selfplay.reward` says; by default the returns.
+
+    In files of schema 6 and earlier `returns` holds what was paid.
+    """
     outcome: Outcome
     """"not_played": the last turn got no reply (for example a network error), so the game has no result and pays 0."""
     fault: str = ""
     """Why the game was not played; empty for the other outcomes."""
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            object.__setattr__(self, "rewards", self.returns)
 
     @property
     def opponent(self) -> str:

@@ -1,8 +1,8 @@
 """Episodes as Parquet: one row a turn, readable with pyarrow, pandas, DuckDB or `datasets`.
 
-Columns that belong to the whole game repeat in each of its rows; `policies`, `trainable` and `returns` have one item
-for each player. The file's metadata carries the schema version. Files of earlier versions are read too, and the columns
-that they lack get their defaults.
+Columns that belong to the whole game repeat in each of its rows; `policies`, `trainable`, `returns` and `rewards` have
+one item for each player. The file's metadata carries the schema version. Files of earlier versions are read too, and
+the columns that they lack get their defaults.
 """
 
 from __future__ import annotations
@@ -20,9 +20,17 @@ from spiral.core.files import write_atomically
 from spiral.core.records import SCHEMA_VERSION, Episode, Generation, Seat, Turn
 
 VERSION_KEY = b"spiral_schema_version"
-READ_VERSIONS = ("1", "2", "3", "4", "5", str(SCHEMA_VERSION))
+READ_VERSIONS = ("1", "2", "3", "4", "5", "6", str(SCHEMA_VERSION))
 
-ADDED_IN = {"thinking_tokens": "2", "has_thought": "2", "fault": "3", "budget": "4", "reward": "5", "attempt": "6"}
+ADDED_IN = {
+    "thinking_tokens": "2",
+    "has_thought": "2",
+    "fault": "3",
+    "budget": "4",
+    "reward": "5",
+    "attempt": "6",
+    "rewards": "7",
+}
 """The version that added a column, for columns that version 1 does not have."""
 
 SCHEMA = pa.schema(
@@ -35,6 +43,7 @@ SCHEMA = pa.schema(
         ("trainable", pa.list_(pa.bool_())),
         ("actions", pa.list_(pa.string())),
         ("returns", pa.list_(pa.float64())),
+        ("rewards", pa.list_(pa.float64())),
         ("outcome", pa.string()),
         ("fault", pa.string()),
         ("player", pa.int8()),
@@ -112,6 +121,7 @@ def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any
         "trainable": [seat.trainable for seat in episode.seats],
         "actions": list(episode.actions),
         "returns": list(episode.returns),
+        "rewards": list(episode.rewards),
         "outcome": episode.outcome,
         "fault": episode.fault,
         "player": turn.player,
@@ -134,8 +144,9 @@ def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any
 def _episode(rows: list[dict[str, Any]]) -> Episode:
     first = rows[0]
     seats = [Seat(policy=p, trainable=t) for p, t in zip(first["policies"], first["trainable"], strict=True)]
-    if len(first["returns"]) != len(seats):
-        raise ValueError(f"an episode has {len(seats)} players and {len(first['returns'])} returns")
+    for paid in ("returns", "rewards"):
+        if len(first.get(paid, seats)) != len(seats):
+            raise ValueError(f"an episode has {len(seats)} players and {len(first[paid])} {paid}")
     return Episode(
         game=first["game"],
         seed=first["seed"],
@@ -143,6 +154,7 @@ def _episode(rows: list[dict[str, Any]]) -> Episode:
         turns=tuple(_turn(row) for row in rows),
         actions=tuple(first["actions"]),
         returns=tuple(first["returns"]),
+        rewards=tuple(first.get("rewards", ())),
         outcome=first["outcome"],
         fault=first.get("fault", ""),
         attempt=first.get("attempt", 0),

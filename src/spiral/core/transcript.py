@@ -58,8 +58,10 @@ def final_observation(episode: Episode, player: int) -> str:
 
 
 def result_line(episode: Episode, names: Sequence[str]) -> str:
-    """The winner and the return of each player. `names` are those of the players in order."""
+    """The winner, the returns, and the rewards where they differ. `names` are those of the players in order."""
     returns = ", ".join(f"{name} {value:+g}" for name, value in zip(names, episode.returns, strict=True))
+    if episode.rewards != episode.returns:
+        returns += f"; paid in training: {', '.join(f'{value:+g}' for value in episode.rewards)}"
     if episode.outcome == "not_played":
         return f"Result: none, the game could not be played to its end ({episode.fault})."
     if len(episode.returns) == 1:

@@ -15,7 +15,7 @@ import numpy as np
 from spiral.core.records import Episode, Generation, Turn
 from spiral.games import State
 from spiral.rollout.loop import Match
-from spiral.rollout.rewards import illegal_move_returns, with_reward
+from spiral.rollout.rewards import illegal_move_returns, largest_payoff, with_reward
 
 ROUNDING = 1e-4
 """Nats by which a log-probability may exceed zero."""
@@ -97,7 +97,7 @@ def _result_fault(episode: Episode, match: Match, state: State) -> str | None:
     terminal, players = state.is_terminal, match.game.num_players
     returns = (0.0,) * players
     if episode.outcome == "illegal_move":
-        returns = illegal_move_returns(players, 0 if last is None else last.player)
+        returns = illegal_move_returns(players, 0 if last is None else last.player, largest_payoff(match.game))
         possible = unanswered and not terminal
     elif episode.outcome == "finished":
         returns = state.returns()
@@ -108,8 +108,10 @@ def _result_fault(episode: Episode, match: Match, state: State) -> str | None:
         possible = episode.outcome == "not_played" and unanswered and bool(episode.fault)
     if not possible:
         return f"its actions do not lead to the outcome {episode.outcome!r}"
-    returns = with_reward(dataclasses.replace(episode, returns=returns), match.reward).returns
-    return None if episode.returns == returns else f"its returns are {episode.returns} instead of {returns}"
+    if episode.returns != returns:
+        return f"its returns are {episode.returns} instead of {returns}"
+    rewards = with_reward(dataclasses.replace(episode, rewards=()), match.reward).rewards
+    return None if episode.rewards == rewards else f"its rewards are {episode.rewards} instead of {rewards}"
 
 
 def _turn_fault(turn: Turn, number: int, vocabulary: int, versions: range) -> str | None:

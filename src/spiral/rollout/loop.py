@@ -20,7 +20,14 @@ from spiral.games import Game, State
 from spiral.games.failures import GameError, UserCodeError, describe_error, find_game_failure
 from spiral.games.playout import draw
 from spiral.policies import Policy, RemotePolicy, TurnReply, TurnRequest
-from spiral.rollout.rewards import Reward, illegal_move_returns, returns, with_reward
+from spiral.rollout.rewards import (
+    Reward,
+    check_worth,
+    illegal_move_returns,
+    largest_payoff,
+    returns,
+    with_reward,
+)
 
 Watch = Callable[[int, int], object]
 """Called with the number of finished games and of turns so far."""
@@ -144,7 +151,7 @@ class _LiveGame:
         if self.fault:
             return "not_played", (0.0,) * players
         if self.offender is not None:
-            return "illegal_move", illegal_move_returns(players, self.offender)
+            return "illegal_move", illegal_move_returns(players, self.offender, largest_payoff(self.match.game))
         if not self.state.is_terminal:
             return "truncated", (0.0,) * players
         return "finished", self._checked(self.state.returns())
@@ -152,7 +159,9 @@ class _LiveGame:
     def _checked(self, given: object) -> tuple[float, ...]:
         """The returns of a finished game, checked against its contract."""
         try:
-            return checked_returns(self.match.game, given)
+            paid = checked_returns(self.match.game, given)
+            check_worth(self.match.game, paid)
+            return paid
         except ValueError as error:
             raise self.error(str(error)) from None
 

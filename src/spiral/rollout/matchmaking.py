@@ -75,9 +75,10 @@ class SelfPlayConfig(Section):
     )
     opponent_options: dict[str, object] = Field({}, description="Options of the opponent sampler.")
     reward: str = Field(
-        "returns",
-        description="'returns' pays the game's own returns, 'sign' only their sign, or 'module:function'. Illegal"
-        " moves cost 1.5.",
+        "normalised",
+        description="'normalised' pays the game's returns divided by its largest payoff, so that every game pays"
+        " within -1 and 1; 'returns' pays them in the game's units, 'sign' pays 1, 0 or -1; or 'module:function'. An"
+        " illegal move costs 1.5 times the largest payoff.",
     )
     reward_options: dict[str, object] = Field({}, description="Options of the reward.")
 
@@ -226,8 +227,10 @@ class Matchmaker:
         self._config = config
         self._seed = seed
         self._load_opponent = load_opponent
-        self._reward = load_reward(config.reward, config.reward_options)
         self._games = {spec: load_game(spec) for spec in config.games}
+        self._rewards = {
+            spec: load_reward(config.reward, game, config.reward_options) for spec, game in self._games.items()
+        }
         self._opponents: dict[tuple[str, str], Policy] = {}
         for spec, game in self._games.items():
             for name in self.sampler.known(game) if game.num_players > 1 else ():
@@ -272,7 +275,7 @@ class Matchmaker:
             trainable=tuple(name == MIRROR for name in pairing.players),
             max_turns=self._config.max_turns,
             opening_plies=self._config.opening_plies.get(pairing.game, 0),
-            reward=self._reward,
+            reward=self._rewards[pairing.game],
         )
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> None:

@@ -1,29 +1,74 @@
-"""Checks at launch, before anything is spent: whether opponents can play, and whether prompts leave room to answer."""
+"""Checks at launch, before anything is spent: whether opponents can play, what rewards pay, whether prompts fit."""
 
 from __future__ import annotations
 
 import logging
 
+from spiral.core.seeds import derive_seed
 from spiral.evaluation.policy_table import decisions
-from spiral.games import load_game
+from spiral.games import Game, load_game
+from spiral.games.failures import UserCodeError
 from spiral.games.registry import NATIVE_GAMES
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.room import check_room, check_states_room
+from spiral.policies.scripted import RandomPolicy
+from spiral.rollout.loop import Match, play
 from spiral.rollout.matchmaking import make_sampler
+from spiral.rollout.rewards import (
+    ILLEGAL_MOVE_RETURN,
+    REWARDS,
+    CheapIllegalMoveError,
+    largest_payoff,
+    load_reward,
+)
 from spiral.runs.recipe import NANO_KNOWS, Recipe
 
 logger = logging.getLogger(__name__)
 
 
+TRIED_GAMES = 20
+"""Games of random play that a reward of the user's is tried on at launch."""
+
+
 def check_run(recipe: Recipe) -> None:
-    """Lets every opponent try its games. Raises `ValueError` for a game that no opponent of the recipe can play."""
+    """Lets every opponent try its games, and a reward of the user's games of random play.
+
+    Raises:
+        ValueError: No opponent of the recipe can play a game, or the reward pays more for an illegal move.
+    """
     sampler = make_sampler(recipe.selfplay)
     for game in map(load_game, recipe.selfplay.games):
+        _check_reward(recipe, game)
         if game.num_players > 1:
             try:
                 sampler.known(game)
             except ValueError as error:
                 raise ValueError(f"selfplay.opponents: {error}") from error
+
+
+def _check_reward(recipe: Recipe, game: Game) -> None:
+    """Warns of a game whose payoff is assumed; refuses a reward that makes illegal moves worth more."""
+    selfplay = recipe.selfplay
+    if None in (game.min_return, game.max_return) and selfplay.reward in ("normalised", "returns"):
+        logger.warning(
+            "%s does not state the bounds of its returns (min_return, max_return): its largest payoff is taken to be"
+            " %g, and an illegal move costs %g; a legal return as low as that stops the run",
+            game.spec, largest_payoff(game), -ILLEGAL_MOVE_RETURN * largest_payoff(game),
+        )  # fmt: skip
+    if selfplay.reward in REWARDS:
+        return
+    reward, player = load_reward(selfplay.reward, game, selfplay.reward_options), RandomPolicy()
+    for index in range(TRIED_GAMES):
+        seed = derive_seed(0, "reward", game.spec, index)
+        players = (player,) * game.num_players
+        (episode,) = play([Match(game=game, seed=seed, policies=players, max_turns=selfplay.max_turns)])
+        try:
+            reward(episode)
+        except CheapIllegalMoveError as error:
+            raise ValueError(f"selfplay.reward: {error}") from error
+        except UserCodeError as error:  # it may need what only a model's turns have; training calls it in earnest
+            logger.debug("the reward was not tried on %s: %s", game.spec, error)
+            return
 
 
 def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:

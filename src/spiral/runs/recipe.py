@@ -31,7 +31,7 @@ from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
 from spiral.policies.registry import check_policy_name
 from spiral.rollout.matchmaking import SAMPLERS, SelfPlayConfig, make_sampler
 from spiral.rollout.opponents.base import MIRROR
-from spiral.rollout.rewards import REWARDS, load_reward
+from spiral.rollout.rewards import REWARDS, check_reward
 from spiral.runs.cluster import WEIGHT_TRANSPORTS, ClusterConfig
 from spiral.runs.guards import find_guard
 from spiral.runs.hardware import HardwareConfig
@@ -210,7 +210,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "selfplay.opponent_sampler", partial(resolve, "opponents", selfplay.opponent_sampler, SAMPLERS)
     yield "selfplay.opponent_options", partial(make_sampler, selfplay)
     yield "selfplay.reward", partial(resolve, "rewards", selfplay.reward, REWARDS)
-    yield "selfplay.reward_options", partial(load_reward, selfplay.reward, selfplay.reward_options)
+    yield "selfplay.reward_options", partial(check_reward, selfplay.reward, selfplay.reward_options)
     for game in evaluation.games:
         yield "evaluation.games", partial(_check_evaluated, game)
     for name in evaluation.opponents:

@@ -17,13 +17,13 @@ class BatchMean:
         returns: dict[tuple[str, int], list[float]] = defaultdict(list)
         for episode in filter(has_result, episodes):
             for player in episode.learning_players:
-                returns[episode.matchup, player].append(episode.returns[player])
+                returns[episode.matchup, player].append(episode.rewards[player])
         means = {key: sum(values) / len(values) for key, values in returns.items()}
         return [
             advantages_by_turn(
                 episode,
                 {
-                    player: episode.returns[player] - means[episode.matchup, player]
+                    player: episode.rewards[player] - means[episode.matchup, player]
                     for player in (episode.learning_players if has_result(episode) else ())
                 },
             )

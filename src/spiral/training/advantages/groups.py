@@ -38,7 +38,7 @@ def group_advantages(episodes: Sequence[Episode], centre: Centre) -> list[TurnAd
         if len(played) < 2:
             continue
         for player in episodes[played[0]].learning_players:
-            returns = np.array([episodes[index].returns[player] for index in played], dtype=np.float64)
+            returns = np.array([episodes[index].rewards[player] for index in played], dtype=np.float64)
             for index, value in zip(played, centre(returns), strict=True):
                 advantages[index][player] = float(value)
     return [advantages_by_turn(episode, by_player) for episode, by_player in zip(episodes, advantages, strict=True)]

@@ -282,7 +282,7 @@ def _checked_pair(pair: Any, episode: Episode) -> dict[int, float]:
 def _check_size(advantage: float, player: int, episode: Episode) -> None:
     if not abs(advantage) <= MAX_ADVANTAGE:
         raise UserCodeError(
-            f"gave player {player} of {_name(episode)}, with returns {episode.returns}, the advantage {advantage};"
+            f"gave player {player} of {_name(episode)}, with rewards {episode.rewards}, the advantage {advantage};"
             f" expected a number within {MAX_ADVANTAGE:g} of zero"
         )
 

@@ -79,9 +79,9 @@ class RAE:
 
     def _advantages(self, episode: Episode) -> TurnAdvantages:
         game, learning = episode.matchup, episode.learning_players if has_result(episode) else ()
-        advantages = {player: episode.returns[player] - self.baseline(game, player) for player in learning}
+        advantages = {player: episode.rewards[player] - self.baseline(game, player) for player in learning}
         for player in learning:
-            self._baselines.update(game, player, episode.returns[player])
+            self._baselines.update(game, player, episode.rewards[player])
         return advantages_by_turn(episode, advantages)
 
     def baseline(self, game: str, player: int) -> float:

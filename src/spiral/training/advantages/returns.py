@@ -16,7 +16,7 @@ class PlainReturns:
         return [
             advantages_by_turn(
                 episode,
-                {player: episode.returns[player] for player in episode.learning_players} if has_result(episode) else {},
+                {player: episode.rewards[player] for player in episode.learning_players} if has_result(episode) else {},
             )
             for episode in episodes
         ]

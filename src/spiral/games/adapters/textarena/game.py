@@ -90,6 +90,16 @@ class TextArenaGame(Game):
         """The catalogue's bound, or 1,000 where the rules set none (dice, bets, ties); play does not come near it."""
         return self.entry.max_turns
 
+    @property
+    def min_return(self) -> float:
+        """TextArena pays a loss with -1."""
+        return -1.0
+
+    @property
+    def max_return(self) -> float:
+        """TextArena pays a win with 1."""
+        return 1.0
+
     def initial_state(self) -> TextArenaState:
         """Before the deal, or the first position of a game in which nothing is dealt."""
         return TextArenaState(game=self, dealt=None if self.entry.dealt else 0)
