@@ -15,7 +15,8 @@ episodes of one step:
 
 With the first two, the episodes do not depend on the number of workers, on their speed, or on which are lost. Games go
 on between calls: a thread of this process gives workers their next chunk, checks their results, and replaces workers
-that are lost.
+that are lost. With `selfplay.samples_per_step` a step has as many games as have this number of turns to learn from
+(`sampled_queue.py`): the beginning of its own games in order, or the oldest finished games.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from spiral.core.metrics import Metrics, worker_key
+from spiral.core.metrics import DROPPED_TURNS, Metrics, worker_key
 from spiral.core.records import Episode
 from spiral.distributed.checks import check_episode, check_results
 from spiral.distributed.game_queue import GameQueue, split_stale, turn_ages
 from spiral.distributed.pool import Play, PolicyCall, Sleep, Task, WorkerHandle, WorkerPool, worker_statuses
 from spiral.distributed.rollout_worker import MakePolicy, WorkerStatus, count_tokens
+from spiral.distributed.sampled_queue import SampledQueue
 from spiral.distributed.session import import_ray
 from spiral.distributed.weights.base import TransportContext, WeightsHandle
 from spiral.distributed.weights.registry import deliver, make_transport
@@ -91,7 +93,12 @@ class ClusterCollector:
         # Enumerates the games and plays none, so that any policy will do.
         placeholder = RandomPolicy()
         self._matchmaker = Matchmaker(placeholder, selfplay, seed, load_opponent=lambda _name, _game: placeholder)
-        self._queue = GameQueue(selfplay.episodes_per_step, cluster.rollout_workers)
+        self._samples_per_step = selfplay.samples_per_step
+        self._queue = (
+            SampledQueue(selfplay, cluster.rollout_workers, in_order=cluster.schedule != "async")
+            if selfplay.samples_per_step
+            else GameQueue(selfplay.episodes_per_step, cluster.rollout_workers)
+        )
         # One chunk that waits to begin and one that is ending, whose finished games leave room for others.
         self._max_assigned = selfplay.in_flight + 2 * self._queue.max_chunk_games
         self._metrics = _StepMetrics()
@@ -143,6 +150,10 @@ class ClusterCollector:
         with self._changed:
             kept, dropped = split_stale(episodes, version, self._cluster.max_staleness)
             self._metrics.end_step(episodes, version, dropped, time.perf_counter() - start, self._pool)
+            if self._samples_per_step:
+                self._matchmaker.turns_per_game = sum(e.learned_turns for e in episodes) / len(episodes)
+                self._metrics.last[DROPPED_TURNS] = float(self._queue.dropped_turns)
+                self._queue.dropped_turns = 0
         self._matchmaker.observe(step, kept)
         if self._sleep:
             self._put_to_sleep()
@@ -243,6 +254,7 @@ class ClusterCollector:
         last = step + self._cluster.steps_ahead
         if self._last_step is not None:
             last = max(step, min(last, self._last_step))
+        self._queue.turns_per_game = self._matchmaker.turns_per_game
         begin = step if self._queue.last_step is None else self._queue.last_step + 1
         for following in range(begin, last + 1):
             weights = None if self._cluster.schedule == "async" else self._newest()

@@ -52,11 +52,16 @@ class GameQueue:
 
     def __init__(self, episodes_per_step: int, workers: int) -> None:
         """Cuts every step into chunks for `workers` workers."""
+        self.turns_per_game: float | None = None
+        """Turns to learn from in a game, as far as they are known when a step is added; `SampledQueue` reads it."""
+        self.dropped_turns = 0
+        """Turns of finished games that no step took, since the last step was taken."""
         self._episodes_per_step = episodes_per_step
         self._chunks_per_step = min(episodes_per_step, CHUNKS_PER_WORKER * workers)
         self.max_chunk_games = -(-episodes_per_step // self._chunks_per_step)
         """Games in the largest chunk."""
-        self._waiting: list[tuple[int, Chunk]] = []
+        self._waiting: list[tuple[int, int, Chunk]] = []
+        """A heap: chunks of earlier steps first, then those added first."""
         self._open: dict[int, Chunk] = {}
         self._finished: dict[tuple[int, int], Episode] = {}
         self._next_number = 0
@@ -77,22 +82,16 @@ class GameQueue:
         """Adds the games of a step. Each chunk takes every n-th game, so that it has some of every kind."""
         assert self.last_step is None or step == self.last_step + 1, (step, self.last_step)
         self.last_step = step
-        for first in range(self._chunks_per_step):
-            indices = tuple(range(first, self._episodes_per_step, self._chunks_per_step))
-            games = tuple(pairings[index] for index in indices)
-            chunk = Chunk(number=self._next_number, step=step, indices=indices, pairings=games, weights=weights)
-            self._next_number += 1
-            self._open[chunk.number] = chunk
-            heapq.heappush(self._waiting, (chunk.number, chunk))
+        self._add_games(step, range(self._episodes_per_step), pairings, weights, self._chunks_per_step)
 
     def next_chunk(self) -> Chunk | None:
         """Removes and returns the first waiting chunk; None when there is none."""
-        return heapq.heappop(self._waiting)[1] if self._waiting else None
+        return heapq.heappop(self._waiting)[-1] if self._waiting else None
 
     def return_chunk(self, chunk: Chunk) -> None:
-        """Puts the chunk of a lost worker back into the queue."""
-        assert chunk.number in self._open, chunk
-        heapq.heappush(self._waiting, (chunk.number, chunk))
+        """Puts the chunk of a lost worker back into the queue, unless its games are no longer needed."""
+        if chunk.number in self._open:
+            heapq.heappush(self._waiting, (chunk.step, chunk.number, chunk))
 
     def finish(self, chunk: Chunk, episodes: Sequence[Episode]) -> bool:
         """Adds the episodes of a chunk, in the order of its indices; False when the chunk was finished before."""
@@ -114,6 +113,18 @@ class GameQueue:
         if len(self._finished) < self._episodes_per_step:
             return None
         return [self._finished.pop(key) for key in sorted(self._finished)[: self._episodes_per_step]]
+
+    def _add_games(
+        self, step: int, indices: range, pairings: Sequence[Pairing], weights: WeightsHandle | None, chunks: int
+    ) -> None:
+        """Adds games of a step, cut into `chunks` chunks."""
+        for first in range(min(chunks, len(indices))):
+            own = tuple(indices[first::chunks])
+            games = tuple(pairings[index] for index in own)
+            chunk = Chunk(number=self._next_number, step=step, indices=own, pairings=games, weights=weights)
+            self._next_number += 1
+            self._open[chunk.number] = chunk
+            heapq.heappush(self._waiting, (step, chunk.number, chunk))
 
 
 def turn_ages(episodes: Sequence[Episode], version: int) -> list[int]:

@@ -57,7 +57,8 @@ class SelfPlayConfig(Section):
         le=100_000,
         description="Turns to learn from before each update, in place of `episodes_per_step`; 128 in the paper. A"
         " step's games are dealt in an order that follows from the seed, and it ends with the game that reaches this"
-        " number. 0 counts games.",
+        " number, with any number of workers; under cluster.schedule 'async' it is the oldest finished games with as"
+        " many turns. 0 counts games.",
     )
     in_flight: int = Field(256, ge=1, description="Games under way at once.")
     max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")

@@ -97,16 +97,6 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _clusters_count_games(self) -> Self:
-        if self.selfplay.samples_per_step and self.cluster.rollout_workers:
-            raise ValueError(
-                f"selfplay.samples_per_step is {self.selfplay.samples_per_step} and cluster.rollout_workers is"
-                f" {self.cluster.rollout_workers}; steps of turns are played in one process, so set"
-                " selfplay.episodes_per_step instead"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _devices_match_learner_workers(self) -> Self:
         workers, devices = self.cluster.learner_workers, self.hardware.devices
         if workers > 1 and devices not in (1, workers):
