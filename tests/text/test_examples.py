@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from flip import Flip
-from spiral.core.seeds import derive_seed
 from spiral.games import game_names, load_game
 from spiral.models.nano.tokenizer import END, REPLY, build_tokenizer
 from spiral.text import ChatCodec, PromptConfig, parse_action, split_reply, worked_example
-from spiral.text.examples import DECISION, _early_state
+from spiral.text.examples import DECISION, _random_example
 from spiral.text.prompts import R1_SYSTEM, Example, messages, plain_text, question
 from turns import GAMES, random_states
 
@@ -20,7 +19,7 @@ STYLES = [(style, thinking) for style in ("full", "compact") for thinking in (Tr
 
 
 def shown_state(game):
-    return _early_state(game, derive_seed("worked example", game.spec))
+    return (game.example() or _random_example(game))[0]
 
 
 @pytest.mark.parametrize(("observation", "thinking"), STYLES)
@@ -31,9 +30,10 @@ def test_the_example_reply_is_legal_in_its_position(spec, observation, thinking)
     state = shown_state(game)
     assert example.observation == state.observation(state.current_player, observation)
     action = parse_action(example.reply, state)
-    assert action in state.legal_actions()
+    assert game.free_text or action in state.legal_actions()
     assert example.answer == f"\\boxed{{{action}}}"
-    assert example.thought == (f"{action} is a legal action." if thinking else "")
+    listed = action.partition(". ")[0]
+    assert example.thought == (f"{listed} is a legal action." if thinking else "")
     assert split_reply(example.reply).answer == example.answer
     assert len(example.reply) < 120
 
@@ -60,6 +60,14 @@ def test_the_whole_example_of_one_game():
     assert example.reply == "check is a legal action.\n\\boxed{check}"
     direct = worked_example(load_game("kuhn_poker"), PromptConfig(observation="compact", thinking=False))
     assert direct.reply == "\\boxed{check}"
+
+
+def test_the_example_of_a_game_with_talk_shows_where_the_words_go():
+    game = load_game("simple_negotiation")
+    example = worked_example(game, PromptConfig(thinking=False))
+    assert example.answer == "\\boxed{offer: 1 wood -> 3 wheat. Yours asks too much.}"
+    heard = shown_state(game).apply(parse_action(example.reply, shown_state(game))).observation(0)
+    assert 'Turn 2, your opponent: [offer: 1 wood -> 3 wheat], saying "Yours asks too much."' in heard
 
 
 def test_a_game_with_one_decision_shows_it():

@@ -11,8 +11,9 @@ from tokenizers.processors import TemplateProcessing
 
 import spiral.text.chat
 from spiral.games import load_game
+from spiral.games.playout import resolve_chance
 from spiral.models.nano.tokenizer import END, REPLY, build_tokenizer
-from spiral.text import ChatCodec, PromptConfig
+from spiral.text import ChatCodec, PromptConfig, parse_action
 from spiral.text.prompts import messages, plain_text, question
 from turns import random_states
 
@@ -73,6 +74,37 @@ def test_plain_templates_are_the_tokenizers_plain_text():
         ids = ChatCodec(TOKENIZER, PromptConfig(template=template)).encode(OBSERVATION, KUHN)
         assert ids.dtype == np.int64
         assert ids.tolist() == TOKENIZER.encode(text)
+
+
+@pytest.mark.parametrize("spec", ["simple_negotiation", "textarena/TruthAndDeception-v0"])
+def test_games_with_talk_ask_for_a_message_or_action_and_say_what_the_opponent_receives(spec):
+    game = load_game(spec)
+    received = "Your opponent receives only what is inside \\boxed{}, nothing else of your reply."
+    for thinking, opening in ((True, "Reason step by step, then"), (False, "Answer at once, without explaining:")):
+        config = PromptConfig(thinking=thinking)
+        text = question("SEEN", config, game)
+        assert text == f"SEEN\n\n{opening} write your message or action inside \\boxed{{}}. {received}"
+        assert "exactly one of those allowed" in question("SEEN", config, KUHN) == question("SEEN", config)
+    compact = PromptConfig(observation="compact", thinking=False)
+    assert question("SEEN", compact, game) == "SEEN"
+    codec = ChatCodec(TOKENIZER, PromptConfig())
+    asked, other = (TOKENIZER.decode(codec.encode("SEEN", each)) for each in (game, KUHN))
+    assert received in asked
+    assert received not in other
+
+
+def test_the_opponent_receives_the_box_and_nothing_else():
+    state = resolve_chance(load_game("simple_negotiation").initial_state())
+    reply = r"A secret plan: take ore. \boxed{offer: 1 wheat -> 2 ore. Ore is heavy, is it not?} I hope this works."
+    heard = state.apply(parse_action(reply, state)).observation(1)
+    assert 'Turn 1, your opponent: [offer: 1 wheat -> 2 ore], saying "Ore is heavy, is it not?"' in heard
+    assert "secret" not in heard
+    assert "hope" not in heard
+    state = resolve_chance(load_game("textarena/TruthAndDeception-v0").initial_state())
+    reply = r"Lie to them. \boxed{I am sure that the first fact is the right one, trust me!} Done."
+    heard = state.apply(parse_action(reply, state)).observation(1)
+    assert "[Deceiver] I am sure that the first fact is the right one, trust me!" in heard
+    assert "Lie to them" not in heard
 
 
 @pytest.mark.parametrize("template", ["chat", *TEXTS])

@@ -133,6 +133,10 @@ class Game(ABC):
     def initial_state(self) -> State:
         """The first state, often a chance node."""
 
+    def example(self) -> tuple[State, str] | None:
+        """A position and the action to show in a worked example; None for a random early one and any legal action."""
+        return None
+
     @property
     def num_players(self) -> int:
         """Number of players, 1 or more. A class attribute `num_players = 3` overrides it as well."""

@@ -132,6 +132,17 @@ class SimpleNegotiation(Game):
         """Before anything is dealt."""
         return SimpleNegotiationState(resources=self.resources, turns=self.turns, moved=(0,) * self.resources)
 
+    def example(self) -> tuple[SimpleNegotiationState, str] | None:
+        """An answer with words to a first offer: a counter-offer, after the middle of every deal."""
+        if self.turns < 2:
+            return None
+        state = self.initial_state()
+        while state.is_chance:
+            outcomes = state.chance_outcomes()
+            state = state.apply(outcomes[len(outcomes) // 2][0])
+        first, second = state.names[:2]
+        return state.apply(f"offer: 1 {first} -> 2 {second}"), f"offer: 1 {second} -> 3 {first}. Yours asks too much."
+
     @property
     def max_turns(self) -> int:
         """The parameter: the turns of both players together."""

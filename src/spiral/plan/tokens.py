@@ -161,8 +161,8 @@ def _encoder(prompt: PromptConfig, codec: ChatCodec | None, game: Game) -> Encod
     if codec is not None:
         return lambda observation: codec.encode(observation, game)
     example = worked_example(game, prompt) if prompt.example else None
-    shown = question(example.observation, prompt) + example.reply if example else ""
-    return lambda observation: np.array([ord(character) for character in shown + question(observation, prompt)])
+    shown = question(example.observation, prompt, game) + example.reply if example else ""
+    return lambda observation: np.array([ord(character) for character in shown + question(observation, prompt, game)])
 
 
 class _Surveyor(RandomPolicy):

@@ -18,7 +18,7 @@ from spiral.core.records import IntArray
 from spiral.games import Game
 from spiral.text.chat_template import QUESTION, REPLY, check_chat_template, check_kept, render_chat, takes_system
 from spiral.text.examples import worked_example
-from spiral.text.prompts import Example, PromptConfig, messages, plain_text, question
+from spiral.text.prompts import Example, PromptConfig, has_talk, messages, plain_text, question
 from spiral.text.thinking import (
     CHANNEL,
     MESSAGE_END,
@@ -143,13 +143,15 @@ class ChatCodec:
 
         Args:
             observation: What the player sees.
-            game: The game of the observation. Required when the prompt shows a worked example.
+            game: The game of the observation, by which the instruction asks for an action or for a message or action.
+                Required when the prompt shows a worked example.
 
         Raises:
             ValueError: `game` is missing but required, or the tokenizer loses part of the first prompt or of the first
                 actions of a game.
         """
-        key = (game, observation) if self.config.example else observation
+        talk = game is not None and has_talk(game)
+        key = (game, observation) if self.config.example or talk else observation
         cached = self._prompts.get(key)
         if cached is None:
             prompt = self.render(observation, game)
@@ -173,9 +175,9 @@ class ChatCodec:
         """
         observation, example = self._special.sub(" ", observation), self._example(game)
         if example is None:
-            return self._render(question(observation, self.config))
+            return self._render(question(observation, self.config, game))
         fields = {name: self._special.sub(" ", text) for name, text in dataclasses.asdict(example).items()}
-        return self._render(question(observation, self.config), Example(**fields))
+        return self._render(question(observation, self.config, game), Example(**fields), game)
 
     def encode_question(self, text: str) -> IntArray:
         """The token ids [P] of a prompt with exactly `text` as the question, without instruction or example."""
@@ -253,15 +255,15 @@ class ChatCodec:
         plain = self.config.template != "chat"
         return np.asarray(self.tokenizer.encode(prompt, add_special_tokens=plain), dtype=np.int64)
 
-    def _render(self, user_text: str, example: Example | None = None) -> str:
+    def _render(self, user_text: str, example: Example | None = None, game: Game | None = None) -> str:
         if self.config.template != "chat":
-            return plain_text(user_text, self.config, example)
-        text = self._chat(user_text, example, thinking=self.config.thinking)
+            return plain_text(user_text, self.config, example, game)
+        text = self._chat(user_text, example, game, thinking=self.config.thinking)
         check_kept(user_text, text)
         return text
 
-    def _chat(self, user_text: str, example: Example | None = None, *, thinking: bool) -> str:
-        exchange = messages(user_text, self.config, example, system_role=self.system_role)
+    def _chat(self, user_text: str, example: Example | None = None, game: Game | None = None, *, thinking: bool) -> str:
+        exchange = messages(user_text, self.config, example, game=game, system_role=self.system_role)
         return render_chat(self.tokenizer, exchange, add_generation_prompt=True, **self._options[thinking])
 
     @functools.cached_property

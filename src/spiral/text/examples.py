@@ -5,7 +5,8 @@ often does. The example shows the format only, not good play: its action is a ra
 true sentence. The thought is short because small models are distracted by longer ones: SmolLM2-135M-Instruct answered
 10 of 32 positions of Kuhn poker legally after this example, and 3 after one that lists the legal actions.
 
-Every game has an example, since only `legal_actions`, `chance_outcomes`, `apply` and `observation` are needed. All
+A game may name its own example (`Game.example`), as the negotiation does to show where words go. Every other game has
+one too, since only `legal_actions`, `chance_outcomes`, `apply` and `observation` are needed. All
 positions of a game get the same example, so all its prompts begin with the same tokens.
 """
 
@@ -29,14 +30,20 @@ ATTEMPTS = 20
 @functools.lru_cache(maxsize=256)
 def worked_example(game: Game, config: PromptConfig) -> Example:
     """The worked example of a game; equal games have equal examples."""
-    seed = derive_seed("worked example", game.spec)
-    state, rng = _early_state(game, seed), random.Random(seed)
-    choice = rng.choice(state.legal_actions())
+    state, choice = game.example() or _random_example(game)
+    action = choice.partition(". ")[0].rstrip(".")  # without the words of a negotiation
     return Example(
         observation=state.observation(state.current_player, config.observation),
-        thought=f"{choice} is a legal action." if config.thinking else "",
+        thought=f"{action} is a legal action." if config.thinking else "",
         answer=f"\\boxed{{{choice}}}",
     )
+
+
+def _random_example(game: Game) -> tuple[State, str]:
+    """An early position of a random game, and a random legal action."""
+    seed = derive_seed("worked example", game.spec)
+    state, rng = _early_state(game, seed), random.Random(seed)
+    return state, rng.choice(state.legal_actions())
 
 
 def _early_state(game: Game, seed: int) -> State:

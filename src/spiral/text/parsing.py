@@ -67,6 +67,9 @@ class _Actions:
         for spelling, action in self.exact.items():
             folded = spelling.casefold()
             self.folded[folded] = None if folded in self.folded else action
+        for spelling, action in self.exact.items():  # a reply may leave out the brackets of TextArena's actions
+            if spelling.startswith("[") and spelling.endswith("]"):
+                self.folded.setdefault(" ".join(spelling[1:-1].split()).casefold(), action)
 
     def named(self, content: str) -> str | None:
         """The action that `content` names, with or without one pair of square brackets; None when it names none."""

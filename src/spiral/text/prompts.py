@@ -1,8 +1,9 @@
 r"""Builds the prompt of an observation: chat messages, or plain text for a base model.
 
 A template only frames the observation, which already holds the rules, the player's role and the history. The
-instruction follows the paper (arXiv 2506.24119v1, appendix A): reason step by step, answer inside `\boxed{}`. A worked
-example stands before the question as an earlier exchange in the same frame.
+instruction follows the paper (arXiv 2506.24119v1, appendix A): reason step by step, answer inside `\boxed{}`. In games
+with talk it asks for a message or an action, and says that the opponent receives the box and nothing else, as the
+paper's released evaluation does. A worked example stands before the question as an earlier exchange in the same frame.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from spiral.core.settings import Section
-from spiral.games import Style
+from spiral.games import Game, Style
 from spiral.text.thinking import CLOSE, OPEN
 
 Message = dict[str, str]
@@ -22,6 +23,12 @@ INSTRUCTION = {
     True: "Reason step by step, then write your action, exactly one of those allowed, inside \\boxed{}.",
     False: "Answer at once, without explaining: write your action, exactly one of those allowed, inside \\boxed{}.",
 }
+TALK_INSTRUCTION = {
+    True: "Reason step by step, then write your message or action inside \\boxed{}.",
+    False: "Answer at once, without explaining: write your message or action inside \\boxed{}.",
+}
+"""For games in which the players talk."""
+RECEIVED = "Your opponent receives only what is inside \\boxed{}, nothing else of your reply."
 THINK_MARK = "\nthink"
 R1_SYSTEM = (
     "A conversation between User and Assistant. The User asks a question, and the Assistant solves it. The Assistant"
@@ -88,15 +95,27 @@ class Example:
         return f"{self.thought}{joint}{self.answer}" if self.thought else self.answer
 
 
-def question(observation: str, config: PromptConfig) -> str:
-    """The user's message: the observation and the instruction."""
+def has_talk(game: Game) -> bool:
+    """Whether the players of a game talk to each other, so that a reply is a message or an action."""
+    return game.free_text and game.num_players > 1
+
+
+def question(observation: str, config: PromptConfig, game: Game | None = None) -> str:
+    """The user's message: the observation and the instruction, which depends on whether the game has talk."""
     if config.observation == "compact":
         return observation + (THINK_MARK if config.thinking else "")
+    if game is not None and has_talk(game):
+        return f"{observation}\n\n{TALK_INSTRUCTION[config.thinking]} {RECEIVED}"
     return f"{observation}\n\n{INSTRUCTION[config.thinking]}"
 
 
 def messages(
-    user_text: str, config: PromptConfig, example: Example | None = None, *, system_role: bool = True
+    user_text: str,
+    config: PromptConfig,
+    example: Example | None = None,
+    *,
+    game: Game | None = None,
+    system_role: bool = True,
 ) -> list[Message]:
     """The prompt as chat messages for the tokenizer's own template.
 
@@ -104,12 +123,13 @@ def messages(
         user_text: The user's message, as `question` returns it.
         config: The prompt settings.
         example: An exchange to show before the question.
+        game: The game of the example.
         system_role: Whether the template takes a system message. If not, the system prompt goes before the user's
             first words.
     """
     exchange = [{"role": "user", "content": user_text}]
     if example is not None:
-        shown = {"role": "user", "content": question(example.observation, config)}
+        shown = {"role": "user", "content": question(example.observation, config, game)}
         exchange = [shown, {"role": "assistant", "content": example.reply}, *exchange]
     if config.system is None:
         return exchange
@@ -119,7 +139,7 @@ def messages(
     return [first, *exchange[1:]]
 
 
-def plain_text(user_text: str, config: PromptConfig, example: Example | None = None) -> str:
+def plain_text(user_text: str, config: PromptConfig, example: Example | None = None, game: Game | None = None) -> str:
     """The prompt as text for a base model. Raises `ValueError` for the template "chat", which has no fixed text."""
     if config.template not in PLAIN:
         raise ValueError(
@@ -132,5 +152,5 @@ def plain_text(user_text: str, config: PromptConfig, example: Example | None = N
         opening, joint = opening or f"{R1_SYSTEM}\n", f"{CLOSE}\n"
         around += "" if config.thinking else f"\n\n{CLOSE}\n"
     if example is not None:
-        opening += around.format(question(example.observation, config)) + example.joined(joint) + end
+        opening += around.format(question(example.observation, config, game)) + example.joined(joint) + end
     return opening + around.format(user_text)

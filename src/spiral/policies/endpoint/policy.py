@@ -149,7 +149,7 @@ class EndpointPolicy:
     def _messages(self, request: TurnRequest, observation: str) -> list[Message]:
         prompt = self.config.prompt
         example = worked_example(request.game, prompt) if prompt.example else None
-        return messages(question(observation, prompt), prompt, example)
+        return messages(question(observation, prompt, request.game), prompt, example, game=request.game)
 
     def _read(self, number: int, result: Answer | Fault | BaseException) -> list[TurnReply]:
         """The reply of a turn in a list; empty for a turn that was cancelled."""

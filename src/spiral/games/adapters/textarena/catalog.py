@@ -44,7 +44,7 @@ PLAYABLE = {
     "LiarsDice-v0": Entry(summary="bids on hidden dice, five each, until one side has none", moves=moves.liars_dice),
     "TruthAndDeception-v0": Entry(
         summary="one side knows which of two facts is true and misleads the other with talk",
-        moves=moves.fixed("[Fact 1]", "[Fact 2]"),
+        moves=moves.facts,
         max_turns=6,
         shared=("facts_data",),
     ),

@@ -103,6 +103,12 @@ def negotiation(env: Any, player: int) -> Iterable[str]:
             yield f"[Offer: {number} {give} -> {price} {want}]"
 
 
+def facts(env: Any, player: int) -> Iterable[str]:
+    """Truth and Deception: a claim while there is talk, then the guess; TextArena allows any words in the talk."""
+    guessing = env.state.turn >= env.max_turns - 1
+    return ("[Fact 1]", "[Fact 2]") if guessing else ("Fact 1 is correct.", "Fact 2 is correct.")
+
+
 def cards_of_value(env: Any, player: int) -> Iterable[str]:
     """The game of pure strategy: the cards in hand."""
     return [f"[{env._val_to_face(card)}]" for card in env.state.game_state["player_hands"][player]]
