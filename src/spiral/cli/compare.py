@@ -1,4 +1,4 @@
-"""`spiral compare`: two models on the same games and the same problems, in one table."""
+"""`spiral compare`: two models, or runs of several seeds, on the same games and the same problems, in one table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiral.cli import options as opt
+from spiral.cli.compare_groups import (
+    Group,
+    all_models,
+    check_group,
+    group_rows,
+    parse_groups,
+    print_groups,
+    write_groups,
+)
 from spiral.cli.errors import Stopped
 from spiral.cli.output import print_json, shown_path
 from spiral.core.printable import printable
@@ -75,9 +84,13 @@ class Plan:
 
 @opt.expand_options
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A MODEL, such as the base model.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another MODEL, such as the run that trained it.")],
+    a: Annotated[str | None, typer.Argument(metavar="A", help="A MODEL, such as the base model.")] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="Another MODEL, such as its run.")] = None,
     *,
+    group: Annotated[
+        Names,
+        typer.Option(metavar="NAME=RUN,RUN", help="Twice, in place of A and B: runs that differ by the seed alone."),
+    ] = None,
     games: GameOptions,
     problems: ProblemOptions,
     each_as_trained: Annotated[
@@ -95,13 +108,25 @@ def compare(
 
     Both get the same prompt and sampling: those of the run that B comes from, or else A, or those of the options; a
     line says which. Without --game, --exploitability and --task, both are evaluated on what the run of B (or A) is
-    evaluated on.
+    evaluated on. With --group twice, runs of several seeds are compared: means with intervals over runs and over items.
     Results that were computed before with the same settings are read from their files.
     """
-    from spiral.policies.registry import is_language_model
+    from spiral.policies.registry import check_policy_name, is_language_model
 
     opt.check_episodes(games.episodes)
+    groups = None
+    if group:
+        if a is not None:
+            raise ValueError(f"got {a!r} and --group; expected two models, or two groups")
+        groups = parse_groups(group)
+        a, b = (each.models[0] for each in groups)
+    if a is None or b is None:
+        raise ValueError("got fewer than two models; expected A and B, or --group NAME=RUN,RUN twice")
     pairs, exact = _chosen_games(a, b, games, problems.task)
+    for each in groups or ():
+        for model in each.models:
+            check_policy_name(model)
+        check_group(each)
     plan = Plan(
         games=pairs,
         episodes=games.episodes,
@@ -118,7 +143,10 @@ def compare(
         reply_tokens=max((asked.task.sampling.max_new_tokens for asked in plan.benchmarks), default=0),
         alone=not any(is_language_model(opponent) for _, opponent in plan.games),
     )
-    _compare(a, b, plan, options, as_json, each_as_trained)
+    if groups is None:
+        _compare(a, b, plan, options, as_json, each_as_trained)
+    else:
+        _compare_groups(groups, plan, options, as_json, each_as_trained)
 
 
 def _chosen_games(a: str, b: str, options: GameOptions, task: Names) -> tuple[list[tuple[str, str]], list[str]]:
@@ -158,6 +186,31 @@ def _compare(a: str, b: str, plan: Plan, options: PolicyOptions, as_json: bool, 
     _print_rows(rows, a, b, files)
     for note in notes:
         print(printable(f"Note: {note}."))
+
+
+def _compare_groups(
+    groups: tuple[Group, Group], plan: Plan, options: PolicyOptions, as_json: bool, each_as_trained: bool
+) -> None:
+    """Evaluates every run of both groups, writes the table and prints it."""
+    first, second = (each.models[0] for each in groups)
+    like = None if each_as_trained else _prompting_model(first, second)
+    asked = None
+    if like is not None:
+        other = second if like == first else first
+        line, asked, options = _same_prompt(like, other, options, bool(plan.games or plan.exploitability))
+        if not as_json:
+            wide_console().print(line.replace("Both models get", "All models get", 1), soft_wrap=True)
+    with progress_shown(bar=not as_json) as progress:
+        found = all_models(groups, lambda name: _evaluated(name, plan, options, progress))
+    tasks = [each.task.name for each in plan.benchmarks]
+    rows = group_rows(groups, found, plan.games, plan.exploitability, tasks)
+    files = {model: {key: value for key, value in own.items() if key.endswith(FILES)} for model, own in found.items()}
+    about = {"seed": plan.seed, "episodes": plan.episodes, "asked_alike": asked, "results": files}
+    result, path = write_groups(groups, rows, about, plan.out)
+    if as_json:
+        print_json({**result, "files": str(path)})
+    else:
+        print_groups(groups, rows, path)
 
 
 def _prompting_model(a: str, b: str) -> str | None:

@@ -70,36 +70,49 @@ def game_rows(game: str, opponent: str, a: Sequence[Episode], b: Sequence[Episod
     `a` and `b` hold the games of `paired_matches` with the same seed. A pair with a game that was not played is left
     out; if no pair remains there are no rows. Raises `ValueError` if the seeds differ.
     """
-    if len(a) != len(b) or any(left.seed != right.seed for left, right in zip(a, b, strict=True)):
-        raise ValueError(f"the games of {game} against {opponent} have different seeds; evaluate both again")
+    against = f"{game} against {opponent}"
+    return [
+        paired_row("games", f"{against}: {what}", better, mine, theirs, 2)
+        for what, better, (mine, theirs) in pair_shares(against, (a, b))
+    ]
+
+
+def pair_shares(
+    against: str, runs: Sequence[Sequence[Episode]]
+) -> list[tuple[str, Literal["higher", "lower"], list[list[float]]]]:
+    """Score and illegal moves of several models in the same games: what it is, what is better, and [models, pairs].
+
+    Pairs of games that some model has not played are left out; if no pair remains the list is empty. Raises
+    `ValueError` if the seeds differ.
+    """
+    seeds = [[episode.seed for episode in episodes] for episodes in runs]
+    if any(each != seeds[0] for each in seeds):
+        raise ValueError(f"the games of {against} have different seeds; evaluate all models again")
     kept = [
         first
-        for first in range(0, len(a), 2)
-        if all(episode.outcome != "not_played" for episode in (*a[first : first + 2], *b[first : first + 2]))
+        for first in range(0, len(seeds[0]), 2)
+        if all(each.outcome != "not_played" for episodes in runs for each in episodes[first : first + 2])
     ]
     if not kept:
         return []
-    against = f"{game} against {opponent}"
     return [
-        _paired("games", f"{against}: score", "higher", _by_pair(a, kept, _score), _by_pair(b, kept, _score), 2),
-        _paired("games", f"{against}: illegal", "lower", _by_pair(a, kept, _illegal), _by_pair(b, kept, _illegal), 2),
+        ("score", "higher", [_by_pair(episodes, kept, _score) for episodes in runs]),
+        ("illegal", "lower", [_by_pair(episodes, kept, _illegal) for episodes in runs]),
     ]
 
 
 def benchmark_row(task: str, a: Sequence[Attempt], b: Sequence[Attempt]) -> Row:
     """Accuracy over problems. Raises `ValueError` if the two models had different problems."""
-    shares_a, shares_b = _by_problem(a), _by_problem(b)
-    if shares_a.keys() != shares_b.keys():
-        raise ValueError(f"the two models had different problems of {task}; benchmark both with the same --limit")
-    ids = list(shares_a)
-    return _paired(
-        "benchmark",
-        f"{task}: accuracy",
-        "higher",
-        [shares_a[name] for name in ids],
-        [shares_b[name] for name in ids],
-        len(a) // len(ids),
-    )
+    shares_a, shares_b = problem_shares(task, (a, b))
+    return paired_row("benchmark", f"{task}: accuracy", "higher", shares_a, shares_b, len(a) // len(shares_a))
+
+
+def problem_shares(task: str, runs: Sequence[Sequence[Attempt]]) -> list[list[float]]:
+    """[models, problems] the share of right samples. Raises `ValueError` if the models had different problems."""
+    found = [_by_problem(attempts) for attempts in runs]
+    if any(shares.keys() != found[0].keys() for shares in found):
+        raise ValueError(f"the models had different problems of {task}; benchmark all with the same --limit")
+    return [[shares[name] for name in found[0]] for shares in found]
 
 
 def exploitability_row(a: Mapping[str, Any], b: Mapping[str, Any], states: int) -> Row:
@@ -164,7 +177,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
-def _paired(
+def paired_row(
     kind: Kind, measure: str, better: Literal["higher", "lower"], a: Sequence[float], b: Sequence[float], size: int
 ) -> Row:
     """A row of shares of pairs or problems, each over `size` games or samples; with a single one there is no test."""
