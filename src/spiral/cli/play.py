@@ -53,7 +53,9 @@ def play(
 
     opponent = load_policy(model, rules, opt.policy_options(prompt, device))
     first_seed = secrets.randbelow(2**31) if seed is None else seed
-    _show(f"You play {rules.spec} against {opponent.name}, seed {first_seed}. Ctrl-C ends.")
+    alone = rules.num_players == 1
+    order = "first, then" if alone else "against"
+    _show(f"You play {rules.spec} {order} {opponent.name}, seed {first_seed}. Ctrl-C ends.")
     hint = parameters_hint(rules)
     if hint:
         _show(hint)
@@ -61,9 +63,12 @@ def play(
     try:
         while True:
             own = number % 2 if player is None else player
-            episode = play_game(rules, opponent, own, derive_seed(first_seed, "play", number), input, _show)
+            deal = derive_seed(first_seed, "play", number)
             number += 1
-            _show(score.after(episode, own))
+            if alone:
+                play_alone(rules, opponent, deal, input, _show)
+            else:
+                _show(score.after(play_game(rules, opponent, own, deal, input, _show), own))
             if not _another_game():
                 break
     except (EOFError, KeyboardInterrupt):
@@ -161,3 +166,23 @@ def play_game(game: Game, opponent: Policy, player: int, seed: int, read: Read, 
     show("\n" + (new_lines(human.seen, position) or position))
     show(result_line(episode, ("you", opponent.name) if player == 0 else (opponent.name, "you")))
     return episode
+
+
+def play_alone(game: Game, model: Policy, seed: int, read: Read, write: Write) -> list[Episode]:
+    """Has a person and then the model play the same deal of a game of one player, and writes moves and results."""
+    from spiral.core.transcript import final_observation, new_lines, result_line
+    from spiral.policies.human import HumanPolicy, NarratedPolicy
+    from spiral.rollout.loop import Match
+    from spiral.rollout.loop import play as play_matches
+
+    def show(text: str) -> None:
+        write(printable(text))
+
+    human, other = HumanPolicy(read, show), NarratedPolicy(model, show)
+    episodes = []
+    for name, policy in (("you", human), (model.name, other)):
+        episodes += play_matches([Match(game=game, seed=seed, policies=(policy,))])
+        position = final_observation(episodes[-1], 0)
+        show("\n" + (new_lines(human.seen, position) or position))
+        show(result_line(episodes[-1], (name,)))
+    return episodes

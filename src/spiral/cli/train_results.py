@@ -79,10 +79,11 @@ def next_commands(run: str, game: str, exact: list[str], games: Sequence[str] = 
     """Commands to try with the trained model. They repeat PYTHONPATH if a game is a module found through it."""
     where = shlex.quote(run)
     opponent = "minimax" if game == PREFERRED_GAME else "random"
+    against = "" if game.startswith("problems/") else f" --opponent {opponent}"
     spec, spiral = shlex.quote(game), python_path([game, *games]) + program("spiral")
     commands = [
         f"{spiral} play {where} --game {spec}",
-        f"{spiral} evaluate {where} --game {spec} --opponent {opponent}",
+        f"{spiral} evaluate {where} --game {spec}{against}",
     ]
     commands += [f"{spiral} exploitability {where} --game {spec}" for spec in map(shlex.quote, exact[:1])]
     return [*commands, f"{program('tensorboard')} --logdir {where}"]

@@ -12,6 +12,7 @@ simultaneous moves, and randomness inside a state.
 from __future__ import annotations
 
 import dataclasses
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import ClassVar, Literal
@@ -31,6 +32,9 @@ class State(ABC):
 
     Subclasses are frozen dataclasses (hashable, picklable); every method is a pure function of the fields.
     """
+
+    verbatim: ClassVar[bool] = False
+    """Whether the action in a reply is the content of its box exactly as written, even where it could be plainer."""
 
     @property
     @abstractmethod
@@ -123,6 +127,9 @@ class Game(ABC):
     zero_sum: ClassVar[bool] = True
     """Whether the players' returns always sum to zero; a game of one player sets it to False."""
 
+    instructs: ClassVar[bool] = False
+    """Whether the observation says how to answer, so that the prompt adds no instruction of its own."""
+
     def __init_subclass__(cls) -> None:
         """Name a game that sets no name after the module it can be imported from."""
         super().__init_subclass__()
@@ -174,8 +181,13 @@ class Game(ABC):
         `load_game(game.spec)` gives an equal game; baselines and metrics are keyed by it.
         """
         changed = [
-            f"{field.name}={getattr(self, field.name)}"
+            f"{field.name}={_parameter(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         ]
         return f"{self.name}({','.join(changed)})" if changed else self.name
+
+
+def _parameter(value: object) -> str:
+    """A parameter's value in a spec: words as they are, other texts in quotes."""
+    return repr(value) if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_][\w.-]*", value) else str(value)

@@ -20,6 +20,7 @@ import difflib
 import importlib
 import inspect
 import re
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from types import ModuleType
 
@@ -35,15 +36,21 @@ NATIVE_GAMES = {
     "connect_four": "spiral.games.connect_four:ConnectFour",
 }
 
-ADAPTERS = {"openspiel": "spiral.games.adapters.openspiel.game", "textarena": "spiral.games.adapters.textarena.game"}
-"""The adapter's module for each prefix."""
+ADAPTERS = {
+    "openspiel": "spiral.games.adapters.openspiel.game",
+    "textarena": "spiral.games.adapters.textarena.game",
+    "problems": "spiral.evaluation.reasoning.problem_game",
+}
+"""The adapter's module for each prefix. That of problems needs the grader, and so is above this package."""
+OPEN = ("problems",)
+"""Prefixes under which a name need not be listed, since a data file may have any."""
 
 MAX_SPEC = 1_000
 """Maximum length of a game's name and parameters."""
 SHOWN = 80
 """Maximum number of characters of a wrong value that an error repeats."""
 
-_SPEC = re.compile(r"^\s*([A-Za-z0-9_.:/-]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
+_SPEC = re.compile(r"^\s*([A-Za-z0-9_.:/-]+)\s*(?:\((.*)\)|\?(.*))?\s*$", re.DOTALL)
 _PARAM = re.compile(r"""(?:[^,'"]|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")+""")
 """One parameter: up to a comma that is not in quotes."""
 
@@ -66,6 +73,7 @@ def load_game(spec: str, **params: object) -> Game:
     """Return a game by its name, with parameters.
 
         load_game("kuhn_poker", hands=5)    load_game("kuhn_poker(hands=5)")    load_game("my_game:Nim(heap=21)")
+        load_game("kuhn_poker?hands=5")     load_game("problems/mine?data=train.jsonl&split=held_out")
 
     Raises:
         ValueError: The name or a parameter is unknown, or the game refuses a value.
@@ -73,9 +81,10 @@ def load_game(spec: str, **params: object) -> Game:
     match = _SPEC.match(spec) if len(spec) <= MAX_SPEC else None
     if match is None:
         raise ValueError(f"got game {spec[:SHOWN]!r}; expected a name such as 'tictactoe' or 'kuhn_poker(hands=5)'")
-    name, inner = match.group(1), match.group(2)
+    name, inner, query = match.groups()
     game_class = _find_class(name)
-    given = {**_parse_params(spec, inner or ""), **params}
+    items = _PARAM.findall(inner or "") if query is None else query.split("&")
+    given = {**_parse_params(spec, items), **params}
     known = {field.name: field.default for field in dataclasses.fields(game_class)}
     for key, value in given.items():
         if key not in known:
@@ -117,9 +126,10 @@ def _adapted(name: str) -> type[Game]:
     """The class of another library's game. If the library is missing, its adapter raises the error that says so."""
     prefix, _, rest = name.partition("/")
     adapter = _adapter(prefix)
-    known = adapter.names()
-    if rest not in known and None in known.values():
-        raise _unknown(name)
+    if prefix not in OPEN:
+        known = adapter.names()
+        if rest not in known and None in known.values():
+            raise _unknown(name)
     found: type[Game] = adapter.game_class(rest)
     return found
 
@@ -181,10 +191,10 @@ def _import_class(path: str, name: str) -> type[Game]:
     return found
 
 
-def _parse_params(spec: str, inner: str) -> dict[str, object]:
-    """Parse `hands=5, style='x'` into Python literals."""
+def _parse_params(spec: str, items: Iterable[str]) -> dict[str, object]:
+    """Parse `hands=5` and `style='x'` into Python literals; what is none is text."""
     params: dict[str, object] = {}
-    for item in filter(None, (part.strip() for part in _PARAM.findall(inner))):
+    for item in filter(None, (part.strip() for part in items)):
         key, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"got game {spec!r}; expected parameters as name=value, found {item!r}")

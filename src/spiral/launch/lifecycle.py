@@ -27,7 +27,7 @@ from spiral.launch.local import LocalRun
 from spiral.plan import check_plan, check_runnable
 from spiral.policies.registry import checked_model_config
 from spiral.runs.agreement import WatchedLearner
-from spiral.runs.checks import check_run
+from spiral.runs.checks import check_problems, check_run
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.directory import RunDirectory, lasting_settings, read_evaluations, read_metrics
 from spiral.runs.display import Watched
@@ -132,6 +132,7 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
         held.enter_context(run_held(path))
         RunDirectory(path).refuse_existing()
         check_run(recipe)
+        check_problems(recipe)
         check_runnable(recipe, recipe.cluster.learner_workers)
         check_plan(recipe, checked_model_config(recipe.model.path), this_machine=True)
         run = assemble(recipe, path)

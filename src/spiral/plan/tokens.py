@@ -10,6 +10,7 @@ when a model is new to a game.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -29,10 +30,14 @@ from spiral.text.prompts import question
 from spiral.training.batch import make_batch
 from spiral.training.packing import shared_prefixes
 
+logger = logging.getLogger(__name__)
+
 CHARACTERS_PER_TOKEN = 4
 TEMPLATE_TOKENS = 12
 """Tokens that a chat template puts around a question."""
 SURVEYED_GAMES = 20
+ASSUMED_PROMPT = 1_024
+"""Tokens of the longest prompt of problems that cannot be loaded here; the mean is taken to be a quarter."""
 EXPECTED_SHARE = 0.5
 """Share of the response budget that is expected to be used."""
 SHORT_SHARE = 0.125
@@ -181,6 +186,13 @@ class _Surveyor(RandomPolicy):
 
 
 def _survey(game: Game, spec: str, recipe: Recipe, codec: ChatCodec | None) -> GameTokens:
+    try:
+        game.initial_state().chance_outcomes()
+    except ValueError as error:  # problems of the hub, without a network
+        logger.warning("%s: %s; prompts of up to %d tokens are assumed", spec, error, ASSUMED_PROMPT)
+        return GameTokens(
+            game=spec, episodes=0, turns=1, max_turns=1, prompt=ASSUMED_PROMPT / 4, max_prompt=ASSUMED_PROMPT, prefix=0
+        )
     surveyor = _Surveyor(recipe.prompt.observation, _encoder(recipe.prompt, codec, game))
     selfplay = recipe.selfplay
     matches = [

@@ -6,6 +6,7 @@ import logging
 
 from spiral.core.seeds import derive_seed
 from spiral.evaluation.policy_table import decisions
+from spiral.evaluation.reasoning.problem_game import ProblemGame
 from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError
 from spiral.games.registry import NATIVE_GAMES
@@ -69,6 +70,16 @@ def _check_reward(recipe: Recipe, game: Game) -> None:
         except UserCodeError as error:  # it may need what only a model's turns have; training calls it in earnest
             logger.debug("the reward was not tried on %s: %s", game.spec, error)
             return
+
+
+def check_problems(recipe: Recipe) -> None:
+    """Loads the problems of the recipe's games. Raises `ValueError` for those that cannot be loaded or graded here."""
+    for game in map(load_game, recipe.selfplay.games):
+        if isinstance(game, ProblemGame):
+            try:
+                game.check()
+            except ValueError as error:
+                raise ValueError(f"selfplay.games: {error}") from error
 
 
 def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:

@@ -5,8 +5,8 @@ often does. The example shows the format only, not good play: its action is a ra
 true sentence. The thought is short because small models are distracted by longer ones: SmolLM2-135M-Instruct answered
 10 of 32 positions of Kuhn poker legally after this example, and 3 after one that lists the legal actions.
 
-A game may name its own example (`Game.example`), as the negotiation does to show where words go. Every other game has
-one too, since only `legal_actions`, `chance_outcomes`, `apply` and `observation` are needed. All
+A game may name its own example (`Game.example`): the negotiation shows where words go, problems a right answer. Every
+other game has one too, since only `legal_actions`, `chance_outcomes`, `apply` and `observation` are needed. All
 positions of a game get the same example, so all its prompts begin with the same tokens.
 """
 
@@ -32,9 +32,10 @@ def worked_example(game: Game, config: PromptConfig) -> Example:
     """The worked example of a game; equal games have equal examples."""
     state, choice = game.example() or _random_example(game)
     action = choice.partition(". ")[0].rstrip(".")  # without the words of a negotiation
+    thought = f"The answer is {choice}." if game.instructs else f"{action} is a legal action."
     return Example(
         observation=state.observation(state.current_player, config.observation),
-        thought=f"{action} is a legal action." if config.thinking else "",
+        thought=thought if config.thinking else "",
         answer=f"\\boxed{{{choice}}}",
     )
 

@@ -43,11 +43,13 @@ def parse_action(reply: str, state: State) -> str | None:
     """The legal action that `reply` gives in `state`, or None when the reply is illegal.
 
     An action that the game lists is returned in the game's spelling. An action of a game with free text is returned
-    as the reply spells it.
+    as the reply spells it, and one of a `verbatim` state exactly as it stands in the box, lines included.
     """
     boxed = last_boxed(split_reply(reply).answer)
     if boxed is None or len(boxed) > MAX_CONTENT or state.is_terminal or state.is_chance:
         return None
+    if state.verbatim:
+        return boxed.strip() if state.is_legal(boxed.strip()) else None
     texts = (strip_formatting(boxed, mark_words=False), latex_to_text(boxed), boxed)
     candidates = [" ".join(text.split()) for text in texts]
     candidates += _unwrapped(_plain(boxed))

@@ -101,7 +101,12 @@ def has_talk(game: Game) -> bool:
 
 
 def question(observation: str, config: PromptConfig, game: Game | None = None) -> str:
-    """The user's message: the observation and the instruction, which depends on whether the game has talk."""
+    """The user's message: the observation and the instruction, which depends on whether the game has talk.
+
+    Observations that hold their own instruction get none.
+    """
+    if game is not None and game.instructs:
+        return observation
     if config.observation == "compact":
         return observation + (THINK_MARK if config.thinking else "")
     if game is not None and has_talk(game):

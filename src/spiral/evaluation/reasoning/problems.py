@@ -25,7 +25,7 @@ from spiral.core.seeds import derive_seed
 from spiral.evaluation.reasoning.grading import shared_pool
 from spiral.evaluation.reasoning.grading.choices import LETTERS
 from spiral.evaluation.reasoning.grading.pool import GradingItem
-from spiral.evaluation.reasoning.procedural import generate_problems
+from spiral.evaluation.reasoning.procedural import FIRST_SEED, generate_problems
 from spiral.evaluation.reasoning.tasks import HubSource, Task
 from spiral.models.hub import offline_unless_answered
 from spiral.text import last_boxed
@@ -90,9 +90,15 @@ def load_problems(
     if limit is not None and limit < 1:
         raise ValueError(f"got a limit of {limit} problems; expected 1 or more")
     if task.kind == "gym":
+        items = limit or GYM_ITEMS
         if data is not None:
             raise ValueError(f"{task.name} generates its problems from a seed; leave out --data")
-        return _generate(task.name, limit or GYM_ITEMS, seed)
+        if seed + items > FIRST_SEED:
+            raise ValueError(
+                f"got the seed {seed:,} for {items:,} problems of {task.name}; seeds from {FIRST_SEED:,} on are those"
+                " that training draws its problems from, so expected a smaller one"
+            )
+        return _generate(task.name, items, seed)
     problems = prepare(read_problems(data, task) if data is not None else _from_hub(task))
     if limit is not None and limit < len(problems):
         drawn = random.Random(derive_seed(seed, "limit", task.name)).sample(range(len(problems)), limit)
@@ -133,6 +139,17 @@ def read_rows(path: Path, task: Task) -> list[tuple[int, dict[str, Any], Problem
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
     return rows
+
+
+def has_choices(path: Path) -> bool:
+    """Whether the problems of a data file are questions with choices, by its first line; False if it is damaged."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            row = json.loads(next((line for line in file if line.strip()), "null"))
+    except (OSError, ValueError):
+        return False  # reading the file reports it
+    found = {str(key).strip().lower() for key, value in row.items() if value} if isinstance(row, dict) else set()
+    return bool(found & {"choices", "options", _GPQA_CORRECT})
 
 
 def check_answers(problems: Sequence[Problem], numbers: Sequence[int], source: str) -> None:

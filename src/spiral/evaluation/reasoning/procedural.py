@@ -16,17 +16,19 @@ GYM = "reasoning_gym/"
 """Prefix of these tasks' names; the rest is the family's name in reasoning-gym."""
 CORRECT = 0.999
 """Smallest verifier score that counts as correct; partial credit does not."""
+FIRST_SEED = 1_000_000_000
+"""Seeds from here on generate the problems that are games; benchmarks use those below."""
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
 def check_family(task: str) -> None:
     """Raises `ValueError` unless reasoning-gym has the task's family and is installed."""
-    families = _families()
+    known = families()
     family = task.removeprefix(GYM)
-    if family not in families:
-        near = difflib.get_close_matches(family, families, n=1)
+    if family not in known:
+        near = difflib.get_close_matches(family, known, n=1)
         hint = f"; did you mean {GYM}{near[0]}?" if near else "."
-        raise ValueError(f"reasoning-gym has no task family {family!r}{hint} It has {len(families)}, such as gcd")
+        raise ValueError(f"reasoning-gym has no task family {family!r}{hint} It has {len(known)}, such as gcd")
 
 
 def generate_problems(task: str, items: int, seed: int) -> list[tuple[str, str]]:
@@ -72,7 +74,9 @@ def _dataset(task: str, items: int, seed: int) -> Any:
     return reasoning_gym.create_dataset(task.removeprefix(GYM), size=items, seed=seed)
 
 
-def _families() -> list[str]:
+@functools.cache
+def families() -> list[str]:
+    """The families of reasoning-gym. Raises `ValueError` unless it is installed."""
     try:
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
