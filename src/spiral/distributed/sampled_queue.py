@@ -116,7 +116,7 @@ class SampledQueue(GameQueue):
     def _begin_games(self, step: int) -> None:
         """Adds the games that are wanted by now to the queue, from those of `step`."""
         planned = self._steps[step]
-        wanted = planned.sampled.wanted if self._in_order else planned.begun + self._missing_games()
+        wanted = planned.sampled.wanted() if self._in_order else planned.begun + self._missing_games()
         wanted = min(wanted, len(planned.pairings))
         if wanted > planned.begun:
             indices = range(planned.begun, wanted)

@@ -113,7 +113,7 @@ class _Begun:
         return self
 
     def __next__(self) -> Match:
-        if self._begun >= self._sampled.wanted:
+        if self._begun >= self._sampled.wanted():
             raise StopIteration
         self._begun += 1
         return self._matchmaker.match(self._pairings[self._begun - 1])

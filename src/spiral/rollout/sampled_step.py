@@ -21,8 +21,6 @@ MAX_GAMES_PER_SAMPLE = 4
 """Games of a step at most, as a multiple of its turns."""
 FIRST_GUESS = 4.0
 """Turns of a game that are expected before any was played."""
-GUESS_WEIGHT = 8
-"""Games that the expected number of turns counts for, beside the finished games of the step."""
 
 
 class SampledStep:
@@ -45,6 +43,7 @@ class SampledStep:
         self._max_games = games
         self._attempts = attempts
         self._guess = turns_per_game or FIRST_GUESS
+        self._begun = 0
         self._finished: dict[int, Episode] = {}
         self._turns = 0
         """Turns to learn from in all finished games."""
@@ -58,22 +57,27 @@ class SampledStep:
         """Whether the step has its turns."""
         return self.reached >= self.samples
 
-    @property
     def wanted(self) -> int:
-        """The number of games that should have begun by now.
+        """Return the number of games that should have begun by now.
+
+        More begin when those begun are expected to leave the step short. Short games end first, so their lengths count
+        for little until most games have ended.
 
         Raises:
             NotPlayedError: All games that a step may have were played, and there are too few turns.
         """
         finished = len(self._finished)
         if self.complete:
-            return finished
+            return self._begun
         if finished == self._max_games:
             raise NotPlayedError(self._shortfall())
-        expected = (self._turns + GUESS_WEIGHT * self._guess) / (finished + GUESS_WEIGHT)
-        missing = max(1.0, (1 + AHEAD) * self.samples - self._turns)
-        games = finished + math.ceil(missing / max(expected, 1 / MAX_GAMES_PER_SAMPLE))
-        return min(self._max_games, -(-games // self._attempts) * self._attempts)
+        known = (finished / self._begun) ** 4 if self._begun else 0.0
+        length = self._guess + known * (self._turns / max(1, finished) - self._guess)
+        length = max(length, 1 / MAX_GAMES_PER_SAMPLE)
+        if finished == self._begun or self._begun * length < self.samples:
+            games = max(finished + 1, math.ceil((1 + AHEAD) * self.samples / length))
+            self._begun = max(self._begun, min(self._max_games, -(-games // self._attempts) * self._attempts))
+        return self._begun
 
     def add(self, index: int, episode: Episode) -> None:
         """Take the finished game that is number `index` in the order."""
