@@ -10,8 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spiral.cli.train_help import _toml, description, sections, type_name
-from spiral.runs.recipe import Recipe
+from spiral.cli.train_help import _toml, about, description, sections, type_name
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ROOT / "docs" / "settings.md"
@@ -26,8 +25,7 @@ def settings_page() -> str:
         "`[section]`; on the command line, `--set section.key=value`.",
     ]
     for name, section in sections().items():
-        about = (Recipe.model_fields[name].description or "").strip()
-        lines += ["", f"## [{name}]", "", *([about, ""] if about else [])]
+        lines += ["", f"## [{name}]", "", about(name), ""]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
         for key, info in section.model_fields.items():
             default = _toml(info.default).replace("|", "\\|")

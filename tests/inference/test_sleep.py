@@ -90,7 +90,8 @@ def test_a_model_of_its_own_leaves_the_gpu(nano, monkeypatch, compute, moves):
 @pytest.mark.parametrize("sleep", [False, True])
 def test_the_engine_sleeps_after_the_games_of_a_step(nano, sleep):
     policy = policy_of(nano)
-    selfplay = SelfPlay(policy, SelfPlayConfig(games={"tictactoe": 1.0}, episodes_per_step=3), seed=0, sleep=sleep)
+    config = SelfPlayConfig(games={"tictactoe": 1.0}, episodes_per_step=3)
+    selfplay = SelfPlay(policy, config, seed=0, sleep=(policy,) if sleep else ())
     assert len(selfplay.collect(1)) == 3
     assert policy.asleep is sleep
     selfplay.policy.load_weights(nano.model.named_parameters(), 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -16,12 +15,19 @@ from spiral.runs.recipe import Recipe
 
 
 def sections() -> dict[str, type[Section]]:
-    """The sections of a recipe by name."""
-    return {
-        name: field.annotation
-        for name, field in Recipe.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-    }
+    """The sections of a recipe by name; `opponent.NAME` stands for any number of them."""
+    found = {}
+    for name, field in Recipe.model_fields.items():
+        several = get_origin(field.annotation) is dict
+        kind = get_args(field.annotation)[1] if several else field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found[f"{name}.NAME" if several else name] = kind
+    return found
+
+
+def about(section: str) -> str:
+    """One line on a section."""
+    return Recipe.model_fields[section.partition(".")[0]].description or ""
 
 
 def section_tables() -> Iterator[tuple[Text, Table]]:
@@ -33,14 +39,13 @@ def section_tables() -> Iterator[tuple[Text, Table]]:
         table.add_column()
         for field, info in section.model_fields.items():
             table.add_row(field, type_name(info), Text(_toml(info.default)), Text(description(info)))
-        yield Text(f"[{name}]  {Recipe.model_fields[name].description}", style="bold"), table
+        yield Text(f"[{name}]  {about(name)}", style="bold"), table
 
 
 def type_name(info: FieldInfo) -> str:
     """One short word for what a field takes."""
     kinds = [kind for kind in get_args(info.annotation) if kind is not type(None)]
-    optional = get_origin(info.annotation) is UnionType and len(kinds) == 1
-    annotation = kinds[0] if optional else info.annotation
+    annotation = kinds[0] if len(kinds) == 1 < len(get_args(info.annotation)) else info.annotation
     origin = get_origin(annotation)
     if origin is Literal:
         return "choice"

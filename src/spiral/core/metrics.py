@@ -159,6 +159,9 @@ def _game_metrics(matchup: Matchup, episodes: Sequence[Episode]) -> Metrics:
         metrics[key("thinking_length", player)] = _mean([g.thinking_tokens for g in generations])
     metrics[key("forfeits")] = _share(episodes, lambda episode: episode.outcome == "illegal_move")
     metrics[key("draw")] = _share(episodes, _is_draw)
+    others = [turn for episode in episodes for turn in episode.turns if turn.player not in episode.learning_players]
+    if theirs := _generations(others):  # of opponents that are models here
+        metrics[key("opponent_cut_off")] = _share(theirs, lambda generation: generation.stop_reason != "stop")
     return metrics
 
 

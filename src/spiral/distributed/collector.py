@@ -189,13 +189,26 @@ class ClusterCollector:
                 self._pool.announce(handle)
             self._metrics.record_publishing(time.perf_counter() - start, handle.num_bytes, len(delivery.reached))
 
-    def call_policy(self, function: Callable[..., Any], *arguments: Any, seconds: float = CALL_SECONDS) -> Any:
+    def call_policy(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        seconds: float = CALL_SECONDS,
+        with_opponents: bool = False,
+    ) -> Any:
         """Returns `function(policy, *arguments)`, called with the newest weights on one of the workers.
 
-        The function, its arguments and its result must be picklable. Its exceptions are raised here.
+        With `with_opponents`, what loads the worker's opponents is the last argument. The function, its arguments and
+        its result must be picklable. Its exceptions are raised here.
         """
         with self._changed:
-            task = PolicyCall(function=function, arguments=arguments, weights=self._newest(), limit=seconds)
+            task = PolicyCall(
+                function=function,
+                arguments=arguments,
+                weights=self._newest(),
+                limit=seconds,
+                with_opponents=with_opponents,
+            )
             self._calls.append(task)
             self._assign_tasks()
         self._wait(lambda: task.done or None)

@@ -111,6 +111,7 @@ class PolicyCall:
     arguments: tuple[Any, ...]
     weights: WeightsHandle
     limit: float
+    with_opponents: bool = False
     takes_errors: bool = True
     result: Any = None
     done: bool = False
@@ -118,7 +119,7 @@ class PolicyCall:
 
     def begin(self, actor: Any) -> Any:
         """Starts the call."""
-        return actor.call_policy.remote(self.function, self.arguments, self.weights)
+        return actor.call_policy.remote(self.function, self.arguments, self.weights, self.with_opponents)
 
     def __str__(self) -> str:
         return f"the call of {getattr(self.function, '__name__', self.function)}"

@@ -29,6 +29,7 @@ from spiral.distributed.weights.base import WEIGHT_GROUPS, TransportContext, Wei
 from spiral.distributed.weights.registry import make_receiver
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import scripted_policy
+from spiral.policies.opponents import Opponents
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
@@ -65,6 +66,7 @@ class RolloutWorker:
         self.number = number
         self._policy: LanguagePolicy | None = None
         self._in_flight = 0
+        self._load_opponent: LoadOpponent = scripted_policy
         self._matchmaker: Matchmaker | None = None
         self._thread = RolloutThread(self._load)
         self._receiver: WeightReceiver | None = None
@@ -96,6 +98,7 @@ class RolloutWorker:
             load_opponent: Makes opponents by name.
         """
         self._receiver = make_receiver(transport)
+        self._load_opponent = load_opponent
         self._thread.call(lambda: self._set_up(make_policy, config, seed, threads, load_opponent))
 
     def play(
@@ -133,14 +136,24 @@ class RolloutWorker:
             self._tokens += count_tokens(episodes)
         return pickle.dumps(list(zip(indices, episodes, strict=True)), protocol=pickle.HIGHEST_PROTOCOL)
 
-    def call_policy(self, function: Callable[..., Any], arguments: Sequence[Any], weights: WeightsHandle) -> Any:
-        """Returns `function(policy, *arguments)`, called with these weights while no game is under way."""
+    def call_policy(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        weights: WeightsHandle,
+        with_opponents: bool = False,
+    ) -> Any:
+        """Returns `function(policy, *arguments)`, called with these weights while no game is under way.
+
+        With `with_opponents`, what loads this worker's opponents is the last argument.
+        """
+        last = (self._load_opponent,) if with_opponents else ()
 
         def work() -> Any:
             self._thread.load(weights)
             self._doing = EVALUATING
             try:
-                return function(self._policy, *arguments)
+                return function(self._policy, *arguments, *last)
             finally:
                 self._doing = ""
 
@@ -148,8 +161,13 @@ class RolloutWorker:
 
     def sleep(self) -> None:
         """Releases the engine's memory until the policy is used again."""
+        self._thread.call(self._fall_asleep, version=LAST)
+
+    def _fall_asleep(self) -> None:
         assert self._policy is not None
-        self._thread.call(self._policy.sleep, version=LAST)
+        self._policy.sleep()
+        if isinstance(self._load_opponent, Opponents):
+            self._load_opponent.sleep()
 
     def announce_weights(self, weights: WeightsHandle) -> None:
         """Makes newer weights known; games that are played with the newest load them between turns."""

@@ -30,11 +30,11 @@ from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import Weights, load_for_engine, make_policy
 from spiral.models.loading import load_language_model, model_directory
 from spiral.models.shapes import count_parameters, model_config
-from spiral.policies.registry import PolicyCache
 from spiral.runs.agreement import computation
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
-from spiral.runs.evaluation import EvaluationResults, evaluate_run, sample_game
+from spiral.runs.evaluation import EvaluationResults, evaluate_run, sample_game, warn_of_cut_off
+from spiral.runs.opponents import make_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator
 
@@ -52,6 +52,8 @@ class ClusterRun:
     _last_metrics: float | None = None
     """Time of the last call of `metrics`."""
     _learners: list[int] = dataclasses.field(default_factory=list)
+    _cut_off: set[str] = dataclasses.field(default_factory=set)
+    """Opponents whose cut off replies in evaluations there was a warning of."""
 
     def publish(self) -> None:
         """Gives the learner's weights to the rollout workers."""
@@ -77,7 +79,10 @@ class ClusterRun:
     def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy, on one of the rollout workers."""
         records = self.directory.records(step).absolute()
-        report: EvaluationResults = self.collector.call_policy(evaluate_run, self.recipe, step, records)
+        report: EvaluationResults = self.collector.call_policy(
+            evaluate_run, self.recipe, step, records, with_opponents=True
+        )
+        warn_of_cut_off(report, self._cut_off)
         return report
 
     def sample_game(self, game: str, seed: int) -> Episode:
@@ -155,7 +160,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 vocabulary=int(model_config(recipe.model.path).vocab_size),
                 last_step=recipe.run.steps,
                 placements=placement.workers,
-                load_opponent=PolicyCache(recipe.model.device),
+                load_opponent=make_opponents(recipe),
                 transport=transport,
                 sleep=recipe.engine.sleep,
                 meanwhile=learner.wait,

@@ -31,6 +31,7 @@ from spiral.evaluation.statistics import Rate, flat_rates, wilson
 from spiral.games import Game
 from spiral.inference.room import check_room
 from spiral.policies import Policy
+from spiral.rollout.cut_off import CutOff
 from spiral.rollout.loop import Match, Watch, play
 
 MAX_FAULTS = 8
@@ -66,14 +67,21 @@ class ArenaResult:
     illegal: float
     """Share of games that the policy ended with an illegal move."""
     opponent_illegal: float
+    replies: CutOff
+    """The policy's replies and how many of them were cut off; none where no model on this machine wrote them."""
+    opponent_replies: CutOff
     seat_returns: tuple[float | None, float | None]
     """The policy's mean return as player 0 and as player 1, in the game's units; None where no game was played."""
     seat_advantage: float
     """Mean return of player 0 minus that of player 1, whichever policy played it."""
 
     def to_json(self) -> dict[str, object]:
-        """Flat keys: each rate with `_low` and `_high`."""
-        return flat_rates(self)
+        """Flat keys: each rate with `_low` and `_high`; and the shares of replies that were cut off."""
+        flat = flat_rates(self)
+        for name, counted in (("replies", self.replies), ("opponent_replies", self.opponent_replies)):
+            flat[name] = dataclasses.asdict(counted)
+            flat[name.replace("replies", "cut_off")] = counted.share
+        return flat
 
 
 def evaluate(
@@ -184,6 +192,7 @@ def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: st
     losses = sum(episode.result(player) < 0 for episode, player in played)
     by_policy = [episode.turns[-1].player == player for episode, player in played if episode.outcome == "illegal_move"]
     illegal = sum(by_policy)
+    turns = [(turn, turn.player == index % 2) for index, episode in enumerate(episodes) for turn in episode.turns]
     opponent_illegal = len(by_policy) - illegal
     return ArenaResult(
         game=game.spec,
@@ -203,6 +212,8 @@ def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: st
         loss_on_board=wilson(losses - illegal, total),
         illegal=illegal / total,
         opponent_illegal=opponent_illegal / total,
+        replies=CutOff.of(turn for turn, own in turns if own),
+        opponent_replies=CutOff.of(turn for turn, own in turns if not own),
         seat_returns=(
             _mean([value for value, player in returns if player == 0]),
             _mean([value for value, player in returns if player == 1]),

@@ -265,10 +265,10 @@ def _edited(recipe: Recipe, path: Path) -> list[str]:
         logger.debug("%s holds no recipe: %s", checkpoint, error)
         return []
     return [
-        f"{section}.{key} is {value!r} in it and {lasting[section][key]!r} in the last checkpoint"
+        f"{section}.{key} is {values.get(key)!r} in it and {lasting[section].get(key)!r} in the last checkpoint"
         for section, values in lasting_settings(recipe).items()
-        for key, value in values.items()
-        if value != lasting[section][key]
+        for key in dict.fromkeys((*values, *lasting[section]))  # tables of opponents may be in one of them alone
+        if values.get(key) != lasting[section].get(key)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import Weights, make_policy
 from spiral.models.card import training_card
 from spiral.models.loading import LanguageModel, load_language_model, model_directory
-from spiral.policies.registry import PolicyCache
+from spiral.policies.opponents import Opponents
 from spiral.rollout.collector import SelfPlay
 from spiral.runs.agreement import computation, learner_options
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
-from spiral.runs.evaluation import EvaluationResults, evaluate_run, sample_game
+from spiral.runs.evaluation import EvaluationResults, evaluate_run, sample_game, warn_of_cut_off
+from spiral.runs.opponents import make_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator
 from spiral.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
@@ -41,8 +43,10 @@ class LocalRun:
     learner: Learner
     estimator: Estimator
     collector: SelfPlay
-    opponents: PolicyCache
+    opponents: Opponents
     """Opponents in training and evaluation, loaded once."""
+    _cut_off: set[str] = dataclasses.field(default_factory=set)
+    """Opponents whose cut off replies in evaluations there was a warning of."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, path: Path, checkpoint: Path | None = None) -> Self:
@@ -75,10 +79,15 @@ class LocalRun:
                 check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
                 check.keep()
         estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
-        opponents = PolicyCache(recipe.model.device)
-        collector = SelfPlay(
-            policy, recipe.selfplay, recipe.run.seed, load_opponent=opponents, sleep=recipe.engine.sleep
-        )
+        opponents = make_opponents(recipe)
+        with _closed_on_error(policy, opponents):
+            collector = SelfPlay(
+                policy,
+                recipe.selfplay,
+                recipe.run.seed,
+                load_opponent=opponents,
+                sleep=(policy, opponents) if recipe.engine.sleep else (),
+            )
         if checkpoint is not None:
             state = load_checkpoint(checkpoint, learner)
             estimator.restore(state, checkpoint.name)
@@ -131,7 +140,9 @@ class LocalRun:
 
     def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""
-        return evaluate_run(self.policy, self.recipe, step, self.directory.records(step), self.opponents)
+        results = evaluate_run(self.policy, self.recipe, step, self.directory.records(step), self.opponents)
+        warn_of_cut_off(results, self._cut_off)
+        return results
 
     def sample_game(self, game: str, seed: int) -> Episode:
         """One game of the current policy against itself."""
@@ -147,17 +158,18 @@ class LocalRun:
 
     def close(self) -> None:
         """Frees the engine's memory and releases the directory."""
-        try:
-            self.policy.close()
-        finally:
-            self.directory.release()
+        with contextlib.ExitStack() as closed:
+            closed.callback(self.directory.release)
+            closed.callback(self.policy.close)
+            closed.callback(self.opponents.close)
 
 
 @contextmanager
-def _closed_on_error(policy: LanguagePolicy) -> Iterator[None]:
-    """Frees the engine's memory if an exception passes."""
+def _closed_on_error(*engines: LanguagePolicy | Opponents) -> Iterator[None]:
+    """Frees the engines' memory if an exception passes."""
     try:
         yield
     except BaseException:
-        policy.close()
+        for engine in engines:
+            engine.close()
         raise

@@ -73,8 +73,8 @@ def setting_differences(saved: Recipe, given: Recipe) -> dict[str, str]:
     found = {}
     mine, other = saved.model_dump(exclude={"summary"}), given.model_dump(exclude={"summary"})
     for section, values in mine.items():
-        for key, value in values.items():
-            name = f"{section}.{key}"
-            if other[section][key] != value and name != "run.steps":
-                found[name] = f"{name} is {value!r} in the run and {other[section][key]!r} here"
+        for key in dict.fromkeys((*values, *other[section])):  # tables of opponents may be in one of them alone
+            name, value, given_value = f"{section}.{key}", values.get(key), other[section].get(key)
+            if given_value != value and name != "run.steps":
+                found[name] = f"{name} is {value!r} in the run and {given_value!r} here"
     return found

@@ -31,6 +31,7 @@ class ModelCard(Section):
     engine: dict[str, Any] = Field(default_factory=dict, description="What generated the replies.")
     selfplay: dict[str, Any] = Field(default_factory=dict, description="The games and the opponents of the training.")
     evaluation: dict[str, Any] = Field(default_factory=dict, description="How the run evaluated the model.")
+    opponent: dict[str, Any] = Field(default_factory=dict, description="Settings of opponents by name.")
     run: str = Field("", description="Name of the run directory; empty for a model of no run.")
     step: int = Field(0, description="Updates that the weights have seen.")
     versions: dict[str, str] = Field(default_factory=dict, description="Python and packages that wrote the checkpoint.")
@@ -50,7 +51,7 @@ class ModelCard(Section):
 
 def training_card(sections: Mapping[str, Any]) -> ModelCard:
     """The card of a run's checkpoints; `sections` are those of its recipe, as dictionaries."""
-    wanted = ("prompt", "sampling", "engine", "selfplay", "evaluation")
+    wanted = ("prompt", "sampling", "engine", "selfplay", "evaluation", "opponent")
     return ModelCard.model_validate({name: sections[name] for name in wanted if isinstance(sections.get(name), dict)})
 
 

@@ -70,6 +70,18 @@ MAX_CPU_PARAMETERS = 2_000_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """How a policy plays, for opponents that have no settings of their own."""
+
+    model: str
+    """The MODEL that the policy is, or that it is trained from."""
+    prompt: PromptConfig
+    sampling: SamplingConfig
+    engine: EngineConfig | None = None
+    """The engine of a run, beside which the opponent's engine works; None where there is no learner."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyOptions:
     """Options of the command line for one policy; None keeps the model's own setting."""
 
@@ -92,27 +104,21 @@ class PolicyOptions:
     """Whether no other model is loaded at the same time."""
     card: ModelCard | None = None
     """The card of another model, to use instead of this one's."""
+    memory_share: float | None = None
+    """vLLM's share of the device's memory; None takes most of it when `alone`, or else the engine's."""
+    name: str | None = None
+    """The policy's name in records; None takes that of the MODEL."""
+    beside: PolicySettings | None = None
+    """The policy that this one plays against; a model without a card is prompted and sampled as that one is."""
+    setting: str = "--{}"
+    """How the user sets an option, for messages: `--temperature`, or `opponent.NAME.temperature` of a recipe."""
+
+    def setting_of(self, field: str) -> str:
+        """The name of an option for messages."""
+        return self.setting.format(field.replace("_", "-") if self.setting.startswith("--") else field)
 
 
 DEFAULTS = PolicyOptions()
-
-
-class PolicyCache:
-    """Loads policies by name; a model or an endpoint is loaded once for all games."""
-
-    def __init__(self, device: str = "auto") -> None:
-        """`device` is the device of the models."""
-        self._options = PolicyOptions(device=device)
-        self._known: dict[str, Policy] = {}
-
-    def __call__(self, name: str, game: Game) -> Policy:
-        """The policy called `name` for `game`. Raises `ValueError` when there is none."""
-        if is_scripted(name):
-            return scripted_policy(name, game)
-        if name not in self._known:
-            self._known[name] = load_policy(name, game, self._options)
-        check_room(self._known[name], game, first=True)
-        return self._known[name]
 
 
 def load_policy(name: str, game: str | Game, options: PolicyOptions = DEFAULTS, **changed: Any) -> Policy:
@@ -148,12 +154,14 @@ def _endpoint_policy(name: str, options: PolicyOptions) -> EndpointPolicy:
     config = with_options(config, options, ("temperature", "top_p", "max_new_tokens"))
     prompt = with_options(config.prompt, options, PROMPT_OPTIONS)
     given = {"temperature": options.temperature, "top_p": options.top_p, LENGTH: options.max_new_tokens}
-    return EndpointPolicy(
+    policy = EndpointPolicy(
         checked(EndpointConfig, {**config.model_dump(), "prompt": prompt.model_dump()}),
         name=name,
         required=frozenset(parameter for parameter, value in given.items() if value is not None),
         source="" if file is None else str(file),
     )
+    policy.name = options.name or name
+    return policy
 
 
 def load_answerer(name: str, options: PolicyOptions) -> Answerer:
@@ -185,10 +193,10 @@ def load_language_policy(name: str, options: PolicyOptions) -> LanguagePolicy:
     check_model(name, ())
     where = checked(ModelConfig, {"path": name, "device": options.device, "compute": options.compute})
     sampling = effective_sampling(options.card or model_card(name), options)
-    engine = _engine(name, options, max(sampling.max_new_tokens, options.reply_tokens))
+    engine = engine_settings(name, options, max(sampling.max_new_tokens, options.reply_tokens))
     loaded = load_for_engine(where, engine)
     prompt = _prompt(name, loaded, options)
-    policy = make_policy(engine, where, loaded, prompt, sampling, weights=Weights.FIXED, name=name)
+    policy = make_policy(engine, where, loaded, prompt, sampling, weights=Weights.FIXED, name=options.name or name)
     directory = model_directory(name)
     settings = {"device": where.device, "head": where.head, "prompt": prompt.model_dump()}
     try:
@@ -218,21 +226,23 @@ def _plain_model(where: ModelConfig) -> Any:
     return load_language_model(where.model_copy(update={"device": device}), cast=True).model
 
 
-def _engine(name: str, options: PolicyOptions, reply_tokens: int) -> EngineConfig:
-    """Settings of the engine that `--engine` names, as in the run that the model comes from, but without a learner.
+def engine_settings(name: str, options: PolicyOptions, reply_tokens: int) -> EngineConfig:
+    """Settings of the engine that `--engine` names: those of the run that the model comes from, without a learner.
 
-    Only vLLM needs a context in advance, because it reserves memory for it.
+    An opponent in a run gets those of the run's engine instead. Only vLLM needs a context in advance, because it
+    reserves memory for it.
     """
     *kinds, last = get_args(EngineConfig.model_fields["kind"].annotation)
     if options.engine not in (*kinds, last):
         raise ValueError(f"--engine: got {options.engine!r}; expected {', '.join(kinds)} or {last}")
-    saved = model_card(name).engine
-    engine = resolved(checked(EngineConfig, {**saved, "kind": options.engine, "sleep": False}))
+    run = None if options.beside is None else options.beside.engine
+    saved = {**model_card(name).engine, "sleep": False} if run is None else run.model_dump()
+    engine = resolved(checked(EngineConfig, {**saved, "kind": options.engine}))
     context = options.context or 0
     if options.context is None and engine.kind == "vllm":
         own = engine.context if options.card is None else int(options.card.engine.get("context", 0))
         context = max(MIN_CONTEXT, own, reply_tokens + PROMPT_ROOM)
-    share = _memory_share(engine) if options.alone else engine.memory_share
+    share = options.memory_share or (_memory_share(engine) if options.alone else engine.memory_share)
     return checked(EngineConfig, {**engine.model_dump(), "context": context, "memory_share": share})
 
 
@@ -301,10 +311,32 @@ def check_model(name: str, others: Sequence[str] | None = None) -> None:
 def _prompt(name: str, loaded: LanguageModel, options: PolicyOptions) -> PromptConfig:
     """The prompt of the model or of `options.card`, or the default, with the command line's options applied."""
     own = loaded.prompt if options.card is None else options.card.prompt
+    if own is None and options.beside is not None:
+        own = _prompt_beside(name, loaded, options.beside)
     prompt = with_options(own or PromptConfig(), options, PROMPT_OPTIONS)
     if prompt.template == "chat" and not loaded.tokenizer.chat_template:
-        raise ValueError(f"model {name!r} has no chat template and no saved prompt; add --template qwen3, r1 or llama")
+        setting = options.setting_of("template")
+        how = f"add {setting}" if setting.startswith("--") else f"set {setting} to"
+        raise ValueError(f"model {name!r} has no chat template and no saved prompt; {how} qwen3, r1 or llama")
     return prompt
+
+
+def _prompt_beside(name: str, loaded: LanguageModel, beside: PolicySettings) -> PromptConfig:
+    """The prompt of an opponent without a card.
+
+    A model that reads the policy's tokens is prompted as the policy is. Another one gets its own chat template, if it
+    has one, and observations in words, since templates and the compact form are for the models that know them.
+    """
+    if name == beside.model or loaded.tokenizer.get_vocab() == _vocabulary(beside.model):
+        return beside.prompt
+    template = "chat" if loaded.tokenizer.chat_template else beside.prompt.template
+    return beside.prompt.model_copy(update={"template": template, "observation": "full"})
+
+
+def _vocabulary(model: str) -> dict[str, int]:
+    """The tokens of a model with their ids."""
+    vocabulary: dict[str, int] = load_language_model(ModelConfig(path=model), weights=False).tokenizer.get_vocab()
+    return vocabulary
 
 
 def checked_model_config(name: str) -> Any:
@@ -320,8 +352,17 @@ def effective_prompt(card: ModelCard, options: PolicyOptions) -> PromptConfig:
 
 
 def effective_sampling(card: ModelCard, options: PolicyOptions) -> SamplingConfig:
-    """The sampling of a card's evaluation with the command line's options applied."""
-    return with_options(card.evaluation_sampling, options, SAMPLING_OPTIONS)
+    """The sampling of a card's evaluation with the command line's options applied.
+
+    A model without a card is sampled as the policy that it plays against. No opponent has a smaller response budget
+    than that policy, so that it is not cut off where the policy is not.
+    """
+    own = card.evaluation_sampling
+    if options.beside is not None:
+        beside = options.beside.sampling
+        budget = max(own.max_new_tokens, beside.max_new_tokens)
+        own = (own if card.sampling else beside).model_copy(update={"max_new_tokens": budget})
+    return with_options(own, options, SAMPLING_OPTIONS)
 
 
 def run_games(name: str) -> list[str]:

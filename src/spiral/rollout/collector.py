@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from spiral.core.metrics import DROPPED_TURNS, Metrics
 from spiral.core.progress import shown
@@ -15,6 +15,14 @@ from spiral.policies import scripted_policy
 from spiral.rollout.loop import Match, play, play_as_completed
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
 from spiral.rollout.sampled_step import SampledStep
+
+
+class Sleeper(Protocol):
+    """Engines that can free their memory."""
+
+    def sleep(self) -> None:
+        """Free the memory that only generating needs."""
+        ...
 
 
 class SelfPlay:
@@ -27,11 +35,11 @@ class SelfPlay:
         seed: int,
         *,
         load_opponent: LoadOpponent = scripted_policy,
-        sleep: bool = False,
+        sleep: Sequence[Sleeper] = (),
     ) -> None:
         """Take the arguments of `Matchmaker`.
 
-        With `sleep`, the policy's engine sleeps after the games of a step until it is needed again.
+        The engines in `sleep` sleep after the games of a step until they are needed again.
         """
         self.policy = policy
         self._matchmaker = Matchmaker(policy, config, seed, load_opponent=load_opponent)
@@ -48,8 +56,8 @@ class SelfPlay:
         """
         episodes = self._collect_samples(step) if self._samples_per_step else self._collect_games(step)
         self._matchmaker.observe(step, episodes)
-        if self._sleep:
-            self.policy.sleep()
+        for engine in self._sleep:
+            engine.sleep()
         return episodes
 
     def metrics(self) -> Metrics:

@@ -26,6 +26,7 @@ from spiral.core.user_values import StateError, in_order, json_copy
 from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.policies import Policy, scripted_policy
+from spiral.rollout.cut_off import CutOffWatch
 from spiral.rollout.loop import Match
 from spiral.rollout.opponents.base import MIRROR, OpponentSampler
 from spiral.rollout.opponents.fixed import FixedOpponents
@@ -233,6 +234,7 @@ class Matchmaker:
             spec: load_reward(config.reward, game, config.reward_options) for spec, game in self._games.items()
         }
         self._opponents: dict[tuple[str, str], Policy] = {}
+        self._cut_off = CutOffWatch()
         for spec, game in self._games.items():
             for name in self.sampler.known(game) if game.num_players > 1 else ():
                 self._player(spec, name)
@@ -280,11 +282,12 @@ class Matchmaker:
         )
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Pass the episodes of a step to the opponent sampler.
+        """Pass the episodes of a step to the opponent sampler, and warn of opponents whose replies are cut off.
 
         Raises:
             UserCodeError: The sampler failed, or its state cannot be saved. Its state is as before the call.
         """
+        self._cut_off.observe(episodes, "in training")
         before = self._sampler_state()
         try:
             with self._named(f"failed to observe the episodes of step {step}"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -30,10 +31,14 @@ from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import Game, load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, able_opponents, scripted_policy
-from spiral.policies.registry import PolicyCache
+from spiral.policies.opponents import Opponents
+from spiral.rollout.cut_off import CutOff
 from spiral.rollout.loop import Match, play
+from spiral.runs.opponents import make_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.loop import due
+
+logger = logging.getLogger(__name__)
 
 LoadOpponent = Callable[[str, Game], Policy]
 MAX_RECORD_NAME = 100
@@ -60,6 +65,9 @@ class EvaluationResults:
             games = Matchup(game=result["game"], opponent=result["opponent"])
             for rate in ("win", "draw", "loss", "illegal"):
                 values[games.evaluation_key(rate)] = float(result[rate])
+            theirs = _opponent_replies(result)
+            if theirs.replies:
+                values[games.evaluation_key("opponent_cut_off")] = theirs.share
         for result in self.exploitability:
             for name in THEORY_METRICS:
                 if result.get(name) is not None:
@@ -71,6 +79,21 @@ class EvaluationResults:
             mean = fmean(float(result["accuracy"]) for result in self.benchmarks)
             values[benchmark_key("mean", "accuracy")] = mean
         return values
+
+
+def warn_of_cut_off(results: EvaluationResults, warned: set[str]) -> None:
+    """Warns of opponents whose replies were often cut off, unless they are in `warned`, and adds them to it."""
+    for result in results.arena:
+        name = result["opponent"]
+        found = _opponent_replies(result).warning(f"the opponent {name} in evaluation", f"opponent.{name}.{{}}")
+        if found is not None and name not in warned:
+            warned.add(name)
+            logger.warning("%s", found)
+
+
+def _opponent_replies(result: Mapping[str, Any]) -> CutOff:
+    """The replies of the opponent in an `ArenaResult` in its JSON form; none in files of earlier versions."""
+    return CutOff(**result.get("opponent_replies", {}))
 
 
 def read_evaluation(path: Path) -> EvaluationResults:
@@ -94,7 +117,7 @@ def evaluated_at(recipe: Recipe, step: int) -> bool:
 
 
 def evaluate_run(
-    policy: LanguagePolicy, recipe: Recipe, step: int, records: Path, opponents: PolicyCache | None = None
+    policy: LanguagePolicy, recipe: Recipe, step: int, records: Path, opponents: Opponents | None = None
 ) -> EvaluationResults:
     """Evaluates what the recipe wants after `step`.
 
@@ -111,8 +134,8 @@ def evaluate_run(
     if is_full or due(step, config.every):
         sampling = policy.sampling.model_copy(update={"temperature": config.temperature, "top_p": config.top_p})
         episodes = config.episodes if is_full else config.episodes_between
-        with policy.sampled_with(sampling):
-            load = opponents or PolicyCache(recipe.model.device)
+        load = opponents or make_opponents(recipe)
+        with policy.sampled_with(sampling), load.sampled_beside(sampling):
             results = evaluate_policy(policy, config, episodes, load_opponent=load, records=records)
     if is_full or due(step, benchmark.every):
         results = dataclasses.replace(results, benchmarks=run_benchmarks(policy, benchmark, records))

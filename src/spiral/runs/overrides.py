@@ -94,7 +94,16 @@ def _set(values: dict[str, Any], override: str, sections: Mapping[str, FieldInfo
     table = values.setdefault(section, {})
     if not isinstance(table, dict):
         raise ValueError(f"got --set {shown(override)}; {section!r} is not a section")
-    table[field] = _parsed(name, text, sections)
+    value = _parsed(name, text, sections)
+    own, dot, setting = field.rpartition(".")
+    if dot and get_origin(getattr(sections.get(section), "annotation", None)) is dict:  # opponent.NAME.KEY
+        own = own.strip().strip("'\"")
+        inner = table.get(own, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"got --set {shown(override)}; {section}.{own} is not a table")
+        table[own] = {**inner, setting.strip(): value}
+    else:
+        table[field.strip("'\"")] = value
     return name
 
 

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -28,6 +28,7 @@ from spiral.inference.settings import EngineConfig, resolved
 from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
 from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
+from spiral.policies.opponents import OpponentConfig, opponent_model
 from spiral.policies.registry import check_policy_name
 from spiral.rollout.matchmaking import SAMPLERS, SelfPlayConfig, make_sampler
 from spiral.rollout.opponents.base import MIRROR
@@ -62,6 +63,10 @@ class Recipe(Section):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How replies are sampled.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="What generates the replies.")
     selfplay: SelfPlayConfig = Field(default_factory=SelfPlayConfig, description="Which games, and how many.")
+    opponent: dict[str, OpponentConfig] = Field(
+        default_factory=dict,
+        description="How the opponent NAME plays; left out: as its card says, or else as the policy does.",
+    )
     credit: CreditConfig = Field(default_factory=CreditConfig, description="From returns to advantages.")
     loss: LossConfig = Field(default_factory=LossConfig, description="The loss that is minimised.")
     learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How weights are updated.")
@@ -121,6 +126,22 @@ class Recipe(Section):
                 f"credit.estimator is {estimator!r} and cluster.schedule is 'async', which can put the attempts at one"
                 " deal into different steps; set cluster.schedule to 'sync' or 'overlap'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _opponents_are_used(self) -> Self:
+        """Every table of an opponent is for one that plays; a sampler of the user's own may name any."""
+        if self.selfplay.opponent_sampler not in SAMPLERS:
+            return self
+        listed = [*self.selfplay.opponents, *self.evaluation.opponents]
+        for name in self.opponent:
+            if name not in listed:
+                near = difflib.get_close_matches(name, listed, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "add it to one of them, or remove the table"
+                raise ValueError(
+                    f"opponent.{shortened(name)} has settings, but {shortened(name)!r} is neither in selfplay.opponents"
+                    f" nor in evaluation.opponents; {hint}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -194,9 +215,14 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     for section, games in (("selfplay", list(selfplay.games)), ("evaluation", evaluation.games)):
         for game in games:
             yield f"{section}.games", partial(load_game, game)
+    for name, table in recipe.opponent.items():
+        yield f"opponent.{shortened(name)}", partial(_check_table, name, table)
     for name in selfplay.opponents:
         if name != MIRROR:
-            yield "selfplay.opponents", partial(_check_opponent, name, recipe.cluster.rollout_workers)
+            yield (
+                "selfplay.opponents",
+                partial(_check_opponent, opponent_model(name, recipe.opponent), recipe.cluster.rollout_workers),
+            )
     yield "selfplay.opponent_sampler", partial(resolve, "opponents", selfplay.opponent_sampler, SAMPLERS)
     yield "selfplay.opponent_options", partial(make_sampler, selfplay)
     yield "selfplay.reward", partial(resolve, "rewards", selfplay.reward, REWARDS)
@@ -204,7 +230,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     for game in evaluation.games:
         yield "evaluation.games", partial(_check_evaluated, game)
     for name in evaluation.opponents:
-        yield "evaluation.opponents", partial(check_policy_name, name)
+        yield "evaluation.opponents", partial(check_policy_name, opponent_model(name, recipe.opponent))
     for game in evaluation.exploitability:
         yield "evaluation.exploitability", partial(_check_exact, game)
     for task in recipe.benchmark.tasks:
@@ -219,6 +245,12 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "cluster.publish", partial(resolve, "weight_transports", recipe.cluster.publish, {})
     for name in run.guards:
         yield "run.guards", partial(find_guard, name, run.guard_options.get(name, {}))
+
+
+def _check_table(name: str, table: OpponentConfig) -> None:
+    if name == MIRROR:
+        raise ValueError(f"{MIRROR!r} is the policy itself, whose settings are those of the recipe")
+    table.check(name)
 
 
 def _check_opponent(name: str, workers: int) -> None:
@@ -264,8 +296,9 @@ def _fault(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         section = Recipe.model_fields.get(str(item["loc"][0]))
         known = list(Recipe.model_fields)
-        if len(item["loc"]) > 1 and section is not None and isinstance(section.annotation, type):
-            known = list(section.annotation.model_fields)
+        if len(item["loc"]) > 1 and section is not None:
+            kind: Any = section.annotation if len(item["loc"]) == 2 else get_args(section.annotation)[-1]
+            known = list(kind.model_fields)
         near = difflib.get_close_matches(str(item["loc"][-1])[:MAX_SHOWN], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"unknown key {where!r}; {hint}"
@@ -277,6 +310,8 @@ def _fault(item: Any) -> str:
 def _how(item: Any) -> str:
     """How to write a list or a table, after a fault that says it is none."""
     value, setting = item["input"], str(item["loc"][-1])
+    if item["loc"][0] == "opponent" and len(item["loc"]) < 3:
+        return ", with the settings of one opponent in [opponent.NAME], such as [opponent.mistral]"
     if item["type"] == "list_type":
         listed = written_list(value) if isinstance(value, str) and len(value) <= MAX_SHOWN else '["NAME", "OTHER"]'
         return f", such as {listed} (in a shell, --set '{'.'.join(map(str, item['loc'][:2]))}={listed}')"

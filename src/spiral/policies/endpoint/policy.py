@@ -26,6 +26,8 @@ from spiral.text import parse_action, worked_example
 from spiral.text.prompts import Message, messages, question
 
 logger = logging.getLogger(__name__)
+MIN_CUT_OFF, MAX_CUT_OFF_SHARE = 3, 0.05
+"""There is a warning when at least so many replies, and more than this share of them, are cut off."""
 _logged_keys: set[tuple[str | None, str]] = set()
 """API keys and hosts that this process has logged."""
 
@@ -66,6 +68,8 @@ class EndpointPolicy:
         _log_key(config, source)
         self._turns: dict[int, _OpenTurn] = {}
         self._submitted = 0
+        self._answers = self._cut_off = 0
+        self._warned = False
         self._stop = weakref.finalize(self, self._client.close)
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
@@ -146,6 +150,22 @@ class EndpointPolicy:
             ),
         )
 
+    def _count(self, answer: Answer) -> None:
+        """Counts a reply in a game; warns once when many are cut off."""
+        self._answers += 1
+        self._cut_off += answer.truncated
+        share = self._cut_off / self._answers
+        if not self._warned and self._cut_off >= MIN_CUT_OFF and share > MAX_CUT_OFF_SHARE:
+            self._warned = True
+            logger.warning(
+                "%.0f%% of %d replies of %s were cut off at %s tokens; such a reply has seldom an action and loses, so"
+                " raise its max_new_tokens",
+                100 * share,
+                self._answers,
+                self.name,
+                f"{self.config.max_new_tokens:,}",
+            )
+
     def _messages(self, request: TurnRequest, observation: str) -> list[Message]:
         prompt = self.config.prompt
         example = worked_example(request.game, prompt) if prompt.example else None
@@ -163,6 +183,7 @@ class EndpointPolicy:
             return [_answered(request, result)]
         if isinstance(result, Fault):
             return [TurnReply(key=request.key, observation=observation, reply="", action=None, fault=result.reason)]
+        self._count(result)
         action = parse_action(result.text, request.state)
         return [TurnReply(key=request.key, observation=observation, reply=result.text, action=action)]
 

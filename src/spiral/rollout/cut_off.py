@@ -1,0 +1,92 @@
+"""Replies that were cut off: an opponent whose thoughts do not fit its budget loses games that it could have won."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+
+from spiral.core.records import Episode, Generation, Turn
+
+logger = logging.getLogger(__name__)
+
+MAX_SHARE = 0.05
+"""Share of cut off replies above which there is a warning."""
+MIN_CUT_OFF = 3
+"""Fewer replies than this give no warning, whatever their share."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class CutOff:
+    """Counts the replies of one policy that a model generated, and those that were cut off."""
+
+    replies: int = 0
+    by_budget: int = 0
+    by_context: int = 0
+    budget: int = 0
+    """The largest response budget, in tokens."""
+
+    @classmethod
+    def of(cls, turns: Iterable[Turn]) -> CutOff:
+        """Count the replies of some turns."""
+        counted = cls()
+        for turn in turns:
+            if turn.generation is not None:
+                counted.add(turn.generation)
+        return counted
+
+    def add(self, generation: Generation) -> None:
+        """Count a reply."""
+        self.replies += 1
+        self.by_budget += generation.stop_reason == "length"
+        self.by_context += generation.stop_reason == "context"
+        self.budget = max(self.budget, generation.budget)
+
+    @property
+    def share(self) -> float:
+        """Share of the replies that were cut off; 0 without replies."""
+        return (self.by_budget + self.by_context) / max(1, self.replies)
+
+    def warning(self, name: str, setting: str) -> str | None:
+        """Say that the replies of a policy are cut off too often; None where they are not.
+
+        Args:
+            name: The policy, such as "the opponent mistral".
+            setting: How a setting of it is named, such as "opponent.mistral.{}".
+        """
+        if self.by_budget + self.by_context < MIN_CUT_OFF or self.share <= MAX_SHARE:
+            return None
+        field, why = "max_new_tokens", f"at its budget of {self.budget:,} tokens"
+        if self.by_context > self.by_budget:
+            field, why = "context", "where prompt and reply filled its context"
+        raised = setting.format(field.replace("_", "-") if setting.startswith("--") else field)
+        return (
+            f"{self.share:.0%} of {self.replies:,} replies of {name} were cut off {why}; such a reply has seldom an"
+            f" action and loses, so raise {raised}"
+        )
+
+
+class CutOffWatch:
+    """Warns once of each opponent whose replies are often cut off."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, CutOff] = {}
+        self._warned: set[str] = set()
+
+    def observe(self, episodes: Sequence[Episode], where: str) -> None:
+        """Count the replies of players that do not learn.
+
+        Args:
+            episodes: Games against opponents, among others.
+            where: Where they were played, for the warning, such as "in training".
+        """
+        for episode in episodes:
+            for turn in episode.turns if episode.opponent else ():
+                seat = episode.seats[turn.player]
+                if turn.generation is not None and not seat.trainable:
+                    self._counted.setdefault(seat.policy, CutOff()).add(turn.generation)
+        for name in self._counted.keys() - self._warned:
+            warning = self._counted[name].warning(f"the opponent {name} {where}", f"opponent.{name}.{{}}")
+            if warning is not None:
+                self._warned.add(name)
+                logger.warning("%s", warning)
