@@ -38,6 +38,7 @@ COMMANDS = {
     "compare": ("compare:compare", "Two models on the same games and problems."),
     "collect": ("collect:collect", "Play games and keep them to learn from."),
     "experiment": ("experiment:experiment", "Run everything behind a claim, to its table."),
+    "patterns": ("patterns:patterns", "Patterns of reasoning in games and in solutions."),
     "check": ("check:check", "Check that engine, learner and model agree; show the chat template."),
     "play": ("play:play", "Play against MODEL in the terminal."),
     "games": ("listing:games", "List the games."),
