@@ -333,6 +333,8 @@ def test_kappa_by_hand():
     assert kappa.high - kappa.low == pytest.approx(2 * 1.96 * 0.127, rel=0.08)
     assert cohen_kappa(b, a).value == pytest.approx(0.4)
     assert cohen_kappa(a, a).value == 1
+    blind = cohen_kappa([True] + [False] * 29, [False] * 30)
+    assert (blind.value, blind.low < -0.02, blind.high > 0.3) == (0, True, True)
     assert cohen_kappa([True, False], [False, True]).value == -1
     assert cohen_kappa([True, True], [True, True]) is None
     with pytest.raises(ValueError, match="one per item from both"):

@@ -5,7 +5,7 @@ samples, a deal with both of its games. Shares have Wilson's interval (Wilson, 1
 an effective sample size (Kish, 1965; Dean and Pagano, 2015), means Student's, everything else the percentile bootstrap
 (Efron, 1979). A difference over the same items is tested by flipping signs (Fisher, 1935); if all items have the same
 difference, its interval is Tango's (1998). Multiple tests are corrected after Holm (1979). The agreement of two raters
-is Cohen's kappa (1960), with a bootstrap interval over items.
+is Cohen's kappa (1960).
 
 SciPy is not a dependency, since `spiral show` needs these intervals on every call: its Wilson interval takes whole
 numbers of trials only, it has no Holm correction, and its permutation test is slower by an order of magnitude over a
@@ -247,16 +247,19 @@ def clustered_rate(shares: ArrayLike, samples: int) -> Rate:
 
 
 def cohen_kappa(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Estimate | None:
-    """The agreement of two raters beyond chance, (p_o - p_e) / (1 - p_e) (Cohen, 1960), with a bootstrap interval.
+    """The agreement of two raters beyond chance, (p_o - p_e) / (1 - p_e) (Cohen, 1960).
+
+    The interval is that of a smooth bootstrap: the shares of the four cells have the Dirichlet distribution of
+    their counts plus 1/2 (Jeffreys' prior), so that it does not collapse where a cell is empty.
 
     Args:
         a: Whether the first rater says yes, one value per item, [items].
         b: The same of the second rater, in the same order.
-        seed: Seed of the bootstrap's resamples of items.
+        seed: Seed of the interval.
 
     Returns:
         1 for full agreement, 0 for as much as chance gives. None if both raters say the same of all items, since then
-        chance explains everything. Resamples of that kind do not count for the interval.
+        chance explains everything.
 
     Raises:
         ValueError: The shapes differ, or there are no items.
@@ -264,17 +267,18 @@ def cohen_kappa(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Estimate | None
     a_N, b_N = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if a_N.ndim != 1 or a_N.shape != b_N.shape or not len(a_N):
         raise ValueError(f"got ratings of shapes {a_N.shape} and {b_N.shape}; expected one per item from both raters")
-    counts_4 = np.stack([a_N & b_N, a_N & ~b_N, ~a_N & b_N, ~a_N & ~b_N], axis=1).astype(np.float64)
-    weights_DN = bootstrap_weights(len(a_N), np.random.default_rng(seed))
-    value = float(_kappas(counts_4.sum(axis=0, keepdims=True))[0])
+    cells = (a_N & b_N, a_N & ~b_N, ~a_N & b_N, ~a_N & ~b_N)
+    counts_4 = np.array([int(cell.sum()) for cell in cells], dtype=np.float64)
+    value = float(_kappas(counts_4[None])[0])
     if math.isnan(value):
         return None
-    low, high = np.nanquantile(_kappas(weights_DN @ counts_4), (0.025, 0.975))
+    drawn_D4 = np.random.default_rng(seed).dirichlet(counts_4 + 0.5, size=2000)
+    low, high = np.quantile(_kappas(drawn_D4), (0.025, 0.975))
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))
 
 
 def _kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Kappa [D] of counts [D, 4] of items: both yes, only the first, only the second, neither; NaN if undefined."""
+    """Kappa [D] of counts or shares [D, 4]: both yes, only the first, only the second, neither; NaN if undefined."""
     both, first, second, neither = counts.T
     items = counts.sum(axis=1)
     observed = (both + neither) / items
