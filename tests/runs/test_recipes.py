@@ -98,7 +98,7 @@ def test_the_papers_settings(name):
     assert (recipe.loss.kl_coefficient, recipe.loss.entropy_bonus) == (0, 0)
     assert (recipe.credit.estimator, recipe.credit.options, recipe.credit.drop_zero_advantage) == ("rae", {}, True)
     assert (recipe.evaluation.every, recipe.evaluation.temperature, recipe.evaluation.top_p) == (16, 0.6, 0.95)
-    assert recipe.selfplay.reward == "returns"
+    assert recipe.selfplay.reward == "normalised"
     if name.endswith("-v3"):
         assert recipe.selfplay.samples_per_step == 128
         assert recipe.run.snapshots == [0, 16, 128, 256, 384, 400]
