@@ -12,6 +12,7 @@ from commands import refused, spiral
 from spiral.games import load_game
 from spiral.inference.engines import EngineConfig, Weights
 from spiral.models.loading import NANO_DIRECTORY
+from spiral.policies import registry
 from spiral.policies.registry import DEFAULTS, PolicyOptions, load_language_policy, load_policy
 
 RATES = ("win", "draw", "loss")
@@ -64,6 +65,24 @@ def test_fields_of_evaluate():
     assert result["win"] == 0
     assert result["loss"] > 0.7
     assert (result["illegal"], result["opponent_illegal"]) == (0, 0)
+
+
+def test_several_games_have_a_mean(monkeypatch):
+    loaded, load = [], registry.load_language_policy
+    monkeypatch.setattr(registry, "load_language_policy", lambda *given: loaded.append(given[0]) or load(*given))
+    arguments = ("evaluate", "nano", "--game", "tictactoe", "--game", "kuhn_poker", "--opponent", "random")
+    result = spiral(*arguments, "--episodes", "6", "--json").json
+    assert [row["game"] for row in result["games"]] == ["tictactoe", "kuhn_poker"]
+    assert loaded == ["nano"]
+    mean = result["mean"]
+    for rate in ("win", "draw", "loss", "illegal"):
+        assert mean[rate] == pytest.approx(sum(row[rate] for row in result["games"]) / 2)
+    assert mean["win_low"] < mean["win"] < mean["win_high"]
+    alone = spiral("evaluate", "nano", "--game", "kuhn_poker", "--opponent", "random", "--episodes", "6", "--json").json
+    assert {key: value for key, value in result["games"][1].items() if key in alone} == alone
+    said = spiral(*arguments, "--episodes", "6").out
+    assert "mean of games" in said
+    assert said.count("every game in") == 2
 
 
 def test_the_same_seed_gives_the_same_games():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,19 +14,24 @@ from spiral.cli import options as opt
 from spiral.cli.errors import Stopped
 from spiral.cli.exploitability import unit
 from spiral.cli.output import endpoint_usage, print_json, print_usage, shown_path
-from spiral.core.progress import progress_shown
+from spiral.core.progress import Progress, progress_shown
 from spiral.games import Game, load_game
 from spiral.runs.display import plain_table, wide_console
 
 if TYPE_CHECKING:
+    from spiral.policies import Policy
     from spiral.policies.registry import PolicyOptions
+
+RATES = ("win", "draw", "loss", "not_lost")
 
 
 @opt.expand_options
 def evaluate(
     model: opt.Model,
     *,
-    game: opt.Game,
+    game: Annotated[
+        list[str], typer.Option(help="Such as tictactoe or 'kuhn_poker(hands=5)'; see `spiral games`; may be repeated.")
+    ],
     opponent: Annotated[
         str | None,
         typer.Option(help="Anything that can be a MODEL, or endpoint:NAME; left out for a game of one player."),
@@ -37,12 +44,15 @@ def evaluate(
     out: opt.Out = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Play MODEL against an opponent: win, draw and loss rates with 95% intervals.
+    """Play MODEL against an opponent: win, draw and loss rates with 95% intervals, and their mean over games.
 
     Games of one player, such as problems/reasoning_gym/gcd, have no opponent: share of right answers and mean return.
     """
-    rules = load_game(game)
-    if rules.num_players == 1:
+    specs = {rules.spec: rules for rules in map(load_game, game)}
+    single = [rules for rules in specs.values() if rules.num_players == 1]
+    if single and len(specs) > 1:
+        raise ValueError(f"{single[0].spec} is a game of one player; evaluate it by itself")
+    for rules in single:
         if opponent is not None:
             raise ValueError(f"{rules.spec} is a game of one player; leave out --opponent")
         _evaluate_alone(
@@ -52,29 +62,103 @@ def evaluate(
     if opponent is None:
         raise ValueError("Missing option '--opponent'; see `spiral evaluate --help`")
     opt.check_episodes(episodes)
-    from spiral.core.policy import NotPlayedError
-    from spiral.evaluation.arena import evaluate_games, games_directory  # loads torch
+    from spiral.evaluation.arena import games_directory  # loads torch
     from spiral.policies.registry import PolicyOptions, is_language_model, load_policy
 
+    options = opt.policy_options(prompt, engine, alone=not is_language_model(opponent))
+    against = PolicyOptions(device=engine.device, compute=engine.compute)
+    results: list[dict[str, Any]] = []
+    used: dict[str, Any] = {}
     with progress_shown(bar=not as_json) as progress:
-        progress.stage(f"loading {opponent}")
-        other = load_policy(opponent, rules, PolicyOptions(device=engine.device, compute=engine.compute))
-        progress.stage(f"loading {model}")
-        alone = not is_language_model(opponent)
-        policy = load_policy(model, rules, opt.policy_options(prompt, engine, alone=alone))
-        directory = games_directory(policy, other, rules, episodes=episodes, seed=seed, out=out)
-        progress.stage(f"{rules.spec}, {model} against {opponent}", episodes, "games")
-        games: dict[str, Any] = {"episodes": episodes, "seed": seed, "in_flight": in_flight, "directory": directory}
-        try:
-            found, _ = evaluate_games(policy, other, rules, **games, watch=progress.games)
-        except NotPlayedError as error:
-            raise Stopped(str(error)) from error
-    result = found.to_json() | endpoint_usage("model", policy) | endpoint_usage("opponent", other)
+        others = _Loaded(opponent, lambda rules: load_policy(opponent, rules, against), progress)
+        policies = _Loaded(model, lambda rules: load_policy(model, rules, options), progress)
+        pairs = [(rules, others(rules), policies(rules)) for rules in specs.values()]
+        for rules, other, policy in pairs:
+            directory = games_directory(policy, other, rules, episodes=episodes, seed=seed, out=out)
+            progress.stage(f"{rules.spec}, {model} against {opponent}", episodes, "games")
+            games = {"episodes": episodes, "seed": seed, "in_flight": in_flight, "directory": directory}
+            results.append({**_played(policy, other, rules, progress, **games), "files": str(directory.path)})
+            used = endpoint_usage("model", policy) | endpoint_usage("opponent", other)
+    if len(results) > 1:
+        about = {"policy": model, "opponent": opponent, "seed": seed}
+        result = {**about, "mean": mean_rates(results), "games": results, **used}
+    else:
+        files = results[0].pop("files")
+        result = {**results[0], **used, "files": files}
     if as_json:
-        print_json({**result, "files": str(directory.path)})
+        print_json(result)
+    elif len(results) > 1:
+        _print_games(result)
     else:
         _print_rates(result)
-        print(f"Every game: {shown_path(directory.path)}")
+        print(f"Every game: {shown_path(Path(result['files']))}")
+
+
+class _Loaded:
+    """A policy for one game after another; a model or an endpoint is loaded once."""
+
+    def __init__(self, name: str, load: Callable[[Game], Policy], progress: Progress) -> None:
+        self._name = name
+        self._load = load
+        self._progress = progress
+        self._kept: Policy | None = None
+
+    def __call__(self, rules: Game) -> Policy:
+        """The policy for a game. Raises `ValueError` when there is none, or the game leaves no room for a reply."""
+        from spiral.inference.room import check_room
+        from spiral.policies import is_scripted
+
+        if self._kept is None or is_scripted(self._name):
+            self._progress.stage(f"loading {self._name}")
+            self._kept = self._load(rules)
+        check_room(self._kept, rules)
+        return self._kept
+
+
+def _played(policy: Policy, other: Policy, rules: Game, progress: Progress, **games: Any) -> dict[str, Any]:
+    """The JSON form of an `ArenaResult`."""
+    from spiral.core.policy import NotPlayedError
+    from spiral.evaluation.arena import evaluate_games
+
+    try:
+        found, _ = evaluate_games(policy, other, rules, **games, watch=progress.games)
+    except NotPlayedError as error:
+        raise Stopped(str(error)) from error
+    return found.to_json()
+
+
+def mean_rates(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over games, each with the same weight: `RATES` with their bounds, and illegal moves."""
+    from spiral.evaluation.statistics import Estimate, mean_of_estimates
+
+    found: dict[str, Any] = {}
+    for rate in RATES:
+        bounds = [Estimate(value=row[rate], low=row[f"{rate}_low"], high=row[f"{rate}_high"]) for row in results]
+        mean = mean_of_estimates(bounds)
+        found |= {rate: mean.value, f"{rate}_low": mean.low, f"{rate}_high": mean.high}
+    return {**found, **{key: fmean(row[key] for row in results) for key in ("illegal", "opponent_illegal")}}
+
+
+def _print_games(result: dict[str, Any]) -> None:
+    """Prints the results in several games and their mean as a table."""
+    from spiral.runs.summary import rate_text
+
+    console = wide_console()
+    console.print(f"{result['policy']} against {result['opponent']} in {len(result['games'])} games", soft_wrap=True)
+    table = plain_table("game", "played", "win", "draw", "loss", "win or draw", "illegal", "opponent illegal")
+    for row in (*result["games"], {**result["mean"], "game": "mean of games", "played": ""}):
+        shares = [f"{row[key]:.1%}" for key in ("illegal", "opponent_illegal")]
+        table.add_row(row["game"], str(row["played"]), *(rate_text(row, rate) for rate in RATES), *shares)
+    console.print(table)
+    console.print(
+        "95% intervals in brackets. The mean gives every game the same weight; its interval is over the games played,"
+        " from those of the games (Zou and Donner, 2008).",
+        soft_wrap=True,
+    )
+    for row in result["games"]:
+        _print_not_played(console, row)
+        print(f"{row['game']}: every game in {shown_path(Path(row['files']))}")
+    print_usage(console, result)
 
 
 def _evaluate_alone(
@@ -121,6 +205,7 @@ def _evaluate_alone(
         soft_wrap=True,
     )
     _print_not_played(console, result)
+    print_usage(console, result)
     print(f"Every game: {shown_path(directory.path)}")
 
 
@@ -146,10 +231,11 @@ def _print_rates(result: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     _print_not_played(console, result)
+    print_usage(console, result)
 
 
 def _print_not_played(console: Console, result: dict[str, Any]) -> None:
-    """Prints how many games have no result and why, and the usage of endpoints."""
+    """Prints how many games have no result and why."""
     if result["not_played"]:
         console.print(
             f"{result['not_played']} of {result['episodes']} games could not be played and are not counted:",
@@ -157,4 +243,3 @@ def _print_not_played(console: Console, result: dict[str, Any]) -> None:
         )
     for reason, games in result["faults"].items():
         console.print(f"  {games} x {reason}", soft_wrap=True, markup=False, highlight=False)
-    print_usage(console, result)
