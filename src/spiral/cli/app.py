@@ -37,6 +37,7 @@ COMMANDS = {
     "benchmark": ("benchmark:benchmark", "Accuracy of MODEL on a reasoning benchmark."),
     "compare": ("compare:compare", "Two models on the same games and problems."),
     "collect": ("collect:collect", "Play games and keep them to learn from."),
+    "sft": ("sft:app", "Fine-tune a model on expert games."),
     "experiment": ("experiment:experiment", "Run everything behind a claim, to its table."),
     "patterns": ("patterns:patterns", "Patterns of reasoning in games and in solutions."),
     "check": ("check:check", "Check that engine, learner and model agree; show the chat template."),

@@ -26,10 +26,12 @@ from spiral.games.failures import UserCodeError
 from spiral.inference.settings import vllm_installed
 from spiral.policies.registry import check_model
 from spiral.runs.display import Pace, Watched, make_display, wide_console
+from spiral.training.settings import NLL
 
 if TYPE_CHECKING:
     from spiral.launch import Run
     from spiral.runs.recipe import Recipe
+    from spiral.text import ChatCodec
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,21 @@ def train(
     All files go to the run directory. Ctrl-C or SIGTERM finishes the current step, writes a checkpoint and prints how
     to resume. With --resume, the same command line begins a run and resumes it, however often it is stopped.
     """
-    overrides = _overrides(settings, steps, seed, model)
+    overrides = overrides_of(settings, steps, seed, model)
+    train_recipe(recipe, overrides, run_dir, steps=steps, resume=resume, dry_run=dry_run, as_json=as_json)
+
+
+def train_recipe(
+    recipe: str | None,
+    overrides: list[str],
+    run_dir: Path | None,
+    *,
+    steps: int | None = None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Starts, resumes or plans a run of a recipe with overrides; `spiral train` and `spiral sft` are this."""
     if dry_run and (resume or as_json):
         raise ValueError(f"got --dry-run and {'--resume' if resume else '--json'}; use only one of them")
     loaded = None if recipe is None else _load(recipe, overrides)
@@ -113,10 +129,10 @@ def given_recipe(
     recipe: str, settings: list[str] | None, steps: int | None, seed: int | None, model: str | None
 ) -> Recipe:
     """The recipe of a command line, with its overrides. Raises `ValueError` for a wrong one."""
-    return _load(recipe, _overrides(settings, steps, seed, model))
+    return _load(recipe, overrides_of(settings, steps, seed, model))
 
 
-def _overrides(settings: list[str] | None, steps: int | None, seed: int | None, model: str | None) -> list[str]:
+def overrides_of(settings: list[str] | None, steps: int | None, seed: int | None, model: str | None) -> list[str]:
     """What --set, --steps, --seed and --model change, as `section.key=value`."""
     overrides = list(settings or [])
     for key, value in (("run.steps", steps), ("run.seed", seed), ("model.path", model)):
@@ -151,23 +167,27 @@ def _print_recipe(recipe: Recipe) -> None:
     """Prints the recipe as TOML, with the plan in comments. Raises `ValueError` for a run that does not fit."""
     import tomli_w
 
-    from spiral.runs.checks import check_run
+    from spiral.runs.checks import check_run, with_expert_games
 
+    if recipe.sft.data:
+        recipe = with_expert_games(recipe)
     check_run(recipe)
-    lines = _plan_lines(recipe)
+    recipe, lines = _planned(recipe)
     print(*(printable(f"# {line}".rstrip()) for line in lines), sep="\n")
     text = tomli_w.dumps(recipe.model_dump())
     print(printable(text, max_line=len(text)), end="")  # TOML reads escaped characters as they were
 
 
-def _plan_lines(recipe: Recipe) -> list[str]:
+def _planned(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """The plan of memory and tokens; one line without a plan for a hub model whose configuration is out of reach.
+
+    With expert games, the recipe returned has the steps that they make.
 
     Loads torch, since parameters are counted in an empty model of transformers.
     """
     from spiral.inference.base import check_ends
     from spiral.models.hub import NotHereError
-    from spiral.models.loading import check_architecture, declared_ends, local_model, local_tokenizer
+    from spiral.models.loading import check_architecture, context_limit, declared_ends, local_model, local_tokenizer
     from spiral.plan import check_plan, describe
     from spiral.policies.registry import checked_model_config
     from spiral.text import ChatCodec
@@ -178,14 +198,36 @@ def _plan_lines(recipe: Recipe) -> list[str]:
     except NotHereError as error:
         if "/" not in model:  # more likely a misspelt local name than a hub's
             raise
-        return [f"{model}: parameters unknown: {error}"]
+        return recipe, [f"{model}: parameters unknown: {error}"]
     check_architecture(config.get_text_config(), "training")
     tokenizer = local_tokenizer(model, config)
     codec = None
     if tokenizer is not None:
         codec = ChatCodec(tokenizer, recipe.prompt, declared_ends(str(local_model(model))))
         check_ends(codec)
-    return describe(check_plan(recipe, config, codec=codec))
+    learned: list[str] = []
+    if recipe.loss.kind == NLL and not recipe.sft.data:
+        learned = ["Expert games: none are named yet (spiral sft --data DIR); the number of steps follows from them"]
+    elif recipe.loss.kind == NLL:
+        limit = context_limit(config.get_text_config(), "training")
+        recipe, learned = _expert_plan(recipe, codec, min(recipe.engine.context or limit, limit))
+    return recipe, describe(check_plan(recipe, config, codec=codec)) + learned
+
+
+def _expert_plan(recipe: Recipe, codec: ChatCodec | None, context: int) -> tuple[Recipe, list[str]]:
+    """The recipe with the steps that its expert games make, and a line on them; an upper bound without a tokenizer."""
+    from spiral.training.sft import ExpertGames, select
+
+    config, seed = recipe.sft, recipe.run.seed
+    if codec is None:
+        turns, about = len(select(config, seed).turns), "at most "
+        steps = -(-turns * config.epochs // config.samples_per_step)
+    else:
+        expert = ExpertGames.read(config, seed, codec, max_reply=recipe.sampling.max_new_tokens, context=context)
+        turns, steps, about = len(expert), expert.steps, ""
+    passes = f"{config.epochs} pass{'' if config.epochs == 1 else 'es'}"
+    line = f"Expert games: {about}{turns:,} turns, {passes}, {about}{steps:,} steps of {config.samples_per_step} turns"
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": steps})}), [line]
 
 
 def _started(recipe: Recipe, path: Path, resume: bool) -> Run:
@@ -204,6 +246,7 @@ def _resumed(name: str | None, overrides: list[str], path: Path, steps: int | No
     """A run prepared from its last checkpoint. Only the number of steps and the processes may change."""
     with quick_imports():
         from spiral.launch import resume, saved_recipe, setting_differences
+    from spiral.runs.checks import with_expert_games
     from spiral.runs.recipe import validate_recipe
 
     saved = saved_recipe(path)
@@ -212,7 +255,7 @@ def _resumed(name: str | None, overrides: list[str], path: Path, steps: int | No
     values = saved.model_dump()
     if spread:
         values["hardware"]["devices"] = 1  # follows from the number of learner workers, which may change
-    given = _load(name, overrides) if name else validate_recipe(values, str(path), overrides)
+    given = with_expert_games(_load(name, overrides)) if name else validate_recipe(values, str(path), overrides)
     if given.summary != saved.summary:
         raise ValueError(f"the run in {path} was started from another recipe ({saved.summary!r}), not from {name}")
     changed = setting_differences(saved, given)
@@ -251,7 +294,7 @@ def _warning_of_illegal_play(run: Run, show: Callable[[int, Metrics], None]) -> 
     from spiral.runs.guards import games_not_known
 
     first = run.learner.version + 1
-    if first > 1:
+    if first > 1 or run.recipe.loss.kind == NLL:  # an expert's games teach how to move
         return show
     evaluated: dict[str, float] = {}
     for _, report in read_evaluations(run.directory.path)[:1]:
@@ -284,7 +327,9 @@ def _execute(run: Run, as_json: bool) -> None:
 
     recipe, path = run.recipe, run.directory.path
     selfplay, first = recipe.selfplay, run.learner.version + 1
-    if selfplay.samples_per_step:
+    if recipe.loss.kind == NLL:
+        pace = Pace(first, recipe.run.steps, recipe.sft.samples_per_step, unit="samples")
+    elif selfplay.samples_per_step:
         pace = Pace(first, recipe.run.steps, selfplay.samples_per_step, unit="samples")
     else:
         pace = Pace(first, recipe.run.steps, selfplay.episodes_per_step)
@@ -292,7 +337,7 @@ def _execute(run: Run, as_json: bool) -> None:
     before = reports[-1][1].metrics() if reports else {}
     try:
         guards = Guards.from_names(recipe.run.guards, recipe.run.guard_options)
-        title = f"spiral train  {recipe.model.path}  {path}"
+        title = f"spiral {'sft' if recipe.loss.kind == NLL else 'train'}  {recipe.model.path}  {path}"
         with make_display(title, pace, Watched.from_recipe(recipe), before) as display:
             run = execute(run, _warning_of_illegal_play(run, display.show), guards)
         run.directory.check()

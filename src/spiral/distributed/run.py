@@ -10,13 +10,14 @@ import dataclasses
 import functools
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from spiral.agreement import agreement_key, compare_with_learner, is_known, keep, sample_probes
-from spiral.core.metrics import Metrics
+from spiral.core.metrics import Metrics, episode_metrics
 from spiral.core.records import Episode
 from spiral.core.steps import step_name
 from spiral.distributed.collector import ClusterCollector
@@ -93,6 +94,10 @@ class ClusterRun:
     def check_prompts(self) -> None:
         """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
         self.collector.call_policy(check_prompts, self.recipe)
+
+    def describe(self, episodes: Sequence[Episode], times: Metrics) -> Metrics:
+        """The metrics of a step's episodes; `times` holds the seconds of each phase under its key."""
+        return episode_metrics(episodes, times)
 
     def metrics(self) -> Metrics:
         """The metrics of the cluster for the last step, and corrections of the loop's own.

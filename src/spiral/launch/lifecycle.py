@@ -10,7 +10,7 @@ import gc
 import json
 import logging
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +27,7 @@ from spiral.launch.local import LocalRun
 from spiral.plan import check_plan, check_runnable
 from spiral.policies.registry import checked_model_config
 from spiral.runs.agreement import WatchedLearner
-from spiral.runs.checks import check_problems, check_run
+from spiral.runs.checks import check_problems, check_run, with_expert_games
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.directory import RunDirectory, lasting_settings, read_evaluations, read_metrics
 from spiral.runs.display import Watched
@@ -96,6 +96,10 @@ class Run(Protocol):
         """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
         ...
 
+    def describe(self, episodes: Sequence[Episode], times: Metrics) -> Metrics:
+        """The metrics of a step's episodes; `times` holds the seconds of each phase under its key."""
+        ...
+
     def metrics(self) -> Metrics:
         """Metrics of the step that the training loop does not know."""
         ...
@@ -131,6 +135,7 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
     with contextlib.ExitStack() as held:
         held.enter_context(run_held(path))
         RunDirectory(path).refuse_existing()
+        recipe = with_expert_games(recipe)
         check_run(recipe)
         check_problems(recipe)
         check_runnable(recipe, recipe.cluster.learner_workers)
@@ -335,6 +340,7 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
                 evaluate=evaluate,
                 save=run.save,
                 snapshot=lambda _step: run.snapshot(),
+                describe=run.describe,
                 more_metrics=run.metrics,
                 watch=after,
                 stop_requested=stop_requested,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from spiral.agreement import run_check
-from spiral.core.metrics import Metrics
+from spiral.core.metrics import Metrics, episode_metrics
 from spiral.core.progress import shown
 from spiral.core.records import Episode
 from spiral.core.steps import step_name
@@ -30,6 +30,8 @@ from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator
 from spiral.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
 from spiral.training.learner import Learner
+from spiral.training.settings import NLL
+from spiral.training.sft import ExpertGames, imitation
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -42,7 +44,7 @@ class LocalRun:
     policy: LanguagePolicy
     learner: Learner
     estimator: Estimator
-    collector: SelfPlay
+    collector: SelfPlay | ExpertGames
     opponents: Opponents
     """Opponents in training and evaluation, loaded once."""
     _cut_off: set[str] = dataclasses.field(default_factory=set)
@@ -68,6 +70,9 @@ class LocalRun:
         policy = make_policy(recipe.engine, source, loaded, recipe.prompt, recipe.sampling, weights=Weights.SHARED)
         shared = getattr(policy, "model", None) is loaded.model
         with _closed_on_error(policy):
+            expert = _expert_games(recipe, policy)
+            if expert is not None and checkpoint is None:
+                recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": expert.steps})})
             games = list(recipe.selfplay.games)
             check = run_check(
                 policy, lambda: loaded.model, directory, recipe.model.compute, computation(recipe), games=games
@@ -78,16 +83,20 @@ class LocalRun:
             if check is not None:
                 check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
                 check.keep()
-        estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
         opponents = make_opponents(recipe)
+        collector: SelfPlay | ExpertGames
         with _closed_on_error(policy, opponents):
-            collector = SelfPlay(
-                policy,
-                recipe.selfplay,
-                recipe.run.seed,
-                load_opponent=opponents,
-                sleep=(policy, opponents) if recipe.engine.sleep else (),
-            )
+            if expert is not None:
+                estimator, collector = imitation(), expert
+            else:
+                estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
+                collector = SelfPlay(
+                    policy,
+                    recipe.selfplay,
+                    recipe.run.seed,
+                    load_opponent=opponents,
+                    sleep=(policy, opponents) if recipe.engine.sleep else (),
+                )
         if checkpoint is not None:
             state = load_checkpoint(checkpoint, learner)
             estimator.restore(state, checkpoint.name)
@@ -152,6 +161,12 @@ class LocalRun:
         """Raises `ValueError` when a game's first prompt leaves the model no room for an answer."""
         check_prompts(self.policy, self.recipe)
 
+    def describe(self, episodes: Sequence[Episode], times: Metrics) -> Metrics:
+        """The metrics of a step's episodes; `times` holds the seconds of each phase under its key."""
+        if isinstance(self.collector, ExpertGames):
+            return self.collector.describe(episodes, times)
+        return episode_metrics(episodes, times)
+
     def metrics(self) -> Metrics:
         """Metrics of the last step that the training loop does not know."""
         return self.collector.metrics()
@@ -162,6 +177,19 @@ class LocalRun:
             closed.callback(self.directory.release)
             closed.callback(self.policy.close)
             closed.callback(self.opponents.close)
+
+
+def _expert_games(recipe: Recipe, policy: LanguagePolicy) -> ExpertGames | None:
+    """The games that a fine-tuning run learns from, in the words of its model; None for a run of self-play."""
+    if recipe.loss.kind != NLL:
+        return None
+    return ExpertGames.read(
+        recipe.sft,
+        recipe.run.seed,
+        policy.codec,
+        max_reply=recipe.sampling.max_new_tokens,
+        context=policy.context,
+    )
 
 
 @contextmanager

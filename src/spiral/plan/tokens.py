@@ -22,13 +22,14 @@ from spiral.core.seeds import derive_seed
 from spiral.games import Game, State, load_game
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import Match, play
-from spiral.rollout.matchmaking import episodes_by_game
+from spiral.rollout.matchmaking import episodes_by_game, split_deals
 from spiral.runs.recipe import Recipe
 from spiral.text import ChatCodec, PromptConfig
 from spiral.text.examples import worked_example
 from spiral.text.prompts import question
 from spiral.training.batch import make_batch
 from spiral.training.packing import shared_prefixes
+from spiral.training.settings import NLL
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,10 @@ def survey_games(recipe: Recipe, codec: ChatCodec | None) -> tuple[GameTokens, .
     """
     selfplay = recipe.selfplay
     surveyed = {spec: _survey(load_game(spec), spec, recipe, codec) for spec in selfplay.games}
+    if recipe.loss.kind == NLL:  # each turn of expert games is by itself, and in random play prompts are as long
+        alone = {spec: dataclasses.replace(game, turns=1.0, max_turns=1) for spec, game in surveyed.items()}
+        shares = split_deals(selfplay.games, recipe.sft.samples_per_step)
+        return tuple(dataclasses.replace(alone[spec], episodes=count) for spec, count in shares.items())
     games = None
     if selfplay.samples_per_step:
         weights = selfplay.games.values()

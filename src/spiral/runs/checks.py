@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from spiral.core.seeds import derive_seed
 from spiral.evaluation.policy_table import decisions
@@ -23,6 +24,8 @@ from spiral.rollout.rewards import (
     load_reward,
 )
 from spiral.runs.recipe import NANO_KNOWS, Recipe
+from spiral.training.settings import NLL
+from spiral.training.sft import games_in
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,21 @@ def check_problems(recipe: Recipe) -> None:
                 game.check()
             except ValueError as error:
                 raise ValueError(f"selfplay.games: {error}") from error
+
+
+def with_expert_games(recipe: Recipe) -> Recipe:
+    """A fine-tuning recipe with the games of its data as its games; one of self-play as it is.
+
+    Raises:
+        ValueError: A fine-tuning recipe has no data, or they hold no game that it wants.
+    """
+    if recipe.loss.kind != NLL:
+        return recipe
+    games = games_in(recipe.sft)
+    plies = {game: count for game, count in recipe.selfplay.opening_plies.items() if game in games}
+    selfplay = recipe.selfplay.model_copy(update={"games": games, "opening_plies": plies})
+    data = [str(Path(name).absolute()) for name in recipe.sft.data]  # to resume from another directory
+    return recipe.model_copy(update={"selfplay": selfplay, "sft": recipe.sft.model_copy(update={"data": data})})
 
 
 def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:

@@ -39,7 +39,12 @@ def draw_learning_curve(run: Path, trained: Sequence[Matchup]) -> Path:
     for name, panel in panels.items():
         series = [(f"{matchup} player {player}", matchup.key(name, player)) for matchup, player in players]
         _lines(panel, rows, TITLES[name], series)
-    learning = [("entropy (nats)", "loss/entropy"), ("KL to reference (nats)", "loss/kl_reference")]
+    learning = [
+        ("NLL (nats)", "loss/nll"),
+        ("accuracy", "loss/accuracy"),
+        ("entropy (nats)", "loss/entropy"),
+        ("KL to reference (nats)", "loss/kl_reference"),
+    ]
     _lines(axes[1, 2], rows, "the update", [*learning, ("gradient norm", "learner/grad_norm")])
     path = run / FILE_NAME
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))

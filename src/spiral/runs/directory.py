@@ -170,7 +170,7 @@ class RunDirectory:
 def lasting_settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The settings that stay through a run, by section: not its length, its processes, its trackers and guards."""
     values = recipe.model_dump(exclude={"summary", "cluster"})
-    del values["hardware"]["devices"]
+    del values["hardware"]["devices"], values["sft"]["data"]  # which a hash in the checkpoint identifies
     for key in ("steps", *WATCHING):
         del values["run"][key]
     return values

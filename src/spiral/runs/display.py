@@ -40,6 +40,8 @@ BAR = 20
 PLAIN_WIDTH = 120
 RATES = ("win", "draw", "loss", "illegal")
 LEARNING = (
+    ("NLL", "loss/nll", "{:.3f}"),
+    ("accuracy", "loss/accuracy", "{:.1%}"),
     ("gradient norm", "learner/grad_norm", "{:.2f}"),
     ("KL to reference", "loss/kl_reference", "{:.3f}"),
     ("entropy", "loss/entropy", "{:.3f}"),
@@ -116,6 +118,7 @@ class Pace:
         *,
         unit: str = "games",
     ) -> None:
+        """`per_step` is the number of `unit` in a step."""
         self.steps = steps
         self.per_step = per_step
         self.unit = unit

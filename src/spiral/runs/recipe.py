@@ -40,7 +40,15 @@ from spiral.runs.overrides import TABLES, with_overrides, written_list
 from spiral.runs.trackers import find_tracker
 from spiral.text import PromptConfig
 from spiral.training.advantages import ESTIMATORS, GROUP_ESTIMATORS, CreditConfig, load_estimator
-from spiral.training.settings import BUILTIN_LOSSES, LearnerConfig, LoraConfig, LossConfig, RunConfig
+from spiral.training.settings import (
+    BUILTIN_LOSSES,
+    NLL,
+    LearnerConfig,
+    LoraConfig,
+    LossConfig,
+    RunConfig,
+    SftConfig,
+)
 
 DIRECTORY = Path(__file__).parents[1] / "recipes"
 """The built-in recipes."""
@@ -69,6 +77,7 @@ class Recipe(Section):
     )
     credit: CreditConfig = Field(default_factory=CreditConfig, description="From returns to advantages.")
     loss: LossConfig = Field(default_factory=LossConfig, description="The loss that is minimised.")
+    sft: SftConfig = Field(default_factory=SftConfig, description="The expert games of `spiral sft`.")
     learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How weights are updated.")
     lora: LoraConfig = Field(default_factory=LoraConfig, description="Low-rank training instead of all parameters.")
     hardware: HardwareConfig = Field(default_factory=HardwareConfig, description="What the run is planned for.")
@@ -107,6 +116,28 @@ class Recipe(Section):
         if workers > 1 and devices not in (1, workers):
             raise ValueError(
                 f"cluster.learner_workers is {workers} and hardware.devices is {devices}; expected the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _expert_games_have_their_loss(self) -> Self:
+        """Fine-tuning runs in one process, on the distribution from which its policy samples."""
+        if self.loss.kind != NLL:
+            if self.sft.data:
+                raise ValueError(
+                    f"sft.data names expert games and loss.kind is {self.loss.kind!r}, which learns by self-play; use"
+                    f" `spiral sft`, or set loss.kind to {NLL!r}"
+                )
+            return self
+        if self.cluster.rollout_workers:
+            raise ValueError(
+                f"loss.kind is {NLL!r} and cluster.rollout_workers is {self.cluster.rollout_workers}, but fine-tuning"
+                " on expert games runs in one process; set cluster.rollout_workers to 0"
+            )
+        if self.sampling.temperature != 1:
+            raise ValueError(
+                f"loss.kind is {NLL!r} and sampling.temperature is {self.sampling.temperature:g}; the likelihood of"
+                " expert games is that at temperature 1, so set it to 1.0, and evaluation.temperature for evaluations"
             )
         return self
 
@@ -212,7 +243,11 @@ def validate_recipe(values: Mapping[str, Any], source: str, overrides: Sequence[
 def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every setting that names something, and a check that it exists and takes its options. Nothing is played."""
     selfplay, evaluation, run = recipe.selfplay, recipe.evaluation, recipe.run
-    for section, games in (("selfplay", list(selfplay.games)), ("evaluation", evaluation.games)):
+    for section, games in (
+        ("selfplay", list(selfplay.games)),
+        ("evaluation", evaluation.games),
+        ("sft", recipe.sft.games),
+    ):
         for game in games:
             yield f"{section}.games", partial(load_game, game)
     for name, table in recipe.opponent.items():

@@ -18,7 +18,7 @@ from spiral.core.records import IntArray
 from spiral.games import Game
 from spiral.text.chat_template import QUESTION, REPLY, check_chat_template, check_kept, render_chat, takes_system
 from spiral.text.examples import worked_example
-from spiral.text.prompts import Example, PromptConfig, has_talk, messages, plain_text, question
+from spiral.text.prompts import PLAIN, Example, PromptConfig, has_talk, messages, plain_text, question
 from spiral.text.thinking import (
     CHANNEL,
     MESSAGE_END,
@@ -36,7 +36,7 @@ from spiral.text.thinking import (
 from spiral.text.thinking_switch import thinking_options
 from spiral.text.tokenizer_check import check_actions, check_tokenizer
 from spiral.text.tokens import any_of, special_tokens, template_tags, vocabulary
-from spiral.text.turn_ends import end_tokens
+from spiral.text.turn_ends import answer_end, end_tokens
 
 CACHE_SIZE = 20_000
 """Entries of each cache."""
@@ -94,6 +94,7 @@ class ChatCodec:
         visible = {*thinking, *(unknown.delimiters if unknown else ())}
         if CHANNEL in thinking:
             visible.discard(MESSAGE_END)
+        self._foreign = any_of(text for text in special.values() if text not in visible)
         self._turn_start = vocabulary(tokenizer).get(TURN_START)
         self._hidden = {id_ for id_, text in special.items() if text not in visible} | self.stop_ids
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
@@ -190,6 +191,29 @@ class ChatCodec:
     def encode_reply(self, text: str) -> IntArray:
         """The token ids [T] of a reply by itself, without an end of turn."""
         return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+
+    def encode_turn(self, text: str) -> IntArray:
+        """The token ids [T] of a reply with the token that ends the turn, as the model would have sampled them.
+
+        Special tokens in the text, other than delimiters of thoughts, are replaced by spaces.
+        """
+        reply = self.encode_reply(self._foreign.sub(" ", text))
+        return np.append(reply, self.end_id)
+
+    @functools.cached_property
+    def end_id(self) -> int:
+        """The token that ends the model's turn in this template; one of `stop_ids`.
+
+        Raises:
+            ValueError: The model has no token that ends a reply.
+        """
+        plain = PLAIN[self.config.template][1] if self.config.template != "chat" else None
+        found = answer_end(self.tokenizer, plain)
+        if found in self.stop_ids:
+            return int(found)
+        if not self.stop_ids:
+            raise ValueError("the model has no token that ends a reply; expected an eos_token in its tokenizer")
+        return min(self.stop_ids)
 
     def decode(self, token_ids: IntArray) -> str:
         """The text of sampled ids [T] without special tokens."""

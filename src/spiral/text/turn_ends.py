@@ -56,6 +56,21 @@ def end_tokens(tokenizer: Any, declared: Collection[int] = ()) -> tuple[EndToken
     return tuple(EndToken(id=id_, text=texts.get(id_, ""), reason=reasons[id_]) for id_ in sorted(reasons))
 
 
+def answer_end(tokenizer: Any, text: str | None = None) -> int | None:
+    """The token with which a model ends its answer, as training text is written; None when nothing says how.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        text: What a plain template puts after a reply; None takes what the tokenizer's chat template puts there. Where
+            neither is a token, the tokenizer's end of sequence.
+    """
+    if text is not None:
+        known: int | None = vocabulary(tokenizer).get(text.strip(), tokenizer.eos_token_id)
+        return known
+    first: int | None = next(iter(_template_ends(tokenizer)), tokenizer.eos_token_id)
+    return first
+
+
 def ignored_ends(tokenizer: Any, declared: Collection[int]) -> tuple[int, ...]:
     """Declared ends that do not end a reply: thinking tags, ordinary words, and ids that the tokenizer lacks.
 

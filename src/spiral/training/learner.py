@@ -44,13 +44,14 @@ from spiral.training.loss import (
     add,
     averages,
     gap_sums,
+    likelihood_sums,
     loss,
     loss_sums,
     make_policy_loss,
 )
 from spiral.training.packing import MicroBatch, Share, empty_micro_batch, micro_batches, share_of
 from spiral.training.process_group import batch_fingerprint, current_ranks, weights_fingerprint
-from spiral.training.settings import LearnerConfig, LoraConfig, LossConfig, RunConfig
+from spiral.training.settings import NLL, LearnerConfig, LoraConfig, LossConfig, RunConfig
 
 
 class TrainingDivergedError(RuntimeError):
@@ -156,6 +157,8 @@ class Learner:
         """Updates in a row whose optimizer steps were all skipped; a learner from a checkpoint starts at 0."""
         check_architecture(model.config, "the learner")
         self._policy_loss = make_policy_loss(loss_config)
+        self._expert = loss_config.kind == NLL
+        """Whether tokens are an expert's, which nobody sampled here."""
         self.ranks = current_ranks(model.device)
         settings = (config, loss_config, sampling, total_steps, seed, compute, head, lora)
         self._check_same(settings)
@@ -229,7 +232,7 @@ class Learner:
                 return {"learner/learning_rate": self.learning_rate(step), "learner/skipped_steps": 0.0}
             totals = self._passes(batch, step)
         self.version = step
-        metrics = averages(totals, self.learning_rate(step))
+        metrics = averages(totals, self.learning_rate(step), self.loss_config.kind)
         if "sampler/gap_mean" in metrics:
             metrics["sampler/gap_warning"] = float(metrics["sampler/gap_mean"] > self.loss_config.gap_limit)
         self._stop_if_diverged(totals, metrics)
@@ -262,7 +265,7 @@ class Learner:
             order = torch.randperm(batch.num_samples, generator=generator)
             for number, part in enumerate(order.tensor_split(parts), 1):
                 with self.ranks.at(f"update {step}, pass {epoch + 1}, minibatch {number}"):
-                    self._optimizer_step(share, part, targets, totals)
+                    self._optimizer_step(share, part, targets, totals, self._denominator(batch, part))
                 shown().count("minibatches", epoch * parts + number, self.config.epochs * parts)
         return self.ranks.add_up_metrics(totals, TOKEN_SUMS)
 
@@ -275,7 +278,7 @@ class Learner:
         """
         targets = _Targets.of(batch, self.model.device)
         everything = torch.arange(batch.num_samples)
-        if self.loss_config.old_logprobs == "learner" and self.config.minibatches > 1:
+        if self.loss_config.old_logprobs == "learner" and self.config.minibatches > 1 and not self._expert:
             for rows in self._rows_of_all_ranks(batch, everything):
                 add(totals, targets.note_old_policy(rows, self._score(rows, targets), self.loss_config))
             targets.old_policy = False
@@ -284,18 +287,32 @@ class Learner:
             targets.reference_hidden = reference_hidden(self.reference, rows_of_batch, batch.num_action_tokens)
         return targets
 
-    def _optimizer_step(self, share: Share, part: Tensor, targets: _Targets, totals: Metrics) -> None:
+    def _denominator(self, batch: Batch, part: Tensor) -> float:
+        """Return the constant that the sum over the tokens of a part is divided by, the same on all ranks.
+
+        The response budget times the number of samples, so that no reply counts more for being short; of an expert's
+        games the number of action tokens, so that the loss is their mean negative log-likelihood.
+        """
+        if self._expert:
+            return float((batch.lengths_S - batch.prompt_lengths_S)[part].sum())
+        return float(self.sampling.max_new_tokens * len(part))
+
+    def _optimizer_step(
+        self, share: Share, part: Tensor, targets: _Targets, totals: Metrics, denominator: float
+    ) -> None:
         """Sum gradients over all micro-batches of a part, clip them and step; skipped when they are not finite."""
-        denominator = float(self.sampling.max_new_tokens * len(part))
         scale = gradient_scale(self.ranks.size) if self._sharded else 1.0
         sums: Metrics = {}
         for rows in self._rows_of_all_ranks(share.batch, share.of(part)):
             scores = self._score(rows, targets)
-            if targets.old_policy:
+            if targets.old_policy and not self._expert:
                 add(sums, targets.note_old_policy(rows, scores, self.loss_config))
             tokens = targets.numbers(rows, scores)
             parts = loss(scores, tokens, denominator, self.loss_config, self._policy_loss)
-            add(sums, loss_sums(parts, scores, tokens))
+            if self._expert:
+                add(sums, likelihood_sums(parts, scores, denominator))
+            else:
+                add(sums, loss_sums(parts, scores, tokens))
             (parts.total * scale).backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if not self._sharded:
@@ -321,6 +338,7 @@ class Learner:
             self.sampling.temperature,
             reference,
             self.loss_config.entropy_bonus > 0,
+            self._expert,
         )
         return scores
 

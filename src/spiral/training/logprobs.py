@@ -38,12 +38,14 @@ CHUNK_ELEMENTS = 2**25
 
 
 class TokenScores(NamedTuple):
-    """Log-probability, entropy and KL of the action tokens; each [K], in nats."""
+    """Log-probability, entropy and KL of the action tokens in nats, and which are the most likely; each [K]."""
 
     logprobs_K: Tensor
     entropy_K: Tensor
     kl_K: Tensor
     """KL(policy || reference), exact over the vocabulary; zeros without a reference."""
+    likeliest_K: Tensor = torch.zeros(0, dtype=torch.bool)
+    """Whether no other token was more likely; all false where that was not asked for."""
 
 
 def score_tokens(
@@ -54,6 +56,7 @@ def score_tokens(
     reference: tuple[Tensor, Any] | None = None,
     *,
     entropy_gradient: bool = True,
+    likeliest: bool = False,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> TokenScores:
     """Score `targets_K` under softmax(head(hidden) / temperature).
@@ -67,6 +70,7 @@ def score_tokens(
         reference: The hidden states [K, D'] and the output head of the reference model.
         entropy_gradient: False for a loss without the entropy; what is computed again for a gradient that is never
             asked for would stay in memory.
+        likeliest: Whether to find out which targets are the most likely tokens, which takes a pass over the logits.
         chunk_elements: Logits held at once.
     """
     temperature = temperature or 1.0
@@ -76,13 +80,21 @@ def score_tokens(
     for start in range(0, max(1, len(targets_K)), size):  # of no tokens too, so that all weights are passed through
         chunk = slice(start, start + size)
         reference_chunk = None if reference is None else (reference[0][chunk], reference[1])
-        arguments = (hidden_KD[chunk], head, targets_K[chunk], temperature, reference_chunk, entropy_gradient)
+        arguments = (
+            hidden_KD[chunk],
+            head,
+            targets_K[chunk],
+            temperature,
+            reference_chunk,
+            entropy_gradient,
+            likeliest,
+        )
         if torch.is_grad_enabled() and len(targets_K) > size:
             parts.append(checkpoint(_score_chunk, *arguments, use_reentrant=False))
         else:
             parts.append(_score_chunk(*arguments))
-    logprobs, entropy, kl = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenScores(logprobs_K=logprobs, entropy_K=entropy, kl_K=kl)
+    logprobs, entropy, kl, top = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenScores(logprobs_K=logprobs, entropy_K=entropy, kl_K=kl, likeliest_K=top)
 
 
 def _score_chunk(
@@ -92,17 +104,19 @@ def _score_chunk(
     temperature: float,
     reference: tuple[Tensor, Any] | None,
     entropy_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    likeliest: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute everything that needs the logits of one chunk."""
     log_p_KV = torch.log_softmax(head(hidden_KD).float() / temperature, dim=-1)
     logprobs_K = log_p_KV.gather(-1, targets_K[:, None]).squeeze(-1)
     with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
         entropy_K = -(log_p_KV.exp() * log_p_KV).sum(-1)
+    top_K = log_p_KV.argmax(-1) == targets_K if likeliest else torch.zeros_like(targets_K, dtype=torch.bool)
     if reference is None:
-        return logprobs_K, entropy_K, torch.zeros_like(logprobs_K)
+        return logprobs_K, entropy_K, torch.zeros_like(logprobs_K), top_K
     with torch.no_grad():
         log_q_KV = torch.log_softmax(reference[1](reference[0]).float() / temperature, dim=-1)
-    return logprobs_K, entropy_K, (log_p_KV.exp() * (log_p_KV - log_q_KV)).sum(-1)
+    return logprobs_K, entropy_K, (log_p_KV.exp() * (log_p_KV - log_q_KV)).sum(-1), top_K
 
 
 class Scorer(torch.nn.Module):
@@ -132,12 +146,21 @@ class Scorer(torch.nn.Module):
         temperature: float,
         reference: tuple[Tensor, Any] | None = None,
         entropy_gradient: bool = True,
+        likeliest: bool = False,
     ) -> TokenScores:
         """Score the micro-batch's action tokens; arguments as in `score_tokens`."""
         with _scoring():
             hidden_KD = hidden_states(self.language_model, rows)
         head = output_head(self.language_model, self.head_precision)
-        return score_tokens(hidden_KD, head, action_ids_K, temperature, reference, entropy_gradient=entropy_gradient)
+        return score_tokens(
+            hidden_KD,
+            head,
+            action_ids_K,
+            temperature,
+            reference,
+            entropy_gradient=entropy_gradient,
+            likeliest=likeliest,
+        )
 
 
 _SCORES: ContextVar[bool] = ContextVar("scores", default=False)

@@ -96,6 +96,7 @@ def train(
     evaluate: Callable[[int], Evaluation | None] = lambda _step: None,
     save: Callable[[int], None] = lambda _step: None,
     snapshot: Callable[[int], None] = lambda _step: None,
+    describe: Callable[[Sequence[Episode], Metrics], Metrics] = episode_metrics,
     more_metrics: Callable[[], Metrics] = dict,
     watch: Callable[[int, Metrics], None] = lambda _step, _metrics: None,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -113,6 +114,7 @@ def train(
         evaluate: The evaluation after a step; None where none is due.
         save: Writes the checkpoint of a step.
         snapshot: Writes the model of a step in `config.snapshots`.
+        describe: The metrics of a step's episodes, from them and the seconds of each phase under its key.
         more_metrics: Metrics of a step that only the caller knows.
         watch: Called with every step that is on record, its checkpoint included.
         stop_requested: Whether to stop after the step under way.
@@ -136,7 +138,7 @@ def train(
         with _phase(times, "publish"):
             publish()
         metrics = {
-            **episode_metrics(episodes, times),
+            **describe(episodes, times),
             **counts,
             **_baselines(estimator, episodes),
             **learned,

@@ -7,6 +7,8 @@
 - w = min(pi_old / mu, cap) with gradient stopped corrects for behaviour log-probabilities mu that differ from the
   policy pi_old at the start of the update (truncated importance sampling, token by token).
 - L_pg is the policy loss of a token, by default "ppo": see `LOSSES`.
+- Of expert games (`kind` "nll", `spiral.training.sft`) D is the number of action tokens, w is 1 and L_pg is
+  -log pi, so that L is the mean negative log-likelihood of a token.
 - H and KL(pi || ref), exact over the vocabulary, are computed in `logprobs.py`. The metric `kl_old` and the gaps are
   estimates from the sampled tokens, computed here.
 
@@ -34,12 +36,12 @@ from spiral.core.metrics import Metrics
 from spiral.core.plugins import resolve
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.training.logprobs import TokenScores
-from spiral.training.settings import LossConfig
+from spiral.training.settings import NLL, LossConfig
 
 GAPS = ("gap_mean", "gap_k3", "gap_over_0.1")
 """Between behaviour and learner log-probabilities: mean size and K3 in nats, share of tokens over 0.1."""
 
-TOKEN_SUMS = ("tokens", "policy_loss", "clipped", "entropy", "kl_reference", "kl_old", "gap_tokens", *GAPS)
+TOKEN_SUMS = ("tokens", "policy_loss", "clipped", "entropy", "kl_reference", "kl_old", "gap_tokens", "likeliest", *GAPS)
 """Metrics to sum over ranks; all others are equal on every rank."""
 
 
@@ -76,14 +78,14 @@ def ppo(tokens: TokenNumbers, *, clip_low: float = 0.2, clip_high: float = 0.2) 
     return -torch.minimum(free_K, bound_K), bound_K < free_K
 
 
-LOSSES: dict[str, Callable[..., Any]] = {"ppo": ppo, "policy_gradient": policy_gradient}
+LOSSES: dict[str, Callable[..., Any]] = {"ppo": ppo, "policy_gradient": policy_gradient, NLL: policy_gradient}
 """The built-in policy losses by their name in a recipe."""
 
 
 def make_policy_loss(config: LossConfig) -> PolicyLoss:
     """Return the policy loss that a recipe names. Raises `ValueError` when there is none or it cannot be made."""
-    if config.kind == "policy_gradient":
-        return policy_gradient
+    if config.kind in ("policy_gradient", NLL):
+        return policy_gradient  # of expert games, every token of which has the advantage 1
     if config.kind == "ppo":
         return functools.partial(ppo, clip_low=config.clip_low, clip_high=config.clip_high)
     config.check()
@@ -154,9 +156,11 @@ def loss(
         config: The cap, the entropy bonus and the coefficient of the KL.
         policy_loss: What `make_policy_loss(config)` returned.
     """
-    weights_K = importance_weights(tokens.old_logprobs_K, tokens.behaviour_logprobs_K, config.importance_cap)
     policy_K, clipped_K = policy_loss(tokens)
-    policy = (weights_K * policy_K).sum() / denominator
+    if config.kind != NLL:
+        weights_K = importance_weights(tokens.old_logprobs_K, tokens.behaviour_logprobs_K, config.importance_cap)
+        policy_K = weights_K * policy_K
+    policy = policy_K.sum() / denominator
     total = policy
     if config.entropy_bonus:
         total = total - config.entropy_bonus * scores.entropy_K.sum() / denominator
@@ -175,6 +179,17 @@ def loss_sums(parts: LossParts, scores: TokenScores, tokens: TokenNumbers) -> Me
         "entropy": float(scores.entropy_K.detach().sum()),
         "kl_reference": float(scores.kl_K.detach().sum()),
         "kl_old": float((log_ratio_K.exp() - 1 - log_ratio_K).sum()),
+    }
+
+
+def likelihood_sums(parts: LossParts, scores: TokenScores, denominator: float) -> Metrics:
+    """Return what a micro-batch of expert games adds to the metrics of an update."""
+    return {
+        "tokens": float(len(scores.logprobs_K)),
+        "policy_loss": float(parts.policy) * denominator,
+        "entropy": float(scores.entropy_K.detach().sum()),
+        "kl_reference": float(scores.kl_K.detach().sum()),
+        "likeliest": float(scores.likeliest_K.sum()),
     }
 
 
@@ -198,16 +213,28 @@ def add(totals: Metrics, values: Mapping[str, float]) -> None:
         totals[key] = totals.get(key, 0.0) + value
 
 
-def averages(totals: Metrics, learning_rate: float) -> Metrics:
-    """Turn sums into metrics: means over tokens or optimizer steps. What is not finite is left out, as in JSON."""
+def averages(totals: Metrics, learning_rate: float, kind: str = "ppo") -> Metrics:
+    """Turn sums into metrics: means over tokens or optimizer steps. What is not finite is left out, as in JSON.
+
+    `kind` is that of the loss.
+    """
     tokens = totals.get("tokens", 0.0) or math.nan
     steps = totals.get("optimizer_steps", 0.0) or math.nan
+    if kind == NLL:
+        losses = {
+            "loss/nll": totals.get("policy_loss", 0.0) / tokens,
+            "loss/accuracy": totals.get("likeliest", 0.0) / tokens,
+        }
+    else:
+        losses = {
+            "loss/policy": totals.get("policy_loss", 0.0) / steps,
+            "loss/kl_old": totals.get("kl_old", 0.0) / tokens,
+            "loss/clip_fraction": totals.get("clipped", 0.0) / tokens,
+        }
     metrics = {
-        "loss/policy": totals.get("policy_loss", 0.0) / steps,
+        **losses,
         "loss/entropy": totals.get("entropy", 0.0) / tokens,
         "loss/kl_reference": totals.get("kl_reference", 0.0) / tokens,
-        "loss/kl_old": totals.get("kl_old", 0.0) / tokens,
-        "loss/clip_fraction": totals.get("clipped", 0.0) / tokens,
         "learner/grad_norm": totals.get("grad_norm", 0.0) / steps,
         "learner/learning_rate": learning_rate,
         "learner/skipped_steps": totals.get("skipped_steps", 0.0),

@@ -13,7 +13,9 @@ from spiral.core.plugins import check_options, resolve
 from spiral.core.settings import Section
 
 Layout = Literal["padded", "packed"]
-BUILTIN_LOSSES = ("ppo", "policy_gradient")
+NLL = "nll"
+"""The loss of expert games, the negative log-likelihood; it makes a run one of fine-tuning (`spiral.training.sft`)."""
+BUILTIN_LOSSES = ("ppo", "policy_gradient", NLL)
 """`spiral.training.loss` has them."""
 
 
@@ -82,7 +84,8 @@ class LossConfig(Section):
 
     kind: str = Field(
         "ppo",
-        description="'ppo' clips the ratio, 'policy_gradient' does not; or 'module:attribute' for a loss of your own.",
+        description="'ppo' clips the ratio, 'policy_gradient' does not; 'nll' learns expert games (`spiral sft`); or"
+        " 'module:attribute' for a loss of your own.",
     )
     options: dict[str, object] = Field({}, description="Options of a loss of your own.")
     clip_low: float = Field(0.2, gt=0, lt=1, description="PPO: the ratio is clipped below 1 - clip_low.")
@@ -122,6 +125,33 @@ class LossConfig(Section):
                 " there is no reference; set loss.kl_coefficient, for example to 0.1"
             )
         return self
+
+
+class SftConfig(Section):
+    """Which turns of expert games are learned from by `spiral sft`, and in which portions."""
+
+    data: list[str] = Field(
+        [], description="Directories of `spiral collect`, run directories or Parquet files of episodes."
+    )
+    keep: Literal["winners", "not_losers", "all"] = Field(
+        "winners",
+        description="Whose turns: those of 'winners', also of draws ('not_losers'), or of 'all' players. Turns of"
+        " opponents and illegal moves are never learned from.",
+    )
+    finished_only: bool = Field(True, description="Only games that their rules ended, not an illegal move or a limit.")
+    games: list[str] = Field([], description="Only these games; none named means all in the data.")
+    max_turns: int = Field(0, ge=0, description="Only games of at most this many turns; 0 is no limit.")
+    max_tokens: int = Field(
+        0,
+        ge=0,
+        description="Only turns whose prompt and reply have at most this many tokens; 0 is the model's context. A reply"
+        " also has to fit sampling.max_new_tokens.",
+    )
+    max_episodes: int = Field(
+        0, ge=0, description="Learn from this many of the games that are left, drawn by run.seed; 0 takes all."
+    )
+    epochs: int = Field(1, ge=1, description="Passes over the turns; run.steps follows from them.")
+    samples_per_step: int = Field(128, ge=1, le=1_000_000, description="Turns of a step.")
 
 
 class LoraConfig(Section):
