@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from commands import refused, spiral
+from commands import TINY, refused, spiral
 
 SWEEP = """
 summary = "Wins against random play"
@@ -109,3 +115,29 @@ def test_wrong_use(folder):
     assert refused("experiment", "nowhere").startswith("nowhere is not an experiment: it has no sweep.toml")
     (folder / "table.py").unlink()
     assert "mine has no table.py" in refused("experiment", "mine", "--dry-run")
+
+
+@pytest.mark.slow
+def test_a_killed_arm_goes_on_to_the_same_numbers(folder):
+    """The experiment and its training run are killed; the next call ends with the metrics of a run without a stop."""
+    settings = " ".join(f'--set "{key}={value}"' for key, value in (TINY | {"run.steps": "6"}).items())
+    arm = f'[arms.tiny]\nlaptop = """train nano {settings}"""\n\n[evaluations.games]'
+    (folder / "sweep.toml").write_text(SWEEP.replace("[evaluations.games]", arm, 1), encoding="utf-8")
+    command = [sys.executable, "-m", "spiral", "experiment", "mine", "--scale", "laptop", "--runs"]
+    assert subprocess.run([*command, "whole"], check=False, capture_output=True).returncode == 0
+    experiment = subprocess.Popen([*command, "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 300
+    while not any(file.read_text().count("\n") >= 2 for file in Path("killed").glob("train-*/run/metrics.jsonl")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    (job,) = Path("killed").glob("train-*/job.json")
+    experiment.kill()
+    os.kill(json.loads(job.read_text())["pid"], signal.SIGKILL)
+    experiment.wait()
+    assert json.loads(job.read_text())["status"] == "running"
+    assert subprocess.run([*command, "killed"], check=False, capture_output=True).returncode == 0
+    rows = [[json.loads(line) for line in file.read_text().splitlines()]
+            for root in ("whole", "killed") for file in Path(root).glob("train-*/run/metrics.jsonl")]  # fmt: skip
+    numbers = [[{key: row[key] for key in row if not key.startswith("time/")} for row in run] for run in rows]
+    assert len(numbers[0]) == 6
+    assert numbers[0] == numbers[1]

@@ -77,6 +77,11 @@ def test_full_scale_leaves_out_what_only_a_laptop_runs(tmp_path):
     assert [one.job.gpu_hours for one in jobs] == [200, 0.5, 0.5, 0.5]
 
 
+def test_entries_that_a_scale_has_not_are_left_out(tmp_path):
+    jobs = load(write(tmp_path, SWEEP.replace('"base", "kuhn",', '"base", "further", "kuhn",')), "full").jobs
+    assert [one.job.item for one in jobs] == ["", "base", "kuhn", "kuhn@2"]
+
+
 def test_the_key_says_what_is_computed_and_nothing_else(tmp_path):
     first = load(write(tmp_path / "a")).jobs
     renamed = load(write(tmp_path / "b", SWEEP.replace("kuhn", "other").replace("other-qwen", "kuhn-qwen")), "laptop")
@@ -100,7 +105,7 @@ def test_the_key_says_what_is_computed_and_nothing_else(tmp_path):
         (("train nano --steps 2", "evaluate nano"), "got the command 'evaluate'; expected one of train, sft"),
         (("train nano --steps 2", "train 'nano"), "cannot read the command"),
         (("{kuhn*}", "{kun}"), "{kun} stands for nothing; known: base, kuhn, further, random, seeds"),
-        (('"base", "kuhn"', '"base", "further"'), "random.full: {further} is left out at this scale"),
+        (('tictactoe --opponent random"', 'tictactoe --opponent {further}"'), "{further} is left out at this scale"),
         (('each = ["base", "kuhn", "kuhn@2"]', ""), "`each` and {each} need each other"),
         (("--steps 2", "--steps 2 --model {further}"), "these commands need each other: "),
         (("--steps 2", "--step 2"), "kuhn: No such option: --step"),

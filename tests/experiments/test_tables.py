@@ -109,3 +109,30 @@ def test_faults_of_a_table_are_named(tmp_path):
     (broken.jobs[0].directory / "result.json").write_text("[")
     with pytest.raises(ValueError, match="is damaged; remove"):
         broken.of("games")
+
+
+def tournament(score, game="tictactoe"):
+    """The JSON form of a tournament of two players in one game."""
+    matrix = [[0.5, score], [1 - score, 0.5]]
+    spread = {"score": matrix, "score_low": [[0.5, score - 0.1]], "score_high": [[0.5, score + 0.1]]}
+    return {"game": game, "games": [[0, 400], [400, 0]], **spread}
+
+
+def test_the_score_of_a_pair_in_several_games(tmp_path):
+    both = {"seed": 0, "games": [tournament(0.5), tournament(0.7, "kuhn_poker")]}
+    found = results(tmp_path, [("games", "base", 14, both), ("games", "late", 14, None)])
+    first, second, mean = found.pair("Base", "games", "base", paper={"kuhn_poker": 0.6, "mean": 0.3})
+    assert first == Entry(row="Base", column="tictactoe", value=0.5, low=0.4, high=0.6, n=400)
+    assert (second.column, second.value, second.paper) == ("kuhn_poker", 0.7, 0.6)
+    assert (mean.column, mean.n, mean.paper) == ("mean", 800, 0.3)
+    assert (mean.value, mean.low) == pytest.approx((0.6, 0.6 - 0.1 * 2**0.5 / 2))
+    assert found.pair("Late", "games", "late", paper={"mean": 0.3}) == [
+        Entry(row="Late", column="mean", value=None, paper=0.3)
+    ]
+
+
+def test_the_score_of_a_pair_over_seeds(tmp_path):
+    found = results(tmp_path, [("games", "", seed, tournament(score)) for seed, score in ((14, 0.4), (42, 0.6))])
+    (entry,) = found.pair("Base", "games")
+    assert (entry.value, entry.n) == (0.5, 2)
+    assert entry.high == pytest.approx(0.5 + 12.706 * 0.1, abs=1e-3)

@@ -108,7 +108,10 @@ def _run(found: Sequence[Experiment], at_once: int, as_json: bool) -> None:
 
 def unique(jobs: Iterable[Prepared]) -> list[Prepared]:
     """The jobs without those that are the same as an earlier one."""
-    return [*{one.key: one for one in reversed([*jobs])}.values()][::-1]
+    first: dict[str, Prepared] = {}
+    for one in jobs:
+        first.setdefault(one.key, one)
+    return [*first.values()]
 
 
 def _print_tables(experiment: Experiment, tables: Sequence[Table | Curves], files: Sequence[Path]) -> None:

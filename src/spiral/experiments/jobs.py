@@ -115,7 +115,8 @@ def prepare(
     for job in jobs_of(sweep, scale, seeds):
         words, used = _resolved(job, folder, sweep, scale, seeds, made)
         try:
-            computed = check([*words, "--seed", str(job.seed)] if job.is_run else words)
+            more = ["--seed", str(job.seed)] if job.is_run else ["--out", "."] if job.words[0] in DATA else []
+            computed = check([*words, *more])
         except ValueError as error:
             raise ValueError(f"{folder}, {job.label}: {error}; the command is: spiral {shlex.join(words)}") from error
         key = _key(words, computed, used, folder)

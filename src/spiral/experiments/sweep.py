@@ -63,7 +63,9 @@ class Command(Section):
 
     full: str = Field("", description="The command at full scale.")
     laptop: str = Field("", description="The command at laptop scale.")
-    each: list[str] = Field([], description="Run the command once for each of these; `{each}` stands for it.")
+    each: list[str] = Field(
+        [], description="Run the command once for each of these that the scale has; `{each}` stands for it."
+    )
     gpu_hours: float = Field(0.0, ge=0, description="GPU hours of the full command, for each seed and each of `each`.")
     hours_from: str = Field("", description="Where the hours are from: a measurement, or what an estimate assumes.")
 
@@ -156,7 +158,12 @@ def jobs_of(sweep: Sweep, scale: Scale, seeds: tuple[int, ...]) -> list[Job]:
 
     Raises `ValueError` for a scale without commands and for commands that need each other.
     """
-    commands = {name: command for name, command in sweep.commands().items() if getattr(command, scale)}
+    known = {name for name, one in {**sweep.models, **sweep.commands()}.items() if getattr(one, scale)}
+    commands = {
+        name: command.model_copy(update={"each": [item for item in command.each if item.partition("@")[0] in known]})
+        for name, command in sweep.commands().items()
+        if name in known
+    }
     if not commands:
         raise ValueError(f"there is nothing to run at the scale {scale!r}")
     needs = {name: sorted(_needed(command, scale) & commands.keys()) for name, command in commands.items()}
@@ -180,7 +187,7 @@ def fill(word: str, values: Mapping[str, str]) -> str:
 
 def _jobs(name: str, command: Command, scale: Scale, seed: int) -> Iterator[Job]:
     text = getattr(command, scale)
-    for item in command.each or [""]:
+    for item in command.each if "{each}" in text else [""]:
         yield Job(
             name=name,
             item=item,
@@ -216,5 +223,5 @@ def _check(sweep: Sweep, scale: Scale, name: str, file: Path) -> None:
     for other in sorted(_needed(command, scale)):
         if other not in known:
             raise ValueError(f"{where}: {{{other}}} stands for nothing; known: {', '.join(known)}")
-        if not getattr(known[other], scale):
+        if not getattr(known[other], scale) and other not in {item.partition("@")[0] for item in command.each}:
             raise ValueError(f"{where}: {{{other}}} is left out at this scale")

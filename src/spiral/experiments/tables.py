@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiral.core.files import write_atomically, write_text_atomically
-from spiral.evaluation.statistics import Estimate, mean_interval
+from spiral.evaluation.statistics import Estimate, mean_interval, mean_of_estimates
 from spiral.experiments.jobs import Prepared
 from spiral.experiments.sweep import Scale
+from spiral.runs.directory import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,6 +130,60 @@ class Results:
             return Entry(row=row, column=column, value=_at(results[0], key), low=low, high=high, n=count, paper=paper)
         return mean_entry(row, column, [_at(result, key) for result in results], paper=paper)
 
+    def curves(self, arm: str, label: str, panels: Mapping[str, str]) -> list[Line]:
+        """Lines of the metrics of an arm's first run that is done, one for each panel whose metric the run has.
+
+        Args:
+            arm: The arm.
+            label: The name of its lines.
+            panels: The metric of each panel (docs/metrics.md).
+        """
+        rows = [row for run in self.runs(arm)[:1] for row in read_metrics(run)]
+        lines = []
+        for panel, key in panels.items():
+            known = [row for row in rows if key in row]
+            if known:
+                x, y = [row["step"] for row in known], [row[key] for row in known]
+                lines.append(Line(panel=panel, label=label, x=x, y=y))
+        return lines
+
+    def pair(
+        self, row: str, name: str, item: str = "", *, paper: Mapping[str, float] | None = None, mean: str = "mean"
+    ) -> list[Entry]:
+        """The first player's score in a `spiral tournament` of two players: one entry a game, and their mean.
+
+        A score is the share of games won, a draw counting half. With one seed intervals are the tournament's own and
+        n counts games; with several they are Student's over seeds, which n counts.
+
+        Args:
+            row: The row.
+            name: The evaluation.
+            item: Which of its `each`.
+            paper: The paper's figures by game, and by `mean` for the mean.
+            mean: The heading of the mean; empty leaves it out.
+        """
+        known = paper or {}
+        results = [result["games"] if "games" in result and "game" not in result else [result]
+                   for result in self.of(name, item)]  # fmt: skip
+        if not results:
+            columns = [*known] or ([mean] if mean else [])
+            return [Entry(row=row, column=column, value=None, paper=known.get(column)) for column in columns]
+        entries = []
+        for games in zip(*results, strict=True):
+            scores, game = [_score(result) for result in games], games[0]["game"]
+            if len(games) == 1:
+                count = sum(games[0]["games"][0])
+                entries.append(_entry(row, game, scores[0], count, known.get(game)))
+            else:
+                entries.append(mean_entry(row, game, [score.value for score in scores], paper=known.get(game)))
+        if not mean or len(entries) < 2:
+            return entries
+        means = [mean_of_estimates([_score(result) for result in games]) for games in results]
+        if len(means) == 1:
+            count = sum(entry.n or 0 for entry in entries)
+            return [*entries, _entry(row, mean, means[0], count, known.get(mean))]
+        return [*entries, mean_entry(row, mean, [one.value for one in means], paper=known.get(mean))]
+
 
 def mean_entry(row: str, column: str, values: Sequence[float | None], *, paper: float | None = None) -> Entry:
     """The mean of one value a seed, with Student's 95% interval where there are two or more."""
@@ -139,6 +194,17 @@ def mean_entry(row: str, column: str, values: Sequence[float | None], *, paper: 
     low, high = (None, None) if mean is None else (mean.low, mean.high)
     value = sum(known) / len(known)
     return Entry(row=row, column=column, value=value, low=low, high=high, n=len(known), paper=paper)
+
+
+def _score(result: Mapping[str, Any]) -> Estimate:
+    """The first player's score against the second in the JSON form of a tournament."""
+    low, high = result["score_low"][0][1], result["score_high"][0][1]
+    value = result["score"][0][1]
+    return Estimate(value=value, low=value if low is None else low, high=value if high is None else high)
+
+
+def _entry(row: str, column: str, found: Estimate, count: int, paper: float | None) -> Entry:
+    return Entry(row=row, column=column, value=found.value, low=found.low, high=found.high, n=count, paper=paper)
 
 
 def load_tables(folder: Path, results: Results) -> list[Table | Curves]:
