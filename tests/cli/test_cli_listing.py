@@ -38,7 +38,7 @@ def test_games_as_json():
     assert not rows["connect_four"]["exact_theory"]
     assert not rows["simple_negotiation"]["exact_theory"]
     assert rows["simple_negotiation"]["free_text"]
-    assert rows["kuhn_poker"]["parameters"] == {"hands": 1}
+    assert rows["kuhn_poker"]["parameters"] == {"hands": 1, "cards": 3}
 
 
 def test_recipes_as_json():

@@ -118,6 +118,21 @@ def test_talk_is_an_action_where_the_game_has_talk():
     assert 'Turn 1, you: [pass], saying "Good morning!"' in result.out
 
 
+def test_a_negotiation_can_be_played_by_a_person():
+    typed = ["acept", "ofer: 2 wood -> 1 sheep", "help", "offer: 30 wood -> 1 ore", "offer: 2 wood -> 1 sheep. Please!"]
+    typed += ["deny", "pass"] * 9
+    out = spiral("play", "random", "--game", "simple_negotiation", "--seed", "5", stdin="\n".join(typed) + "\nn\n").out
+    assert "That is not legal: did you mean 'accept'?" in out
+    assert "That is not legal: it is not a complete offer; write it as 'offer: 3 wheat -> 2 wood', with" in out
+    assert "That is not legal: you offer more than you hold, by 25 wood" in out
+    assert out.count("You are negotiating over 5 resources") == 2  # at the start, and for help
+    assert 'Turn 1, you: [offer: 2 wood -> 1 sheep], saying "Please!"' in out
+    assert re.search(
+        r"Player 0 gained [+-]\d+; worth to player 0: wheat \d+, wood \d+, sheep \d+, brick \d+, ore \d+", out
+    )
+    assert out.endswith("Goodbye.\n")
+
+
 def test_a_model_says_what_it_replies():
     result = spiral("play", "nano", "--game", "tictactoe", "--seed", "1", "--temperature", "0", stdin="4\n")
     assert result.status == 0
@@ -191,13 +206,16 @@ def test_the_score_is_kept_over_games(monkeypatch):
 @pytest.mark.parametrize(
     ("game", "hint"),
     [
-        ("kuhn_poker", "It is played with hands=1; to play with another: --game 'kuhn_poker(hands=...)'."),
-        ("kuhn_poker(hands=3)", "It is played with hands=3; to play with another: --game 'kuhn_poker(hands=...)'."),
+        ("kuhn_poker", "It is played with hands=1, cards=3; to play with another: --game 'kuhn_poker(hands=...)'."),
+        (
+            "kuhn_poker(hands=3)",
+            "It is played with hands=3, cards=3; to play with another: --game 'kuhn_poker(hands=...)'.",
+        ),
     ],
 )
 def test_what_a_game_can_be_played_with(game, hint):
     assert spiral("play", "random", "--game", game).out.splitlines()[1] == hint
-    assert "It is played with" not in spiral("play", "random", "--game", "tictactoe").out
+    assert "It is played with" not in spiral("play", "random", "--game", "connect_four").out
 
 
 def test_no_word_is_broken_at_the_margin():

@@ -55,7 +55,7 @@ def play(
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     alone = rules.num_players == 1
     order = "first, then" if alone else "against"
-    _show(f"You play {rules.spec} {order} {opponent.name}, seed {first_seed}. Ctrl-C ends.")
+    _show(f"You play {rules.spec} {order} {opponent.name}, seed {first_seed}. Type help for the rules; Ctrl-C ends.")
     hint = parameters_hint(rules)
     if hint:
         _show(hint)
@@ -151,7 +151,7 @@ def preferred_game(games: Sequence[str]) -> str:
 
 def play_game(game: Game, opponent: Policy, player: int, seed: int, read: Read, write: Write) -> Episode:
     """Plays one game of a person, who is `player`, against `opponent`, and writes moves and result."""
-    from spiral.core.transcript import final_observation, new_lines, result_line
+    from spiral.core.transcript import final_state, new_lines, result_line
     from spiral.policies.human import HumanPolicy, NarratedPolicy
     from spiral.rollout.loop import Match
     from spiral.rollout.loop import play as play_matches
@@ -162,15 +162,18 @@ def play_game(game: Game, opponent: Policy, player: int, seed: int, read: Read, 
     human, other = HumanPolicy(read, show), NarratedPolicy(opponent, show)
     policies: tuple[Policy, Policy] = (human, other) if player == 0 else (other, human)
     (episode,) = play_matches([Match(game=game, seed=seed, policies=policies)])
-    position = final_observation(episode, player)
+    last = final_state(episode)
+    position = last.observation(player)
     show("\n" + (new_lines(human.seen, position) or position))
+    if last.revealed():
+        show(last.revealed())
     show(result_line(episode, ("you", opponent.name) if player == 0 else (opponent.name, "you")))
     return episode
 
 
 def play_alone(game: Game, model: Policy, seed: int, read: Read, write: Write) -> list[Episode]:
     """Has a person and then the model play the same deal of a game of one player, and writes moves and results."""
-    from spiral.core.transcript import final_observation, new_lines, result_line
+    from spiral.core.transcript import final_state, new_lines, result_line
     from spiral.policies.human import HumanPolicy, NarratedPolicy
     from spiral.rollout.loop import Match
     from spiral.rollout.loop import play as play_matches
@@ -182,7 +185,7 @@ def play_alone(game: Game, model: Policy, seed: int, read: Read, write: Write) -
     episodes = []
     for name, policy in (("you", human), (model.name, other)):
         episodes += play_matches([Match(game=game, seed=seed, policies=(policy,))])
-        position = final_observation(episodes[-1], 0)
+        position = final_state(episodes[-1]).observation(0)
         show("\n" + (new_lines(human.seen, position) or position))
         show(result_line(episodes[-1], (name,)))
     return episodes

@@ -52,9 +52,9 @@ def turn_text(name: str, reply: str, action: str | None) -> str:
     return "\n".join(lines)
 
 
-def final_observation(episode: Episode, player: int) -> str:
-    """The observation of `player` at the end of the game."""
-    return replay(load_game(episode.game), episode.actions).observation(player)
+def final_state(episode: Episode) -> State:
+    """The state at the end of the game."""
+    return replay(load_game(episode.game), episode.actions)
 
 
 def result_line(episode: Episode, names: Sequence[str]) -> str:

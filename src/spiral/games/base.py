@@ -26,6 +26,11 @@ Style = Literal["full", "compact"]
 class IllegalActionError(ValueError):
     """An action that the rules do not allow was applied to a state."""
 
+    def __init__(self, message: str, reason: str = "") -> None:
+        """`reason` is the part of the message that tells the player who acted what is wrong; empty for all of it."""
+        super().__init__(message)
+        self.reason = reason or message
+
 
 class State(ABC):
     """One immutable position of a game.
@@ -87,6 +92,10 @@ class State(ABC):
         transpositions share work.
         """
         return self
+
+    def revealed(self) -> str:
+        """What was hidden from a player, in words, once the game is over; empty where nothing was."""
+        return ""
 
     def is_legal(self, action: str) -> bool:
         """Whether the player to act may take `action`."""

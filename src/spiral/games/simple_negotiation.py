@@ -243,7 +243,7 @@ class SimpleNegotiationState(State):
             try:
                 self._read(action)
             except UnclearTurnError as error:
-                return IllegalActionError(f"got action {action!r} of player {self.current_player}: {error}")
+                return IllegalActionError(f"got action {action!r} of player {self.current_player}: {error}", str(error))
         return super().refuse(action)
 
     def returns(self) -> tuple[float, float]:
@@ -276,6 +276,16 @@ class SimpleNegotiationState(State):
         ]
         lines.append(f"Your gain so far: {self.gain(player):+d}.")
         lines += self._describe_now(player)
+        return "\n".join(lines)
+
+    def revealed(self) -> str:
+        """Both players' gains and values."""
+        if not self.is_terminal:
+            return ""
+        lines = []
+        for player in (0, 1):
+            worth = ", ".join(f"{name} {value}" for name, value in zip(self.names, self.values(player), strict=True))
+            lines.append(f"Player {player} gained {self.gain(player):+d}; worth to player {player}: {worth}.")
         return "\n".join(lines)
 
     @property

@@ -1,6 +1,7 @@
 """A person as a policy, for the same game loop as every other policy.
 
-`HumanPolicy` asks a person for an action, and asks again after a typing mistake instead of forfeiting the game.
+`HumanPolicy` asks a person for an action, and asks again after a typing mistake instead of forfeiting the game; "help"
+or "?" shows the rules and the position again.
 `NarratedPolicy` wraps the opponent's policy and prints its replies. Both receive `read` and `write` as arguments, so
 that a test can play.
 """
@@ -14,6 +15,7 @@ from spiral.games import IllegalActionError, State
 from spiral.policies import Policy, TurnReply, TurnRequest
 from spiral.text import parse_action
 
+HELP = ("help", "?")
 Read = Callable[[str], str]
 Write = Callable[[str], object]
 
@@ -54,8 +56,12 @@ class HumanPolicy:
         observation = state.observation(request.player)
         self._write(f"\n{new_lines(self._seen, observation) or observation}")
         self._seen = observation
+        asked = "Your action or message: " if request.game.free_text else "Your action: "
         while True:
-            line = self._read("Your action: ").strip()
+            line = self._read(asked).strip()
+            if line.lower() in HELP and line not in state.legal_actions():
+                self._write(f"\n{observation}")
+                continue
             action = read_action(line, state)
             if action is not None:
                 return TurnReply(key=request.key, observation=observation, reply=line, action=action)
@@ -101,5 +107,5 @@ def refusal(line: str, state: State) -> str:
     try:
         state.apply(line)
     except IllegalActionError as error:
-        return f"That is not legal: {error}"
+        return f"That is not legal: {error.reason}"
     return f"{line!r} is not legal here; legal actions: {', '.join(state.legal_actions())}"
