@@ -74,9 +74,7 @@ def patterns(
     ] = None,
     agreement: Annotated[
         bool,
-        typer.Option(
-            "--agreement/--no-agreement", help="Compare with the traces that come labelled by hand with spiral."
-        ),
+        typer.Option("--agreement/--no-agreement", help="Compare with the labelled traces that come with spiral."),
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same traces.")] = 0,
     engine: opt.EngineOptions,
@@ -230,10 +228,10 @@ def _print_transfer(console: Console, values: dict[str, Any]) -> None:
 
 
 def _print_agreement(console: Console, values: dict[str, Any]) -> None:
-    """Cohen's kappa with the labels by hand."""
+    """Cohen's kappa with the labels made by reading."""
     if values["agreement"] is None:
         return
-    table = plain_table("pattern", "kappa", "both", "hand only", "judge only", "neither", numbers_from=1)
+    table = plain_table("pattern", "kappa", "both", "reader only", "judge only", "neither", numbers_from=1)
     for row in values["agreement"]:
         kappa = "undefined"
         if row["kappa"] is not None:
@@ -241,9 +239,9 @@ def _print_agreement(console: Console, values: dict[str, Any]) -> None:
         table.add_row(
             _title(row["pattern"]),
             kappa,
-            *(str(row[name]) for name in ("both", "only_person", "only_classifier", "neither")),
+            *(str(row[name]) for name in ("both", "only_reader", "only_classifier", "neither")),
         )
-    console.print(f"\nAgreement with {values['agreement'][0]['traces']} traces labelled by hand (Cohen's kappa, 95%):")
+    console.print(f"\nAgreement with {values['agreement'][0]['traces']} labelled traces (Cohen's kappa, 95%):")
     console.print(table)
     console.print()
 

@@ -107,7 +107,7 @@ def test_agreement_leaves_out_what_has_no_verdict():
     labelled = labelled_traces()
     same = [Verdict(shown=entry.shown) for entry in labelled]
     for row in agreement(labelled, same, seed=0):
-        assert row.only_person == row.only_classifier == row.unlabelled == 0
+        assert row.only_reader == row.only_classifier == row.unlabelled == 0
         assert row.kappa is None or row.kappa.value == 1
     rows = agreement(labelled, [MISSING] * 2 + same[2:], seed=0)
     assert [(row.traces, row.unlabelled) for row in rows] == [(len(labelled) - 2, 2)] * 3
@@ -116,12 +116,12 @@ def test_agreement_leaves_out_what_has_no_verdict():
 def test_the_labelled_traces():
     labelled = labelled_traces()
     domains = collections.Counter(entry.trace.domain for entry in labelled)
-    assert domains == {"games": 30}
+    assert domains == {"games": 30, "maths": 10}
     assert len({entry.trace.id for entry in labelled}) == len(labelled)
     assert all(entry.shown <= {pattern.name for pattern in PATTERNS} for entry in labelled)
     assert all(entry.trace.text for entry in labelled)
     notice = importlib.resources.files("spiral.evaluation.patterns") / "data" / "README.md"
-    assert "Apache-2.0" in notice.read_text(encoding="utf-8")
+    assert "MIT" in notice.read_text(encoding="utf-8")
 
 
 WRITTEN = {

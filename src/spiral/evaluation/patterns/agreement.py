@@ -1,8 +1,8 @@
-"""How far a classifier agrees with a person, pattern by pattern, on labelled traces that come with the package.
+"""How far a classifier agrees with a reader, pattern by pattern, on labelled traces that come with the package.
 
-`data/labelled.jsonl` holds traces of SmolLM2-135M-Instruct (Apache-2.0), each read and labelled by the codebook before
-any classifier had seen it. Nothing was tuned on them. They are texts of a small model, which reasons poorly: agreement
-on the texts of a strong one may be better or worse. `data/README.md` says more.
+`data/labelled.jsonl` holds 40 traces of SmolLM2-135M-Instruct (Apache-2.0), each read and labelled by the codebook
+before any classifier had seen it. Nothing was tuned on them. They are texts of a small model, which reasons poorly, and
+few of them show anything: agreement on the texts of a strong model may be better or worse. `data/README.md` says more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spiral.evaluation.statistics import Estimate, cohen_kappa, flat_rates
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledTrace:
-    """A trace with a person's labels."""
+    """A trace with a reader's labels."""
 
     trace: Trace
     shown: frozenset[str]
@@ -30,18 +30,18 @@ class LabelledTrace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """A classifier and a person on one pattern."""
+    """A classifier and a reader on one pattern."""
 
     pattern: str
     traces: int
     unlabelled: int
     """Traces without a verdict of the classifier, which are left out."""
     both: int
-    only_person: int
+    only_reader: int
     only_classifier: int
     neither: int
     kappa: Estimate | None
-    """Cohen's kappa; None if person and classifier say the same of every trace, all yes or all no."""
+    """Cohen's kappa; None if reader and classifier say the same of every trace, all yes or all no."""
 
     def to_json(self) -> dict[str, Any]:
         """Flat keys."""
@@ -71,19 +71,19 @@ def agreement(labelled: Sequence[LabelledTrace], verdicts: Sequence[Verdict], se
     ]
     found = []
     for pattern in PATTERNS:
-        person = [pattern.name in shown for shown, _ in pairs]
+        reader = [pattern.name in shown for shown, _ in pairs]
         classifier = [pattern.name in shown for _, shown in pairs]
-        cells = list(zip(person, classifier, strict=True))
+        cells = list(zip(reader, classifier, strict=True))
         found.append(
             Agreement(
                 pattern=pattern.name,
                 traces=len(pairs),
                 unlabelled=len(labelled) - len(pairs),
                 both=cells.count((True, True)),
-                only_person=cells.count((True, False)),
+                only_reader=cells.count((True, False)),
                 only_classifier=cells.count((False, True)),
                 neither=cells.count((False, False)),
-                kappa=cohen_kappa(person, classifier, seed=seed) if pairs else None,
+                kappa=cohen_kappa(reader, classifier, seed=seed) if pairs else None,
             )
         )
     return found

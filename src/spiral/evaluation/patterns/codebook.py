@@ -1,4 +1,4 @@
-"""What counts as a pattern of reasoning, and what does not: the rules for people, for judges and for the cues.
+"""What counts as a pattern of reasoning, and what does not: the rules for readers, for judges and for the cues.
 
 The three patterns are those that v3 of the paper follows from Kuhn poker to mathematics (arXiv 2506.24119v3, table 2
 and figure 4). The paper names them; the definitions here are our own.

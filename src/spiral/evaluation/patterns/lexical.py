@@ -2,7 +2,7 @@ r"""A classifier by cues: words and forms that often go with a pattern. It needs
 
 It cannot read. It takes a word for the thing: "a 50% chance of rain" in a problem that is repeated counts as a
 probability that is weighed, and a case analysis without "if" or "case" goes unseen. Its cues are English. `spiral
-patterns --agreement` says how far it agrees with people, pattern by pattern; where that is little, its shares only
+patterns` says how far it agrees with labels made by reading, pattern by pattern. Where that is little, its shares only
 compare one checkpoint with another, and a judge is needed for more.
 """
 
