@@ -478,3 +478,57 @@ def test_a_plan_is_frozen_and_a_dry_run_is_toml_with_comments():
         plan_with().parameters = 1
     text = "\n".join(f"# {line}" for line in describe(plan_with()))
     assert tomllib.loads(text) == {}
+
+
+AGAINST = ("selfplay.opponents={ mirror = 0.5, rival = 0.5 }", f"opponent.rival.model={QWEN}")
+
+
+def test_an_opponents_engine_is_counted_beside_the_policys():
+    alone, against = plan_with(), plan_with(*AGAINST, "opponent.rival.memory_share=0.15")
+    assert gib(against, "opponent rival: vLLM's weights") * GIB == 2 * 596_049_920
+    both = gib(against, "opponent rival: vLLM's weights") + gib(against, "opponent rival: vLLM's keys and values")
+    assert both == pytest.approx(0.15 * 40)
+    assert against.need_gib == pytest.approx(alone.need_gib + 0.15 * 40)
+    assert [opponent.context for opponent in against.opponents] == [16384]
+    # the plain engine computes in the policy's precision, and its replies may be as long as the policy's
+    plain = plan_with(*AGAINST, "opponent.rival.engine=transformers")
+    assert gib(plain, "opponent rival: the engine's weights") * GIB == 2 * 596_049_920
+    longer = plan_with(*AGAINST, "opponent.rival.engine=transformers", "opponent.rival.max_new_tokens=4000")
+    cache = "opponent rival: keys and values"
+    assert gib(longer, cache) > 2.5 * gib(plain, cache)
+    elsewhere = plan_with(*AGAINST, "opponent.rival.device=cuda:1")
+    assert elsewhere.need_gib == alone.need_gib
+    assert "Not counted: opponent rival: it is on another device, cuda:1" in describe(elsewhere)
+
+
+def test_an_opponent_that_only_evaluates_is_held_by_the_worker_that_evaluates():
+    two = ("cluster.rollout_workers=2", "model.device=cpu")
+    recipe = recipe_with(*two, "evaluation.games=['tictactoe']", f"evaluation.opponents=['{QWEN}']")
+    name = f"opponent {QWEN}: vLLM's weights"
+    plan = make_plan(recipe, known_config(QWEN))
+    assert gib(plan, name) * GIB == 2 * 596_049_920  # in one of the two workers of a machine
+    trained = make_plan(recipe_with(*two, *AGAINST), known_config(QWEN))
+    assert gib(trained, "opponent rival: vLLM's weights") * GIB == 2 * 2 * 596_049_920
+
+
+def test_an_opponent_that_does_not_fit_is_refused_with_a_setting_that_helps():
+    with pytest.raises(ValueError, match=r"opponent rival: vLLM's keys and values.* it fits with ") as large:
+        check_plan(recipe_with(*AGAINST, "opponent.rival.memory_share=0.6"), known_config(QWEN))
+    remedy = re.search(r"fits with (.*) \(", str(large.value)).group(1).replace(" ", "").split("and")
+    check_plan(recipe_with(*AGAINST, "opponent.rival.memory_share=0.6", *remedy), known_config(QWEN))
+    small = (*AGAINST, "opponent.rival.memory_share=0.06", "hardware.memory_gib=80")
+    words = (
+        r"opponent.rival.memory_share leaves the opponent's vLLM room for the keys and values of [\d,]+ tokens, but it"
+        r" needs room for one context of 16,384 \(opponent.rival.context\); it fits with opponent.rival.memory_share = "
+    )
+    with pytest.raises(ValueError, match=words):
+        check_plan(recipe_with(*small), known_config(QWEN))
+
+
+def test_an_opponent_out_of_reach_is_named_and_refused_at_a_start(monkeypatch):
+    monkeypatch.setattr("spiral.models.hub.hub_answers", lambda: False)
+    recipe = recipe_with(AGAINST[0], "opponent.rival.model=nobody/has-this")
+    assert any(line.startswith("Not counted: opponent rival: there is no path") for line in describe(
+        make_plan(recipe, known_config(QWEN))))  # fmt: skip
+    with pytest.raises(ValueError, match="nobody/has-this"):
+        make_plan(recipe, known_config(QWEN), this_machine=True)

@@ -28,7 +28,15 @@ from spiral.plan.memory import (
     trainable_parameters,
     vllm_cache_tokens,
 )
+from spiral.plan.opponents import (
+    OpponentMemory,
+    SurveyedOpponent,
+    plan_opponent,
+    reserved_shares,
+    survey_opponents,
+)
 from spiral.plan.tokens import GameTokens, TokenBudget, survey_games, token_budget
+from spiral.policies.opponents import OpponentConfig
 from spiral.runs.hardware import device_memory_gib, is_gpu
 from spiral.runs.recipe import Recipe
 from spiral.text import ChatCodec
@@ -62,6 +70,7 @@ class Plan:
     disk: DiskUse
     cache_tokens: int | None
     """Tokens whose keys and values vLLM has room for; None for an engine that takes what it needs."""
+    opponents: tuple[OpponentMemory, ...] = ()
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -89,8 +98,9 @@ class Plan:
 
     @property
     def cache_fits(self) -> bool:
-        """Whether vLLM has room for one context, without which it does not start."""
-        return self.cache_tokens is None or self.cache_tokens >= self.budget.context
+        """Whether every vLLM has room for one context, without which it does not start."""
+        own = self.cache_tokens is None or self.cache_tokens >= self.budget.context
+        return own and all(opponent.fits for opponent in self.opponents)
 
     @property
     def fits(self) -> bool:
@@ -106,6 +116,7 @@ class _Planner:
     games: tuple[GameTokens, ...]
     trainable: int | None
     this_machine: bool
+    opponents: tuple[SurveyedOpponent, ...]
 
     def plan(self, recipe: Recipe) -> Plan:
         """The plan of a recipe with the same model and games."""
@@ -114,14 +125,17 @@ class _Planner:
         budget = token_budget(recipe, self.games, self.shape.context)
         trainable = trainable_parameters(recipe, self.shape) if self.trainable is None else self.trainable
         vllm = recipe.engine.kind == "vllm"
-        if vllm and math.isinf(memory):
+        if (vllm or reserved_shares(recipe)) and math.isinf(memory):
             raise ValueError("the memory of this machine is not known; set hardware.memory_gib")
         gpu = _on_gpus(recipe, from_machine)
         if gpu and (from_machine or recipe.hardware.devices > 1):  # otherwise the recipe may be meant for CPUs
             recipe.cluster.check_gpus()
         learner = learner_items(recipe, self.shape, budget, trainable, gpu)
+        opponents = tuple(plan_opponent(opponent, recipe, budget, memory, gpu) for opponent in self.opponents)
         engine = engine_items(recipe, self.shape, budget, memory, gpu)
         others = engine_items(recipe, self.shape, budget, memory, gpu, evaluates=False)
+        for opponent in opponents:
+            engine, others = [*engine, *opponent.items], [*others, *opponent.others]
         return Plan(
             model=recipe.model.path,
             parameters=self.shape.parameters,
@@ -132,6 +146,7 @@ class _Planner:
             budget=budget,
             disk=disk_use(recipe, self.shape.parameters, trainable),
             cache_tokens=vllm_cache_tokens(recipe, self.shape, memory, gpu) if vllm else None,
+            opponents=opponents,
         )
 
 
@@ -199,6 +214,11 @@ def describe(plan: Plan) -> list[str]:
         lines += _device_lines(device, unit)
     lines += [
         f"{unit.column(plan.usable_gib)}  usable: {unit.number(plan.memory_gib)} ({where}) less {MARGIN:.0%}",
+        *(
+            f"Not counted: opponent {opponent.name}: {opponent.not_counted}"
+            for opponent in plan.opponents
+            if opponent.not_counted
+        ),
         "Tokens of a step:",
     ]
     budget = plan.budget
@@ -277,11 +297,20 @@ def _planner(
         games=survey_games(recipe, codec),
         trainable=trainable,
         this_machine=this_machine,
+        opponents=survey_opponents(recipe, this_machine),
     )
 
 
 def _shortage(plan: Plan) -> str:
     """Says what does not fit."""
+    short = [opponent for opponent in plan.opponents if not opponent.fits]
+    own = plan.cache_tokens is None or plan.cache_tokens >= plan.budget.context
+    if plan.need_gib <= plan.usable_gib and own and short:
+        return (
+            f"the plan for {plan.model} does not fit: opponent.{short[0].name}.memory_share leaves the opponent's vLLM"
+            f" room for the keys and values of {short[0].cache_tokens:,} tokens, but it needs room for one context of"
+            f" {short[0].context:,} (opponent.{short[0].name}.context)"
+        )
     if plan.need_gib <= plan.usable_gib:
         return (
             f"the plan for {plan.model} does not fit: engine.memory_share leaves vLLM room for the keys and values of"
@@ -319,6 +348,11 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
     """The recipe with some settings changed."""
     for name, value in settings.items():
         section, _, key = name.partition(".")
+        if section == "opponent":
+            own, _, key = key.rpartition(".")
+            table = recipe.opponent.get(own, OpponentConfig()).model_copy(update={key: value})
+            recipe = recipe.model_copy(update={section: {**recipe.opponent, own: table}})
+            continue
         changed = getattr(recipe, section).model_copy(update={key: value})
         recipe = recipe.model_copy(update={section: changed})
     return recipe
@@ -350,6 +384,8 @@ def _families(recipe: Recipe, budget: TokenBudget, gpu: bool) -> Iterator[Iterat
     yield _halved("learner.tokens_per_microbatch", recipe.learner.tokens_per_microbatch, budget.max_sample)
     if gpu:
         yield _publish(recipe)
+    for name, share in reserved_shares(recipe).items():
+        yield _opponent_shares(f"opponent.{name}.memory_share", share)
     if recipe.engine.kind == "vllm":
         yield _shares(recipe.engine.memory_share)
         yield _halved("engine.context", budget.context, budget.max_sample)
@@ -378,6 +414,14 @@ def _shares(share: float) -> Iterator[Settings]:
     others = [other for other in SHARES if abs(other - share) > 1e-9]
     for other in sorted(others, key=lambda other: (round(abs(other - share), 9), other)):
         yield {"engine.memory_share": other}
+
+
+def _opponent_shares(name: str, share: float) -> Iterator[Settings]:
+    """Larger shares, in which a context fits, and then smaller ones, which leave memory to others; nearest first."""
+    for other in [other for other in SHARES if other > share + 1e-9]:
+        yield {name: other}
+    for other in [other for other in reversed(SHARES) if other < share - 1e-9]:
+        yield {name: other}
 
 
 def _compute(recipe: Recipe) -> Iterator[Settings]:

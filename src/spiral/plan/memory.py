@@ -11,10 +11,10 @@ Of the learner:
 N devices share the learner's state; everything else is whole on each. The formulas are for blocks like Llama's: RMS
 norms, grouped-query attention by a fused kernel, a gated MLP. For other blocks they are estimates.
 
-Of the engine: its own weights, unless it computes with the learner's; keys and values of the replies in flight; what a
-token is sampled from. vLLM takes a share of the device's memory (`engine.memory_share`) and fills it: with everything
-on a GPU, with weights and keys and values on a CPU. An engine that sleeps while the learner updates (`engine.sleep`)
-holds these only while it is playing.
+Of an engine, that of the policy or of an opponent that is a model: its own weights, unless it computes with the
+learner's; keys and values of the replies in flight; what a token is sampled from. vLLM takes a share of the device's
+memory (`engine.memory_share`) and fills it: with everything on a GPU, with weights and keys and values on a CPU. An
+engine that sleeps while the learner updates (`engine.sleep`) holds these only while it is playing.
 
 On which device (`lay_out`):
 
@@ -99,14 +99,15 @@ class ModelShape:
     """Name and sides (inputs plus outputs) of every linear layer but the head."""
 
 
-def model_shape(config: Any) -> ModelShape:
+def model_shape(config: Any, who: str = "training") -> ModelShape:
     """The shape of the model that a transformers configuration describes.
 
-    Raises `ValueError` for a model that cannot be trained here.
+    Raises `ValueError` for a model that `who` cannot compute; vLLM itself says what it can.
     """
     model = empty_model(config)
     config = config.get_text_config()
-    check_architecture(config, "training")
+    if "vLLM" not in who:
+        check_architecture(config, who)
     kinds = set(model._no_split_modules or ())
     blocks = [module for module in model.modules() if type(module).__name__ in kinds]
     sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks] or [0]
@@ -123,7 +124,7 @@ def model_shape(config: Any) -> ModelShape:
         heads=config.num_attention_heads,
         normed_heads=any(name.endswith("q_norm.weight") for name, _ in model.named_parameters()),
         vocabulary=config.vocab_size,
-        context=context_limit(config, "training"),
+        context=context_limit(config, who),
         linear_layers=tuple(
             (name.rpartition(".")[2], module.in_features + module.out_features)
             for block in blocks
@@ -293,7 +294,31 @@ def engine_items(
     rows = rows_in_flight(recipe, evaluates)
     if recipe.engine.kind == "vllm":
         return _vllm(recipe, shape, rows, memory_gib, gpu)
-    return _transformers(recipe, shape, budget, rows, gpu)
+    alone = number_size(recipe) == 4 and not recipe.cluster.rollout_workers  # in a cluster it has its own weights
+    return _transformers(recipe, shape, budget, rows, gpu, shared=alone)
+
+
+def opponent_items(
+    name: str, recipe: Recipe, shape: ModelShape, budget: TokenBudget, memory_gib: float, gpu: bool, rows: int
+) -> list[Item]:
+    """The memory of an opponent's engine.
+
+    Args:
+        name: The opponent.
+        recipe: The run's recipe with the opponent's model, sampling and engine.
+        shape: The opponent's model.
+        budget: Its tokens.
+        memory_gib: The device's memory.
+        gpu: Whether the device is a GPU.
+        rows: Replies in flight; 0 for a worker that does not play with it, whose items are 0.
+    """
+    if recipe.engine.kind == "vllm":
+        items = _vllm(recipe, shape, rows, memory_gib, gpu)
+    else:
+        items = _transformers(recipe, shape, budget, rows, gpu, shared=False)
+    return [
+        dataclasses.replace(item, name=f"opponent {name}: {item.name}", gib=item.gib if rows else 0.0) for item in items
+    ]
 
 
 def rows_in_flight(recipe: Recipe, evaluates: bool = True) -> int:
@@ -336,10 +361,11 @@ def _vllm(recipe: Recipe, shape: ModelShape, rows: int, memory_gib: float, gpu: 
     return items
 
 
-def _transformers(recipe: Recipe, shape: ModelShape, budget: TokenBudget, rows: int, gpu: bool) -> list[Item]:
+def _transformers(
+    recipe: Recipe, shape: ModelShape, budget: TokenBudget, rows: int, gpu: bool, *, shared: bool
+) -> list[Item]:
     size = number_size(recipe)
-    alone = size == 4 and not recipe.cluster.rollout_workers  # in a cluster it has its own weights
-    own = 0 if alone and not recipe.lora.rank else size * shape.parameters
+    own = 0 if shared and not recipe.lora.rank else size * shape.parameters
     caches: Phase = "playing" if recipe.engine.sleep else "always"
     length = round_up(budget.max_sample)
     cache = CACHE_SLACK * rows * length * cache_bytes(shape, size)
@@ -349,7 +375,7 @@ def _transformers(recipe: Recipe, shape: ModelShape, budget: TokenBudget, rows: 
         make_item(
             "the engine's weights",
             own,
-            "always" if alone else _weights_phase(recipe, gpu),
+            "always" if shared else _weights_phase(recipe, gpu),
             recipe.model.compute if own else "shared with the learner",
         ),
         make_item("keys and values", cache, caches, f"{rows:,} replies of up to {length:,} tokens"),

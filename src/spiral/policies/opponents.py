@@ -33,7 +33,6 @@ from spiral.policies.registry import (
     PROMPT_OPTIONS,
     SAMPLING_OPTIONS,
     PolicyOptions,
-    check_policy_name,
     effective_sampling,
     load_policy,
     model_card,
@@ -78,17 +77,16 @@ class OpponentConfig(Section):
         return {key: value for key, value in values.items() if value is not None}
 
     def check(self, name: str) -> None:
-        """Check that the table `name` describes a model or an endpoint, and has no setting without effect.
+        """Check that the table `name` is for a model or an endpoint, and has no setting without effect.
 
         Raises:
-            ValueError: It does not; the message says how to fix it.
+            ValueError: It is not, or it has one; the message says how to fix it.
         """
         model = self.model or name
         if is_scripted(name) or (name in ("nano", *FETCHABLE) and model != name) or not name.strip():
             raise ValueError(f"{name!r} is a policy already; give the table another name and use that as the opponent")
         if is_scripted(model):
             raise ValueError(f"model is {model!r}, which takes no settings; name it as the opponent, without a table")
-        check_policy_name(model)
         if model.startswith(ENDPOINT):
             load_endpoint(model.removeprefix(ENDPOINT))
             for field in HERE_ONLY:

@@ -25,6 +25,7 @@ from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import load_game
 from spiral.games.registry import ADAPTERS, NATIVE_GAMES
 from spiral.inference.settings import EngineConfig, resolved
+from spiral.models.hub import NotHereError
 from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
 from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
@@ -265,7 +266,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     for game in evaluation.games:
         yield "evaluation.games", partial(_check_evaluated, game)
     for name in evaluation.opponents:
-        yield "evaluation.opponents", partial(check_policy_name, opponent_model(name, recipe.opponent))
+        yield "evaluation.opponents", partial(_check_policy, opponent_model(name, recipe.opponent))
     for game in evaluation.exploitability:
         yield "evaluation.exploitability", partial(_check_exact, game)
     for task in recipe.benchmark.tasks:
@@ -282,15 +283,29 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "run.guards", partial(find_guard, name, run.guard_options.get(name, {}))
 
 
+def _check_policy(name: str, others: Sequence[str] = ()) -> None:
+    """Raises `ValueError` for a name that no policy has.
+
+    A hub's model that is out of reach passes, as the model that is trained does: the plan says so, and a start is
+    refused. A name in a directory that is here is a misspelt path.
+    """
+    try:
+        check_policy_name(name, others)
+    except NotHereError:
+        if "/" not in name or Path(name).parent.is_dir():
+            raise
+
+
 def _check_table(name: str, table: OpponentConfig) -> None:
     if name == MIRROR:
         raise ValueError(f"{MIRROR!r} is the policy itself, whose settings are those of the recipe")
     table.check(name)
+    _check_policy(table.model or name)
 
 
 def _check_opponent(name: str, workers: int) -> None:
     """Raises `ValueError` for a name that no policy has, and for limits that a cluster cannot keep."""
-    check_policy_name(name, [MIRROR])
+    _check_policy(name, [MIRROR])
     endpoint = load_endpoint(name.removeprefix(ENDPOINT)) if name.startswith(ENDPOINT) and workers else None
     if endpoint is not None and (endpoint.requests_per_minute or endpoint.budget.spend_limit is not None):
         raise ValueError(
