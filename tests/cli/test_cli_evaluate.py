@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -189,7 +191,8 @@ def engines(monkeypatch):
     """The configurations with which engines would be made."""
     made = []
     monkeypatch.setattr(
-        "spiral.inference.engines.make_policy", lambda config, *_, **options: made.append((config, options))
+        "spiral.inference.engines.make_policy",
+        lambda config, *_, **options: made.append((config, options)) or SimpleNamespace(),
     )
     monkeypatch.setattr("spiral.agreement.run_check", lambda *_, **__: None)  # of an engine that is not there
     return made
@@ -309,3 +312,35 @@ def test_scripted_policies_come_before_directories(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("random").mkdir()
     assert load_policy("random", load_game("tictactoe")).name == "random"
+
+
+def test_an_opponent_plays_as_the_model_does_or_as_its_options_say(bare_model):
+    shutil.copy(NANO_DIRECTORY / "chat_template.jinja", bare_model)
+    asked = ("--episodes", "20", "--temperature", "0.5", "--max-new-tokens", "300", "--no-thinking")
+    games = ["evaluate", "nano", "--game", "tictactoe", "--opponent", str(bare_model), *asked, "--json"]
+
+    def settings(*more):
+        result = spiral(*games, *more)
+        assert result.status == 0, result.err
+        kept = json.loads((Path(result.json["files"]) / "result.json").read_text())
+        return result, kept["settings"]
+
+    plain, like = settings()
+    assert like["opponent"]["sampling"] == like["model"]["sampling"]
+    assert like["opponent"]["sampling"] == {"temperature": 0.5, "top_p": 1.0, "max_new_tokens": 300}
+    assert like["opponent"]["prompt"] == like["model"]["prompt"]  # it reads the same tokens
+    assert (plain.json["opponent_cut_off"], plain.json["cut_off"]) == (0.0, 0.0)
+    short, other = settings("--opponent-max-new-tokens", "1", "--opponent-temperature", "0.0")
+    assert short.json["files"] != plain.json["files"]  # a kept result is not taken for one under other settings
+    assert other["opponent"]["sampling"] == {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 1}
+    assert short.json["opponent_cut_off"] == 1.0
+    assert short.json["opponent_replies"]["budget"] == 1
+    words = "replies of the opponent .* were cut off at its budget of 1 tokens; .* raise --opponent-max-new-tokens"
+    assert re.search(words, short.err)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_options_of_an_opponent_without_effect_are_refused(command):
+    models = ["nano"] if command == "evaluate" else ["nano", "random"]
+    line = refused(command, *models, "--game", "tictactoe", "--opponent", "random", "--opponent-temperature", "0.5")
+    assert line == "got --opponent-temperature, but random writes no text; leave it out"

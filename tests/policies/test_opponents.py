@@ -29,7 +29,7 @@ THINKING = PolicySettings(
     sampling=SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=8192),
     engine=EngineConfig(kind="transformers", memory_share=0.3, max_rows=64),
 )
-BESIDE = PolicyOptions(device="cpu", compute="bfloat16", alone=False, beside=THINKING)
+BESIDE = PolicyOptions(device="cpu", compute="bfloat16", alone=False, setting="opponent.NAME.{}", beside=THINKING)
 
 
 def test_a_model_without_a_card_is_sampled_as_the_policy_is():
@@ -54,7 +54,7 @@ def test_an_opponents_engine_is_that_of_the_run_unless_its_table_says_otherwise(
 
 def test_a_model_without_a_card_is_prompted_as_the_policy_or_by_its_own_template():
     prompt = PromptConfig(template="r1", observation="compact", thinking=False)
-    options = PolicyOptions(device="cpu", alone=False, beside=dataclasses.replace(THINKING, prompt=prompt))
+    options = dataclasses.replace(BESIDE, compute="float32", beside=dataclasses.replace(THINKING, prompt=prompt))
     loaded = load_language_model(ModelConfig(path="nano", device="cpu"), weights=False)
     assert _prompt("nano", loaded, options) == PromptConfig(observation="compact", thinking=False)  # as its card says
     bare = dataclasses.replace(loaded, prompt=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
     from spiral.evaluation.reasoning.runner import Benchmark
     from spiral.inference.base import LanguagePolicy
     from spiral.policies import Policy
+    from spiral.policies.opponents import OpponentConfig, Opponents
     from spiral.policies.registry import PolicyOptions
 
+
+logger = logging.getLogger(__name__)
 
 ASKED, FILES = "prompt and sampling", " files"
 Names = list[str] | None
@@ -80,6 +84,8 @@ class Plan:
     in_flight: int
     fresh: bool
     out: Path | None
+    warned: set[str] = dataclasses.field(default_factory=set)
+    """Whose cut off replies there was a warning of."""
 
 
 @opt.expand_options
@@ -100,6 +106,7 @@ def compare(
     in_flight: opt.InFlight = 64,
     prompt: opt.PromptOptions,
     engine: opt.EngineOptions,
+    theirs: opt.OpponentOptions,
     out: opt.Out = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Evaluate again, even what is kept in files.")] = False,
     as_json: opt.Json = False,
@@ -111,6 +118,7 @@ def compare(
     evaluated on. With --group twice, runs of several seeds are compared: means with intervals over runs and over items.
     Results that were computed before with the same settings are read from their files.
     """
+    from spiral.policies.opponents import opponent_model
     from spiral.policies.registry import check_policy_name, is_language_model
 
     opt.check_episodes(games.episodes)
@@ -141,12 +149,14 @@ def compare(
         prompt,
         engine,
         reply_tokens=max((asked.task.sampling.max_new_tokens for asked in plan.benchmarks), default=0),
-        alone=not any(is_language_model(opponent) for _, opponent in plan.games),
+        alone=not any(is_language_model(opponent_model(other, _tables(a, b, {}))) for _, other in plan.games),
     )
-    if groups is None:
-        _compare(a, b, plan, options, as_json, each_as_trained)
-    else:
-        _compare_groups(groups, plan, options, as_json, each_as_trained)
+    opponents = _opponents(a, b, theirs, options, [other for _, other in plan.games])
+    with contextlib.closing(opponents):
+        if groups is None:
+            _compare(a, b, plan, options, opponents, as_json, each_as_trained)
+        else:
+            _compare_groups(groups, plan, options, opponents, as_json, each_as_trained)
 
 
 def _chosen_games(a: str, b: str, options: GameOptions, task: Names) -> tuple[list[tuple[str, str]], list[str]]:
@@ -161,7 +171,41 @@ def _chosen_games(a: str, b: str, options: GameOptions, task: Names) -> tuple[li
     return (games, exact) if games or exact or task else _games_of_run(a, b, options.opponent)
 
 
-def _compare(a: str, b: str, plan: Plan, options: PolicyOptions, as_json: bool, each_as_trained: bool) -> None:
+def _opponents(a: str, b: str, theirs: opt.OpponentOptions, options: PolicyOptions, names: Sequence[str]) -> Opponents:
+    """What loads the opponents, each once for both models, which it plays in the same way."""
+    from spiral.policies.opponents import Opponents
+    from spiral.policies.registry import is_language_model
+
+    if names:
+        theirs.check(names)
+    elif theirs.given:
+        raise ValueError("got an option of opponents, but no games are played; leave it out, or add --game GAME")
+    like = _prompting_model(a, b) or (b if is_language_model(b) else a)
+    return Opponents(opt.opponent_options(theirs, options, like), _tables(a, b, theirs.given))
+
+
+def _tables(a: str, b: str, given: dict[str, Any]) -> dict[str, OpponentConfig]:
+    """The settings of opponents in the runs that the models come from, with those of the command line applied."""
+    from spiral.core.settings import checked
+    from spiral.policies.opponents import OpponentConfig
+    from spiral.policies.registry import is_language_model, model_card
+
+    found = {}
+    for model in (a, b):  # B's go before A's
+        for name, values in model_card(model).opponent.items() if is_language_model(model) else ():
+            found[name] = checked(OpponentConfig, {**values, **given})
+    return found
+
+
+def _compare(
+    a: str,
+    b: str,
+    plan: Plan,
+    options: PolicyOptions,
+    opponents: Opponents,
+    as_json: bool,
+    each_as_trained: bool,
+) -> None:
     """Evaluates both models, writes the table and prints it."""
     from spiral.evaluation.comparison import corrected, prompt_differences
 
@@ -173,7 +217,7 @@ def _compare(a: str, b: str, plan: Plan, options: PolicyOptions, as_json: bool, 
         if not as_json:
             wide_console().print(line, soft_wrap=True)
     with progress_shown(bar=not as_json) as progress:
-        found = [_evaluated(name, plan, options, progress) for name in (a, b)]
+        found = [_evaluated(name, plan, options, opponents, progress) for name in (a, b)]
     rows = corrected(_rows(plan, *found))
     in_games = bool(plan.games or plan.exploitability)
     notes = prompt_differences(found[0][ASKED], found[1][ASKED]) if in_games else []
@@ -189,7 +233,12 @@ def _compare(a: str, b: str, plan: Plan, options: PolicyOptions, as_json: bool, 
 
 
 def _compare_groups(
-    groups: tuple[Group, Group], plan: Plan, options: PolicyOptions, as_json: bool, each_as_trained: bool
+    groups: tuple[Group, Group],
+    plan: Plan,
+    options: PolicyOptions,
+    opponents: Opponents,
+    as_json: bool,
+    each_as_trained: bool,
 ) -> None:
     """Evaluates every run of both groups, writes the table and prints it."""
     first, second = (each.models[0] for each in groups)
@@ -201,7 +250,7 @@ def _compare_groups(
         if not as_json:
             wide_console().print(line.replace("Both models get", "All models get", 1), soft_wrap=True)
     with progress_shown(bar=not as_json) as progress:
-        found = all_models(groups, lambda name: _evaluated(name, plan, options, progress))
+        found = all_models(groups, lambda name: _evaluated(name, plan, options, opponents, progress))
     tasks = [each.task.name for each in plan.benchmarks]
     rows = group_rows(groups, found, plan.games, plan.exploitability, tasks)
     files = {model: {key: value for key, value in own.items() if key.endswith(FILES)} for model, own in found.items()}
@@ -314,49 +363,64 @@ def _benchmarks(options: ProblemOptions, seed: int) -> list[Benchmark]:
     ]
 
 
-def _evaluated(name: str, plan: Plan, options: PolicyOptions, progress: Progress) -> dict[str, Any]:
+def _evaluated(
+    name: str, plan: Plan, options: PolicyOptions, opponents: Opponents, progress: Progress
+) -> dict[str, Any]:
     """All results of one model by game and task. Only one of the two models is loaded at a time."""
     from spiral.policies.registry import is_language_model, load_language_policy
 
     if not is_language_model(name):
         if plan.benchmarks:
             raise ValueError(f"got {name!r}, which plays games only; a benchmark takes a language model")
-        games = _games(name, plan, options, None, progress)
+        games = _games(name, plan, options, None, opponents, progress)
         return {ASKED: {}} | games | _theory(name, plan, options, None, progress)
     progress.stage(f"loading {name}")
     with contextlib.closing(load_language_policy(name, options)) as language:
         return (
             {ASKED: {**language.codec.config.model_dump(), **language.sampling.model_dump()}}
-            | _games(name, plan, options, language, progress)
+            | _games(name, plan, options, language, opponents, progress)
             | _theory(name, plan, options, language, progress)
             | _replies(name, plan, language, progress)
         )
 
 
 def _games(
-    name: str, plan: Plan, options: PolicyOptions, language: LanguagePolicy | None, progress: Progress
+    name: str,
+    plan: Plan,
+    options: PolicyOptions,
+    language: LanguagePolicy | None,
+    opponents: Opponents,
+    progress: Progress,
 ) -> dict[str, Any]:
     """The episodes of every game against every opponent, by "GAME against OPPONENT"."""
     from spiral.core.policy import NotPlayedError
     from spiral.evaluation.arena import evaluate_games, games_directory
-    from spiral.policies.registry import PolicyOptions, load_policy
+    from spiral.policies.registry import load_policy
 
     found: dict[str, Any] = {}
     for spec, other in plan.games:
         rules = load_game(spec)
         player: Policy = language or load_policy(name, rules, options)
         progress.stage(f"loading {other}")
-        opponent = load_policy(other, rules, PolicyOptions(device=options.device, compute=options.compute))
+        opponent = opponents(other, rules)
         games: dict[str, Any] = {"episodes": plan.episodes, "seed": plan.seed}
         directory = games_directory(player, opponent, rules, out=plan.out, **games)
         progress.stage(f"{name}: {spec} against {other}", plan.episodes, "games")
         how: dict[str, Any] = {"in_flight": plan.in_flight, "directory": directory, "reuse": not plan.fresh}
         try:
-            _, found[f"{spec} against {other}"] = evaluate_games(
+            result, found[f"{spec} against {other}"] = evaluate_games(
                 player, opponent, rules, watch=progress.games, **how, **games
             )
         except NotPlayedError as error:
             raise Stopped(str(error)) from error
+        for replies, who, setting in (
+            (result.replies, name, "--{}"),
+            (result.opponent_replies, f"the opponent {other}", "--opponent-{}"),
+        ):
+            warning = None if who in plan.warned else replies.warning(who, setting)
+            if warning is not None:
+                plan.warned.add(who)
+                logger.warning("%s", warning)
         found[f"{spec} against {other}{FILES}"] = directory.path.name
     return found
 

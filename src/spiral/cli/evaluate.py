@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from spiral.policies import Policy
     from spiral.policies.registry import PolicyOptions
 
+logger = logging.getLogger(__name__)
+
 RATES = ("win", "draw", "loss", "not_lost")
 
 
@@ -40,6 +43,7 @@ def evaluate(
     seed: opt.Seed = 0,
     prompt: opt.PromptOptions,
     engine: opt.EngineOptions,
+    theirs: opt.OpponentOptions,
     in_flight: opt.InFlight = 256,
     out: opt.Out = None,
     as_json: opt.Json = False,
@@ -53,7 +57,7 @@ def evaluate(
     if single and len(specs) > 1:
         raise ValueError(f"{single[0].spec} is a game of one player; evaluate it by itself")
     for rules in single:
-        if opponent is not None:
+        if opponent is not None or theirs.given:
             raise ValueError(f"{rules.spec} is a game of one player; leave out --opponent")
         _evaluate_alone(
             model, rules, episodes, seed, opt.policy_options(prompt, engine, alone=True), in_flight, out, as_json
@@ -63,10 +67,11 @@ def evaluate(
         raise ValueError("Missing option '--opponent'; see `spiral evaluate --help`")
     opt.check_episodes(episodes)
     from spiral.evaluation.arena import games_directory  # loads torch
-    from spiral.policies.registry import PolicyOptions, is_language_model, load_policy
+    from spiral.policies.registry import is_language_model, load_policy
 
+    theirs.check([opponent])
     options = opt.policy_options(prompt, engine, alone=not is_language_model(opponent))
-    against = PolicyOptions(device=engine.device, compute=engine.compute)
+    against = opt.opponent_options(theirs, options, model)
     results: list[dict[str, Any]] = []
     used: dict[str, Any] = {}
     with progress_shown(bar=not as_json) as progress:
@@ -79,6 +84,7 @@ def evaluate(
             games = {"episodes": episodes, "seed": seed, "in_flight": in_flight, "directory": directory}
             results.append({**_played(policy, other, rules, progress, **games), "files": str(directory.path)})
             used = endpoint_usage("model", policy) | endpoint_usage("opponent", other)
+    _warn_of_cut_off(results, model, opponent)
     if len(results) > 1:
         about = {"policy": model, "opponent": opponent, "seed": seed}
         result = {**about, "mean": mean_rates(results), "games": results, **used}
@@ -125,6 +131,19 @@ def _played(policy: Policy, other: Policy, rules: Game, progress: Progress, **ga
     except NotPlayedError as error:
         raise Stopped(str(error)) from error
     return found.to_json()
+
+
+def _warn_of_cut_off(results: Sequence[Mapping[str, Any]], model: str, opponent: str) -> None:
+    """Warns of a model whose replies were often cut off, in all games together."""
+    from spiral.rollout.cut_off import CutOff
+
+    for key, name, setting in (
+        ("replies", model, "--{}"),
+        ("opponent_replies", f"the opponent {opponent}", "--opponent-{}"),
+    ):
+        warning = CutOff.together(CutOff(**row[key]) for row in results).warning(name, setting)
+        if warning is not None:
+            logger.warning("%s", warning)
 
 
 def mean_rates(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

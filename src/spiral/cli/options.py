@@ -161,6 +161,69 @@ class EngineOptions(DeviceOptions):
     ] = None
 
 
+_THEIRS = "How the opponent plays, if it is a model (left out: as it was trained, or else as MODEL plays)"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpponentOptions:
+    """How an opponent is prompted and sampled; None leaves its own choice, or MODEL's."""
+
+    opponent_template: Annotated[
+        str | None, typer.Option(rich_help_panel=_THEIRS, help="chat, qwen3, r1 or llama.")
+    ] = None
+    opponent_temperature: Annotated[float | None, typer.Option(rich_help_panel=_THEIRS, help="As --temperature.")] = (
+        None
+    )
+    opponent_max_new_tokens: Annotated[
+        int | None, typer.Option(rich_help_panel=_THEIRS, help="Most tokens of a reply; left out: at least MODEL's.")
+    ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are not None, by their names in a recipe."""
+        values = {name.removeprefix("opponent_"): value for name, value in vars(self).items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def check(self, opponents: Sequence[str]) -> None:
+        """Raises `ValueError` for settings that no opponent takes."""
+        from spiral.policies.scripted import is_scripted
+
+        if self.given and all(map(is_scripted, opponents)):
+            option = "--opponent-" + next(iter(self.given)).replace("_", "-")
+            raise ValueError(f"got {option}, but {' and '.join(opponents)} writes no text; leave it out")
+
+
+def opponent_options(theirs: OpponentOptions, options: PolicyOptions, model: str) -> PolicyOptions:
+    """The options of an opponent of `model`: its own, the same engine and precision, and else as `model` plays.
+
+    `options` are those of `model`.
+    """
+    from spiral.policies.registry import (
+        PolicyOptions,
+        PolicySettings,
+        effective_prompt,
+        effective_sampling,
+        is_language_model,
+        model_card,
+    )
+
+    beside = None
+    if is_language_model(model):
+        card = options.card or model_card(model)
+        prompt, sampling = effective_prompt(card, options), effective_sampling(card, options)
+        beside = PolicySettings(model=model, prompt=prompt, sampling=sampling)
+    return PolicyOptions(
+        device=options.device,
+        compute=options.compute,
+        engine=options.engine,
+        context=options.context,
+        alone=beside is None,
+        beside=beside,
+        setting="--opponent-{}",
+        **theirs.given,
+    )
+
+
 def policy_options(prompt: PromptOptions, device: DeviceOptions, **more: Any) -> PolicyOptions:
     """The options of `spiral.policies.registry` from those of the command line; `more` are its other fields."""
     from spiral.policies.registry import PolicyOptions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ Out = Annotated[
         " or results/ in the one run, or here.",
     ),
 ]
+logger = logging.getLogger(__name__)
+
 INTERVALS_UP_TO = 5
 """Number of players up to which the payoff table has room for intervals."""
 
@@ -56,7 +59,7 @@ def tournament(
     most: Annotated[int, typer.Option(min=2, help="Checkpoints of the one run, taken evenly over its steps.")] = 8,
     out: Out = None,
     prompt: opt.PromptOptions,
-    device: opt.DeviceOptions,
+    engine: opt.EngineOptions,
     as_json: opt.Json = False,
 ) -> None:
     """Play a round robin: payoffs, Elo, alpha-rank and Nash averaging with 95% intervals, as tables and files."""
@@ -67,14 +70,18 @@ def tournament(
     opt.check_episodes(episodes)
     from spiral.evaluation.tournament import PolicyCache, check_players  # loads torch
     from spiral.evaluation.tournament_files import open_directory
-    from spiral.policies.registry import load_policy
+    from spiral.policies.registry import is_language_model, load_policy, model_card
 
-    options = opt.policy_options(prompt, device)
+    models_here = [name for name in players if is_language_model(name)]
+    options = opt.policy_options(prompt, engine, alone=len(models_here) < 2)
+    budget = _largest_budget(models_here)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_shown(bar=not as_json))
 
         def load(name: str, rules: Game) -> Policy:
             progress.describe(f"loading {name}")
+            if name in models_here and options.max_new_tokens is None and not model_card(name).sampling:
+                return load_policy(name, rules, options, max_new_tokens=budget)
             return load_policy(name, rules, options)
 
         cache = PolicyCache(load)
@@ -89,6 +96,13 @@ def tournament(
         return
     for result in results:
         _print_standings(result)
+
+
+def _largest_budget(models: Sequence[str]) -> int:
+    """The response budget of models without a card: the largest that the others were trained with."""
+    from spiral.policies.registry import model_card
+
+    return max((model_card(name).evaluation_sampling.max_new_tokens for name in models), default=1)
 
 
 def history(run: Path, most: int) -> list[str]:
@@ -165,6 +179,7 @@ def _play(
     from spiral.evaluation.standings import standings
     from spiral.evaluation.tournament import round_robin
     from spiral.evaluation.tournament_files import save_games, save_standings, short_names
+    from spiral.rollout.cut_off import CutOff
 
     names = short_names(players)
     total, before = episodes * len(games) * len(players) * (len(players) - 1) // 2, 0
@@ -176,19 +191,30 @@ def _play(
     progress.stage("", total, "games")
     pairings: dict[str, list[Pairing]] = {rules.spec: [] for rules in games}
     faults: dict[str, dict[str, int]] = {rules.spec: {} for rules in games}
+    replies = {name: CutOff() for name in players}
     for rules, pair, played in round_robin(players, games, cache, episodes, seed, start=begin):
         before += episodes
         save_games(directories[rules.spec], names, len(pairings[rules.spec]), pair, played)
         pairings[rules.spec].append(pair)
+        for index, episode in enumerate(played):
+            for turn in episode.turns:
+                if turn.generation is not None:
+                    own = turn.player == index % 2
+                    replies[players[pair.row if own else pair.column]].add(turn.generation)
         for reason, count in count_faults(played).items():
             faults[rules.spec][reason] = faults[rules.spec].get(reason, 0) + count
+    for player, counted in replies.items():
+        warning = counted.warning(player, "--{}")
+        if warning is not None:
+            logger.warning("%s", warning)
     progress.stage("ratings and their intervals")
     results = []
     for spec, pairs in pairings.items():
         if sum(pair.not_played for pair in pairs) == episodes * len(pairs):
             raise Stopped(f"none of the games of {spec} could be played: {next(iter(faults[spec]))}")
         result = standings(spec, players, pairs, seed=seed, checkpoints=checkpoints)
-        more = {"faults": faults[spec], "usage": cache.usage()}
+        cut_off = {player: counted.share for player, counted in replies.items() if counted.replies}
+        more = {"faults": faults[spec], "usage": cache.usage(), "cut_off": cut_off}
         results.append(save_standings(directories[spec], result, names, cache.descriptions, more))
     return results
 

@@ -24,6 +24,7 @@ from spiral.evaluation.arena import paired_matches
 from spiral.evaluation.results import describe_player
 from spiral.games import Game
 from spiral.games.playout import resolve_chance
+from spiral.inference.base import LanguagePolicy
 from spiral.inference.room import check_room
 from spiral.policies import Policy, ScriptedPolicy, is_scripted
 from spiral.policies.endpoint.policy import EndpointPolicy
@@ -73,11 +74,20 @@ class PolicyCache:
         largest = max(sizes.values(), default=0)
         for key, size in list(sizes.items()):
             if sum(sizes.values()) + largest > self._max_bytes and size and key[0] != keep:
-                del self._policies[key], sizes[key]
+                dropped = self._policies.pop(key)
+                del sizes[key]
+                if isinstance(dropped, LanguagePolicy):
+                    dropped.close()
 
 
 def parameter_bytes(policy: Policy) -> int:
-    """Bytes of a policy's parameters; 0 if it has none in this process."""
+    """Bytes of a policy's parameters; 0 if it has none in this process.
+
+    An engine that reserves a share of the device's memory counts as half of what may be held: two can play, and a third
+    has no room.
+    """
+    if isinstance(policy, LanguagePolicy) and policy.reserves_memory:
+        return MAX_CACHED_BYTES // 2
     model: Any = getattr(policy, "model", None)
     if model is None:
         return 0

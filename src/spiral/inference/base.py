@@ -58,11 +58,16 @@ class LanguagePolicy(ABC):
     Subclasses are engines. They implement `_generate`, `poll`, `cancel` and `load_weights`.
     """
 
+    reserves_memory = False
+    """Whether it takes a share of the device's memory when it starts."""
+
     def __init__(self, codec: ChatCodec, sampling: SamplingConfig, *, name: str, context: int) -> None:
         """`context` is the maximum number of tokens of prompt and reply together."""
         self.codec = codec
         self.sampling = sampling
         self.name = name
+        self.source = name
+        """The MODEL that it was loaded from."""
         self.version = 0
         self.precision = "float32"
         self.asleep = False

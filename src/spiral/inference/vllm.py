@@ -47,6 +47,8 @@ SPARE_STEPS = 100
 class VllmPolicy(LanguagePolicy):
     """Plays with a causal language model run by vLLM; holds at most `config.max_rows` replies in flight."""
 
+    reserves_memory = True
+
     def __init__(
         self,
         directory: str,

@@ -187,4 +187,4 @@ def opponent_options(name: str, table: OpponentConfig | None, options: PolicyOpt
     fields = (*PROMPT_OPTIONS, *SAMPLING_OPTIONS, *HERE_ONLY)
     given = {} if table is None else {field: getattr(table, field, None) for field in fields}
     changed = {field: value for field, value in given.items() if value is not None}
-    return dataclasses.replace(options, name=name, setting=f"opponent.{name}.{{}}", **changed)
+    return dataclasses.replace(options, name=name, setting=options.setting.replace("NAME", name), **changed)

@@ -197,6 +197,7 @@ def load_language_policy(name: str, options: PolicyOptions) -> LanguagePolicy:
     loaded = load_for_engine(where, engine)
     prompt = _prompt(name, loaded, options)
     policy = make_policy(engine, where, loaded, prompt, sampling, weights=Weights.FIXED, name=options.name or name)
+    policy.source = name
     directory = model_directory(name)
     settings = {"device": where.device, "head": where.head, "prompt": prompt.model_dump()}
     try:

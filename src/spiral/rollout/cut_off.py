@@ -35,6 +35,17 @@ class CutOff:
                 counted.add(turn.generation)
         return counted
 
+    @classmethod
+    def together(cls, parts: Iterable[CutOff]) -> CutOff:
+        """Sum up several counts."""
+        total = cls()
+        for part in parts:
+            total.replies += part.replies
+            total.by_budget += part.by_budget
+            total.by_context += part.by_context
+            total.budget = max(total.budget, part.budget)
+        return total
+
     def add(self, generation: Generation) -> None:
         """Count a reply."""
         self.replies += 1
@@ -59,10 +70,12 @@ class CutOff:
         field, why = "max_new_tokens", f"at its budget of {self.budget:,} tokens"
         if self.by_context > self.by_budget:
             field, why = "context", "where prompt and reply filled its context"
-        raised = setting.format(field.replace("_", "-") if setting.startswith("--") else field)
+        raised = setting.format(field)
+        if setting.startswith("--"):  # of a command line, where all models share one context
+            raised = "--context" if field == "context" else raised.replace("_", "-")
         return (
-            f"{self.share:.0%} of {self.replies:,} replies of {name} were cut off {why}; such a reply has seldom an"
-            f" action and loses, so raise {raised}"
+            f"{self.share:.0%} of {self.replies:,} replies of {name} were cut off {why}; one that ends before its"
+            f" action loses the game, so raise {raised}"
         )
 
 

@@ -20,6 +20,7 @@ def opponent_defaults(recipe: Recipe) -> PolicyOptions:
         compute=recipe.model.compute,
         engine=recipe.engine.kind,
         alone=False,
+        setting="opponent.NAME.{}",
         beside=PolicySettings(
             model=recipe.model.path, prompt=recipe.prompt, sampling=recipe.sampling, engine=recipe.engine
         ),

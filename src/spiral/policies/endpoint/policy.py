@@ -158,8 +158,8 @@ class EndpointPolicy:
         if not self._warned and self._cut_off >= MIN_CUT_OFF and share > MAX_CUT_OFF_SHARE:
             self._warned = True
             logger.warning(
-                "%.0f%% of %d replies of %s were cut off at %s tokens; such a reply has seldom an action and loses, so"
-                " raise its max_new_tokens",
+                "%.0f%% of %d replies of %s were cut off at %s tokens; one that ends before its action loses the game,"
+                " so raise its max_new_tokens",
                 100 * share,
                 self._answers,
                 self.name,
