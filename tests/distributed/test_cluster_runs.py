@@ -333,3 +333,19 @@ def test_a_run_goes_on_with_another_number_of_learner_workers(alone, tmp_path):
     kept = saved_recipe(path)
     assert (kept.cluster.learner_workers, kept.hardware.devices, kept.run.steps) == (2, 2, 5)
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_a_model_as_an_opponent_plays_the_same_games_on_a_cluster(tmp_path):
+    """One engine in every worker, for training and evaluation, gives the episodes of one process."""
+    rival = ("selfplay.opponents={ mirror = 0.5, rival = 0.5 }", "evaluation.opponents=['rival']", "evaluation.every=1")
+    table = ("opponent.rival.model=nano", "opponent.rival.temperature=0.5", "opponent.rival.max_new_tokens=1")
+    runs = [
+        ran(tmp_path / name, recipe(2, workers, 1, *rival, *table)) for name, workers in (("one", 0), ("several", 2))
+    ]
+    assert played(runs[0]) == played(runs[1])
+    assert compared_metrics(runs[0]) == compared_metrics(runs[1])
+    assert reports(runs[0]) == reports(runs[1])
+    (row, _) = read_metrics(runs[1])
+    assert row["against/tictactoe/rival/opponent_cut_off"] == 1.0
+    assert row["evaluation/tictactoe/rival/opponent_cut_off"] == 1.0

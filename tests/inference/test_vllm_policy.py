@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from spiral.core.storage import read_episodes
 from spiral.games import load_game
 from spiral.inference.sampling import sampling_logprobs
+from spiral.launch import execute, start
 from spiral.models.loading import ModelConfig, cast_parameters, load_language_model
 from spiral.models.nano.tokenizer import END
 from spiral.models.store import local_model_directory
@@ -465,3 +467,30 @@ def test_with_a_float32_head_a_real_model_has_the_log_probabilities_of_transform
         assert len(said) > 150
         assert np.mean(gap(said, expected)) < within[sampling.temperature]
         assert np.mean(np.exp(expected - said) - 1 - (expected - said)) < 2e-3
+
+
+def test_a_policy_and_its_opponent_have_an_engine_each_in_one_run(model, nano, tmp_path):
+    path = save(model, nano.tokenizer, tmp_path / "wide")
+    table = ["model=" + path, "thinking=false", "temperature=0.5", "memory_share=0.06"]
+    recipe = load_recipe(
+        "nano",
+        [
+            *("run.steps=2", "run.episodes_every=1", f"model.path={path}", "engine.kind=vllm", "engine.context=64"),
+            *("engine.memory_share=0.06", "engine.max_rows=64", "selfplay.episodes_per_step=32"),
+            *("selfplay.opponents={ mirror = 0.5, rival = 0.5 }", "evaluation.games=['tictactoe']"),
+            *("evaluation.opponents=['rival']", "evaluation.episodes=8", "evaluation.exploitability=[]"),
+            *(f"opponent.rival.{setting}" for setting in (*table, "context=64", "max_new_tokens=9")),
+        ],
+    )
+    run = start(recipe, tmp_path / "run")
+    rival = run.opponents("rival", load_game("tictactoe"))
+    assert (type(rival).__name__, rival.name, rival.context) == ("VllmPolicy", "rival", 64)
+    assert rival.sampling == SamplingConfig(temperature=0.5, max_new_tokens=9)
+    execute(run, lambda _step, _metrics: None).close()
+    assert rival.version == 0  # the learner's weights went to the policy alone
+    games = [game for file in (tmp_path / "run" / "episodes").iterdir() for game in read_episodes(file)]
+    against = [game for game in games if game.opponent == "rival"]
+    assert 28 <= len(against) <= 36  # about half of 64
+    replies = [turn for game in against for turn in game.turns if not game.seats[turn.player].trainable]
+    assert {turn.generation.budget for turn in replies} == {9}
+    assert sum(turn.action is not None for turn in replies) > 0.9 * len(replies)
