@@ -49,17 +49,13 @@ class SelfPlayConfig(Section):
         1,
         ge=1,
         le=10_000,
-        description="Episodes from each deal: same chance, opening and opponents, replies sampled anew; divides"
-        " episodes_per_step. A step of `samples_per_step` has all attempts at its last deal.",
+        description="Episodes from each deal, whose replies are sampled anew.",
     )
     samples_per_step: int = Field(
         0,
         ge=0,
         le=100_000,
-        description="Turns to learn from before each update, in place of `episodes_per_step`; 128 in the paper. A"
-        " step's games are dealt in an order that follows from the seed, and it ends with the game that reaches this"
-        " number, with any number of workers; under cluster.schedule 'async' it is the oldest finished games with as"
-        " many turns. 0 counts games.",
+        description="Turns to learn from in a step, in place of episodes_per_step; 'async' takes games as they end.",
     )
     in_flight: int = Field(256, ge=1, description="Games under way at once.")
     max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")
@@ -78,9 +74,7 @@ class SelfPlayConfig(Section):
     opponent_options: dict[str, object] = Field({}, description="Options of the opponent sampler.")
     reward: str = Field(
         "normalised",
-        description="'normalised' pays the game's returns divided by its largest payoff, so that every game pays"
-        " within -1 and 1; 'returns' pays them in the game's units, 'sign' pays 1, 0 or -1; or 'module:function'. An"
-        " illegal move costs 1.5 times the largest payoff.",
+        description="'normalised' by the game's largest payoff, 'returns' in its units, 'sign', or 'module:function'.",
     )
     reward_options: dict[str, object] = Field({}, description="Options of the reward.")
 
