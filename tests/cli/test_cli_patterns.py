@@ -171,7 +171,9 @@ def test_a_judge_that_is_of_no_use(run, server, tmp_path):
     command = ["patterns", str(run), "--judge", "endpoint:local", "--no-agreement", "--out", str(tmp_path / "out")]
     result = spiral(*command)
     assert result.status == 1
-    assert "the judge labelled no trace; take a stronger one; its replies are in " in result.err
+    why = "the judge labelled no trace (7 questions x it holds 0 JSON objects in place of one); take a stronger one"
+    assert why in result.err
+    assert "; its replies are in " in result.err
     server.behaviour = judging
     assert spiral(*command, "--temperature", "0.2", "--max-new-tokens", "99").status == 0
     sent = server.requests[-1].body

@@ -13,7 +13,7 @@ from spiral.core.policy import Answerer, SamplingConfig
 from spiral.core.progress import Progress
 from spiral.evaluation.patterns.agreement import Agreement, agreement, labelled_traces
 from spiral.evaluation.patterns.analysis import Analysis, analyse, right_shares
-from spiral.evaluation.patterns.asking import Judge
+from spiral.evaluation.patterns.asking import MAX_REASONS, Judge, UnusableError
 from spiral.evaluation.patterns.codebook import PATTERNS, Pattern, described
 from spiral.evaluation.patterns.judge import (
     CLASSIFY,
@@ -184,6 +184,13 @@ def run_patterns(
         if len(patterns) > len(PATTERNS):
             more = judged([trace.text for trace in sampled], patterns[len(PATTERNS) :], "discovered")
         labelled_verdicts = judged([entry.trace.text for entry in labelled], PATTERNS, "labelled") if labelled else []
+    if judge is not None and all(verdict.shown is None for verdict in verdicts):
+        reasons = "; ".join(
+            f"{count} questions x {reason}" for reason, count in judge.unusable.most_common(MAX_REASONS)
+        )
+        raise UnusableError(
+            f"the judge labelled no trace ({reasons}); take a stronger one, or fewer traces in a question with --group"
+        )
     right = right_shares(traces)
     tables = analyse(sampled, verdicts, PATTERNS, right, config.seed)
     if more:
