@@ -77,12 +77,12 @@ def went_on(run, show=lambda run, step: None):
 def trained(monkeypatch, path, arguments, show):
     """`spiral train`, with `show(run, step)` called after every step."""
 
-    def executed(run, record):
+    def executed(run, record, guards=None):
         def record_and_show(step, metrics):
             record(step, metrics)
             show(run, step)
 
-        return execute(run, record_and_show)
+        return execute(run, record_and_show, guards)
 
     given = [part for setting in settings(*arguments) for part in ("--set", setting)]
     with monkeypatch.context() as patch:
