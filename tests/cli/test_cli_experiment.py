@@ -59,7 +59,7 @@ def test_the_plan_has_every_command_and_its_hours(folder):
     assert (
         sum(line.startswith("spiral train kuhn-qwen3-4b --run-dir runs/experiments/train-kuhn-") for line in lines) == 3
     )
-    assert lines[-1] == "# In all: 6 commands, 0 of them done; 602 GPU hours"
+    assert lines[-1] == "# In all: 6 commands, 0 of them done; 602 GPU hours, 2 of them estimated"
     assert not (folder.parent / "runs").exists()
     assert not (folder / "results").exists()
 
@@ -69,7 +69,7 @@ def test_a_shared_command_counts_once(folder):
     (folder.parent / "other" / "sweep.toml").write_text(SWEEP.replace("kuhn]", "poker]").replace("{kuhn}", "{poker}"))
     (folder.parent / "other" / "table.py").write_text(TABLE)
     plan = spiral("experiment", "mine", "other", "--dry-run", "--json").json
-    assert plan["total"] == {"commands": 2, "done": 0, "gpu_hours": 200.5}
+    assert plan["total"] == {"commands": 2, "done": 0, "gpu_hours": 200.5, "estimated": 0.5}
     assert [row["shared"] for row in plan["jobs"]] == [False, False, True, True]
 
 

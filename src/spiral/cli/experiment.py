@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from spiral.experiments.sweep import Scale
     from spiral.experiments.tables import Curves, Table
 
+ESTIMATE = "estimate"
+"""What `hours_from` begins with where nobody has measured the hours."""
+
 
 def experiment(
     folders: Annotated[
@@ -142,6 +145,7 @@ def _print_plan(found: Sequence[Experiment], as_json: bool) -> None:
     total: dict[str, Any] = {"commands": len(counting), "done": sum(row["done"] for row in counting)}
     if found[0].scale == "full":
         total["gpu_hours"] = sum(row["gpu_hours"] for row in counting)
+        total["estimated"] = sum(row["gpu_hours"] for row in counting if row["hours_from"].startswith(ESTIMATE))
     else:
         total["seconds"] = sum(row["seconds"] or 0.0 for row in counting)
         total["not_measured"] = sum(row["seconds"] is None for row in counting)
@@ -166,7 +170,7 @@ def _hours(row: Mapping[str, Any]) -> str:
 
 def _total(total: Mapping[str, Any]) -> str:
     if "gpu_hours" in total:
-        return f"{total['gpu_hours']:,.0f} GPU hours"
+        return f"{total['gpu_hours']:,.0f} GPU hours, {total['estimated']:,.0f} of them estimated"
     missing = f", and {total['not_measured']} commands that were never measured" if total["not_measured"] else ""
     return f"{total['seconds'] / 60:.1f} minutes when they were last run{missing}"
 
