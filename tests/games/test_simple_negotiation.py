@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -293,3 +294,21 @@ def test_trade_helps_both_and_values_decide_over_20_000_deals() -> None:
     assert helped >= 0.95
     assert decided >= 0.7
     assert poorer >= 0.3
+
+
+def test_the_page_of_games_is_that_of_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "games.md").read_text(encoding="utf-8")
+    rows = {
+        row[0].strip(): [cell.strip() for cell in row[1:]]
+        for row in (line.strip("|").split("|") for line in page.splitlines())
+    }
+    assert rows["resource"] == list(BASE_VALUES)
+    assert rows["base value"] == [str(base) for base in BASE_VALUES.values()]
+    ranges = map(value_range, BASE_VALUES.values())
+    assert rows["worth to a player"] == [f"{values[0]} to {values[-1]}" for values in ranges]
+    first, accepted, denied, passed = [line.strip() for line in page.splitlines() if line.startswith("    ")]
+    assert play().apply(passed).log[-1] == ("pass", "What would you give for ore?")
+    offered = play().apply(first)
+    assert offered.log[-1] == ("offer: 3 sheep, 2 ore -> 5 brick", "I have more sheep than I need.")
+    assert offered.apply(accepted).log[-1] == ("accept", "")
+    assert offered.apply(denied).log[-1] == ("deny", "Make it 4 brick.")
