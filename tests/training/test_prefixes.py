@@ -14,7 +14,7 @@ from spiral.policies import SamplingConfig
 from spiral.training.attention import use_segment_attention
 from spiral.training.batch import make_batch
 from spiral.training.learner import Learner, LearnerConfig
-from spiral.training.logprobs import Scorer
+from spiral.training.logprobs import Scorer, TokenScores
 from spiral.training.loss import LossConfig
 from spiral.training.packing import Family, micro_batches, packed_rows, shared_prefixes
 
@@ -39,12 +39,13 @@ def every(batch):
 
 
 def scores(model, batch, layout, max_tokens):
-    result = torch.full((3, batch.num_action_tokens), torch.nan)
+    """Every field of `TokenScores`, a row each."""
+    result = torch.full((len(TokenScores._fields), batch.num_action_tokens), torch.nan)
     scorer = Scorer(model)
     for rows in micro_batches(batch, torch.arange(batch.num_samples), layout, max_tokens):
-        found = scorer(rows, batch.action_ids_A[rows.action_K], 1.0)
+        found = scorer(rows, batch.action_ids_A[rows.action_K], 1.0, likeliest=True)
         for position, values in enumerate(found):
-            result[position, rows.action_K] = values
+            result[position, rows.action_K] = values.float()
     return result
 
 
