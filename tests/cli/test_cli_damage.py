@@ -122,7 +122,6 @@ def disk_full_in_safetensors(*_arguments, **_options):
         pytest.param("spiral.training.checkpoint.point_to", disk_full, marks=pytest.mark.slow),
         ("spiral.core.storage.pq.write_table", disk_full),
         pytest.param("spiral.core.files.sync", disk_full, marks=pytest.mark.slow),
-        pytest.param("torch.utils.tensorboard.writer.SummaryWriter.add_scalar", disk_full, marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_leaves_the_last_good_checkpoint(target, fault, trained, monkeypatch, tmp_path):
@@ -139,6 +138,19 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(target, fault, trained, mon
     assert hashes(path / "checkpoints" / "step-000002") == hashes(trained / "checkpoints" / "step-000002")
     assert not list(path.rglob("*.tmp"))
     assert spiral("train", "--resume", "--run-dir", str(path)).status == 0
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_tracker_on_a_full_disk_is_disabled_and_the_run_continues(trained, monkeypatch, tmp_path):
+    path = shutil.copytree(trained, tmp_path / "run", symlinks=True)
+    with monkeypatch.context() as patch:
+        fill_the_disk_at_step_3(patch, "torch.utils.tensorboard.writer.SummaryWriter.add_scalar", disk_full)
+        result = spiral("train", "--resume", "--run-dir", str(path), "--steps", "4")
+    assert result.status == 0
+    warnings = [line for line in result.err.splitlines() if "tracker 'tensorboard' failed" in line]
+    assert len(warnings) == 1
+    assert "No space left on device" in warnings[0]
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4]
 
 
