@@ -15,7 +15,7 @@ from hub_cache import cached
 from spiral.core.terminal import Terminal
 from spiral.games import game_names, load_game
 from spiral.models.loading import NANO_DIRECTORY
-from spiral.runs.recipe import recipe_files
+from spiral.runs.recipe import load_recipe, recipe_files
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,11 @@ def test_recipes_as_json():
     (nano,) = [row for row in rows if row["name"] == "nano"]
     assert nano["model"] == "nano"
     assert "tictactoe" in nano["games"]
-    assert nano["steps"] > 0
+    assert (nano["steps"], nano["passes"]) == (load_recipe("nano").run.steps, None)
+    assert {row["name"]: (row["steps"], row["passes"]) for row in rows if row["name"].startswith("sft-")} == {
+        "sft-nano": (None, 8),
+        "sft-qwen3-4b": (None, 1),
+    }
     assert all(row["summary"] for row in rows)
 
 
@@ -207,6 +211,8 @@ def test_recipes_say_what_they_need_and_whether_they_were_trained(monkeypatch):
         assert any(f"model {row['model']};" in line for line in lines), "no name is broken"
     assert "4 GPUs of 80 GiB; 400 steps; planned, not yet trained to the end" in lines
     assert "a CPU; 300 steps; trained to the end" in lines
+    assert "a CPU; 8 passes over its data; planned, not yet trained to the end" in lines
+    assert "1 GPU of 140 GiB; 1 pass over its data; planned, not yet trained to the end" in lines
 
 
 def test_a_reader_that_goes_early_is_no_fault_of_ours(monkeypatch):

@@ -65,7 +65,7 @@ def games(
 
 
 def recipes(as_json: opt.Json = False) -> None:
-    """List the built-in recipes for `spiral train`."""
+    """List the built-in recipes for `spiral train` and `spiral sft`."""
     rows = [_recipe_row(file) for file in recipe_files()]
     if as_json:
         print_json({"recipes": rows})
@@ -76,7 +76,7 @@ def recipes(as_json: opt.Json = False) -> None:
         console.print(Text(row["name"], style="bold"))
         for line in (
             row["summary"],
-            f"{row['hardware']}; {row['steps']} steps; {trained}",
+            f"{row['hardware']}; {_length(row)}; {trained}",
             f"model {row['model']}; games {', '.join(row['games'])}",
         ):
             console.print(Padding(line, (0, 0, 0, 4)))
@@ -199,15 +199,23 @@ def _recipe_row(file: Path) -> dict[str, Any]:
     values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     hardware = values.get("hardware", {})
     devices, memory = hardware.get("devices", 1), hardware.get("memory_gib")
+    passes = values["sft"]["epochs"] if "sft" in values else None  # the steps follow from the data
     return {
         "name": file.stem,
         "summary": values["summary"],
         "model": values["model"]["path"],
         "games": list(values["selfplay"]["games"]),
-        "steps": values["run"]["steps"],
+        "steps": values["run"]["steps"] if passes is None else None,
+        "passes": passes,
         "hardware": "a CPU" if memory is None else f"{devices} GPU{'s' if devices > 1 else ''} of {memory} GiB",
         "trained": file.stem in TRAINED,
     }
+
+
+def _length(row: dict[str, Any]) -> str:
+    if row["passes"] is None:
+        return f"{row['steps']} steps"
+    return f"{row['passes']} pass{'' if row['passes'] == 1 else 'es'} over its data"
 
 
 def _model_row(name: str, directory: Path) -> dict[str, Any]:
