@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
 import math
 import sys
 from typing import ClassVar
@@ -122,8 +123,12 @@ def nan_baseline(episodes, baselines):
     return [(1.0, 0.0)] * len(episodes)
 
 
-def halves(episodes, baselines):
+def digits(episodes, baselines):
     return [[1, "0.5"] for _ in episodes]
+
+
+def halves(episodes, baselines):
+    return [[1, fractions.Fraction(1, 2)] for _ in episodes]
 
 
 def third_step(episodes, baselines):

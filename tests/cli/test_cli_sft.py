@@ -11,7 +11,7 @@ from commands import refused, spiral
 from spiral.core.steps import latest_checkpoint
 from spiral.launch import saved_recipe
 from spiral.runs.directory import read_episodes, read_metrics
-from test_launch_evaluation import documented_keys
+from test_launch_evaluation import SFT_ONLY, documented_keys
 
 TINY = tuple(
     part
@@ -49,6 +49,9 @@ def test_a_run_learns_the_games_that_it_was_given(finished, data):
     assert sum(row["credit/samples"] for row in rows) % 3 == 0  # passes
     patterns = documented_keys()
     assert [key for key in rows[-1] if key != "step" and not any(re.fullmatch(p, key) for p in patterns)] == []
+    expected = [pattern for pattern in patterns if pattern.startswith(SFT_ONLY)]
+    assert len(expected) == 7
+    assert [pattern for pattern in expected if not any(re.fullmatch(pattern, key) for key in rows[-1])] == []
     assert not [key for key in rows[0] if key.startswith(("rollout/", "selfplay/", "sampler/", "thinking/"))]
     assert "evaluation/tictactoe/minimax/draw" in rows[-1]
     assert set(saved_recipe(path).selfplay.games) == {"tictactoe", "kuhn_poker"}

@@ -202,15 +202,16 @@ def test_a_full_disk_in_a_learner_worker_leaves_a_checkpoint_from_which_one_proc
 
 
 def test_a_learner_that_is_lost_too_often_ends_the_run(monkeypatch, tmp_path):
-    """Once more than `cluster.restarts` says; whatever is resumed is closed again."""
-    made, closed = recipe(4, 1, 1, "cluster.restarts=2"), []
+    """Once more than `cluster.restarts` says; whatever is resumed is closed again, and has the same guards."""
+    made, closed, guarding = recipe(4, 1, 1, "cluster.restarts=2"), [], []
 
     def run():
         return SimpleNamespace(
             recipe=made, directory=SimpleNamespace(path=tmp_path), close=lambda: closed.append(len(closed))
         )
 
-    def lose(run, show):
+    def lose(run, show, guards):
+        guarding.append(guards)
         raise LearnerLostError("learner worker 0 died at update")
 
     monkeypatch.setattr(spiral.launch.lifecycle, "_train", lose)
@@ -218,6 +219,8 @@ def test_a_learner_that_is_lost_too_often_ends_the_run(monkeypatch, tmp_path):
     with pytest.raises(LearnerLostError, match="learner worker 0 died at"):
         execute(run(), lambda step, metrics: None)
     assert closed == [0, 1, 2]
+    assert len(guarding) == 3
+    assert all(guards is guarding[0] for guards in guarding)
 
 
 @pytest.mark.parametrize(

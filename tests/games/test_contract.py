@@ -271,7 +271,7 @@ def test_a_registered_name_must_load_an_equal_game() -> None:
     class Impostor(Toy):
         name: ClassVar[str] = "tictactoe"
 
-    with pytest.raises(GameContractError, match=r"load_game\('tictactoe'\) gave TicTacToe\(\)"):
+    with pytest.raises(GameContractError, match=r"load_game\('tictactoe'\) gave TicTacToe\(size=3, line=3\)"):
         check_game(Impostor())
 
 

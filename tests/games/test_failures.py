@@ -52,7 +52,8 @@ def test_a_game_that_breaks_the_contract_is_named(fault):
     with pytest.raises(UserCodeError) as caught:
         play_one(fault)
     message = str(caught.value)
-    assert message.startswith(f"game tests.broken_game:Broken(fault={fault}) ")
+    shown = f"'{fault}'" if " " in fault else fault
+    assert message.startswith(f"game tests.broken_game:Broken(fault={shown}) ")
     assert FAULTS[fault] in message
     assert "seed 5" in message
 
@@ -97,8 +98,9 @@ ESTIMATORS = {
     "raising": "failed: KeyError: 'estimator boom' (broken_game.py",
     "exiting": "failed: SystemExit: 7",
     "short": "gave 1 pairs of advantages for 2 episodes",
-    "nan": "gave player 1 of an episode of tictactoe (seed 0), with returns (1.0, -1.0), the advantage nan",
+    "nan": "gave player 1 of an episode of tictactoe (seed 0), with rewards (1.0, -1.0), the advantage nan",
     "words": "gave ('a', 'b') to an episode of tictactoe",
+    "digits": "gave [1, '0.5'] to an episode of tictactoe (seed 0); expected two numbers, one for each player",
     "nan_baseline": "got the return nan; expected a finite number",
 }
 

@@ -67,7 +67,8 @@ def test_parameters_may_be_given_as_keywords() -> None:
         ("kuhn_poker(hands=5", {}, r"got game 'kuhn_poker\(hands=5'; expected a name"),
         ("kuhn_poker(5)", {}, "expected parameters as name=value, found '5'"),
         ("kuhn_poker", {"hand": 5}, "has no parameter 'hand'; it has: hands"),
-        ("tictactoe(size=4)", {}, "has no parameter 'size'; it has: none"),
+        ("tictactoe(rows=4)", {}, "has no parameter 'rows'; it has: size, line"),
+        ("leduc_poker(size=4)", {}, "has no parameter 'size'; it has: none"),
         ("kuhn_poker", {"hands": "5"}, "got hands='5'; expected a value of type int, such as 1"),
         ("kuhn_poker", {"hands": True}, "got hands=True; expected a value of type int"),
         ("kuhn_poker(hands=five)", {}, "got hands='five'; expected a value of type int"),
@@ -217,8 +218,8 @@ def test_adapters_bring_games_under_a_prefix(library: types.ModuleType) -> None:
     }
     assert load_game("openspiel/noughts") == TicTacToe()
     assert not any("/" in name for name in game_names())
-    with pytest.raises(ValueError, match="game 'openspiel/noughts' has no parameter 'size'; it has: none"):
-        load_game("openspiel/noughts(size=3)")
+    with pytest.raises(ValueError, match="game 'openspiel/noughts' has no parameter 'rows'; it has: size, line"):
+        load_game("openspiel/noughts(rows=3)")
     with pytest.raises(ValueError, match="'openspiel/crosses' is not available: it is too cross"):
         load_game("openspiel/crosses")
 

@@ -162,8 +162,9 @@ def test_unsuitable_games_are_refused(game, message):
 )
 def test_games_that_break_their_contract_are_named(fault, message):
     game = Pennies(fault=fault)
+    shown = f"'{fault}'" if " " in fault else fault
     for ask in (information_states, tree_size, lambda game: exploitability(game, uniform_policy)):
-        with pytest.raises(GameError, match=rf"game pennies\(fault={fault}\) {message}"):
+        with pytest.raises(GameError, match=rf"game pennies\(fault={shown}\) {message}"):
             ask(game)
 
 
