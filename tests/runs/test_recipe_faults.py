@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import NoneType
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 import tomli_w
@@ -27,6 +27,17 @@ WRONG = {
 """Values of the wrong type or out of range for a field of each type; no number of ours may be negative."""
 
 
+WRONG_ITEMS = {int: ["one", ["one"], [1.5], [-1], {}, 3]}
+"""Values that are wrong for a list of the type, where it is not one of strings."""
+
+
+def wrong_values(annotation):
+    """Values that are wrong for a field."""
+    kind = kind_of(annotation)
+    items = [get_args(item)[0] if get_origin(item) is Annotated else item for item in get_args(annotation)]
+    return WRONG_ITEMS.get(items[0], WRONG[list]) if kind is list else WRONG[kind]
+
+
 def kind_of(annotation):
     """The type of a field, without its parameters and without the None of one that may be left out."""
     if NoneType in get_args(annotation):
@@ -38,7 +49,7 @@ WRONG_SETTINGS = [
     pytest.param(name, field, value, id=f"{name}.{field}-{number}")
     for name, section in sections().items()
     for field, info in section.model_fields.items()
-    for number, value in enumerate(WRONG[kind_of(info.annotation)])
+    for number, value in enumerate(wrong_values(info.annotation))
 ]
 
 
@@ -121,6 +132,10 @@ def test_misspelt_keys_are_refused_with_the_right_one(section):
         ("evaluation.games=kuhn_poker(hands=2), 'go'", 'such as ["kuhn_poker(hands=2)", "go"] (in a shell'),
         ("evaluation.games=['go']", "there is no game 'go'"),
         ("evaluation.opponents=['./rando']", "evaluation.opponents: there is no model"),
+        (
+            "benchmark.shots_data={mmlu_pro='x'}",
+            "benchmark.shots_data: got worked examples for mmlu_pro, but no number",
+        ),
         ("evaluation.episodes=7", "even number"),
         ("evaluation.episodes_between=7", "even number"),
         ("evaluation.exploitability=['connect_four']", "exact theory does not cover"),
@@ -130,6 +145,18 @@ def test_misspelt_keys_are_refused_with_the_right_one(section):
 def test_wrong_settings_on_the_command_line(setting, words):
     arguments = ["--set", "selfplay.opening_plies={}"] if "opening" not in setting else []
     assert words in refused("train", "nano", "--dry-run", *arguments, "--set", setting)
+
+
+def test_worked_examples_that_no_task_would_use():
+    for values, words in (
+        (("tasks={aime24=''}", "shots=5"), "got 5 shots, but there are no worked examples for aime24"),
+        (
+            ("tasks={mmlu_pro=''}", "shots=5", "shots_data={aime24='x'}"),
+            "got worked examples for aime24, which is not among the tasks",
+        ),
+    ):
+        arguments = [part for setting in values for part in ("--set", f"benchmark.{setting}")]
+        assert f"benchmark.shots_data: {words}" in refused("train", "nano", "--dry-run", *arguments)
 
 
 def test_an_estimator_whose_module_is_broken(monkeypatch, tmp_path):

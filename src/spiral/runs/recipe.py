@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from spiral.core.plugins import resolve
 from spiral.core.settings import MAX_SHOWN, Section, shortened, shown
 from spiral.evaluation.reasoning.settings import BenchmarkConfig
+from spiral.evaluation.reasoning.shots import shots_of_tasks
 from spiral.evaluation.reasoning.tasks import load_task
 from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import load_game
@@ -271,6 +272,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "evaluation.exploitability", partial(_check_exact, game)
     for task in recipe.benchmark.tasks:
         yield "benchmark.tasks", partial(load_task, task)
+    yield "benchmark.shots_data", partial(_check_shots, recipe.benchmark)
     yield "credit.estimator", partial(resolve, "advantages", recipe.credit.estimator, ESTIMATORS)
     yield "credit.options", partial(load_estimator, recipe.credit.estimator, recipe.credit.options)
     yield "loss.kind", partial(resolve, "losses", recipe.loss.kind, dict.fromkeys(BUILTIN_LOSSES))
@@ -320,6 +322,12 @@ def _check_evaluated(spec: str) -> None:
             f"{spec!r} is a game of {players} player{'s' if players > 1 else ''}; only games of two players can be"
             " evaluated against an opponent, so set evaluation.games without it"
         )
+
+
+def _check_shots(config: BenchmarkConfig) -> None:
+    """Raises `ValueError` for worked examples that no task would use. Their files are read at the start."""
+    if config.tasks or config.shots_data:
+        shots_of_tasks(list(config.tasks), config.shots, {task: Path(file) for task, file in config.shots_data.items()})
 
 
 def _check_exact(spec: str) -> None:
