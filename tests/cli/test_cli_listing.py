@@ -33,7 +33,9 @@ def test_games_as_json():
     assert list(rows)[: len(game_names())] == list(game_names())
     for name, row in rows.items():
         game = load_game(name)
-        assert (row["seats"], row["summary"], row["rules"]) == (2, game.summary, game.rules)
+        assert (row["seats"], row["summary"], row["rules"]) == (game.num_players, game.summary, game.rules)
+    assert {row["seats"] for name, row in rows.items() if not name.startswith("problems/")} == {2}
+    assert {row["seats"] for name, row in rows.items() if name.startswith("problems/")} == {1}
     assert {name for name, row in rows.items() if row["exact_theory"]} >= {"tictactoe", "kuhn_poker", "leduc_poker"}
     assert not rows["connect_four"]["exact_theory"]
     assert not rows["simple_negotiation"]["exact_theory"]
@@ -192,9 +194,18 @@ def test_no_name_is_broken_and_games_are_short(width, monkeypatch):
     assert max(map(len, listed.splitlines())) <= int(width)
     everything = spiral("games", "--all").out
     others = [row["name"] for row in spiral("games", "--json").json["games"] if "/" in row["name"]]
+    families = {}
     for name in others:
-        assert name.partition("/")[2] in listed
+        inner = name.partition("/")[2]
+        family, in_family, _ = inner.partition("/")
+        if in_family:
+            families.setdefault(family, []).append(inner)
+        else:
+            assert inner in listed
         assert name in everything
+    assert list(families) == ["reasoning_gym"]
+    for family, members in families.items():
+        assert f"{members[0]} and {len(members) - 1} more of {family} (" in " ".join(listed.split())
 
 
 def test_recipes_say_what_they_need_and_whether_they_were_trained(monkeypatch):

@@ -46,12 +46,12 @@ def games(
         unavailable = [{"name": name, "reason": reason} for name, reason in absent.items()]
         print_json({"games": rows + adapted, "unavailable": unavailable})
         return
-    table = plain_table("game", "players", "summary", "rules", "parameters", "exact theory")
-    table.columns[0].no_wrap = table.columns[4].no_wrap = True
+    table = plain_table("game", "players", "summary and rules", "parameters", "exact theory")
+    table.columns[0].no_wrap = table.columns[3].no_wrap = True
     for row in rows:
         parameters = "\n".join(f"{key}={value}" for key, value in row["parameters"].items())
         theory = "yes" if row["exact_theory"] else "no"
-        table.add_row(row["name"], str(row["seats"]), row["summary"], row["rules"], parameters, theory)
+        table.add_row(row["name"], str(row["seats"]), f"{row['summary']}\nrules: {row['rules']}", parameters, theory)
     wide_console().print(table)
     console = wide_console()
     if everything:
@@ -159,15 +159,29 @@ def _adapter_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _adapter_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The names of each library's games, those with exact theory marked by a star."""
+    """The names of each library's games, those with exact theory marked by a star; of a family, one and the number."""
     names: dict[str, list[str]] = {}
+    families: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         prefix, _, name = row["name"].partition("/")
-        names.setdefault(prefix, []).append(f"{name}*" if row["exact_theory"] else name)
-    return [
-        f"{len(found)} games of {prefix}, as in {prefix}/{found[0].rstrip('*')} (* exact theory): {', '.join(found)}"
-        for prefix, found in names.items()
-    ]
+        family, in_family, member = name.partition("/")
+        if in_family:
+            families.setdefault(prefix, {}).setdefault(family, []).append(member)
+        else:
+            names.setdefault(prefix, []).append(f"{name}*" if row["exact_theory"] else name)
+    lines = []
+    for prefix in dict.fromkeys((*names, *families)):
+        alone, grouped = names.get(prefix, []), families.get(prefix, {})
+        number = len(alone) + sum(map(len, grouped.values()))
+        named = f"({program('spiral')} games --all names them)"
+        shown = alone + [
+            f"{family}/{members[0]} and {len(members) - 1} more of {family} {named}"
+            for family, members in grouped.items()
+        ]
+        star = " (* exact theory)" if any(name.endswith("*") for name in alone) else ""
+        example = shown[0].partition(" ")[0].rstrip("*")
+        lines.append(f"{number} games of {prefix}, as in {prefix}/{example}{star}: {', '.join(shown)}")
+    return lines
 
 
 def _absent_lines(absent: dict[str, str]) -> list[str]:
