@@ -49,12 +49,12 @@ def asked_in(directory="kept"):
 
 def test_a_base_model_is_asked_as_the_run(tmp_path):
     run = run_directory(
-        tmp_path / "run", "[sampling]\ntemperature = 0.5\nmax_new_tokens = 9\n", {"example": True, "thinking": True}
+        tmp_path / "run", "[sampling]\ntemperature = 0.5\nmax_new_tokens = 99\n", {"example": True, "thinking": True}
     )
     result = compare("nano", run)
     (base,), (trained,) = (asked_in()[name] for name in ("nano", run))
     assert base == trained
-    assert (base["example"], base["thinking"], base["temperature"], base["max_new_tokens"]) == (True, True, 0.5, 9)
+    assert (base["example"], base["thinking"], base["temperature"], base["max_new_tokens"]) == (True, True, 0.5, 99)
     assert result["notes"] == []
     assert result["asked_alike"]["like"] == run
     assert result["asked_alike"]["sampling"]["temperature"] == 0.5
@@ -97,10 +97,10 @@ def test_two_checkpoints_of_one_run(tmp_path):
 
 def test_options_hold_for_both(tmp_path):
     run = run_directory(tmp_path / "run", "[sampling]\nmax_new_tokens = 9\n")
-    more = ("--temperature", "0.25", "--example", "--system", "Play well.", "--max-new-tokens", "5", "--thinking")
+    more = ("--temperature", "0.25", "--example", "--system", "Play well.", "--max-new-tokens", "95", "--thinking")
     compare("nano", run, *more)
     for (asked,) in asked_in().values():
-        assert (asked["temperature"], asked["max_new_tokens"], asked["thinking"]) == (0.25, 5, True)
+        assert (asked["temperature"], asked["max_new_tokens"], asked["thinking"]) == (0.25, 95, True)
         assert (asked["example"], asked["system"]) == (True, "Play well.")
 
 

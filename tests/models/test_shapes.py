@@ -73,13 +73,17 @@ def recipes_printed(file):
     return [block for block in blocks if "path" in tomllib.loads(block).get("model", {})]
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
-def test_recipes_of_the_documents_are_planned(file, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("file", "number"), [("README.md", 0), ("CONTRIBUTING.md", 0), ("CONTRIBUTING.md", 1)])
+def test_recipes_of_the_documents_are_planned(file, number, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    (block,) = recipes_printed(file)
+    blocks = recipes_printed(file)
+    assert len(blocks) == {"README.md": 1, "CONTRIBUTING.md": 2}[file]
     # Modules that the reader writes beside the recipe.
+    block = re.sub(r'estimator = "(?!rae)[^"]*"', 'estimator = "rae"', blocks[number])
+    block = re.sub(r'reward = "my_.*"\nreward_options = .*', 'reward = "normalised"', block)
+    block = re.sub(r'opponent_sampler = "my_.*"\nopponent_options = .*', 'opponent_sampler = "fixed"', block)
     block = re.sub(r'"(?:my_[a-z_]*|add_a_game):[A-Za-z_]*"', '"tictactoe"', block)
-    (tmp_path / "my.toml").write_text(re.sub(r'estimator = "(?!rae)[^"]*"', 'estimator = "rae"', block))
+    (tmp_path / "my.toml").write_text(block)
     result = spiral("train", str(tmp_path / "my.toml"), "--dry-run", "--set", "hardware.memory_gib=200")
     assert result.status == 0, result.err
     assert result.out.startswith("# Qwen/Qwen3-0.6B: 596,049,920 parameters\n# Memory of ")

@@ -68,7 +68,12 @@ def test_the_recipes_are_those_that_are_promised():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_is_planned_without_a_network(name, unreachable):
     result = spiral("train", name, "--dry-run")
-    assert (result.status, result.err) == (0, "")
+    assert result.status == 0, result.err
+    if "math12k" in text(name).partition("[selfplay]")[2].partition("\n[")[0]:
+        said = r"warning: problems/math12k\(held_out=0\.0\): cannot load .*; prompts of up to 1024 tokens are assumed\n"
+        assert re.fullmatch(said, result.err), "the lengths of problems that only the hub has are not known"
+    else:
+        assert result.err == ""
     assert tomllib.loads(result.out) == load_recipe(name).model_dump()
     recipe = load_recipe(name)
     assert check_plan(recipe, model_config(recipe.model.path)).fits
