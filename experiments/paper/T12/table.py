@@ -7,9 +7,8 @@ PAPER = {"base": 0.340, "rlvr": 0.460, "multi": 0.445, "multi_then_rlvr": 0.465,
 
 def tables(results: Results) -> list[Table]:
     """The mean over benchmarks of each model."""
-    full = results.scale == "full"
     entries = [
-        results.entry(item, "mean", "reasoning", item, key="mean.accuracy", paper=PAPER[item] if full else None)
+        results.entry(item, "mean", "reasoning", item, key="mean.accuracy", paper=PAPER[item])
         for item in results.items("reasoning")
     ]
     return [Table(name="rlvr", title="Self-play and verifiable rewards", entries=entries)]

@@ -7,9 +7,8 @@ PAPER = {"base": 0.741, "sft": 0.719, "multi": 0.759}
 
 def tables(results: Results) -> list[Table]:
     """The mean over benchmarks of each model."""
-    full = results.scale == "full"
     entries = [
-        results.entry(item, "mean", "reasoning", item, key="mean.accuracy", paper=PAPER[item] if full else None)
+        results.entry(item, "mean", "reasoning", item, key="mean.accuracy", paper=PAPER[item])
         for item in results.items("reasoning")
     ]
     return [Table(name="instruct", title="An instruction model after training on games", entries=entries)]

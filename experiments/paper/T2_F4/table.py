@@ -16,7 +16,7 @@ def tables(results: Results) -> list[Table]:
         seeds = f", seed {seed}" if len(results.seeds) > 1 else ""
         shares += [
             Entry(
-                row=f"{row['domain']}, step {row['step']}{seeds}", column=row["pattern"], value=row["share"],
+                row=f"{row['domain']}, step {row['step'] or 0}{seeds}", column=row["pattern"], value=row["share"],
                 low=row["share_low"], high=row["share_high"], n=row["traces"],
             )
             for row in found["shares"] if row["success"] == "all"
