@@ -38,7 +38,16 @@ SETTINGS = (
     "cluster.cpus_per_worker=0.5",
     "cluster.object_store_gib=0.2",
 )
-OURS = ("run directory: ", "Ctrl-C stops ", "evaluating ", "evaluated after ", "step ", "warning: ", "spiral: ")
+OURS = (
+    "run directory: ",
+    "Ctrl-C stops ",
+    "evaluating ",
+    "evaluated after ",
+    "step ",
+    "the first step took ",
+    "warning: ",
+    "spiral: ",
+)
 """How lines of ours begin."""
 SECONDS = 300.0
 ELSEWHERE = ("time/", "cluster/")
