@@ -41,6 +41,7 @@ SETTINGS = (
 OURS = (
     "run directory: ",
     "Ctrl-C stops ",
+    "preparing ",
     "evaluating ",
     "evaluated after ",
     "step ",
@@ -136,7 +137,7 @@ def wait_for(condition, seconds=SECONDS):
 
 def step_of(path):
     """The last step that is written down."""
-    rows = read_metrics(path)
+    rows = read_metrics(path) if (path / "metrics.jsonl").is_file() else []
     return rows[-1]["step"] if rows else 0
 
 
