@@ -96,14 +96,14 @@ def test_to_the_table_and_not_again(folder):
 
 
 def test_what_fails_is_named_and_the_table_says_so(folder):
-    broken = SWEEP.replace("--game tictactoe", "--game nowhere")
+    broken = SWEEP.replace("--episodes 20", "--episodes 21")
     (folder / "sweep.toml").write_text(broken, encoding="utf-8")
     result = spiral("experiment", "mine", "--scale", "laptop")
     assert result.status == 1
     assert "| random play | not done | 10.0% |" in result.out
     last = result.err.splitlines()[-1]
     assert last.startswith(
-        "spiral: 1 of 1 commands are not done; the first that failed is games, base: there is no game"
+        "spiral: 1 of 1 commands are not done; the first that failed is games, base: got --episodes 21; expected"
     )
     assert "log.txt); the same command tries them again" in last
     (job,) = json.loads((folder / "results" / "laptop" / "state.json").read_text())["jobs"]

@@ -54,7 +54,7 @@ def rates(values):
 
 
 def test_the_lexical_classifier(run, tmp_path):
-    result = spiral("patterns", str(run), "--out", str(tmp_path), "--json")
+    result = spiral("patterns", str(run), "--out", str(tmp_path), "--json", drawn=True)
     assert (result.status, result.err) == (0, "")
     values = result.json
     found = shares(values)

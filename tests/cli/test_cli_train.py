@@ -22,7 +22,7 @@ from spiral.runs.display import PlainDisplay
 def trained(tmp_path_factory):
     """A finished run and what it printed."""
     path = tmp_path_factory.mktemp("runs") / "trained"
-    return path, tiny_run(path)
+    return path, tiny_run(path, drawn=True)
 
 
 def slow_but(first, *others):
