@@ -110,13 +110,17 @@ def slow(monkeypatch):
 def test_lines_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.05)
     slow(monkeypatch)
-    result = spiral("evaluate", "x", "--game", "tictactoe", "--opponent", "y", "--episodes", "20", "--json")
+    names = ("random", "--game", "tictactoe", "--opponent", "minimax")
+    result = spiral("evaluate", *names, "--episodes", "20", "--json")
     assert result.status == 0
     assert result.json["episodes"] == 20, "standard output holds the JSON alone"
     lines = result.err.splitlines()
     assert lines
     assert all(
-        re.fullmatch(r"(loading .|tictactoe, x against y): .*\d:\d\d elapsed(, \d:\d\d left)?", line) for line in lines
+        re.fullmatch(
+            r"(loading (random|minimax)|tictactoe, random against minimax): .*\d:\d\d elapsed(, \d:\d\d left)?", line
+        )
+        for line in lines
     )
     assert any(re.search(r"\d+/20 games", line) for line in lines)
 

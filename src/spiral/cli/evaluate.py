@@ -68,10 +68,11 @@ def evaluate(
     opt.check_episodes(episodes)
     from spiral.evaluation.arena import games_directory  # loads torch
     from spiral.policies.registry import is_language_model, load_policy
+    from spiral.policies.scripted import is_scripted
 
     theirs.check([opponent])
     options = opt.policy_options(prompt, engine, alone=not is_language_model(opponent))
-    against = opt.opponent_options(theirs, options, model)
+    against = options if is_scripted(opponent) else opt.opponent_options(theirs, options, model)
     results: list[dict[str, Any]] = []
     used: dict[str, Any] = {}
     with progress_shown(bar=not as_json) as progress:

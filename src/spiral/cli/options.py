@@ -201,6 +201,7 @@ def opponent_options(theirs: OpponentOptions, options: PolicyOptions, model: str
     from spiral.policies.registry import (
         PolicyOptions,
         PolicySettings,
+        check_model,
         effective_prompt,
         effective_sampling,
         is_language_model,
@@ -209,6 +210,7 @@ def opponent_options(theirs: OpponentOptions, options: PolicyOptions, model: str
 
     beside = None
     if is_language_model(model):
+        check_model(model, ())
         card = options.card or model_card(model)
         prompt, sampling = effective_prompt(card, options), effective_sampling(card, options)
         beside = PolicySettings(model=model, prompt=prompt, sampling=sampling)

@@ -241,12 +241,13 @@ def describe_player(name: str, policy: object) -> dict[str, Any]:
         return {"name": name, "endpoint": policy.config.model_dump(exclude={"budget", *unset})}
     if not isinstance(policy, LanguagePolicy):
         return {"name": name}
-    directory = model_directory(policy.source)
+    source = policy.source or name
+    directory = model_directory(source)
     directory = directory if os.path.isdir(directory) else str(cached_copy(directory) or directory)
     weights = weights_sha256(directory)
     return {
         "name": name,
-        **({} if policy.source == name else {"model": policy.source}),
+        **({} if source == name else {"model": source}),
         "weights_sha256": weights,
         "settings_sha256": settings_sha256(directory),
         "prompt": policy.codec.config.model_dump(),

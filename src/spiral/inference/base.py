@@ -66,8 +66,8 @@ class LanguagePolicy(ABC):
         self.codec = codec
         self.sampling = sampling
         self.name = name
-        self.source = name
-        """The MODEL that it was loaded from."""
+        self.source: str | None = None
+        """The MODEL that it was loaded from, where it has another name."""
         self.version = 0
         self.precision = "float32"
         self.asleep = False
