@@ -59,7 +59,7 @@ def test_replies_are_cut_by_the_budget_or_by_the_context():
         new_episode((0.0, 0.0), [turn(0, 4, 0)]),
     ]
     metrics = episode_metrics(episodes, {})
-    assert metrics["rollout/cut_off"] == pytest.approx(3 / 5)
+    assert metrics["policies/cut_off"] == pytest.approx(3 / 5)
     assert metrics["rollout/cut_by_context"] == pytest.approx(2 / 5)
     assert metrics["rollout/prompt_too_long"] == pytest.approx(1 / 5)
 

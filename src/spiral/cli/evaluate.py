@@ -136,7 +136,7 @@ def _played(policy: Policy, other: Policy, rules: Game, progress: Progress, **ga
 
 def _warn_of_cut_off(results: Sequence[Mapping[str, Any]], model: str, opponent: str) -> None:
     """Warns of a model whose replies were often cut off, in all games together."""
-    from spiral.rollout.cut_off import CutOff
+    from spiral.policies.cut_off import CutOff
 
     for key, name, setting in (
         ("replies", model, "--{}"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spiral.experiments.tables import Curves, Table
 
 ESTIMATE = "estimate"
-"""What `hours_from` begins with where nobody has measured the hours."""
+"""What `hours_from` begins with where the hours were not measured."""
 
 
 def experiment(
@@ -55,8 +55,8 @@ def experiment(
 ) -> None:
     """Run everything behind a claim that is not done yet, then make its table.
 
-    Each command is one that you could type; what is done stays done, and the same command goes on where it was stopped.
-    Tables and figures go to DIR/results/SCALE.
+    Each command is one that you could type. Finished ones are not repeated; the same call continues a stopped
+    experiment. Tables and figures go to DIR/results/SCALE.
     """
     if scale not in ("full", "laptop"):
         raise ValueError(f"got --scale {scale}; expected full or laptop")
@@ -87,7 +87,7 @@ def _run(found: Sequence[Experiment], at_once: int, as_json: bool) -> None:
     try:
         outcomes = run_jobs(unique(jobs), at_once, _print_note, save)
     except KeyboardInterrupt as error:
-        raise Stopped("interrupted at once; the same command goes on where it was", INTERRUPTED) from error
+        raise Stopped("interrupted at once; the same command continues", INTERRUPTED) from error
     failures = {key: (end.status, end.message) for key, end in outcomes.items() if end.status != "done"}
     printed = []
     for experiment in found:
@@ -100,7 +100,7 @@ def _run(found: Sequence[Experiment], at_once: int, as_json: bool) -> None:
     if as_json:
         print_json({"experiments": printed})
     if any(status in ("stopped", "waiting") for status, _ in failures.values()):
-        raise Stopped("stopped; the same command goes on where it was", INTERRUPTED)
+        raise Stopped("stopped; the same command continues", INTERRUPTED)
     if failures:
         first = next(one for one in jobs if failures.get(one.key, ("",))[0] == "failed")
         raise Stopped(

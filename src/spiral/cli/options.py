@@ -109,6 +109,19 @@ Out = Annotated[
     ),
 ]
 
+RunDir = Annotated[
+    Path | None,
+    typer.Option(parser=path_argument, metavar="PATH", help="The run directory; runs/RECIPE-SEED if left out."),
+]
+RunSeed = Annotated[int | None, typer.Option(min=0, help="In place of run.seed.")]
+RunModel = Annotated[str | None, typer.Option("--model", help="In place of model.path.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Resume from the last checkpoint; begin the run if there is none.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the whole recipe and the plan of its memory and tokens.")
+]
+
 _HOW = "How MODEL plays (left out: as it was trained)"
 Template = Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="chat, qwen3, r1 or llama.")]
 Thinking = Annotated[

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,8 +13,13 @@ from rich.console import Console
 from spiral.cli import options as opt
 from spiral.cli.errors import Stopped
 from spiral.cli.output import endpoint_usage, print_json, print_usage, shown_path
-from spiral.core.progress import progress_shown
+from spiral.core.progress import Progress, progress_shown
 from spiral.runs.display import plain_table, wide_console
+
+if TYPE_CHECKING:
+    from spiral.core.policy import Answerer
+    from spiral.evaluation.patterns.run import PatternsConfig
+    from spiral.evaluation.patterns.traces import TraceFile
 
 _JUDGE = "The judge"
 DEFAULT_TOKENS = 4096
@@ -86,16 +92,9 @@ def patterns(
     With a judge every reply is kept in a file as it comes, and the same command resumes where it was stopped.
     """
     from spiral.core.policy import SamplingConfig
-    from spiral.evaluation.answering import UnansweredError
-    from spiral.evaluation.patterns.asking import UnusableError
-    from spiral.evaluation.patterns.files import write_patterns
-    from spiral.evaluation.patterns.run import LEXICAL, PatternsConfig, patterns_directory, run_patterns
-    from spiral.evaluation.patterns.traces import choose_files, find_files, read_traces, sample_traces
-    from spiral.policies.endpoint.policy import EndpointPolicy
-    from spiral.policies.registry import PolicyOptions, load_answerer
+    from spiral.evaluation.patterns.run import PatternsConfig
 
-    heat = temperature if temperature is not None else 0.0 if votes == 1 else 0.6
-    sampling = SamplingConfig(temperature=heat, max_new_tokens=max_new_tokens or DEFAULT_TOKENS)
+    chosen = temperature if temperature is not None else 0.0 if votes == 1 else 0.6
     config = PatternsConfig(
         judge=judge,
         discover=discover,
@@ -104,56 +103,86 @@ def patterns(
         votes=votes,
         group=group,
         max_characters=max_characters,
-        sampling=sampling,
+        sampling=SamplingConfig(temperature=chosen, max_new_tokens=max_new_tokens or DEFAULT_TOKENS),
         seed=seed,
     )
     with progress_shown(bar=not as_json) as progress:
-        progress.stage("reading traces")
-        files = find_files(sources)
-        chosen = choose_files(files, step or [])
-        traces = read_traces(chosen)
-        sampled = sample_traces(traces, per_checkpoint, seed)
-        answerer = None
-        if judge != LEXICAL:
-            progress.stage(f"loading {judge}")
-            how = PolicyOptions(
-                **vars(engine),
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                reply_tokens=sampling.max_new_tokens,
-            )
-            answerer = load_answerer(judge, how)
-            if isinstance(answerer, EndpointPolicy):
-                sampling = sampling.model_copy(update={"max_new_tokens": answerer.config.max_new_tokens})
-                config = dataclasses.replace(config, sampling=sampling)
-        directory = patterns_directory(config, sampled, answerer, source=sources[0], out=out)
-        with directory.locked():
-            try:
-                result, items = run_patterns(
-                    config, traces, sampled, answerer, directory=directory, in_flight=in_flight, progress=progress
-                )
-            except UnusableError as error:
-                raise Stopped(f"{error}; its replies are in {shown_path(directory.items_file)}") from error
-            except UnansweredError as error:
-                raise Stopped(
-                    f"{error}; the judge's replies are kept in {shown_path(directory.path)}, and the same command"
-                    " resumes from them"
-                ) from error
-            steps = sorted({file.step for file in files if file.step is not None})
-            more = {
-                "judge": judge,
-                "seed": seed,
-                "per_checkpoint": per_checkpoint,
-                "votes": votes,
-                "steps": sorted({file.step for file in chosen if file.step is not None}),
-                "steps_found": steps,
-            }
-            values = write_patterns(directory, result, more, items, answerer)
-    values |= endpoint_usage("model", answerer)
+        given = {**vars(engine), "temperature": temperature, "max_new_tokens": max_new_tokens}
+        values, directory = _analysed(config, sources, step or [], given, out, in_flight, progress)
     if as_json:
         print_json(values)
     else:
-        _print_tables(values, shown_path(directory.path))
+        _print_tables(values, shown_path(directory))
+
+
+def _analysed(
+    config: PatternsConfig,
+    sources: Sequence[Path],
+    wanted: Sequence[int],
+    judged_with: dict[str, Any],
+    out: Path | None,
+    in_flight: int,
+    progress: Progress,
+) -> tuple[dict[str, Any], Path]:
+    """Reads the traces, classifies those of the wanted steps, and writes the files: the result and their directory."""
+    from spiral.evaluation.answering import UnansweredError
+    from spiral.evaluation.patterns.asking import UnusableError
+    from spiral.evaluation.patterns.files import write_patterns
+    from spiral.evaluation.patterns.run import patterns_directory, run_patterns
+    from spiral.evaluation.patterns.traces import choose_files, find_files, read_traces, sample_traces
+
+    progress.stage("reading traces")
+    files = find_files(sources)
+    chosen = choose_files(files, wanted)
+    traces = read_traces(chosen)
+    sampled = sample_traces(traces, config.per_checkpoint, config.seed)
+    config, answerer = _with_judge(config, judged_with, progress)
+    directory = patterns_directory(config, sampled, answerer, source=sources[0], out=out)
+    with directory.locked():
+        try:
+            result, items = run_patterns(
+                config, traces, sampled, answerer, directory=directory, in_flight=in_flight, progress=progress
+            )
+        except UnusableError as error:
+            raise Stopped(f"{error}; its replies are in {shown_path(directory.items_file)}") from error
+        except UnansweredError as error:
+            raise Stopped(
+                f"{error}; the judge's replies are kept in {shown_path(directory.path)}, and the same command"
+                " resumes from them"
+            ) from error
+        more = {
+            "judge": config.judge,
+            "seed": config.seed,
+            "per_checkpoint": config.per_checkpoint,
+            "votes": config.votes,
+            "steps": _steps(chosen),
+            "steps_found": _steps(files),
+        }
+        values = write_patterns(directory, result, more, items, answerer)
+    return values | endpoint_usage("model", answerer), directory.path
+
+
+def _steps(files: Sequence[TraceFile]) -> list[int]:
+    return sorted({file.step for file in files if file.step is not None})
+
+
+def _with_judge(
+    config: PatternsConfig, judged_with: dict[str, Any], progress: Progress
+) -> tuple[PatternsConfig, Answerer | None]:
+    """Loads the judge, None for the lexical classifier; an endpoint's table sets the budget where no option does."""
+    from spiral.evaluation.patterns.run import LEXICAL
+    from spiral.policies.endpoint.policy import EndpointPolicy
+    from spiral.policies.registry import PolicyOptions, load_answerer
+
+    if config.judge == LEXICAL:
+        return config, None
+    progress.stage(f"loading {config.judge}")
+    options = PolicyOptions(**judged_with, reply_tokens=config.sampling.max_new_tokens)
+    answerer = load_answerer(config.judge, options)
+    if isinstance(answerer, EndpointPolicy):
+        sampling = config.sampling.model_copy(update={"max_new_tokens": answerer.config.max_new_tokens})
+        config = dataclasses.replace(config, sampling=sampling)
+    return config, answerer
 
 
 def _print_tables(values: dict[str, Any], where: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,19 +25,11 @@ def sft(
             metavar="DIR", help="Of `spiral collect`, a run, or a Parquet file of episodes; may be repeated (sft.data)."
         ),
     ] = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(parser=opt.path_argument, metavar="PATH", help="The run directory; runs/RECIPE-SEED if left out."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="In place of run.seed.")] = None,
-    model: Annotated[str | None, typer.Option(help="In place of model.path.")] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Resume from the last checkpoint; begin the run if there is none."),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the whole recipe and the plan of its memory and tokens.")
-    ] = False,
+    run_dir: opt.RunDir = None,
+    seed: opt.RunSeed = None,
+    model: opt.RunModel = None,
+    resume: opt.Resume = False,
+    dry_run: opt.DryRun = False,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
 ) -> None:

@@ -179,7 +179,7 @@ def _play(
     from spiral.evaluation.standings import standings
     from spiral.evaluation.tournament import round_robin
     from spiral.evaluation.tournament_files import save_games, save_standings, short_names
-    from spiral.rollout.cut_off import CutOff
+    from spiral.policies.cut_off import CutOff
 
     names = short_names(players)
     total, before = episodes * len(games) * len(players) * (len(players) - 1) // 2, 0

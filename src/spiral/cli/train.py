@@ -64,20 +64,12 @@ def train(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="A built-in recipe (`spiral recipes`) or a .toml file.")
     ] = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(parser=opt.path_argument, metavar="PATH", help="The run directory; runs/RECIPE-SEED if left out."),
-    ] = None,
+    run_dir: opt.RunDir = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, in place of run.steps.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="In place of run.seed.")] = None,
-    model: Annotated[str | None, typer.Option(help="In place of model.path.")] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Resume from the last checkpoint; begin the run if there is none."),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the whole recipe and the plan of its memory and tokens.")
-    ] = False,
+    seed: opt.RunSeed = None,
+    model: opt.RunModel = None,
+    resume: opt.Resume = False,
+    dry_run: opt.DryRun = False,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
 ) -> None:

@@ -109,7 +109,7 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
         "rollout/response_tokens": float(sum(lengths)),
         "rollout/response_length": _mean(lengths),
         "rollout/response_length_max": float(max(lengths, default=0)),
-        "rollout/cut_off": _share(generations, lambda generation: generation.stop_reason != "stop"),
+        "policies/cut_off": _share(generations, lambda generation: generation.stop_reason != "stop"),
         "rollout/cut_by_context": _share(generations, lambda generation: generation.stop_reason == "context"),
         "rollout/prompt_too_long": _share(generations, _no_room),
         "rollout/illegal": _share(turns, lambda turn: turn.action is None),

@@ -31,7 +31,7 @@ from spiral.evaluation.statistics import Rate, flat_rates, wilson
 from spiral.games import Game
 from spiral.inference.room import check_room
 from spiral.policies import Policy
-from spiral.rollout.cut_off import CutOff
+from spiral.policies.cut_off import CutOff
 from spiral.rollout.loop import Match, Watch, play
 
 MAX_FAULTS = 8

@@ -1,8 +1,8 @@
 """Runs the jobs of experiments, each as the command that a user would type, in a process of its own.
 
 A job that fails leaves its log, those that need it are left out, and the others run. Ctrl-C and SIGTERM are passed on
-once: a training run finishes its step and writes a checkpoint. A command outlives this process when it is killed;
-whoever calls again waits until it has ended, and then runs it again, which goes on where it was.
+once: a training run finishes its step and writes a checkpoint. If this process is killed, the command under way
+runs on; the next call waits until it has ended and then resumes it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from spiral.core.user_values import StateError, in_order, json_copy
 from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.policies import Policy, scripted_policy
-from spiral.rollout.cut_off import CutOffWatch
+from spiral.policies.cut_off import CutOffWatch
 from spiral.rollout.loop import Match
 from spiral.rollout.opponents.base import MIRROR, OpponentSampler
 from spiral.rollout.opponents.fixed import FixedOpponents
@@ -101,13 +101,13 @@ class SelfPlayConfig(Section):
 
     @property
     def max_games(self) -> int:
-        """The most games that a step may have; exactly so many where it is counted in games."""
+        """Maximum number of games in a step; their exact number when a step is counted in games."""
         games = MAX_GAMES_PER_SAMPLE * self.samples_per_step or self.episodes_per_step
         return -(-games // self.attempts) * self.attempts
 
     @property
     def games_begun(self) -> int:
-        """Games that are under way for a step at once, when each of them has but one turn to learn from."""
+        """Number of games begun at once for a step, if each of them gives one turn to learn from."""
         return math.ceil((1 + AHEAD) * self.samples_per_step) or self.episodes_per_step
 
     @model_validator(mode="after")

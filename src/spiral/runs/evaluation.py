@@ -31,8 +31,8 @@ from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import Game, load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, able_opponents, scripted_policy
+from spiral.policies.cut_off import CutOff
 from spiral.policies.opponents import Opponents
-from spiral.rollout.cut_off import CutOff
 from spiral.rollout.loop import Match, play
 from spiral.runs.opponents import make_opponents
 from spiral.runs.recipe import Recipe

@@ -158,7 +158,7 @@ class Learner:
         check_architecture(model.config, "the learner")
         self._policy_loss = make_policy_loss(loss_config)
         self._expert = loss_config.kind == NLL
-        """Whether tokens are an expert's, which nobody sampled here."""
+        """Whether an expert, not the policy, chose the tokens."""
         self.ranks = current_ranks(model.device)
         settings = (config, loss_config, sampling, total_steps, seed, compute, head, lora)
         self._check_same(settings)

@@ -174,7 +174,7 @@ def _turns_of(episode: Episode, config: SftConfig, wanted: set[str]) -> tuple[li
 
 
 def _players_to_learn_from(episode: Episode, config: SftConfig) -> Iterator[int]:
-    """The players whose turns `sft.keep` takes. The winners have the highest return; in a draw nobody has."""
+    """The players whose turns `sft.keep` takes. The highest return wins; equal returns are a draw."""
     best, drawn = max(episode.returns), len(set(episode.returns)) == 1
     for player, value in enumerate(episode.returns):
         if len(episode.returns) == 1:
@@ -448,7 +448,7 @@ class ExpertGames:
     def _episode(self, expert: ExpertTurn) -> Episode:
         generation = Generation(
             token_ids=expert.reply_ids.astype(np.int64),
-            # Nobody sampled these tokens here; the loss of expert games does not read their log-probabilities.
+            # An expert chose these tokens, so there are no log-probabilities; the loss of expert games reads none.
             logprobs=np.zeros(len(expert.reply_ids), dtype=np.float32),
             stop_reason="stop",
             policy_version=0,

@@ -1,4 +1,4 @@
-"""A judge classifies traces, and discovers patterns that nobody has named yet.
+"""A judge classifies traces, and discovers patterns beyond the named ones.
 
 As in appendix F of the paper (v3), a judge reads numbered traces and returns, for each pattern, the numbers of the
 traces that show it. The prompts are our own. With several votes every trace is judged several times, in another order

@@ -158,56 +158,82 @@ def run_patterns(
         UnusableError: The judge gave no usable list of patterns, or labelled no trace.
         UnansweredError: The endpoint left questions unanswered; the same call continues with the rest.
     """
-    shown = progress or Progress()
     labelled = labelled_traces() if config.agreement else []
-    patterns: list[Pattern] = list(PATTERNS)
     judge = None
-    more: list[Verdict] = []
     if answerer is None:
-        verdicts = lexical_verdicts(sampled)
-        labelled_verdicts = lexical_verdicts([entry.trace for entry in labelled])
+        found = _Verdicts(
+            sampled=lexical_verdicts(sampled), labelled=lexical_verdicts([entry.trace for entry in labelled])
+        )
     else:
         judge = Judge(answerer, config.sampling, seed=config.seed, directory=directory, in_flight=in_flight)
-        cut = {"max_characters": config.max_characters, "seed": config.seed}
-        if config.discover:
-            shown.stage(f"{config.judge} looks for patterns")
-            patterns += discover(judge, sampled, PATTERNS, **cut)
-        how: dict[str, Any] = {**cut, "votes": config.votes, "group": config.group, "on_progress": shown.update}
+        labelled_texts = [entry.trace.text for entry in labelled]
+        found = _judged(config, judge, sampled, labelled_texts, progress or Progress())
+    right, verdicts = right_shares(traces), found.sampled
+    tables = analyse(sampled, verdicts, PATTERNS, right, config.seed)
+    if found.discovered:
+        tables += analyse(sampled, found.discovered, found.patterns[len(PATTERNS) :], right, config.seed)
+        verdicts = [_joined(pair) for pair in zip(verdicts, found.discovered, strict=True)]
+    result = PatternsResult(
+        patterns=tuple(found.patterns),
+        traces=tuple(sampled),
+        verdicts=tuple(verdicts),
+        found=len(traces),
+        analysis=tables,
+        agreement=tuple(agreement(labelled, found.labelled, config.seed)) if labelled else None,
+        shortened=0 if judge is None else sum(len(trace.text) > config.max_characters for trace in sampled),
+        asked_again=0 if judge is None else judge.asked_again,
+        unusable={} if judge is None else dict(judge.unusable.most_common()),
+    )
+    return result, [] if judge is None else judge.items
 
-        def judged(texts: Sequence[str], wanted: Sequence[Pattern], label: str) -> list[Verdict]:
-            questions = config.votes * -(-len(texts) // config.group)
-            shown.stage(f"{config.judge} reads {len(texts)} traces", questions, "questions")
-            return judge_verdicts(judge, texts, wanted, label=label, **how)
 
-        # The named patterns have their own questions, so that discovery does not change their verdicts.
-        verdicts = judged([trace.text for trace in sampled], PATTERNS, "classify")
-        if len(patterns) > len(PATTERNS):
-            more = judged([trace.text for trace in sampled], patterns[len(PATTERNS) :], "discovered")
-        labelled_verdicts = judged([entry.trace.text for entry in labelled], PATTERNS, "labelled") if labelled else []
-    if judge is not None and all(verdict.shown is None for verdict in verdicts):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Verdicts:
+    """What a classifier says of the sampled and of the labelled traces."""
+
+    patterns: Sequence[Pattern] = PATTERNS
+    """The named patterns, then those that were discovered."""
+    sampled: list[Verdict]
+    """On the named patterns."""
+    discovered: list[Verdict] = dataclasses.field(default_factory=list)
+    """On the discovered patterns; empty if there are none."""
+    labelled: list[Verdict]
+
+
+def _judged(
+    config: PatternsConfig, judge: Judge, sampled: Sequence[Trace], labelled: Sequence[str], shown: Progress
+) -> _Verdicts:
+    """Asks the judge. Raises `UnusableError` if it labelled no sampled trace."""
+    cut = {"max_characters": config.max_characters, "seed": config.seed}
+    more: list[Pattern] = []
+    if config.discover:
+        shown.stage(f"{config.judge} looks for patterns")
+        more = discover(judge, sampled, PATTERNS, **cut)
+    how: dict[str, Any] = {**cut, "votes": config.votes, "group": config.group, "on_progress": shown.update}
+
+    def classified(texts: Sequence[str], wanted: Sequence[Pattern], label: str) -> list[Verdict]:
+        if not texts or not wanted:
+            return []
+        questions = config.votes * -(-len(texts) // config.group)
+        shown.stage(f"{config.judge} reads {len(texts)} traces", questions, "questions")
+        return judge_verdicts(judge, texts, wanted, label=label, **how)
+
+    # The named patterns have their own questions, so that discovery does not change their verdicts.
+    texts = [trace.text for trace in sampled]
+    found = _Verdicts(
+        patterns=[*PATTERNS, *more],
+        sampled=classified(texts, PATTERNS, "classify"),
+        discovered=classified(texts, more, "discovered"),
+        labelled=classified(labelled, PATTERNS, "labelled"),
+    )
+    if all(verdict.shown is None for verdict in found.sampled):
         reasons = "; ".join(
             f"{count} questions x {reason}" for reason, count in judge.unusable.most_common(MAX_REASONS)
         )
         raise UnusableError(
             f"the judge labelled no trace ({reasons}); take a stronger one, or fewer traces in a question with --group"
         )
-    right = right_shares(traces)
-    tables = analyse(sampled, verdicts, PATTERNS, right, config.seed)
-    if more:
-        tables += analyse(sampled, more, patterns[len(PATTERNS) :], right, config.seed)
-        verdicts = [_joined(pair) for pair in zip(verdicts, more, strict=True)]
-    result = PatternsResult(
-        patterns=tuple(patterns),
-        traces=tuple(sampled),
-        verdicts=tuple(verdicts),
-        found=len(traces),
-        analysis=tables,
-        agreement=tuple(agreement(labelled, labelled_verdicts, config.seed)) if labelled else None,
-        shortened=0 if judge is None else sum(len(trace.text) > config.max_characters for trace in sampled),
-        asked_again=0 if judge is None else judge.asked_again,
-        unusable={} if judge is None else dict(judge.unusable.most_common()),
-    )
-    return result, [] if judge is None else judge.items
+    return found
 
 
 def _joined(pair: tuple[Verdict, Verdict]) -> Verdict:

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 
 from spiral.core.policy import Question, ReplyLength, SamplingConfig, TurnReply, TurnRequest
+from spiral.policies.cut_off import MAX_SHARE, MIN_CUT_OFF
 from spiral.policies.endpoint.budget import Usage
 from spiral.policies.endpoint.client import BACKOFF_SECONDS, EndpointClient, Fault, ReplyRequest
 from spiral.policies.endpoint.config import EndpointConfig
@@ -26,8 +27,6 @@ from spiral.text import parse_action, worked_example
 from spiral.text.prompts import Message, messages, question
 
 logger = logging.getLogger(__name__)
-MIN_CUT_OFF, MAX_CUT_OFF_SHARE = 3, 0.05
-"""There is a warning when at least so many replies, and more than this share of them, are cut off."""
 _logged_keys: set[tuple[str | None, str]] = set()
 """API keys and hosts that this process has logged."""
 
@@ -155,7 +154,7 @@ class EndpointPolicy:
         self._answers += 1
         self._cut_off += answer.truncated
         share = self._cut_off / self._answers
-        if not self._warned and self._cut_off >= MIN_CUT_OFF and share > MAX_CUT_OFF_SHARE:
+        if not self._warned and self._cut_off >= MIN_CUT_OFF and share > MAX_SHARE:
             self._warned = True
             logger.warning(
                 "%.0f%% of %d replies of %s were cut off at %s tokens; one that ends before its action loses the game,"

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 MAX_SHARE = 0.05
 """Share of cut off replies above which there is a warning."""
 MIN_CUT_OFF = 3
-"""Fewer replies than this give no warning, whatever their share."""
+"""Smallest number of cut off replies that gives a warning."""
 
 
 @dataclasses.dataclass(kw_only=True)
