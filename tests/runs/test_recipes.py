@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 
@@ -25,6 +26,13 @@ PUBLISHED = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": (134_515_008, 0.1345e9),
 }
 """Parameters of each known model: exactly, and as its model card rounds it."""
+
+
+@functools.cache
+def plan_of(name):
+    """The plan of a recipe as it is."""
+    recipe = load_recipe(name)
+    return check_plan(recipe, model_config(recipe.model.path))
 
 
 @pytest.fixture
@@ -76,7 +84,7 @@ def test_every_recipe_is_planned_without_a_network(name, unreachable):
         assert result.err == ""
     assert tomllib.loads(result.out) == load_recipe(name).model_dump()
     recipe = load_recipe(name)
-    assert check_plan(recipe, model_config(recipe.model.path)).fits
+    assert plan_of(name).fits
     assert result.out.startswith(f"# {recipe.model.path}: {count_parameters(recipe.model.path):,} parameters\n")
 
 
@@ -110,7 +118,7 @@ def test_the_papers_settings(name):
         assert "version 3 of the paper" in recipe.summary
         assert "version 3" in text(name).splitlines()[0]
         return
-    turns = check_plan(recipe, model_config(recipe.model.path)).budget.turns
+    turns = plan_of(name).budget.turns
     assert turns == pytest.approx(128, rel=0.06)
     assert f"about {turns:.0f} " in text(name) or f"make {turns:.0f} turns" in text(name)
     assert "version 1 of the " in text(name).splitlines()[0]
@@ -128,7 +136,7 @@ def test_recipes_for_one_gpu_make_steps_of_the_same_size(name):
     recipe = load_recipe(name)
     assert recipe.hardware.devices == 1
     assert f"GPU of {recipe.hardware.memory_gib:.0f} GiB" in text(name)
-    turns = check_plan(recipe, model_config(recipe.model.path)).budget.turns
+    turns = plan_of(name).budget.turns
     assert turns == pytest.approx(128, rel=0.06)
     assert f"about {turns:.0f} turns" in text(name)
 
@@ -183,8 +191,7 @@ def test_recipes_for_several_devices_run_as_they_are_planned(name):
     settings = [setting.strip() for setting in line.split("--set ") if setting]
     started = load_recipe(name, settings)
     assert started.cluster.rollout_workers == recipe.hardware.devices
-    config = model_config(recipe.model.path)
-    assert check_plan(started, config).need_gib == check_plan(recipe, config).need_gib
+    assert check_plan(started, model_config(recipe.model.path)).need_gib == plan_of(name).need_gib
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -177,7 +177,7 @@ def _finish(attempt: _Attempt) -> Outcome:
 def _save(attempt: _Attempt, status: str, seconds: float) -> None:
     """Writes `job.json`."""
     one, pid = attempt.one, attempt.process.pid
-    values: dict[str, Any] = {"command": one.command, "status": status, "seconds": round(seconds, 1)}
+    values: dict[str, Any] = {"command": one.command, "status": status, "seconds": round(seconds, 3)}
     if status == "running":
         values |= {"pid": pid, "started": process_start(pid)}
     write_text_atomically(one.job_file, json.dumps(values, indent=2) + "\n")

@@ -172,7 +172,11 @@ def _encoder(prompt: PromptConfig, codec: ChatCodec | None, game: Game) -> Encod
         return lambda observation: codec.encode(observation, game)
     example = worked_example(game, prompt) if prompt.example else None
     shown = question(example.observation, prompt, game) + example.reply if example else ""
-    return lambda observation: np.array([ord(character) for character in shown + question(observation, prompt, game)])
+    return lambda observation: _code_points(shown + question(observation, prompt, game))
+
+
+def _code_points(text: str) -> IntArray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64)
 
 
 class _Surveyor(RandomPolicy):
