@@ -106,3 +106,17 @@ def test_every_public_name_is_there():
 def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, expected):
     code = f"import json, os, spiral; print(json.dumps([os.environ.get(name) for name in {THREADS!r}]))"
     assert run(code, **given) == expected
+
+
+def test_the_files_of_a_run_are_read_without_torch(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss/policy": 0.5}\n')
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "step-000000.json").write_text('{"arena": [], "exploitability": [], "benchmarks": []}')
+    code = f"""
+import json, pathlib, sys
+from spiral.runs.directory import read_evaluations, read_metrics
+path = pathlib.Path({str(tmp_path)!r})
+read = [read_metrics(path), [step for step, _ in read_evaluations(path)]]
+print(json.dumps([*read, [name for name in ("torch", "transformers") if name in sys.modules]]))
+"""
+    assert run(code) == [[{"step": 1, "loss/policy": 0.5}], [0], []]

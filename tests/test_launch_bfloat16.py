@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from spiral.launch import assemble, execute, resume, start
 from spiral.runs.directory import read_metrics
-from spiral.runs.evaluation import EvaluationResults
+from spiral.runs.evaluation_results import EvaluationResults
 from spiral.runs.recipe import load_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

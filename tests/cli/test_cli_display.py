@@ -24,7 +24,7 @@ from spiral.runs.display import (
     rate,
     worker_metrics,
 )
-from spiral.runs.evaluation import EvaluationResults
+from spiral.runs.evaluation_results import EvaluationResults
 from spiral.runs.summary import arena_table, exploitability_table, rate_text
 
 GAMES = Matchup(game="tictactoe")

@@ -34,7 +34,8 @@ from spiral.models.shapes import count_parameters, model_config
 from spiral.runs.agreement import computation
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
-from spiral.runs.evaluation import EvaluationResults, evaluate_run, sample_game, warn_of_cut_off
+from spiral.runs.evaluation import evaluate_run, sample_game, warn_of_cut_off
+from spiral.runs.evaluation_results import EvaluationResults
 from spiral.runs.opponents import make_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator

@@ -31,7 +31,8 @@ from spiral.runs.checks import check_problems, check_run, with_expert_games
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.directory import RunDirectory, lasting_settings, read_evaluations, read_metrics
 from spiral.runs.display import Watched
-from spiral.runs.evaluation import EvaluationResults, evaluated_at
+from spiral.runs.evaluation import evaluated_at
+from spiral.runs.evaluation_results import EvaluationResults
 from spiral.runs.guards import Guards, GuardWatch
 from spiral.runs.lock import hold_run, run_held
 from spiral.runs.recipe import Recipe, validate_recipe

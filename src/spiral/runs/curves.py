@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from spiral.core.files import write_atomically
 from spiral.core.metrics import Matchup, learning_players
 from spiral.runs.directory import read_evaluations, read_metrics
-from spiral.runs.evaluation import EvaluationResults
+from spiral.runs.evaluation_results import EvaluationResults
 
 TITLES = {"return": "return in training", "illegal": "illegal share of moves", "response_length": "reply tokens"}
 FILE_NAME = "learning_curve.png"

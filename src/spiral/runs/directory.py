@@ -31,7 +31,7 @@ from spiral.core.locks import Lock
 from spiral.core.records import Episode
 from spiral.core.steps import SNAPSHOTS, checkpoints_in, numbered, step_name
 from spiral.core.storage import write_episodes
-from spiral.runs.evaluation import EvaluationResults, read_evaluation
+from spiral.runs.evaluation_results import EvaluationResults, read_evaluation
 from spiral.runs.old_metrics import with_current_keys
 from spiral.runs.recipe import Recipe
 from spiral.training.loop import Evaluation

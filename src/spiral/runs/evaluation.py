@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from spiral.core.files import write_jsonl
-from spiral.core.metrics import Matchup, Metrics, benchmark_key
 from spiral.core.progress import shown
 from spiral.core.records import Episode
 from spiral.core.storage import write_episodes
@@ -31,9 +28,9 @@ from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import Game, load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, able_opponents, scripted_policy
-from spiral.policies.cut_off import CutOff
 from spiral.policies.opponents import Opponents
 from spiral.rollout.loop import Match, play
+from spiral.runs.evaluation_results import EvaluationResults, opponent_replies
 from spiral.runs.opponents import make_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.loop import due
@@ -43,72 +40,16 @@ logger = logging.getLogger(__name__)
 LoadOpponent = Callable[[str, Game], Policy]
 MAX_RECORD_NAME = 100
 """Characters. File systems allow 255 bytes, encrypted ones 143, and a temporary file has a longer name."""
-THEORY_METRICS = ("exploitability", "optimal_share", "regret_self")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationResults:
-    """The results of one evaluation in their JSON forms (`ArenaResult`, `TheoryResult`, `BenchmarkResult`)."""
-
-    arena: tuple[dict[str, Any], ...] = ()
-    exploitability: tuple[dict[str, Any], ...] = ()
-    benchmarks: tuple[dict[str, Any], ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON-ready form."""
-        return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-    def metrics(self) -> Metrics:
-        """The main results under the keys of docs/metrics.md."""
-        values: Metrics = {}
-        for result in self.arena:
-            games = Matchup(game=result["game"], opponent=result["opponent"])
-            for rate in ("win", "draw", "loss", "illegal"):
-                values[games.evaluation_key(rate)] = float(result[rate])
-            theirs = _opponent_replies(result)
-            if theirs.replies:
-                values[games.evaluation_key("opponent_cut_off")] = theirs.share
-        for result in self.exploitability:
-            for name in THEORY_METRICS:
-                if result.get(name) is not None:
-                    values[Matchup(game=result["game"]).evaluation_key(name)] = float(result[name])
-        for result in self.benchmarks:
-            for name in ("accuracy", "truncated", "unboxed", "response_length"):
-                values[benchmark_key(result["task"], name)] = float(result[name])
-        if len(self.benchmarks) > 1:
-            mean = fmean(float(result["accuracy"]) for result in self.benchmarks)
-            values[benchmark_key("mean", "accuracy")] = mean
-        return values
 
 
 def warn_of_cut_off(results: EvaluationResults, warned: set[str]) -> None:
     """Warns of opponents whose replies were often cut off, unless they are in `warned`, and adds them to it."""
     for result in results.arena:
         name = result["opponent"]
-        found = _opponent_replies(result).warning(f"the opponent {name} in evaluation", f"opponent.{name}.{{}}")
+        found = opponent_replies(result).warning(f"the opponent {name} in evaluation", f"opponent.{name}.{{}}")
         if found is not None and name not in warned:
             warned.add(name)
             logger.warning("%s", found)
-
-
-def _opponent_replies(result: Mapping[str, Any]) -> CutOff:
-    """The replies of the opponent in an `ArenaResult` in its JSON form; none in files of earlier versions."""
-    return CutOff(**result.get("opponent_replies", {}))
-
-
-def read_evaluation(path: Path) -> EvaluationResults:
-    """The results that a run wrote. Raises `ValueError` if the file is damaged."""
-    try:
-        values = json.loads(path.read_bytes())
-        results = EvaluationResults(
-            arena=tuple(values["arena"]),
-            exploitability=tuple(values["exploitability"]),
-            benchmarks=tuple(values.get("benchmarks", ())),  # files of earlier versions have none
-        )
-        results.metrics()  # raises if the entries are not results
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} does not hold evaluation results ({type(error).__name__})") from error
-    return results
 
 
 def evaluated_at(recipe: Recipe, step: int) -> bool:

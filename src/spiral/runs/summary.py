@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from spiral.runs.display import plain_table
-from spiral.runs.evaluation import EvaluationResults
+from spiral.runs.evaluation_results import EvaluationResults
 
 RATES = ("win", "draw", "loss", "not_lost")
 MAX_WHOLE = 24
