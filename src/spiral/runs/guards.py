@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args
 
-from spiral.core.metrics import Matchup, Metrics, learning_players
+from spiral.core.metrics import Matchup, Metrics
 from spiral.core.plugins import check_options, resolve
 from spiral.core.settings import shown
-from spiral.evaluation.statistics import wilson
 from spiral.games.failures import UserCodeError, describe_error
+from spiral.runs.health import ILLEGAL_LIMIT, judged_players
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +26,6 @@ Level = Literal["warning", "collapsed"]
 Rows = Sequence[Mapping[str, float]]
 """Metrics by step, oldest first; each with `step`."""
 
-ILLEGAL_LIMIT = 0.5
-LOSS_LIMIT = -0.95
-SPREAD_LIMIT = 0.05
-MIN_STEPS, MIN_GAMES = 5, 100
-"""Steps with a game, and games in them, before a player is judged."""
 UNKNOWN_LIMIT = 0.9
 """Share of games that end with an illegal move of a model that does not know the game."""
 MAX_ROWS = 500
@@ -78,28 +72,14 @@ class CollapseGuard:
 
     def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterable[Finding]:
         """One finding for each player that does not learn."""
-        tail = rows[-max(MIN_STEPS, len(rows) // 10) :]
-        everything = {key: value for row in tail for key, value in row.items()}
-        for matchup in trained:
-            for player in learning_players(everything, matchup):
-                played = [row for row in tail if matchup.key("return", player) in row]
-                # Runs of earlier versions have no games by kind.
-                games = sum(row.get(matchup.key("games"), row.get("rollout/games", 0.0)) for row in played)
-                if len(played) < MIN_STEPS or games < MIN_GAMES:
-                    continue
-                who = f"player {player} of {matchup}"
-                illegal = statistics.fmean(row[matchup.key("illegal", player)] for row in played)
-                returns = [row[matchup.key("return", player)] for row in played]
-                mean = statistics.fmean(returns)
-                if wilson(illegal * games, games).low > ILLEGAL_LIMIT:
-                    yield _illegal_moves(who, illegal, _first(rows, matchup.key("illegal", player)))
-                elif mean <= LOSS_LIMIT and statistics.pstdev(returns) < SPREAD_LIMIT:
-                    message = f"{who} collapsed: it always loses (mean return {mean:+.2f}) and learns nothing"
-                    yield Finding(level="collapsed", about=who, message=message)
-
-
-def _first(rows: Rows, key: str) -> float:
-    return next(row[key] for row in rows if key in row)
+        for record in judged_players(rows, trained):
+            who = f"player {record.player} of {record.matchup}"
+            if record.mostly_illegal:
+                key = record.matchup.key("illegal", record.player)
+                yield _illegal_moves(who, record.illegal, next(row[key] for row in rows if key in row))
+            elif record.collapsed:
+                message = f"{who} collapsed: it always loses (mean return {record.mean_return:+.2f}) and learns nothing"
+                yield Finding(level="collapsed", about=who, message=message)
 
 
 def _illegal_moves(who: str, illegal: float, at_first: float) -> Finding:
