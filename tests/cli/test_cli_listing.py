@@ -62,7 +62,7 @@ def test_models_as_json():
     (row,) = listed["models"]
     assert row["name"] == "nano"
     assert row["path"] == str(NANO_DIRECTORY)
-    assert row["parameters"] == 140_096
+    assert row["parameters"] == 148_480
     assert 4 * row["parameters"] < row["bytes"] < 1_000_000
     assert listed["fetchable"] == ["smollm2"]
 
@@ -73,9 +73,9 @@ def test_local_models_are_listed_after_nano(home):
     (home / "models" / "mine" / "model.safetensors").write_bytes(b"damaged")
     listed = spiral("models", "--json").json
     assert [(row["name"], row["parameters"]) for row in listed["models"]] == [
-        ("nano", 140_096),
+        ("nano", 148_480),
         ("mine", None),
-        ("smollm2", 140_096),
+        ("smollm2", 148_480),
     ]
     assert listed["models"][0]["path"] == str(NANO_DIRECTORY)
     assert listed["models"][2]["path"] == str(home / "models" / "smollm2")
@@ -97,10 +97,10 @@ def test_models_of_the_hugging_face_cache_are_listed_last(home, tmp_path):
     weights.unlink()
     listed = spiral("models", "--json").json
     assert [(row["name"], row["parameters"]) for row in listed["models"]] == [
-        ("nano", 140_096),
-        ("mine", 140_096),
-        ("org/large", 280_192),
-        ("org/small", 140_096),
+        ("nano", 148_480),
+        ("mine", 148_480),
+        ("org/large", 296_960),
+        ("org/small", 148_480),
     ]
     assert [row["path"] for row in listed["models"]] == [
         str(path) for path in (NANO_DIRECTORY, home / "models" / "mine", paths["org/large"], paths["org/small"])

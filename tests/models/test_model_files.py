@@ -114,9 +114,9 @@ def test_weights_that_are_not_the_models(model, change, words):
 
 
 def test_a_configuration_of_another_size(model):
-    set_json(model, vocab_size=600)
-    assert "model.embed_tokens.weight is [520, 64], expected [600, 64]" in why_not(model)
-    set_json(model, vocab_size=520, num_hidden_layers=3)
+    set_json(model, vocab_size=700)
+    assert "model.embed_tokens.weight is [651, 64], expected [700, 64]" in why_not(model)
+    set_json(model, vocab_size=651, num_hidden_layers=3)
     assert "lack 9 of 30 weights (model.layers.2." in why_not(model)
     set_json(model, num_hidden_layers=2, tie_word_embeddings=False)
     assert "lack 1 of 21 weights (lm_head.weight)" in why_not(model)
@@ -139,7 +139,7 @@ def test_names_that_are_rightly_absent_or_left_out_pass(model, change):
 
 
 def test_a_head_of_its_own_where_it_should_be_tied(model):
-    rewrite(model, lambda weights: {**weights, "lm_head.weight": torch.zeros(520, 64)})
+    rewrite(model, lambda weights: {**weights, "lm_head.weight": torch.zeros(651, 64)})
     with pytest.raises(ModelFilesError, match=r"tie_word_embeddings is true in its config\.json, and its"):
         load_language_model(ModelConfig(path=str(model), device="cpu"))
     set_json(model, tie_word_embeddings=False)

@@ -107,6 +107,6 @@ def test_known_models_are_planned(recipe, model):
 def test_small_runs_are_planned_in_mib():
     lines = spiral("train", "nano", "--dry-run", "--set", "hardware.memory_gib=2").out.splitlines()
     start = lines.index("# Memory of one device, in MiB:")
-    assert lines[start + 1] == f"#     {4 * 140_096 / 2**20:.2f}  weights (float32)"
+    assert lines[start + 1] == f"#     {4 * 148_480 / 2**20:.2f}  weights (float32)"
     assert not [line for line in lines if line.startswith("#     0.00") and "shared with" not in line]
     assert "#  1945.60  usable: 2048.00 (hardware.memory_gib) less 5%" in lines

@@ -76,7 +76,7 @@ def test_a_name_comes_before_a_path(home, tmp_path, monkeypatch):
     kept = put(home, "mine")
     assert model_directory("mine") == str(kept)
     assert model_directory("./mine") == "./mine"
-    assert count_parameters("mine") == 140_096
+    assert count_parameters("mine") == 148_480
 
 
 def test_a_model_that_was_not_fetched_is_one_clear_error(home, tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_get_fetches_once(home, fetch):
     fetch(lambda directory, notify: shutil.copytree(NANO_DIRECTORY, directory, dirs_exist_ok=True))
     result = spiral("models", "get", "smollm2")
     directory = home / "models" / "smollm2"
-    assert result.out == f"smollm2: 140,096 parameters, 0.6 MB, in {directory}\n"
+    assert result.out == f"smollm2: 148,480 parameters, 0.7 MB, in {directory}\n"
     fetch(None)
     again = spiral("models", "get", "smollm2")
     assert (again.status, again.out, again.err) == (0, f"smollm2 is already here: {directory}\n", "")
@@ -146,7 +146,7 @@ def test_a_cached_model_is_listed_and_can_be_used_without_a_network(home, cache,
     assert hub_models() == {"org/small-0.1B": snapshot}
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     assert model_directory("org/small-0.1B") == str(snapshot)
-    assert count_parameters("org/small-0.1B") == 140_096
+    assert count_parameters("org/small-0.1B") == 148_480
 
 
 @pytest.mark.parametrize(

@@ -167,11 +167,16 @@ def test_nano_prompts_are_short():
     assert longest("kuhn_poker(hands=5)") <= 16
     assert longest("leduc_poker") <= 24
     assert longest("connect_four") <= 50
+    assert longest("kuhn_poker(hands=5,cards=5)") <= 16
+    assert longest("tictactoe(size=5,line=4)") == 12  # the player, two for each row, and where the reply begins
+    assert longest("simple_negotiation") <= 32
+    assert longest("simple_negotiation(resources=8)") <= 42
 
 
 def test_nano_replies_are_short():
-    for action in ("4", "bet", "fold", "accept"):
+    for action in ("4", "24", "bet", "fold", "accept"):
         assert len(TOKENIZER.encode(f"\\boxed{{{action}}}", add_special_tokens=False)) == 1
+    assert len(TOKENIZER.encode(r"\boxed{offer: 3 wood -> 12 ore}", add_special_tokens=False)) == 6
 
 
 def test_templates_receive_enable_thinking(tokenizer):

@@ -1,7 +1,8 @@
-"""The tokenizer of the built-in model: bytes, and one token for every word of the five games.
+"""The tokenizer of the built-in model: bytes, and one token for every word of the native games and their variants.
 
 Any text can be written in bytes; the words of the compact observations and of the replies have their own tokens, so
-that a position of tic-tac-toe is ten tokens and a reply is two. Longer words win over shorter ones.
+that a position of tic-tac-toe is five tokens and a reply is two. A row of the board of 5 x 5 is two tokens, of three
+and of two cells: with a token a cell the model hardly learned which are free. Longer words win over shorter ones.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from spiral.games.simple_negotiation import BASE_VALUES, VALUE_LIMITS
 from spiral.text.prompts import THINK_MARK
 
 PAD, END, REPLY = "<|pad|>", "<|end|>", "<|reply|>"
@@ -23,28 +25,35 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|reply|>' }}{% endif %}"
 )
-MAX_HELD = 24
-"""Two players of the negotiation hold at most twelve of a resource each."""
+MAX_HELD = 50
+"""Two players of the negotiation hold at most 25 pieces of a resource each."""
+CELLS = 25
+"""Cells of the largest board that the model plays, 5 x 5."""
+ROW = 5
 
 
 def words() -> list[str]:
     """Every word that is one token, in a fixed order."""
     boards = [f"{game}:{mark}:" for game in ("tictactoe", "connect_four") for mark in "XO"]
+    boards += [f"tictactoe 5x5 4 in a row:{mark}:" for mark in "XO"]
     rows = ["".join(cells) + "|" for row in (0, 3, 6) for cells in product(*(f"{row + i}XO" for i in range(3)))]
+    for start in range(0, CELLS, ROW):
+        cells = [(str(cell), "X", "O") for cell in range(start, start + ROW)]
+        rows += ["".join(f"{cell} " for cell in part) for part in product(*cells[:3])]
+        rows += [" ".join(part) + " |" for part in product(*cells[3:])]
     cards = [f"{game}:{card}:" for game in ("kuhn_poker", "leduc_poker") for card in "JQK"]
+    cards += [f"kuhn_poker 5 cards:{card}:" for card in "9TJQK"]
     poker = ["check", "bet", "call", "fold", "raise"]
-    matches = ["kuhn_poker:hand ", ":you ", ":first:", ":second:"]
-    trade = ["simple_negotiation:turn ", ":they ", ":value ", ":offer ", "none", "/10:you ", "accept", "deny", "pass"]
-    held = [f"{count}{resource}" for resource in "wg" for count in range(MAX_HELD + 1)]
-    offers = [
-        text
-        for count in range(1, MAX_HELD + 1)
-        for text in (f"offer: {count} wood", f"offer: {count} gold", f" -> {count} wood", f" -> {count} gold")
-    ]
-    short = [str(cell) for cell in range(9)] + poker + ["accept", "deny", "pass"]
-    boxed = ["\\boxed{", *(f"\\boxed{{{action}}}" for action in short)]
+    matches = ["kuhn_poker:hand ", "kuhn_poker 5 cards:hand ", ":you ", ":first:", ":second:"]
+    numbers = [f"{number} " for number in range(MAX_HELD + 1)] + [str(cell) for cell in range(CELLS)]
+    trade = ["simple_negotiation:turn ", "/10:gain ", ":gain ", "offer none", "offer ", "offer: ", " -> ", ", "]
+    values = [f" at {value}:" for value in range(VALUE_LIMITS[0], VALUE_LIMITS[1] + 1)]
+    goods = [text for name in BASE_VALUES for text in (name, f"{name}}}")]
+    answers = ["accept", "deny", "pass"]
+    short = [str(cell) for cell in range(CELLS)] + poker + answers
+    boxed = ["\\boxed{", "\\boxed{offer: ", *(f"\\boxed{{{action}}}" for action in short)]
     thought = [THINK_MARK, THINK_OPEN, THINK_CLOSE, MAYBE]
-    return [*thought, *boards, *rows, *cards, *poker, *matches, *trade, *held, *offers, *boxed]
+    return [*thought, *boards, *rows, *cards, *poker, *matches, *numbers, *trade, *values, *goods, *answers, *boxed]
 
 
 def build_tokenizer() -> Any:
