@@ -40,6 +40,7 @@ COMMANDS = {
     "sft": ("sft:app", "Fine-tune a model on expert games."),
     "experiment": ("experiment:experiment", "Run everything behind a claim, to its table."),
     "patterns": ("patterns:patterns", "Patterns of reasoning in games and in solutions."),
+    "show": ("show:show", "Show a run: progress, health, small charts, one game."),
     "check": ("check:check", "Check that engine, learner and model agree; show the chat template."),
     "play": ("play:play", "Play against MODEL in the terminal."),
     "games": ("listing:games", "List the games."),

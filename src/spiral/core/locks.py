@@ -190,6 +190,23 @@ def locked(path: Path) -> Iterator[Lock]:
         lock.release()
 
 
+def holder(path: Path) -> Owner | None:
+    """Return who holds the lock file, as far as its owner file tells; nothing is locked, written or waited for.
+
+    An owner on another machine counts as alive until `SILENT_SECONDS` after its last heartbeat by this machine's clock.
+    """
+    file = _owner_file(path.absolute())
+    owner = _read(file)
+    if owner is None:
+        return None
+    if owner.machine == _machine():
+        return owner if _key(path) in _held or _alive(owner) else None
+    try:
+        return owner if time.time() - file.stat().st_mtime < SILENT_SECONDS else None
+    except OSError:
+        return None
+
+
 def _take(path: Path, excludes: bool) -> Owner:
     """Write this process into the owner file, unless the present owner is alive."""
     file = _owner_file(path)

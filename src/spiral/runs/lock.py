@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from spiral.core.locks import BEAT_SECONDS, HeldError, Lock, acquire
+from spiral.core.locks import BEAT_SECONDS, HeldError, Lock, Owner, acquire, holder
 
 RUN_LOCK = ".lock"
 
@@ -47,6 +47,14 @@ def hold_run(path: Path) -> Lock:
         except HeldError as error:
             raise RunHeldError(_held(path, error)) from error
     raise RunHeldError(f"{path} is created and removed by other processes")
+
+
+def run_owner(path: Path) -> Owner | None:
+    """The process that uses a run directory now, such as one that trains in it; None when there is none.
+
+    It reads files only, so it may be asked while the run goes on, and of a directory that cannot be written.
+    """
+    return holder(path / RUN_LOCK)
 
 
 def _held(path: Path, error: HeldError) -> str:

@@ -49,6 +49,23 @@ def exploitability_table(before: EvaluationResults, after: EvaluationResults) ->
     return table
 
 
+def benchmark_table(before: EvaluationResults, after: EvaluationResults) -> Table:
+    """Accuracy of every task, with its 95% interval."""
+    table = plain_table("benchmark", "replies", "accuracy before", "after", "cut off", "without a box", numbers_from=1)
+    earlier = {row["task"]: row for row in before.benchmarks}
+    for row in after.benchmarks:
+        first = earlier.get(row["task"])
+        table.add_row(
+            row["task"],
+            f"{row['items'] * row['samples']:,}",
+            "" if first is None else rate_text(first, "accuracy"),
+            rate_text(row, "accuracy"),
+            f"{row['truncated']:.1%}",
+            f"{row['unboxed']:.1%}",
+        )
+    return table
+
+
 def rate_text(result: Mapping[str, Any], rate: str) -> str:
     """A share with its interval, in percent: `61% (56 to 66)`."""
     value, low, high = result[rate], result[f"{rate}_low"], result[f"{rate}_high"]

@@ -1,0 +1,176 @@
+"""`spiral show`: a run at a glance, from files made up here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import tomli_w
+
+from commands import refused, spiral
+from made_up import new_episode, new_turn
+from spiral.cli.show import BARS, chart
+from spiral.core.storage import write_episodes
+from spiral.runs.lock import run_held, run_owner
+from spiral.runs.recipe import load_recipe
+
+HOSTILE = "<script>alert(1)</script>\x1b[2J\x1b]0;owned\x07 \u202eright to left\u2066 zero\u200bwidth [red]markup[/red]"
+ACTING = "\x1b\x07\u202e\u2066\u200b"
+
+
+def made_run(path, *, steps=12, reply="r"):
+    """A run of tic-tac-toe with metrics, two evaluations and the games of its last step."""
+    recipe = load_recipe("nano", ["selfplay.games={tictactoe=1}", "run.steps=20", "selfplay.opening_plies={}"])
+    path.mkdir()
+    (path / "config.toml").write_text(tomli_w.dumps(recipe.model_dump()), encoding="utf-8")
+    rows = []
+    for step in range(1, steps + 1):
+        row = {"step": step, "rollout/turns": 400.0, "thinking/length": 50.0, "thinking/empty": 0.1}
+        row |= {"time/step_s": 2.0, "selfplay/tictactoe/games": 64.0, "selfplay/tictactoe/draw": 0.0}
+        row |= {"sampler/gap_mean": 0.01, "sampler/gap_warning": 0.0, "loss/entropy": 1.0 / step}
+        for player, illegal in ((0, 0.01), (1, 0.6)):
+            key = f"selfplay/tictactoe/player{player}"
+            row |= {f"{key}/return": 0.5 - player, f"{key}/win": 0.6 - 0.3 * player, f"{key}/illegal": illegal}
+            row |= {f"{key}/thinking_length": 50.0}
+        rows.append(row)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (path / "evaluation").mkdir()
+    for step, loss in ((0, 0.5), (steps, 0.25)):
+        arena = {"game": "tictactoe", "opponent": "random", "illegal": 0.0, "episodes": 100}
+        for name, value in (("win", 1 - loss), ("draw", 0.0), ("loss", loss), ("not_lost", 1 - loss)):
+            arena |= {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.05}
+        values = {"arena": [arena], "exploitability": []}
+        (path / "evaluation" / f"step-{step:06d}.json").write_text(json.dumps(values), encoding="utf-8")
+    (path / "episodes").mkdir()
+    turns = [new_turn(player % 2, action=str(player)) for player in range(7)]
+    turns[6] = dataclasses.replace(turns[6], reply=reply)
+    games = [new_episode((-1.5, 0.5), turns[:1], outcome="illegal_move"), new_episode((1.0, -1.0), turns)]
+    write_episodes(path / "episodes" / f"step-{steps:06d}.parquet", games)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    return made_run(tmp_path / "mine")
+
+
+def test_a_run_at_a_glance(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    result = spiral("show", str(run))
+    assert (result.status, result.err) == (0, "")
+    lines = [line.rstrip() for line in result.out.splitlines()]
+    assert lines[0] == str(run)
+    assert lines[1] == "stopped, step 12 of 20; 0:24 of training; nano on tictactoe"
+    assert (
+        "thinking collapse     fine   10% of thoughts are empty (10% at first), 50 tokens long (50 at first)" in lines
+    )
+    assert "seat collapse         fine   all 2 players, 40% to 70% of games lost" in lines
+    assert "illegal moves         bad    player 1 of tictactoe: 60.0% of its moves are illegal" in lines
+    assert any(line.startswith("entropy") and "█▄▃▂▂▁▁▁" in line and "0.0833 to 1" in line for line in lines)
+    assert any(line.startswith("tictactoe against random win or draw   ▁█   ") for line in lines)
+    assert "Evaluation after step 12, and before training (step 0):" in lines
+    assert "Game 1 of step 12:" in lines  # the one that was played to its end
+    assert "Result: player 0 won (returns: player 0 +1, player 1 -1)." in lines
+    assert lines[-1].endswith("spiral show RUN --step 12 --episode 1")
+
+
+def test_json_is_one_object_with_everything(run):
+    found = spiral("show", str(run), "--json").json
+    assert (found["state"], found["step"], found["steps"], found["seconds"]) == ("stopped", 12, 20, 24.0)
+    assert found["seconds_left"] is None
+    assert [light["state"] for light in found["health"] if light["name"] == "illegal moves"] == ["fine", "bad"]
+    assert found["metrics"]["loss/entropy"] == pytest.approx(1 / 12)
+    assert [evaluation["step"] for evaluation in found["evaluations"]] == [0, 12]
+    assert (found["game"]["episode"], found["game"]["returns"]) == (1, [1.0, -1.0])
+    assert found["game"]["text"].startswith("One game of tictactoe")
+    assert found["notices"] == []
+
+
+def test_a_chosen_game_is_shown_whole(run):
+    out = spiral("show", str(run), "--step", "12", "--episode", "0").out
+    assert "Game 0 of step 12:" in out
+    assert "You are playing tic-tac-toe." in out
+    assert "The whole game" not in out
+    assert refused("show", str(run), "--episode", "2") == "step 12 has 2 games; expected a number from 0 to 1"
+    assert refused("show", str(run), "--step", "3").endswith("kept no games of step 3; it has those of steps 12")
+
+
+def test_a_run_that_trains_says_how_long_it_will_take(run):
+    assert run_owner(run) is None
+    with run_held(run):
+        assert run_owner(run).pid > 0
+        found = spiral("show", str(run), "--json").json
+        assert (found["state"], found["seconds_left"]) == ("training", 16.0)
+        assert "training, step 12 of 20; 0:24 of training; about 0:16 left" in spiral("show", str(run)).out
+    assert run_owner(run) is None
+
+
+def test_hostile_text_is_inert(tmp_path, monkeypatch):
+    run = made_run(tmp_path / "r\x1b[31m\u202e", reply=f"{HOSTILE}\n{'<b>' * 300_000}")
+    for columns in ("200", "50"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for more in ((), ("--episode", "1")):
+            result = spiral("show", str(run), *more)
+            assert result.status == 0
+            assert not set(result.out) & set(ACTING)
+            assert "\\u001b[2J" in result.out
+            assert len(result.out) < 100_000
+    assert "[red]markup[/red]" in "".join(result.out.split("\n"))
+    text = spiral("show", str(run), "--json").json["game"]["text"]
+    assert HOSTILE in text, "files and JSON keep the text as it is"
+
+
+def test_no_colours_where_nobody_sees_them(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "\x1b" not in spiral("show", str(run)).out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[1;31mbad" in spiral("show", str(run)).out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[1;31m" not in spiral("show", str(run)).out
+
+
+def test_narrow_terminals_get_lines(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    out = spiral("show", str(run)).out
+    assert max(len(line) for line in out.split("Evaluation after")[0].splitlines()[1:]) <= 40
+    assert "illegal moves: bad, player 1 of" in out
+    assert "entropy\n  █▄▃▂▂▁▁▁▁▁▁▁  1, last 0.0833\n" in out
+
+
+def test_damaged_files_are_left_out_with_a_notice(run):
+    later = run / "episodes" / "step-000013.parquet"
+    shutil.copy(run / "episodes" / "step-000012.parquet", later)
+    later.write_bytes(later.read_bytes()[:500])
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 13, "loss/entr')  # being written
+    (run / "config.toml").write_text("[run", encoding="utf-8")
+    found = spiral("show", str(run), "--json").json
+    assert (found["step"], found["steps"], found["game"]["step"]) == (12, None, 12)
+    first, second = found["notices"]
+    assert "config.toml cannot be read" in first
+    assert "step-000013.parquet" in second
+    assert "Note: " in spiral("show", str(run)).out
+    assert "cannot read" in refused("show", str(run), "--step", "13")
+
+
+def test_a_run_without_games_or_steps(tmp_path):
+    run = made_run(tmp_path / "mine")
+    shutil.rmtree(run / "episodes")
+    shutil.rmtree(run / "evaluation")
+    (run / "metrics.jsonl").write_text("", encoding="utf-8")
+    result = spiral("show", str(run))
+    assert result.status == 0
+    assert "stopped, step 0 of 20; nano on tictactoe" in result.out
+    assert spiral("show", str(run), "--json").json["game"] is None
+    assert "no run at" in refused("show", str(tmp_path / "none"))
+    assert "no run at" in refused("show", str(tmp_path))
+
+
+def test_a_chart_is_drawn_from_its_lowest_to_its_highest_value():
+    assert chart([0, 1, 2, 3, 4, 5, 6, 7], 8) == BARS
+    assert chart([3.0, 3.0], 8) == "▄▄"
+    assert chart([0, 0, 1, 1], 2) == "▁█"
+    assert len(chart(list(range(1000)), 40)) == 40
+    assert chart([-1e300, 1e300], 8) == "▁█"
