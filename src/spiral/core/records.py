@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 AGAINST = " against "
 """Separates the game from the opponents that do not learn in `Episode.matchup`."""
 
@@ -63,6 +63,13 @@ class Turn:
     The rewards of all turns of a player sum to its return in the game, whatever `selfplay.reward` pays. 0 in files
     of schema 4 and earlier.
     """
+    advantages: FloatArray | None = None
+    """[T] the advantage of each sampled token, or [1] where one holds for all; None for a turn not learned from.
+
+    Like `learner_logprobs` it is known once the step has been credited, and only kept with `run.record_learner`.
+    """
+    learner_logprobs: FloatArray | None = None
+    """[T] nats: the log-probabilities of the sampled tokens under the learner's weights before the step's update."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

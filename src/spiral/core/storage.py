@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spiral.core.files import write_atomically
-from spiral.core.records import SCHEMA_VERSION, Episode, Generation, Seat, Turn
+from spiral.core.records import SCHEMA_VERSION, Episode, FloatArray, Generation, Seat, Turn
 
 VERSION_KEY = b"spiral_schema_version"
-READ_VERSIONS = ("1", "2", "3", "4", "5", "6", str(SCHEMA_VERSION))
+READ_VERSIONS = ("1", "2", "3", "4", "5", "6", "7", str(SCHEMA_VERSION))
 
 ADDED_IN = {
     "thinking_tokens": "2",
@@ -30,6 +31,8 @@ ADDED_IN = {
     "reward": "5",
     "attempt": "6",
     "rewards": "7",
+    "advantages": "8",
+    "learner_logprobs": "8",
 }
 """The version that added a column, for columns that version 1 does not have."""
 
@@ -60,6 +63,8 @@ SCHEMA = pa.schema(
         ("has_thought", pa.bool_()),
         ("reward", pa.float64()),
         ("attempt", pa.int32()),
+        ("advantages", pa.list_(pa.float32())),
+        ("learner_logprobs", pa.list_(pa.float32())),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
@@ -76,17 +81,19 @@ def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
     )
 
 
-TOKENS = ("prompt_ids", "token_ids", "logprobs")
-"""The columns of token ids and their log-probabilities, most of a file."""
+TOKENS = ("prompt_ids", "token_ids", "logprobs", "advantages", "learner_logprobs")
+"""The columns of token ids and their numbers, most of a file."""
 
 
-def read_episodes(path: Path, *, tokens: bool = True) -> list[Episode]:
+def read_episodes(path: Path, *, tokens: bool = True, only: int | None = None) -> list[Episode]:
     """Read the episodes of a file.
 
     Args:
         path: The file.
         tokens: Whether to read token ids and log-probabilities too. Without them reading takes a fraction of the time
-            and memory; turns have no `prompt_ids`, and the arrays of their generations are empty.
+            and memory; turns have no `prompt_ids`, advantages and numbers of the learner, and the arrays of their
+            generations are empty.
+        only: The number of one episode, to read it alone; the list is empty where the file does not have it.
 
     Raises:
         ValueError: The file cannot be read, is damaged, or has an unknown version.
@@ -94,8 +101,10 @@ def read_episodes(path: Path, *, tokens: bool = True) -> list[Episode]:
     try:
         names = None if tokens else [name for name in pq.read_schema(path).names if name not in TOKENS]
         table = pq.read_table(path, columns=names, page_checksum_verification=True)
+        if only is not None:
+            table = table.filter(pc.equal(table["episode"], only))
         version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot read episodes from {path}: {str(error).splitlines()[0]}") from error
     if version not in READ_VERSIONS:
         raise ValueError(f"{path} has schema version {version}; this spiral reads {', '.join(READ_VERSIONS)}")
@@ -138,6 +147,8 @@ def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any
         "has_thought": generation.has_thought if generation else None,
         "reward": turn.reward,
         "attempt": episode.attempt,
+        "advantages": turn.advantages,
+        "learner_logprobs": turn.learner_logprobs,
     }
 
 
@@ -182,4 +193,10 @@ def _turn(row: dict[str, Any]) -> Turn:
         prompt_ids=prompt_ids,
         generation=generation,
         reward=row.get("reward", 0.0),
+        advantages=_floats(row.get("advantages")),
+        learner_logprobs=_floats(row.get("learner_logprobs")),
     )
+
+
+def _floats(values: Sequence[float] | None) -> FloatArray | None:
+    return None if values is None else np.asarray(values, dtype=np.float32)
