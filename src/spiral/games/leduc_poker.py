@@ -123,7 +123,7 @@ class LeducPokerState(State):
         """Chips won: the loser's share of the pot."""
         if self.current_player != TERMINAL:
             return (0.0, 0.0)
-        paid = self._paid()
+        paid = self.paid()
         line = self._line()
         if line[-1] == "fold":
             folder = (len(line) - 1) % 2
@@ -153,7 +153,7 @@ class LeducPokerState(State):
         lines.append(f"Your card: {own}. Round 1: {_describe(self.opening, player)}.")
         if len(self.cards) == 3:
             lines.append(f"Public card: {self.cards[2]}. Round 2: {_describe(self.closing, player)}.")
-        paid = self._paid()
+        paid = self.paid()
         lines.append(f"Chips in the pot: {paid[player]} of yours, {paid[1 - player]} of your opponent's.")
         if self.is_terminal:
             lines.append(self._describe_result(player))
@@ -178,7 +178,7 @@ class LeducPokerState(State):
         """Whether both cards have been shown."""
         return len(self.cards) == 3 and self.closing not in LEGAL and self.closing[-1] != "fold"
 
-    def _paid(self) -> list[int]:
+    def paid(self) -> list[int]:
         """Chips each player has put into the pot."""
         paid = [1, 1]
         for size, line in zip(RAISE, (self.opening, self.closing), strict=True):

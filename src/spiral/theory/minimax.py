@@ -34,6 +34,11 @@ class Minimax:
         self.max_positions = max_positions
         self._values: dict[Hashable, float] = {}
 
+    @property
+    def positions(self) -> int:
+        """Number of positions whose values are kept."""
+        return len(self._values)
+
     def value(self, state: State) -> float:
         """The return of player 0 from `state` under perfect play.
 
