@@ -43,6 +43,7 @@ COMMANDS = {
     "show": ("show:show", "Show a run: progress, health, small charts, one game."),
     "check": ("check:check", "Check that engine, learner and model agree; show the chat template."),
     "play": ("play:play", "Play against MODEL in the terminal."),
+    "view": ("view:view", "Look at runs in the browser, also while they go on."),
     "games": ("listing:games", "List the games."),
     "recipes": ("listing:recipes", "List the built-in recipes."),
     "models": ("listing:models", "List the models on this machine, or fetch one."),

@@ -181,12 +181,12 @@ def read_episodes(run_dir: str | Path) -> list[dict[str, Any]]:
 
     The other columns are those of the Parquet files in `RUN_DIR/episodes`. Raises `ValueError` if there is no run.
     """
-    _check_is_run(Path(run_dir))
+    check_is_run(Path(run_dir))
     files = numbered(Path(run_dir) / "episodes", ".parquet")
     return [{"step": step, **row} for step, file in files for row in pq.read_table(file).to_pylist()]
 
 
-def _check_is_run(path: Path) -> None:
+def check_is_run(path: Path) -> None:
     """Raises `ValueError` unless the path is a directory that holds some file of a run."""
     directory = RunDirectory(path)
     if path.is_file():
@@ -208,7 +208,7 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     `pandas.DataFrame(read_metrics(run_dir))` is a table. A damaged line is left out with a warning, a last line that a
     kill has cut short without one. Raises `ValueError` if there is no run.
     """
-    _check_is_run(Path(run_dir))
+    check_is_run(Path(run_dir))
     file = Path(run_dir) / "metrics.jsonl"
     return [with_current_keys(json.loads(line)) for _, line in _metrics_lines(file)] if file.exists() else []
 

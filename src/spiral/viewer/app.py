@@ -1,0 +1,212 @@
+"""The addresses that the page asks, and the page itself.
+
+Everything under `/api` is JSON, except an episode as text and the events of a run. Numbers that are not known are null;
+text is as it is in the run, and the page shows it as text only. An error is `{"error": one sentence}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.staticfiles import StaticFiles
+
+from spiral.viewer.answers import Json, error_answer
+from spiral.viewer.episodes import EpisodeTable, Filters
+from spiral.viewer.guard import Guard
+from spiral.viewer.replay import Replay
+from spiral.viewer.run import ViewedRun, differing_settings, notice
+
+ASSETS = Path(__file__).parent / "assets"
+LOOK_SECONDS = 1.0
+"""How often a followed run is looked at."""
+BEAT_SECONDS = 15.0
+"""An event stream without news says so this often, so that a closed page is noticed."""
+
+
+class Viewer:
+    """The runs of one page, and what is kept of them in memory."""
+
+    def __init__(self, paths: Sequence[Path], *, own_games: bool = False) -> None:
+        self.runs = [ViewedRun(number, path) for number, path in enumerate(paths)]
+        self.tables = {run.id: EpisodeTable(run) for run in self.runs}
+        self.replays = {run.id: Replay(run, own_games=own_games) for run in self.runs}
+
+    def run(self, name: str) -> ViewedRun:
+        """A run by its id. Raises `LookupError` where there is none."""
+        for run in self.runs:
+            if run.id == name:
+                return run
+        raise LookupError(f"there is no run {name[:80]!r} here")
+
+    def close(self) -> None:
+        """Frees what the tables hold."""
+        for table in self.tables.values():
+            table.close()
+
+
+def make_app(viewer: Viewer, *, token: str, host: str = "127.0.0.1", watched: Callable[[], bool] = lambda: True) -> Any:
+    """The application behind its guard.
+
+    Args:
+        viewer: The runs.
+        token: What a request must have.
+        host: The address that the server listens on.
+        watched: Whether event streams go on; they end when the server does.
+    """
+
+    @contextlib.asynccontextmanager
+    async def life(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        viewer.close()
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=life, default_response_class=Json)
+    _add_errors(app)
+    _add_runs(app, viewer, watched)
+    _add_episodes(app, viewer)
+    _add_page(app)
+    return Guard(app, token=token, host=host)
+
+
+def _add_runs(app: FastAPI, viewer: Viewer, watched: Callable[[], bool]) -> None:
+    @app.get("/api/runs")
+    def runs() -> Json:
+        return Json({"runs": [run.summary() for run in viewer.runs]})
+
+    @app.get("/api/runs/{name}/config")
+    def config(name: str) -> Json:
+        return Json({"settings": viewer.run(name).settings()})
+
+    @app.get("/api/config-diff")
+    def config_diff() -> Json:
+        return Json({"rows": differing_settings(viewer.runs)})
+
+    @app.get("/api/runs/{name}/metrics")
+    def metrics(name: str, since: int = -1) -> Json:
+        return Json(viewer.run(name).metrics_since(since))
+
+    @app.get("/api/runs/{name}/health")
+    def health(name: str) -> Json:
+        return Json({"lights": viewer.run(name).health()})
+
+    @app.get("/api/runs/{name}/events")
+    async def events(name: str, request: Request) -> StreamingResponse:
+        run, table = viewer.run(name), viewer.tables[name]
+        return StreamingResponse(
+            _events(run, table, request, watched), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        )
+
+
+async def _events(
+    run: ViewedRun, table: EpisodeTable, request: Request, watched: Callable[[], bool]
+) -> AsyncIterator[str]:
+    """One event at first and one whenever metrics or episodes have grown."""
+
+    def look() -> tuple[int, tuple[int, int], bool]:
+        steps = run.metrics().steps
+        return (steps[-1] if steps else 0), table.newest(), table.complete
+
+    seen, quiet = None, 0.0
+    while watched() and not await request.is_disconnected():
+        now = await asyncio.to_thread(look)
+        if now != seen:
+            seen, quiet = now, 0.0
+            yield f'data: {{"step": {max(now[0], now[1][0])}}}\n\n'
+        elif quiet >= BEAT_SECONDS:
+            quiet = 0.0
+            yield ": nothing new\n\n"
+        await asyncio.sleep(LOOK_SECONDS)
+        quiet += LOOK_SECONDS
+
+
+def _add_episodes(app: FastAPI, viewer: Viewer) -> None:
+    @app.get("/api/runs/{name}/episodes")
+    def episodes(
+        name: str,
+        game: str | None = None,
+        opponent: str | None = None,
+        outcome: str | None = None,
+        illegal: bool | None = None,
+        player: int | None = None,
+        result: Literal["win", "draw", "loss"] | None = None,
+        step_min: int | None = None,
+        step_max: int | None = None,
+        turns_min: int | None = None,
+        tokens_min: int | None = None,
+        q: str | None = None,
+        sort: str = "step",
+        desc: bool = False,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> Json:
+        filters = Filters(
+            game=game or None,
+            opponent=opponent or None,
+            outcome=outcome or None,
+            illegal=illegal,
+            player=player,
+            result=result,
+            step_min=step_min,
+            step_max=step_max,
+            turns_min=turns_min,
+            tokens_min=tokens_min,
+            q=q or None,
+            sort=sort,
+            desc=desc,
+            offset=offset,
+            limit=limit,
+        )
+        viewer.run(name)
+        return Json(viewer.tables[name].page(filters))
+
+    @app.get("/api/runs/{name}/episodes/{step}/{episode}")
+    def episode(name: str, step: int, episode: int) -> Json:
+        viewer.run(name)
+        return Json(viewer.replays[name].episode(viewer.tables[name].path(step), step, episode))
+
+    @app.get("/api/runs/{name}/episodes/{step}/{episode}/text")
+    def episode_text(name: str, step: int, episode: int) -> Response:
+        viewer.run(name)
+        text = viewer.replays[name].text(viewer.tables[name].path(step), step, episode)
+        return PlainTextResponse(text.encode("utf-8", "replace"))
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/")
+    def page() -> FileResponse:
+        return FileResponse(ASSETS / "index.html", media_type="text/html; charset=utf-8")
+
+    app.mount("/assets", StaticFiles(directory=ASSETS, check_dir=False), name="assets")
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    def invalid(_request: Request, error: RequestValidationError) -> Json:
+        first: Mapping[str, Any] = next(iter(error.errors()), {})
+        name = ".".join(map(str, first.get("loc", ())[1:])) or "the request"
+        reason = first.get("msg", "it is not valid")
+        return error_answer(400, notice(f"got {first.get('input')!r} for {name}: {reason}"))
+
+    @app.exception_handler(HTTPException)
+    def refused(_request: Request, error: HTTPException) -> Json:
+        text = "there is nothing at this address" if error.status_code == 404 else str(error.detail)
+        return error_answer(error.status_code, text)
+
+    @app.exception_handler(LookupError)
+    def missing(_request: Request, error: LookupError) -> Json:
+        return error_answer(404, notice(str(error.args[0] if error.args else error)))
+
+    @app.exception_handler(ValueError)
+    def wrong(_request: Request, error: ValueError) -> Json:
+        return error_answer(400, notice(str(error)))
+
+    @app.exception_handler(OSError)
+    def unreadable(_request: Request, error: OSError) -> Json:
+        return error_answer(404, notice(f"a file of the run cannot be read any more: {error.strerror or error}"))
