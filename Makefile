@@ -9,7 +9,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.ready
 RUN ?= runs/nano-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: train test coverage test-all lint format clean
+.PHONY: train test coverage test-all docs lint format clean
 
 train: $(READY)  ## train the built-in model on two CPU cores and show that it learned
 	$(BIN)/spiral train nano --run-dir $(RUN) $(ARGS)
@@ -26,6 +26,9 @@ coverage: $(READY)  ## which lines the fast tests reach
 
 test-all: $(VLLM_READY)  ## every test, the slow ones and those of vLLM too
 	$(VLLM_BIN)/pytest -m "slow or not slow"
+
+docs: $(READY)  ## the site of the documents, in site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(READY)
 	$(BIN)/ruff check .
