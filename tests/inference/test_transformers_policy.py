@@ -335,3 +335,38 @@ def test_prompts_outside_a_game_are_answered_as_turns_are(nano):
     (reply,) = policy.poll()
     assert (reply.key, reply.reply, reply.action) == (7, turn.reply, None)
     assert reply.generation.token_ids.tolist() == turn.generation.token_ids.tolist()
+
+
+def test_replies_that_are_sampled_otherwise_share_a_batch(random_model, tokenizer):
+    """Each is what it is alone; and one that is dropped leaves the others as they were."""
+    policy = new_policy(random_model, tokenizer, budget=12)
+    kinds = [None, SamplingConfig(temperature=0.0, max_new_tokens=5), SamplingConfig(top_p=0.5, max_new_tokens=9)]
+    prompt = policy.codec.encode_question("kuhn_poker J")
+    requests = [PromptRequest(key=key, prompt_ids=prompt, seed=3, sampling=kind) for key, kind in enumerate(kinds)]
+
+    def replies(asked):
+        policy.submit_prompts(asked)
+        found = {}
+        while len(found) < len(asked):
+            found |= {reply.key: reply.generation for reply in policy.poll()}
+        return found
+
+    together = replies(requests)
+    for request in requests:
+        alone = replies([request])[request.key]
+        assert together[request.key].token_ids.tolist() == alone.token_ids.tolist()
+        assert together[request.key].logprobs.tolist() == alone.logprobs.tolist()
+    assert set(together[1].logprobs.tolist()) == {0.0}
+    assert [together[key].budget for key in range(3)] == [12, 5, 9]
+
+    policy.submit_prompts(requests)
+    policy.step()
+    assert set(policy.in_flight()) == {0, 1, 2}
+    assert policy.in_flight()[1][0] == together[1].token_ids.tolist()[:2]  # a prompt's first token and one more
+    policy.drop([1])
+    found = {}
+    while len(found) < 2:
+        found |= {reply.key: reply.generation for reply in policy.step()}
+    assert {key: reply.token_ids.tolist() for key, reply in found.items()} == {
+        key: together[key].token_ids.tolist() for key in (0, 2)
+    }

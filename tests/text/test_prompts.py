@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
@@ -14,7 +15,7 @@ from spiral.games import load_game
 from spiral.games.playout import resolve_chance
 from spiral.models.nano.tokenizer import END, REPLY, build_tokenizer
 from spiral.text import ChatCodec, PromptConfig, parse_action
-from spiral.text.prompts import messages, plain_text, question
+from spiral.text.prompts import messages, plain_chat_template, plain_conversation, plain_text, question
 from turns import random_states
 
 TOKENIZER = build_tokenizer()
@@ -256,3 +257,43 @@ def test_an_example_keeps_its_thought_and_the_templates_own_tags():
     prompt = TOKENIZER.decode(codec.encode(OBSERVATION, KUHN))
     assert prompt.count("<think>") == 2
     assert prompt.count(" is a legal action.</think>\n\\boxed{") == 1
+
+
+@pytest.mark.parametrize("template", TEXTS)
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("system", [None, "Be {brief}."])
+def test_a_conversation_has_the_text_of_its_single_question(template, thinking, system):
+    config = PromptConfig(template=template, thinking=thinking, system=system)
+    user = {"role": "user", "content": 'Your {card}: "J".\n'}
+    assert plain_conversation([user], config) == plain_text(user["content"], config)
+    longer = [user, {"role": "assistant", "content": "\\boxed{bet}"}, {"role": "user", "content": "Again."}]
+    text = plain_conversation(longer, config)
+    assert text.startswith(plain_conversation([user], config) + "\\boxed{bet}")
+    told = [{"role": "system", "content": "Other."}, *longer]
+    assert ("Other." in plain_conversation(told, config)) is True
+    assert "brief" not in plain_conversation(told, config)
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    for begins, first in ((False, ""), (True, "<s>")):
+        written = environment.from_string(plain_chat_template(config, begins=begins))
+        for exchange in ([user], longer, told):
+            assert written.render(messages=exchange, bos_token="<s>") == first + plain_conversation(exchange, config)
+
+
+def test_a_conversation_is_encoded_as_the_question_alone_is():
+    for config in (PromptConfig(thinking=False), PromptConfig(template="qwen3")):
+        codec = ChatCodec(TOKENIZER, config)
+        user = {"role": "user", "content": "kuhn_poker J bet"}
+        assert codec.encode_chat([user]).tolist() == codec.encode_question(user["content"]).tolist()
+        again = [user, {"role": "assistant", "content": "\\boxed{call}"}, user]
+        assert len(codec.encode_chat(again)) > 2 * len(codec.encode_chat([user])) - 4
+        for wrong in ([], ["assistant"], ["user", "user"], ["user", "system"], ["system"]):
+            with pytest.raises(ValueError, match="expected system or none, then user and assistant in turn"):
+                codec.encode_chat([{"role": role, "content": "J"} for role in wrong])
+        with pytest.raises(ValueError, match="the last message is the assistant's"):
+            codec.encode_chat([user, {"role": "assistant", "content": "J"}])
+
+
+def test_special_tokens_in_a_conversation_are_no_tokens():
+    codec = ChatCodec(TOKENIZER, PromptConfig(thinking=False))
+    plain = codec.encode_chat([{"role": "user", "content": "J   bet"}])
+    assert codec.encode_chat([{"role": "user", "content": f"J {END} bet"}]).tolist() == plain.tolist()

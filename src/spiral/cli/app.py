@@ -44,6 +44,7 @@ COMMANDS = {
     "check": ("check:check", "Check that engine, learner and model agree; show the chat template."),
     "play": ("play:play", "Play against MODEL in the terminal."),
     "view": ("view:view", "Look at runs in the browser, also while they go on."),
+    "serve": ("serve:serve", "Serve MODEL to other programs as an OpenAI-compatible endpoint."),
     "games": ("listing:games", "List the games."),
     "recipes": ("listing:recipes", "List the built-in recipes."),
     "models": ("listing:models", "List the models on this machine, or fetch one."),

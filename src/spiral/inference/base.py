@@ -31,6 +31,8 @@ class PromptRequest:
     prompt_ids: IntArray
     """[P]"""
     seed: int
+    sampling: SamplingConfig | None = None
+    """How this reply is sampled; None: as the policy's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ class OpenTurn:
     observation: str = ""
     state: State | None = None
     """The state in which the reply is to be an action; None outside a game."""
+    sampling: SamplingConfig | None = None
+    """How this reply is sampled; None: as the policy's."""
 
 
 MAX_CANDIDATES = 8
@@ -88,7 +92,8 @@ class LanguagePolicy(ABC):
                     key=request.key,
                     seed=request.seed,
                     prompt_ids=request.prompt_ids,
-                    budget=self.budget(request.prompt_ids),
+                    budget=self.budget(request.prompt_ids, request.sampling),
+                    sampling=request.sampling,
                 )
                 for request in requests
             ]
@@ -171,15 +176,15 @@ class LanguagePolicy(ABC):
         actions = sorted(state.legal_actions(), key=len)[:MAX_CANDIDATES]
         return 1 + min((len(self.codec.encode_reply(f"\\boxed{{{action}}}")) for action in actions), default=0)
 
-    def budget(self, prompt_ids: IntArray) -> int:
+    def budget(self, prompt_ids: IntArray, sampling: SamplingConfig | None = None) -> int:
         """Maximum number of tokens of a reply to a prompt [P]; 0 or less when the prompt fills the context."""
-        return min(self.sampling.max_new_tokens, self.context - len(prompt_ids))
+        return min((sampling or self.sampling).max_new_tokens, self.context - len(prompt_ids))
 
     def _finish(
         self, turn: OpenTurn, token_ids: Sequence[int], logprobs: Sequence[float], stop_reason: StopReason
     ) -> None:
         """Parses the action of a finished reply and keeps both for `poll`."""
-        if stop_reason == "length" and turn.budget < self.sampling.max_new_tokens:
+        if stop_reason == "length" and turn.budget < (turn.sampling or self.sampling).max_new_tokens:
             stop_reason = "context"
         _check_finite(logprobs, self.version)
         ids = np.asarray(token_ids, dtype=np.int64)

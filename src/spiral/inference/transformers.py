@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,10 +148,28 @@ class TransformersPolicy(LanguagePolicy):
     def poll(self) -> list[TurnReply]:
         """Decodes until a reply is finished; returns all finished ones."""
         while not self._done and (self._waiting or self._active):
-            self._admit()
-            if self._active:
-                self._decode()
+            self._advance()
         return self._take_done()
+
+    @torch.no_grad()
+    def step(self) -> list[TurnReply]:
+        """One token more for every reply in flight; returns those that are finished, most often none."""
+        self._advance()
+        return self._take_done()
+
+    def in_flight(self) -> dict[int, tuple[list[int], list[float]]]:
+        """Token ids and log-probabilities so far of every reply in flight, by the key of its request."""
+        return {row.turn.key: (row.token_ids, row.logprobs) for row in self._active}
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Drops some replies that are waiting or in flight, by the keys of their requests; the others continue."""
+        self._waiting = deque(row for row in self._waiting if row.turn.key not in keys)
+        self._keep([index for index, row in enumerate(self._active) if row.turn.key not in keys])
+
+    def _advance(self) -> None:
+        self._admit()
+        if self._active:
+            self._decode()
 
     def cancel(self) -> None:
         """Drops every reply that is waiting or in flight."""
@@ -216,10 +234,24 @@ class TransformersPolicy(LanguagePolicy):
         seeds = np.array([row.turn.seed for row in rows], dtype=np.uint64)
         counters = np.array([len(row.token_ids) for row in rows], dtype=np.uint64)
         uniforms_N = torch.from_numpy(token_uniforms(seeds, counters))
-        tokens_N, logprobs_N = sample_tokens(logits_NV, uniforms_N, self.sampling)
+        tokens_N, logprobs_N = self._drawn(rows, logits_NV, uniforms_N)
         for row, token, logprob in zip(rows, tokens_N.tolist(), logprobs_N.tolist(), strict=True):
             row.token_ids.append(token)
             row.logprobs.append(logprob)
+
+    def _drawn(self, rows: list[_Row], logits_NV: Tensor, uniforms_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [N] and log-probabilities [N]; rows that are sampled alike are drawn together."""
+        if all(row.turn.sampling is None for row in rows):
+            return sample_tokens(logits_NV, uniforms_N, self.sampling)
+        kinds = [row.turn.sampling or self.sampling for row in rows]
+        groups = {(kind.temperature, kind.top_p): kind for kind in kinds}
+        tokens_N = torch.zeros(len(rows), dtype=torch.long, device=logits_NV.device)
+        logprobs_N = torch.zeros(len(rows), dtype=torch.float32, device=logits_NV.device)
+        for (temperature, top_p), kind in groups.items():
+            alike = [index for index, own in enumerate(kinds) if (own.temperature, own.top_p) == (temperature, top_p)]
+            found = sample_tokens(logits_NV[alike], uniforms_N[alike], kind)
+            tokens_N[alike], logprobs_N[alike] = found
+        return tokens_N, logprobs_N
 
     def _retire(self) -> None:
         """Removes finished rows from the batch."""
@@ -231,6 +263,10 @@ class TransformersPolicy(LanguagePolicy):
                 self._finish(row.turn, row.token_ids, row.logprobs, "length")
             else:
                 kept.append(index)
+        self._keep(kept)
+
+    def _keep(self, kept: list[int]) -> None:
+        """Removes all rows but `kept` from the batch."""
         if len(kept) < len(self._active):
             self._active = [self._active[index] for index in kept]
             self._cache.keep(torch.tensor(kept, dtype=torch.long, device=self.model.device))

@@ -105,7 +105,8 @@ class VllmPolicy(LanguagePolicy):
         """Adds turns to the engine, which queues those that do not fit yet."""
         from vllm.inputs import tokens_input
 
-        _check_temperature(self.sampling)
+        for sampling in (self.sampling, *(turn.sampling for turn in turns if turn.sampling is not None)):
+            _check_temperature(sampling)
         self.wake()
         with self._reported(f"adding {len(turns)} prompts"):
             for turn in turns:
@@ -194,9 +195,10 @@ class VllmPolicy(LanguagePolicy):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        sampling = turn.sampling or self.sampling
         return SamplingParams(
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
             top_k=0,
             min_p=0.0,
             presence_penalty=0.0,
@@ -228,7 +230,7 @@ class VllmPolicy(LanguagePolicy):
                 f" expected a stop token or all {turn.budget} tokens"
             )
         logprobs = list(reply.logprobs.logprobs)
-        if self.sampling.temperature == 0:
+        if (turn.sampling or self.sampling).temperature == 0:
             # All probability is on the most likely token; vLLM reports its probability at temperature 1.
             logprobs = [0.0 if math.isfinite(logprob) else logprob for logprob in logprobs]
         del self._pending[output.request_id]

@@ -18,7 +18,17 @@ from spiral.core.records import IntArray
 from spiral.games import Game
 from spiral.text.chat_template import QUESTION, REPLY, check_chat_template, check_kept, render_chat, takes_system
 from spiral.text.examples import worked_example
-from spiral.text.prompts import PLAIN, Example, PromptConfig, has_talk, messages, plain_text, question
+from spiral.text.prompts import (
+    PLAIN,
+    Example,
+    Message,
+    PromptConfig,
+    has_talk,
+    messages,
+    plain_conversation,
+    plain_text,
+    question,
+)
 from spiral.text.thinking import (
     CHANNEL,
     MESSAGE_END,
@@ -187,6 +197,42 @@ class ChatCodec:
     def render_question(self, text: str) -> str:
         """The prompt that `encode_question` encodes, as text."""
         return self._render(self._special.sub(" ", text))
+
+    def encode_chat(self, exchange: Sequence[Message], *, thinking: bool | None = None) -> IntArray:
+        """The token ids [P] of the prompt for the reply to a conversation.
+
+        A conversation of one question has the same prompt as `encode_question`. Special tokens in the messages are
+        replaced by spaces, as in observations.
+
+        Args:
+            exchange: Messages of the roles system (only the first), user and assistant, the last one the user's.
+                Without a system message the settings' own goes first.
+            thinking: Whether the model is asked to think; None as the settings say.
+
+        Raises:
+            ValueError: The roles are in another order, or the model's chat template fails with them.
+        """
+        roles = [message["role"] for message in exchange]
+        turns = roles[1:] if roles[:1] == ["system"] else roles
+        if not turns or any(role != ("user", "assistant")[index % 2] for index, role in enumerate(turns)):
+            raise ValueError(
+                f"got messages of the roles {', '.join(roles) or 'none'}; expected system or none, then user and"
+                " assistant in turn"
+            )
+        if turns[-1] != "user":
+            raise ValueError("the last message is the assistant's; expected the user's, to which the model replies")
+        config = self.config if thinking is None else self.config.model_copy(update={"thinking": thinking})
+        clean = [{"role": m["role"], "content": self._special.sub(" ", m["content"])} for m in exchange]
+        if config.template != "chat":
+            return self._tokenize(plain_conversation(clean, config))
+        system = clean.pop(0)["content"] if roles[0] == "system" else config.system
+        if system is not None and self.system_role:
+            clean.insert(0, {"role": "system", "content": system})
+        elif system is not None:
+            clean[0] = {"role": "user", "content": f"{system}\n\n{clean[0]['content']}".lstrip()}
+        text = render_chat(self.tokenizer, clean, add_generation_prompt=True, **self._options[config.thinking])
+        check_kept(clean[-1]["content"], text)
+        return self._tokenize(text)
 
     def encode_reply(self, text: str) -> IntArray:
         """The token ids [T] of a reply by itself, without an end of turn."""

@@ -9,6 +9,8 @@ paper's released evaluation does. A worked example stands before the question as
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -159,3 +161,52 @@ def plain_text(user_text: str, config: PromptConfig, example: Example | None = N
     if example is not None:
         opening += around.format(question(example.observation, config, game)) + example.joined(joint) + end
     return opening + around.format(user_text)
+
+
+def plain_conversation(exchange: Sequence[Message], config: PromptConfig) -> str:
+    """A conversation as text for a base model; its last message is the user's, and the reply follows it.
+
+    Args:
+        exchange: Messages of the roles system (only the first), user and assistant. Without a system message the
+            settings' own goes first.
+        config: The prompt settings, with a plain template.
+    """
+    around, end = PLAIN[config.template]
+    system = exchange[0]["content"] if exchange[0]["role"] == "system" else config.system
+    text = "" if system is None else SYSTEM[config.template].format(system)
+    if config.template == "r1":
+        text = text or f"{R1_SYSTEM}\n"
+        around += "" if config.thinking else f"\n\n{CLOSE}\n"
+    for message in exchange:
+        if message["role"] == "user":
+            text += around.replace("{}", message["content"], 1)
+        elif message["role"] == "assistant":
+            text += message["content"] + end
+    return text
+
+
+def plain_chat_template(config: PromptConfig, *, begins: bool = False) -> str:
+    """A Jinja chat template that writes what `plain_conversation` does, for servers that want one.
+
+    Args:
+        config: The prompt settings, with a plain template.
+        begins: Whether the text begins with the tokenizer's token for that.
+    """
+    around, end = PLAIN[config.template]
+    opening = "" if config.system is None else SYSTEM[config.template].format(config.system)
+    if config.template == "r1":
+        opening = opening or f"{R1_SYSTEM}\n"
+        around += "" if config.thinking else f"\n\n{CLOSE}\n"
+    system, user = (
+        " + message['content'] + ".join(json.dumps(part) for part in text.split("{}"))
+        for text in (SYSTEM[config.template], around)
+    )
+    return (
+        f"{'{{ bos_token }}' if begins else ''}"
+        f"{{% if messages[0]['role'] != 'system' %}}{{{{ {json.dumps(opening)} }}}}{{% endif %}}"
+        "{% for message in messages %}"
+        f"{{% if message['role'] == 'system' %}}{{{{ {system} }}}}"
+        f"{{% elif message['role'] == 'user' %}}{{{{ {user} }}}}"
+        f"{{% else %}}{{{{ message['content'] + {json.dumps(end)} }}}}{{% endif %}}"
+        "{% endfor %}"
+    )
