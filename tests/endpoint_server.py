@@ -66,10 +66,13 @@ def chosen(request: Request) -> str:
 def completion(content: object, *, finish: str | None = "stop", usage: object = None, **message: object) -> bytes:
     """The body of a chat completion."""
     counted = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS}
+    counted["total_tokens"] = PROMPT_TOKENS + COMPLETION_TOKENS
     return json.dumps(
         {
             "id": "x",
             "object": "chat.completion",
+            "created": 0,
+            "model": "x",
             "choices": [
                 {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
             ],
