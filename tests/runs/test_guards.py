@@ -8,7 +8,7 @@ import pytest
 
 from commands import tiny_run
 from spiral.core.metrics import Matchup
-from spiral.runs.guards import CollapseGuard, Finding, Guards, GuardWatch, games_not_known
+from spiral.runs.guards import CollapseGuard, Finding, Guards, GuardWatch, HealthGuard, games_not_known
 from spiral.runs.recipe import load_recipe
 
 GAMES = Matchup(game="tictactoe")
@@ -88,6 +88,40 @@ def test_a_player_that_loses_against_an_opponent_is_warned_of_after_some_steps()
     assert collapsed([row, other] * 10, games) == []
     (warning,) = collapsed([row, other] * 60, games)
     assert warning.startswith("player 0 of tictactoe against minimax collapsed: it always loses")
+
+
+def test_a_health_light_that_turns_is_warned_of_early(caplog):
+    games = {GAMES.key("games"): 64.0, GAMES.key("draw"): 0.0, GAMES.key("win", 0): 0.6, GAMES.key("win", 1): 0.4}
+    fine = step_metrics(illegal=(0.01, 0.01), **games, **{"thinking/length": 80.0, "thinking/empty": 0.1})
+    worse = fine | {GAMES.key("illegal", 0): 0.3, "thinking/length": 15.0}
+    empty = worse | {"thinking/length": 5.0, "thinking/empty": 0.9}
+    with caplog.at_level(logging.WARNING, "spiral"):
+        watch = GuardWatch(Guards.from_names(["collapse", "gap", "health"], {}), [GAMES])
+        for step, row in enumerate([*[fine] * 20, *[worse] * 20, *[empty] * 20], 1):
+            watch(step, row)
+    short, illegal, collapsed_thoughts = (record.getMessage() for record in caplog.records)
+    assert short.startswith("step 25: thinking collapse, the run: 10% of thoughts are empty (10% at first), 15 tokens")
+    assert illegal.startswith(
+        "step 25: illegal moves, player 0 of tictactoe: 30.0% of its moves are illegal; it forgets"
+    )
+    assert collapsed_thoughts.startswith(
+        "step 44: thinking collapse, the run: 74% of thoughts are empty (10% at first)"
+    )
+    (found,) = [found for found in HealthGuard()([*[fine] * 9, *[empty] * 9], [GAMES]) if found.level == "collapsed"]
+    assert found.about == "the run: thinking collapse, bad"
+
+
+def test_what_was_so_from_the_start_has_not_turned():
+    games = {GAMES.key("games"): 64.0, GAMES.key("draw"): 0.0, GAMES.key("win", 0): 0.98, GAMES.key("win", 1): 0.02}
+    rows = [step_metrics(illegal=(0.3, 0.3), **games)] * 40
+    assert list(HealthGuard()(rows, [GAMES])) == []
+    better = step_metrics(illegal=(0.1, 0.1), **(games | {GAMES.key("win", 1): 0.4}))
+    turned = [found.about for found in HealthGuard()([*[better] * 5, *rows], [GAMES])]
+    assert turned == [
+        "player 1 of tictactoe: seat collapse, warn",
+        "player 0 of tictactoe: illegal moves, warn",
+        "player 1 of tictactoe: illegal moves, warn",
+    ]
 
 
 def test_guards_warn_once_about_each_thing(caplog):

@@ -18,7 +18,15 @@ from spiral.core.metrics import Matchup, Metrics
 from spiral.core.plugins import check_options, resolve
 from spiral.core.settings import shown
 from spiral.games.failures import UserCodeError, describe_error
-from spiral.runs.health import ILLEGAL_LIMIT, judged_players
+from spiral.runs.health import (
+    ILLEGAL_LIMIT,
+    ILLEGAL_WARN,
+    LOST_WARN,
+    MIN_STEPS,
+    Light,
+    health,
+    judged_players,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +37,7 @@ Rows = Sequence[Mapping[str, float]]
 UNKNOWN_LIMIT = 0.9
 """Share of games that end with an illegal move of a model that does not know the game."""
 MAX_ROWS = 500
-"""Steps that are kept for the guards during a run."""
+"""Steps that are kept for the guards during a run, besides the first ones."""
 REMEDY = (
     "show it an example (prompt.example=true), leave out thinking (prompt.thinking=false), or start from a larger model"
     " or one trained on examples of the game"
@@ -121,9 +129,56 @@ class RoomGuard:
             yield Finding(level="warning", about="room", message=message)
 
 
+class HealthGuard:
+    """Finds health lights that have turned, before a player has collapsed.
+
+    What `collapse` and `gap` find is left to them. A player that moved illegally or lost as often from the start, as
+    against a strong opponent, has not turned.
+    """
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterable[Finding]:
+        """One finding for each light that is not fine any more."""
+        for light in health(rows, trained):
+            advice = ADVICE.get((light.name, light.state))
+            if advice is None or (light.state == "warn" and light.game is not None and self._was_so(light, rows)):
+                continue
+            yield Finding(
+                level="collapsed" if light.name == "thinking collapse" and light.state == "bad" else "warning",
+                about=f"{light.about}: {light.name}, {light.state}",
+                message=f"{light.name}, {light.about}: {light.reading}; {advice}",
+            )
+
+    def _was_so(self, light: Light, rows: Rows) -> bool:
+        """Whether a player moved illegally, or lost, about as often in the first steps."""
+        matchup = Matchup(game=light.game or "", opponent=light.opponent or "")
+        for record in judged_players(rows[:MIN_STEPS], [matchup]):
+            if record.player == light.player:
+                if light.name == "illegal moves":
+                    return record.illegal > ILLEGAL_WARN
+                return light.name == "seat collapse" and record.lost is not None and record.lost > LOST_WARN
+        return False
+
+
+_KEEP_THINKING = "the estimator 'rae' and a loss.kl_coefficient above 0 keep thoughts; look at games: spiral show RUN"
+_FRESHER = "lower cluster.max_staleness, or take fewer rollout workers"
+ADVICE: Mapping[tuple[str, str], str] = {
+    ("thinking collapse", "warn"): _KEEP_THINKING,
+    ("thinking collapse", "bad"): _KEEP_THINKING,
+    (
+        "seat collapse",
+        "warn",
+    ): "it may soon have nothing to learn from; raise loss.entropy_bonus or loss.kl_coefficient",
+    ("illegal moves", "warn"): "it forgets how to move; lower learner.learning_rate or raise loss.kl_coefficient",
+    ("staleness", "warn"): _FRESHER,
+    ("staleness", "bad"): _FRESHER,
+}
+"""What to do about a light, by its name and state."""
+
+
 BUILTIN: Mapping[str, Callable[..., Guard]] = {
     "collapse": CollapseGuard,
     "gap": GapGuard,
+    "health": HealthGuard,
     "room": RoomGuard,
 }
 
@@ -200,14 +255,14 @@ class GuardWatch:
         """`rows` are the steps before a resume."""
         self._guards = guards
         self._trained = trained
-        self._first = list(rows[:1])
-        self._rows = deque(rows[1:], maxlen=MAX_ROWS)
+        self._first = list(rows[:MIN_STEPS])
+        self._rows = deque(rows[MIN_STEPS:], maxlen=MAX_ROWS)
         self._warned: set[str] = set()
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         """Takes a step's metrics and logs what the guards find after it."""
         row = {"step": float(step), **metrics}
-        self._rows.append(row) if self._first else self._first.append(row)
+        self._first.append(row) if len(self._first) < MIN_STEPS else self._rows.append(row)
         for found in self._guards([*self._first, *self._rows], self._trained):
             if found.about not in self._warned:
                 self._warned.add(found.about)

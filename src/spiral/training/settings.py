@@ -36,7 +36,8 @@ class RunConfig(Section):
     )
     tracker_options: dict[str, dict[str, Any]] = Field({}, description="Tracker to its settings.")
     guards: list[str] = Field(
-        ["collapse", "gap", "room"], description="What warns when training goes wrong: these or 'module:Guard'."
+        ["collapse", "gap", "health", "room"],
+        description="What warns when training goes wrong: these or 'module:Guard'.",
     )
     guard_options: dict[str, dict[str, Any]] = Field({}, description="Guard to its settings.")
 
