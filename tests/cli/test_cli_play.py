@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 import shutil
@@ -12,7 +13,7 @@ from commands import refused, spiral
 from spiral.cli.play import play_game, wrapped
 from spiral.games import load_game
 from spiral.models.loading import NANO_DIRECTORY
-from spiral.policies import scripted_policy
+from spiral.policies import ScriptedPolicy, scripted_policy
 from spiral.policies.human import read_action, refusal
 
 
@@ -44,9 +45,10 @@ def test_a_slip_is_asked_about_again_and_forfeits_nothing():
     read, write, written = script("9", "", "centre", "{", " [4] ")
     with pytest.raises(EOFError):
         play_game(game, scripted_policy("random", game), 0, 5, read, write)
-    slips = [text for text in written if text.startswith("That is not legal")]
-    assert len(slips) == 4
-    assert slips[0] == "That is not legal: got action '9' of player 0; legal here: 0, 1, 2, 3, 4, 5, 6, 7, 8"
+    slips = [text for text in written if " is not legal here" in text]
+    assert slips[0] == "'9' is not legal here; legal: 0, 1, 2, 3, 4, 5, 6, 7, 8"
+    assert len(slips) == 3
+    assert "Type an action (0, 1, 2, 3, 4, 5, 6, 7, 8), help for the rules, or quit." in written
     assert "X took 4" in written[-1]
 
 
@@ -66,7 +68,7 @@ def test_actions_are_read_as_freely_as_a_models():
     assert read_action("BET", state) == "bet"
     assert read_action(" \\boxed{check} ", state) == "check"
     assert read_action("raise", state) is None
-    assert refusal("raise", state) == "That is not legal: got action 'raise' of player 0; legal here: check, bet"
+    assert refusal("raise", state) == "'raise' is not legal here; legal: check, bet"
 
 
 @pytest.fixture
@@ -133,11 +135,43 @@ def test_a_negotiation_can_be_played_by_a_person():
     assert out.endswith("Goodbye.\n")
 
 
-def test_a_model_says_what_it_replies():
-    result = spiral("play", "nano", "--game", "tictactoe", "--seed", "1", "--temperature", "0", stdin="4\n")
+def test_quit_ends_as_the_end_of_the_input_does():
+    for typed in ("quit\n", "4\nQ\n", ""):
+        result = spiral("play", "random", "--game", "tictactoe", "--seat", "0", stdin=typed)
+        assert (result.status, result.err) == (0, "")
+        assert result.out.endswith("\nGoodbye.\n")
+
+
+class Thinker(ScriptedPolicy):
+    """A player that writes a thought before its action."""
+
+    name = "thinker"
+
+    def choose(self, state, player, rng):
+        return state.legal_actions()[0]
+
+    def poll(self):
+        said = "<think>The first cell\x1b[2J looks good.</think>\\boxed{{{}}}"
+        return [dataclasses.replace(reply, reply=said.format(reply.action)) for reply in super().poll()]
+
+
+def test_thoughts_are_shown_where_they_are_asked_for():
+    game = load_game("tictactoe")
+    for thoughts in (False, True):
+        read, write, written = script("4")
+        with pytest.raises(EOFError):
+            play_game(game, Thinker(), 0, 5, read, write, thoughts=thoughts)
+        told = "\n".join(written)
+        assert "thinker plays: 0" in told
+        assert ("thinker thought: The first cell\\u001b[2J looks good." in told) is thoughts
+        assert "boxed" not in told
+
+
+def test_a_model_without_thoughts_says_so():
+    typed = ("play", "nano", "--game", "tictactoe", "--seed", "1", "--seat", "0", "--temperature", "0", "--thoughts")
+    result = spiral(*typed, stdin="4\n")
     assert result.status == 0
-    assert "nano replies: \\boxed{" in result.out
-    assert "nano plays: " in result.out
+    assert re.search(r"nano plays: \d\nnano thought: \(nothing\)\n", result.out)
 
 
 @pytest.mark.parametrize(("option", "seats"), [([], ["0", "1", "0"]), (["--seat", "1"], ["1", "1", "1"])])

@@ -44,10 +44,11 @@ def play(
     seed: Annotated[
         int | None, typer.Option(min=0, help="The same seed gives the same deals; random if unset.")
     ] = None,
+    thoughts: Annotated[bool, typer.Option("--thoughts", help="Show what MODEL thought, after each move.")] = False,
     prompt: opt.PromptOptions,
     device: opt.DeviceOptions,
 ) -> None:
-    """Play against MODEL. You are asked again after a mistyped move; Ctrl-C or Ctrl-D ends."""
+    """Play against MODEL. You are asked again after a mistyped move; help shows the rules, quit or Ctrl-D ends."""
     rules = load_game(game or trained_game(model))
     from spiral.policies.registry import load_policy
 
@@ -55,7 +56,7 @@ def play(
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     alone = rules.num_players == 1
     order = "first, then" if alone else "against"
-    _show(f"You play {rules.spec} {order} {opponent.name}, seed {first_seed}. Type help for the rules; Ctrl-C ends.")
+    _show(f"You play {rules.spec} {order} {opponent.name}, seed {first_seed}. Type help for the rules, quit to end.")
     hint = parameters_hint(rules)
     if hint:
         _show(hint)
@@ -66,9 +67,10 @@ def play(
             deal = derive_seed(first_seed, "play", number)
             number += 1
             if alone:
-                play_alone(rules, opponent, deal, input, _show)
+                play_alone(rules, opponent, deal, input, _show, thoughts=thoughts)
             else:
-                _show(score.after(play_game(rules, opponent, own, deal, input, _show), own))
+                episode = play_game(rules, opponent, own, deal, input, _show, thoughts=thoughts)
+                _show(score.after(episode, own))
             if not _another_game():
                 break
     except (EOFError, KeyboardInterrupt):
@@ -149,7 +151,9 @@ def preferred_game(games: Sequence[str]) -> str:
     return PREFERRED_GAME if PREFERRED_GAME in games else games[0]
 
 
-def play_game(game: Game, opponent: Policy, player: int, seed: int, read: Read, write: Write) -> Episode:
+def play_game(
+    game: Game, opponent: Policy, player: int, seed: int, read: Read, write: Write, *, thoughts: bool = False
+) -> Episode:
     """Plays one game of a person, who is `player`, against `opponent`, and writes moves and result."""
     from spiral.core.transcript import final_state, new_lines, result_line
     from spiral.policies.human import HumanPolicy, NarratedPolicy
@@ -159,7 +163,7 @@ def play_game(game: Game, opponent: Policy, player: int, seed: int, read: Read, 
     def show(text: str) -> None:
         write(printable(text))
 
-    human, other = HumanPolicy(read, show), NarratedPolicy(opponent, show)
+    human, other = HumanPolicy(read, show), NarratedPolicy(opponent, show, thoughts=thoughts)
     policies: tuple[Policy, Policy] = (human, other) if player == 0 else (other, human)
     (episode,) = play_matches([Match(game=game, seed=seed, policies=policies)])
     last = final_state(episode)
@@ -171,7 +175,9 @@ def play_game(game: Game, opponent: Policy, player: int, seed: int, read: Read, 
     return episode
 
 
-def play_alone(game: Game, model: Policy, seed: int, read: Read, write: Write) -> list[Episode]:
+def play_alone(
+    game: Game, model: Policy, seed: int, read: Read, write: Write, *, thoughts: bool = False
+) -> list[Episode]:
     """Has a person and then the model play the same deal of a game of one player, and writes moves and results."""
     from spiral.core.transcript import final_state, new_lines, result_line
     from spiral.policies.human import HumanPolicy, NarratedPolicy
@@ -181,7 +187,7 @@ def play_alone(game: Game, model: Policy, seed: int, read: Read, write: Write) -
     def show(text: str) -> None:
         write(printable(text))
 
-    human, other = HumanPolicy(read, show), NarratedPolicy(model, show)
+    human, other = HumanPolicy(read, show), NarratedPolicy(model, show, thoughts=thoughts)
     episodes = []
     for name, policy in (("you", human), (model.name, other)):
         episodes += play_matches([Match(game=game, seed=seed, policies=(policy,))])

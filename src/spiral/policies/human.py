@@ -1,21 +1,23 @@
 """A person as a policy, for the same game loop as every other policy.
 
 `HumanPolicy` asks a person for an action, and asks again after a typing mistake instead of forfeiting the game; "help"
-or "?" shows the rules and the position again.
-`NarratedPolicy` wraps the opponent's policy and prints its replies. Both receive `read` and `write` as arguments, so
-that a test can play.
+or "?" shows the rules and the position again, and "quit" ends as the end of the input does.
+`NarratedPolicy` wraps the opponent's policy and prints its moves, and what it thought where that is asked for. Both
+receive `read` and `write` as arguments, so that a test can play.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from spiral.core.settings import shown
 from spiral.core.transcript import new_lines, turn_text
 from spiral.games import IllegalActionError, State
 from spiral.policies import Policy, TurnReply, TurnRequest
 from spiral.text import parse_action
+from spiral.text.thinking import split_reply
 
-HELP = ("help", "?")
+HELP, QUIT = ("help", "?"), ("quit", "exit", "q")
 Read = Callable[[str], str]
 Write = Callable[[str], object]
 
@@ -63,17 +65,21 @@ class HumanPolicy:
                 self._write(f"\n{observation}")
                 continue
             action = read_action(line, state)
+            if action is None and line.lower() in QUIT:
+                raise EOFError
             if action is not None:
                 return TurnReply(key=request.key, observation=observation, reply=line, action=action)
             self._write(refusal(line, state))
 
 
 class NarratedPolicy:
-    """A policy whose replies are printed as they arrive."""
+    """A policy whose moves are printed as they arrive."""
 
-    def __init__(self, policy: Policy, write: Write) -> None:
+    def __init__(self, policy: Policy, write: Write, *, thoughts: bool = False) -> None:
+        """With `thoughts`, what was written before each move is printed after it."""
         self._policy = policy
         self._write = write
+        self._thoughts = thoughts
 
     @property
     def name(self) -> str:
@@ -89,8 +95,19 @@ class NarratedPolicy:
         replies = self._policy.poll()
         for reply in replies:
             if reply.fault is None:  # the result of the game reports faults
-                self._write("\n" + turn_text(self.name, reply.reply, reply.action))
+                # A reply without a legal action is shown, since nothing else says what was wrong.
+                said = reply.reply if reply.action is None else reply.action
+                self._write("\n" + turn_text(self.name, said, reply.action))
+                if self._thoughts and (thought := self._thought(reply)):
+                    self._write(f"{self.name} thought: {thought}")
         return replies
+
+    def _thought(self, reply: TurnReply) -> str:
+        """What a model wrote before its answer; empty for a policy that writes no text."""
+        if reply.generation is None and reply.reply == reply.action:
+            return ""
+        found = split_reply(reply.reply, getattr(self._policy, "opening", ""))
+        return found.thinking.strip() or "(nothing)"
 
     def cancel(self) -> None:
         """Drops the wrapped policy's pending turns."""
@@ -107,5 +124,9 @@ def refusal(line: str, state: State) -> str:
     try:
         state.apply(line)
     except IllegalActionError as error:
-        return f"That is not legal: {error.reason}"
-    return f"{line!r} is not legal here; legal actions: {', '.join(state.legal_actions())}"
+        if not error.reason.startswith("got action"):  # what every game says; some say more
+            return f"That is not legal: {error.reason}"
+    legal = ", ".join(state.legal_actions())
+    if not line:
+        return f"Type an action ({legal}), help for the rules, or quit."
+    return f"{shown(line)} is not legal here; legal: {legal}"
