@@ -82,5 +82,6 @@ def test_every_printed_command_runs_as_it_is(folder, monkeypatch):
         "called my venv/bin/spiral play a run --game kuhn_poker(hands=2)\n",
         "called my venv/bin/spiral evaluate a run --game kuhn_poker(hands=2) --opponent random\n",
         "called my venv/bin/spiral exploitability a run --game kuhn_poker\n",
+        "called my venv/bin/spiral show a run\n",
         "called my venv/bin/tensorboard --logdir a run\n",
     ]

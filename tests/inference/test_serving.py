@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 
 from commands import refused
+from spiral.cli.serve import vllm_arguments
 from spiral.core.policy import SamplingConfig
 from spiral.core.seeds import derive_seed
 from spiral.games import load_game
 from spiral.inference.base import PromptRequest
 from spiral.inference.serving.protocol import MAX_BODY, ApiError, read_request
 from spiral.inference.serving.scheduler import Job, ReplyText, Scheduler
+from spiral.inference.settings import vllm_installed
 from spiral.policies.registry import PolicyOptions, load_answerer
 from spiral.rollout.loop import Match, play
 
@@ -434,3 +436,20 @@ def test_what_cannot_be_served_is_refused():
         port = str(taken.getsockname()[1])
         assert "choose another --port" in refused("serve", "nano", "--port", port)
     assert "plays games only" in refused("serve", "random", "--port", "0")
+    assert refused("serve", "nano", "--observation", "full").startswith("got --observation, but clients write the")
+    if not vllm_installed():
+        assert refused("serve", "nano", "--engine", "vllm").startswith("--engine vllm: vLLM is not installed")
+
+
+def test_vllms_server_is_asked_to_prompt_and_sample_as_the_card_says():
+    def arguments(**options):
+        found = vllm_arguments("nano", PolicyOptions(**options), "float32", 8, served="n", host="::1", port=9)
+        assert found[0] == "serve"
+        return dict(zip(found[2::2], found[3::2], strict=True))
+
+    given = arguments(temperature=0.5, max_new_tokens=7)
+    assert {"--served-model-name": "n", "--host": "::1", "--port": "9", "--max-num-seqs": "8"}.items() <= given.items()
+    chosen = json.loads(given["--override-generation-config"])
+    assert (chosen["temperature"], chosen["max_new_tokens"]) == (0.5, 7)
+    assert json.loads(given["--default-chat-template-kwargs"]) == {"enable_thinking": False}
+    assert arguments(template="r1")["--chat-template"].count("Assistant: <think>") == 1

@@ -35,7 +35,12 @@ def serve(
         str | None, typer.Option(metavar="VARIABLE", help="The environment variable with the key that clients send.")
     ] = None,
     in_flight: opt.InFlight = 64,
-    queue: Annotated[int, typer.Option(min=1, help="Replies that may wait; further requests are refused.")] = 256,
+    queue: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Replies that may wait; further requests are refused. Not with vLLM, which has its own queue."
+        ),
+    ] = 256,
     prompt: opt.PromptOptions,
     engine: opt.EngineOptions,
 ) -> None:
@@ -46,13 +51,16 @@ def serve(
     """
     if model.startswith("endpoint:"):
         raise ValueError(f"got {model!r}, which is served already; expected a model of this machine")
+    for option, value in (("--observation", prompt.observation), ("--example", prompt.example)):
+        if value is not None:
+            raise ValueError(f"got {option}, but clients write the messages themselves; leave it out")
     key = _key(api_key_env)
     if host not in LOOPBACK and key is None:
         _note(f"warning: {host} can be reached from other machines and there is no --api-key-env")
     served = name or model
     if engine.engine == "vllm" or (engine.engine == "auto" and vllm_installed()):
         options = opt.policy_options(prompt, engine)
-        _become_vllm(model, options, engine.compute, served=served, host=host, port=port, key=key)
+        _become_vllm(model, options, engine.compute, in_flight, served=served, host=host, port=port, key=key)
     try:
         import fastapi  # noqa: F401 (the extra `serve`)
         import uvicorn
@@ -88,20 +96,32 @@ def serve(
 
 
 def _become_vllm(
-    model: str, options: PolicyOptions, compute: str, *, served: str, host: str, port: int, key: str | None
+    model: str,
+    options: PolicyOptions,
+    compute: str,
+    in_flight: int,
+    *,
+    served: str,
+    host: str,
+    port: int,
+    key: str | None,
 ) -> NoReturn:
     """Replaces this process by vLLM's server. Raises `ValueError` where vLLM is not installed."""
     if not vllm_installed():
         raise ValueError(
             "--engine vllm: vLLM is not installed; leave the option out, or install vLLM (README, Engines)"
         )
-    arguments = vllm_arguments(model, options, compute, served=served, host=host, port=port)
+    if port == 0:
+        raise ValueError("got --port 0 with vLLM, which takes no free port by itself; give its number")
+    arguments = vllm_arguments(model, options, compute, in_flight, served=served, host=host, port=port)
     environment = {**os.environ, **({} if key is None else {"VLLM_API_KEY": key})}
     _note(f"starting vLLM's server for {served} at http://{_written(host)}:{port}/v1")
     os.execve(sys.executable, [sys.executable, "-m", "vllm.entrypoints.cli.main", *arguments], environment)
 
 
-def vllm_arguments(model: str, options: PolicyOptions, compute: str, *, served: str, host: str, port: int) -> list[str]:
+def vllm_arguments(
+    model: str, options: PolicyOptions, compute: str, in_flight: int, *, served: str, host: str, port: int
+) -> list[str]:
     """The arguments of `vllm serve` with which it prompts and samples as the model's card says."""
     from spiral.models.loading import load_language_model, model_directory
     from spiral.models.settings import ModelConfig
@@ -117,7 +137,7 @@ def vllm_arguments(model: str, options: PolicyOptions, compute: str, *, served: 
     chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_new_tokens": sampling.max_new_tokens}
     arguments = [
         *("serve", model_directory(model), "--served-model-name", served, "--host", host, "--port", str(port)),
-        *("--dtype", compute, "--max-model-len", str(engine.context), "--max-num-seqs", str(engine.max_rows)),
+        *("--dtype", compute, "--max-model-len", str(engine.context), "--max-num-seqs", str(in_flight)),
         *("--gpu-memory-utilization", f"{engine.memory_share:g}"),
         *("--generation-config", "vllm", "--override-generation-config", json.dumps(chosen)),
     ]

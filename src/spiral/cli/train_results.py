@@ -86,7 +86,7 @@ def next_commands(run: str, game: str, exact: list[str], games: Sequence[str] = 
         f"{spiral} evaluate {where} --game {spec}{against}",
     ]
     commands += [f"{spiral} exploitability {where} --game {spec}" for spec in map(shlex.quote, exact[:1])]
-    return [*commands, f"{program('tensorboard')} --logdir {where}"]
+    return [*commands, f"{spiral} show {where}", f"{program('tensorboard')} --logdir {where}"]
 
 
 def python_path(games: Sequence[str]) -> str:
