@@ -11,8 +11,7 @@ import pytest
 
 from spiral.core.files import share_mode
 from spiral.runs.directory import RunDirectory, read_episodes, read_evaluations, read_metrics
-from spiral.runs.evaluation import record_name
-from spiral.runs.evaluation_results import EvaluationResults
+from spiral.runs.evaluation_results import EvaluationResults, record_name
 
 ROWS = [json.dumps({"step": step, "loss/total": step / 7}).encode() for step in range(1, 7)]
 

@@ -8,7 +8,6 @@ evaluation never changes what training draws.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,14 +22,13 @@ from spiral.evaluation.exploitability import evaluate_theory
 from spiral.evaluation.reasoning.runner import load_benchmark, run_benchmark
 from spiral.evaluation.reasoning.settings import BenchmarkConfig
 from spiral.evaluation.reasoning.shots import shots_of_tasks
-from spiral.evaluation.results import plain_name
 from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import Game, load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, able_opponents, scripted_policy
 from spiral.policies.opponents import Opponents
 from spiral.rollout.loop import Match, play
-from spiral.runs.evaluation_results import EvaluationResults, opponent_replies
+from spiral.runs.evaluation_results import EvaluationResults, opponent_replies, record_name
 from spiral.runs.opponents import make_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.loop import due
@@ -38,8 +36,6 @@ from spiral.training.loop import due
 logger = logging.getLogger(__name__)
 
 LoadOpponent = Callable[[str, Game], Policy]
-MAX_RECORD_NAME = 100
-"""Characters. File systems allow 255 bytes, encrypted ones 143, and a temporary file has a longer name."""
 
 
 def warn_of_cut_off(results: EvaluationResults, warned: set[str]) -> None:
@@ -151,19 +147,6 @@ def run_benchmarks(
         results.append(result.to_json())
         _write_records(records, record_name(name, taken), [dataclasses.asdict(attempt) for attempt in attempts])
     return tuple(results)
-
-
-def record_name(label: str, taken: set[str]) -> str:
-    """A file name for a label, short enough for every file system and not yet in `taken`, to which it is added.
-
-    Names that differ only in case count as equal, as on some file systems.
-    """
-    name = "-against-".join(plain_name(part) for part in label.split("-against-"))
-    if len(name) > MAX_RECORD_NAME or name.casefold() in taken or not name:
-        digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-        name = f"{name[: MAX_RECORD_NAME - 13]}-{digest}"
-    taken.add(name.casefold())
-    return name
 
 
 def _write_records(records: Path | None, name: str, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,11 @@ from statistics import fmean
 from typing import Any
 
 from spiral.core.metrics import Matchup, Metrics, benchmark_key
+from spiral.evaluation.results import plain_name
 from spiral.policies.cut_off import CutOff
 
+MAX_RECORD_NAME = 100
+"""Characters. File systems allow 255 bytes, encrypted ones 143, and a temporary file has a longer name."""
 THEORY_METRICS = ("exploitability", "optimal_share", "regret_self")
 
 
@@ -68,3 +72,16 @@ def read_evaluation(path: Path) -> EvaluationResults:
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} does not hold evaluation results ({type(error).__name__})") from error
     return results
+
+
+def record_name(label: str, taken: set[str]) -> str:
+    """A file name for a label, short enough for every file system and not yet in `taken`, to which it is added.
+
+    Names that differ only in case count as equal, as on some file systems.
+    """
+    name = "-against-".join(plain_name(part) for part in label.split("-against-"))
+    if len(name) > MAX_RECORD_NAME or name.casefold() in taken or not name:
+        digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+        name = f"{name[: MAX_RECORD_NAME - 13]}-{digest}"
+    taken.add(name.casefold())
+    return name

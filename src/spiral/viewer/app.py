@@ -14,15 +14,19 @@ from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 from spiral.viewer.answers import Json, error_answer
 from spiral.viewer.episodes import EpisodeTable, Filters
+from spiral.viewer.evaluations import Evaluations, ItemFilters
 from spiral.viewer.guard import Guard
 from spiral.viewer.replay import Replay
 from spiral.viewer.run import ViewedRun, differing_settings, notice
+from spiral.viewer.sessions import Request as PlayRequest
+from spiral.viewer.sessions import Sessions, TooManyGamesError
 
 ASSETS = Path(__file__).parent / "assets"
 LOOK_SECONDS = 1.0
@@ -38,6 +42,12 @@ class Viewer:
         self.runs = [ViewedRun(number, path) for number, path in enumerate(paths)]
         self.tables = {run.id: EpisodeTable(run) for run in self.runs}
         self.replays = {run.id: Replay(run, own_games=own_games) for run in self.runs}
+        self.evaluations = {run.id: Evaluations(run) for run in self.runs}
+        self.sessions = Sessions(
+            {run.id: run for run in self.runs},
+            lambda run, spec: self.replays[run].game(spec),
+            own_games=own_games,
+        )
 
     def run(self, name: str) -> ViewedRun:
         """A run by its id. Raises `LookupError` where there is none."""
@@ -47,7 +57,8 @@ class Viewer:
         raise LookupError(f"there is no run {name[:80]!r} here")
 
     def close(self) -> None:
-        """Frees what the tables hold."""
+        """Frees what the tables hold, and ends the games."""
+        self.sessions.close()
         for table in self.tables.values():
             table.close()
 
@@ -71,6 +82,8 @@ def make_app(viewer: Viewer, *, token: str, host: str = "127.0.0.1", watched: Ca
     _add_errors(app)
     _add_runs(app, viewer, watched)
     _add_episodes(app, viewer)
+    _add_evaluations(app, viewer)
+    _add_play(app, viewer.sessions)
     _add_page(app)
     return Guard(app, token=token, host=host)
 
@@ -176,6 +189,79 @@ def _add_episodes(app: FastAPI, viewer: Viewer) -> None:
         viewer.run(name)
         text = viewer.replays[name].text(viewer.tables[name].path(step), step, episode)
         return PlainTextResponse(text.encode("utf-8", "replace"))
+
+
+def _add_evaluations(app: FastAPI, viewer: Viewer) -> None:
+    @app.get("/api/runs/{name}/evaluation")
+    def evaluation(name: str) -> Json:
+        viewer.run(name)
+        return Json(viewer.evaluations[name].summary())
+
+    @app.get("/api/runs/{name}/evaluation/items")
+    def items(
+        name: str,
+        task: str | None = None,
+        step: int | None = None,
+        correct: bool | None = None,
+        before_after: bool = False,
+        q: str | None = None,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> Json:
+        viewer.run(name)
+        filters = ItemFilters(
+            task=task or None,
+            step=step,
+            correct=correct,
+            before_after=before_after,
+            q=q or None,
+            offset=offset,
+            limit=limit,
+        )
+        return Json(viewer.evaluations[name].items(filters))
+
+
+class Wanted(BaseModel):
+    """A game that the page asks for, as `sessions.Request`."""
+
+    run: str
+    step: int
+    game: str
+    seat: int = 0
+    seed: int | None = None
+    thinking: bool | None = None
+
+
+class Move(BaseModel):
+    """A move that a person made."""
+
+    text: str
+
+
+def _add_play(app: FastAPI, sessions: Sessions) -> None:
+    @app.get("/api/play/choices")
+    def choices() -> Json:
+        return Json(sessions.choices())
+
+    @app.post("/api/play")
+    def begin(wanted: Wanted) -> Json:
+        try:
+            return Json({"session": sessions.begin(PlayRequest(**wanted.model_dump()))})
+        except TooManyGamesError as error:
+            return error_answer(429, str(error))
+
+    @app.get("/api/play/{session}")
+    def view(session: str) -> Json:
+        return Json(sessions.view(session))
+
+    @app.post("/api/play/{session}/move")
+    def move(session: str, made: Move) -> Json:
+        return Json(sessions.move(session, made.text))
+
+    @app.delete("/api/play/{session}")
+    def end(session: str) -> Json:
+        sessions.end(session)
+        return Json({"ended": session})
 
 
 def _add_page(app: FastAPI) -> None:

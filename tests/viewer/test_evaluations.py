@@ -1,0 +1,126 @@
+"""What evaluations found, as the page asks for it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from spiral.core.files import write_jsonl
+from viewed_runs import made_run, viewing
+
+
+def arena(game, opponent, win):
+    rates = {"win": win, "draw": 0.1, "loss": 0.9 - win, "illegal": 0.05}
+    bounds = {f"{name}_{end}": rates[name] + shift for name in ("win", "draw", "loss") for end, shift in
+              (("low", -0.01), ("high", 0.01))}  # fmt: skip
+    return {"game": game, "opponent": opponent, "episodes": 40, **rates, **bounds}
+
+
+def benchmark(task, accuracy):
+    ends = {"accuracy_low": accuracy - 0.1, "accuracy_high": accuracy + 0.1}
+    return {"task": task, "accuracy": accuracy, **ends, "items": 3, "truncated": 0, "unboxed": 0, "response_length": 9}
+
+
+def attempt(number, correct, reply, task="sums"):
+    return {
+        "id": f"{task}-{number}", "sample": 0, "prompt": f"What is {number} + 1?", "reply": reply,
+        "answer": str(number + 1), "extracted": reply[-2:-1], "correct": correct, "truncated": False, "tokens": 5,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = made_run(tmp_path_factory.mktemp("runs") / "mine", steps=2, episodes=1)
+    directory = path / "evaluation"
+    exact = {"game": "kuhn_poker", "exploitability": 0.25, "nash_conv": 0.5}
+    for step, win, right in ((0, 0.3, 1), (2, 0.7, 2)):
+        records = directory / f"step-{step:06d}"
+        records.mkdir(parents=True)
+        values = {
+            "arena": [arena("tictactoe", "random", win)],
+            "exploitability": [{**exact, "exploitability": 0.25 - step / 10}],
+            "benchmarks": [benchmark("sums", right / 3), benchmark("SUMS", 0.5)],
+        }
+        (directory / f"step-{step:06d}.json").write_text(json.dumps(values))
+        states = [
+            {"seat": 0, "information_state": "J-:", "probabilities": {"check": 0.6, "bet": 0.2}, "illegal": 0.2},
+            {"seat": 1, "information_state": "K-:bet", "probabilities": {"call": 1.0, "fold": 0.0}, "illegal": 0.0},
+            {"seat": 1, "information_state": "nonsense", "probabilities": {"call": 1.0}, "illegal": 0.0},
+        ]
+        write_jsonl(records / "kuhn_poker-states.jsonl", states)
+        replies = [
+            (0, True, "\\boxed{1}"),
+            (1, step == 2, "Case 1: x. Case 2: y. \\boxed{2}"),
+            (2, False, "<b>\\boxed{9}"),
+        ]
+        write_jsonl(records / "sums.jsonl", [attempt(*reply) for reply in replies])
+        with (records / "sums.jsonl").open("a") as file:
+            file.write('{"id": "cut')
+    (directory / "step-000001.json").write_text('{"arena": 3}')
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(run):
+    with viewing(run) as found:
+        yield found
+
+
+def test_numbers_by_step_and_a_damaged_file(client):
+    found = client.get("/api/runs/0/evaluation")
+    assert (found["steps"], found["notices"]) == ([0, 2], ["step-000001.json is damaged and left out."])
+    game = found["games"][1]
+    assert (game["step"], game["game"], game["opponent"], game["illegal"]) == (2, "tictactoe", "random", 0.05)
+    assert game["win"] == pytest.approx({"rate": 0.7, "low": 0.69, "high": 0.71})
+    assert [row["exploitability"] for row in found["exploitability"]] == pytest.approx([0.25, 0.05])
+    first = found["benchmarks"][0]
+    assert (first["task"], first["accuracy"]["rate"], first["items"]) == ("sums", pytest.approx(1 / 3), 3)
+    assert found["payoffs"] is None
+
+
+def test_kuhn_s_strategy_beside_all_equilibria(client):
+    rows = client.get("/api/runs/0/evaluation")["kuhn"]
+    assert len(rows) == 4
+    jack, king = rows[0], rows[1]
+    assert (jack["information_state"], jack["bet_probability"]) == ("J-:", pytest.approx(0.25))  # of the legal ones
+    assert jack["equilibrium"] == pytest.approx([0.0, 1 / 3])
+    assert (king["player"], king["bet_probability"], king["equilibrium"]) == (1, 1.0, [1.0, 1.0])
+
+
+def test_replies_to_problems_with_filters_and_pairs(client):
+    address = "/api/runs/0/evaluation/items"
+    found = client.get(f"{address}?task=sums")
+    assert (found["total"], [row["step"] for row in found["rows"]]) == (3, [2, 2, 2])
+    assert found["choices"] == {"task": ["sums", "SUMS"], "step": [0, 2]}
+    assert [row["correct"] for row in found["rows"]] == [True, True, False]
+    assert [row["gold"] for row in found["rows"]] == ["1", "2", "3"]
+    assert [row["patterns"] for row in found["rows"]] == [[], ["case_analysis"], []]
+    assert client.get(f"{address}?task=sums&correct=0")["rows"][0]["reply"] == "<b>\\boxed{9}"
+    assert client.get(f"{address}?q=CASE+2")["total"] == 1
+    assert client.get(f"{address}?task=sums&offset=2&limit=1")["rows"][0]["item"] == "sums-2"
+    pairs = client.get(f"{address}?before_after=1")
+    assert (pairs["total"], pairs["rows"][0]["item"]) == (1, "sums-1")
+    assert (pairs["rows"][0]["before"]["correct"], pairs["rows"][0]["before"]["step"]) == (False, 0)
+    assert client.get(f"{address}?task=SUMS")["total"] == 0  # its records are gone
+    assert client.get(f"{address}?task=sums&step=1")["total"] == 0
+    assert client.error(f"{address}?limit=0")[0] == 400
+
+
+def test_the_latest_tournament(run, client):
+    values = {
+        "game": "kuhn_poker", "episodes": 20, "players": ["runs/a", "random"], "labels": ["a", "random"],
+        "payoff": [[0.0, 0.5], [-0.5, 0.0]], "elo": [100.0, 0.0], "elo_low": [50.0, 0.0], "elo_high": [150.0, 0.0],
+    }  # fmt: skip
+    for name, change, age in (("old", {"episodes": 2}, 100), ("new", {}, 0)):
+        file = run / "results" / f"tournament-{name}" / "tournament.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({**values, **change}))
+        os.utime(file, (file.stat().st_mtime - age,) * 2)
+    payoffs = client.get("/api/runs/0/evaluation")["payoffs"]
+    assert (payoffs["players"], payoffs["episodes"]) == (["a", "random"], 20)
+    assert payoffs["matrix"] == [[0.0, 0.5], [-0.5, 0.0]]
+    assert payoffs["ratings"][0] == {"name": "a", "rating": 100.0, "low": 50.0, "high": 150.0}
+    file.write_text('{"players": []')
+    assert client.get("/api/runs/0/evaluation")["notices"][-1].startswith("tournament-new/tournament.json cannot be")
