@@ -85,7 +85,7 @@ def test_the_tables(run, tmp_path):
     assert re.search(r"r1 +16 +games +8 +75% \(41 to 93\) +0% ", result.out)
     assert re.search(r"r1 +16 +case by case +75% .* 50% .* 0\.67 \(0\.\d+ to \d\.\d+\) +72% to 71%", result.out)
     assert "no game shows it" in result.out
-    assert "Agreement with 40 labelled traces" in result.out
+    assert "Agreement with 60 labelled traces" in result.out
 
 
 def judging(request):

@@ -1,6 +1,6 @@
 """How far a classifier agrees with a reader, pattern by pattern, on labelled traces that come with the package.
 
-`data/labelled.jsonl` holds 40 traces of SmolLM2-135M-Instruct (Apache-2.0), each read and labelled by the codebook
+`data/labelled.jsonl` holds 60 traces of SmolLM2-135M-Instruct (Apache-2.0), each read and labelled by the codebook
 before any classifier had seen it. Nothing was tuned on them. They are texts of a small model, which reasons poorly, and
 few of them show anything: agreement on the texts of a strong model may be better or worse. `data/README.md` says more.
 """
