@@ -199,7 +199,10 @@ def test_a_full_disk_in_a_learner_worker_leaves_a_checkpoint_from_which_one_proc
     resumed = command("train", "--resume", "--run-dir", str(path), "--set", "cluster.rollout_workers=0")
     assert resumed.status == 0
     assert_same_run(path, alone)
-    assert "has only one process; to spread it over several, start or resume it with" in command("cluster", "status", str(path)).err
+    assert (
+        "has only one process; to spread it over several, start or resume it with"
+        in command("cluster", "status", str(path)).err
+    )
 
 
 def test_a_learner_that_is_lost_too_often_ends_the_run(monkeypatch, tmp_path):
