@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from small_games import OddState
 from spiral.games import State, load_game
 from spiral.models.nano.build import random_turns
 from spiral.text import last_boxed, parse_action
@@ -361,6 +362,19 @@ def test_an_incomplete_or_repeated_offer_is_illegal():
 
 def test_an_overlong_box_is_illegal():
     assert parse_action(rf"\boxed{{bet{' ' * 200_000}}}", KUHN) is None
+
+
+class _Hive(OddState):
+    def legal_actions(self):
+        return ("bA1 wA3", "bA1 wA3\\", "bA1 \\wA3")
+
+
+def test_an_action_may_end_in_a_backslash():
+    for action in _Hive().legal_actions():
+        assert parse_action(rf"Hence \boxed{{{action}}}.", _Hive()) == action
+    assert parse_action(r"\boxed{bA1 wA3\ }", _Hive()) == "bA1 wA3\\"
+    assert parse_action(r"\boxed{bA1 wA3\}, or \boxed{wA1\}", _Hive()) is None
+    assert parse_action(r"\boxed{bA1 wA3", _Hive()) is None
 
 
 def test_there_is_no_action_at_chance_or_after_the_end():

@@ -21,7 +21,7 @@ import html
 import re
 
 from spiral.games import State
-from spiral.text.boxes import last_boxed
+from spiral.text.boxes import last_box
 from spiral.text.latex import latex_to_text, strip_formatting
 from spiral.text.thinking import split_reply
 
@@ -45,8 +45,13 @@ def parse_action(reply: str, state: State) -> str | None:
     An action that the game lists is returned in the game's spelling. An action of a game with free text is returned
     as the reply spells it, and one of a `verbatim` state exactly as it stands in the box, lines included.
     """
-    boxed = last_boxed(split_reply(reply).answer)
-    if boxed is None or len(boxed) > MAX_CONTENT or state.is_terminal or state.is_chance:
+    if state.is_terminal or state.is_chance:
+        return None
+    answer = split_reply(reply).answer
+    box = last_box(answer)
+    if box is None or (boxed := box.content) is None:
+        return None if box is None else _ends_in_a_backslash(answer[box.start :], state)
+    if len(boxed) > MAX_CONTENT:
         return None
     if state.verbatim:
         return boxed.strip() if state.is_legal(boxed.strip()) else None
@@ -58,6 +63,14 @@ def parse_action(reply: str, state: State) -> str | None:
         if (action := actions.named(content)) is not None:
             return action
     return next((content for content in dict.fromkeys(candidates) if state.is_legal(content)), None)
+
+
+def _ends_in_a_backslash(box: str, state: State) -> str | None:
+    r"""The legal action of a box that is not closed since its brace seems escaped, as of Hive's action `bA1 wA3\`."""
+    for action in state.legal_actions():
+        if action.endswith("\\") and box.startswith(f"\\boxed{{{action}}}"):
+            return action
+    return None
 
 
 class _Actions:
