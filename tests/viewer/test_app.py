@@ -80,18 +80,23 @@ def test_a_run_that_goes_on_is_followed(tmp_path):
         with locked(run / ".lock"):
             assert client.get("/api/runs")["runs"][0]["status"] == "training"
         connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
-        connection.request("GET", "/api/runs/0/events", headers={"Authorization": f"Bearer {TOKEN}"})
+        connection.request("GET", "/api/events", headers={"Authorization": f"Bearer {TOKEN}"})
         answer = connection.getresponse()
         assert answer.getheader("Content-Type").startswith("text/event-stream")
-        assert answer.readline() == b'data: {"step": 2}\n'
+        assert answer.readline() == b'data: {"run": "0", "step": 2}\n'
         total = client.get("/api/runs/0/episodes")["total"]
         write_episodes(run / "episodes" / "step-000003.parquet", played("tictactoe", 5, seed=7))
         with (run / "metrics.jsonl").open("a") as file:
             file.write('{"step": 3, "loss/policy": 0.25}\n{"step": 4, "loss/pol')
         lines = []
-        while b'data: {"step": 3}\n' not in lines:
+        while b'data: {"run": "0", "step": 3}\n' not in lines:
             lines.append(answer.readline())
-        assert set(lines) <= {b"\n", b": nothing new\n", b'data: {"step": 2}\n', b'data: {"step": 3}\n'}
+        assert set(lines) <= {
+            b"\n",
+            b": nothing new\n",
+            b'data: {"run": "0", "step": 2}\n',
+            b'data: {"run": "0", "step": 3}\n',
+        }
         answer.close()
         connection.close()
         found = client.get("/api/runs/0/metrics?since=2")

@@ -7,7 +7,7 @@ import pytest
 from spiral.viewer.guard import Guard
 from viewed_runs import TOKEN, made_run, viewing
 
-EVERYTHING = ("/", "/assets/app.js", "/api/runs", "/api/runs/0/episodes", "/api/runs/0/events", "/nothing")
+EVERYTHING = ("/", "/assets/app.js", "/api/runs", "/api/runs/0/episodes", "/api/events", "/nothing")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -109,30 +110,32 @@ def _add_runs(app: FastAPI, viewer: Viewer, watched: Callable[[], bool]) -> None
     def health(name: str) -> Json:
         return Json({"lights": viewer.run(name).health()})
 
-    @app.get("/api/runs/{name}/events")
-    async def events(name: str, request: Request) -> StreamingResponse:
-        run, table = viewer.run(name), viewer.tables[name]
-        return StreamingResponse(
-            _events(run, table, request, watched), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-        )
+    @app.get("/api/events")
+    async def events(request: Request) -> StreamingResponse:
+        # One stream for all runs: a browser opens six connections to a host at most.
+        news = _events([(run, viewer.tables[run.id]) for run in viewer.runs], request, watched)
+        return StreamingResponse(news, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 async def _events(
-    run: ViewedRun, table: EpisodeTable, request: Request, watched: Callable[[], bool]
+    runs: Sequence[tuple[ViewedRun, EpisodeTable]], request: Request, watched: Callable[[], bool]
 ) -> AsyncIterator[str]:
-    """One event at first and one whenever metrics or episodes have grown."""
+    """One event a run at first and one whenever its metrics or episodes have grown."""
 
-    def look() -> tuple[int, tuple[int, int], bool]:
+    def look(run: ViewedRun, table: EpisodeTable) -> tuple[int, tuple[int, int], bool]:
         steps = run.metrics().steps
         return (steps[-1] if steps else 0), table.newest(), table.complete
 
-    seen, quiet = None, 0.0
+    seen: dict[str, tuple[int, tuple[int, int], bool]] = {}
+    quiet = 0.0
     while watched() and not await request.is_disconnected():
-        now = await asyncio.to_thread(look)
-        if now != seen:
-            seen, quiet = now, 0.0
-            yield f'data: {{"step": {max(now[0], now[1][0])}}}\n\n'
-        elif quiet >= BEAT_SECONDS:
+        for run, table in runs:
+            now = await asyncio.to_thread(look, run, table)
+            if now != seen.get(run.id):
+                seen[run.id], quiet = now, 0.0
+                event = json.dumps({"run": run.id, "step": max(now[0], now[1][0])})
+                yield f"data: {event}\n\n"
+        if quiet >= BEAT_SECONDS:
             quiet = 0.0
             yield ": nothing new\n\n"
         await asyncio.sleep(LOOK_SECONDS)

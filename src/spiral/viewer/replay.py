@@ -70,7 +70,7 @@ class Replay:
             "step": step,
             "episode": number,
             "game": episode.game,
-            "seed": episode.seed,
+            "seed": str(episode.seed),  # a number of JavaScript loses digits above 2**53
             "attempt": episode.attempt,
             "policies": [seat.policy for seat in episode.seats],
             "trainable": [seat.trainable for seat in episode.seats],

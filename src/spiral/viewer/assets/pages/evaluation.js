@@ -1,0 +1,563 @@
+// What evaluations and benchmarks found, over the steps of a run.
+
+import { get } from "../lib/api.js";
+import { line } from "../lib/colours.js";
+import { debounce, field, h, put, select, svg } from "../lib/dom.js";
+import { count, percent, plural, signed, value } from "../lib/format.js";
+import { go, link } from "../lib/route.js";
+import { notices } from "../lib/runs.js";
+import { block, inline, plain } from "../lib/text.js";
+import { Chart } from "../parts/chart.js";
+
+const ITEMS = 20;
+const LINES = { win: line(0), draw: line(8), loss: line(2) };
+
+export async function show(root, frame, parts, params) {
+  const view = new Evaluation(root, frame, params);
+  await view.load();
+  return view;
+}
+
+class Evaluation {
+  constructor(root, frame, params) {
+    this.root = root;
+    this.frame = frame;
+    this.params = params;
+    this.drawn = [];
+  }
+
+  async load() {
+    const run = this.frame.run;
+    this.data = await get(`/api/runs/${run.id}/evaluation`);
+    this.run = run.id;
+    this.leave();
+    const { steps, games, benchmarks, exploitability, kuhn, payoffs } = this.data;
+    const anything = games.length || benchmarks.length || exploitability.length || kuhn.length || payoffs;
+    const sections = [
+      games.length ? this.opponents(games) : null,
+      exploitability.length ? this.exploitability(exploitability) : null,
+      kuhn.length ? this.kuhn(kuhn) : null,
+      payoffs ? this.payoffs(payoffs) : null,
+      benchmarks.length ? this.benchmarks(benchmarks) : null,
+    ];
+    put(
+      this.root,
+      h(
+        "div",
+        { class: "head" },
+        h("h1", {}, "Evaluation"),
+        h(
+          "p",
+          { class: "sub num" },
+          inline(run.name, 60),
+          steps.length ? ` · ${plural(steps.length, "evaluation")}, the last after step ${count(steps.at(-1))}` : "",
+        ),
+      ),
+      notices(run.notices ?? [], this.data.notices ?? []),
+      h(
+        "div",
+        { class: "stack sections" },
+        anything
+          ? sections.filter(Boolean)
+          : h(
+              "p",
+              { class: "panel empty" },
+              "No evaluation has been written yet. `evaluation.every` and `benchmark.every` say when one is due.",
+            ),
+      ),
+    );
+    if (benchmarks.length) await this.items();
+  }
+
+  chart(title, series, options = {}) {
+    const body = h("div", { class: "chart-body" });
+    const card = h(
+      "figure",
+      {
+        class: "chart panel",
+        "aria-label": `${title}: ${series.map((one) => `${one.label} ${(options.format ?? value)(one.values.at(-1))}`).join(", ")} after step ${series[0]?.steps.at(-1)}`,
+      },
+      h("figcaption", {}, h("span", { class: "chart-name" }, inline(title, 80))),
+      body,
+    );
+    const chart = new Chart(body, { height: 170, ...options });
+    chart.set(series);
+    this.drawn.push(chart);
+    return card;
+  }
+
+  section(title, note, ...children) {
+    return h(
+      "section",
+      { class: "stack tight" },
+      h("div", {}, h("h2", {}, title), note ? h("p", { class: "soft small" }, note) : null),
+      children,
+    );
+  }
+
+  opponents(games) {
+    const groups = group(games, (row) => `${row.game} against ${row.opponent}`);
+    const cards = [...groups].map(([title, rows]) =>
+      this.chart(
+        title,
+        ["win", "draw", "loss"]
+          .filter((key) => rows.some((row) => row[key]))
+          .map((key) => ({
+            label: key,
+            colour: LINES[key],
+            steps: rows.map((row) => row.step),
+            values: rows.map((row) => row[key]?.rate ?? null),
+            low: rows.map((row) => row[key]?.low ?? null),
+            high: rows.map((row) => row[key]?.high ?? null),
+          })),
+        { format: percent },
+      ),
+    );
+    const last = [...groups.values()].map((rows) => rows.at(-1));
+    const rate = (one) =>
+      one
+        ? [
+            h("b", {}, percent(one.rate)),
+            h("span", { class: "soft small" }, ` ${percent(one.low)} to ${percent(one.high)}`),
+          ]
+        : "–";
+    return this.section(
+      "Games against opponents",
+      "Bands and ranges are 95% intervals.",
+      h("div", { class: "charts" }, cards),
+      h(
+        "div",
+        { class: "panel scroll", tabindex: "0", role: "region", "aria-label": "The last evaluation" },
+        h(
+          "table",
+          { class: "num" },
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              ["Game", "Opponent", "After step", "Win", "Draw", "Loss", "Illegal", "Games"].map((name, index) =>
+                h("th", { scope: "col", class: index > 1 ? "num" : "" }, name),
+              ),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            last.map((row) =>
+              h(
+                "tr",
+                {},
+                h("th", { scope: "row" }, inline(row.game, 50)),
+                h("td", {}, inline(row.opponent, 40)),
+                h("td", { class: "num" }, count(row.step)),
+                [row.win, row.draw, row.loss].map((one) => h("td", { class: "num nowrap" }, rate(one))),
+                h("td", { class: "num" }, percent(row.illegal)),
+                h("td", { class: "num" }, count(row.episodes)),
+              ),
+            ),
+          ),
+        ),
+      ),
+    );
+  }
+
+  exploitability(rows) {
+    const cards = [...group(rows, (row) => row.game)].map(([game, own]) =>
+      this.chart(game, [
+        {
+          label: "exploitability",
+          colour: line(4),
+          steps: own.map((row) => row.step),
+          values: own.map((row) => row.exploitability),
+        },
+      ]),
+    );
+    return this.section(
+      "Exploitability",
+      "Half of what best responses win against the policy, over all players; 0 is an equilibrium.",
+      h("div", { class: "charts" }, cards),
+    );
+  }
+
+  kuhn(rows) {
+    const steps = [...new Set(rows.map((row) => row.step))].sort((a, b) => a - b);
+    const box = h("div", { class: "two num" });
+    const said = h("output", { class: "num" });
+    const draw = (index) => {
+      const step = steps[index];
+      said.textContent = `after step ${count(step)}`;
+      const now = rows.filter((row) => row.step === step);
+      put(
+        box,
+        [0, 1].map((player) => {
+          const own = now.filter((row) => mover(row.information_state) === player);
+          return own.length
+            ? h("div", { class: "kuhn" }, h("h3", { class: `p${player}` }, `Player ${player}`), own.map(kuhnRow))
+            : null;
+        }),
+      );
+    };
+    const range = h("input", {
+      type: "range",
+      min: "0",
+      max: String(steps.length - 1),
+      value: String(steps.length - 1),
+      "aria-label": "Evaluation",
+      oninput: () => draw(Number(range.value)),
+    });
+    draw(steps.length - 1);
+    return this.section(
+      "Kuhn poker: how often it bets or calls",
+      "Bars are the policy, brackets and the last column what the family of equilibria allows.",
+      h(
+        "div",
+        { class: "panel pad stack tight" },
+        steps.length > 1
+          ? h("label", { class: "check" }, "Evaluation", range, said)
+          : h("p", { class: "soft small" }, said),
+        box,
+      ),
+    );
+  }
+
+  payoffs({ players, matrix, ratings }) {
+    const size = Math.max(
+      1e-9,
+      ...matrix
+        .flat()
+        .filter((one) => one !== null)
+        .map(Math.abs),
+    );
+    const table = h(
+      "table",
+      { class: "heat num" },
+      h("caption", { class: "sr" }, "Mean return of the row's player against the column's"),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("td", {}),
+          players.map((name) => h("th", { scope: "col" }, inline(name, 24))),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        matrix.map((row, index) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, inline(players[index], 24)),
+            row.map((one) =>
+              h(
+                "td",
+                {
+                  class: one === null ? "" : one < 0 ? "negative" : "positive",
+                  style: one === null ? {} : { "--strength": (Math.abs(one) / size).toFixed(3) },
+                },
+                one === null ? "–" : signed(one),
+              ),
+            ),
+          ),
+        ),
+      ),
+    );
+    return this.section(
+      "Tournament",
+      "Mean return of the row's player against the column's, and ratings with 95% intervals.",
+      h(
+        "div",
+        { class: "two" },
+        h("div", { class: "panel pad scroll", tabindex: "0", role: "region", "aria-label": "Payoffs" }, table),
+        ratings?.length ? h("div", { class: "panel pad" }, ratingPlot(ratings)) : null,
+      ),
+    );
+  }
+
+  benchmarks(rows) {
+    const cards = [...group(rows, (row) => row.task)].map(([task, own]) =>
+      this.chart(
+        task,
+        [
+          {
+            label: "accuracy",
+            colour: line(0),
+            steps: own.map((row) => row.step),
+            values: own.map((row) => row.accuracy.rate),
+            low: own.map((row) => row.accuracy.low),
+            high: own.map((row) => row.accuracy.high),
+          },
+        ],
+        { format: percent },
+      ),
+    );
+    this.tasks = [...new Set(rows.map((row) => row.task))];
+    this.taskSteps = [...new Set(rows.map((row) => row.step))].sort((a, b) => a - b);
+    this.itemForm = h("form", {
+      class: "filters",
+      role: "search",
+      "aria-label": "Filters of items",
+      onsubmit: (event) => event.preventDefault(),
+    });
+    this.itemList = h("div", { class: "stack tight" });
+    return this.section(
+      "Benchmarks",
+      null,
+      h("div", { class: "charts" }, cards),
+      h("h3", { class: "space" }, "Items"),
+      this.itemForm,
+      this.itemList,
+    );
+  }
+
+  drawItemForm() {
+    const pick = (key, label, pairs, fallback = "") =>
+      field(
+        label,
+        select(pairs, this.params.get(key) ?? fallback, (chosen) => this.change({ [key]: chosen }), { name: key }),
+      );
+    const search = h("input", {
+      type: "search",
+      name: "q",
+      value: this.params.get("q") ?? "",
+      placeholder: "Words in prompts and replies",
+      "aria-label": "Search items",
+      oninput: debounce(() => this.change({ q: search.value.trim() }), 350),
+    });
+    put(
+      this.itemForm,
+      h("div", { class: "filter-search" }, field("Text", search)),
+      pick("task", "Task", [["", "any"], ...this.tasks.map((task) => [task, plain(task, 60)])]),
+      pick(
+        "step",
+        "After step",
+        [...this.taskSteps.map((step) => [String(step), count(step)])],
+        String(this.taskSteps.at(-1)),
+      ),
+      pick("correct", "Answer", [
+        ["", "any"],
+        ["1", "right"],
+        ["0", "wrong"],
+      ]),
+    );
+  }
+
+  change(changes) {
+    const params = Object.fromEntries(this.params);
+    delete params.offset;
+    this.params = new URLSearchParams(
+      Object.entries({ ...params, ...changes }).filter(([, one]) => one !== "" && one !== null),
+    );
+    go(link(["evaluation"], this.params), { quiet: true });
+    this.items();
+  }
+
+  async items() {
+    if (!this.itemForm.children.length) this.drawItemForm();
+    const params = this.params;
+    const offset = Number(params.get("offset")) || 0;
+    const serial = (this.serial = (this.serial ?? 0) + 1);
+    let answer;
+    try {
+      answer = await get(`/api/runs/${this.run}/evaluation/items`, {
+        task: params.get("task"),
+        step: params.get("step") ?? this.taskSteps.at(-1),
+        correct: params.get("correct"),
+        q: params.get("q"),
+        before_after: 1,
+        offset,
+        limit: ITEMS,
+      });
+    } catch (error) {
+      put(this.itemList, h("p", { class: "notice bad" }, error.message));
+      return;
+    }
+    if (serial !== this.serial) return;
+    const { total, rows } = answer;
+    const turn = (text, to, enabled) =>
+      h(
+        "button",
+        { type: "button", class: "button", disabled: !enabled, onclick: () => this.change({ offset: to || "" }) },
+        text,
+      );
+    put(
+      this.itemList,
+      ...(rows.length ? rows.map(item) : [h("p", { class: "panel empty" }, "No item fits these filters.")]),
+      h(
+        "div",
+        { class: "row spread" },
+        h(
+          "span",
+          { class: "soft num" },
+          rows.length ? `${count(offset + 1)} to ${count(offset + rows.length)} of ${count(total)}` : "",
+        ),
+        h(
+          "div",
+          { class: "row" },
+          turn("Back", offset - ITEMS, offset > 0),
+          turn("Next", offset + ITEMS, offset + rows.length < total),
+        ),
+      ),
+    );
+  }
+
+  async update(parts, params) {
+    if (this.run !== this.frame.run.id) return false;
+    this.params = params;
+    if (this.itemForm) {
+      this.itemForm.replaceChildren();
+      await this.items();
+    }
+    return true;
+  }
+
+  async grow(id) {
+    if (id !== this.frame.run.id || this.root.contains(document.activeElement)) return;
+    const fresh = await get(`/api/runs/${id}/evaluation`);
+    if (fresh.steps.length !== this.data.steps.length) await this.load();
+  }
+
+  leave() {
+    for (const chart of this.drawn) chart.destroy();
+    this.drawn = [];
+  }
+}
+
+function group(rows, key) {
+  const groups = new Map();
+  for (const row of rows) groups.set(key(row), [...(groups.get(key(row)) ?? []), row]);
+  return groups;
+}
+
+/** How often the policy bets or calls at an information state, beside what an equilibrium may do. */
+function kuhnRow(row) {
+  const [low, high] = row.equilibrium ?? [null, null];
+  const family = low === null ? "" : low === high ? percent(low) : `${percent(low)} to ${percent(high)}`;
+  return h(
+    "div",
+    { class: "kuhn-row" },
+    h("span", { class: "kuhn-name" }, inline(spokenState(row.information_state), 60)),
+    h(
+      "span",
+      {
+        class: "kuhn-bar",
+        role: "img",
+        "aria-label": `bets or calls ${percent(row.bet_probability)}${family ? `, equilibrium ${family}` : ""}`,
+      },
+      h("i", { class: "kuhn-share", style: { "--share": row.bet_probability } }),
+      low === null ? null : h("i", { class: "kuhn-family", style: { "--low": low, "--high": Math.max(high, low) } }),
+    ),
+    h("b", {}, percent(row.bet_probability)),
+    h("span", { class: "soft small" }, family),
+  );
+}
+
+function actionsOf(state) {
+  return (state.split("/").at(-1).split(":")[1] ?? "").split(",").filter(Boolean);
+}
+
+/** Who decides at an information state. */
+function mover(state) {
+  return actionsOf(state).length % 2;
+}
+
+/** "Q-:check,bet" -> "Q after check, bet". */
+function spokenState(state) {
+  const card = state.split("/").at(-1).split(":")[0].replace(/-$/, "");
+  const actions = actionsOf(state);
+  return actions.length ? `${card} after ${actions.join(", ")}` : `${card}, first to act`;
+}
+
+/** Ratings as points with their intervals on one line of numbers. */
+function ratingPlot(ratings) {
+  const low = Math.min(...ratings.map((one) => one.low ?? one.rating));
+  const high = Math.max(...ratings.map((one) => one.high ?? one.rating));
+  const room = (high - low) * 0.05 || 1;
+  const place = (number) => ((number - low + room) / (high - low + 2 * room)) * 100;
+  const sorted = [...ratings].sort((a, b) => b.rating - a.rating);
+  return h(
+    "ul",
+    { class: "ratings num" },
+    sorted.map((one) =>
+      h(
+        "li",
+        {},
+        h("span", { class: "rating-name" }, inline(one.name, 30)),
+        svg(
+          "svg",
+          { viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true" },
+          svg("line", { class: "axis", x1: 0, x2: 100, y1: 6, y2: 6 }),
+          one.low === null || one.low === undefined
+            ? null
+            : svg("line", { class: "interval", x1: place(one.low), x2: place(one.high), y1: 6, y2: 6 }),
+          svg("line", { class: "point", x1: place(one.rating), x2: place(one.rating), y1: 1, y2: 11 }),
+        ),
+        h("b", {}, value(Math.round(one.rating * 10) / 10)),
+        h(
+          "span",
+          { class: "soft small nowrap" },
+          one.low === null || one.low === undefined
+            ? ""
+            : `${value(Math.round(one.low))} to ${value(Math.round(one.high))}`,
+        ),
+      ),
+    ),
+  );
+}
+
+function item(row) {
+  const grade = (one) => h("span", { class: `tag ${one.correct ? "good" : "bad"}` }, one.correct ? "right" : "wrong");
+  const side = (title, one) =>
+    h(
+      "div",
+      { class: "side-by" },
+      h("div", { class: "row" }, h("h3", {}, title), grade(one)),
+      block(one.reply, { empty: "No reply." }),
+    );
+  const changed = row.before && row.before.correct !== row.correct;
+  return h(
+    "details",
+    {
+      class: "panel item",
+      ontoggle: (event) => {
+        if (!event.target.open || event.target.children.length > 1) return;
+        event.target.append(
+          h(
+            "div",
+            { class: "pad stack tight" },
+            h("div", {}, h("h3", {}, "Prompt"), block(row.prompt)),
+            h("p", {}, h("b", {}, "Right answer: "), inline(row.gold, 200)),
+            row.before
+              ? h(
+                  "div",
+                  { class: "two" },
+                  side(`Before${row.before.step === undefined ? "" : `, step ${row.before.step}`}`, row.before),
+                  side(`After step ${row.step}`, row),
+                )
+              : side(`After step ${row.step}`, row),
+            row.patterns?.length
+              ? h(
+                  "p",
+                  { class: "row" },
+                  h("span", { class: "soft small" }, "Patterns"),
+                  row.patterns.map((name) => h("span", { class: "tag" }, inline(name, 40))),
+                )
+              : null,
+          ),
+        );
+      },
+    },
+    h(
+      "summary",
+      { class: "row" },
+      grade(row),
+      changed ? h("span", { class: "tag accent" }, row.correct ? "learned" : "lost") : null,
+      h("span", { class: "soft small nowrap item-name" }, inline(row.task, 30), " ", inline(row.item, 30)),
+      h("span", { class: "item-prompt" }, inline(row.prompt, 160)),
+    ),
+  );
+}
