@@ -1,44 +1,73 @@
-"""The documents are true: links lead somewhere, and docs/settings.md lists the settings as the code has them.
+"""The documents are true: links lead somewhere, and pages made from the code are as the code has them.
 
-`SPIRAL_UPDATE_DOCS=1 pytest tests/test_docs.py` writes docs/settings.md anew.
+`SPIRAL_UPDATE_DOCS=1 pytest tests/test_docs.py` writes these pages anew.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
-from pathlib import Path
+import tomllib
 
-from spiral.cli.train_help import _toml, about, description, sections, type_name
+import pytest
 
-ROOT = Path(__file__).parents[1]
-SETTINGS = ROOT / "docs" / "settings.md"
+from documents import NAMES, ROOT, blocks, save_files
+from generated_pages import papers_page, recipes_page, settings_page
+from spiral.cli.experiment import check_command
 
-
-def settings_page() -> str:
-    """Every section of a recipe as a table of its settings."""
-    lines = [
-        "# Settings",
-        "",
-        "Every setting of a recipe by section, as in `spiral train --help`. In a recipe file they stand under",
-        "`[section]`; on the command line, `--set section.key=value`.",
-    ]
-    for name, section in sections().items():
-        lines += ["", f"## [{name}]", "", about(name), ""]
-        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-        for key, info in section.model_fields.items():
-            default = _toml(info.default).replace("|", "\\|")
-            meaning = description(info).replace("|", "\\|")
-            lines.append(f"| `{key}` | {type_name(info)} | {f'`{default}`' if default else ''} | {meaning} |")
-    return "\n".join(lines) + "\n"
+PAPERS = ROOT / "docs" / "papers.md"
+FRAGMENTS = [
+    (name, code)
+    for name in NAMES
+    for language, code in blocks(name, "toml")
+    if re.match(r"\[(?:run|model|prompt|sampling|engine|selfplay|credit|loss|learner|lora|evaluation|cluster)\]", code)
+    and "path" not in tomllib.loads(code).get("model", {})
+    and "my_trackers" not in code
+]
+"""Parts of a recipe that the documents show, without those that begin with the name of a file."""
 
 
-def test_the_settings_page_is_that_of_the_code() -> None:
-    page = settings_page()
+def in_one_line(value: object) -> str:
+    """A value of TOML as a command line takes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {in_one_line(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("settings.md", settings_page),
+        ("recipes.md", recipes_page),
+        ("papers.md", lambda: papers_page(PAPERS.read_text(encoding="utf-8"))),
+    ],
+)
+def test_a_page_is_that_of_the_code(name: str, page) -> None:
+    file = ROOT / "docs" / name
     if os.environ.get("SPIRAL_UPDATE_DOCS"):
-        SETTINGS.write_text(page, encoding="utf-8")
-    assert SETTINGS.read_text(encoding="utf-8") == page, "run SPIRAL_UPDATE_DOCS=1 pytest tests/test_docs.py"
+        file.write_text(page(), encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == page(), "run SPIRAL_UPDATE_DOCS=1 pytest tests/test_docs.py"
+
+
+@pytest.mark.parametrize(("name", "code"), FRAGMENTS)
+def test_a_part_of_a_recipe_is_one_that_a_recipe_takes(name, code, tmp_path, monkeypatch) -> None:
+    save_files(name, tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["train", "nano"]
+    for section, values in tomllib.loads(code).items():
+        for key, value in values.items():
+            if section == "opponent":
+                words += [
+                    part for one in value for part in ("--set", f"opponent.{key}.{one}={in_one_line(value[one])}")
+                ]
+            else:
+                words += ["--set", f"{section}.{key}={in_one_line(value)}"]
+    assert check_command(words)["model"]["path"] == "nano"
+    for file in tmp_path.glob("*.py"):
+        sys.modules.pop(file.stem, None)
 
 
 def test_every_relative_link_leads_to_a_file() -> None:

@@ -69,7 +69,8 @@ def test_every_link_leads_to_a_file_and_a_heading(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_list_begins_after_an_empty_line(name):
     """GitHub does without; on the site such a list is a part of the paragraph before it."""
-    paragraphs = BLOCK.sub("", (ROOT / name).read_text(encoding="utf-8")).split("\n\n")
+    paragraphs = BLOCK.sub("", (ROOT / name).read_text(encoding="utf-8"))
+    paragraphs = [one.lstrip("\n") for one in paragraphs.split("\n\n")]
     item = re.compile(r"[-*] |\d+\. ")
     glued = [one for one in paragraphs if re.search(r"^(?:[-*] |\d+\. )", one, re.MULTILINE) and not item.match(one)]
     assert [one for one in glued if not one.startswith(" ")] == []
