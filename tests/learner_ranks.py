@@ -170,6 +170,18 @@ def train(model: Any, run: Run, updates: int) -> Trained:
     return Trained(metrics, weights_of(learner))
 
 
+def scores(model: Any, run: Run, *, split: bool) -> Any:
+    """The log-probabilities of a batch's action tokens, after an update."""
+    learner = learner_of(model, run)
+    learner.update(batch_of(run, 0))
+    return learner.score(batch_of(run, 1), split=split)
+
+
+def split_scores(model: Any, run: Run) -> Any:
+    """The same with the work shared by the ranks."""
+    return scores(model, run, split=True)
+
+
 def train_and_save(model: Any, run: Run, root: Path, updates: int) -> Trained:
     """The same, with a checkpoint at the end."""
     learner = learner_of(model, run)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from made_up import new_episode, new_sample, new_turn, random_samples
 from spiral.core.records import Turn
-from spiral.training.batch import make_batch, samples_from_episodes
+from spiral.training.batch import make_batch, samples_from_episodes, with_learning
 
 
 def sample(prompt, reply, advantage=1.0):
@@ -51,6 +51,27 @@ def test_every_token_may_have_an_advantage_of_its_own():
     batch = make_batch(samples)
     assert batch.advantages_A.tolist() == [0.5, -0.5, 0.0, 0.0, 1.0]
     assert batch.advantages_A.dtype == torch.float32
+
+
+def test_episodes_keep_what_each_turn_was_credited_with_and_the_learners_numbers():
+    """In the order of the batch; a turn that is left out of it has advantages alone, and one of an opponent neither."""
+    turns = [new_turn(0, (5,), (8, 9)), new_turn(1, (5,), (2, 3, 4)), new_turn(0, (5,), (2,))]
+    games = [new_episode((1.0, -1.0), turns), new_episode((1.0, -1.0), turns[:2], trainable=(True, False))]
+    advantages = [[np.array([0.5, -0.5]), np.zeros(3), np.array([0.25])], np.array([0.75, 0.0])]
+    samples, _ = samples_from_episodes(games, advantages, drop_zero_advantage=True)
+    logprobs_A = np.arange(sum(len(one.action_ids) for one in samples), dtype=np.float32)
+    first, second = with_learning(games, advantages, logprobs_A, drop_zero_advantage=True)
+    assert [turn.advantages.tolist() for turn in first.turns] == [[0.5, -0.5], [0.0, 0.0, 0.0], [0.25]]
+    assert [None if turn.learner_logprobs is None else turn.learner_logprobs.tolist() for turn in first.turns] == [
+        [0.0, 1.0],
+        None,
+        [2.0],
+    ]
+    assert (second.turns[0].advantages.tolist(), second.turns[0].learner_logprobs.tolist()) == ([0.75], [3.0, 4.0])
+    assert (second.turns[1].advantages, second.turns[1].learner_logprobs) == (None, None)
+    unscored, _ = with_learning(games, advantages, None, drop_zero_advantage=True)
+    assert [turn.learner_logprobs for turn in unscored.turns] == [None] * 3
+    assert [dataclasses.replace(turn, advantages=None, learner_logprobs=None) for turn in first.turns] == turns
 
 
 def test_only_sampled_turns_of_trainable_players_are_trained():

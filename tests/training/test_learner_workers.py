@@ -23,6 +23,8 @@ from learner_ranks import (
     go_on,
     join_another,
     listening_addresses,
+    scores,
+    split_scores,
     train,
     train_and_save,
     train_on_harmed,
@@ -126,6 +128,17 @@ def test_in_bfloat16_ranks_differ_by_rounding(ranks, random_model):
         assert got["learner/grad_norm"] == pytest.approx(expected["learner/grad_norm"], rel=0.05)
     similarity = torch.cosine_similarity(change(random_model, one), change(random_model, two[0]), dim=0)
     assert similarity > 0.98
+
+
+@pytest.mark.parametrize("compute", EXACT)
+@pytest.mark.parametrize("samples", [1, 9])
+def test_ranks_share_the_scoring_of_a_batch(ranks, random_model, compute, samples):
+    run = Run({"layout": "packed"}, compute=compute, samples=samples)
+    whole, shared = scores(random_model, run, split=False), ranks.all(split_scores, random_model, run)
+    assert whole.shape == shared[0].shape
+    assert len(whole) > 0
+    assert (shared[0] == shared[1]).all()
+    assert shared[0] == pytest.approx(whole, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("compute", EXACT)

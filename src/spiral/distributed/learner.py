@@ -94,10 +94,10 @@ class ClusterLearner:
         """The ranks' actors."""
         return self._workers
 
-    def score(self, batch: Batch) -> FloatArray:
-        """[A] The log-probabilities of a batch's action tokens, computed as in an update."""
+    def score(self, batch: Batch, *, split: bool = False) -> FloatArray:
+        """[A] The log-probabilities of a batch's action tokens, computed as in an update; `split` shares the work."""
         ray = import_ray()
-        scores, *_ = self._all("score", ray.put(batch), seconds=self._cluster.learner_seconds)
+        scores, *_ = self._all("score", ray.put(batch), split, seconds=self._cluster.learner_seconds)
         return cast(FloatArray, scores)
 
     def update(self, batch: Batch | None) -> Metrics:

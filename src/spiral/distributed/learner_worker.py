@@ -90,10 +90,10 @@ class LearnerWorker:
         check.compare(self._learner, learner_options(recipe))
         return {} if checkpoint is None else load_checkpoint(checkpoint, self._learner)
 
-    def score(self, batch: Batch) -> FloatArray:
+    def score(self, batch: Batch, split: bool = False) -> FloatArray:
         """[A] The log-probabilities of a batch's action tokens; all ranks have to be called."""
         assert self._learner is not None
-        return self._learner.score(batch)
+        return self._learner.score(batch, split=split)
 
     def update(self, batch: Batch | None) -> tuple[int, Metrics]:
         """Does one update; returns the new version and the metrics."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from spiral.agreement import PLAINER, DisagreementError, tolerance_of
 from spiral.core.metrics import Metrics
+from spiral.core.records import FloatArray
 from spiral.runs.recipe import Recipe
 from spiral.training.batch import Batch
 from spiral.training.loop import Updater
@@ -52,6 +53,10 @@ class WatchedLearner:
     def version(self) -> int:
         """Number of updates done."""
         return self._learner.version
+
+    def score(self, batch: Batch, *, split: bool = False) -> FloatArray:
+        """[A] The log-probabilities of a batch's action tokens, as the learner gives them."""
+        return self._learner.score(batch, split=split)
 
     def update(self, batch: Batch | None) -> Metrics:
         """One update. Raises `DisagreementError` if engine and learner disagree in one of the first."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from spiral.core.records import Episode, Sample, Turn
+from spiral.core.records import Episode, FloatArray, Sample, Turn
 from spiral.training.advantages import Advantages
 
 if TYPE_CHECKING:
@@ -77,6 +77,43 @@ def samples_from_episodes(
             else:
                 samples.append(_sample(episode, turn, advantage))
     return samples, dropped
+
+
+def with_learning(
+    episodes: Sequence[Episode],
+    advantages: Advantages,
+    logprobs_A: FloatArray | None,
+    *,
+    drop_zero_advantage: bool,
+) -> list[Episode]:
+    """The episodes with what is known once they are learned from, for the record.
+
+    Args:
+        episodes: The episodes of a step.
+        advantages: As in `samples_from_episodes`.
+        logprobs_A: The learner's log-probabilities of the batch's action tokens, in its order; None without a batch.
+        drop_zero_advantage: As in `samples_from_episodes`.
+
+    Returns:
+        The same episodes, in which every trainable turn has its advantages, and every turn of the batch the learner's
+        log-probabilities of its tokens.
+    """
+    learned, place = [], 0
+    for episode, by_turn in zip(episodes, advantages, strict=True):
+        turns = []
+        for turn, advantage in zip(episode.turns, by_turn, strict=True):
+            if not episode.learns_from(turn):
+                turns.append(turn)
+                continue
+            assert turn.generation is not None
+            scores = None
+            if logprobs_A is not None and (not drop_zero_advantage or np.any(advantage)):
+                tokens = len(turn.generation.token_ids)
+                scores, place = logprobs_A[place : place + tokens], place + tokens
+            credited = np.atleast_1d(np.asarray(advantage, dtype=np.float32))
+            turns.append(dataclasses.replace(turn, advantages=credited, learner_logprobs=scores))
+        learned.append(dataclasses.replace(episode, turns=tuple(turns)))
+    return learned
 
 
 def _sample(episode: Episode, turn: Turn, advantage: float | NDArray[np.float64]) -> Sample:

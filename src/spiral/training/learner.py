@@ -367,20 +367,28 @@ class Learner:
                 metrics,
             )
 
-    def score(self, batch: Batch) -> FloatArray:
+    def score(self, batch: Batch, *, split: bool = False) -> FloatArray:
         """Return the log-probabilities [A] of a batch's action tokens in nats, as in an update; changes nothing.
 
-        With several ranks all have to call this with the same batch, and each scores all of it.
+        With several ranks all have to call this with the same batch. Each scores all of it or, with `split`, the part
+        that it learns from, and all get the whole.
         """
-        targets = _Targets.of(batch, self.model.device)
-        scores = np.zeros(batch.num_action_tokens, dtype=np.float32)
+        share = share_of(batch, self.ranks.rank, self.ranks.size if split else 1)
+        targets = _Targets.of(share.batch, self.model.device)
+        scores = np.zeros(share.batch.num_action_tokens, dtype=np.float32)
         self.model.eval()
         with torch.set_grad_enabled(self._compiled):  # without gradients it would be compiled a second time
-            for rows in self._rows_of_all_ranks(batch, torch.arange(batch.num_samples)):
+            for rows in self._rows_of_all_ranks(share.batch, torch.arange(share.batch.num_samples)):
                 scored = self._score(rows, targets).logprobs_K.detach()
                 scores[rows.action_K.cpu().numpy()] = scored.cpu().numpy()
         reshard(self._scorer)
-        return scores
+        if share.index_S is None:
+            return scores
+        whole_A = torch.zeros(batch.num_action_tokens, dtype=torch.float32)
+        whole_A[share.index_S[batch.action_sample_A] >= 0] = torch.from_numpy(scores)
+        whole_A = whole_A.to(self.model.device)
+        self.ranks.add_up(whole_A)
+        return whole_A.cpu().numpy()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter of the plain model by name, whole and in float32.

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from spiral.core.metrics import Metrics, episode_metrics, matchup_of
 from spiral.core.policy import NotPlayedError
 from spiral.core.progress import shown
-from spiral.core.records import Episode
-from spiral.training.advantages import CreditConfig, Estimator
-from spiral.training.batch import Batch, make_batch, samples_from_episodes
+from spiral.core.records import Episode, FloatArray
+from spiral.training.advantages import Advantages, CreditConfig, Estimator
+from spiral.training.batch import Batch, make_batch, samples_from_episodes, with_learning
 from spiral.training.settings import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,10 @@ class Updater(Protocol):
 
     def update(self, batch: Batch | None) -> Metrics:
         """One update; None when no sample was left to learn from, which still counts as a step."""
+        ...
+
+    def score(self, batch: Batch, *, split: bool = False) -> FloatArray:
+        """[A] The log-probabilities of a batch's action tokens in nats; with `split`, ranks share the work."""
         ...
 
 
@@ -128,9 +132,17 @@ def train(
         with _phase(times, "collect", f"step {step}: playing"):
             episodes = collector.collect(step)
         _check_played(episodes, step)
+        last = step == config.steps
+        saved = last or due(step, config.episodes_every)
         with _phase(times, "credit"):
-            batch, counts = _make_batch(episodes, estimator, credit)
+            advantages = estimator(episodes)
+            batch, counts = _make_batch(episodes, advantages, credit)
         with _phase(times, "update", f"step {step}: learning"):
+            recorded = episodes
+            if saved and config.record_learner:
+                scores = learner.score(batch, split=True) if batch is not None else None
+                drop = credit.drop_zero_advantage
+                recorded = with_learning(episodes, advantages, scores, drop_zero_advantage=drop)
             learned = learner.update(batch)
         if not warned and (nothing_learned := _nothing_learned(learned)):
             warned = True
@@ -145,10 +157,9 @@ def train(
             **more_metrics(),
         }
         shown().stage(f"step {step}: recording")
-        last = step == config.steps
         stopping = stop_requested() and not last
-        if last or due(step, config.episodes_every):
-            recorder.episodes(step, episodes)
+        if saved:
+            recorder.episodes(step, recorded)
         if (report := evaluate(step)) is not None:
             recorder.evaluation(step, report)
             metrics |= report.metrics()
@@ -167,12 +178,10 @@ def train(
 
 
 def _make_batch(
-    episodes: Sequence[Episode], estimator: Estimator, credit: CreditConfig
+    episodes: Sequence[Episode], advantages: Advantages, credit: CreditConfig
 ) -> tuple[Batch | None, Metrics]:
     """The step's batch, None if every sample was dropped, and the numbers of samples kept and dropped."""
-    samples, dropped = samples_from_episodes(
-        episodes, estimator(episodes), drop_zero_advantage=credit.drop_zero_advantage
-    )
+    samples, dropped = samples_from_episodes(episodes, advantages, drop_zero_advantage=credit.drop_zero_advantage)
     counts = {"credit/samples": float(len(samples)), "credit/dropped": float(dropped)}
     return make_batch(samples) if samples else None, counts
 

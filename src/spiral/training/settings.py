@@ -31,6 +31,10 @@ class RunConfig(Section):
         description="Steps whose model is kept for ever, without optimizer; 0 is before training. RUN@STEP loads it.",
     )
     episodes_every: int = Field(10, ge=1, description="Steps between saved episode files; the last step is saved too.")
+    record_learner: bool = Field(
+        True,
+        description="Save advantages and the learner's log-probabilities with the episodes; one pass over their batch.",
+    )
     trackers: list[str] = Field(
         ["tensorboard"], description="Where metrics go besides metrics.jsonl: 'tensorboard' or 'module:Tracker'."
     )
