@@ -125,7 +125,7 @@ def test_plain_lines_come_every_five_seconds_and_at_the_last_step():
     lines = shown_steps(25, 0.5)
     steps = [line.split()[1] for line in lines if line.startswith("step")]
     assert steps == ["1/25", "11/25", "21/25", "25/25"]
-    assert lines[1] == "the first step took 0:00; at this speed 0:12 are left\n"
+    assert lines[1] == "the first step took 0:00; at this speed 0:12 are left until the last evaluation\n"
     assert lines[2] == (
         "step 11/25  0:06 elapsed, 0:07 left  1,234 turns/s  5,678 tokens/s  88 games"
         "  tictactoe +0.50/-0.50 illegal 0%/25%\n"

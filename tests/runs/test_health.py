@@ -126,6 +126,10 @@ def test_what_cannot_be_judged_is_unknown_and_says_why():
     few = [{**row, GAMES.key("games"): 2.0} for row in rows_of(20)]
     assert reading("seat collapse", few, 1) == "5 of 5 steps and 10 of 100 games"
     assert reading("thinking collapse", rows_of(4)) == "4 of 5 steps"
+    short = [{**row, "rollout/turns": 8.0, "thinking/length": 100.0 / row["step"]} for row in rows_of(20)]
+    assert reading("thinking collapse", short) == "40 of 100 replies"
+    lengths = {GAMES.key("games"): 2.0, GAMES.key("thinking_length", 0): 1.0}
+    assert reading("thinking collapse", rows_of(20, **lengths), 0) == "5 of 5 steps and 10 of 100 games"
     at_once = [{**row, "thinking/length": 0.0, "thinking/empty": 1.0} for row in rows_of(20)]
     assert reading("thinking collapse", at_once) == "there were no thoughts in the first steps"
     assert ("thinking collapse", 0) not in lights_of(at_once)

@@ -183,7 +183,10 @@ class PlainDisplay:
             self._first = now
             remaining = self._pace.remaining(step)
             if step < self._pace.steps and remaining >= SECONDS_BETWEEN_LINES:
-                self._write(f"the first step took {duration(now)}; at this speed {duration(remaining)} are left\n")
+                last = " until the last evaluation" if self._watched.evaluated or self._watched.exact else ""
+                self._write(
+                    f"the first step took {duration(now)}; at this speed {duration(remaining)} are left{last}\n"
+                )
         if evaluated:
             self._write(f"evaluated after step {step}: {'; '.join(evaluated)}\n")
 

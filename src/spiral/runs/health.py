@@ -27,7 +27,7 @@ Rows = Sequence[Mapping[str, Any]]
 """Metrics by step, oldest first."""
 
 MIN_STEPS, MIN_GAMES = 5, 100
-"""Steps with a game, and games in them, before a player is judged."""
+"""Steps with a game, and games in them, before a player is judged; also replies, before the run's thoughts are."""
 ILLEGAL_WARN, ILLEGAL_LIMIT = 0.2, 0.5
 """Shares of a player's moves that are illegal."""
 LOST_WARN = 0.9
@@ -193,6 +193,9 @@ def _thinking(rows: Rows) -> Light:
     lengths, lengths_before = _numbers(now, "thinking/length"), _numbers(first, "thinking/length")
     empty, empty_before = _numbers(now, "thinking/empty"), _numbers(first, "thinking/empty")
     unknown = _no_judgement(rows, lengths_before, lengths)
+    turns = _numbers(now, "rollout/turns")
+    if not unknown and turns and sum(turns) < MIN_GAMES:
+        unknown = f"{sum(turns):.0f} of {MIN_GAMES} replies"
     if unknown or not empty or not empty_before:
         reading = unknown or "the metrics say nothing about thoughts"
         return Light(name="thinking collapse", state="unknown", value=None, reading=reading, rule=THINKING_RULE)
@@ -211,6 +214,8 @@ def _thoughts_of(rows: Rows, record: PlayerRecord) -> Light:
     played = [row for row in rows if _number(row, key) is not None]
     lengths, before = _numbers(tail_of(rows), key), _numbers(played[:MIN_STEPS], key)
     reading = _no_judgement(played, before, lengths)
+    if not reading and not record.judged:
+        return _too_early(record, "thinking collapse", THINKING_RULE)
     state: State = "unknown"
     value = None
     if not reading:
