@@ -129,6 +129,7 @@ def reply_text(stops=(), logprobs=False, opened=""):
     codec = Letters()
     codec.opened = opened
     job = Job(
+        codec=codec,
         prompt_ids=np.array([1]),
         seed=0,
         sampling=SAMPLING,
@@ -137,7 +138,7 @@ def reply_text(stops=(), logprobs=False, opened=""):
         logprobs=logprobs,
         deliver=print,
     )
-    return ReplyText(codec, job)
+    return ReplyText(job)
 
 
 def streamed(text, tokens, **kinds):
@@ -326,6 +327,19 @@ def test_openais_client_reads_it(server, questions):
             client.chat.completions.create(model="other", messages=messages)
         with pytest.raises(openai.BadRequestError, match="temperature"):
             client.chat.completions.create(model="nano", messages=messages, temperature=-1)
+
+
+def test_a_request_may_ask_for_thoughts(server, policy, questions):
+    text, reply = questions[0]
+    _, answer = chat(server, text, chat_template_kwargs={"enable_thinking": False})
+    assert answer["choices"][0]["message"]["content"] == reply.reply  # as the model was trained
+    thinking = policy.codec.with_thinking(True)
+    assert policy.codec.with_thinking(False) is policy.codec
+    assert (thinking.config.thinking, thinking.stop_ids) == (True, policy.codec.stop_ids)
+    status, answer = chat(server, text, chat_template_kwargs={"enable_thinking": True})
+    assert status == 200
+    message = {"role": "user", "content": text}
+    assert answer["usage"]["prompt_tokens"] == len(thinking.encode_chat([message]))
 
 
 def test_stop_texts_and_budgets_end_a_reply(server, questions):

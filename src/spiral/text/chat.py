@@ -198,7 +198,18 @@ class ChatCodec:
         """The prompt that `encode_question` encodes, as text."""
         return self._render(self._special.sub(" ", text))
 
-    def encode_chat(self, exchange: Sequence[Message], *, thinking: bool | None = None) -> IntArray:
+    def with_thinking(self, thinking: bool) -> ChatCodec:
+        """The same tokenizer and template, asked to think or to answer at once.
+
+        Raises:
+            ValueError: The template always opens a thought, and `thinking` is false.
+        """
+        if thinking == self.config.thinking:
+            return self
+        config = self.config.model_copy(update={"thinking": thinking})
+        return ChatCodec(self.tokenizer, config, [end.id for end in self.ends])
+
+    def encode_chat(self, exchange: Sequence[Message]) -> IntArray:
         """The token ids [P] of the prompt for the reply to a conversation.
 
         A conversation of one question has the same prompt as `encode_question`. Special tokens in the messages are
@@ -207,7 +218,6 @@ class ChatCodec:
         Args:
             exchange: Messages of the roles system (only the first), user and assistant, the last one the user's.
                 Without a system message the settings' own goes first.
-            thinking: Whether the model is asked to think; None as the settings say.
 
         Raises:
             ValueError: The roles are in another order, or the model's chat template fails with them.
@@ -221,7 +231,7 @@ class ChatCodec:
             )
         if turns[-1] != "user":
             raise ValueError("the last message is the assistant's; expected the user's, to which the model replies")
-        config = self.config if thinking is None else self.config.model_copy(update={"thinking": thinking})
+        config = self.config
         clean = [{"role": m["role"], "content": self._special.sub(" ", m["content"])} for m in exchange]
         if config.template != "chat":
             return self._tokenize(plain_conversation(clean, config))

@@ -23,8 +23,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from spiral.core.records import IntArray
 from spiral.inference.serving.protocol import MAX_BODY, ApiError, ChatRequest, Choice, Completion, read_request
 from spiral.inference.serving.scheduler import Event, Job, Piece, Scheduler
+from spiral.text import ChatCodec
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 BODY_SECONDS = 30.0
@@ -73,6 +75,15 @@ def make_app(scheduler: Scheduler, *, model: str, access: Access) -> FastAPI:
     started = int(time.time())
     card = {"id": model, "object": "model", "created": started, "owned_by": "spiral"}
     encoding = asyncio.Lock()
+    codecs = {scheduler.policy.codec.config.thinking: scheduler.policy.codec}
+
+    def encoded(asked: ChatRequest) -> tuple[ChatCodec, IntArray]:
+        """The prompt of a conversation, and what reads the reply to it."""
+        own = scheduler.policy.codec
+        thinking = own.config.thinking if asked.thinking is None else asked.thinking
+        if thinking not in codecs:
+            codecs[thinking] = own.with_thinking(thinking)
+        return codecs[thinking], codecs[thinking].encode_chat(asked.messages)
 
     @app.middleware("http")
     async def checked(request: Request, proceed: Callable[[Request], Any]) -> Response:
@@ -112,8 +123,7 @@ def make_app(scheduler: Scheduler, *, model: str, access: Access) -> FastAPI:
         asked = read_request(await _body(request), model=model, sampling=policy.sampling)
         try:
             async with encoding:  # a tokenizer is for one thread at a time
-                encode = partial(policy.codec.encode_chat, asked.messages, thinking=asked.thinking)
-                prompt_ids = await run_in_threadpool(encode)
+                codec, prompt_ids = await run_in_threadpool(encoded, asked)
         except ValueError as error:
             raise ApiError(str(error), param="messages") from None
         if len(prompt_ids) >= policy.context:
@@ -123,7 +133,7 @@ def make_app(scheduler: Scheduler, *, model: str, access: Access) -> FastAPI:
                 code="context_length_exceeded",
             )
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        jobs = _jobs(asked, prompt_ids, events)
+        jobs = _jobs(asked, codec, prompt_ids, events)
         scheduler.add(jobs)
         completion, prompt_tokens = Completion(model), len(prompt_ids)
         if asked.stream:
@@ -138,7 +148,9 @@ def make_app(scheduler: Scheduler, *, model: str, access: Access) -> FastAPI:
     return app
 
 
-def _jobs(asked: ChatRequest, prompt_ids: Any, events: asyncio.Queue[tuple[int, Event]]) -> list[Job]:
+def _jobs(
+    asked: ChatRequest, codec: ChatCodec, prompt_ids: IntArray, events: asyncio.Queue[tuple[int, Event]]
+) -> list[Job]:
     """One job for every choice; their events arrive in the queue, in the loop of the caller."""
     loop = asyncio.get_running_loop()
 
@@ -148,6 +160,7 @@ def _jobs(asked: ChatRequest, prompt_ids: Any, events: asyncio.Queue[tuple[int, 
 
     return [
         Job(
+            codec=codec,
             prompt_ids=prompt_ids,
             seed=seed,
             sampling=asked.sampling,

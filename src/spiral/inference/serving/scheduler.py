@@ -48,6 +48,8 @@ Event = Piece | Choice | ApiError
 class Job:
     """One reply to generate."""
 
+    codec: ChatCodec
+    """Reads the reply."""
     prompt_ids: IntArray
     """[P]"""
     seed: int
@@ -138,7 +140,7 @@ class Scheduler:
         while self._waiting and len(self._active) < self.in_flight:
             job = self._waiting.popleft()
             key, self._next_key = self._next_key, self._next_key + 1
-            self._active[key] = job, ReplyText(self.policy.codec, job)
+            self._active[key] = job, ReplyText(job)
             new.append((key, job))
         return new
 
@@ -189,11 +191,11 @@ class Scheduler:
 class ReplyText:
     """The text of a reply while its tokens come in, cut off before the first stop text."""
 
-    def __init__(self, codec: ChatCodec, job: Job) -> None:
-        self._codec = codec
+    def __init__(self, job: Job) -> None:
+        self._codec = job.codec
         self._stops = job.stops
         self._logprobs = job.logprobs
-        self._opened = codec.opened
+        self._opened = job.codec.opened
         self._ids: list[int] = []
         self._values: list[float] = []
         self._text = ""
