@@ -24,6 +24,7 @@ from spiral.rollout.rewards import (
     load_reward,
 )
 from spiral.runs.recipe import NANO_KNOWS, Recipe
+from spiral.runs.trackers.hosted import check_client
 from spiral.training.settings import NLL
 from spiral.training.sft import games_in
 
@@ -38,8 +39,11 @@ def check_run(recipe: Recipe) -> None:
     """Lets every opponent try its games, and a reward of the user's games of random play.
 
     Raises:
-        ValueError: No opponent of the recipe can play a game, or the reward pays more for an illegal move.
+        ValueError: No opponent of the recipe can play a game, the reward pays more for an illegal move, or a tracker's
+            client is not installed.
     """
+    for name in recipe.run.trackers:
+        check_client(name)
     sampler = make_sampler(recipe.selfplay)
     for game in map(load_game, recipe.selfplay.games):
         _check_reward(recipe, game)

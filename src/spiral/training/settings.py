@@ -36,7 +36,8 @@ class RunConfig(Section):
         description="Save advantages and the learner's log-probabilities with the episodes; one pass over their batch.",
     )
     trackers: list[str] = Field(
-        ["tensorboard"], description="Where metrics go besides metrics.jsonl: 'tensorboard' or 'module:Tracker'."
+        ["tensorboard"],
+        description="Where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, mlflow or 'module:Tracker'.",
     )
     tracker_options: dict[str, dict[str, Any]] = Field({}, description="Tracker to its settings.")
     guards: list[str] = Field(

@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides its directory: TensorBoard, or a tracker of one's own.
+"""Where a run's numbers go besides its directory: TensorBoard, W&B, trackio, MLflow, or a tracker of one's own.
 
 A recipe names trackers in `run.trackers`, by a built-in name, an entry point of the group "spiral.trackers", or
 "module:attribute", and their settings in `run.tracker_options`:
@@ -53,7 +53,34 @@ def _tensorboard(run_dir: Path) -> Tracker:
     return TensorBoardTracker(run_dir)
 
 
-BUILTIN: Mapping[str, Callable[..., Tracker]] = {"tensorboard": _tensorboard}
+def _wandb(
+    run_dir: Path, project: str = "spiral", name: str = "", entity: str = "", group: str = "", mode: str = ""
+) -> Tracker:
+    from spiral.runs.trackers.wandb import WandbTracker
+
+    return WandbTracker(run_dir, project, name, entity, group, mode)
+
+
+def _trackio(
+    run_dir: Path, project: str = "spiral", name: str = "", space_id: str = "", server_url: str = ""
+) -> Tracker:
+    from spiral.runs.trackers.trackio import TrackioTracker
+
+    return TrackioTracker(run_dir, project, name, space_id, server_url)
+
+
+def _mlflow(run_dir: Path, experiment: str = "spiral", name: str = "", tracking_uri: str = "") -> Tracker:
+    from spiral.runs.trackers.mlflow import MlflowTracker
+
+    return MlflowTracker(run_dir, experiment, name, tracking_uri)
+
+
+BUILTIN: Mapping[str, Callable[..., Tracker]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+    "mlflow": _mlflow,
+}
 
 
 def find_tracker(name: str, options: Mapping[str, Any]) -> Callable[..., Tracker]:
