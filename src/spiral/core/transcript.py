@@ -14,20 +14,18 @@ MAX_GAME_LINES = 25
 
 def game_text(episode: Episode) -> str:
     """A whole game: before each turn what is new to its player, then the reply and the action; last the result."""
-    state = _after_chance(load_game(episode.game).initial_state(), actions := list(episode.actions))
+    states = turn_states(episode)
     parts = [f"One game of {episode.game}, seed {episode.seed}:"]
     seen: dict[int, str] = {}
     last_observation = ""
-    for turn in episode.turns:
+    for state, turn in zip(states, episode.turns, strict=False):
         observation = state.observation(turn.player)
         parts.append(new_lines(seen.get(turn.player, last_observation), observation))
         missing = bool(episode.fault) and turn is episode.turns[-1]
         parts.append("" if missing else turn_text(f"player {turn.player}", turn.reply, turn.action))
         seen[turn.player] = last_observation = observation
-        if turn.action is not None:
-            state = _after_chance(state.apply(actions.pop(0)), actions)
     if episode.outcome == "finished":
-        parts.append(new_lines(seen.get(0, ""), state.observation(0)))
+        parts.append(new_lines(seen.get(0, ""), states[-1].observation(0)))
     parts.append(result_line(episode, [f"player {player}" for player in range(len(episode.returns))]))
     return "\n\n".join(part for part in parts if part)
 
@@ -50,6 +48,18 @@ def turn_text(name: str, reply: str, action: str | None) -> str:
     lines = [] if reply == action else [f"{name} replies: {reply or '(nothing)'}"]
     lines.append(f"{name} plays: {action}" if action is not None else f"{name} forfeits: no legal action in the reply")
     return "\n".join(lines)
+
+
+def turn_states(episode: Episode) -> list[State]:
+    """The state of every turn, and the last state. A random opening comes before the first turn."""
+    state, states = load_game(episode.game).initial_state(), []
+    for action in episode.actions:
+        if not state.is_chance:
+            states.append(state)
+        state = state.apply(action)
+    states.append(state)
+    legal = sum(turn.action is not None for turn in episode.turns)
+    return states[len(states) - 1 - legal :]
 
 
 def final_state(episode: Episode) -> State:
@@ -83,10 +93,3 @@ def new_lines(before: str, now: str) -> str:
     while same < min(len(old), len(new)) and old[same] == new[same]:
         same += 1
     return "\n".join(new[same:])
-
-
-def _after_chance(state: State, actions: list[str]) -> State:
-    """Applies chance's actions from the front of `actions`."""
-    while state.is_chance:
-        state = state.apply(actions.pop(0))
-    return state

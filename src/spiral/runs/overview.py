@@ -81,6 +81,12 @@ class Overview:
     curves: tuple[Curve, ...]
     metrics: dict[str, Any]
     """The last row."""
+    rows: tuple[dict[str, Any], ...]
+    """All rows of `read_metrics`."""
+    watched: Watched
+    """The games and tasks that the rows have metrics of."""
+    settings: dict[str, Any]
+    """The sections of `config.toml`, empty where it cannot be read."""
     evaluations: tuple[tuple[int, EvaluationResults], ...]
     notices: tuple[str, ...]
 
@@ -131,6 +137,9 @@ def overview(path: Path) -> Overview:
         lights=tuple(health(rows, watched.trained)),
         curves=tuple(_curves(rows, watched, evaluations)),
         metrics={key: value for key, value in rows[-1].items() if key != "step"} if rows else {},
+        rows=tuple(rows),
+        watched=watched,
+        settings=settings,
         evaluations=tuple(evaluations),
         notices=tuple(notices),
     )
