@@ -3,6 +3,7 @@
 // {kind: "cards", players: [{card: "J" or null, chips_put, to_act}], public: card or null, pot, history: [actions]}
 
 import { h } from "../lib/dom.js";
+import { signed } from "../lib/format.js";
 import { inline } from "../lib/text.js";
 
 const MAX_CHIPS = 12;
@@ -23,6 +24,7 @@ export function draw(drawing, { legal = null, play = null, played = null, values
         ),
         card(player.card),
         chips(player.chips_put),
+        drawing.hands > 1 ? h("span", { class: "small num" }, `${signed(drawing.chips[number])} so far`) : null,
       ),
     );
   });

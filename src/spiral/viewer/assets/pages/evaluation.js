@@ -192,7 +192,7 @@ class Evaluation {
       put(
         box,
         [0, 1].map((player) => {
-          const own = now.filter((row) => mover(row.information_state) === player);
+          const own = now.filter((row) => mover(row.information_state) === player).sort(byCard);
           return own.length
             ? h("div", { class: "kuhn" }, h("h3", { class: `p${player}` }, `Player ${player}`), own.map(kuhnRow))
             : null;
@@ -458,6 +458,13 @@ function kuhnRow(row) {
 
 function actionsOf(state) {
   return (state.split("/").at(-1).split(":")[1] ?? "").split(",").filter(Boolean);
+}
+
+/** The order of the states of a player: by what was done before, then by the card. */
+function byCard(one, other) {
+  const key = ({ information_state: state }) =>
+    `${actionsOf(state).length}${actionsOf(state).join()}${"JQK".indexOf(state.split("/").at(-1)[0])}`;
+  return key(one) < key(other) ? -1 : 1;
 }
 
 /** Who decides at an information state. */

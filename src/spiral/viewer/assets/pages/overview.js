@@ -123,7 +123,7 @@ class Overview {
         min: "0",
         onchange: () => {
           const [from, to] = [Number(this.inputs[0].value || 0), Number(this.inputs[1].value || this.lastStep())];
-          this.setZoom(this.inputs.some((input) => input.value) && from < to ? [from, to] : null);
+          this.setZoom(this.inputs.some((input) => input.value) && from < to ? [from, to] : null, { typed: true });
         },
       });
     this.inputs = [step("first", 0), step("last", 1)];
@@ -361,17 +361,19 @@ class Overview {
     return Math.max(0, ...[...this.data.values()].map((data) => data.steps.at(-1) ?? 0));
   }
 
-  setZoom(zoom) {
+  setZoom(zoom, { typed = false } = {}) {
     this.zoom = zoom;
     for (const { chart } of this.cards.values()) chart?.zoom(zoom);
-    this.showZoom();
+    this.showZoom({ typed });
     this.keep();
   }
 
-  showZoom() {
+  /** Show the steps in the boxes, unless they come from there: somebody may be typing in the other one. */
+  showZoom({ typed = false } = {}) {
+    this.reset.disabled = !this.zoom;
+    if (typed) return;
     this.inputs[0].value = this.zoom ? this.zoom[0] : "";
     this.inputs[1].value = this.zoom ? this.zoom[1] : "";
-    this.reset.disabled = !this.zoom;
   }
 
   enlarge(key) {

@@ -200,9 +200,9 @@ class Play {
       const session = this.session;
       const state = await get(`/api/play/${session}`);
       if (session !== this.session) return;
-      if (state.error) throw new ApiError(state.error);
+      if (state.error && !state.ready) throw new ApiError(state.error);
       if (state.ready) {
-        this.message.replaceChildren();
+        put(this.message, state.error ? h("p", { class: "notice" }, inline(state.error, 600)) : null);
         this.draw(state);
         if (state.your_turn || state.over) return;
       }
@@ -283,14 +283,6 @@ class Play {
 
   async move(text) {
     if (!text || !this.state?.your_turn || this.moving) return;
-    const legal = this.state.legal_actions;
-    if (
-      legal?.length &&
-      !legal.includes(text) &&
-      !/\s|[[\]{}:]/.test(text) &&
-      !confirm(`"${plain(text, 80)}" is not a legal move, and an illegal move loses the game. Play it?`)
-    )
-      return;
     const clicked = document.activeElement?.dataset?.action !== undefined;
     this.moving = true;
     try {

@@ -214,7 +214,12 @@ class Replay {
   draw() {
     const { turns, states } = this.game;
     const turn = turns[this.turn] ?? null;
-    const state = states[this.turn] ?? states.at(-1) ?? { board: null, text: "", actions_so_far: [] };
+    const state = states[this.turn] ??
+      states.at(-1) ?? {
+        board: null,
+        text: "This game cannot be loaded here, so its positions are not known.",
+        actions_so_far: [],
+      };
     this.place.textContent = turn
       ? `Turn ${this.turn + 1} of ${turns.length}`
       : `End, after ${plural(turns.length, "turn")}`;

@@ -28,7 +28,12 @@ export function judgement(judged, action) {
     "section",
     { class: "panel pad judgement" },
     h("div", { class: "row spread" }, h("h3", {}, "Judgement of the moves"), verdict),
-    h("p", { class: "soft small" }, METHODS[judged.method] ?? judged.method),
+    h(
+      "p",
+      { class: "soft small" },
+      METHODS[judged.method] ?? judged.method,
+      judged.hand ? " In chips of this hand." : "",
+    ),
     h(
       "ul",
       { class: "value-bars num" },
