@@ -46,6 +46,13 @@ def commands(name: str) -> Iterator[list[str]]:
                     yield words[1:]
 
 
+def inline_commands(name: str) -> Iterator[list[str]]:
+    """The words after `spiral` of every command that a page names within its text."""
+    text = INDENTED.sub("", BLOCK.sub("", (ROOT / name).read_text(encoding="utf-8")))
+    for command in re.findall(r"`spiral ([a-z][^`]*)`", text):
+        yield command.split()
+
+
 def _split(words: list[str]) -> Iterator[list[str]]:
     """The commands of a line: `a; b`, `a &`."""
     command: list[str] = []

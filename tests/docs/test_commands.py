@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from documents import FILE_NAME, NAMES, ROOT, blocks, commands, save_files
+from documents import FILE_NAME, NAMES, ROOT, blocks, commands, inline_commands, save_files
+from spiral.cli.app import load_command
 from spiral.cli.experiment import check_command
 from spiral.models.store import local_models
 
@@ -48,6 +49,18 @@ def test_every_command_is_one_that_spiral_takes(name, reader):
         except ValueError as error:
             if not re.search(r"there is no run directory '|have no checkpoint", str(error)):  # of a run made elsewhere
                 wrong.append(f"spiral {' '.join(words)}: {error}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if [*inline_commands(name)]])
+def test_every_command_within_a_text_has_its_options(name):
+    wrong = []
+    for words in inline_commands(name):
+        command, *options = [
+            re.split(r"[=:.,]", word)[0] for word in words if word == words[0] or word.startswith("--")
+        ]
+        known = {option for one in load_command(command).params for option in (*one.opts, *one.secondary_opts)}
+        wrong += [f"{command} {option}" for option in options if option not in known | {"--help"}]
     assert wrong == []
 
 
