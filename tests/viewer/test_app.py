@@ -12,6 +12,7 @@ import tomli_w
 
 from spiral.core.locks import locked
 from spiral.core.storage import VERSION_KEY, write_episodes
+from spiral.viewer.meanings import meanings
 from viewed_runs import TOKEN, made_run, played, viewing
 
 
@@ -40,6 +41,15 @@ def test_metrics_come_by_column_and_from_a_step_on(client):
     assert whole["metrics"]["loss/policy"] == [1.0, 0.5, 1 / 3]
     assert client.get("/api/runs/0/metrics?since=2")["metrics"]["loss/policy"] == [1 / 3]
     assert client.get("/api/runs/0/metrics?since=3")["steps"] == []
+
+
+def test_metrics_have_their_meaning_from_the_documents(client):
+    found = client.get("/api/runs/0/metrics")["descriptions"]
+    assert found["loss/policy"] == "The loss that is minimised, without bonus and penalty. Unit: the rewards'."
+    assert found["selfplay/tictactoe/player0/return"].startswith("Mean return, with penalties of illegal moves.")
+    assert meanings(["against/kuhn_poker/random/player1/win", "no/such"]).keys() == {
+        "against/kuhn_poker/random/player1/win"
+    }
 
 
 def test_settings_have_their_full_names(client):

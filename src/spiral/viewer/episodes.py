@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spiral.core.steps import numbered
-from spiral.core.storage import READ_VERSIONS, SCHEMA, VERSION_KEY
+from spiral.core.storage import READ_VERSIONS, VERSION_KEY
 from spiral.viewer.run import ViewedRun, notice, stamp_of
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ MAX_TEXT = 1000
 EXCERPT = 80
 """Characters of a reply shown on each side of a text that was found."""
 KEPT_SEARCHES = 8
+LOOKERS = 4
+"""Threads that read footers."""
 
 SORTS = {
     "step": "step",
@@ -164,6 +167,7 @@ class EpisodeTable:
         self._reader: threading.Thread | None = None
         self._closed = False
         self._whole = threading.Condition(self._guard)
+        self._read_in_background()
 
     def close(self) -> None:
         """Frees the memory and the temporary directory."""
@@ -236,12 +240,19 @@ class EpisodeTable:
             for step in [step for step in (*self._files, *self._faults) if step not in stamps]:
                 self._files.pop(step, None)
                 self._faults.pop(step, None)
+            fresh = []
             for step, (path, stamp) in stamps.items():
                 known = self._files[step].stamp if step in self._files else self._faults.get(step, (None, ""))[0]
                 if known is None or known != stamp:
                     self._files.pop(step, None)
                     self._faults.pop(step, None)
-                    self._look_at(step, path, stamp)
+                    fresh.append((step, path, stamp))
+            with ThreadPoolExecutor(LOOKERS) as pool:  # a file costs a millisecond, and runs have thousands
+                for (step, _, stamp), found_file in zip(fresh, pool.map(self._look_at, fresh), strict=True):
+                    if isinstance(found_file, str):
+                        self._faults[step] = (stamp, found_file)
+                    else:
+                        self._files[step] = found_file
             stale = [
                 step
                 for step, stamp in self._read.items()
@@ -251,18 +262,18 @@ class EpisodeTable:
             if directory.exists() and not self._run.inside(directory):
                 self._faults[-1] = (None, "The directory episodes is a link out of the run and is not read.")
 
-    def _look_at(self, step: int, path: Path, stamp: object) -> None:
-        """Reads the footer of a file: whether it can be read, and how many episodes it has."""
+    def _look_at(self, fresh: tuple[int, Path, object]) -> _File | str:
+        """A file by its footer, with the number of its episodes, or the notice that it cannot be read."""
+        step, path, stamp = fresh
         try:
             if not self._run.inside(path):
                 raise ValueError("it is a link out of the run")
             with pq.ParquetFile(path) as file:
-                _check_columns(file.schema_arrow)
-                episodes = _count_episodes(file)
-            self._files[step] = _File(step=step, path=path, stamp=stamp, episodes=episodes)
+                _check_version(file.metadata.metadata)
+                return _File(step=step, path=path, stamp=stamp, episodes=_count_episodes(file))
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self._faults[step] = (stamp, notice(f"{path.name} is left out: {reason}."))
+            return notice(f"{path.name} is left out: {reason}.")
 
     def _missing(self) -> list[int]:
         """The steps that are not in the table, the newest first."""
@@ -283,12 +294,18 @@ class EpisodeTable:
 
     def _read_in_background(self) -> None:
         with self._guard:
-            if self._closed or not self._missing() or (self._reader is not None and self._reader.is_alive()):
+            listed = self._reader is not None
+            if (
+                self._closed
+                or (listed and not self._missing())
+                or (self._reader is not None and self._reader.is_alive())
+            ):
                 return
             self._reader = threading.Thread(target=self._read_all, name=f"episodes of {self._run.name}", daemon=True)
             self._reader.start()
 
     def _read_all(self) -> None:
+        self._list_files()
         while True:
             with self._guard:
                 steps = [] if self._closed else self._missing()[:FILES_AT_ONCE]
@@ -468,15 +485,11 @@ def _conditions(filters: Filters) -> tuple[str, dict[str, Any]]:
     return condition, values
 
 
-def _check_columns(schema: pa.Schema) -> None:
+def _check_version(metadata: Mapping[bytes, bytes] | None) -> None:
     """Raises `ValueError` for files of another schema."""
-    version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode("utf-8", "replace")
+    version = (metadata or {}).get(VERSION_KEY, b"none").decode("utf-8", "replace")
     if version not in READ_VERSIONS:
         raise ValueError(f"it has schema version {version[:20]}, and this spiral reads {', '.join(READ_VERSIONS)}")
-    needed = ("episode", "turn", "game", "policies", "trainable", "returns", "outcome", "player", "reply", "token_ids")
-    for name in needed:
-        if name not in schema.names or schema.field(name).type != SCHEMA.field(name).type:
-            raise ValueError(f"it has no column {name} of {SCHEMA.field(name).type}")
 
 
 def _count_episodes(file: pq.ParquetFile) -> int:
@@ -484,10 +497,11 @@ def _count_episodes(file: pq.ParquetFile) -> int:
     metadata = file.metadata
     if not metadata.num_rows:
         return 0
-    column = file.schema_arrow.names.index("episode")
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    # The first columns are flat, so that their places among the leaves are those in the schema.
-    statistics = [group.column(column).statistics for group in groups]
+    columns = [group.column(0) for group in groups]
+    if any(column.path_in_schema != "episode" for column in columns):
+        raise ValueError("its first column is not the number of an episode")
+    statistics = [column.statistics for column in columns]
     if all(found is not None and found.has_min_max for found in statistics):
         return 1 + max(int(found.max) for found in statistics)
     return len(set(file.read(columns=["episode"])["episode"].to_pylist()))

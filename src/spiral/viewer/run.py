@@ -20,6 +20,7 @@ from spiral.rollout.opponents.base import MIRROR
 from spiral.runs.directory import read_metrics
 from spiral.runs.health import health
 from spiral.runs.lock import run_owner
+from spiral.viewer.meanings import meanings
 
 MAX_NOTICE = 400
 
@@ -129,6 +130,7 @@ class ViewedRun:
         return {
             "steps": list(table.steps[first:]),
             "metrics": {name: list(values[first:]) for name, values in table.columns.items()},
+            "descriptions": meanings(table.columns),
             "notices": list(table.notices),
         }
 
