@@ -115,15 +115,15 @@ def test_logprobs_are_those_of_the_distribution_sampled_from(policy, model, samp
 
 
 class BegunReplies(ChatCodec):
-    """Prompts that end inside the answer, where the model has a choice."""
+    """Prompts that end inside the thought, where the model has a choice."""
 
     def encode(self, *asked):
-        begun = self.tokenizer.encode("\\boxed{", add_special_tokens=False)
+        begun = self.tokenizer.encode("<think>maybe ", add_special_tokens=False)
         return np.concatenate([super().encode(*asked), begun])
 
 
 def test_frequencies_agree_with_the_distribution(policy, nano, model):
-    policy.codec = BegunReplies(nano.tokenizer, PromptConfig(observation="compact", thinking=False))
+    policy.codec = BegunReplies(nano.tokenizer, PromptConfig(observation="compact", thinking=True))
     policy.sampling = NUCLEUS.model_copy(update={"max_new_tokens": 1})
     count = 2000
     (request,) = requests_for([load_game("tictactoe").initial_state()])
