@@ -110,7 +110,10 @@ def test_pages_follow_each_other_in_order(client, records, sort, key, desc):
 
 def test_an_excerpt_shows_the_text_that_was_found(client):
     (row,) = client.get("/api/runs/0/episodes?q=boxed&limit=1")["rows"]
-    assert "boxed" in row["excerpt"]
+    assert row["excerpt"].startswith("\\boxed{")
+    (row,) = client.get("/api/runs/0/episodes?q=OX&limit=1")["rows"]
+    assert row["excerpt"].startswith("\\boxed{")
+    assert row["excerpt"].endswith("}")
 
 
 def test_a_page_in_order_needs_only_its_files(run, records, monkeypatch):

@@ -41,7 +41,7 @@ MAX_TEXT = 1000
 """Characters of a text that is searched for."""
 EXCERPT = 80
 """Characters of a reply shown on each side of a text that was found."""
-KEPT_SEARCHES = 8
+KEPT_SEARCHES = 3
 LOOKERS = 4
 """Threads that read footers."""
 
@@ -370,7 +370,7 @@ class EpisodeTable:
         if filters.q:
             hits = self._search(filters, where, values)
             cursor.register("hits", hits)
-            source = "(SELECT episodes.*, hits.turn FROM episodes JOIN hits USING (step, episode)) AS episodes"
+            source = "(SELECT episodes.*, hits.excerpt FROM episodes JOIN hits USING (step, episode)) AS episodes"
         counted = cursor.execute(f"SELECT count(*) FROM {source} WHERE {where}", values).fetchone()
         order = "DESC" if filters.desc else "ASC"
         sort = SORTS[filters.sort]
@@ -385,12 +385,11 @@ class EpisodeTable:
         rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         cursor.close()
         for row in rows:
-            turn = row.pop("turn", None)
-            row["excerpt"] = self._excerpt(row, turn, filters.q or "") if turn is not None else None
+            row.setdefault("excerpt", None)
         return rows, int(counted[0]) if counted else 0
 
     def _search(self, filters: Filters, where: str, values: Mapping[str, Any]) -> pa.Table:
-        """`(step, episode, turn)` of the first turn of every episode whose reply has the text; the last are kept."""
+        """The episodes in whose replies the text is, each with the text around its first place; the last are kept."""
         assert filters.q is not None
         with self._guard:
             cursor = self._db.cursor()
@@ -401,16 +400,25 @@ class EpisodeTable:
                 self._searches.move_to_end(key)
                 return self._searches[key]
         if not files:
-            return pa.table({"step": pa.array([], pa.int64()), "episode": pa.array([], pa.int32()), "turn": []})
+            return pa.table({"step": pa.array([], pa.int64()), "episode": pa.array([], pa.int32()), "excerpt": []})
         try:
             table = cursor.sql(
                 """
                 SELECT CAST(regexp_extract(filename, 'step-(\\d+)\\.parquet$', 1) AS BIGINT) AS step, episode,
-                    min(turn) AS turn
-                FROM read_parquet($files, filename = true, union_by_name = true)
-                WHERE contains(lower(reply), lower($q)) GROUP BY filename, episode
+                    arg_min(
+                        CASE WHEN place > $around THEN '… ' ELSE '' END
+                        || substr(reply, greatest(1, place - $around), len($q) + $around + least($around, place))
+                        || CASE WHEN place + len($q) + $around <= len(reply) THEN ' …' ELSE '' END,
+                        turn
+                    ) AS excerpt
+                FROM (
+                    SELECT *, position(lower($q) IN lower(reply)) AS place
+                    FROM read_parquet($files, filename = true, union_by_name = true)
+                    WHERE contains(lower(reply), lower($q))
+                )
+                GROUP BY filename, episode
                 """,
-                params={"files": [str(file.path) for file in files], "q": filters.q},
+                params={"files": [str(file.path) for file in files], "q": filters.q, "around": EXCERPT},
             ).to_arrow_table()
         except duckdb.Error as error:
             raise FilterError(f"the replies cannot be searched: {str(error).splitlines()[0]}") from error
@@ -419,28 +427,6 @@ class EpisodeTable:
             while len(self._searches) > KEPT_SEARCHES:
                 self._searches.popitem(last=False)
         return table
-
-    def _excerpt(self, row: Mapping[str, Any], turn: int, q: str) -> str | None:
-        """The reply around the text that was found."""
-        try:
-            found = (
-                self._db.cursor()
-                .execute(
-                    """
-                SELECT reply, position(lower($q) IN lower(reply)) FROM read_parquet($file)
-                WHERE episode = $episode AND turn = $turn
-                """,
-                    {"file": str(self.path(row["step"])), "episode": row["episode"], "turn": turn, "q": q},
-                )
-                .fetchone()
-            )
-        except (duckdb.Error, LookupError):
-            return None
-        if found is None:
-            return None
-        reply, at = str(found[0]), int(found[1]) - 1
-        start, end = max(0, at - EXCERPT), at + len(q) + EXCERPT
-        return f"{'… ' if start else ''}{reply[start:end]}{' …' if end < len(reply) else ''}"
 
     def _choices(self) -> dict[str, list[str]]:
         """The values of the filters, as far as the files are read."""
