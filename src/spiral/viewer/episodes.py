@@ -393,7 +393,7 @@ class EpisodeTable:
         assert filters.q is not None
         with self._guard:
             cursor = self._db.cursor()
-            found = cursor.execute(f"SELECT DISTINCT step FROM episodes WHERE {where}", values).fetchall()
+            found = cursor.execute(f"SELECT DISTINCT step FROM episodes WHERE {where} ORDER BY step", values).fetchall()
             files = [self._files[step] for (step,) in found if step in self._files]
             key = (filters.q, tuple((file.step, file.stamp) for file in files))
             if key in self._searches:
