@@ -262,8 +262,7 @@ function setTheme(theme) {
 
 function themeChanged() {
   const button = document.getElementById("theme");
-  put(button, isDark() ? "Light" : "Dark", h("kbd", {}, "d"));
-  button.setAttribute("aria-label", isDark() ? "Switch to the light theme" : "Switch to the dark theme");
+  put(button, isDark() ? "Light theme" : "Dark theme", h("kbd", {}, "d"));
   dispatchEvent(new Event("themechange"));
 }
 
