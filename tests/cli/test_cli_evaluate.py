@@ -297,7 +297,7 @@ def test_a_model_that_does_not_say_how_to_prompt_it(bare_model):
     arguments = ["evaluate", str(bare_model), "--game", "tictactoe", "--opponent", "random", "--episodes", "2"]
     assert "add --template qwen3, r1 or llama" in refused(*arguments)
     template = ["--template", "qwen3", "--max-new-tokens", "4"]
-    assert "moves of tictactoe has 578 tokens" in refused(*arguments, *template)
+    assert "moves of tictactoe has 562 tokens" in refused(*arguments, *template)
     result = spiral(*arguments, *template, "--observation", "compact", "--json")
     assert (result.status, json.loads(result.out)["episodes"]) == (0, 2)
 

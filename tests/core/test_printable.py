@@ -126,7 +126,7 @@ def test_a_hostile_tokenizer_in_play_and_at_the_end_of_training(hostile_model, t
     typed = "\n".join(str(cell) for cell in range(9)) + "\n"
     played = spiral("play", str(hostile_model), "--game", "tictactoe", "--seat", "0", stdin=typed * 4)
     assert (played.status, played.err) == (0, "")
-    assert r"replies: \u001b]0;PWNED\u0007\u001b[2J\u009b31m" in harmless(played.out)
+    assert " plays: " in harmless(played.out)
     run = tmp_path / "run"
     trained = spiral("train", "nano", "--model", str(hostile_model), "--run-dir", str(run), *tiny_settings())
     assert trained.status == 0
@@ -144,7 +144,9 @@ class Talker(ScriptedPolicy):
 
     def _reply(self, request):
         reply = super()._reply(request)
-        return TurnReply(key=reply.key, observation=reply.observation, reply=WRITABLE, action=reply.action)
+        return TurnReply(
+            key=reply.key, observation=reply.observation, reply=f"<think>{WRITABLE}</think>", action=reply.action
+        )
 
 
 class Silent(Talker):
@@ -164,8 +166,8 @@ def use_policy(monkeypatch, kind):
 def test_talk_in_play(monkeypatch):
     use_policy(monkeypatch, Talker)
     typed = "\n".join(str(cell) for cell in range(9)) + "\n"
-    out = harmless(spiral("play", "x", "--game", "tictactoe", "--seat", "1", stdin=typed * 9).out)
-    assert f"talker {WRITTEN} replies: {WRITTEN}" in out
+    out = harmless(spiral("play", "x", "--game", "tictactoe", "--seat", "1", "--thoughts", stdin=typed * 9).out)
+    assert f"talker {WRITTEN} thought: {WRITTEN}" in out
     talk = spiral("play", "random", "--game", "simple_negotiation", "--seat", "0", stdin=f"{HOSTILE} pass\n" * 30)
     assert talk.status == 0
     harmless(talk.out)
