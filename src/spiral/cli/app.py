@@ -42,6 +42,7 @@ COMMANDS = {
     "patterns": ("patterns:patterns", "Patterns of reasoning in games and in solutions."),
     "show": ("show:show", "Show a run: progress, health, small charts, one game."),
     "report": ("report:report", "Write RUN as one HTML file, with curves for papers."),
+    "push": ("push:push", "Push RUN's model and games to the Hugging Face hub."),
     "check": ("check:check", "Check that engine, learner and model agree; show the chat template."),
     "play": ("play:play", "Play against MODEL in the terminal."),
     "view": ("view:view", "Look at runs in the browser, also while they go on."),

@@ -75,7 +75,11 @@ def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
     rows = [_row(number, episode, index, turn) for number, episode in enumerate(episodes)
             for index, turn in enumerate(episode.turns)]  # fmt: skip
     columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
-    table = pa.table(columns, schema=SCHEMA)
+    write_table(path, pa.table(columns, schema=SCHEMA))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table to one Parquet file, atomically, with a checksum of every page."""
     write_atomically(
         path, lambda temporary: pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     )
