@@ -20,19 +20,25 @@ def player(nano, context, *, observation="compact", name="small", **sampling):
     return TransformersPolicy(nano.model, codec, SamplingConfig(**sampling), name=name, context=context)
 
 
-def length(policy, state):
-    return len(policy.codec.encode(state.observation(state.current_player, "compact"), TICTACTOE))
+def length(policy, state, observation="compact"):
+    return len(policy.codec.encode(state.observation(state.current_player, observation), TICTACTOE))
+
+
+def room_for_first_moves(nano):
+    """A context that holds the first full prompt of each player, and hardly more; each move adds some tokens."""
+    policy = player(nano, 2048, observation="full")
+    return length(policy, TICTACTOE.initial_state().apply("0"), "full") + 3
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("evaluate", "nano", "--game", "tictactoe", "--opponent", "random", "--episodes", "2"),
+        ("evaluate", "nano", "--game", "simple_negotiation", "--opponent", "random", "--episodes", "2"),
         ("evaluate", "nano", "--game", "connect_four", "--opponent", "random", "--episodes", "2"),
         ("exploitability", "nano", "--game", "kuhn_poker"),
         ("exploitability", "nano", "--game", "tictactoe"),
         ("tournament", "random", "nano", "--game", "tictactoe", "--game", "kuhn_poker", "--episodes", "2"),
-        ("compare", "nano", "random", "--game", "tictactoe", "--episodes", "2"),
+        ("compare", "nano", "random", "--game", "connect_four", "--episodes", "2"),
         ("play", "nano", "--game", "leduc_poker"),
     ],
 )
@@ -57,18 +63,21 @@ def test_the_first_prompt_fits_with_an_answer_and_its_end(nano):
 
 
 def test_games_of_which_none_can_be_finished_are_refused(nano):
-    early = player(nano, 512, observation="full")  # the first prompts have 500 tokens, and each move adds some
+    early = player(nano, room_for_first_moves(nano), observation="full")
     check_room(early, TICTACTOE, first=True)
-    with pytest.raises(PromptRoomError, match=r"the prompt after \d moves of tictactoe has 5\d\d tokens"):
+    with pytest.raises(PromptRoomError, match=r"the prompt after \d moves of tictactoe has \d\d\d tokens"):
         paired_matches(early, scripted_policy("random", TICTACTOE), TICTACTOE, 2, seed=0)
     with pytest.raises(PromptRoomError, match="one prompt of tictactoe has"):
         evaluate_theory(early, TICTACTOE)
 
 
 def test_a_game_that_comes_to_have_no_room_is_not_played(nano):
-    grown, random = player(nano, 512, observation="full", temperature=0.0), scripted_policy("random", TICTACTOE)
+    context = room_for_first_moves(nano)
+    grown, random = player(nano, context, observation="full", temperature=0.0), scripted_policy("random", TICTACTOE)
     found = play([Match(game=TICTACTOE, seed=seed, policies=(random, grown)) for seed in range(6)])
-    full = [episode for episode in found if episode.turns[-1].generation and len(episode.turns[-1].prompt_ids) > 510]
+    full = [
+        episode for episode in found if episode.turns[-1].generation and len(episode.turns[-1].prompt_ids) > context - 2
+    ]
     assert full
     assert {(episode.outcome, episode.returns) for episode in full} == {("not_played", (0.0, 0.0))}
 

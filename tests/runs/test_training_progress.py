@@ -91,7 +91,7 @@ def test_a_run_without_evaluation_does_not_mention_it(tmp_path):
     assert "evaluating" not in result.err
     assert "Before training" not in result.out
     assert "Warning" not in result.out
-    assert [line for line in result.out.splitlines() if line][-4:][0] == "Next:"
+    assert [line for line in result.out.splitlines() if line][-5:][0] == "Next:"
 
 
 def test_the_result_is_the_last_thing_on_the_screen(tmp_path):
@@ -101,7 +101,7 @@ def test_the_result_is_the_last_thing_on_the_screen(tmp_path):
     offsets = [result.out.index(part) for part in parts]
     assert offsets == sorted(offsets)
     assert result.out.index("Before training") - result.out.index("One game of") < 1500
-    assert len(result.out[result.out.index("Next:") :].splitlines()) == 5
+    assert len(result.out[result.out.index("Next:") :].splitlines()) == 6
 
 
 @pytest.mark.parametrize(

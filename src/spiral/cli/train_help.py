@@ -30,12 +30,17 @@ def about(section: str) -> str:
     return Recipe.model_fields[section.partition(".")[0]].description or ""
 
 
+DEFAULT_COLUMNS = 17
+"""Wider defaults are wrapped, so that descriptions keep the most of 80 columns."""
+
+
 def section_tables() -> Iterator[tuple[Text, Table]]:
     """A heading and a table of field, type, default and description for every section."""
     for name, section in sections().items():
         table = Table.grid(padding=(0, 1, 0, 0))
-        for column in ("cyan", "dim", ""):
+        for column in ("cyan", "dim"):
             table.add_column(style=column, no_wrap=True)
+        table.add_column(max_width=DEFAULT_COLUMNS, overflow="fold")
         table.add_column()
         for field, info in section.model_fields.items():
             table.add_row(field, type_name(info), Text(_toml(info.default)), Text(description(info)))
