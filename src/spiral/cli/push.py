@@ -26,7 +26,7 @@ def push(
     step: Annotated[
         int | None, typer.Option(min=0, help="The step of the model, a checkpoint or snapshot; left out: the last one.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Let nobody else see it.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the repositories private.")] = False,
     episodes: Annotated[
         bool, typer.Option("--episodes/--no-episodes", help="Also push the games as the data set REPO-episodes.")
     ] = True,

@@ -27,7 +27,7 @@ def report(
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Write RUN as one HTML file to send to somebody: health, results, curves, games and settings.
+    """Write RUN as one HTML file that can be sent: health, results, curves, games and settings.
 
     The file loads nothing from elsewhere and holds no script; text that models wrote in it does nothing. A run may be
     reported while it goes on.

@@ -128,5 +128,7 @@ def refusal(line: str, state: State) -> str:
             return f"That is not legal: {error.reason}"
     legal = ", ".join(state.legal_actions())
     if not line:
+        if state.verbatim:  # any text is an answer, and the legal actions only stand for one
+            return "Type an answer, help for the rules, or quit."
         return f"Type an action ({legal}), help for the rules, or quit."
     return f"{shown(line)} is not legal here; legal: {legal}"

@@ -32,7 +32,7 @@ PER_PLAYER = {
 MIN_SMOOTHED = 40
 """Steps of a curve from which on its running mean is drawn."""
 MEAN_SHARE = 25
-"""The running mean is over one in so many of the steps."""
+"""The running mean covers the number of steps divided by this."""
 MAX_LABEL = 48
 """Characters of a name in a legend."""
 MAX_NAME = 80

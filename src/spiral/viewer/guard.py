@@ -1,4 +1,4 @@
-"""Who may ask the viewer: whoever has the token, from the page itself.
+"""Which requests the viewer answers: those with the token, from the page itself.
 
 The page is open to every program of this machine, and a web site in the same browser can send requests to it. So each
 request needs the token, in a cookie that other sites cannot use or as a bearer token; the name in `Host` must be this

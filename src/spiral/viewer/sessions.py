@@ -22,9 +22,9 @@ from spiral.viewer.run import ViewedRun
 MAX_SESSIONS = 4
 """Games at once: each holds a model in memory."""
 IDLE_SECONDS = 900.0
-"""A game that nobody has asked for so long makes room for another."""
+"""A game without a request for this long may be ended to make room for another."""
 ANSWER_SECONDS = 2.0
-"""How long a move waits to be taken before the page is told to ask again."""
+"""Maximum time that a request waits for the model to take a move; after it the page asks again."""
 LOADING: Mapping[str, Any] = {
     "ready": False,
     "board": {"kind": "text"},

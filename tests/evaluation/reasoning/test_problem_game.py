@@ -236,7 +236,7 @@ def test_a_person_answers_first_and_then_the_model(sums, monkeypatch, capsys):
     assert main(["play", "random", "--game", spec, "--seed", "1"]) == 0
     shown = capsys.readouterr().out
     assert "first, then random" in shown
-    assert shown.index("What is 19 + 19?") < shown.index("Type an action")
+    assert shown.index("What is 19 + 19?") < shown.index("Type an answer, help for the rules, or quit.")
     assert "The answer 38 is right." in shown
     assert "Result: you +1." in shown
     assert "The answer 0 is wrong; expected: 38." in shown

@@ -72,8 +72,6 @@ def make_app(scheduler: Scheduler, *, model: str, access: Access) -> FastAPI:
         access: Who may use it.
     """
     app = FastAPI(openapi_url=None)
-    started = int(time.time())
-    card = {"id": model, "object": "model", "created": started, "owned_by": "spiral"}
     encoding = asyncio.Lock()
     codecs = {scheduler.policy.codec.config.thinking: scheduler.policy.codec}
 
@@ -85,37 +83,8 @@ def make_app(scheduler: Scheduler, *, model: str, access: Access) -> FastAPI:
             codecs[thinking] = own.with_thinking(thinking)
         return codecs[thinking], codecs[thinking].encode_chat(asked.messages)
 
-    @app.middleware("http")
-    async def checked(request: Request, proceed: Callable[[Request], Any]) -> Response:
-        try:
-            access.check(request)
-            response: Response = await proceed(request)
-        except ApiError as error:
-            return _error(error)
-        return response
-
-    @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
-        return _error(error)
-
-    @app.exception_handler(HTTPException)
-    async def wrong(request: Request, error: HTTPException) -> Response:
-        message = f"there is no {request.method} {request.url.path} here; this server has GET /v1/models and"
-        return _error(ApiError(f"{message} POST /v1/chat/completions", status=error.status_code))
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card]}
-
-    @app.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> dict[str, Any]:
-        if name != model:
-            raise ApiError(f"there is no model {name!r} here; expected {model!r}", status=404, code="model_not_found")
-        return card
+    _add_errors(app, access)
+    _add_models(app, model)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -146,6 +115,47 @@ def make_app(scheduler: Scheduler, *, model: str, access: Access) -> FastAPI:
         return JSONResponse(completion.whole(choices, prompt_tokens, logprobs=asked.logprobs))
 
     return app
+
+
+def _add_errors(app: FastAPI, access: Access) -> None:
+    """What may not come in, and errors in OpenAI's form."""
+
+    @app.middleware("http")
+    async def checked(request: Request, proceed: Callable[[Request], Any]) -> Response:
+        try:
+            access.check(request)
+            response: Response = await proceed(request)
+        except ApiError as error:
+            return _error(error)
+        return response
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> Response:
+        return _error(error)
+
+    @app.exception_handler(HTTPException)
+    async def wrong(request: Request, error: HTTPException) -> Response:
+        message = f"there is no {request.method} {request.url.path} here; this server has GET /v1/models and"
+        return _error(ApiError(f"{message} POST /v1/chat/completions", status=error.status_code))
+
+
+def _add_models(app: FastAPI, model: str) -> None:
+    """The addresses that say what is served."""
+    card = {"id": model, "object": "model", "created": int(time.time()), "owned_by": "spiral"}
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != model:
+            raise ApiError(f"there is no model {name!r} here; expected {model!r}", status=404, code="model_not_found")
+        return card
 
 
 def _jobs(

@@ -69,7 +69,7 @@ class Scheduler:
         """Starts the thread.
 
         Args:
-            policy: The engine, which nobody else uses from now on.
+            policy: The engine. The scheduler's thread alone may use it from now on.
             in_flight: Maximum number of replies that are generated at once.
             queue: Maximum number of further replies that wait; beyond it requests are refused.
         """

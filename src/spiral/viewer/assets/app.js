@@ -247,23 +247,18 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-
 function isDark() {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : prefersDark.matches;
+  return document.documentElement.dataset.theme === "dark"; // theme.js sets it before anything else
 }
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
   localStorage.setItem("spiral-theme", theme);
-  themeChanged();
+  dispatchEvent(new Event("themechange"));
 }
 
-function themeChanged() {
-  const button = document.getElementById("theme");
-  put(button, isDark() ? "Light theme" : "Dark theme", h("kbd", {}, "d"));
-  dispatchEvent(new Event("themechange"));
+function nameThemeButton() {
+  put(document.getElementById("theme"), isDark() ? "Light theme" : "Dark theme", h("kbd", {}, "d"));
 }
 
 document.getElementById("theme").addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
@@ -272,7 +267,7 @@ document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address after the # names a page
   main.focus();
 });
-prefersDark.addEventListener("change", themeChanged);
+addEventListener("themechange", nameThemeButton);
 document.addEventListener("visibilitychange", () => {
   listen();
   if (!document.hidden) refreshRuns();
@@ -288,7 +283,7 @@ addEventListener("hashchange", async () => {
 });
 
 async function start() {
-  themeChanged();
+  nameThemeButton();
   try {
     state.runs = (await get("/api/runs")).runs;
   } catch (error) {

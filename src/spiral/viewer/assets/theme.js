@@ -1,6 +1,13 @@
-// The theme is set before the first paint, so that the page does not flash: "light", "dark", or the system's.
+// The theme is set before the first paint, so that the page does not flash: the one that was chosen here, or the system's.
 "use strict";
-(() => {
-  const kept = localStorage.getItem("spiral-theme");
-  if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
-})();
+{
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => {
+    const chosen = localStorage.getItem("spiral-theme");
+    const system = prefersDark.matches ? "dark" : "light";
+    document.documentElement.dataset.theme = chosen === "light" || chosen === "dark" ? chosen : system;
+    dispatchEvent(new Event("themechange"));
+  };
+  follow();
+  prefersDark.addEventListener("change", follow);
+}
