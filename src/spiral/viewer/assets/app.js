@@ -197,7 +197,7 @@ const KEYS = [
   ["?", "these keys"],
 ];
 const GO = { o: [], g: ["games"], e: ["evaluation"], p: ["play"], c: ["compare"] };
-let going = 0;
+let going = -Infinity; // when g was pressed
 
 function showKeys() {
   const list = h("dl", { class: "keys" });
@@ -225,7 +225,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (event.timeStamp - going < 1200 && GO[event.key]) {
-    going = 0;
+    going = -Infinity;
     event.preventDefault();
     location.hash = link(GO[event.key], GO[event.key].length && state.runs.length > 1 ? { run: state.run } : {});
     return;

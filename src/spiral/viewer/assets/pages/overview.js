@@ -192,6 +192,7 @@ class Overview {
           {
             type: "button",
             class: "chip",
+            "data-run": one.id,
             "aria-pressed": String(!this.hidden.has(one.id)),
             style: { "--c": this.frame.colour(one.id) },
             onclick: () => {
@@ -199,7 +200,7 @@ class Overview {
               this.heading();
               this.draw();
               this.keep();
-              this.chips.querySelectorAll("button")[this.frame.runs.indexOf(one)].focus();
+              this.chips.querySelector(`[data-run="${CSS.escape(one.id)}"]`)?.focus();
             },
           },
           h("span", { class: "swatch" }),
