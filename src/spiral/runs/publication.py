@@ -48,6 +48,8 @@ COLUMNS = pa.schema([("step", pa.int32()), *SCHEMA, ("file", pa.string())])
 """The columns of the data set; `file` tells evaluations of a step apart."""
 MARKS = re.compile(r"([\\`*_{}\[\]()#|~!$])")
 """Characters that Markdown acts on."""
+USAGE = Path(__file__).with_name("card_usage.md")
+"""How to load the model, with {repo} and {game} to be filled in."""
 PAPER = "https://arxiv.org/abs/2506.24119"
 
 
@@ -251,18 +253,8 @@ def model_card(found: Overview, step: int, repo: str, dataset: str | None, train
 
 
 def _usage(repo: str, game: str) -> list[str]:
-    return [
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'model = AutoModelForCausalLM.from_pretrained("{repo}")',
-        f'tokenizer = AutoTokenizer.from_pretrained("{repo}")',
-        "```",
-        "",
-        "`spiral.json` says how games were put to it, and SPIRAL reads it:",
-        "",
-        f"    spiral play {repo} --game {shlex.quote(one_line(game))}",
-    ]
+    text = USAGE.read_text(encoding="utf-8")
+    return text.format(repo=repo, game=shlex.quote(one_line(game))).splitlines()
 
 
 def _metadata(found: Overview, step: int, repo: str, dataset: str | None, model: str) -> str:
