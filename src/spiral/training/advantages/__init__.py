@@ -1,7 +1,8 @@
 """Advantage estimators: how the returns of a step's episodes become the advantages of its turns.
 
-One file an estimator: `rae`, `rloo`, `grpo`, `batch_mean` and `returns`. `base` defines the interface, `groups` finds
-the attempts at one deal, `loading` finds the estimator that a recipe names.
+One file an estimator, with its formula and its paper; docs/estimators.md has them in one table. `base` defines the
+interface, `groups` finds the attempts at one deal, `turn_rewards` says what each turn is paid, `loading` finds the
+estimator that a recipe names.
 """
 
 from spiral.training.advantages.base import (
@@ -13,13 +14,21 @@ from spiral.training.advantages.base import (
     has_result,
 )
 from spiral.training.advantages.batch_mean import BatchMean
+from spiral.training.advantages.delayed_attribution import DelayedAttribution
+from spiral.training.advantages.dept import DEPT
+from spiral.training.advantages.discounted import DiscountedTurns
+from spiral.training.advantages.dr_grpo import DrGRPO
 from spiral.training.advantages.grpo import GRPO
 from spiral.training.advantages.loading import ESTIMATORS, GROUP_ESTIMATORS, CreditConfig, Estimator, load_estimator
+from spiral.training.advantages.marshal import Marshal
 from spiral.training.advantages.rae import RAE, RoleBaselines
+from spiral.training.advantages.reinforce_plus_plus import ReinforcePlusPlus
 from spiral.training.advantages.returns import PlainReturns
 from spiral.training.advantages.rloo import RLOO
+from spiral.training.advantages.shared import SharedBaseline
 
 __all__ = [
+    "DEPT",
     "ESTIMATORS",
     "GROUP_ESTIMATORS",
     "GRPO",
@@ -29,9 +38,15 @@ __all__ = [
     "Advantages",
     "BatchMean",
     "CreditConfig",
+    "DelayedAttribution",
+    "DiscountedTurns",
+    "DrGRPO",
     "Estimator",
+    "Marshal",
     "PlainReturns",
+    "ReinforcePlusPlus",
     "RoleBaselines",
+    "SharedBaseline",
     "TokenAdvantages",
     "TurnAdvantages",
     "advantages_by_turn",

@@ -43,3 +43,8 @@ def advantages_by_turn(episode: Episode, advantages: Mapping[int, float]) -> Tur
 def has_result(episode: Episode) -> bool:
     """Whether the game was played to its end. One that was not has no return to learn from."""
     return episode.outcome != "not_played"
+
+
+def credited_players(episode: Episode) -> tuple[int, ...]:
+    """Return the players whose turns get advantages: those that learn, and none in a game without a result."""
+    return episode.learning_players if has_result(episode) else ()

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from spiral.core.records import Episode
-from spiral.training.advantages.base import TurnAdvantages, advantages_by_turn, has_result
+from spiral.training.advantages.base import TurnAdvantages, advantages_by_turn, credited_players
 
 
 class BatchMean:
@@ -15,8 +15,8 @@ class BatchMean:
     def __call__(self, episodes: Sequence[Episode]) -> list[TurnAdvantages]:
         """Return one array [turns] for each episode, in order."""
         returns: dict[tuple[str, int], list[float]] = defaultdict(list)
-        for episode in filter(has_result, episodes):
-            for player in episode.learning_players:
+        for episode in episodes:
+            for player in credited_players(episode):
                 returns[episode.matchup, player].append(episode.rewards[player])
         means = {key: sum(values) / len(values) for key, values in returns.items()}
         return [
@@ -24,7 +24,7 @@ class BatchMean:
                 episode,
                 {
                     player: episode.rewards[player] - means[episode.matchup, player]
-                    for player in (episode.learning_players if has_result(episode) else ())
+                    for player in credited_players(episode)
                 },
             )
             for episode in episodes

@@ -34,20 +34,34 @@ from spiral.training.advantages.base import (
     advantages_by_turn,
 )
 from spiral.training.advantages.batch_mean import BatchMean
+from spiral.training.advantages.delayed_attribution import DelayedAttribution
+from spiral.training.advantages.dept import DEPT
+from spiral.training.advantages.discounted import DiscountedTurns
+from spiral.training.advantages.dr_grpo import DrGRPO
 from spiral.training.advantages.grpo import GRPO
+from spiral.training.advantages.marshal import Marshal
 from spiral.training.advantages.rae import RAE, RoleBaselines
+from spiral.training.advantages.reinforce_plus_plus import ReinforcePlusPlus
 from spiral.training.advantages.returns import PlainReturns
 from spiral.training.advantages.rloo import RLOO
+from spiral.training.advantages.shared import SharedBaseline
 
 ESTIMATORS: dict[str, type[AdvantageEstimator]] = {
     "rae": RAE,
+    "returns": PlainReturns,
+    "shared": SharedBaseline,
+    "batch_mean": BatchMean,
     "rloo": RLOO,
     "grpo": GRPO,
-    "batch_mean": BatchMean,
-    "returns": PlainReturns,
+    "dr_grpo": DrGRPO,
+    "reinforce++": ReinforcePlusPlus,
+    "marshal": Marshal,
+    "discounted": DiscountedTurns,
+    "delayed_attribution": DelayedAttribution,
+    "dept": DEPT,
 }
 """The built-in estimators by their name in a recipe."""
-GROUP_ESTIMATORS = ("rloo", "grpo")
+GROUP_ESTIMATORS = ("rloo", "grpo", "dr_grpo")
 """Those that compare the attempts at one deal, and so need `selfplay.attempts` of at least 2."""
 MAX_ADVANTAGE = 1e9
 """Largest advantage that is accepted from an estimator; beyond it float32 gradients overflow."""
@@ -58,7 +72,8 @@ class CreditConfig(Section):
 
     estimator: str = Field(
         "rae",
-        description="'rae', 'batch_mean', 'returns', 'rloo' or 'grpo' (which compare selfplay.attempts), an entry point"
+        description="'rae', 'returns', 'shared', 'batch_mean', 'reinforce++', 'marshal', 'discounted',"
+        " 'delayed_attribution' or 'dept'; 'rloo', 'grpo' or 'dr_grpo', which compare selfplay.attempts; an entry point"
         " of 'spiral.advantages', or 'module:attribute'.",
     )
     options: dict[str, object] = Field(

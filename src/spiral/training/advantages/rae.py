@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from spiral.core.records import Episode
-from spiral.training.advantages.base import TurnAdvantages, advantages_by_turn, has_result
+from spiral.training.advantages.base import TurnAdvantages, advantages_by_turn, credited_players
 
 
 class RoleBaselines:
@@ -78,11 +78,15 @@ class RAE:
         return [self._advantages(episode) for episode in episodes]
 
     def _advantages(self, episode: Episode) -> TurnAdvantages:
-        game, learning = episode.matchup, episode.learning_players if has_result(episode) else ()
-        advantages = {player: episode.rewards[player] - self.baseline(game, player) for player in learning}
-        for player in learning:
+        game, players = episode.matchup, self._players(episode)
+        advantages = {player: episode.rewards[player] - self.baseline(game, player) for player in players}
+        for player in players:
             self._baselines.update(game, player, episode.rewards[player])
         return advantages_by_turn(episode, advantages)
+
+    def _players(self, episode: Episode) -> tuple[int, ...]:
+        """The players that get advantages for an episode, and whose baselines it moves."""
+        return credited_players(episode)
 
     def baseline(self, game: str, player: int) -> float:
         """Return the baseline of `player` in `game` (an `Episode.matchup`); 0 before the first game."""

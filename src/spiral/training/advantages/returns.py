@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spiral.core.records import Episode
-from spiral.training.advantages.base import TurnAdvantages, advantages_by_turn, has_result
+from spiral.training.advantages.base import TurnAdvantages, advantages_by_turn, credited_players
 
 
 class PlainReturns:
@@ -14,9 +14,6 @@ class PlainReturns:
     def __call__(self, episodes: Sequence[Episode]) -> list[TurnAdvantages]:
         """Return one array [turns] for each episode, in order."""
         return [
-            advantages_by_turn(
-                episode,
-                {player: episode.rewards[player] for player in episode.learning_players} if has_result(episode) else {},
-            )
+            advantages_by_turn(episode, {player: episode.rewards[player] for player in credited_players(episode)})
             for episode in episodes
         ]
