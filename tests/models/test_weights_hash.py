@@ -6,7 +6,7 @@ import os
 import pytest
 
 from spiral.models import weights_hash
-from spiral.models.weights_hash import settings_sha256, weights_sha256
+from spiral.models.weights_hash import settings_sha256, weights_in_manifest, weights_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,16 @@ def test_shards_have_one_hash_of_their_hashes(model):
         (model / f"model-{number}.safetensors").write_bytes(b"%d" % number)
     parts = "".join(hashlib.sha256(b"%d" % number).hexdigest() for number in (1, 2))
     assert weights_sha256(model) == hashlib.sha256(parts.encode()).hexdigest()
+
+
+def test_a_manifest_tells_the_same_hash(model):
+    for names in (["model.safetensors"], ["model-2.safetensors", "model-1.safetensors"]):
+        for name in names:
+            (model / name).write_bytes(name.encode())
+        files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in model.iterdir()}
+        manifest = {"config.json": "x", "optimizer.pt": "y", "reference/model.safetensors": "z", **files}
+        assert weights_in_manifest(manifest) == weights_sha256(model)
+    assert weights_in_manifest({"config.json": "x"}) is None
 
 
 @pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "README.md"])

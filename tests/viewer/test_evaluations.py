@@ -100,12 +100,86 @@ def test_replies_to_problems_with_filters_and_pairs(client):
     assert client.get(f"{address}?task=sums&correct=0")["rows"][0]["reply"] == "<b>\\boxed{9}"
     assert client.get(f"{address}?q=CASE+2")["total"] == 1
     assert client.get(f"{address}?task=sums&offset=2&limit=1")["rows"][0]["item"] == "sums-2"
-    pairs = client.get(f"{address}?before_after=1")
+    assert [row["before"]["step"] for row in found["rows"]] == [0, 0, 0]
+    pairs = client.get(f"{address}?change=learned")
     assert (pairs["total"], pairs["rows"][0]["item"]) == (1, "sums-1")
     assert (pairs["rows"][0]["before"]["correct"], pairs["rows"][0]["before"]["step"]) == (False, 0)
+    assert client.get(f"{address}?change=changed")["total"] == 1
+    assert client.get(f"{address}?change=lost")["total"] == 0
+    assert client.get(f"{address}?step=0&task=sums")["rows"][1]["before"] is None
+    assert client.error(f"{address}?change=worse")[0] == 400
     assert client.get(f"{address}?task=SUMS")["total"] == 0  # its records are gone
     assert client.get(f"{address}?task=sums&step=1")["total"] == 0
     assert client.error(f"{address}?limit=0")[0] == 400
+
+
+def benchmarked(run, name, *, model="mine", weights="", items=2, samples=1, seed=0, right=(), date="2026-01-01"):
+    """What `spiral benchmark` writes."""
+    directory = run / "results" / f"benchmark-{name}"
+    directory.mkdir(parents=True)
+    replies = [attempt(number, number in right, f"{model}: \\boxed{{{number}}}", "algebra") for number in range(items)]
+    write_jsonl(directory / "items.jsonl", replies)
+    player = {"name": model, "weights_sha256": weights, "sampling": {}}
+    values = {
+        "schema_version": 1, "kind": "benchmark", "date": date,
+        "settings": {"model": player, "task": "algebra", "seed": seed},
+        "result": {**benchmark("algebra", len(right) / items), "items": items, "samples": samples},
+    }  # fmt: skip
+    (directory / "result.json").write_text(json.dumps(values))
+    return directory
+
+
+def test_spiral_benchmark_of_a_run_and_its_checkpoints(tmp_path):
+    run = made_run(tmp_path / "mine", steps=2, episodes=1)
+    for step, weights in ((1, "aa"), (2, "bb")):
+        (run / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+        manifest = json.dumps({"model.safetensors": weights, "reference/model.safetensors": "x"})
+        (run / "checkpoints" / f"step-{step:06d}" / "manifest.json").write_text(manifest)
+    benchmarked(run, "a", model="mine/checkpoints/step-000000", weights="cc", right=(0,))
+    benchmarked(run, "b", weights="bb", right=(1,))  # the run itself, whose last checkpoint has these weights
+    benchmarked(run, "c", weights="bb", right=(), date="2025-01-01")  # the same, done before
+    benchmarked(run, "d", weights="gone", seed=7)  # asked in another way, by a checkpoint that was deleted
+    benchmarked(run, "e", model="mine@1", weights="aa", right=(0, 1))
+    plain, other = "algebra: 2 problems, 1 sample", "algebra: 2 problems, 1 sample, setting 2"
+    with viewing(run) as client:
+        found = client.get("/api/runs/0/evaluation")["benchmarks"]
+        assert [(row["task"], row["step"], row["accuracy"]["rate"]) for row in found] == [
+            (other, None, 0.0), (plain, 0, 0.5), (plain, 1, 1.0), (plain, 2, 0.5)
+        ]  # fmt: skip
+        page = client.get("/api/runs/0/evaluation/items")
+        assert page["choices"] == {"task": [other, plain], "step": [-1, 0, 1, 2]}
+        assert [(row["step"], row["correct"], row["gold"]) for row in page["rows"]] == [
+            (None, False, "1"), (None, False, "2"), (2, False, "1"), (2, True, "2")
+        ]  # fmt: skip
+        assert page["rows"][3]["prompt"] == "What is 1 + 1?"
+        assert page["rows"][3]["before"]["reply"] == "mine/checkpoints/step-000000: \\boxed{1}"
+        assert [row["before"] for row in page["rows"][:2]] == [None, None]
+        assert client.get("/api/runs/0/evaluation/items?change=lost")["rows"][0]["item"] == "algebra-0"
+        assert client.get("/api/runs/0/evaluation/items?step=-1")["total"] == 2
+        assert client.get("/api/runs/0/evaluation")["notices"] == []
+
+
+def test_results_that_are_not_whole_are_said(tmp_path):
+    run = made_run(tmp_path / "mine", steps=1, episodes=1)
+    (benchmarked(run, "running") / "result.json").unlink()
+    (benchmarked(run, "damaged") / "result.json").write_text('{"schema_version": 1, "result": {"task": 3}}')
+    (benchmarked(run, "list") / "result.json").write_text("[]")
+    foreign = benchmarked(tmp_path / "foreign", "x")
+    linked = benchmarked(run, "linked", right=(0,))
+    (linked / "items.jsonl").unlink()
+    (linked / "items.jsonl").symlink_to(foreign / "items.jsonl")
+    (run / "results" / "benchmark-elsewhere").symlink_to(foreign)
+    with viewing(run) as client:
+        found = client.get("/api/runs/0/evaluation")
+        assert [row["accuracy"]["rate"] for row in found["benchmarks"]] == [0.5]
+        assert found["notices"] == [
+            "results/benchmark-damaged/result.json is damaged, or of another version, and left out.",
+            "results/benchmark-elsewhere/result.json is a link out of the run and is not read.",
+            "results/benchmark-list/result.json is damaged, or of another version, and left out.",
+            "results/benchmark-running has 2 replies and no result yet; it is shown once `spiral benchmark` has"
+            " finished.",
+        ]
+        assert client.get("/api/runs/0/evaluation/items")["total"] == 0
 
 
 def test_the_latest_tournament(run, client):

@@ -17,6 +17,8 @@ from spiral.core.files import pointed_to
 LATEST = "latest"
 SNAPSHOTS = "snapshots"
 """The directory of a run's models that are kept for ever, without what training needs to resume."""
+MANIFEST = "manifest.json"
+"""The file of a checkpoint or snapshot with the SHA-256 of every file in it."""
 
 
 def step_name(step: int) -> str:

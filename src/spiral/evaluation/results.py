@@ -28,14 +28,14 @@ from typing import Any
 from spiral.core.files import json_line, write_atomically, write_jsonl
 from spiral.core.locks import locked
 from spiral.core.records import Episode
-from spiral.core.steps import SNAPSHOTS
+from spiral.core.steps import MANIFEST, SNAPSHOTS, models_of_run
 from spiral.core.storage import write_episodes
 from spiral.core.versions import versions
 from spiral.inference.base import LanguagePolicy
 from spiral.models.hub import cached_copy
 from spiral.models.loading import model_directory
 from spiral.models.store import store_directory
-from spiral.models.weights_hash import settings_sha256, weights_sha256
+from spiral.models.weights_hash import settings_sha256, weights_in_manifest, weights_sha256
 from spiral.policies import is_scripted
 from spiral.policies.endpoint.config import ENDPOINT
 from spiral.policies.endpoint.policy import EndpointPolicy
@@ -273,3 +273,27 @@ def read_result(path: Path) -> dict[str, Any]:
     if not known:
         raise ValueError(f"{file} has schema version {values['schema_version']!r}; this version reads {SCHEMA_VERSION}")
     return dict(values)
+
+
+def trained_steps(run: Path, player: Mapping[str, Any]) -> int | None:
+    """After which step of a run a result's model was: by its name, or else by its weights in the manifests of the run.
+
+    Args:
+        run: The run directory.
+        player: What `describe_player` gave for the model.
+
+    Returns:
+        The step; None where neither tells it, as after the checkpoint was deleted.
+    """
+    named = re.search(r"(?:^|[/\\])step-(\d{6,18})$|@(\d{1,9})$", str(player.get("name", "")))
+    if named is not None:
+        return int(named[1] or named[2])
+    weights = player.get("weights_sha256")
+    for step, model in sorted(models_of_run(run).items(), reverse=True):
+        try:
+            manifest = json.loads((model / MANIFEST).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if weights and isinstance(manifest, dict) and weights_in_manifest(manifest) == weights:
+            return step
+    return None

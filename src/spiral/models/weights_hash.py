@@ -8,12 +8,15 @@ has changed.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import functools
 import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from spiral.core.files import sha256, write_atomically
 from spiral.models.store import store_directory
@@ -44,6 +47,18 @@ def settings_sha256(directory: str | Path) -> str | None:
     return _combined(_matching(Path(directory), SETTING_PATTERNS), named=True)
 
 
+def weights_in_manifest(manifest: Mapping[str, Any]) -> str | None:
+    """What `weights_sha256` gives for a checkpoint, from the hashes of its files in its manifest."""
+    names = sorted(
+        name
+        for name in manifest
+        if "/" not in name
+        and not name.startswith(NOT_WEIGHTS)
+        and any(fnmatch.fnmatchcase(name, pattern) for pattern in WEIGHT_PATTERNS)
+    )
+    return _combined_hash([str(manifest[name]) for name in names])
+
+
 def _matching(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
     found = {path for pattern in patterns for path in directory.glob(pattern)}
     return sorted(path for path in found if path.is_file() and not path.name.startswith(NOT_WEIGHTS))
@@ -51,12 +66,17 @@ def _matching(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 def _combined(files: list[Path], *, named: bool) -> str | None:
     """A single weight file's own hash; else the hash over those of all."""
-    if not files:
-        return None
-    if len(files) == 1 and not named:
-        return _file_sha256(files[0])
-    parts = (f"{file.name * named}{_file_sha256(file)}" for file in files)
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    if not named:
+        return _combined_hash([_file_sha256(file) for file in files])
+    parts = [f"{file.name}{_file_sha256(file)}" for file in files]
+    return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else None
+
+
+def _combined_hash(hashes: Sequence[str]) -> str | None:
+    """A single hash itself; else the hash over all; None where there are none."""
+    if len(hashes) < 2:
+        return hashes[0] if hashes else None
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _file_sha256(path: Path) -> str:

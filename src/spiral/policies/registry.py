@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from spiral.core.policy import Answerer
 from spiral.core.settings import Kind, checked, shortened
+from spiral.core.steps import MANIFEST
 from spiral.games import Game, load_game
 from spiral.inference.room import check_room
 from spiral.inference.settings import EngineConfig, resolved
@@ -40,7 +41,7 @@ from spiral.policies.endpoint.config import ENDPOINT, LENGTH, EndpointConfig, fi
 from spiral.policies.endpoint.policy import EndpointPolicy
 from spiral.text import PromptConfig
 from spiral.theory import TabularPolicy
-from spiral.training.checkpoint import MANIFEST, STATE, verify_checkpoint
+from spiral.training.checkpoint import STATE, verify_checkpoint
 
 if TYPE_CHECKING:
     from spiral.inference.base import LanguagePolicy

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiral.core.files import point_to, remove, sha256, share_mode, write_directory_atomically
-from spiral.core.steps import LATEST, SNAPSHOTS, checkpoints_in, step_name
+from spiral.core.steps import LATEST, MANIFEST, SNAPSHOTS, checkpoints_in, step_name
 from spiral.core.versions import versions
 from spiral.models.card import CARD, ModelCard, write_card
 from spiral.models.files import read_weights
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from spiral.training.learner import Learner
 
-MANIFEST = "manifest.json"
 STATE = "state.json"
 OPTIMIZER = "training/optimizer.safetensors"
 ADAPTER = "training/adapter.safetensors"

@@ -21,8 +21,9 @@ from starlette.responses import FileResponse, PlainTextResponse, Response, Strea
 from starlette.staticfiles import StaticFiles
 
 from spiral.viewer.answers import Json, error_answer
+from spiral.viewer.benchmarks import ItemFilters
 from spiral.viewer.episodes import EpisodeTable, Filters
-from spiral.viewer.evaluations import Evaluations, ItemFilters
+from spiral.viewer.evaluations import Evaluations
 from spiral.viewer.guard import Guard
 from spiral.viewer.replay import Replay
 from spiral.viewer.run import ViewedRun, differing_settings, notice
@@ -120,13 +121,13 @@ def _add_runs(app: FastAPI, viewer: Viewer, watched: Callable[[], bool]) -> None
 async def _events(
     runs: Sequence[tuple[ViewedRun, EpisodeTable]], request: Request, watched: Callable[[], bool]
 ) -> AsyncIterator[str]:
-    """One event a run at first and one whenever its metrics or episodes have grown."""
+    """One event a run at first and one whenever its metrics, episodes or results have grown."""
 
-    def look(run: ViewedRun, table: EpisodeTable) -> tuple[int, tuple[int, int], bool]:
+    def look(run: ViewedRun, table: EpisodeTable) -> tuple[int, tuple[int, int], bool, int]:
         steps = run.metrics().steps
-        return (steps[-1] if steps else 0), table.newest(), table.complete
+        return (steps[-1] if steps else 0), table.newest(), table.complete, run.results()
 
-    seen: dict[str, tuple[int, tuple[int, int], bool]] = {}
+    seen: dict[str, tuple[int, tuple[int, int], bool, int]] = {}
     quiet = 0.0
     while watched() and not await request.is_disconnected():
         for run, table in runs:
@@ -206,7 +207,7 @@ def _add_evaluations(app: FastAPI, viewer: Viewer) -> None:
         task: str | None = None,
         step: int | None = None,
         correct: bool | None = None,
-        before_after: bool = False,
+        change: Literal["changed", "learned", "lost"] | None = None,
         q: str | None = None,
         offset: int = 0,
         limit: int = 50,
@@ -216,7 +217,7 @@ def _add_evaluations(app: FastAPI, viewer: Viewer) -> None:
             task=task or None,
             step=step,
             correct=correct,
-            before_after=before_after,
+            change=change,
             q=q or None,
             offset=offset,
             limit=limit,

@@ -16,6 +16,7 @@ from typing import Any
 from spiral.core.metrics import Matchup
 from spiral.core.settings import shortened
 from spiral.core.steps import models_of_run
+from spiral.evaluation.results import RESULTS
 from spiral.rollout.opponents.base import MIRROR
 from spiral.runs.directory import read_metrics
 from spiral.runs.health import health
@@ -133,6 +134,11 @@ class ViewedRun:
             "descriptions": meanings(table.columns),
             "notices": list(table.notices),
         }
+
+    def results(self) -> int:
+        """The number of files with results: of the run's evaluations, and of commands that evaluated its models."""
+        own = sum(1 for _ in (self.path / "evaluation").glob("step-*.json"))
+        return own + sum(1 for _ in (self.path / RESULTS).glob("*/*.json"))
 
     def health(self) -> list[dict[str, Any]]:
         """The health lights after the last step."""

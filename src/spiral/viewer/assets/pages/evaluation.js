@@ -10,6 +10,7 @@ import { block, inline, plain } from "../lib/text.js";
 import { Chart } from "../parts/chart.js";
 
 const ITEMS = 20;
+const UNKNOWN = -1; // in the address, the step of a result whose step is not known
 const LINES = { win: line(0), draw: line(8), loss: line(2) };
 
 export async function show(root, frame, parts, params) {
@@ -62,7 +63,7 @@ class Evaluation {
           : h(
               "p",
               { class: "panel empty" },
-              "No evaluation has been written yet. `evaluation.every` and `benchmark.every` say when one is due.",
+              "No evaluation has been written yet. `evaluation.every` and `benchmark.every` say when one is due; `spiral benchmark RUN` adds to it.",
             ),
       ),
     );
@@ -114,13 +115,6 @@ class Evaluation {
       ),
     );
     const last = [...groups.values()].map((rows) => rows.at(-1));
-    const rate = (one) =>
-      one
-        ? [
-            h("b", {}, percent(one.rate)),
-            h("span", { class: "soft small" }, ` ${percent(one.low)} to ${percent(one.high)}`),
-          ]
-        : "–";
     return this.section(
       "Games against opponents",
       "Bands and ranges are 95% intervals.",
@@ -279,24 +273,27 @@ class Evaluation {
   }
 
   benchmarks(rows) {
-    const cards = [...group(rows, (row) => row.task)].map(([task, own]) =>
-      this.chart(
-        task,
-        [
-          {
-            label: "accuracy",
-            colour: line(0),
-            steps: own.map((row) => row.step),
-            values: own.map((row) => row.accuracy.rate),
-            low: own.map((row) => row.accuracy.low),
-            high: own.map((row) => row.accuracy.high),
-          },
-        ],
-        { format: percent },
-      ),
-    );
-    this.tasks = [...new Set(rows.map((row) => row.task))];
-    this.taskSteps = [...new Set(rows.map((row) => row.step))].sort((a, b) => a - b);
+    const groups = group(rows, (row) => row.task);
+    const cards = [...groups]
+      .map(([task, all]) => [task, all.filter((row) => row.step !== null)])
+      .filter(([, own]) => own.length)
+      .map(([task, own]) =>
+        this.chart(
+          task,
+          [
+            {
+              label: "accuracy",
+              colour: line(0),
+              steps: own.map((row) => row.step),
+              values: own.map((row) => row.accuracy.rate),
+              low: own.map((row) => row.accuracy.low),
+              high: own.map((row) => row.accuracy.high),
+            },
+          ],
+          { format: percent },
+        ),
+      );
+    this.steps = new Map([...groups].map(([task, own]) => [task, own.map((row) => row.step ?? UNKNOWN)]));
     this.itemForm = h("form", {
       class: "filters",
       role: "search",
@@ -306,8 +303,43 @@ class Evaluation {
     this.itemList = h("div", { class: "stack tight" });
     return this.section(
       "Benchmarks",
-      null,
+      "Accuracy on reasoning problems, of the run's own evaluations and of `spiral benchmark`. Bands and ranges are 95% intervals.",
       h("div", { class: "charts" }, cards),
+      h(
+        "div",
+        { class: "panel scroll", tabindex: "0", role: "region", "aria-label": "The last benchmarks" },
+        h(
+          "table",
+          { class: "num" },
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              ["Task", "After step", "Accuracy", "Problems"].map((name, index) =>
+                h("th", { scope: "col", class: index ? "num" : "" }, name),
+              ),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            [...groups.values()]
+              .map((own) => own.at(-1))
+              .map((row) =>
+                h(
+                  "tr",
+                  {},
+                  h("th", { scope: "row" }, inline(row.task, 80)),
+                  h("td", { class: "num" }, stepName(row.step)),
+                  h("td", { class: "num nowrap" }, rate(row.accuracy)),
+                  h("td", { class: "num" }, count(row.items)),
+                ),
+              ),
+          ),
+        ),
+      ),
       h("h3", { class: "space" }, "Items"),
       this.itemForm,
       this.itemList,
@@ -315,11 +347,12 @@ class Evaluation {
   }
 
   drawItemForm() {
-    const pick = (key, label, pairs, fallback = "") =>
+    const pick = (key, label, pairs) =>
       field(
         label,
-        select(pairs, this.params.get(key) ?? fallback, (chosen) => this.change({ [key]: chosen }), { name: key }),
+        select(pairs, this.params.get(key) ?? "", (chosen) => this.change({ [key]: chosen }), { name: key }),
       );
+    const steps = [...new Set([...this.steps.values()].flat())].sort((a, b) => a - b);
     const search = h("input", {
       type: "search",
       name: "q",
@@ -331,18 +364,21 @@ class Evaluation {
     put(
       this.itemForm,
       h("div", { class: "filter-search" }, field("Text", search)),
-      pick("task", "Task", [["", "any"], ...this.tasks.map((task) => [task, plain(task, 60)])]),
-      pick(
-        "step",
-        "After step",
-        [...this.taskSteps.map((step) => [String(step), count(step)])],
-        String(this.taskSteps.at(-1)),
-      ),
+      pick("task", "Task", [["", "any"], ...[...this.steps.keys()].map((task) => [task, plain(task, 80)])]),
+      pick("step", "After step", [["", "the last"], ...steps.map((step) => [String(step), stepName(step)])]),
       pick("correct", "Answer", [
         ["", "any"],
         ["1", "right"],
         ["0", "wrong"],
       ]),
+      [...this.steps.values()].some((own) => own.length > 1)
+        ? pick("change", "Against the first", [
+            ["", "any"],
+            ["changed", "changed"],
+            ["learned", "learned"],
+            ["lost", "lost"],
+          ])
+        : null,
     );
   }
 
@@ -365,10 +401,10 @@ class Evaluation {
     try {
       answer = await get(`/api/runs/${this.run}/evaluation/items`, {
         task: params.get("task"),
-        step: params.get("step") ?? this.taskSteps.at(-1),
+        step: params.get("step"),
         correct: params.get("correct"),
+        change: params.get("change"),
         q: params.get("q"),
-        before_after: 1,
         offset,
         limit: ITEMS,
       });
@@ -418,13 +454,26 @@ class Evaluation {
   async grow(id) {
     if (id !== this.frame.run.id || this.root.contains(document.activeElement)) return;
     const fresh = await get(`/api/runs/${id}/evaluation`);
-    if (fresh.steps.length !== this.data.steps.length) await this.load();
+    if (JSON.stringify(fresh) !== JSON.stringify(this.data)) await this.load();
   }
 
   leave() {
     for (const chart of this.drawn) chart.destroy();
     this.drawn = [];
   }
+}
+
+/** A rate with its interval. */
+function rate(one) {
+  if (!one) return "–";
+  return [
+    h("b", {}, percent(one.rate)),
+    h("span", { class: "soft small" }, ` ${percent(one.low)} to ${percent(one.high)}`),
+  ];
+}
+
+function stepName(step) {
+  return step === null || step === UNKNOWN ? "not known" : count(step);
 }
 
 function group(rows, key) {
@@ -522,9 +571,21 @@ function item(row) {
     h(
       "div",
       { class: "side-by" },
-      h("div", { class: "row" }, h("h3", {}, title), grade(one)),
+      h(
+        "div",
+        { class: "row" },
+        h("h3", {}, title),
+        grade(one),
+        one.truncated ? h("span", { class: "tag" }, "cut off") : null,
+        h(
+          "span",
+          { class: "soft small" },
+          one.extracted === null || one.extracted === undefined ? "no answer found" : ["answer ", inline(one.extracted, 80)],
+        ),
+      ),
       block(one.reply, { empty: "No reply." }),
     );
+  const after = (one) => (one.step === null ? "Step not known" : `After step ${count(one.step)}`);
   const changed = row.before && row.before.correct !== row.correct;
   return h(
     "details",
@@ -542,10 +603,10 @@ function item(row) {
               ? h(
                   "div",
                   { class: "two" },
-                  side(`Before${row.before.step === undefined ? "" : `, step ${row.before.step}`}`, row.before),
-                  side(`After step ${row.step}`, row),
+                  side(row.before.step === 0 ? "Before training" : after(row.before), row.before),
+                  side(after(row), row),
                 )
-              : side(`After step ${row.step}`, row),
+              : side(after(row), row),
             row.patterns?.length
               ? h(
                   "p",
@@ -563,7 +624,7 @@ function item(row) {
       { class: "row" },
       grade(row),
       changed ? h("span", { class: "tag accent" }, row.correct ? "learned" : "lost") : null,
-      h("span", { class: "soft small nowrap item-name" }, inline(row.task, 30), " ", inline(row.item, 30)),
+      h("span", { class: "soft small nowrap item-name" }, inline(row.task, 40), " ", inline(row.item, 30), row.sample ? `, sample ${row.sample + 1}` : ""),
       h("span", { class: "item-prompt" }, inline(row.prompt, 160)),
     ),
   );
