@@ -65,9 +65,16 @@ def random_samples(count, vocabulary, seed=0, *, longest=30):
 
 def loss_of(scores, old, behaviour, advantages, denominator, config):
     """The loss of a micro-batch under the policy loss that the configuration names."""
-    from spiral.training.loss import TokenNumbers, loss, make_policy_loss
+    import torch
+
+    from spiral.training.loss import loss
+    from spiral.training.losses import TokenNumbers, make_policy_loss
 
     tokens = TokenNumbers(
-        logprobs_K=scores.logprobs_K, old_logprobs_K=old, behaviour_logprobs_K=behaviour, advantages_K=advantages
+        logprobs_K=scores.logprobs_K,
+        old_logprobs_K=old,
+        behaviour_logprobs_K=behaviour,
+        advantages_K=advantages,
+        sample_K=torch.zeros_like(advantages, dtype=torch.long),
     )
     return loss(scores, tokens, denominator, config, make_policy_loss(config))

@@ -105,7 +105,10 @@ def test_misspelt_keys_are_refused_with_the_right_one(section):
         ("credit.options=decay=much", "got decay 'much'"),
         ("credit.options={dekay=0.9}", "'rae' has no option 'dekay'; did you mean 'decay'?"),
         ("loss.kind=ppp", "loss.kind: there is no 'ppp' among the losses; did you mean 'ppo'?"),
-        ("loss.options={beta=1.0}", "loss.options are for a loss of your own"),
+        (
+            "loss.options={beta=1.0}",
+            "the loss 'ppo' has no options, and loss.options is {'beta': 1.0}; see loss.clip_low",
+        ),
         ("loss.kind=math:pi", "'math:pi' is a float; expected a class or function"),
         ("selfplay.games={}", "selfplay.games"),
         ("selfplay.games={tictactoe=0}", "expected some above zero"),

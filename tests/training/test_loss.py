@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from made_up import loss_of
 from spiral.games.failures import UserCodeError
 from spiral.training.logprobs import TokenScores, score_tokens
-from spiral.training.loss import LOSSES, LossConfig, TokenNumbers, importance_weights, make_policy_loss
+from spiral.training.loss import LossConfig, importance_weights
+from spiral.training.losses import LOSSES, TokenNumbers, make_policy_loss
 from spiral.training.settings import BUILTIN_LOSSES
 
 LN2 = math.log(2.0)
@@ -24,7 +25,13 @@ def scores_of(logprobs, entropy=0.0, kl=0.0):
 
 def policy_loss_of(logprobs, old, advantages, config):
     """The loss of each token, and whether it was clipped."""
-    tokens = TokenNumbers(logprobs_K=logprobs, old_logprobs_K=old, behaviour_logprobs_K=old, advantages_K=advantages)
+    tokens = TokenNumbers(
+        logprobs_K=logprobs,
+        old_logprobs_K=old,
+        behaviour_logprobs_K=old,
+        advantages_K=advantages,
+        sample_K=torch.zeros_like(advantages, dtype=torch.long),
+    )
     return make_policy_loss(config)(tokens)
 
 
@@ -192,7 +199,11 @@ def test_a_custom_loss(mine):
     ("kind", "options", "message"),
     [
         ("grpo", {}, "there is no 'grpo' among the losses"),
-        ("ppo", {"clip_low": 0.1}, "loss.options are for a loss of your own, and 'ppo' is built in"),
+        (
+            "ppo",
+            {"clip_low": 0.1},
+            "the loss 'ppo' has no options, and loss.options is .*clip_low.*; see loss.clip_low",
+        ),
         ("mine:cubed", {"exponent": 2}, "'mine:cubed' has no option 'exponent'; its options: power"),
         ("mine:Bounded", {}, "'mine:Bounded' needs the option 'bound'"),
     ],

@@ -101,6 +101,12 @@ class Recipe(Section):
                 f"sampling.top_p is {self.sampling.top_p} and loss.old_logprobs is 'behaviour'; the learner does not"
                 " cut its distribution, so set loss.old_logprobs to 'learner' or sampling.top_p to 1.0"
             )
+        if self.sampling.top_p < 1 and self.loss.kind == "dppo":
+            raise ValueError(
+                f"sampling.top_p is {self.sampling.top_p} and loss.kind is 'dppo', which compares the learner's"
+                " distribution with the one that was sampled from; the learner does not cut its own, so set"
+                " sampling.top_p to 1.0"
+            )
         return self
 
     @model_validator(mode="after")

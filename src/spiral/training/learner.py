@@ -38,17 +38,8 @@ from spiral.training.batch import Batch
 from spiral.training.fsdp import gathered, gradient_scale, like, reshard, shard, whole
 from spiral.training.logprobs import Scorer, TokenScores, hidden_states, recompute_blocks
 from spiral.training.lora import add_lora, plain_weights
-from spiral.training.loss import (
-    TOKEN_SUMS,
-    TokenNumbers,
-    add,
-    averages,
-    gap_sums,
-    likelihood_sums,
-    loss,
-    loss_sums,
-    make_policy_loss,
-)
+from spiral.training.loss import TOKEN_SUMS, add, averages, gap_sums, likelihood_sums, loss, loss_sums
+from spiral.training.losses import TokenNumbers, make_policy_loss
 from spiral.training.packing import MicroBatch, Share, empty_micro_batch, micro_batches, share_of
 from spiral.training.process_group import batch_fingerprint, current_ranks, weights_fingerprint
 from spiral.training.settings import NLL, LearnerConfig, LoraConfig, LossConfig, RunConfig
@@ -86,6 +77,8 @@ class _Targets:
     action_ids: Tensor
     behaviour_logprobs: Tensor
     advantages: Tensor
+    samples: Tensor
+    """Which sample each token belongs to."""
     old_logprobs: Tensor
     """The behaviour log-probabilities until the old policy's are known."""
     reference_hidden: Tensor | None = None
@@ -100,6 +93,7 @@ class _Targets:
             action_ids=batch.action_ids_A.to(device),
             behaviour_logprobs=behaviour,
             advantages=batch.advantages_A.to(device),
+            samples=batch.action_sample_A.to(device),
             old_logprobs=behaviour.clone(),
         )
 
@@ -118,6 +112,7 @@ class _Targets:
             old_logprobs_K=self.old_logprobs[index],
             behaviour_logprobs_K=self.behaviour_logprobs[index],
             advantages_K=self.advantages[index],
+            sample_K=self.samples[index],
         )
 
 

@@ -6,15 +6,11 @@
   reasoning is not punished (Dr. GRPO, arXiv 2503.20783). It is the same for every shard and micro-batch.
 - w = min(pi_old / mu, cap) with gradient stopped corrects for behaviour log-probabilities mu that differ from the
   policy pi_old at the start of the update (truncated importance sampling, token by token).
-- L_pg is the policy loss of a token, by default "ppo": see `LOSSES`.
+- L_pg is the policy loss of a token, by default "ppo": see `spiral.training.losses`.
 - Of expert games (`kind` "nll", `spiral.training.sft`) D is the number of action tokens, w is 1 and L_pg is
   -log pi, so that L is the mean negative log-likelihood of a token.
 - H and KL(pi || ref), exact over the vocabulary, are computed in `logprobs.py`. The metric `kl_old` and the gaps are
   estimates from the sampled tokens, computed here.
-
-A policy loss is a function of `TokenNumbers` that returns a tensor [K], or two of them, the second true where the token
-was clipped. A recipe names one in `loss.kind`: a built-in one, an entry point of
-"spiral.losses" or "module:attribute", whose keyword arguments are `loss.options`. A class is constructed with them.
 
 Not supported: whole-sequence importance weights, which reject long answers first.
 
@@ -24,18 +20,14 @@ Shapes: K action tokens of a micro-batch.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from spiral.core.metrics import Metrics
-from spiral.core.plugins import resolve
-from spiral.games.failures import UserCodeError, describe_error
 from spiral.training.logprobs import TokenScores
+from spiral.training.losses import PolicyLoss, TokenNumbers
 from spiral.training.settings import NLL, LossConfig
 
 GAPS = ("gap_mean", "gap_k3", "gap_over_0.1")
@@ -43,89 +35,6 @@ GAPS = ("gap_mean", "gap_k3", "gap_over_0.1")
 
 TOKEN_SUMS = ("tokens", "policy_loss", "clipped", "entropy", "kl_reference", "kl_old", "gap_tokens", "likeliest", *GAPS)
 """Metrics to sum over ranks; all others are equal on every rank."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenNumbers:
-    """Per-token inputs of a policy loss, each [K]; log-probabilities in nats."""
-
-    logprobs_K: Tensor
-    """Of the sampled tokens under the current weights. The gradient flows through these alone."""
-    old_logprobs_K: Tensor
-    """The same at the start of the update."""
-    behaviour_logprobs_K: Tensor
-    """Under the distribution that was sampled from."""
-    advantages_K: Tensor
-
-
-PolicyLoss = Callable[[TokenNumbers], tuple[Tensor, Tensor]]
-"""[K] the loss of each token, and [K] whether it was clipped."""
-
-
-def policy_gradient(tokens: TokenNumbers) -> tuple[Tensor, Tensor]:
-    """-A log pi, which is never clipped."""
-    return -tokens.advantages_K * tokens.logprobs_K, torch.zeros_like(tokens.advantages_K, dtype=torch.bool)
-
-
-def ppo(tokens: TokenNumbers, *, clip_low: float = 0.2, clip_high: float = 0.2) -> tuple[Tensor, Tensor]:
-    """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) with r = pi / pi_old (arXiv 1707.06347).
-
-    A larger `clip_high` is clip-higher (DAPO, arXiv 2503.14476).
-    """
-    ratio_K = (tokens.logprobs_K - tokens.old_logprobs_K).exp()
-    free_K = ratio_K * tokens.advantages_K
-    bound_K = ratio_K.clamp(1 - clip_low, 1 + clip_high) * tokens.advantages_K
-    return -torch.minimum(free_K, bound_K), bound_K < free_K
-
-
-LOSSES: dict[str, Callable[..., Any]] = {"ppo": ppo, "policy_gradient": policy_gradient, NLL: policy_gradient}
-"""The built-in policy losses by their name in a recipe."""
-
-
-def make_policy_loss(config: LossConfig) -> PolicyLoss:
-    """Return the policy loss that a recipe names. Raises `ValueError` when there is none or it cannot be made."""
-    if config.kind in ("policy_gradient", NLL):
-        return policy_gradient  # of expert games, every token of which has the advantage 1
-    if config.kind == "ppo":
-        return functools.partial(ppo, clip_low=config.clip_low, clip_high=config.clip_high)
-    config.check()
-    found = resolve("losses", config.kind, LOSSES)
-    if not isinstance(found, type):
-        return functools.partial(_call, config.kind, functools.partial(found, **config.options))
-    try:
-        return functools.partial(_call, config.kind, found(**config.options))
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"the loss {config.kind!r} cannot be made: {describe_error(error)}") from error
-
-
-def _call(name: str, policy_loss: Callable[[TokenNumbers], Any], tokens: TokenNumbers) -> tuple[Tensor, Tensor]:
-    """Call a user's policy loss. Raises `UserCodeError` when it fails, does not return [K] or has no gradient."""
-    try:
-        result = policy_loss(tokens)
-    except (torch.OutOfMemoryError, UserCodeError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserCodeError(f"the loss {name!r} failed: {describe_error(error)}") from error
-    pair = isinstance(result, tuple) and len(result) == 2
-    loss_K, clipped_K = result if pair else (result, torch.zeros_like(tokens.advantages_K))
-    expected = tokens.advantages_K.shape
-    for tensor in (loss_K, clipped_K):
-        if not isinstance(tensor, Tensor) or tensor.shape != expected or tensor.is_complex():
-            raise UserCodeError(
-                f"the loss {name!r} returned {_described(tensor)}; expected a tensor of shape {list(expected)}"
-            )
-    if tokens.logprobs_K.requires_grad and not loss_K.requires_grad:
-        raise UserCodeError(
-            f"the loss {name!r} has no gradient, so nothing would be learned; compute it from logprobs_K, neither"
-            " detached nor turned into whole numbers"
-        )
-    return loss_K, clipped_K
-
-
-def _described(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return f"a {'complex ' if value.is_complex() else ''}tensor of shape {list(value.shape)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from spiral.core.plugins import check_options, resolve
-from spiral.core.settings import Section
+from spiral.core.settings import Section, checked
 
 Layout = Literal["padded", "packed"]
 NLL = "nll"
 """The loss of expert games, the negative log-likelihood; it makes a run one of fine-tuning (`spiral.training.sft`)."""
-BUILTIN_LOSSES = ("ppo", "policy_gradient", NLL)
-"""`spiral.training.loss` has them."""
+BUILTIN_LOSSES = ("ppo", "policy_gradient", "dual_clip", "cispo", "gspo", "dppo", NLL)
+"""`spiral.training.losses` has them."""
+CLIPPED_LOSSES = ("ppo", "dual_clip")
+"""Those that use `loss.clip_low` and `loss.clip_high`."""
 
 
 class RunConfig(Section):
@@ -85,17 +87,62 @@ class LearnerConfig(Section):
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
 
 
+class DualClipOptions(Section):
+    """Options of the loss 'dual_clip'."""
+
+    bound: float = Field(3.0, gt=1, description="Ratio beyond which a token with a negative advantage has no gradient.")
+
+
+class CispoOptions(Section):
+    """Options of the loss 'cispo'."""
+
+    low: float = Field(1.0, gt=0, le=1, description="The weight is clipped below 1 - low; 1 does not clip it.")
+    high: float = Field(4.0, gt=0, description="The weight is clipped above 1 + high.")
+
+
+class GspoOptions(Section):
+    """Options of the loss 'gspo'."""
+
+    low: float = Field(3e-4, gt=0, lt=1, description="The ratio of a reply is clipped below 1 - low.")
+    high: float = Field(4e-4, gt=0, description="The ratio of a reply is clipped above 1 + high.")
+
+
+class DppoOptions(Section):
+    """Options of the loss 'dppo'."""
+
+    divergence: Literal["tv", "kl"] = Field("tv", description="Total variation, or KL in nats.")
+    limit: float = Field(0.1, gt=0, description="Divergence beyond which a token may not be pushed further.")
+
+
+LOSS_OPTIONS: dict[str, type[Section]] = {
+    "dual_clip": DualClipOptions,
+    "cispo": CispoOptions,
+    "gspo": GspoOptions,
+    "dppo": DppoOptions,
+}
+"""What `loss.options` may hold for the built-in losses that have options."""
+
+
 class LossConfig(Section):
     """Settings of the loss."""
 
     kind: str = Field(
         "ppo",
-        description="'ppo' clips the ratio, 'policy_gradient' does not; 'nll' learns expert games (`spiral sft`); or"
-        " 'module:attribute' for a loss of your own.",
+        description="'ppo' clips the ratio, 'policy_gradient' does not, 'dual_clip', 'cispo', 'gspo' and 'dppo' bound"
+        " it otherwise (docs/estimators.md); 'nll' learns expert games (`spiral sft`); or 'module:attribute' for a loss"
+        " of your own.",
     )
-    options: dict[str, object] = Field({}, description="Options of a loss of your own.")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="PPO: the ratio is clipped below 1 - clip_low.")
-    clip_high: float = Field(0.2, gt=0, description="PPO: the ratio is clipped above 1 + clip_high.")
+    options: dict[str, object] = Field(
+        {},
+        description="Options of the loss: { bound } of 'dual_clip', { low, high } of 'cispo' and 'gspo', { divergence,"
+        " limit } of 'dppo', or those of a loss of your own.",
+    )
+    clip_low: float = Field(
+        0.2, gt=0, lt=1, description="'ppo' and 'dual_clip': the ratio is clipped below 1 - clip_low."
+    )
+    clip_high: float = Field(
+        0.2, gt=0, description="'ppo' and 'dual_clip': the ratio is clipped above 1 + clip_high, such as 0.28."
+    )
     importance_cap: float = Field(2.0, gt=0, description="Largest importance weight of a token.")
     old_logprobs: Literal["behaviour", "learner"] = Field(
         "learner",
@@ -114,14 +161,36 @@ class LossConfig(Section):
     def check(self) -> None:
         """Raise `ValueError` unless `kind` names a loss, and one that takes `options`; imports a user's module."""
         if self.kind in BUILTIN_LOSSES:
-            if self.options:
-                raise ValueError(
-                    f"loss.options are for a loss of your own, and {self.kind!r} is built in; see loss.clip_low and"
-                    " loss.clip_high"
-                )
+            self.builtin_options()
             return
         found: Any = resolve("losses", self.kind, dict.fromkeys(BUILTIN_LOSSES, Section))
         check_options(self.kind, found, self.options, positional=0 if isinstance(found, type) else 1)
+
+    def builtin_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of the built-in loss `kind`. Raise `ValueError` for options it does not take."""
+        clips = {"clip_low": self.clip_low, "clip_high": self.clip_high} if self.kind in CLIPPED_LOSSES else {}
+        section = LOSS_OPTIONS.get(self.kind)
+        if section is None:
+            if self.options:
+                settings = "; see loss.clip_low and loss.clip_high" if clips else ""
+                raise ValueError(f"the loss {self.kind!r} has no options, and loss.options is {self.options}{settings}")
+            return clips
+        check_options(self.kind, section, self.options)
+        return {**clips, **checked(section, self.options).model_dump()}
+
+    @model_validator(mode="after")
+    def _clips_are_used(self) -> Self:
+        """A loss without PPO's clip has no use for its bounds."""
+        fields = type(self).model_fields
+        for name in ("clip_low", "clip_high"):
+            value = getattr(self, name)
+            if self.kind not in CLIPPED_LOSSES and value != fields[name].default:
+                raise ValueError(
+                    f"loss.{name} is {value:g}, but only {' and '.join(map(repr, CLIPPED_LOSSES))} use it, and"
+                    f" loss.kind is {self.kind!r}; remove loss.{name}"
+                    + (", and see loss.options" if self.kind in LOSS_OPTIONS else "")
+                )
+        return self
 
     @model_validator(mode="after")
     def _refreshed_reference_exists(self) -> Self:
