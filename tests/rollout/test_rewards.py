@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from made_up import new_episode, new_turn
+from spiral.core.records import Generation
 from spiral.evaluation.arena import evaluate
 from spiral.games import TERMINAL, Game, State, load_game
 from spiral.games.failures import UserCodeError
@@ -21,6 +22,7 @@ from spiral.rollout.rewards import (
     CheapIllegalMoveError,
     _call_reward,
     check_reward,
+    coin,
     illegal_move_returns,
     largest_payoff,
     load_reward,
@@ -60,7 +62,7 @@ def test_the_built_in_rewards():
     penalty = new_episode((1.0, -3.0), illegal, game="kuhn_poker", outcome="illegal_move")
     paid = {
         name: [with_reward(game, load_reward(name, kuhn)).rewards for game in (won, raised, penalty)]
-        for name in REWARDS
+        for name in ("normalised", "returns", "sign")
     }
     assert paid == {
         "normalised": [(0.5, -0.5), (-1.0, 1.0), (0.5, -1.5)],
@@ -284,10 +286,71 @@ def test_an_illegal_answer_to_a_raise_in_leduc_loses_against_folding(reward):
         policy, pay = Answers(answer), load_reward(reward, leduc)
         matches = [Match(game=leduc, seed=n, policies=(policy, Raises()), reward=pay) for n in range(60)]
         paid[answer] = statistics.fmean(episode.rewards[0] for episode in play(matches))
-    assert paid[None] < paid["fold"] < 0
+    assert paid[None] < paid["fold"]
+    assert paid["fold"] < 0 or reward in ("coin", "legality", "format")
     evaluated = {answer: evaluate(Answers(answer), Raises(), leduc, 60, 0) for answer in ("fold", None)}
     for seat in (0, 1):
         assert evaluated[None].seat_returns[seat] < evaluated["fold"].seat_returns[seat]
+
+
+def reply_of(player, text, action):
+    generation = Generation(
+        token_ids=np.array([1, 2]), logprobs=np.zeros(2, np.float32), stop_reason="stop", policy_version=0
+    )
+    return dataclasses.replace(new_turn(player, action=action), reply=text, generation=generation)
+
+
+def test_legality_and_format_pay_for_what_they_are_called_after():
+    """An illegal move in a box costs nothing under "format", and a bare legal-looking reply does."""
+    turns = [reply_of(0, "\\boxed{4}", "4"), reply_of(1, "\\boxed{99}", None)]
+    bare = [reply_of(0, "\\boxed{4}", "4"), reply_of(1, "4", None)]
+    game = load_game("tictactoe")
+    boxed, unboxed = (
+        new_episode((0.5, -1.5), given, game="tictactoe", outcome="illegal_move") for given in (turns, bare)
+    )
+    finished = new_episode((-1.0, 1.0), turns[:1], game="tictactoe")
+    paid = {
+        name: [with_reward(episode, load_reward(name, game)).rewards for episode in (finished, boxed, unboxed)]
+        for name in ("legality", "format")
+    }
+    assert paid == {
+        "legality": [(1.0, 1.0), (1.0, -1.5), (1.0, -1.5)],
+        "format": [(1.0, 1.0), (1.0, 1.0), (1.0, -1.5)],
+    }
+
+
+def test_the_coin_knows_the_seed_and_nothing_of_the_game():
+    """Fair, zero-sum, another one for each attempt, and the same whoever won."""
+    game = load_game("tictactoe")
+    won = [dataclasses.replace(new_episode((1.0, -1.0), game="tictactoe"), seed=n) for n in range(2000)]
+    paid = [with_reward(episode, coin).rewards for episode in won]
+    assert set(paid) == {(1.0, -1.0), (-1.0, 1.0)}
+    assert abs(statistics.fmean(value for value, _ in paid)) < 0.06
+    lost = [dataclasses.replace(episode, returns=(-1.0, 1.0), rewards=()) for episode in won]
+    assert [with_reward(episode, coin).rewards for episode in lost] == paid
+    again = [dataclasses.replace(episode, attempt=1) for episode in won]
+    same = sum(with_reward(episode, coin).rewards == before for episode, before in zip(again, paid, strict=True))
+    assert 900 < same < 1100
+    illegal = new_episode((0.5, -1.5), [new_turn(1, action=None)], game=game.spec, outcome="illegal_move")
+    assert with_reward(illegal, coin).rewards == (0.5, -1.5)
+
+
+def of_three(seed):
+    episode = new_episode((0.0, 0.0, 0.0), seed=seed)
+    return dataclasses.replace(episode, seats=(*episode.seats, episode.seats[0]))
+
+
+def test_coins_of_more_players_and_of_partners():
+    three = [coin(of_three(n)) for n in range(300)]
+    assert {sum(paid) for paid in three} == {0.0}
+    assert {max(map(abs, paid)) for paid in three} == {1.0}
+    assert {sorted(paid)[1] for paid in three} == {0.5, -0.5}
+    partners = [coin(new_episode((0.0, 0.0), seed=n), zero_sum=False) for n in range(300)]
+    assert {*partners} == {(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)}
+
+
+def test_a_partner_gains_nothing_from_an_illegal_move():
+    assert illegal_move_returns(3, 1, zero_sum=False) == (0.0, -1.5, 0.0)
 
 
 class Careless(RandomPolicy):

@@ -113,7 +113,7 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
         "rollout/cut_by_context": _share(generations, lambda generation: generation.stop_reason == "context"),
         "rollout/prompt_too_long": _share(generations, _no_room),
         "rollout/illegal": _share(turns, lambda turn: turn.action is None),
-        "rollout/unboxed": _share(turns, _unboxed),
+        "rollout/unboxed": _share(turns, is_unboxed),
         "rollout/truncated_games": _share(episodes, lambda episode: episode.outcome == "truncated"),
     }
     metrics.update(_thinking_metrics(generations))
@@ -179,7 +179,7 @@ def _mean(numbers: Sequence[int]) -> float:
     return sum(numbers) / max(1, len(numbers))
 
 
-def _unboxed(turn: Turn) -> bool:
+def is_unboxed(turn: Turn) -> bool:
     """Whether a model's answer has no box; a box inside its thoughts does not count."""
     generation = turn.generation
     if generation is None:

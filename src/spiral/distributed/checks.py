@@ -97,7 +97,8 @@ def _result_fault(episode: Episode, match: Match, state: State) -> str | None:
     terminal, players = state.is_terminal, match.game.num_players
     returns = (0.0,) * players
     if episode.outcome == "illegal_move":
-        returns = illegal_move_returns(players, 0 if last is None else last.player, largest_payoff(match.game))
+        offender, game = 0 if last is None else last.player, match.game
+        returns = illegal_move_returns(players, offender, largest_payoff(game), zero_sum=game.zero_sum)
         possible = unanswered and not terminal
     elif episode.outcome == "finished":
         returns = state.returns()

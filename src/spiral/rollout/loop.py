@@ -151,7 +151,9 @@ class _LiveGame:
         if self.fault:
             return "not_played", (0.0,) * players
         if self.offender is not None:
-            return "illegal_move", illegal_move_returns(players, self.offender, largest_payoff(self.match.game))
+            game = self.match.game
+            paid = illegal_move_returns(players, self.offender, largest_payoff(game), zero_sum=game.zero_sum)
+            return "illegal_move", paid
         if not self.state.is_terminal:
             return "truncated", (0.0,) * players
         return "finished", self._checked(self.state.returns())

@@ -74,7 +74,8 @@ class SelfPlayConfig(Section):
     opponent_options: dict[str, object] = Field({}, description="Options of the opponent sampler.")
     reward: str = Field(
         "normalised",
-        description="'normalised' by the game's largest payoff, 'returns' in its units, 'sign', or 'module:function'.",
+        description="'normalised' by the game's largest payoff, 'returns' in its units, 'sign', or 'module:function';"
+        " as controls 'coin', 'legality' and 'format', which know nothing of who won.",
     )
     reward_options: dict[str, object] = Field({}, description="Options of the reward.")
 

@@ -14,9 +14,19 @@ installed package (entry points of the group `spiral.rewards`), or one of your o
 payoff, which is more than any legal way to lose; `episode.turns[-1].player` made it where `episode.outcome` is
 "illegal_move". What a reward gives becomes `episode.rewards`. Games that could not be played get no reward.
 
-A reward of your own that pays a legal move less than an illegal one in its place would teach illegal moves: losing by
-the rules would cost more than leaving the game. So every finished game is also shown to it as if the last move of each
-player had been illegal, and the run stops with both numbers where that would have paid more.
+Three built-in rewards know nothing of who won. They are controls: what a run learns under one of them, it did not learn
+from the game (spurious rewards, arXiv 2506.10947).
+
+| reward | a game that ends by the rules | an illegal move | what it can teach |
+|---|---|---|---|
+| `coin` | +1 or -1 by a coin that the episode's seed and attempt fix | -1.5, as ever | legal moves, nothing else |
+| `legality` | 1 for each player | -1.5; 1 for the others, whose moves were legal | legal moves |
+| `format` | 1 for a player whose every reply had its box, else -1.5 | 1 where it was in a box, else -1.5 | the box |
+
+The coin keeps the price of an illegal move because it is there to exchange the result for noise and nothing else. With
+free illegal moves a run would lose the legal moves as well, and what it then fails to learn would prove nothing.
+`legality` is `coin` without the noise. In a zero-sum game the coins sum to zero: one player, drawn by lot, gets 1 and
+the others share -1, or all signs are the other way around; in other games every player has a coin of its own.
 """
 
 from __future__ import annotations
@@ -24,11 +34,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from spiral.core.contract import MAX_RETURN
+from spiral.core.metrics import is_unboxed
 from spiral.core.plugins import check_call, check_options, resolve
-from spiral.core.records import Episode
+from spiral.core.records import Episode, Turn
+from spiral.core.seeds import derive_seed
 from spiral.core.user_values import number_list
 from spiral.games import Game
 from spiral.games.failures import UserCodeError, describe_error
@@ -38,7 +51,8 @@ Reward = Callable[[Episode], Sequence[float]]
 ILLEGAL_MOVE_RETURN = -1.5
 """Return of a player that makes an illegal move, as a multiple of the game's largest payoff (the paper's number)."""
 ILLEGAL_MOVE_RETURN_OTHERS = 0.5
-"""Total return of the other players, split equally; on the same scale."""
+"""Total return of the other players of a zero-sum game, split equally; on the same scale. In other games they get 0: a
+partner must not gain by leading another player into an illegal move."""
 ASSUMED_PAYOFF = 1.0
 """Largest payoff of a game that does not state the bounds of its returns."""
 ROUNDING = 1e-6
@@ -66,9 +80,11 @@ def largest_payoff(game: Game) -> float:
     return max(bounds) or ASSUMED_PAYOFF
 
 
-def illegal_move_returns(num_players: int, offender: int, payoff: float = 1.0) -> tuple[float, ...]:
+def illegal_move_returns(
+    num_players: int, offender: int, payoff: float = 1.0, *, zero_sum: bool = True
+) -> tuple[float, ...]:
     """Return what an illegal move of `offender` pays in a game whose largest payoff is `payoff`: [num_players]."""
-    share = ILLEGAL_MOVE_RETURN_OTHERS * payoff / max(1, num_players - 1)
+    share = ILLEGAL_MOVE_RETURN_OTHERS * payoff / max(1, num_players - 1) if zero_sum else 0.0
     return tuple(ILLEGAL_MOVE_RETURN * payoff if player == offender else share for player in range(num_players))
 
 
@@ -96,14 +112,63 @@ def returns(episode: Episode) -> tuple[float, ...]:
     return episode.returns
 
 
-def sign(episode: Episode) -> tuple[float, ...]:
+def sign(episode: Episode, *, zero_sum: bool = True) -> tuple[float, ...]:
     """Return 1 for a return above 0, 0 for 0, -1 for one below, and -1.5 for an illegal move."""
     if episode.outcome == "illegal_move":
-        return illegal_move_returns(len(episode.seats), episode.turns[-1].player)
+        return _illegal_move(episode, zero_sum=zero_sum)
     return tuple(float((value > 0) - (value < 0)) for value in episode.returns)
 
 
-REWARDS: Mapping[str, Callable[..., Sequence[float]]] = {"normalised": normalised, "returns": returns, "sign": sign}
+def coin(episode: Episode, *, zero_sum: bool = True) -> tuple[float, ...]:
+    """Return +1 or -1 by a coin that only the seed and the attempt of the episode fix, and -1.5 for an illegal move."""
+    players = len(episode.seats)
+    if episode.outcome == "illegal_move":
+        return _illegal_move(episode, zero_sum=zero_sum)
+    rng = random.Random(derive_seed(episode.seed, "coin", episode.attempt))
+    if not zero_sum or players == 1:
+        return tuple(rng.choice((1.0, -1.0)) for _ in range(players))
+    side, drawn = rng.choice((1.0, -1.0)), rng.randrange(players)
+    return tuple(side if player == drawn else -side / (players - 1) for player in range(players))
+
+
+def legality(episode: Episode) -> tuple[float, ...]:
+    """Return 1 for a player all of whose moves were legal, and -1.5 for one that made an illegal move."""
+    return tuple(_all_turns(episode, player, lambda turn: turn.action is not None) for player in _players(episode))
+
+
+def formatted(episode: Episode) -> tuple[float, ...]:
+    """Return 1 for a player all of whose replies had a box after their thought, and else -1.5, whatever was in it."""
+    return tuple(_all_turns(episode, player, _has_box) for player in _players(episode))
+
+
+def _illegal_move(episode: Episode, *, zero_sum: bool) -> tuple[float, ...]:
+    return illegal_move_returns(len(episode.seats), episode.turns[-1].player, zero_sum=zero_sum)
+
+
+def _players(episode: Episode) -> range:
+    return range(len(episode.seats))
+
+
+def _all_turns(episode: Episode, player: int, test: Callable[[Turn], bool]) -> float:
+    passed = all(test(turn) for turn in episode.turns if turn.player == player)
+    return 1.0 if passed else ILLEGAL_MOVE_RETURN
+
+
+def _has_box(turn: Turn) -> bool:
+    """Whether a reply has the form that was asked for; players without a model write no boxes, only moves."""
+    return turn.action is not None if turn.generation is None else not is_unboxed(turn)
+
+
+REWARDS: Mapping[str, Callable[..., Sequence[float]]] = {
+    "normalised": normalised,
+    "returns": returns,
+    "sign": sign,
+    "coin": coin,
+    "legality": legality,
+    "format": formatted,
+}
+BY_SUM = ("sign", "coin")
+"""Rewards that pay differently in games that are not zero-sum."""
 
 
 def check_reward(name: str, options: Mapping[str, object]) -> None:
@@ -126,6 +191,8 @@ def load_reward(name: str, game: Game, options: Mapping[str, object] | None = No
     check_reward(name, options or {})
     if name == "normalised":
         return functools.partial(normalised, payoff=largest_payoff(game))
+    if name in BY_SUM and not game.zero_sum:
+        return functools.partial(REWARDS[name], zero_sum=False)
     if name in REWARDS:
         return REWARDS[name]
     return functools.partial(_own_reward, name, resolve("rewards", name, REWARDS), options or {}, game)
@@ -174,7 +241,7 @@ def _with_illegal_move(episode: Episode, game: Game, player: int) -> Episode | N
         episode,
         turns=(*episode.turns[:last], illegal),
         actions=episode.actions[: decisions[len(decisions) - len(episode.turns) + last]],
-        returns=illegal_move_returns(len(episode.seats), player, largest_payoff(game)),
+        returns=illegal_move_returns(len(episode.seats), player, largest_payoff(game), zero_sum=game.zero_sum),
         rewards=(),
         outcome="illegal_move",
     )
