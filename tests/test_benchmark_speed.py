@@ -154,6 +154,7 @@ def gpu_options(*more):
     return gpu.new_parser().parse_args([*small, "--kept-tokens", "32", "--budget", "8", *more])
 
 
+@pytest.mark.slow
 def test_rows_of_the_learner_on_a_device():
     row = gpu.learner_row(gpu_options(), rate=1e12, checkpointing=True, compiled=False)
     assert (row["checkpointing"], row["compiled"], row["tokens a micro-batch"], row["MFU"]) == ("yes", "no", 64, "-")
@@ -162,6 +163,7 @@ def test_rows_of_the_learner_on_a_device():
     assert gpu.learner_row(gpu_options(), rate=1e12, checkpointing=False, compiled=False)["tokens a micro-batch"] == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.cuda.OutOfMemoryError, AssertionError])
 def test_a_failed_row_says_so_and_loses_no_other(monkeypatch, capsys, kind):
     update = Learner.update
@@ -191,6 +193,7 @@ def test_mfu_is_a_share_of_the_cards_published_peak(monkeypatch):
     assert row["MFU"] == row["utilisation"]
 
 
+@pytest.mark.slow
 def test_rows_of_the_engine_on_a_device(monkeypatch):
     monkeypatch.setattr(gpu, "PROMPT", 40)
     rows = gpu.sampler_rows(gpu_options(), in_flight=(1, 4))
@@ -214,6 +217,7 @@ def test_made_up_samples_share_their_games_beginning():
     assert {family.shared for family in families} == {gpu.SHARED}
 
 
+@pytest.mark.slow
 def test_rows_of_the_layouts(random_model, monkeypatch):
     batch = make_batch(random_samples(6, 400))
     rows = layout_rows(lambda: copy.deepcopy(random_model), batch, 130, rate=1e12)

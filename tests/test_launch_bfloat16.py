@@ -28,7 +28,8 @@ def steps_of(path):
     return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in read_metrics(path)]
 
 
-@pytest.mark.parametrize("more", [[], pytest.param(["lora.rank=4"], marks=pytest.mark.slow)], ids=["full", "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["lora.rank=4"]], ids=["full", "lora"])
 def test_a_resumed_run_is_the_run_that_never_stopped(more, tmp_path):
     runs = {}
     for name, steps in (("whole", 4), ("parts", 2)):

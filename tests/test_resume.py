@@ -107,7 +107,9 @@ def test_snapshots_are_models_that_stay(uninterrupted: Path, tmp_path: Path) -> 
         pytest.param("during games", 10, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
         pytest.param("during a metrics line", 10, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
         pytest.param("during an episode file", 5, "episodes/.step-000010.parquet.*.tmp", marks=pytest.mark.slow),
-        ("during a checkpoint", 5, "checkpoints/.step-000010.*.writing/model.safetensors"),
+        pytest.param(
+            "during a checkpoint", 5, "checkpoints/.step-000010.*.writing/model.safetensors", marks=pytest.mark.slow
+        ),
         pytest.param("before latest", 5, "checkpoints/step-000010/manifest.json", marks=pytest.mark.slow),
     ],
 )
@@ -192,14 +194,8 @@ def test_a_run_is_never_started_over_another(finished: Path, uninterrupted: Path
     assert_same(finished, uninterrupted)
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param("before the first checkpoint", marks=pytest.mark.slow),
-        "during the first checkpoint",
-        pytest.param("before evaluation", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before the first checkpoint", "during the first checkpoint", "before evaluation"])
 def test_a_run_killed_before_its_first_step_is_begun_again(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert run(path, moment) == KILLED

@@ -460,6 +460,7 @@ def test_the_games_are_those_of_the_recipe():
 TABLES = ("checks", "sweep", "joining", "sensitivity", "ends", "changes", "patience", "tails", "growing")
 
 
+@pytest.mark.slow
 def test_the_program_writes_its_tables_and_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     smaller = {"CHANGED_WORKERS": 2, "PATIENT_WORKERS": (2,), "ALLOWED": (1, 2), "TAIL_STEPS": 1, "GAMES_A_WORKER": 4}

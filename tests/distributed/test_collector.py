@@ -34,10 +34,9 @@ def nano_weights(policy, version):
     return [(name, weight + 0.002 * version) for name, weight in policy.model.named_parameters()]
 
 
+@pytest.mark.slow  # test_sampled_queue has a worker that plays as one process does
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize(
-    "workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("workers", [1, 2, 3])
 def test_sync_is_one_process_bit_for_bit(workers):
     policy = nano_policy()
     published = {version: nano_weights(policy, version) for version in range(2)}
@@ -123,6 +122,7 @@ def test_async_takes_finished_games_within_its_bounds():
     assert 0 <= min(ages) <= max(ages) <= 2
 
 
+@pytest.mark.slow
 def test_overlap_is_one_update_behind_and_killed_stuck_and_broken_workers_change_nothing(tmp_path, caplog):
     """A trap a step; the schedule plays ahead, so that lost games may need weights that are not the newest."""
     make_policy = trapped(tmp_path, (1, "kill"), (2, "hang"), (3, "garbage"))

@@ -23,6 +23,7 @@ pytest.importorskip("ray")
 OWN = "distributed_transports:FileTransport"
 
 
+@pytest.mark.slow
 def test_a_users_transport_publishes_to_workers(tmp_path):
     import ray
 

@@ -44,7 +44,7 @@ def test_its_exploitability_is_that_of_uniform_play(nano):
     assert result.exploitability == pytest.approx(11 / 24, abs=0.05)
 
 
-@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("thinking", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("spec", "most_illegal"),
     [

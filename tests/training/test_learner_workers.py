@@ -117,6 +117,7 @@ def test_sharding_itself_changes_nothing(ranks, random_model, name):
     assert_same_training(one, two[0])
 
 
+@pytest.mark.slow
 def test_in_bfloat16_ranks_differ_by_rounding(ranks, random_model):
     """Sums in another order round to other numbers of eight bits, and AdamW's first steps take only a sign."""
     run = dataclasses.replace(PACKED, compute="bfloat16")
@@ -165,7 +166,7 @@ def test_lora_over_two_ranks(ranks, random_model, compute):
     [
         ("float32", {}),
         pytest.param(SHARDED, {}, marks=pytest.mark.slow),
-        (SHARDED, LORA),
+        pytest.param(SHARDED, LORA, marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_is_for_any_number_of_ranks(ranks, random_model, tmp_path, compute, lora):
@@ -257,6 +258,7 @@ def test_the_rank_that_keeps_the_store_dies(short_lived, random_model):
     assert seconds < SHORT + 4
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_waited_for_no_longer_than_allowed_and_a_new_group_can_be_made(short_lived, random_model):
     run = Run(**SMALL)
     assert_equal_ranks(short_lived.all(train, random_model, dataclasses.replace(run, compute=SHARDED), 1))
