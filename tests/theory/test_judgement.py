@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from spiral.games import load_game
 from spiral.games.playout import replay
-from spiral.theory import expected_returns
+from spiral.theory import expected_returns, judgement
 from spiral.theory.cfr import equilibrium
-from spiral.theory.judgement import judge_decision
+from spiral.theory.judgement import TimeUpError, judge_decision
 
 
 def judged(spec, actions):
@@ -93,3 +95,29 @@ def test_the_end_of_a_large_game_is_judged():
     game = load_game("tictactoe", size=4, line=4)
     found = judge_decision(game, replay(game, ["0", "4", "1", "5", "2", "8", "7", "9"]))
     assert (found.method, found.best, found.values["3"], found.regret("6")) == ("minimax", ("3",), 1.0, 1.0)
+
+
+def test_whoever_waits_can_bound_the_time_and_ask_again():
+    game = load_game("tictactoe", size=4, line=4)
+    state = replay(game, ["0", "4", "1", "5", "10", "8", "7", "9"])
+    began = time.monotonic()
+    asked = 0
+    while True:
+        try:
+            found = judge_decision(game, state, until=time.monotonic() + 0.05)
+        except TimeUpError:
+            asked += 1
+            continue
+        break
+    assert (asked > 0, found.values) == (True, judge_decision(game, state).values)
+    assert time.monotonic() - began < 20
+
+
+def test_an_equilibrium_is_solved_while_nobody_waits():
+    game = load_game("leduc_poker")
+    judgement._solutions.pop(game, None)
+    state = replay(game, ["K", "Q"])
+    with pytest.raises(TimeUpError):
+        judge_decision(game, state, until=time.monotonic())
+    assert judge_decision(game, state, until=time.monotonic() + 60).method == "equilibrium"
+    assert len(judgement._solutions) <= judgement.MAX_SOLUTIONS

@@ -13,6 +13,7 @@ from spiral.core.storage import write_episodes
 from spiral.games import load_game
 from spiral.games.playout import replay
 from spiral.models.nano.tokenizer import build_tokenizer
+from spiral.viewer import replay as replay_module
 from spiral.viewer.drawings import drawing
 from viewed_runs import made_run, played, viewing
 
@@ -168,3 +169,45 @@ def test_a_player_does_not_see_what_the_other_holds():
     assert seen["players"][0]["holdings"] is None
     assert seen["players"][1]["holdings"] == list(trade.holdings(1))
     assert seen["offer"] == {"from": 0, "gives": {"wood": 1}, "asks": {"wheat": 2}}
+
+
+def test_judging_that_takes_long_is_cut_and_goes_on(tmp_path, monkeypatch):
+    run = made_run(tmp_path / "run", steps=1, games=("tictactoe(size=4,line=4)",), episodes=1)
+    judge = replay_module.judge_decision
+    late = 3  # moves from the end on which theory is quick
+
+    def judging(early):
+        """Judges the last moves, and does something else with those before."""
+
+        def made(game, state, until):
+            if sum(cell != "" for cell in drawing(state)["cells"]) < total - late:
+                return early()
+            return judge(game, state)
+
+        monkeypatch.setattr(replay_module, "judge_decision", made)
+
+    def no_time():
+        raise replay_module.TimeUpError
+
+    with viewing(run) as client:
+        address = "/api/runs/0/episodes/1/0"
+        total = len(client.get(address)["turns"])
+        judging(no_time)
+        found = client.get(address)
+        assert (found["judging"], [turn["judgement"] is not None for turn in found["turns"]]) == (
+            True, [False] * (total - late) + [True] * late
+        )  # fmt: skip
+        assert found["judging_notes"] == [
+            f"Turns 1 to {total - late} are not judged yet: this takes longer than 2 s, and goes on."
+        ]
+        judging(lambda: 1 / 0)
+        again = client.get(f"{address}/judgements")
+        assert (again["judging"], again["blunder"]) == (False, found["blunder"])
+        assert again["judgements"] == [turn["judgement"] for turn in found["turns"]]
+        assert again["judging_notes"] == [
+            f"Turns 1 to {total - late} are not judged: ZeroDivisionError: division by zero."
+        ]
+        judging(lambda: None)
+        (note,) = client.get(f"{address}/judgements")["judging_notes"]
+        assert note.startswith(f"Turns 1 to {total - late} are not judged: the positions that can follow are too many")
+        assert client.error("/api/runs/0/episodes/1/9/judgements")[0] == 404

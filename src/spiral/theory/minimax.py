@@ -9,7 +9,7 @@ the search raises an error.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -27,11 +27,13 @@ ALTERNATIVE = "use `equilibrium` (--opponent equilibrium), or best_response and 
 class Minimax:
     """A cache of one game's position values; reuse one instance for many states.
 
-    `max_positions` bounds the positions that one call may visit.
+    `max_positions` bounds the positions that one call may visit. `stop` is called at every position, and may raise to
+    end the search; the values found so far are kept, so that a later call goes on from them.
     """
 
     def __init__(self, *, max_positions: int = MAX_POSITIONS) -> None:
         self.max_positions = max_positions
+        self.stop: Callable[[], None] = lambda: None
         self._values: dict[Hashable, float] = {}
 
     @property
@@ -79,6 +81,7 @@ class Minimax:
                 self._values[key] = zero_sum_value(state)
                 stack.pop()
             else:
+                self.stop()
                 visited += 1
                 if visited > self.max_positions:
                     raise ValueError(

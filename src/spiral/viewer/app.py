@@ -188,6 +188,11 @@ def _add_episodes(app: FastAPI, viewer: Viewer) -> None:
         viewer.run(name)
         return Json(viewer.replays[name].episode(viewer.tables[name].path(step), step, episode))
 
+    @app.get("/api/runs/{name}/episodes/{step}/{episode}/judgements")
+    def episode_judgements(name: str, step: int, episode: int) -> Json:
+        viewer.run(name)
+        return Json(viewer.replays[name].judgements(viewer.tables[name].path(step), step, episode))
+
     @app.get("/api/runs/{name}/episodes/{step}/{episode}/text")
     def episode_text(name: str, step: int, episode: int) -> Response:
         viewer.run(name)

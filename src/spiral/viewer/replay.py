@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from spiral.games import Game, State, load_game
 from spiral.games.failures import GameError
 from spiral.games.registry import ADAPTERS, game_names
 from spiral.text import split_reply
-from spiral.theory.judgement import Judgement, judge_decision
+from spiral.theory.judgement import Judgement, TimeUpError, judge_decision
 from spiral.viewer.drawings import drawing
 from spiral.viewer.run import ViewedRun, notice
 
@@ -24,6 +26,8 @@ SUBTRACTING = ("rae", "rloo", "batch_mean")
 """Estimators whose advantage is the reward less a baseline."""
 NANO = Path(__file__).parents[1] / "models" / "nano"
 MAX_STATES = 5000
+JUDGE_SECONDS = 2.0
+"""How long an answer waits for the judgement of a game's moves."""
 
 
 class Replay:
@@ -48,15 +52,14 @@ class Replay:
         tokenizer, missing = self._tokenizer(recipe)
         if missing and any(turn.generation is not None for turn in episode.turns):
             notices.append(missing)
-        judgements = _judgements(game, states, episode) if game is not None and states else [None] * len(episode.turns)
+        judged = self._judged(game, states, episode)
         sampled = _section(recipe, "loss").get("kind") != "nll"
         turns = [
             _turn(
                 turn,
                 states[index][0] if states else None,
-                judgements[index],
+                _judgement(turn, judged.turns[index], _loses(episode, index)),
                 tokenizer,
-                _loses(episode, index),
                 sampled,
             )
             for index, turn in enumerate(episode.turns)
@@ -80,10 +83,33 @@ class Replay:
             "rewards": list(episode.rewards),
             "baselines": _baselines(episode, recipe),
             "blunder": _blunder(turns),
+            "judging": judged.time_up,
+            "judging_notes": judged.notes(),
             "notices": notices,
             "states": [_state(*state, episode, index) for index, state in enumerate(states)],
             "turns": turns,
         }
+
+    def judgements(self, file: Path, step: int, number: int) -> dict[str, Any]:
+        """The judgements alone, which goes on where `episode` had no more time."""
+        episode = self.record(file, step, number)
+        game = self.game(episode.game)
+        judged = self._judged(game, walk(game, episode), episode)
+        turns = [
+            {"action": turn.action, "judgement": _judgement(turn, judged.turns[index], _loses(episode, index))}
+            for index, turn in enumerate(episode.turns)
+        ]
+        return {
+            "judgements": [turn["judgement"] for turn in turns],
+            "blunder": _blunder(turns),
+            "judging": judged.time_up,
+            "judging_notes": judged.notes(),
+        }
+
+    def _judged(self, game: Game | None, states: Sequence[tuple[State, tuple[str, ...]]], episode: Episode) -> _Judged:
+        if game is None or not states:
+            return _Judged(turns=[None] * len(episode.turns), first=len(episode.turns))
+        return _judge(game, states, episode)
 
     def record(self, file: Path, step: int, number: int) -> Episode:
         """An episode as it is on disk. Raises `LookupError` where the file has no such episode."""
@@ -167,30 +193,13 @@ def _state(state: State, before: Sequence[str], episode: Episode, index: int) ->
 def _turn(
     turn: Turn,
     state: State | None,
-    judgement: Judgement | None,
+    judgement: Mapping[str, Any] | None,
     tokenizer: Any,
-    forfeited: float | None,
     sampled: bool,
 ) -> dict[str, Any]:
     opened = turn.generation is not None and turn.generation.thinking_tokens == len(turn.generation.token_ids)
     thought = split_reply(turn.reply)
     tokens = _tokens(turn, tokenizer, sampled)
-    judged = None
-    if judgement is not None:
-        played = forfeited if turn.action is None else judgement.values.get(turn.action)
-        regret = None
-        if turn.action in judgement.values:
-            regret = judgement.regret(str(turn.action))
-        elif played is not None:
-            regret = max(judgement.values.values()) - played
-        judged = {
-            "method": judgement.method,
-            "values": dict(judgement.values),
-            "best": list(judgement.best),
-            "played": played,
-            "regret": regret,
-            "hand": judgement.hand,
-        }
     return {
         "player": turn.player,
         "observation": turn.observation,
@@ -203,7 +212,27 @@ def _turn(
         "advantage": _mean(turn.advantages),
         "reward": turn.reward,
         "tokens": tokens,
-        "judgement": judged,
+        "judgement": judgement,
+    }
+
+
+def _judgement(turn: Turn, judgement: Judgement | None, forfeited: float | None) -> dict[str, Any] | None:
+    """The judgement of a turn, with what the player gave away."""
+    if judgement is None:
+        return None
+    played = forfeited if turn.action is None else judgement.values.get(turn.action)
+    regret = None
+    if turn.action in judgement.values:
+        regret = judgement.regret(str(turn.action))
+    elif played is not None:
+        regret = max(judgement.values.values()) - played
+    return {
+        "method": judgement.method,
+        "values": dict(judgement.values),
+        "best": list(judgement.best),
+        "played": played,
+        "regret": regret,
+        "hand": judgement.hand,
     }
 
 
@@ -258,19 +287,50 @@ def _texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
     return texts
 
 
-def _judgements(
-    game: Game, states: Sequence[tuple[State, tuple[str, ...]]], episode: Episode
-) -> list[Judgement | None]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """The judgements of a game's turns, as far as they are made."""
+
+    turns: Sequence[Judgement | None]
+    first: int
+    """The first turn that was judged; the number of turns where none was."""
+    time_up: bool = False
+    """Whether asking again gives more."""
+    fault: str = ""
+
+    def notes(self) -> list[str]:
+        """What is not judged, where a part of the game is."""
+        if self.fault:
+            return [notice(f"{self._left()} not judged: {self.fault}.")]
+        if self.time_up:
+            return [f"{self._left()} not judged yet: this takes longer than {JUDGE_SECONDS:g} s, and goes on."]
+        if 0 < self.first < len(self.turns):
+            return [f"{self._left()} not judged: the positions that can follow are too many, or not covered by theory."]
+        return []
+
+    def _left(self) -> str:
+        return "Turn 1 is" if self.first == 1 else f"Turns 1 to {self.first} are"
+
+
+def _judge(game: Game, states: Sequence[tuple[State, tuple[str, ...]]], episode: Episode) -> _Judged:
     """The judgement of every turn, the last first: earlier positions of a game too large are larger still."""
     found: list[Judgement | None] = [None] * len(episode.turns)
-    for index in reversed(range(len(episode.turns))):
+    until = time.monotonic() + JUDGE_SECONDS
+    first = len(found)
+    for index in reversed(range(len(found))):
         state = states[index][0]
         if state.current_player != episode.turns[index].player:
             break
-        found[index] = judge_decision(game, state)
+        try:
+            found[index] = judge_decision(game, state, until=until)
+        except TimeUpError:
+            return _Judged(turns=found, first=first, time_up=True)
+        except (Exception, SystemExit) as error:  # a game may be anyone's code
+            return _Judged(turns=found, first=first, fault=f"{type(error).__name__}: {error}")
         if found[index] is None:
             break
-    return found
+        first = index
+    return _Judged(turns=found, first=first)
 
 
 def _loses(episode: Episode, index: int) -> float | None:

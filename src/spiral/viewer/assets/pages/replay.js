@@ -17,6 +17,7 @@ const OUTCOMES = {
   truncated: "cut off",
   not_played: "not played",
 };
+const ASKED = 10; // how often the judging of a game that takes long is asked for, some seconds each time
 const STOPS = { stop: null, length: "cut off: its budget was spent", context: "cut off: the context was full" };
 
 export async function show(root, frame, parts, params) {
@@ -42,6 +43,43 @@ class Replay {
     this.turn = this.clamp(turn);
     this.build();
     this.draw();
+    if (this.game.judging) this.judgeOn(this.game);
+  }
+
+  /** Judging took longer than the page was to wait: ask on while the game is shown. */
+  async judgeOn(game) {
+    const { run, step, episode } = this.address;
+    for (let asked = 0; game.judging && asked < ASKED && this.game === game && !this.left; asked += 1) {
+      let answer;
+      try {
+        answer = await get(`${episodePath(run, step, episode)}/judgements`);
+      } catch (error) {
+        answer = { judging: false, judging_notes: [`The judging of the moves has ended: ${error.message}`] };
+      }
+      if (this.game !== game || this.left) return;
+      answer.judgements?.forEach((judged, index) => {
+        game.turns[index].judgement = judged;
+      });
+      if (answer.judgements) game.blunder = answer.blunder;
+      game.judging = answer.judging;
+      game.judging_notes =
+        asked + 1 < ASKED
+          ? answer.judging_notes
+          : answer.judging_notes.map((note) => note.replace("and goes on", "so it was ended; load the page to go on"));
+      this.drawJudged();
+      if (this.detail.contains(document.activeElement)) this.drawStrip();
+      else this.draw();
+    }
+  }
+
+  leave() {
+    this.left = true;
+  }
+
+  drawJudged() {
+    this.worst = typeof this.game.blunder === "number" ? this.game.blunder : null;
+    this.worstButton.hidden = this.worst === null;
+    put(this.judged, notices(this.game.judging_notes ?? []));
   }
 
   clamp(turn) {
@@ -55,7 +93,14 @@ class Replay {
     const name = this.frame.runs.find((one) => one.id === run)?.name ?? run;
     this.frame.title(`${plain(game.game, 60)}, step ${step}, episode ${episode}`);
     const path = episodePath(run, step, episode);
-    this.worst = typeof game.blunder === "number" ? game.blunder : null;
+    this.worstButton = h(
+      "button",
+      { type: "button", class: "button danger", onclick: () => this.go(this.worst) },
+      "Worst move",
+      h("kbd", {}, "w"),
+    );
+    this.judged = h("div", {});
+    this.drawJudged();
     this.list = listParams(this.params);
     this.board = h("div", { class: "board" });
     this.boardNote = h("p", { class: "board-note soft small num" });
@@ -67,14 +112,7 @@ class Replay {
     const tools = h(
       "div",
       { class: "row" },
-      this.worst === null
-        ? null
-        : h(
-            "button",
-            { type: "button", class: "button danger", onclick: () => this.go(this.worst) },
-            "Worst move",
-            h("kbd", {}, "w"),
-          ),
+      this.worstButton,
       h("button", { type: "button", class: "button", onclick: () => this.copyText(path) }, "Copy as text"),
       h("button", { type: "button", class: "button", onclick: () => this.copyLink() }, "Copy link"),
       h(
@@ -99,6 +137,7 @@ class Replay {
         tools,
       ),
       notices(game.notices ?? []),
+      this.judged,
       h(
         "div",
         { class: "replay" },
