@@ -18,6 +18,7 @@ VARIANTS = (
     "kuhn_poker(cards=5)",
     pytest.param("kuhn_poker(hands=5,cards=13)", marks=pytest.mark.slow),
     "tictactoe(size=5,line=4)",
+    "nim(heaps=4,size=15)",
     "simple_negotiation(turns=1)",
     "simple_negotiation(resources=8,turns=3)",
 )

@@ -3,7 +3,7 @@
 A package adds a game by an entry point in its pyproject, under the name that the class gives itself:
 
     [project.entry-points."spiral.games"]
-    nim = "my_package.nim:Nim"
+    hex = "my_package.hex:Hex"
 
 A game of your own needs no package: a class without a name is loaded by its module, as in `load_game("my_game:Nim")`.
 
@@ -34,6 +34,7 @@ NATIVE_GAMES = {
     "simple_negotiation": "spiral.games.simple_negotiation:SimpleNegotiation",
     "leduc_poker": "spiral.games.leduc_poker:LeducPoker",
     "connect_four": "spiral.games.connect_four:ConnectFour",
+    "nim": "spiral.games.nim:Nim",
 }
 
 ADAPTERS = {

@@ -10,7 +10,6 @@ from spiral.evaluation.policy_table import decisions
 from spiral.evaluation.reasoning.problem_game import ProblemGame
 from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError
-from spiral.games.registry import NATIVE_GAMES
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.room import check_room, check_states_room
 from spiral.policies.scripted import RandomPolicy
@@ -23,7 +22,7 @@ from spiral.rollout.rewards import (
     largest_payoff,
     load_reward,
 )
-from spiral.runs.recipe import NANO_KNOWS, Recipe
+from spiral.runs.recipe import NANO_GAMES, NANO_KNOWS, Recipe
 from spiral.runs.trackers.hosted import check_client
 from spiral.training.settings import NLL
 from spiral.training.sft import games_in
@@ -109,7 +108,7 @@ def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
 
     Checks the first prompts of the games that are trained on, and all that it can reach of those evaluated.
     """
-    foreign = [game for game in recipe.selfplay.games if load_game(game).name not in NATIVE_GAMES]
+    foreign = [game for game in recipe.selfplay.games if load_game(game).name not in NANO_GAMES]
     if foreign and _reads_only_our_games(policy):
         logger.warning("%s hardly learns %s: %s", recipe.model.path, ", ".join(foreign), NANO_KNOWS)
     for spec in recipe.selfplay.games:

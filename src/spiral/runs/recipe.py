@@ -24,7 +24,7 @@ from spiral.evaluation.reasoning.shots import shots_of_tasks
 from spiral.evaluation.reasoning.tasks import load_task
 from spiral.evaluation.settings import EvaluationConfig
 from spiral.games import load_game
-from spiral.games.registry import ADAPTERS, NATIVE_GAMES
+from spiral.games.registry import ADAPTERS
 from spiral.inference.settings import EngineConfig, resolved
 from spiral.models.hub import NotHereError
 from spiral.models.settings import ModelConfig
@@ -55,8 +55,10 @@ from spiral.training.settings import (
 DIRECTORY = Path(__file__).parents[1] / "recipes"
 """The built-in recipes."""
 
+NANO_GAMES = ("tictactoe", "kuhn_poker", "simple_negotiation", "leduc_poker", "connect_four")
+"""The games that the built-in model was taught to play at random."""
 NANO_KNOWS = (
-    f"it knows {', '.join(NATIVE_GAMES)}, and no English; train on one of these, or a model that reads English, such as"
+    f"it knows {', '.join(NANO_GAMES)}, and no English; train on one of these, or a model that reads English, such as"
     " --model smollm2 (`spiral models`)"
 )
 MAX_FAULTS = 3
