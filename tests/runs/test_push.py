@@ -7,6 +7,7 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import ModelCard
 
 from commands import refused, spiral, tiny_run
 from hub_server import TOKEN, HubServer
@@ -83,6 +84,22 @@ def test_the_folders(run, tmp_path, monkeypatch):
     assert again.status == 0
     assert "Would push the model of step 1." in again.out
     assert not episodes.exists()
+
+
+def test_each_opponent_has_an_entry_of_its_own(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run", symlinks=True)
+    file = copy / "evaluation" / "step-000002.json"
+    values = json.loads(file.read_text())
+    values["arena"] = [{**values["arena"][0], "opponent": name, "not_lost": rate}
+                       for name, rate in (("random", 0.75), ("minimax", 0.25))]  # fmt: skip
+    file.write_text(json.dumps(values))
+    out = tmp_path / "out"
+    assert spiral("push", str(copy), "--repo", "me/ttt", "--dry-run", "--out", str(out), "--no-episodes").status == 0
+    results = ModelCard.load(out / "model" / "README.md").data.eval_results
+    assert [(one.dataset_name, one.metric_value) for one in results] == [
+        ("tictactoe against random", 0.75),
+        ("tictactoe against minimax", 0.25),
+    ]
 
 
 def test_datasets_and_transformers_load_the_folders(run, tmp_path):

@@ -269,6 +269,7 @@ def _metadata(found: Overview, step: int, repo: str, dataset: str | None, model:
                 task_type="text-generation",
                 dataset_type=one_line(str(row["game"])),
                 dataset_name=one_line(f"{row['game']} against {row['opponent']}"),
+                dataset_config=one_line(f"against {row['opponent']}"),  # else results of one game become one entry
                 metric_type="win_or_draw",
                 metric_name="win or draw",
                 metric_value=float(row["not_lost"]),
