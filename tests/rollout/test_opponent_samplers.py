@@ -166,7 +166,7 @@ def test_a_sampler_that_does_not_take_back_its_state_is_named():
 
 def test_recipes_refuse_samplers_that_cannot_be():
     for sampler, message in (
-        ("pfsp", "there is no 'pfsp' among the opponents.* Known opponents: fixed"),
+        ("strongest", "there is no 'strongest' among the opponents.* Known opponents: fixed, past_selves, pfsp"),
         ("builtins:dict", "which gives a dict; expected a subclass of"),
         (f"{HERE}:Missing", "cannot be imported"),
     ):

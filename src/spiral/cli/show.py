@@ -21,6 +21,7 @@ from spiral.core.transcript import game_excerpt, game_text
 from spiral.runs.display import plain_table, wide_console
 from spiral.runs.health import SEVERITY, Light
 from spiral.runs.overview import Curve, Overview, ShownGame, overview, shown_game
+from spiral.runs.past_selves import PastSelfStandings
 from spiral.runs.summary import arena_table, benchmark_table, exploitability_table
 
 STYLES = {"bad": "bold red", "warn": "yellow", "fine": "green", "unknown": "dim"}
@@ -32,6 +33,7 @@ NUMBERS = 34
 NARROW = 72
 """Columns of a terminal below which there are lines in place of tables."""
 MAX_CURVES = 40
+MAX_PAST_SELVES = 12
 MAX_GAME_LINE = 400
 """Characters shown of a line of an excerpt."""
 
@@ -64,6 +66,7 @@ def show(
     _print_health(console, found)
     _print_curves(console, found.curves)
     _print_evaluation(console, found)
+    _print_past_selves(console, found.past_selves)
     if game is not None:
         _print_game(console, game, whole=episode is not None)
 
@@ -195,6 +198,20 @@ def _print_evaluation(console: Console, found: Overview) -> None:
         if rows:
             console.print()
             console.print(table(before, after))
+
+
+def _print_past_selves(console: Console, standings: Sequence[PastSelfStandings]) -> None:
+    """The newest past selves of each game, with their ratings, and how the policy did against them."""
+    for game in standings:
+        shown = game.past_selves[-MAX_PAST_SELVES:]
+        console.print(f"\nPast selves in {one_line(game.game)}, at step {game.step:,} (Elo {game.elo:.0f}):\n")
+        table = plain_table("step", "Elo", "games against it", "won by the policy", "plays on", numbers_from=1)
+        for past in shown:
+            won = "-" if past.win_rate is None else f"{past.win_rate:.1%}"
+            table.add_row(f"{past.step:,}", f"{past.elo:.0f}", f"{past.games:,}", won, "yes" if past.plays else "no")
+        console.print(table)
+        if len(game.past_selves) > len(shown):
+            console.print(f"and {len(game.past_selves) - len(shown)} older ones (--json has all, and every payoff)")
 
 
 def _print_game(console: Console, game: ShownGame, *, whole: bool) -> None:

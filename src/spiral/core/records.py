@@ -15,12 +15,25 @@ from numpy.typing import NDArray
 SCHEMA_VERSION = 8
 AGAINST = " against "
 """Separates the game from the opponents that do not learn in `Episode.matchup`."""
+PAST = "past"
+"""The opponent that stands for all past selves: earlier weights of the policy. One of them is called `past@STEP`."""
 
 Outcome = Literal["finished", "illegal_move", "truncated", "not_played"]
 StopReason = Literal["stop", "length", "context"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
+
+
+def past_self(step: int) -> str:
+    """Return the name of the policy's weights of an earlier step, as an opponent: `past@120`."""
+    return f"{PAST}@{step}"
+
+
+def past_step(name: str) -> int | None:
+    """Return the step of a past self's name; None for any other name."""
+    step = name.removeprefix(f"{PAST}@")
+    return int(step) if step != name and step.isascii() and step.isdigit() and len(step) < 19 else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,8 +127,13 @@ class Episode:
 
     @property
     def opponent(self) -> str:
-        """The policies of the players that do not learn, where others do; else an empty text."""
-        others = [seat.policy for seat in self.seats if not seat.trainable]
+        """The policies of the players that do not learn, where others do; else an empty text.
+
+        All past selves count as one opponent: each is there for some steps only, too few for baselines of its own.
+        """
+        others = [
+            PAST if past_step(seat.policy) is not None else seat.policy for seat in self.seats if not seat.trainable
+        ]
         return ", ".join(others) if len(others) < len(self.seats) else ""
 
     @property

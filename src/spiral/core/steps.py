@@ -19,6 +19,8 @@ SNAPSHOTS = "snapshots"
 """The directory of a run's models that are kept for ever, without what training needs to resume."""
 MANIFEST = "manifest.json"
 """The file of a checkpoint or snapshot with the SHA-256 of every file in it."""
+PAST_SELVES = "past_selves"
+"""The directory of the models that the opponent sampler of a run may choose, kept as long as it may."""
 
 
 def step_name(step: int) -> str:
@@ -42,9 +44,12 @@ def checkpoints_in(root: Path) -> list[tuple[int, Path]]:
 
 
 def models_of_run(run: Path) -> dict[int, Path]:
-    """Return the models that a run has kept, by step, in order: its snapshots, and the checkpoints of other steps."""
-    found = {**dict(checkpoints_in(run / "checkpoints")), **dict(checkpoints_in(run / SNAPSHOTS))}
-    return dict(sorted(found.items()))
+    """Return the models that a run has kept, by step, in order.
+
+    Of one step a snapshot comes before a checkpoint, and that before a past self.
+    """
+    places = (PAST_SELVES, "checkpoints", SNAPSHOTS)
+    return dict(sorted({step: path for place in places for step, path in checkpoints_in(run / place)}.items()))
 
 
 def latest_checkpoint(root: Path) -> Path | None:

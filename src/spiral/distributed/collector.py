@@ -67,6 +67,7 @@ class ClusterCollector:
         transport: TransportContext | None = None,
         sleep: bool = False,
         meanwhile: Callable[[], None] = lambda: None,
+        past_selves_of: Path | None = None,
     ) -> None:
         """Starts the workers and waits until they are ready; Ray must be connected.
 
@@ -82,6 +83,7 @@ class ClusterCollector:
             transport: How workers receive weights; by default as `cluster` says, for a learner on CPUs.
             sleep: Whether to put the engines to sleep after every step's games.
             meanwhile: Called while the workers start.
+            past_selves_of: The directory of the run whose past selves play; None where none do.
 
         Raises:
             ValueError or RuntimeError: a worker could not be set up; the message is the worker's own.
@@ -93,6 +95,7 @@ class ClusterCollector:
         # Enumerates the games and plays none, so that any policy will do.
         placeholder = RandomPolicy()
         self._matchmaker = Matchmaker(placeholder, selfplay, seed, load_opponent=lambda _name, _game: placeholder)
+        self._matchmaker.steps_ahead = cluster.steps_ahead
         self._samples_per_step = selfplay.samples_per_step
         self._queue = (
             SampledQueue(selfplay, cluster.rollout_workers, in_order=cluster.schedule != "async")
@@ -118,6 +121,7 @@ class ClusterCollector:
             transport=transport,
             return_task=self._return_task,
             placements=placements,
+            past_selves_of=past_selves_of,
         )
         self._thread = threading.Thread(target=self._work, name="rollout workers", daemon=True)
         self._thread.start()
@@ -171,6 +175,18 @@ class ClusterCollector:
         """Notifies the opponent sampler of a checkpoint of the run."""
         self._matchmaker.add_checkpoint(step, path)
 
+    def keeps(self, step: int) -> bool:
+        """Whether the opponent sampler wants the weights of a step as a past self."""
+        return self._matchmaker.keeps(step)
+
+    def add_past_self(self, step: int) -> None:
+        """Notifies the opponent sampler of a past self that was kept."""
+        self._matchmaker.add_past_self(step)
+
+    def past_selves(self) -> list[str]:
+        """The past selves that may play from now on, or play in games under way."""
+        return self._matchmaker.past_selves()
+
     def receive_weights(self, handle: WeightsHandle) -> None:
         """Takes new weights for the games of the next steps and delivers them while other games are played."""
         start = time.perf_counter() - handle.seconds
@@ -219,7 +235,7 @@ class ClusterCollector:
     def metrics(self) -> Metrics:
         """The metrics of the last step under `cluster/`."""
         with self._changed:
-            return dict(self._metrics.last)
+            return {**self._metrics.last, **self._matchmaker.metrics()}
 
     def statuses(self) -> list[WorkerStatus]:
         """Current status of the workers."""

@@ -15,6 +15,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from spiral.distributed.game_queue import Chunk, describe_games
@@ -178,6 +179,7 @@ class WorkerPool:
         transport: TransportContext,
         return_task: Callable[[Task], None],
         placements: Sequence[Any] | None = None,
+        past_selves_of: Path | None = None,
     ) -> None:
         """Begins to start the workers.
 
@@ -190,6 +192,7 @@ class WorkerPool:
             transport: How workers receive weights.
             return_task: Called with every unfinished task of a lost worker.
             placements: Ray's scheduling strategy of each worker.
+            past_selves_of: The directory of the run whose past selves play; None where none do.
         """
         self._config = config
         self._set_up = (
@@ -199,6 +202,7 @@ class WorkerPool:
             max(1, int(config.cpus_per_worker)),
             transport,
             load_opponent,
+            past_selves_of,
         )
         self._return_task = return_task
         self._placements = placements or ["SPREAD"] * config.rollout_workers

@@ -19,6 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from spiral.core.records import Episode
@@ -28,8 +29,9 @@ from spiral.distributed.session import import_ray, thread_stacks
 from spiral.distributed.weights.base import WEIGHT_GROUPS, TransportContext, WeightReceiver, WeightsHandle
 from spiral.distributed.weights.registry import make_receiver
 from spiral.inference.base import LanguagePolicy
-from spiral.policies import scripted_policy
+from spiral.policies import Policy, scripted_policy
 from spiral.policies.opponents import Opponents
+from spiral.policies.past_selves import SharedEngine
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
@@ -65,6 +67,7 @@ class RolloutWorker:
     def __init__(self, number: int) -> None:
         self.number = number
         self._policy: LanguagePolicy | None = None
+        self._past: SharedEngine | None = None
         self._in_flight = 0
         self._load_opponent: LoadOpponent = scripted_policy
         self._matchmaker: Matchmaker | None = None
@@ -86,6 +89,7 @@ class RolloutWorker:
         threads: int,
         transport: TransportContext,
         load_opponent: LoadOpponent = scripted_policy,
+        past_selves_of: Path | None = None,
     ) -> None:
         """Makes the policy.
 
@@ -96,10 +100,11 @@ class RolloutWorker:
             threads: Threads of torch.
             transport: How to receive weights.
             load_opponent: Makes opponents by name.
+            past_selves_of: The directory of the run whose past selves play; None where none do.
         """
         self._receiver = make_receiver(transport)
         self._load_opponent = load_opponent
-        self._thread.call(lambda: self._set_up(make_policy, config, seed, threads, load_opponent))
+        self._thread.call(lambda: self._set_up(make_policy, config, seed, threads, load_opponent, past_selves_of))
 
     def play(
         self,
@@ -151,6 +156,7 @@ class RolloutWorker:
 
         def work() -> Any:
             self._thread.load(weights)
+            self._restore()
             self._doing = EVALUATING
             try:
                 return function(self._policy, *arguments, *last)
@@ -163,8 +169,14 @@ class RolloutWorker:
         """Releases the engine's memory until the policy is used again."""
         self._thread.call(self._fall_asleep, version=LAST)
 
+    def _restore(self) -> None:
+        """Puts the policy's own weights back where a past self has played last."""
+        if self._past is not None:
+            self._past.restore()
+
     def _fall_asleep(self) -> None:
         assert self._policy is not None
+        self._restore()
         self._policy.sleep()
         if isinstance(self._load_opponent, Opponents):
             self._load_opponent.sleep()
@@ -196,14 +208,24 @@ class RolloutWorker:
         )
 
     def _set_up(
-        self, make_policy: MakePolicy, config: SelfPlayConfig, seed: int, threads: int, load_opponent: LoadOpponent
+        self,
+        make_policy: MakePolicy,
+        config: SelfPlayConfig,
+        seed: int,
+        threads: int,
+        load_opponent: LoadOpponent,
+        past_selves_of: Path | None,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)  # applies to the calling thread only
         self._doing = "loading the model"
         self._policy = make_policy()
-        fresh = FreshPolicy(self._policy, is_stale=self._thread.is_stale, refresh=self._thread.refresh)
+        player: Policy = self._policy
+        if past_selves_of is not None:
+            self._past = SharedEngine(self._policy, past_selves_of)
+            player, load_opponent = self._past.policy, self._past.opponents(load_opponent)
+        fresh = FreshPolicy(player, is_stale=self._thread.is_stale, refresh=self._thread.refresh)
         self._matchmaker = Matchmaker(fresh, config, seed, load_opponent=load_opponent)
         self._in_flight = config.in_flight
         gc.collect()
@@ -220,12 +242,13 @@ class RolloutWorker:
         """Puts weights into the policy unless they are there."""
         if weights.version == self._version:
             return
-        assert self._policy is not None
+        engine = self._past or self._policy
+        assert engine is not None
         self._doing = f"loading weights of version {weights.version}"
         start = time.perf_counter()
         self._version = None
         assert self._receiver is not None
-        self._receiver.receive(weights, self._policy.load_weights)
+        self._receiver.receive(weights, engine.load_weights)
         self._version = weights.version
         self._load_seconds += time.perf_counter() - start
         self._doing = ""

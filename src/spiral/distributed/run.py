@@ -31,6 +31,8 @@ from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import Weights, load_for_engine, make_policy
 from spiral.models.loading import load_language_model, model_directory
 from spiral.models.shapes import count_parameters, model_config
+from spiral.policies.past_selves import check_past_selves, prune_past_selves
+from spiral.rollout.matchmaking import plays_past_selves
 from spiral.runs.agreement import computation
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
@@ -72,11 +74,23 @@ class ClusterRun:
         claim = self.directory.lock.claim if self.directory.lock else None
         self.learner.save(self.directory.checkpoints.absolute(), state, self.recipe.run.keep_checkpoints, claim)
         self.collector.add_checkpoint(step, self.directory.checkpoints / step_name(step))
+        if plays_past_selves(self.recipe.selfplay):
+            prune_past_selves(self.directory.past_selves, self.collector.past_selves())
+
+    def keep(self, step: int) -> None:
+        """Keeps the model of `step` as a past self, if the opponent sampler wants it."""
+        if self.collector.keeps(step):
+            self._write_model(self.directory.past_selves)
+            self.collector.add_past_self(step)
 
     def snapshot(self) -> None:
         """Writes the model alone, to be kept for ever."""
+        self._write_model(self.directory.snapshots)
+
+    def _write_model(self, root: Path) -> None:
+        """Writes the model alone under `root`."""
         claim = self.directory.lock.claim if self.directory.lock else None
-        self.learner.save_snapshot(self.directory.snapshots.absolute(), claim)
+        self.learner.save_snapshot(root.absolute(), claim)
 
     def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy, on one of the rollout workers."""
@@ -170,12 +184,14 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 transport=transport,
                 sleep=recipe.engine.sleep,
                 meanwhile=learner.wait,
+                past_selves_of=path.absolute() if plays_past_selves(recipe.selfplay) else None,
             )
         )
         estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
         if checkpoint is not None:
             estimator.restore(learner.state, checkpoint.name)
             collector.load_state_dict(learner.state, checkpoint.name)
+            check_past_selves(path, collector.past_selves())
             collector.add_checkpoint(learner.version, checkpoint)
         collector.receive_weights(learner.publish())
         check_engine(recipe, collector, learner)

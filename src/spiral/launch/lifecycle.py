@@ -85,6 +85,10 @@ class Run(Protocol):
         """Writes the model alone, to be kept for ever."""
         ...
 
+    def keep(self, step: int) -> None:
+        """Keeps the model of `step` as a past self, if the opponent sampler wants it."""
+        ...
+
     def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""
         ...
@@ -146,6 +150,7 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
             run.directory.lock = hold_run(path)
             run.check_prompts()
             run.directory.start(run.recipe.model_dump())
+            run.keep(0)
             run.save(0)
             _snapshot_if_due(run)
             ready()
@@ -341,6 +346,7 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
                 evaluate=evaluate,
                 save=run.save,
                 snapshot=lambda _step: run.snapshot(),
+                keep=run.keep,
                 describe=run.describe,
                 more_metrics=run.metrics,
                 watch=after,

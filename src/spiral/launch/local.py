@@ -20,7 +20,9 @@ from spiral.inference.engines import Weights, make_policy
 from spiral.models.card import training_card
 from spiral.models.loading import LanguageModel, load_language_model, model_directory
 from spiral.policies.opponents import Opponents
+from spiral.policies.past_selves import SharedEngine, check_past_selves, prune_past_selves
 from spiral.rollout.collector import SelfPlay
+from spiral.rollout.matchmaking import plays_past_selves
 from spiral.runs.agreement import computation, learner_options
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
@@ -48,6 +50,8 @@ class LocalRun:
     collector: SelfPlay | ExpertGames
     opponents: Opponents
     """Opponents in training and evaluation, loaded once."""
+    past: SharedEngine | None = None
+    """Shares out the engine between the policy and its past selves, where these play."""
     _cut_off: set[str] = dataclasses.field(default_factory=set)
     """Opponents whose cut off replies in evaluations there was a warning of."""
 
@@ -86,6 +90,7 @@ class LocalRun:
                 check.keep()
         opponents = make_opponents(recipe)
         collector: SelfPlay | ExpertGames
+        past = SharedEngine(policy, path) if expert is None and plays_past_selves(recipe.selfplay) else None
         with _closed_on_error(policy, opponents):
             if expert is not None:
                 estimator, collector = imitation(), expert
@@ -97,13 +102,18 @@ class LocalRun:
                     recipe.run.seed,
                     load_opponent=opponents,
                     sleep=(policy, opponents) if recipe.engine.sleep else (),
+                    past=past,
                 )
         if checkpoint is not None:
             state = load_checkpoint(checkpoint, learner)
             estimator.restore(state, checkpoint.name)
             collector.load_state_dict(state, checkpoint.name)
+            if isinstance(collector, SelfPlay):
+                check_past_selves(path, collector.past_selves())
             collector.add_checkpoint(learner.version, checkpoint)
             policy.load_weights(learner.weights(), learner.version)
+        if past is not None:
+            past.load_weights(learner.weights(), learner.version)
         return cls(
             recipe=recipe,
             directory=RunDirectory(path),
@@ -113,11 +123,13 @@ class LocalRun:
             estimator=estimator,
             collector=collector,
             opponents=opponents,
+            past=past,
         )
 
     def publish(self) -> None:
         """Gives the learner's weights to the policy that plays."""
-        self.policy.load_weights(self.learner.weights(), self.learner.version)
+        engine = self.past or self.policy
+        engine.load_weights(self.learner.weights(), self.learner.version)
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`."""
@@ -136,11 +148,23 @@ class LocalRun:
             check=self.directory.check,
         )
         self.collector.add_checkpoint(step, self.directory.checkpoints / step_name(step))
+        if isinstance(self.collector, SelfPlay) and self.past is not None:
+            prune_past_selves(self.directory.past_selves, self.collector.past_selves())
+
+    def keep(self, step: int) -> None:
+        """Keeps the model of `step` as a past self, if the opponent sampler wants it."""
+        if isinstance(self.collector, SelfPlay) and self.collector.keeps(step):
+            self._write_model(self.directory.past_selves)
+            self.collector.add_past_self(step)
 
     def snapshot(self) -> None:
         """Writes the model alone, to be kept for ever."""
+        self._write_model(self.directory.snapshots)
+
+    def _write_model(self, root: Path) -> None:
+        """Writes the model alone under `root`."""
         save_snapshot(
-            self.directory.snapshots,
+            root,
             learner=self.learner,
             tokenizer=self.language_model.tokenizer,
             card=training_card(self.recipe.model_dump(mode="json")),

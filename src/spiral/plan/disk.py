@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from spiral.plan.memory import number_size
+from spiral.rollout.matchmaking import most_past_selves
 from spiral.runs.hardware import GIB
 from spiral.runs.recipe import Recipe
 
@@ -20,10 +21,13 @@ class DiskUse:
     snapshot_gib: float
     """Of one: the weights, in the precision in which replies are generated."""
 
+    past_selves: int = 0
+    """Models that opponent samplers may choose, at most at one time; each as large as a snapshot."""
+
     @property
     def gib(self) -> float:
         """Of all."""
-        return self.checkpoints * self.checkpoint_gib + self.snapshots * self.snapshot_gib
+        return self.checkpoints * self.checkpoint_gib + (self.snapshots + self.past_selves) * self.snapshot_gib
 
 
 def disk_use(recipe: Recipe, parameters: int, trainable: int) -> DiskUse:
@@ -41,4 +45,5 @@ def disk_use(recipe: Recipe, parameters: int, trainable: int) -> DiskUse:
         checkpoint_gib=(4 * parameters + 8 * trainable + reference + adapter) / GIB,
         snapshots=sum(step <= run.steps for step in run.snapshots),
         snapshot_gib=number_size(recipe) * parameters / GIB,
+        past_selves=most_past_selves(recipe.selfplay, run.steps, run.checkpoint_every),
     )

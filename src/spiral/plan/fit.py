@@ -24,6 +24,7 @@ from spiral.plan.memory import (
     lay_out,
     learner_items,
     model_shape,
+    past_self_items,
     publishes_from_gpu,
     trainable_parameters,
     vllm_cache_tokens,
@@ -71,6 +72,8 @@ class Plan:
     cache_tokens: int | None
     """Tokens whose keys and values vLLM has room for; None for an engine that takes what it needs."""
     opponents: tuple[OpponentMemory, ...] = ()
+    past_self_gib: float = 0.0
+    """Main memory that each engine needs besides to play past selves; counted among the items where there is no GPU."""
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -147,6 +150,7 @@ class _Planner:
             disk=disk_use(recipe, self.shape.parameters, trainable),
             cache_tokens=vllm_cache_tokens(recipe, self.shape, memory, gpu) if vllm else None,
             opponents=opponents,
+            past_self_gib=sum(item.gib for item in past_self_items(recipe, self.shape)),
         )
 
 
@@ -219,6 +223,14 @@ def describe(plan: Plan) -> list[str]:
             for opponent in plan.opponents
             if opponent.not_counted
         ),
+        *(
+            [
+                "Past selves play with the policy's engine, whose own weights are in main memory meanwhile:"
+                f" {unit.number(plan.past_self_gib)} {unit.name} an engine"
+            ]
+            if plan.past_self_gib
+            else []
+        ),
         "Tokens of a step:",
     ]
     budget = plan.budget
@@ -242,10 +254,11 @@ def _disk_line(disk: DiskUse) -> str:
     """The disk that the run's models need."""
     unit = GIB_UNIT if disk.gib >= 1 else MIB_UNIT
     parts = [
-        f"{count} {what}{'' if count == 1 else 's'} of {unit.number(size)}"
-        for count, what, size in (
-            (disk.checkpoints, "checkpoint", disk.checkpoint_gib),
-            (disk.snapshots, "snapshot", disk.snapshot_gib),
+        f"{count} {what if count == 1 else plural} of {unit.number(size)}"
+        for count, what, plural, size in (
+            (disk.checkpoints, "checkpoint", "checkpoints", disk.checkpoint_gib),
+            (disk.snapshots, "snapshot", "snapshots", disk.snapshot_gib),
+            (disk.past_selves, "past self", "past selves", disk.snapshot_gib),
         )
         if count
     ]

@@ -45,6 +45,7 @@ from spiral.inference.slot_cache import round_up
 from spiral.models.loading import check_architecture, context_limit
 from spiral.models.shapes import empty_model
 from spiral.plan.tokens import SHORT_SHARE, TokenBudget
+from spiral.rollout.matchmaking import plays_past_selves
 from spiral.runs.hardware import GIB
 from spiral.runs.recipe import Recipe
 from spiral.training.logprobs import CHUNK_ELEMENTS
@@ -292,10 +293,22 @@ def engine_items(
 ) -> list[Item]:
     """The memory of one engine on a device of `memory_gib`. In a cluster only one engine `evaluates`."""
     rows = rows_in_flight(recipe, evaluates)
+    past = [] if gpu else past_self_items(recipe, shape)  # with GPUs in main memory, of which there is no plan
     if recipe.engine.kind == "vllm":
-        return _vllm(recipe, shape, rows, memory_gib, gpu)
+        return [*_vllm(recipe, shape, rows, memory_gib, gpu), *past]
     alone = number_size(recipe) == 4 and not recipe.cluster.rollout_workers  # in a cluster it has its own weights
-    return _transformers(recipe, shape, budget, rows, gpu, shared=alone)
+    return [*_transformers(recipe, shape, budget, rows, gpu, shared=alone), *past]
+
+
+def past_self_items(recipe: Recipe, shape: ModelShape) -> list[Item]:
+    """The main memory that an engine needs besides to play past selves: they use its place for weights in turn."""
+    if not plays_past_selves(recipe.selfplay):
+        return []
+    size = number_size(recipe) * shape.parameters
+    return [
+        make_item("the policy's weights while past selves play", size, "always", recipe.model.compute),
+        make_item("a past self that is read from disk", size, "playing"),
+    ]
 
 
 def opponent_items(

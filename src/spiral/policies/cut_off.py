@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
 
-from spiral.core.records import Episode, Generation, Turn
+from spiral.core.records import Episode, Generation, Turn, past_step
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ class CutOffWatch:
         for episode in episodes:
             for turn in episode.turns if episode.opponent else ():
                 seat = episode.seats[turn.player]
-                if turn.generation is not None and not seat.trainable:
+                past = past_step(seat.policy) is not None  # its replies are as long as the policy's own
+                if turn.generation is not None and not seat.trainable and not past:
                     self._counted.setdefault(seat.policy, CutOff()).add(turn.generation)
         for name in self._counted.keys() - self._warned:
             warning = self._counted[name].warning(f"the opponent {name} {where}", f"opponent.{name}.{{}}")

@@ -11,7 +11,8 @@ from spiral.core.metrics import DROPPED_TURNS, Metrics
 from spiral.core.progress import shown
 from spiral.core.records import Episode
 from spiral.inference.base import LanguagePolicy
-from spiral.policies import scripted_policy
+from spiral.policies import Policy, scripted_policy
+from spiral.policies.past_selves import SharedEngine
 from spiral.rollout.loop import Match, play, play_as_completed
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
 from spiral.rollout.sampled_step import SampledStep
@@ -36,13 +37,19 @@ class SelfPlay:
         *,
         load_opponent: LoadOpponent = scripted_policy,
         sleep: Sequence[Sleeper] = (),
+        past: SharedEngine | None = None,
     ) -> None:
         """Take the arguments of `Matchmaker`.
 
-        The engines in `sleep` sleep after the games of a step until they are needed again.
+        The engines in `sleep` sleep after the games of a step until they are needed again. `past` shares out the
+        policy's engine among the policy and its past selves.
         """
         self.policy = policy
-        self._matchmaker = Matchmaker(policy, config, seed, load_opponent=load_opponent)
+        self._past = past
+        player: Policy = policy
+        if past is not None:
+            player, load_opponent = past.policy, past.opponents(load_opponent)
+        self._matchmaker = Matchmaker(player, config, seed, load_opponent=load_opponent)
         self._in_flight = config.in_flight
         self._samples_per_step, self._attempts = config.samples_per_step, config.attempts
         self._metrics: Metrics = {}
@@ -54,7 +61,11 @@ class SelfPlay:
         Raises:
             NotPlayedError: The games have too few turns for `selfplay.samples_per_step`.
         """
-        episodes = self._collect_samples(step) if self._samples_per_step else self._collect_games(step)
+        try:
+            episodes = self._collect_samples(step) if self._samples_per_step else self._collect_games(step)
+        finally:
+            if self._past is not None:
+                self._past.restore()  # the learner may share these weights
         self._matchmaker.observe(step, episodes)
         for engine in self._sleep:
             engine.sleep()
@@ -62,7 +73,7 @@ class SelfPlay:
 
     def metrics(self) -> Metrics:
         """Return the metrics of the last step that its episodes do not show."""
-        return dict(self._metrics)
+        return {**self._metrics, **self._matchmaker.metrics()}
 
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint keeps."""
@@ -75,6 +86,18 @@ class SelfPlay:
     def add_checkpoint(self, step: int, path: Path) -> None:
         """Show the opponent sampler a checkpoint of the run."""
         self._matchmaker.add_checkpoint(step, path)
+
+    def keeps(self, step: int) -> bool:
+        """Return whether the opponent sampler wants the weights of a step as a past self."""
+        return self._matchmaker.keeps(step)
+
+    def add_past_self(self, step: int) -> None:
+        """Tell the opponent sampler of a past self that was kept."""
+        self._matchmaker.add_past_self(step)
+
+    def past_selves(self) -> list[str]:
+        """Return the past selves that may play from now on."""
+        return self._matchmaker.past_selves()
 
     def _collect_games(self, step: int) -> list[Episode]:
         """Play the step's number of games."""

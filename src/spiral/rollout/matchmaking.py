@@ -19,7 +19,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from spiral.core.plugins import check_call, check_options, resolve
-from spiral.core.records import Episode
+from spiral.core.records import Episode, past_self, past_step
 from spiral.core.seeds import derive_seed
 from spiral.core.settings import Section, shortened, shown
 from spiral.core.user_values import StateError, in_order, json_copy
@@ -30,12 +30,14 @@ from spiral.policies.cut_off import CutOffWatch
 from spiral.rollout.loop import Match
 from spiral.rollout.opponents.base import MIRROR, OpponentSampler
 from spiral.rollout.opponents.fixed import FixedOpponents
+from spiral.rollout.opponents.past_selves import PastSelves
+from spiral.rollout.opponents.pfsp import Pfsp
 from spiral.rollout.rewards import load_reward
 from spiral.rollout.sampled_step import AHEAD, MAX_GAMES_PER_SAMPLE
 
 LoadOpponent = Callable[[str, Game], Policy]
 """Returns the policy that plays a game under an opponent's name."""
-SAMPLERS: Mapping[str, type[OpponentSampler]] = {"fixed": FixedOpponents}
+SAMPLERS: Mapping[str, type[OpponentSampler]] = {"fixed": FixedOpponents, "past_selves": PastSelves, "pfsp": Pfsp}
 
 
 class SelfPlayConfig(Section):
@@ -66,10 +68,13 @@ class SelfPlayConfig(Section):
     opponents: dict[str, float] = Field(
         {"mirror": 1.0},
         min_length=1,
-        description="Opponent to weight: 'mirror' is the policy itself, others as for `spiral evaluate`.",
+        description="Opponent to weight: 'mirror' is the policy itself, 'past' its past selves, others as for"
+        " `spiral evaluate`.",
     )
     opponent_sampler: str = Field(
-        "fixed", description="'fixed' plays the opponents by weight; or 'module:Class' for a sampler of your own."
+        "fixed",
+        description="'fixed' plays the opponents by weight, 'past_selves' and 'pfsp' also earlier weights of the"
+        " policy, for the weight of 'past'; or 'module:Class' for a sampler of your own.",
     )
     opponent_options: dict[str, object] = Field({}, description="Options of the opponent sampler.")
     reward: str = Field(
@@ -152,6 +157,31 @@ def make_sampler(config: SelfPlayConfig) -> OpponentSampler:
     return sampler
 
 
+def plays_past_selves(config: SelfPlayConfig) -> bool:
+    """Return whether the opponent sampler of a recipe plays past selves.
+
+    Raises:
+        ValueError: There is no such sampler.
+    """
+    sampler = resolve("opponents", config.opponent_sampler, SAMPLERS)
+    return bool(getattr(sampler, "plays_past_selves", False))
+
+
+def most_past_selves(config: SelfPlayConfig, steps: int, checkpoint_every: int) -> int:
+    """Return how many past selves a run holds at most: those that left the sampler go with the next checkpoint."""
+    if not plays_past_selves(config):
+        return 0
+    sampler, held, most = make_sampler(config), set[str](), 0
+    for step in range(steps + 1):
+        if sampler.keeps(step):
+            sampler.add_past_self(step, past_self(step))
+            held.add(past_self(step))
+            most = max(most, len(held))
+        if step % checkpoint_every == 0:
+            held &= set(sampler.past_selves())
+    return most
+
+
 def episodes_by_game(config: SelfPlayConfig, games: int | None = None) -> dict[str, int]:
     """Return how many episodes of each game a step has, all attempts counted.
 
@@ -220,6 +250,11 @@ class Matchmaker:
         self.sampler = make_sampler(config)
         self.turns_per_game: float | None = None
         """Turns to learn from in a game of the last step, as the collector counts; None without `samples_per_step`."""
+        self.steps_ahead = 0
+        """Steps whose games may be planned before those of a step are observed, and be under way after it."""
+        self._metrics: dict[str, float] = {}
+        self._planned: dict[int, set[str]] = {}
+        """The opponents in the games of each step that was planned lately."""
         self._policy = policy
         self._config = config
         self._seed = seed
@@ -288,6 +323,8 @@ class Matchmaker:
             with self._named(f"failed to observe the episodes of step {step}"):
                 self.sampler.observe(step, episodes)
             self._sampler_state()  # fails here rather than at a checkpoint many steps away
+            with self._named("failed to give its metrics"):
+                self._metrics = _plain_metrics(self.sampler.metrics())
         except UserCodeError:
             with suppress(Exception, SystemExit):
                 self.sampler.load_state_dict(before)
@@ -298,6 +335,30 @@ class Matchmaker:
         with self._named(f"failed to take the checkpoint of step {step}"):
             self.sampler.add_checkpoint(step, str(path))
         self._sampler_state()
+
+    def keeps(self, step: int) -> bool:
+        """Return whether the opponent sampler wants the weights of a step as a past self."""
+        with self._named(f"failed to say whether it keeps step {step}"):
+            return self.sampler.plays_past_selves and bool(self.sampler.keeps(step))
+
+    def add_past_self(self, step: int) -> None:
+        """Tell the opponent sampler of a past self that the run has kept."""
+        with self._named(f"failed to take the past self of step {step}"):
+            self.sampler.add_past_self(step, past_self(step))
+        self._sampler_state()
+
+    def past_selves(self) -> list[str]:
+        """Return the past selves that may play: those of the sampler, and of games that were planned lately."""
+        with self._named("failed to name its past selves"):
+            wanted = set(self.sampler.past_selves())
+        planned = max(self._planned, default=0)
+        self._planned = {step: names for step, names in self._planned.items() if step >= planned - 2 * self.steps_ahead}
+        under_way = self._planned.values() if self.steps_ahead else ()
+        return sorted(wanted.union(*under_way))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the opponent sampler's metrics of the last step that was observed."""
+        return dict(self._metrics)
 
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint keeps: a copy of the sampler's state, and the length of games where it is known.
@@ -343,6 +404,7 @@ class Matchmaker:
             names = list(given) if in_order(given) else []
             if len(names) != count or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"it gave {shortened(repr(given))}; expected a list of {count} names")
+        self._planned.setdefault(step, set()).update(name for name in names if past_step(name) is not None)
         if not self._config.samples_per_step:
             return names
         return alternating(Counter(names), random.Random(derive_seed(self._seed, "order", step, spec)))
@@ -363,3 +425,15 @@ class Matchmaker:
         if (spec, name) not in self._opponents:
             self._opponents[spec, name] = self._load_opponent(name, self._games[spec])
         return self._opponents[spec, name]
+
+
+def _plain_metrics(given: Mapping[str, float]) -> dict[str, float]:
+    """Check the metrics of a sampler, which may be the user's.
+
+    Raises:
+        ValueError: A key or a number is not one of a metric.
+    """
+    for key, value in given.items():
+        if not isinstance(key, str) or not key.startswith("opponents/") or not math.isfinite(value):
+            raise ValueError(f"it gave {key!r} = {value!r}; expected keys that begin with opponents/, and numbers")
+    return {key: float(value) for key, value in given.items()}

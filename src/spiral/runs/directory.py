@@ -8,6 +8,7 @@
       evaluation/       step-000000.json before training, and so on; step-000000/ holds its games and replies
       checkpoints/      step-000100/ ..., latest
       snapshots/        step-000016/ ...: the models of the steps in run.snapshots, kept for ever
+      past_selves/      step-000010/ ...: the models that the opponent sampler may choose, as long as it may
       cluster.json      the status of a run on a cluster, written every few seconds
       .lock             held by the process that uses the directory (`spiral.runs.lock`)
 
@@ -29,7 +30,7 @@ import tomli_w
 from spiral.core.files import remove, remove_unfinished, write_atomically, write_text_atomically
 from spiral.core.locks import Lock
 from spiral.core.records import Episode
-from spiral.core.steps import SNAPSHOTS, checkpoints_in, numbered, step_name
+from spiral.core.steps import PAST_SELVES, SNAPSHOTS, checkpoints_in, numbered, step_name
 from spiral.core.storage import write_episodes
 from spiral.runs.evaluation_results import EvaluationResults, read_evaluation
 from spiral.runs.old_metrics import with_current_keys
@@ -52,6 +53,7 @@ class RunDirectory:
         self.lock = lock
         self.checkpoints = path / "checkpoints"
         self.snapshots = path / SNAPSHOTS
+        self.past_selves = path / PAST_SELVES
         self.episodes = path / "episodes"
         self.evaluation = path / "evaluation"
         self.tensorboard = path / "tensorboard"
@@ -82,13 +84,14 @@ class RunDirectory:
 
     def refuse_foreign(self) -> None:
         """Raises `ValueError` if a file has the name of a run's directory, or the other way round."""
-        for directory in (self.checkpoints, self.snapshots, self.episodes, self.evaluation, self.tensorboard):
+        models = (self.checkpoints, self.snapshots, self.past_selves)
+        for directory in (*models, self.episodes, self.evaluation, self.tensorboard):
             if directory.exists() and not directory.is_dir():
                 raise ValueError(f"{directory} is a file, where a run keeps a directory of that name; move it away")
         for file in (self.metrics_file, self.config_file):
             if file.is_dir():
                 raise ValueError(f"{file} is a directory, where a run keeps a file of that name; move it away")
-        for root, kind in ((self.checkpoints, "checkpoint"), (self.snapshots, "snapshot")):
+        for root, kind in zip(models, ("checkpoint", "snapshot", "past self"), strict=True):
             for _, path in numbered(root):
                 if not path.is_dir():
                     raise ValueError(f"{path} is not a directory, but has the name of a {kind}; move it away")
@@ -100,6 +103,7 @@ class RunDirectory:
             *numbered(self.evaluation, ".json"),
             *checkpoints_in(self.checkpoints),
             *checkpoints_in(self.snapshots),
+            *checkpoints_in(self.past_selves),
         )
         measured = self.metrics_file.is_file() and self.metrics_file.stat().st_size > 0
         return max([int(measured), *(step for step, _ in found)])
@@ -126,11 +130,12 @@ class RunDirectory:
         """Removes the files of steps after `step`, and temporary files that a kill has left."""
         self.check()
         records = [path for _, path in numbered(self.evaluation) if path.is_dir()]
-        for directory in (self.path, self.episodes, self.evaluation, self.checkpoints, self.snapshots, *records):
+        models = (self.checkpoints, self.snapshots, self.past_selves)
+        for directory in (self.path, self.episodes, self.evaluation, *models, *records):
             remove_unfinished(directory)
         self._take_back_metrics(step)
         files = [*numbered(self.episodes, ".parquet"), *numbered(self.evaluation, ".json")]
-        directories = [*numbered(self.evaluation), *checkpoints_in(self.checkpoints), *checkpoints_in(self.snapshots)]
+        directories = [*numbered(self.evaluation), *(found for root in models for found in checkpoints_in(root))]
         for found, are_directories in ((files, False), (directories, True)):
             for at, path in found:
                 if at > step and path.is_dir() == are_directories:

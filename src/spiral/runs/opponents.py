@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spiral.policies.opponents import Opponents, opponent_model
 from spiral.policies.registry import PolicyOptions, PolicySettings, is_language_model
-from spiral.rollout.opponents.base import MIRROR
+from spiral.rollout.opponents.base import OWN
 from spiral.runs.recipe import Recipe
 
 
@@ -32,7 +32,7 @@ def planned_opponents(recipe: Recipe) -> dict[str, bool]:
 
     The others play in evaluations alone. A sampler of the user's own may name further models at any time.
     """
-    training = [name for name, weight in recipe.selfplay.opponents.items() if weight and name != MIRROR]
+    training = [name for name, weight in recipe.selfplay.opponents.items() if weight and name not in OWN]
     evaluation = recipe.evaluation.opponents if recipe.evaluation.games else []
     names = dict.fromkeys((*training, *evaluation))
     return {name: name in training for name in names if is_language_model(opponent_model(name, recipe.opponent))}

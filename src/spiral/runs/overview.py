@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spiral.core.metrics import Matchup, benchmark_key, learning_players
+from spiral.core.metrics import Matchup, benchmark_key, learning_players, metric_name
 from spiral.core.records import Episode
 from spiral.core.steps import numbered
 from spiral.core.storage import read_episodes
@@ -21,6 +21,7 @@ from spiral.runs.display import Watched
 from spiral.runs.evaluation_results import EvaluationResults
 from spiral.runs.health import Light, health
 from spiral.runs.lock import run_owner
+from spiral.runs.past_selves import PastSelfStandings, past_self_standings
 from spiral.runs.recipe import validate_recipe
 
 PACE_STEPS = 20
@@ -88,6 +89,8 @@ class Overview:
     settings: dict[str, Any]
     """The sections of `config.toml`, empty where it cannot be read."""
     evaluations: tuple[tuple[int, EvaluationResults], ...]
+    past_selves: tuple[PastSelfStandings, ...]
+    """By game, in the last checkpoint; empty for a run without past selves."""
     notices: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -106,6 +109,7 @@ class Overview:
             "health": [light.to_json() for light in self.lights],
             "metrics": self.metrics,
             "evaluations": [{"step": step, **results.to_json()} for step, results in ends.items()],
+            "past_selves": [standings.to_json() for standings in self.past_selves],
             "notices": list(self.notices),
         }
 
@@ -141,8 +145,18 @@ def overview(path: Path) -> Overview:
         watched=watched,
         settings=settings,
         evaluations=tuple(evaluations),
+        past_selves=_past_selves(path, notices),
         notices=tuple(notices),
     )
+
+
+def _past_selves(path: Path, notices: list[str]) -> tuple[PastSelfStandings, ...]:
+    """The past selves of a run; a notice where its checkpoint does not say."""
+    try:
+        return tuple(past_self_standings(path))
+    except ValueError as error:
+        notices.append(str(error))
+        return ()
 
 
 def shown_game(
@@ -224,6 +238,9 @@ def _curves(
             for name in ("return", "illegal"):
                 caption = f"{matchup} player {player} {name}"
                 found.append(_curve(caption, matchup.key(name, player), rows, share=name == "illegal"))
+        rating = f"opponents/{metric_name(matchup.game)}/elo"
+        if matchup.opponent and rating not in {curve.key for curve in found}:
+            found.append(_curve(f"{matchup.game} Elo over the first past self", rating, rows))
     found += [curve for caption, key in CURVES if any((curve := _curve(caption, key, rows)).values)]
     measured = [{"step": step, **results.metrics()} for step, results in evaluations]
     for matchup in watched.evaluated:

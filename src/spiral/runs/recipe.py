@@ -33,7 +33,7 @@ from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
 from spiral.policies.opponents import OpponentConfig, opponent_model
 from spiral.policies.registry import check_policy_name
 from spiral.rollout.matchmaking import SAMPLERS, SelfPlayConfig, make_sampler
-from spiral.rollout.opponents.base import MIRROR
+from spiral.rollout.opponents.base import OWN
 from spiral.rollout.rewards import REWARDS, check_reward
 from spiral.runs.cluster import WEIGHT_TRANSPORTS, ClusterConfig
 from spiral.runs.guards import find_guard
@@ -263,7 +263,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     for name, table in recipe.opponent.items():
         yield f"opponent.{shortened(name)}", partial(_check_table, name, table)
     for name in selfplay.opponents:
-        if name != MIRROR:
+        if name not in OWN:
             yield (
                 "selfplay.opponents",
                 partial(_check_opponent, opponent_model(name, recipe.opponent), recipe.cluster.rollout_workers),
@@ -307,15 +307,15 @@ def _check_policy(name: str, others: Sequence[str] = ()) -> None:
 
 
 def _check_table(name: str, table: OpponentConfig) -> None:
-    if name == MIRROR:
-        raise ValueError(f"{MIRROR!r} is the policy itself, whose settings are those of the recipe")
+    if name in OWN:
+        raise ValueError(f"{name!r} is the policy itself, whose settings are those of the recipe")
     table.check(name)
     _check_policy(table.model or name)
 
 
 def _check_opponent(name: str, workers: int) -> None:
     """Raises `ValueError` for a name that no policy has, and for limits that a cluster cannot keep."""
-    _check_policy(name, [MIRROR])
+    _check_policy(name, OWN)
     endpoint = load_endpoint(name.removeprefix(ENDPOINT)) if name.startswith(ENDPOINT) and workers else None
     if endpoint is not None and (endpoint.requests_per_minute or endpoint.budget.spend_limit is not None):
         raise ValueError(

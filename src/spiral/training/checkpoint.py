@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiral.core.files import point_to, remove, sha256, share_mode, write_directory_atomically
-from spiral.core.steps import LATEST, MANIFEST, SNAPSHOTS, checkpoints_in, step_name
+from spiral.core.steps import LATEST, MANIFEST, PAST_SELVES, SNAPSHOTS, checkpoints_in, step_name
 from spiral.core.versions import versions
 from spiral.models.card import CARD, ModelCard, write_card
 from spiral.models.files import read_weights
@@ -180,7 +180,7 @@ def verify_checkpoint(path: Path) -> None:
     good = next((p.name for _, p in reversed(checkpoints_in(path.parent)) if p != path and _fault(p) is None), None)
     last = f"the last good checkpoint is {good}; " if good else "no other checkpoint is whole; "
     advice = f"remove {path.name} and point 'latest' to {good} to resume" if good else "start a new run"
-    if path.parent.name == SNAPSHOTS:
+    if path.parent.name in (SNAPSHOTS, PAST_SELVES):
         last, advice = "", "remove it, or copy it again from where it came"
     raise ValueError(f"checkpoint {path} is damaged: {fault}; {last}{advice}")
 

@@ -100,6 +100,7 @@ def train(
     evaluate: Callable[[int], Evaluation | None] = lambda _step: None,
     save: Callable[[int], None] = lambda _step: None,
     snapshot: Callable[[int], None] = lambda _step: None,
+    keep: Callable[[int], None] = lambda _step: None,
     describe: Callable[[Sequence[Episode], Metrics], Metrics] = episode_metrics,
     more_metrics: Callable[[], Metrics] = dict,
     watch: Callable[[int, Metrics], None] = lambda _step, _metrics: None,
@@ -118,6 +119,7 @@ def train(
         evaluate: The evaluation after a step; None where none is due.
         save: Writes the checkpoint of a step.
         snapshot: Writes the model of a step in `config.snapshots`.
+        keep: Keeps the model of a step as an opponent of later ones, where it is wanted.
         describe: The metrics of a step's episodes, from them and the seconds of each phase under its key.
         more_metrics: Metrics of a step that only the caller knows.
         watch: Called with every step that is on record, its checkpoint included.
@@ -167,6 +169,7 @@ def train(
         if step in config.snapshots:
             shown().stage(f"step {step}: writing the snapshot")
             snapshot(step)
+        keep(step)
         if last or stopping or due(step, config.checkpoint_every):
             shown().stage(f"step {step}: writing the checkpoint")
             recorder.sync()

@@ -22,20 +22,29 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 
-from spiral.core.records import Episode
+from spiral.core.records import PAST, Episode
 from spiral.games import Game
 
 MIRROR = "mirror"
 """The opponent that is the policy itself."""
+OWN = (MIRROR, PAST)
+"""Opponents that are the policy, of now or of an earlier step."""
 
 
 class OpponentSampler(ABC):
     """Chooses opponents by name: `MIRROR` for the policy itself, or a MODEL as for `spiral evaluate`.
 
+    A sampler with `plays_past_selves` may also choose those that the run keeps for it: of every step for which `keeps`
+    is true the run saves the weights before the next step begins, calls `add_past_self` with their name, and removes
+    them when `past_selves` no longer lists them.
+
     The constructor is called as `Sampler(opponents, **options)`, with the names and weights of `selfplay.opponents` and
     the recipe's `selfplay.opponent_options`. Samplers run in the process that trains. What they choose may depend only
     on their arguments and their state, so that a resumed run continues as it would have without the interruption.
     """
+
+    plays_past_selves = False
+    """Whether it may choose past selves, for which a run shares out its engine among several sets of weights."""
 
     @abstractmethod
     def sample(self, step: int, game: Game, count: int, rng: random.Random) -> Sequence[str]:
@@ -66,6 +75,21 @@ class OpponentSampler(ABC):
 
     def add_checkpoint(self, step: int, name: str) -> None:  # noqa: B027
         """Take the name of a checkpoint that the run has saved, which is a possible opponent from now on."""
+
+    def keeps(self, step: int) -> bool:
+        """Return whether the run keeps the policy of this step as a past self. Step 0 is before any training."""
+        return False
+
+    def add_past_self(self, step: int, name: str) -> None:  # noqa: B027
+        """Take the name of a past self that the run has kept, which is a possible opponent from now on."""
+
+    def past_selves(self) -> Collection[str]:
+        """Return the names of all past selves that this sampler may still choose; the run removes the others."""
+        return ()
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return metrics of the last step that was observed, under `opponents/`."""
+        return {}
 
     def state_dict(self) -> dict[str, object]:
         """Return state that JSON gives back as it is, with texts as keys; it is saved in every checkpoint."""

@@ -6,9 +6,10 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 
+from spiral.core.records import PAST
 from spiral.games import Game
 from spiral.policies import able_opponents
-from spiral.rollout.opponents.base import MIRROR, OpponentSampler
+from spiral.rollout.opponents.base import MIRROR, OWN, OpponentSampler
 
 ROUNDING = 1e-9
 
@@ -17,7 +18,16 @@ class FixedOpponents(OpponentSampler):
     """Shares out the games of each step by constant weights."""
 
     def __init__(self, opponents: Mapping[str, float]) -> None:
-        """Take names and weights."""
+        """Take names and weights.
+
+        Raises:
+            ValueError: There are past selves among them, which another sampler chooses.
+        """
+        if opponents.get(PAST):
+            raise ValueError(
+                f"selfplay.opponents has {PAST!r}, which the opponent sampler 'fixed' cannot choose; set"
+                " selfplay.opponent_sampler to 'past_selves' or 'pfsp', or leave it out"
+            )
         self._opponents = dict(opponents)
         self._weights: dict[str, dict[str, float]] = {}
 
@@ -42,7 +52,7 @@ def able_weights(opponents: Mapping[str, float], game: Game) -> dict[str, float]
     Raises:
         ValueError: There are none.
     """
-    able = {MIRROR, *able_opponents([name for name in opponents if name != MIRROR], game)}
+    able = {*OWN, *able_opponents([name for name in opponents if name not in OWN], game)}
     weights = {name: weight for name, weight in opponents.items() if name in able and weight > 0}
     if not weights:
         raise ValueError(
