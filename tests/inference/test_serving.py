@@ -6,7 +6,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -15,6 +19,7 @@ import numpy as np
 import pytest
 
 from commands import refused
+from spiral.cli import serve
 from spiral.cli.serve import vllm_arguments
 from spiral.core.policy import SamplingConfig
 from spiral.core.seeds import derive_seed
@@ -23,6 +28,7 @@ from spiral.inference.base import PromptRequest
 from spiral.inference.serving.protocol import MAX_BODY, ApiError, read_request
 from spiral.inference.serving.scheduler import Job, ReplyText, Scheduler
 from spiral.inference.settings import vllm_installed
+from spiral.models.store import local_model_directory
 from spiral.policies.registry import PolicyOptions, load_answerer
 from spiral.rollout.loop import Match, play
 
@@ -371,9 +377,9 @@ def test_who_may_not_use_it_is_refused(server):
     assert http(chats)[0] == 405
 
 
-def until(true):
-    """Waits for something to become true, at most half a minute."""
-    for _ in range(1500):
+def until(true, seconds=30):
+    """Waits for something to become true."""
+    for _ in range(50 * seconds):
         if true():
             return
         threading.Event().wait(0.02)
@@ -455,8 +461,9 @@ def test_what_cannot_be_served_is_refused():
         assert refused("serve", "nano", "--engine", "vllm").startswith("--engine vllm: vLLM is not installed")
 
 
-def test_vllms_server_is_asked_to_prompt_and_sample_as_the_card_says():
+def test_vllms_server_is_asked_to_prompt_and_sample_as_the_card_says(monkeypatch):
     def arguments(**options):
+        monkeypatch.setattr(serve, "vllm_installed", lambda: False)  # which adds options of the device
         found = vllm_arguments("nano", PolicyOptions(**options), "float32", 8, served="n", host="::1", port=9)
         return dict(zip(found[::2], found[1::2], strict=True))
 
@@ -466,3 +473,40 @@ def test_vllms_server_is_asked_to_prompt_and_sample_as_the_card_says():
     assert (chosen["temperature"], chosen["max_new_tokens"]) == (0.5, 7)
     assert json.loads(given["--default-chat-template-kwargs"]) == {"enable_thinking": False}
     assert arguments(template="r1")["--chat-template"].count("Assistant: <think>") == 1
+    assert arguments()["--max-model-len"] == arguments(context=10**6)["--max-model-len"] == "512"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not vllm_installed(), reason="vLLM is not installed")
+def test_vllms_server_answers(tmp_path):
+    """A context no longer than the model's, heads that vLLM knows, and the same reply for the same seed."""
+    assert "have the size 16, and vLLM on a CPU takes 32" in refused("serve", "nano", "--engine", "vllm")
+    if local_model_directory("smollm2") is None:
+        pytest.skip("SmolLM2 is not here; `spiral models get smollm2` fetches it")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "seed": 1}
+
+    def answer(path, **fields):
+        data = json.dumps({"model": "smollm2", **fields}).encode() if fields else None
+        request = urllib.request.Request(f"{address}/{path}", data=data, headers={"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)
+
+    def ready():
+        with contextlib.suppress(OSError):
+            return answer("models")["data"][0]["id"] == "smollm2"
+        return server.poll() is not None
+
+    log = tmp_path / "log.txt"
+    command = [sys.executable, "-m", "spiral", "serve", "smollm2", "--engine", "vllm", "--port", address[17:-3]]
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True) as server:
+        try:
+            until(ready, seconds=300)
+            assert server.poll() is None, log.read_text()
+            replies = [answer("chat/completions", **body)["choices"][0] for _ in range(2)]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+    assert replies[0]["message"]["content"]
+    assert replies[0]["message"] == replies[1]["message"]

@@ -124,7 +124,8 @@ def vllm_arguments(
     model: str, options: PolicyOptions, compute: str, in_flight: int, *, served: str, host: str, port: int
 ) -> list[str]:
     """The arguments of vLLM's server with which it prompts and samples as the model's card says."""
-    from spiral.models.loading import load_language_model, model_directory
+    from spiral.models.files import read_config
+    from spiral.models.loading import load_language_model, model_directory, usable_context
     from spiral.models.settings import ModelConfig
     from spiral.policies.registry import check_model, effective_prompt, effective_sampling, engine_settings, model_card
     from spiral.text.prompts import plain_chat_template
@@ -134,14 +135,24 @@ def vllm_arguments(
     card = model_card(model)
     config, sampling = effective_prompt(card, options), effective_sampling(card, options)
     engine = engine_settings(model, dataclasses.replace(options, engine="vllm"), sampling.max_new_tokens)
+    directory = model_directory(model)
+    shape = read_config(directory, model)
+    context = usable_context(shape, engine.context, "vLLM's server")
     tokenizer = load_language_model(ModelConfig(path=model), weights=False).tokenizer
     chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_new_tokens": sampling.max_new_tokens}
     arguments = [
-        *("--model", model_directory(model), "--served-model-name", served, "--host", host, "--port", str(port)),
-        *("--dtype", compute, "--max-model-len", str(engine.context), "--max-num-seqs", str(in_flight)),
+        *("--model", directory, "--served-model-name", served, "--host", host, "--port", str(port)),
+        *("--dtype", compute, "--max-model-len", str(context), "--max-num-seqs", str(in_flight)),
         *("--gpu-memory-utilization", f"{engine.memory_share:g}"),
         *("--generation-config", "vllm", "--override-generation-config", json.dumps(chosen)),
     ]
+    if vllm_installed():
+        from spiral.inference.vllm_engine import device_flags
+        from spiral.models.shapes import count_parameters
+
+        size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        weights = count_parameters(directory) * (4 if compute == "float32" else 2)
+        arguments += device_flags(context, engine, weights, size)
     if config.template != "chat":
         begins = bool(tokenizer.bos_token) and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
         return [*arguments, "--chat-template", plain_chat_template(config, begins=begins)]

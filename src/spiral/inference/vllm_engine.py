@@ -206,6 +206,31 @@ def _cpu_arguments(context: int, config: EngineConfig, weight_bytes: int) -> dic
     }
 
 
+def device_flags(context: int, config: EngineConfig, weight_bytes: int, head_size: int) -> list[str]:
+    """Command-line options of vLLM's server for this machine's device, as an engine in this process gets them.
+
+    Raises:
+        ValueError: vLLM has no attention on a CPU for heads of `head_size`, which its server would find at the first
+            request.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        sizes = CPUAttentionBackend.get_supported_head_sizes()
+        if head_size not in sizes:
+            raise ValueError(
+                f"the attention heads of this model have the size {head_size}, and vLLM on a CPU takes"
+                f" {', '.join(map(str, sizes))}; serve it with --engine transformers"
+            )
+    flags = []
+    for name, value in _cpu_arguments(context, config, weight_bytes).items():
+        option = name.replace("_", "-")
+        flags += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+    return flags
+
+
 def _check_surroundings() -> None:
     """Raises `ValueError` when vLLM cannot work in this process, and says what to do."""
     if importlib.util.find_spec("vllm") is None:
