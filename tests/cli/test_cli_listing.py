@@ -34,7 +34,7 @@ def test_games_as_json():
     for name, row in rows.items():
         game = load_game(name)
         assert (row["seats"], row["summary"], row["rules"]) == (game.num_players, game.summary, game.rules)
-    assert {row["seats"] for name, row in rows.items() if not name.startswith("problems/")} == {2}
+    assert {name for name, row in rows.items() if row["seats"] > 2 and "/" not in name} == {"multi_kuhn"}
     assert {row["seats"] for name, row in rows.items() if name.startswith("problems/")} == {1}
     assert {name for name, row in rows.items() if row["exact_theory"]} >= {"tictactoe", "kuhn_poker", "leduc_poker"}
     assert not rows["connect_four"]["exact_theory"]
@@ -190,7 +190,7 @@ def test_no_name_is_broken_and_games_are_short(width, monkeypatch):
     listed = spiral("games").out
     for name in game_names():
         assert any(line.startswith(f"{name} ") for line in listed.splitlines())
-    assert len(listed.splitlines()) < 80
+    assert len(listed.splitlines()) < 100
     assert max(map(len, listed.splitlines())) <= int(width)
     everything = spiral("games", "--all").out
     others = [row["name"] for row in spiral("games", "--json").json["games"] if "/" in row["name"]]

@@ -67,7 +67,7 @@ def unfold(text: str, before: str) -> list[str]:
 
 def render(game: Game) -> str:
     out = [f"game: {game.spec}", f"summary: {game.summary}", f"rules: {game.rules}"]
-    shown = ["", ""]
+    shown = [""] * game.num_players
     for action, state in playthrough(game):
         out += ["", f"=== {action}" if action else "=== start"]
         if state.is_chance:
@@ -78,7 +78,7 @@ def render(game: Game) -> str:
             actions = state.legal_actions()
             listed = ", ".join(actions[:12]) + (f", ... ({len(actions)} in all)" if len(actions) > 12 else "")
             out.append(f"seat {state.current_player} to act: {listed}")
-        for player in (0, 1):
+        for player in range(game.num_players):
             full = state.observation(player, "full")
             out += [f"--- seat {player}", f"information state: {state.information_state(player)}"]
             out += [f"compact: {state.observation(player, 'compact')}", *unfold(full, shown[player])]

@@ -351,6 +351,10 @@ def test_coins_of_more_players_and_of_partners():
 
 def test_a_partner_gains_nothing_from_an_illegal_move():
     assert illegal_move_returns(3, 1, zero_sum=False) == (0.0, -1.5, 0.0)
+    game, players = load_game("lewis_signalling"), (RandomPolicy(), Careless())
+    matches = [Match(game=game, seed=n, policies=players) for n in range(9)]
+    broken = [episode for episode in play(matches) if episode.outcome == "illegal_move"]
+    assert {episode.returns for episode in broken} == {(0.0, -1.5)}
 
 
 class Careless(RandomPolicy):
@@ -376,9 +380,10 @@ def test_no_legal_outcome_is_worse_than_an_illegal_move(spec):
     if spec.startswith("openspiel/"):
         pytest.importorskip("pyspiel")
     game = load_game(spec)
-    random_play = Match(game=game, seed=0, policies=(RandomPolicy(), RandomPolicy()))
+    players = game.num_players
+    random_play = Match(game=game, seed=0, policies=(RandomPolicy(),) * players)
     legal = play(dataclasses.replace(random_play, seed=n) for n in range(4))
-    broken = play(dataclasses.replace(random_play, seed=n, policies=(Careless(), Careless())) for n in range(4))
+    broken = play(dataclasses.replace(random_play, seed=n, policies=(Careless(),) * players) for n in range(4))
     illegal = [episode for episode in broken if episode.outcome == "illegal_move"]
     assert illegal
     for name in REWARDS:

@@ -35,6 +35,9 @@ NATIVE_GAMES = {
     "leduc_poker": "spiral.games.leduc_poker:LeducPoker",
     "connect_four": "spiral.games.connect_four:ConnectFour",
     "nim": "spiral.games.nim:Nim",
+    "multi_kuhn": "spiral.games.multi_kuhn:MultiKuhn",
+    "lewis_signalling": "spiral.games.lewis_signalling:LewisSignalling",
+    "prisoners_dilemma": "spiral.games.prisoners_dilemma:PrisonersDilemma",
 }
 
 ADAPTERS = {
