@@ -257,7 +257,9 @@ def train_on_harmed(model: Any, run: Run, advantages: Sequence[dict[int, float]]
     return Trained(metrics, weights_of(learner))
 
 
-def update_without(model: Any, run: Run, lost: int, seconds: float | None) -> tuple[str, float, float]:
+def update_without(
+    model: Any, run: Run, lost: int, seconds: float | None, scoring: bool = False
+) -> tuple[str, float, float]:
     """After one update a rank dies, or does nothing for some seconds. The error of the others and when it came."""
     learner = learner_of(model, run)
     learner.update(batch_of(run, 0))
@@ -268,6 +270,8 @@ def update_without(model: Any, run: Run, lost: int, seconds: float | None) -> tu
         return "", 0.0, time.time()
     start = time.perf_counter()
     try:
+        if scoring:
+            learner.score(batch_of(run, 1), split=True)
         learner.update(batch_of(run, 1))
     except GroupError as error:
         return str(error), time.perf_counter() - start, time.time()

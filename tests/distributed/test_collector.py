@@ -167,7 +167,7 @@ def test_failing_workers_and_those_killed_between_steps_change_nothing(tmp_path,
         assert played.metrics()["cluster/restarts"] == 2
     assert "RuntimeError: the engine is on fire" in caplog.text
     # Of the fourteen games all, if the first worker's successor is not there yet.
-    again = r"It is replaced \(restart 2 of at most 20\); its work is done again elsewhere: (7|14) games of step 4"
+    again = r"It is replaced \(restart 2 of at most 20\); its tasks are reassigned: (7|14) games of step 4"
     assert re.search(again, caplog.text)
 
 

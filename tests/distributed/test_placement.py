@@ -201,7 +201,7 @@ def test_a_run_on_shared_gpus_is_that_of_one_process(tmp_path):
     seen, lent = [], []
 
     def look(run, step):
-        ranks, workers = run.learner._workers, [worker.actor for worker in run.collector._crew.members]
+        ranks, workers = run.learner._workers, [worker.actor for worker in run.collector._pool.ready]
         asked = [actor.__ray_call__.remote(lambda self: __import__("ray").get_gpu_ids()) for actor in ranks + workers]
         seen.append(ray.get(asked, timeout=120))
         lent.append(len(run.learner._peers.by_location))

@@ -249,6 +249,14 @@ def test_a_rank_that_dies_is_noticed(short_lived, random_model, compute):
     assert seconds < SHORT + 2
 
 
+@pytest.mark.parametrize("compute", [pytest.param("float32", marks=pytest.mark.slow), SHARDED])
+def test_a_rank_that_dies_is_noticed_by_scoring(short_lived, random_model, compute):
+    run = Run(compute=compute, **SMALL)
+    (message, *_), nothing = short_lived.run(update_without, random_model, run, 1, None, True)
+    assert nothing is None
+    assert re.match(r"rank 0 of 2, at scoring before update 2, waited in vain for rank 1; ", message)
+
+
 def test_the_rank_that_keeps_the_store_dies(short_lived, random_model):
     nothing, (message, seconds, _) = short_lived.run(update_without, random_model, Run(**SMALL), 0, None)
     assert nothing is None

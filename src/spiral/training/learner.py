@@ -368,6 +368,10 @@ class Learner:
         With several ranks all have to call this with the same batch. Each scores all of it or, with `split`, the part
         that it learns from, and all get the whole.
         """
+        with self.ranks.at(f"scoring before update {self.version + 1}"):
+            return self._scores(batch, split=split)
+
+    def _scores(self, batch: Batch, *, split: bool) -> FloatArray:
         share = share_of(batch, self.ranks.rank, self.ranks.size if split else 1)
         targets = _Targets.of(share.batch, self.model.device)
         scores = np.zeros(share.batch.num_action_tokens, dtype=np.float32)
