@@ -87,6 +87,7 @@ def test_every_metric_is_documented(run):
         "selfplay/dropped_turns",  # of runs with selfplay.samples_per_step
         "cluster/",
         "against/",
+        "value/",  # of estimators that learn values
         r"evaluation/[A-Za-z0-9_.-]+/optimal_share",
         r"evaluation/[A-Za-z0-9_.-]+/regret",
     )

@@ -253,8 +253,9 @@ def test_nothing_is_learned_from_a_game_that_was_not_played():
     zero = [0.0] * len(turns)
     for name in ESTIMATORS:
         alone, mixed = load_estimator(name), load_estimator(name)
-        expected = [list(values) for values in alone([real, real_too])]
-        assert [list(values) for values in mixed([missing, real, missing_too, real_too])] == [
+        none, two = np.zeros(len(turns)), np.zeros(2)
+        expected = [list(values) for values in alone([real, real_too], [two, two])]
+        assert [list(values) for values in mixed([missing, real, missing_too, real_too], [none, two, none, two])] == [
             zero,
             expected[0],
             zero,
@@ -262,7 +263,7 @@ def test_nothing_is_learned_from_a_game_that_was_not_played():
         ]
         assert expected[0] != [0.0, 0.0]
         assert mixed.state_dict() == alone.state_dict()
-        assert [list(values) for values in load_estimator(name)([missing, missing_too])] == [zero, zero]
+        assert [list(values) for values in load_estimator(name)([missing, missing_too], [none, none])] == [zero, zero]
     advantages = [np.full(len(turns), 0.5), np.array([1.0, -1.0]), np.array(zero)]
     samples, dropped = samples_from_episodes([missing, real, missing], advantages, drop_zero_advantage=True)
     assert ([float(sample.advantages[0]) for sample in samples], dropped) == ([1.0, -1.0], 0)

@@ -405,7 +405,7 @@ def test_a_class_with_half_of_a_state_is_refused(mine, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("gae", {}, "there is no 'gae' among the advantages"),
+        ("gea", {}, "there is no 'gea' among the advantages; did you mean 'gae'?"),
         ("no_such_module:f", {}, "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
         ("spiral.training.advantages:nothing", {}, "cannot be imported: .*has no attribute 'nothing'"),
         ("spiral.training.advantages:", {}, "cannot be imported"),

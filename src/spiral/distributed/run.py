@@ -47,6 +47,9 @@ from spiral.training.advantages import Estimator, load_estimator
 class ClusterRun:
     """The parts of a run on a cluster; `resources` closes them in the right order."""
 
+    value_head: None = dataclasses.field(default=None, init=False)
+    """An estimator that needs values runs in one process."""
+
     recipe: Recipe
     directory: RunDirectory
     estimator: Estimator

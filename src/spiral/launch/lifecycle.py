@@ -40,7 +40,7 @@ from spiral.runs.recorder import RunRecorder
 from spiral.runs.trackers import Trackers
 from spiral.training.advantages import Estimator
 from spiral.training.checkpoint import STATE, checkpoint_state
-from spiral.training.loop import Collector, Updater, train
+from spiral.training.loop import Collector, Updater, Values, train
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,11 @@ class Run(Protocol):
     @property
     def collector(self) -> Collector:
         """Plays the games."""
+        ...
+
+    @property
+    def value_head(self) -> Values | None:
+        """Learns values where the estimator needs them."""
         ...
 
     def publish(self) -> None:
@@ -343,6 +348,7 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
                 WatchedLearner(run.learner, recipe),
                 run.publish,
                 recorder,
+                value_head=run.value_head,
                 evaluate=evaluate,
                 save=run.save,
                 snapshot=lambda _step: run.snapshot(),

@@ -35,6 +35,7 @@ from spiral.training.checkpoint import load_checkpoint, save_checkpoint, save_sn
 from spiral.training.learner import Learner
 from spiral.training.settings import NLL
 from spiral.training.sft import ExpertGames, imitation
+from spiral.training.value_head import ValueHead
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -52,6 +53,8 @@ class LocalRun:
     """Opponents in training and evaluation, loaded once."""
     past: SharedEngine | None = None
     """Shares out the engine between the policy and its past selves, where these play."""
+    value_head: ValueHead | None = None
+    """Of an estimator that needs values."""
     _cut_off: set[str] = dataclasses.field(default_factory=set)
     """Opponents whose cut off replies in evaluations there was a warning of."""
 
@@ -104,8 +107,9 @@ class LocalRun:
                     sleep=(policy, opponents) if recipe.engine.sleep else (),
                     past=past,
                 )
+        value_head = ValueHead(learner, recipe.credit) if estimator.needs_values else None
         if checkpoint is not None:
-            state = load_checkpoint(checkpoint, learner)
+            state = load_checkpoint(checkpoint, learner, value_head)
             estimator.restore(state, checkpoint.name)
             collector.load_state_dict(state, checkpoint.name)
             if isinstance(collector, SelfPlay):
@@ -124,6 +128,7 @@ class LocalRun:
             collector=collector,
             opponents=opponents,
             past=past,
+            value_head=value_head,
         )
 
     def publish(self) -> None:
@@ -144,6 +149,7 @@ class LocalRun:
                 **self.collector.state_dict(),
                 "recipe": lasting_settings(self.recipe),
             },
+            value_head=self.value_head,
             keep=self.recipe.run.keep_checkpoints,
             check=self.directory.check,
         )

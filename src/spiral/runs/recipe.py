@@ -283,6 +283,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "benchmark.shots_data", partial(_check_shots, recipe.benchmark)
     yield "credit.estimator", partial(resolve, "advantages", recipe.credit.estimator, ESTIMATORS)
     yield "credit.options", partial(load_estimator, recipe.credit.estimator, recipe.credit.options)
+    yield "credit.estimator", partial(_check_values, recipe)
     yield "loss.kind", partial(resolve, "losses", recipe.loss.kind, dict.fromkeys(BUILTIN_LOSSES))
     yield "loss.options", recipe.loss.check
     for name in run.trackers:
@@ -321,6 +322,29 @@ def _check_opponent(name: str, workers: int) -> None:
         raise ValueError(
             f"{name} has a spend_limit or requests_per_minute, and each of {workers} rollout workers would apply it to"
             " itself alone; take them out of endpoints.toml, or set cluster.rollout_workers to 0"
+        )
+
+
+def _check_values(recipe: Recipe) -> None:
+    """Raises `ValueError` where values are needed and cannot be learned, or not needed and set."""
+    credit = recipe.credit
+    if not load_estimator(credit.estimator, credit.options).needs_values:
+        for name in ("value_learning_rate", "value_epochs"):
+            if getattr(credit, name) != CreditConfig.model_fields[name].default:
+                raise ValueError(
+                    f"credit.{name} is for estimators that learn values, and {credit.estimator!r} does not; remove it,"
+                    " or set credit.estimator to 'gae'"
+                )
+        return
+    if recipe.cluster.rollout_workers:
+        raise ValueError(
+            f"{credit.estimator!r} learns values, for which the whole model has to be in the process that trains, and"
+            f" cluster.rollout_workers is {recipe.cluster.rollout_workers}; set cluster.rollout_workers to 0"
+        )
+    if recipe.model.compute == "bfloat16":
+        raise ValueError(
+            f"{credit.estimator!r} learns values, for which the model must not be sharded, and model.compute is"
+            " 'bfloat16'; set model.compute to 'float32'"
         )
 
 

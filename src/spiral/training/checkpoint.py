@@ -3,6 +3,7 @@
     step-000100/   config.json, model.safetensors, tokenizer files, spiral.json    load with from_pretrained
                    training/optimizer.safetensors, reference/, state.json          the rest of the training state
                    training/adapter.safetensors                                    with LoRA: its layers
+                   training/values.safetensors                                     with a value head: it, its optimizer
                    manifest.json                                                   the hash of every file
     latest         a symbolic link to the last complete one; where there are no links, a text file with its name
 
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spiral.training.learner import Learner
+    from spiral.training.value_head import ValueHead
 
 STATE = "state.json"
 OPTIMIZER = "training/optimizer.safetensors"
 ADAPTER = "training/adapter.safetensors"
 """In a separate directory, since vLLM loads every safetensors file beside the model's as a part of it."""
+VALUES = "training/values.safetensors"
 REFERENCE = "reference"
 MODEL_ENTRIES = ("config.json", "model*.safetensors")
 """Patterns of files that the manifest of every snapshot lists."""
@@ -49,6 +52,7 @@ def save_checkpoint(
     tokenizer: Any,
     card: ModelCard,
     state: Mapping[str, Any],
+    value_head: ValueHead | None = None,
     keep: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
@@ -62,6 +66,7 @@ def save_checkpoint(
         tokenizer: That of the model.
         card: How the model is prompted and was trained. Run, step and versions are added here.
         state: Any JSON-ready state (baselines, counters, the recipe).
+        value_head: Saved too where there is one.
         keep: If above 0, only the newest `keep` checkpoints stay, and that of step 0.
         check: Raises when this process may no longer write.
     """
@@ -75,6 +80,8 @@ def save_checkpoint(
         save_file(optimizer, directory / OPTIMIZER)
         if adapter:
             save_file(adapter, directory / ADAPTER)
+        if value_head is not None:
+            save_file(value_head.tensors(), directory / VALUES)
         if learner.reference is not None:
             learner.reference.save_pretrained(directory / REFERENCE)
         (directory / STATE).write_text(json.dumps({"version": learner.version, **state}, indent=2), encoding="utf-8")
@@ -195,18 +202,18 @@ def checkpoint_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
-    """Load optimizer, reference and version into `learner`, and return the state.
+def load_checkpoint(path: Path, learner: Learner, value_head: ValueHead | None = None) -> dict[str, Any]:
+    """Load optimizer, reference and version into `learner`, the value head where there is one, and return the state.
 
     The learner's model was loaded from `path`, or with LoRA from where the run began; the layers added are put back.
     With several ranks all read it; there may be more or fewer than when it was written. Raises `ValueError` when the
     checkpoint is not whole.
     """
     with learner.ranks.at(f"loading checkpoint {path.name}"):
-        return _load(path, learner)
+        return _load(path, learner, value_head)
 
 
-def _load(path: Path, learner: Learner) -> dict[str, Any]:
+def _load(path: Path, learner: Learner, value_head: ValueHead | None) -> dict[str, Any]:
     """Load a checkpoint on this rank."""
     from safetensors.torch import load_file
 
@@ -223,6 +230,13 @@ def _load(path: Path, learner: Learner) -> dict[str, Any]:
             )
         reference = read_weights(type(learner.reference), path / REFERENCE, str(path / REFERENCE))
         learner.load_reference(reference.named_parameters())
+    if value_head is not None:
+        if not (path / VALUES).is_file():
+            raise ValueError(
+                f"checkpoint {path} has no value head, which credit.estimator needs; resume with the settings that the"
+                " run was started with"
+            )
+        value_head.load_tensors(load_file(path / VALUES))
     learner.version = int(state["version"])
     return state
 

@@ -389,6 +389,29 @@ class Learner:
         self.ranks.add_up(whole_A)
         return whole_A.cpu().numpy()
 
+    @property
+    def hidden_size(self) -> int:
+        """Size of the model's hidden states, D."""
+        return int(self.model.get_output_embeddings().weight.shape[1])
+
+    @torch.no_grad()
+    def prompt_states(self, batch: Batch) -> Tensor:
+        """Return the last hidden states [S, D] at the last token of each prompt; changes nothing.
+
+        For one rank that holds the whole model.
+        """
+        self.model.eval()
+        counts_S = batch.lengths_S - batch.prompt_lengths_S
+        first_A = torch.zeros(batch.num_action_tokens, dtype=torch.bool)
+        first_A[counts_S.cumsum(0) - counts_S] = True  # the last token of a prompt predicts the first of a reply
+        states_SD = torch.zeros(batch.num_samples, self.hidden_size)
+        for rows in self._micro_batches(batch, torch.arange(batch.num_samples)):
+            action_K = rows.action_K.cpu()
+            chosen_K = first_A[action_K]
+            found_KD = hidden_states(self.model, rows).float().cpu()
+            states_SD[batch.action_sample_A[action_K[chosen_K]]] = found_KD[chosen_K]
+        return states_SD
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter of the plain model by name, whole and in float32.
 

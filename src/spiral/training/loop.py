@@ -19,7 +19,7 @@ from spiral.core.metrics import Metrics, episode_metrics, matchup_of
 from spiral.core.policy import NotPlayedError
 from spiral.core.progress import shown
 from spiral.core.records import Episode, FloatArray
-from spiral.training.advantages import Advantages, CreditConfig, Estimator
+from spiral.training.advantages import Advantages, CreditConfig, Estimator, TurnValues
 from spiral.training.batch import Batch, make_batch, samples_from_episodes, with_learning
 from spiral.training.settings import RunConfig
 
@@ -48,6 +48,18 @@ class Updater(Protocol):
 
     def score(self, batch: Batch, *, split: bool = False) -> FloatArray:
         """[A] The log-probabilities of a batch's action tokens in nats; with `split`, ranks share the work."""
+        ...
+
+
+class Values(Protocol):
+    """Knows what a player may expect; `spiral.training.value_head` learns it."""
+
+    def values(self, episodes: Sequence[Episode]) -> Sequence[TurnValues]:
+        """[turns] for each episode."""
+        ...
+
+    def learn(self, episodes: Sequence[Episode], targets: Sequence[TurnValues]) -> Metrics:
+        """Moves the values of these episodes, which `values` was last called with, towards the targets."""
         ...
 
 
@@ -97,6 +109,7 @@ def train(
     publish: Callable[[], None],
     recorder: Recorder,
     *,
+    value_head: Values | None = None,
     evaluate: Callable[[int], Evaluation | None] = lambda _step: None,
     save: Callable[[int], None] = lambda _step: None,
     snapshot: Callable[[int], None] = lambda _step: None,
@@ -116,6 +129,7 @@ def train(
         learner: Owns the weights.
         publish: Gives the learner's weights to the policy that the collector plays with.
         recorder: Keeps what the run produces.
+        value_head: For an estimator that needs values.
         evaluate: The evaluation after a step; None where none is due.
         save: Writes the checkpoint of a step.
         snapshot: Writes the model of a step in `config.snapshots`.
@@ -137,7 +151,8 @@ def train(
         last = step == config.steps
         saved = last or due(step, config.episodes_every)
         with _phase(times, "credit"):
-            advantages = estimator(episodes)
+            values = value_head.values(episodes) if value_head is not None else None
+            advantages = estimator(episodes, values)
             batch, counts = _make_batch(episodes, advantages, credit)
         with _phase(times, "update", f"step {step}: learning"):
             recorded = episodes
@@ -146,6 +161,8 @@ def train(
                 drop = credit.drop_zero_advantage
                 recorded = with_learning(episodes, advantages, scores, drop_zero_advantage=drop)
             learned = learner.update(batch)
+            if value_head is not None and values is not None:
+                learned |= value_head.learn(episodes, estimator.value_targets(episodes, values))
         if not warned and (nothing_learned := _nothing_learned(learned)):
             warned = True
             logger.warning("step %d: %s", step, nothing_learned)

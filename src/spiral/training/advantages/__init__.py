@@ -10,6 +10,8 @@ from spiral.training.advantages.base import (
     Advantages,
     TokenAdvantages,
     TurnAdvantages,
+    TurnValues,
+    ValueEstimator,
     advantages_by_turn,
     has_result,
 )
@@ -18,6 +20,7 @@ from spiral.training.advantages.delayed_attribution import DelayedAttribution
 from spiral.training.advantages.dept import DEPT
 from spiral.training.advantages.discounted import DiscountedTurns
 from spiral.training.advantages.dr_grpo import DrGRPO
+from spiral.training.advantages.gae import GAE
 from spiral.training.advantages.grpo import GRPO
 from spiral.training.advantages.loading import ESTIMATORS, GROUP_ESTIMATORS, CreditConfig, Estimator, load_estimator
 from spiral.training.advantages.marshal import Marshal
@@ -30,6 +33,7 @@ from spiral.training.advantages.shared import SharedBaseline
 __all__ = [
     "DEPT",
     "ESTIMATORS",
+    "GAE",
     "GROUP_ESTIMATORS",
     "GRPO",
     "RAE",
@@ -49,6 +53,8 @@ __all__ = [
     "SharedBaseline",
     "TokenAdvantages",
     "TurnAdvantages",
+    "TurnValues",
+    "ValueEstimator",
     "advantages_by_turn",
     "has_result",
     "load_estimator",

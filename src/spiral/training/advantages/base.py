@@ -14,6 +14,8 @@ TurnAdvantages = NDArray[np.float64]
 """[turns] of an episode: the advantage of the player who took each turn."""
 TokenAdvantages = list[NDArray[np.float64]]
 """For each turn of an episode an array [T] of its action tokens."""
+TurnValues = NDArray[np.float64]
+"""[turns] of an episode: the value of what the player of each turn saw, in the units of `Episode.rewards`."""
 Advantages = Sequence[TurnAdvantages | TokenAdvantages]
 """One entry per episode, in input order."""
 
@@ -24,6 +26,8 @@ class AdvantageEstimator(Protocol):
     A class whose state must survive from step to step also has `state_dict()`, which returns a dictionary that JSON
     gives back as it is (numbers, texts, lists, and dictionaries with texts as keys), and `load_state_dict(state)`; the
     state is saved in every checkpoint. A class with `baseline(game, player)` has its baselines logged.
+
+    A class with `value_targets(episodes, values)` needs a value head (`ValueEstimator`).
     """
 
     def __call__(self, episodes: Sequence[Episode]) -> Sequence[ArrayLike | Sequence[ArrayLike]]:
@@ -32,6 +36,24 @@ class AdvantageEstimator(Protocol):
         In place of a number a turn may have an array [T] with one number for each of its action tokens. Turns of
         players that do not learn, and all turns of an episode without a result, get 0.
         """
+        ...
+
+
+class ValueEstimator(Protocol):
+    """Computes advantages from the episodes of a step and the values of their turns.
+
+    `values` has one array [turns] for each episode, with 0 for turns that are not learned from. Such an estimator runs
+    in one process and in float32; `credit.value_learning_rate` and `value_epochs` say how the values are learned.
+    """
+
+    def __call__(
+        self, episodes: Sequence[Episode], values: Sequence[TurnValues]
+    ) -> Sequence[ArrayLike | Sequence[ArrayLike]]:
+        """Return the advantages of each episode, as an `AdvantageEstimator` does."""
+        ...
+
+    def value_targets(self, episodes: Sequence[Episode], values: Sequence[TurnValues]) -> Sequence[ArrayLike]:
+        """Return what the values should have been, one array [turns] for each episode."""
         ...
 
 

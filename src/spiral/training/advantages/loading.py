@@ -31,6 +31,8 @@ from spiral.training.advantages.base import (
     Advantages,
     TokenAdvantages,
     TurnAdvantages,
+    TurnValues,
+    ValueEstimator,
     advantages_by_turn,
 )
 from spiral.training.advantages.batch_mean import BatchMean
@@ -38,6 +40,7 @@ from spiral.training.advantages.delayed_attribution import DelayedAttribution
 from spiral.training.advantages.dept import DEPT
 from spiral.training.advantages.discounted import DiscountedTurns
 from spiral.training.advantages.dr_grpo import DrGRPO
+from spiral.training.advantages.gae import GAE
 from spiral.training.advantages.grpo import GRPO
 from spiral.training.advantages.marshal import Marshal
 from spiral.training.advantages.rae import RAE, RoleBaselines
@@ -46,7 +49,7 @@ from spiral.training.advantages.returns import PlainReturns
 from spiral.training.advantages.rloo import RLOO
 from spiral.training.advantages.shared import SharedBaseline
 
-ESTIMATORS: dict[str, type[AdvantageEstimator]] = {
+ESTIMATORS: dict[str, type[AdvantageEstimator] | type[ValueEstimator]] = {
     "rae": RAE,
     "returns": PlainReturns,
     "shared": SharedBaseline,
@@ -59,6 +62,7 @@ ESTIMATORS: dict[str, type[AdvantageEstimator]] = {
     "discounted": DiscountedTurns,
     "delayed_attribution": DelayedAttribution,
     "dept": DEPT,
+    "gae": GAE,
 }
 """The built-in estimators by their name in a recipe."""
 GROUP_ESTIMATORS = ("rloo", "grpo", "dr_grpo")
@@ -73,12 +77,16 @@ class CreditConfig(Section):
     estimator: str = Field(
         "rae",
         description="'rae', 'returns', 'shared', 'batch_mean', 'reinforce++', 'marshal', 'discounted',"
-        " 'delayed_attribution' or 'dept'; 'rloo', 'grpo' or 'dr_grpo', which compare selfplay.attempts; an entry point"
-        " of 'spiral.advantages', or 'module:attribute'.",
+        " 'delayed_attribution' or 'dept'; 'rloo', 'grpo' or 'dr_grpo', which compare selfplay.attempts; 'gae', which"
+        " learns values; an entry point of 'spiral.advantages', or 'module:attribute'.",
     )
     options: dict[str, object] = Field(
         {}, description="Options of the estimator by name, such as { decay = 0.95 } for 'rae'."
     )
+    value_learning_rate: float = Field(
+        3e-2, gt=0, description="Adam step size of the value head, of estimators that learn values."
+    )
+    value_epochs: int = Field(10, ge=1, description="Its passes over the turns of a step.")
     drop_zero_advantage: bool = Field(
         True, description="Leave samples with advantage zero out of the batch; credit/dropped counts them."
     )
@@ -99,23 +107,33 @@ class CreditConfig(Section):
 class Estimator:
     """An estimator as the training loop uses it: what it returns is checked, and its errors carry its name."""
 
-    def __init__(self, name: str, estimate: AdvantageEstimator) -> None:
+    def __init__(self, name: str, estimate: AdvantageEstimator | ValueEstimator) -> None:
         """Raise `ValueError` if the estimator has only one of `state_dict` and `load_state_dict`."""
         self.name = name
-        self._estimate = estimate
+        self._estimate: Any = estimate
+        self.needs_values = hasattr(estimate, "value_targets")
+        """Whether it is called with the values of turns, and says what they should have been."""
         self._has_state = hasattr(estimate, "state_dict")
         if self._has_state != hasattr(estimate, "load_state_dict"):
             raise ValueError(f"{name!r} has one of state_dict and load_state_dict; expected both, or neither")
 
-    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+    def __call__(self, episodes: Sequence[Episode], values: Sequence[TurnValues] | None = None) -> Advantages:
         """Return the advantages of each episode: an array [turns], or for each turn an array [T].
+
+        Args:
+            episodes: The episodes of a step.
+            values: [turns] for each episode, where the estimator needs them.
 
         Raises:
             UserCodeError: The estimator failed, or returned something else. Its state is as before the call.
         """
+        if self.needs_values and values is None:
+            raise UserCodeError(
+                f"the advantage estimator {self.name!r} needs the values of the turns, one array for each episode"
+            )
         before = self.state_dict()
         try:
-            advantages = self._estimated(episodes)
+            advantages = self._estimated(episodes, values)
             self.state_dict()  # fails here rather than at a checkpoint many steps away
         except UserCodeError:
             with suppress(Exception, SystemExit):
@@ -123,13 +141,29 @@ class Estimator:
             raise
         return advantages
 
-    def _estimated(self, episodes: Sequence[Episode]) -> Advantages:
+    def _estimated(self, episodes: Sequence[Episode], values: Sequence[TurnValues] | None) -> Advantages:
         """Call the estimator and check what it returns."""
         try:
-            given = _listed(self._estimate(episodes), f"one array for each of {len(episodes)} episodes")
+            given = self._estimate(episodes, values) if self.needs_values else self._estimate(episodes)
+            given = _listed(given, f"one array for each of {len(episodes)} episodes")
             if len(given) != len(episodes):
                 raise UserCodeError(f"gave advantages for {len(given)} episodes instead of {len(episodes)}")
             return [_checked(values, episode) for values, episode in zip(given, episodes, strict=True)]
+        except (Exception, SystemExit) as error:
+            reason = str(error) if type(error) is UserCodeError else f"failed: {describe_error(error)}"
+            raise UserCodeError(f"the advantage estimator {self.name!r} {reason}") from error
+
+    def value_targets(self, episodes: Sequence[Episode], values: Sequence[TurnValues]) -> list[TurnValues]:
+        """Return what the values should have been, [turns] for each episode. Raise `UserCodeError` if it fails."""
+        try:
+            given = _listed(self._estimate.value_targets(episodes, values), "one array of targets for each episode")
+            targets = [np.asarray(of_turns, dtype=np.float64) for of_turns in given]
+            shapes = [of_turns.shape for of_turns in targets]
+            if shapes != [(len(episode.turns),) for episode in episodes]:
+                raise UserCodeError("gave other value targets than one number for each turn of each episode")
+            if not all((np.abs(of_turns) <= MAX_ADVANTAGE).all() for of_turns in targets):
+                raise UserCodeError(f"gave a value target that is no number within {MAX_ADVANTAGE:g} of zero")
+            return targets
         except (Exception, SystemExit) as error:
             reason = str(error) if type(error) is UserCodeError else f"failed: {describe_error(error)}"
             raise UserCodeError(f"the advantage estimator {self.name!r} {reason}") from error
@@ -159,7 +193,7 @@ class Estimator:
         if not self._has_state:
             return {}
         try:
-            return json_copy(self._estimate.state_dict())  # type: ignore[attr-defined]
+            return json_copy(self._estimate.state_dict())
         except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, StateError) else describe_error(error)
             raise UserCodeError(
@@ -169,7 +203,7 @@ class Estimator:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the estimator's state by one that `state_dict` returned."""
         if self._has_state:
-            self._estimate.load_state_dict(state)  # type: ignore[attr-defined]
+            self._estimate.load_state_dict(state)
 
     def restore(self, checkpoint: Mapping[str, Any], source: str = "a checkpoint") -> None:
         """Take the estimator's state out of the state of a checkpoint, where earlier versions call it "baselines".
