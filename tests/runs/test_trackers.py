@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+import time
 
 import pytest
 
 from commands import tiny_run
 from made_up import new_episode
 from spiral.runs.directory import read_metrics
-from spiral.runs.trackers import Trackers
+from spiral.runs.trackers import BUILTIN, Trackers
+from spiral.runs.trackers.hosted import quiet
 
 SOURCE = """
 import json
@@ -130,6 +133,51 @@ def test_a_tracker_may_be_interrupted():
 
     with pytest.raises(KeyboardInterrupt):
         Trackers({"mine": Interrupted()}).metrics(1, {})
+
+
+class Hangs:
+    """A tracker whose server takes a request and never answers, while nothing may be printed."""
+
+    def __init__(self, run_dir=None, *, at_once=False):
+        self.calls = []
+        if at_once:
+            self.metrics(0, {})
+
+    def metrics(self, step, metrics):
+        self.calls.append(step)
+        with quiet():
+            time.sleep(30)
+
+    def close(self):
+        self.calls.append("close")
+
+
+def test_a_tracker_that_hangs_holds_the_run_up_for_a_time_only(caplog, capsys):
+    seen, hangs = [], Hangs()
+
+    class Good:
+        def metrics(self, step, metrics):
+            seen.append((step, threading.current_thread().name))
+
+    trackers = Trackers({"hangs": hangs, "good": Good()}, seconds=0.2)
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, "spiral"):
+        for step in (1, 2):
+            trackers.metrics(step, {})
+        trackers.close()
+    assert time.monotonic() - began < 10
+    assert (hangs.calls, seen) == ([1], [(1, "tracker good"), (2, "tracker good")])
+    assert caplog.records[0].getMessage() == (
+        "tracker 'hangs' failed and gets nothing more of this run: no answer within 0.2 s (run.tracker_seconds)"
+    )
+    print("heard")
+    assert capsys.readouterr().out == "heard\n"
+
+
+def test_a_tracker_that_hangs_at_the_start_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(BUILTIN, "hangs", Hangs)
+    with pytest.raises(ValueError, match=r"tracker 'hangs' cannot be made: .*no answer within 0\.1 s"):
+        Trackers.from_names(["hangs"], {"hangs": {"at_once": True}}, tmp_path, seconds=0.1)
 
 
 def test_a_tracker_that_cannot_be_made_is_named(tmp_path, own):

@@ -328,7 +328,9 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
         directory.save_evaluation(done, run.evaluate(done))
     rows = read_metrics(directory.path)
     watch = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows)
-    trackers = Trackers.from_names(recipe.run.trackers, recipe.run.tracker_options, directory.path)
+    trackers = Trackers.from_names(
+        recipe.run.trackers, recipe.run.tracker_options, directory.path, seconds=recipe.run.tracker_seconds
+    )
     recorder = RunRecorder(directory, trackers, recipe, first_step=done + 1)
 
     def evaluate(step: int) -> EvaluationResults | None:

@@ -42,6 +42,12 @@ class RunConfig(Section):
         description="Where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, mlflow or 'module:Tracker'.",
     )
     tracker_options: dict[str, dict[str, Any]] = Field({}, description="Tracker to its settings.")
+    tracker_seconds: float = Field(
+        120.0,
+        gt=0,
+        le=86_400,
+        description="How long a tracker may take at a time; then it gets nothing more of the run.",
+    )
     guards: list[str] = Field(
         ["collapse", "gap", "health", "room"],
         description="What warns when training goes wrong: these or 'module:Guard'.",

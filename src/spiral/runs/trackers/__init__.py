@@ -8,16 +8,22 @@ A recipe names trackers in `run.trackers`, by a built-in name, an entry point of
     tracker_options = { "my_trackers:Csv" = { delimiter = ";" } }
 
 A tracker is made by calling the named class or function with the run directory and its settings. It must not change
-anything in the run. One that raises an exception is reported and disabled; the run continues.
+anything in the run. One that raises an exception, or takes longer than `run.tracker_seconds`, is reported and disabled;
+the run continues.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import queue
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from spiral.core.metrics import Metrics
 from spiral.core.plugins import check_options, resolve
@@ -25,6 +31,7 @@ from spiral.core.records import Episode
 from spiral.games.failures import describe_error
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 class Tracker(Protocol):
@@ -93,23 +100,71 @@ def find_tracker(name: str, options: Mapping[str, Any]) -> Callable[..., Tracker
     return found
 
 
-class Trackers:
-    """Several trackers as one, none of which can end the run."""
+class TrackerHangsError(Exception):
+    """A tracker did not come back in time."""
 
-    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
-        self._trackers = dict(trackers)
+
+class _Worker:
+    """The thread in which a tracker lives, from its making to its end: a client's connections belong to one thread.
+
+    The caller waits, so that nothing of the tracker goes on beside the training, but only for a time: a server that
+    takes a request and never answers would hold the run for ever. The thread is then left to itself and ends with the
+    process.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._seconds = seconds
+        self.hangs = False
+        threading.Thread(target=self._work, name=f"tracker {name}", daemon=True).start()
+
+    def do(self, call: Callable[[], Result]) -> Result:
+        """The result of a call, or what it raises. Raises `TrackerHangsError` when the time is up."""
+        result: Future[Result] = Future()
+        streams = sys.stdout, sys.stderr
+        self._calls.put((call, result))
+        done, _ = wait([result], timeout=self._seconds)
+        if not done:
+            self.hangs = True
+            sys.stdout, sys.stderr = streams  # the client may hang while it is kept from printing
+            raise TrackerHangsError(f"no answer within {self._seconds:g} s (run.tracker_seconds)")
+        return result.result()
+
+    def end(self) -> None:
+        """Ends the thread after the calls so far."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (given := self._calls.get()) is not None:
+            call, result = given
+            try:
+                result.set_result(call())
+            except BaseException as error:  # raised again where the call was made
+                result.set_exception(error)
+
+
+class Trackers:
+    """Several trackers as one, none of which can end the run or hold it up for long."""
+
+    def __init__(self, trackers: Mapping[str, Tracker], *, seconds: float = 120.0) -> None:
+        """With `seconds`, the time that a tracker may take at a time."""
+        self._trackers = {name: (tracker, _Worker(name, seconds)) for name, tracker in trackers.items()}
 
     @classmethod
-    def from_names(cls, names: Sequence[str], options: Mapping[str, Mapping[str, Any]], run_dir: Path) -> Trackers:
+    def from_names(
+        cls, names: Sequence[str], options: Mapping[str, Mapping[str, Any]], run_dir: Path, *, seconds: float = 120.0
+    ) -> Trackers:
         """Makes the named trackers. Raises `ValueError` where one cannot be made."""
-        made = {}
+        made = cls({}, seconds=seconds)
         for name in dict.fromkeys(names):
             given = options.get(name, {})
             try:
-                made[name] = find_tracker(name, given)(run_dir, **given)
+                worker = _Worker(name, seconds)
+                make = find_tracker(name, given)
+                made._trackers[name] = worker.do(functools.partial(make, run_dir, **given)), worker
             except (Exception, SystemExit) as error:
                 raise ValueError(f"tracker {name!r} cannot be made: {describe_error(error)}") from error
-        return cls(made)
+        return made
 
     def config(self, recipe: Mapping[str, Any], first_step: int) -> None:
         """See `Tracker.config`."""
@@ -126,14 +181,19 @@ class Trackers:
     def close(self) -> None:
         """See `Tracker.close`."""
         self._each(lambda tracker: tracker.close())
+        for _, worker in self._trackers.values():
+            worker.end()
         self._trackers.clear()
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
-        for name, tracker in list(self._trackers.items()):
+        for name, (tracker, worker) in list(self._trackers.items()):
             try:
-                call(tracker)
+                worker.do(functools.partial(call, tracker))
             except (Exception, SystemExit) as error:
                 del self._trackers[name]
-                logger.warning("tracker %r failed and gets nothing more of this run: %s", name, describe_error(error))
-                with contextlib.suppress(Exception, SystemExit):
-                    tracker.close()
+                said = str(error) if isinstance(error, TrackerHangsError) else describe_error(error)
+                logger.warning("tracker %r failed and gets nothing more of this run: %s", name, said)
+                if not worker.hangs:
+                    with contextlib.suppress(Exception, SystemExit):
+                        worker.do(tracker.close)
+                worker.end()

@@ -29,8 +29,9 @@ from spiral.runs.trackers.hosted import (
 MODES = ("online", "offline", "disabled")
 INIT_SECONDS = 30.0
 """Seconds to reach the server before the tracker counts as failed."""
-FINISH_SECONDS = 120.0
-"""Seconds for the last uploads. What is left then stays in the run directory for `wandb sync`."""
+FINISH_SECONDS = 100.0
+"""Seconds for the last uploads, less than `run.tracker_seconds` has by default. What is left then stays in the run
+directory for `wandb sync`."""
 
 
 class WandbTracker:
