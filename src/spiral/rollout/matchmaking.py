@@ -27,6 +27,10 @@ from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.policies import Policy, scripted_policy
 from spiral.policies.cut_off import CutOffWatch
+from spiral.rollout.curriculum.base import Curriculum
+from spiral.rollout.curriculum.fixed import FixedWeights
+from spiral.rollout.curriculum.learning_progress import LearningProgress
+from spiral.rollout.curriculum.regret import Regret
 from spiral.rollout.loop import Match
 from spiral.rollout.opponents.base import MIRROR, OpponentSampler
 from spiral.rollout.opponents.fixed import FixedOpponents
@@ -40,12 +44,28 @@ LoadOpponent = Callable[[str, Game], Policy]
 SAMPLERS: Mapping[str, type[OpponentSampler]] = {"fixed": FixedOpponents, "past_selves": PastSelves, "pfsp": Pfsp}
 
 
+CURRICULA: Mapping[str, type[Curriculum]] = {
+    "fixed": FixedWeights,
+    "learning_progress": LearningProgress,
+    "regret": Regret,
+}
+
+
 class SelfPlayConfig(Section):
     """Which games are played in a training step, against whom, and what they pay."""
 
     games: dict[str, float] = Field(
         {"tictactoe": 1.0}, min_length=1, description="Game to weight; a step's episodes are split by these weights."
     )
+    starts: dict[str, int] = Field(
+        {}, description="Game to the first step in which it is played; others are played from the first step."
+    )
+    curriculum: str = Field(
+        "fixed",
+        description="How a step's games are shared out: 'fixed' by the weights, 'learning_progress', 'regret', or"
+        " 'module:Class'.",
+    )
+    curriculum_options: dict[str, object] = Field({}, description="Options of the curriculum.")
     episodes_per_step: int = Field(128, ge=1, le=1_000_000, description="Games played before each update.")
     attempts: int = Field(
         1,
@@ -124,13 +144,22 @@ class SelfPlayConfig(Section):
             raise ValueError(f"selfplay.games got weights {shown(weights)}; expected some above zero, none below")
         if min(self.opponents.values()) < 0:
             raise ValueError(f"selfplay.opponents got weights {shown(self.opponents)}; expected none below zero")
-        for game, plies in self.opening_plies.items():
-            if game not in weights or plies < 0:
-                near = difflib.get_close_matches(game, weights, n=1) if game not in weights else []
-                hint = f"did you mean {near[0]!r}?" if near else "expected games of selfplay.games, which are"
-                listed = "" if near else f" {shortened(', '.join(weights), 200)}, and numbers of at least 0"
-                raise ValueError(f"selfplay.opening_plies got {shortened(game)} = {plies}; {hint}{listed}")
+        for setting, numbers, least in (("opening_plies", self.opening_plies, 0), ("starts", self.starts, 1)):
+            for game, number in numbers.items():
+                if game not in weights or number < least:
+                    near = difflib.get_close_matches(game, weights, n=1) if game not in weights else []
+                    hint = f"did you mean {near[0]!r}?" if near else "expected games of selfplay.games, which are"
+                    listed = "" if near else f" {shortened(', '.join(weights), 200)}, and numbers of at least {least}"
+                    raise ValueError(f"selfplay.{setting} got {shortened(game)} = {number}; {hint}{listed}")
+        if not self.games_at(1):
+            raise ValueError(
+                f"selfplay.starts is {shown(self.starts)}, so that no game is played in step 1; let one start at 1"
+            )
         return self
+
+    def games_at(self, step: int) -> dict[str, float]:
+        """Return the games that may be played in a step, with the recipe's weights: those that have entered."""
+        return {game: weight for game, weight in self.games.items() if weight > 0 and self.starts.get(game, 1) <= step}
 
 
 def make_sampler(config: SelfPlayConfig) -> OpponentSampler:
@@ -180,6 +209,30 @@ def most_past_selves(config: SelfPlayConfig, steps: int, checkpoint_every: int) 
         if step % checkpoint_every == 0:
             held &= set(sampler.past_selves())
     return most
+
+
+def make_curriculum(config: SelfPlayConfig) -> Curriculum:
+    """Return the curriculum of a recipe, in its first state.
+
+    Raises:
+        ValueError: There is no such curriculum, or it does not take its options.
+    """
+    name = config.curriculum
+    make: Callable[..., Curriculum] = resolve("curricula", name, CURRICULA)
+    check_call(name, make, "games")
+    check_options(name, make, config.curriculum_options, positional=1)
+    try:
+        curriculum = make(config.games, **config.curriculum_options)
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(f"the curriculum {name!r} failed to start: {describe_error(error)}") from error
+    if not isinstance(curriculum, Curriculum):
+        raise ValueError(
+            f"selfplay.curriculum is {name!r}, which gives a {type(curriculum).__name__}; expected a subclass of"
+            " spiral.rollout.curriculum.base.Curriculum"
+        )
+    return curriculum
 
 
 def episodes_by_game(config: SelfPlayConfig, games: int | None = None) -> dict[str, int]:
@@ -248,6 +301,7 @@ class Matchmaker:
             ValueError: A game, an opponent, the sampler or the reward does not exist.
         """
         self.sampler = make_sampler(config)
+        self.curriculum = make_curriculum(config)
         self.turns_per_game: float | None = None
         """Turns to learn from in a game of the last step, as the collector counts; None without `samples_per_step`."""
         self.steps_ahead = 0
@@ -281,7 +335,7 @@ class Matchmaker:
         give, so that every beginning has its share of each.
         """
         config = self._config
-        deals = split_deals(config.games, config.max_games // config.attempts)
+        deals = split_deals(self.weights(step), config.max_games // config.attempts)
         order = [spec for spec, count in deals.items() for _ in range(count)]
         if config.samples_per_step:
             order = alternating(deals, random.Random(derive_seed(self._seed, "order", step)))
@@ -298,6 +352,22 @@ class Matchmaker:
             for attempt in range(config.attempts)
         ]
 
+    def weights(self, step: int) -> dict[str, float]:
+        """Return the weights of all games in a step, 0 for those that have not entered; they sum to more than 0.
+
+        Raises:
+            UserCodeError: The curriculum failed, or gave something else.
+        """
+        games = self._config.games_at(step)
+        with self._named(f"failed at step {step}", "curriculum"):
+            given = self.curriculum.weights(step, games)
+            found = {game: float(given.get(game, 0.0)) for game in games}
+            if not all(0 <= weight < math.inf for weight in found.values()) or sum(found.values()) <= 0:
+                raise ValueError(
+                    f"it gave {shortened(repr(given))}; expected finite weights of {', '.join(games)}, some above zero"
+                )
+        return {game: found.get(game, 0.0) for game in self._config.games}
+
     def match(self, pairing: Pairing) -> Match:
         """Return a planned game with its policies."""
         return Match(
@@ -312,29 +382,28 @@ class Matchmaker:
         )
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Pass the episodes of a step to the opponent sampler, and warn of opponents whose replies are cut off.
+        """Pass the episodes of a step to opponent sampler and curriculum, and warn of opponents that are cut off.
 
         Raises:
-            UserCodeError: The sampler failed, or its state cannot be saved. Its state is as before the call.
+            UserCodeError: One of them failed, or its state cannot be saved. Its state is as before the call.
         """
         self._cut_off.observe(episodes, "in training")
-        before = self._sampler_state()
-        try:
-            with self._named(f"failed to observe the episodes of step {step}"):
-                self.sampler.observe(step, episodes)
-            self._sampler_state()  # fails here rather than at a checkpoint many steps away
-            with self._named("failed to give its metrics"):
-                self._metrics = _plain_metrics(self.sampler.metrics())
-        except UserCodeError:
-            with suppress(Exception, SystemExit):
-                self.sampler.load_state_dict(before)
-            raise
+        for kind, observer in (("opponent sampler", self.sampler), ("curriculum", self.curriculum)):
+            before = self._state_of(kind, observer)
+            try:
+                with self._named(f"failed to observe the episodes of step {step}", kind):
+                    observer.observe(step, episodes)
+                self._state_of(kind, observer)  # fails here rather than at a checkpoint many steps away
+            except UserCodeError:
+                with suppress(Exception, SystemExit):
+                    observer.load_state_dict(before)
+                raise
 
     def add_checkpoint(self, step: int, path: Path) -> None:
         """Pass a new checkpoint to the opponent sampler."""
         with self._named(f"failed to take the checkpoint of step {step}"):
             self.sampler.add_checkpoint(step, str(path))
-        self._sampler_state()
+        self._state_of("opponent sampler", self.sampler)
 
     def keeps(self, step: int) -> bool:
         """Return whether the opponent sampler wants the weights of a step as a past self."""
@@ -345,7 +414,7 @@ class Matchmaker:
         """Tell the opponent sampler of a past self that the run has kept."""
         with self._named(f"failed to take the past self of step {step}"):
             self.sampler.add_past_self(step, past_self(step))
-        self._sampler_state()
+        self._state_of("opponent sampler", self.sampler)
 
     def past_selves(self) -> list[str]:
         """Return the past selves that may play: those of the sampler, and of games that were planned lately."""
@@ -361,13 +430,15 @@ class Matchmaker:
         return dict(self._metrics)
 
     def state_dict(self) -> dict[str, object]:
-        """Return what a checkpoint keeps: a copy of the sampler's state, and the length of games where it is known.
+        """Return what a checkpoint keeps: the states of sampler and curriculum, and the length of games where known.
 
         Raises:
-            UserCodeError: The sampler's state is not a dictionary, or JSON would not give it back as it is.
+            UserCodeError: A state is not a dictionary, or JSON would not give it back as it is.
         """
         length = {} if self.turns_per_game is None else {"turns_per_game": self.turns_per_game}
-        return {"opponents": self._sampler_state(), **length}
+        curriculum = self._state_of("curriculum", self.curriculum)
+        more = {"curriculum": curriculum} if curriculum else {}
+        return {"opponents": self._state_of("opponent sampler", self.sampler), **more, **length}
 
     def load_state_dict(self, state: Mapping[str, Any], source: str = "a checkpoint") -> None:
         """Take the entries of `state_dict`; what is missing, as in checkpoints of earlier versions, stays as it is.
@@ -380,10 +451,13 @@ class Matchmaker:
         if opponents := state.get("opponents"):
             with self._named(f"cannot take back its state from {source}"):
                 self.sampler.load_state_dict(opponents)
+        if curriculum := state.get("curriculum"):
+            with self._named(f"cannot take back its state from {source}", "curriculum"):
+                self.curriculum.load_state_dict(curriculum)
 
-    def _sampler_state(self) -> dict[str, object]:
-        with self._named("has a state that cannot be saved"):
-            return json_copy(self.sampler.state_dict())
+    def _state_of(self, kind: str, observer: OpponentSampler | Curriculum) -> dict[str, object]:
+        with self._named("has a state that cannot be saved", kind):
+            return json_copy(observer.state_dict())
 
     def _players(self, spec: str, count: int, step: int) -> Iterator[tuple[str, ...]]:
         """The players of each of the `count` games of one kind; the policy takes each player's index in turn."""
@@ -410,14 +484,14 @@ class Matchmaker:
         return alternating(Counter(names), random.Random(derive_seed(self._seed, "order", step, spec)))
 
     @contextmanager
-    def _named(self, what: str) -> Iterator[None]:
-        """Name the sampler in an error of its code."""
+    def _named(self, what: str, kind: str = "opponent sampler") -> Iterator[None]:
+        """Name the sampler, or the curriculum, in an error of its code."""
         try:
             yield
         except (Exception, SystemExit) as error:
-            name = self._config.opponent_sampler
+            name = self._config.curriculum if kind == "curriculum" else self._config.opponent_sampler
             reason = str(error) if isinstance(error, StateError) else describe_error(error)
-            raise UserCodeError(f"the opponent sampler {name!r} {what}: {reason}") from error
+            raise UserCodeError(f"the {kind} {name!r} {what}: {reason}") from error
 
     def _player(self, spec: str, name: str) -> Policy:
         if name == MIRROR:

@@ -32,7 +32,7 @@ from spiral.policies import SamplingConfig
 from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
 from spiral.policies.opponents import OpponentConfig, opponent_model
 from spiral.policies.registry import check_policy_name
-from spiral.rollout.matchmaking import SAMPLERS, SelfPlayConfig, make_sampler
+from spiral.rollout.matchmaking import CURRICULA, SAMPLERS, SelfPlayConfig, make_curriculum, make_sampler
 from spiral.rollout.opponents.base import OWN
 from spiral.rollout.rewards import REWARDS, check_reward
 from spiral.runs.cluster import WEIGHT_TRANSPORTS, ClusterConfig
@@ -170,6 +170,18 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _games_are_planned_after_those_before(self) -> Self:
+        """A curriculum that learns plans a step from the games of the step before, which must then be over."""
+        name, cluster = self.selfplay.curriculum, self.cluster
+        if name != "fixed" and cluster.rollout_workers and cluster.schedule != "sync":
+            raise ValueError(
+                f"selfplay.curriculum is {name!r} and cluster.schedule is {cluster.schedule!r}, which plans games"
+                " before those of the step before are over; set cluster.schedule to 'sync', or"
+                " selfplay.curriculum to 'fixed'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _opponents_are_used(self) -> Self:
         """Every table of an opponent is for one that plays; a sampler of the user's own may name any."""
         if self.selfplay.opponent_sampler not in SAMPLERS:
@@ -270,6 +282,8 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
             )
     yield "selfplay.opponent_sampler", partial(resolve, "opponents", selfplay.opponent_sampler, SAMPLERS)
     yield "selfplay.opponent_options", partial(make_sampler, selfplay)
+    yield "selfplay.curriculum", partial(resolve, "curricula", selfplay.curriculum, CURRICULA)
+    yield "selfplay.curriculum_options", partial(make_curriculum, selfplay)
     yield "selfplay.reward", partial(resolve, "rewards", selfplay.reward, REWARDS)
     yield "selfplay.reward_options", partial(check_reward, selfplay.reward, selfplay.reward_options)
     for game in evaluation.games:

@@ -1,0 +1,1 @@
+"""Curricula: how a step's games are shared out among the kinds of games. `base` has the interface, one file each."""
