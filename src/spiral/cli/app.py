@@ -38,6 +38,7 @@ COMMANDS = {
     "compare": ("compare:compare", "Two models on the same games and problems."),
     "collect": ("collect:collect", "Play games and keep them to learn from."),
     "sft": ("sft:app", "Fine-tune a model on expert games."),
+    "psro": ("psro:psro", "Grow a population of policies by responses to its mixtures."),
     "experiment": ("experiment:experiment", "Run everything behind a claim, to its table."),
     "patterns": ("patterns:patterns", "Patterns of reasoning in games and in solutions."),
     "show": ("show:show", "Show a run: progress, health, small charts, one game."),

@@ -81,7 +81,7 @@ def _averages(tree: GameTree) -> Iterator[Floats]:
         for player in (0, 1):
             strategy_A = normalised(tree, regret_A)
             regret_A = np.maximum(regret_A + _regrets(tree, strategy_A, player), 0.0)
-            average_A += iteration * _own_weights(tree, normalised(tree, regret_A), player)
+            average_A += iteration * own_weights(tree, normalised(tree, regret_A), player)
         yield average_A
 
 
@@ -104,7 +104,7 @@ def _regrets(tree: GameTree, strategy_A: Floats, player: int) -> Floats:
     return regret_A
 
 
-def _own_weights(tree: GameTree, strategy_A: Floats, player: int) -> Floats:
+def own_weights(tree: GameTree, strategy_A: Floats, player: int) -> Floats:
     """The strategy of `player` times its own probability of reaching each information state, zero elsewhere, [A]."""
     weight_E = np.where(tree.actor_N[tree.source_E] == player, tree.edge_weights(strategy_A), 1.0)
     reach_N = tree.reach(weight_E)

@@ -1,0 +1,104 @@
+"""`spiral psro`: a population of policies, each a response to a mixture of those before it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spiral.cli import options as opt
+from spiral.cli.errors import INTERRUPTED, Stopped
+from spiral.cli.output import print_json, program, shown_path
+from spiral.core.printable import printable
+
+if TYPE_CHECKING:
+    from spiral.runs.recipe import Recipe
+
+
+def psro(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A built-in recipe, such as psro-nano, or a .toml file.")
+    ],
+    run_dir: opt.RunDir = None,
+    *,
+    iterations: Annotated[int, typer.Option(min=1, max=1000, help="Responses to train.")] = 8,
+    solver: Annotated[str, typer.Option(help="Meta-strategy: nash, alpharank or uniform.")] = "nash",
+    target: Annotated[
+        float, typer.Option(min=0, help="Stop at this exploitability of the mixture, in the game's units.")
+    ] = 0.0,
+    seed: opt.RunSeed = None,
+    model: opt.RunModel = None,
+    resume: opt.Resume = False,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Grow a population of policies: each is trained against a mixture of those before it.
+
+    A meta-strategy gives each policy a share; the next policy learns to beat that mixture, by a run of the recipe whose
+    opponents are the policies. Payoffs and the exploitability of the mixture are exact, so the recipe's game is Kuhn or
+    Leduc poker, or another with hidden information and exact theory. With --resume, the same command line begins a
+    population and continues it, however often it is stopped; more --iterations continue a finished one.
+    """
+    from spiral.cli.train import given_recipe
+
+    loaded = given_recipe(recipe, settings, None, seed, model)
+    stem = Path(recipe).stem if recipe.endswith(".toml") else recipe
+    path = run_dir or Path("runs") / f"{stem}-{loaded.run.seed}"
+    found = _grown(loaded, path, solver, iterations, target, resume, as_json)
+    if as_json:
+        print_json(found)
+
+
+def _grown(
+    recipe: Recipe, path: Path, solver: str, iterations: int, target: float, resume: bool, as_json: bool
+) -> dict[str, Any]:
+    """The population in the end, as plain data; printed as it grows unless it will be printed as JSON."""
+    from spiral.core.progress import progress_shown
+    from spiral.core.stopping import stops_interrupt
+    from spiral.launch import RunStopped
+    from spiral.launch.psro import FILE, Psro, run_psro
+
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--run-dir {path} is a file; expected a directory")
+    population = Psro(recipe, path, solver=solver)
+
+    def watch(found: dict[str, Any]) -> None:
+        print(_line(found), file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    with stops_interrupt(), progress_shown():
+        if resume and (path / FILE).exists():
+            population.load()
+        else:
+            population.begin()
+        try:
+            run_psro(population, iterations, target, watch)
+        except (RunStopped, KeyboardInterrupt) as error:
+            again = f"{program('spiral')} psro ... --resume --run-dir {shlex.quote(str(path))}"
+            raise Stopped(f"stopped; the same command with --resume continues: {again}", INTERRUPTED) from error
+    last = population.iterations[-1]
+    if not as_json:
+        print(
+            f"\nPopulation: {shown_path(path / FILE)}; each response is a run, such as {shown_path(path)}/response-001"
+        )
+    return {
+        "run_dir": str(path),
+        **{key: last[key] for key in ("exploitability", "shares")},
+        **{key: value for key, value in population.to_json().items() if key != "members"},
+        "members": [
+            {"name": member.name, "model": member.model, "method": member.method} for member in population.members
+        ],
+    }
+
+
+def _line(found: dict[str, Any]) -> str:
+    """An iteration in one line."""
+    number, exploitable = found["iteration"], found["exploitability"]
+    if "response_gain" in found:
+        share = found["response_gain"] / exploitable if exploitable > 0 else 0.0
+        return f"  response-{number + 1:03d} wins {found['response_gain']:.4f} of it, {share:.0%} of the most possible"
+    largest = sorted(found["shares"].items(), key=lambda item: -item[1])
+    mixed = ", ".join(f"{printable(name)} {share:.0%}" for name, share in largest if share >= 0.005)
+    return f"{number} responses: the mixture ({mixed}) is exploitable by {exploitable:.4f}"

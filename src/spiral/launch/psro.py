@@ -1,0 +1,245 @@
+"""Policy-space response oracles (PSRO; Lanctot et al., 2017): a population that grows by best responses to itself.
+
+Each iteration finds a meta-strategy over the population, a share of each policy, trains a response to the mixture of
+these policies, and adds it. The response is an ordinary run of the recipe whose opponents are the policies, with their
+shares as weights. The first policy is the recipe's model as it is.
+
+    DIR/psro.json               the population, its payoffs and every iteration, written anew after each
+    DIR/response-001/ ...       the run of each response
+
+Payoffs and exploitability are exact, from the policies' probabilities in every information state, so the recipe has one
+game with hidden information and exact theory: Kuhn poker, Leduc poker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from spiral.core.files import write_text_atomically
+from spiral.core.seeds import derive_seed
+from spiral.evaluation.population import (
+    META_SOLVERS,
+    meta_strategy,
+    mixture_exploitability,
+    payoff,
+    payoffs,
+    policy_array,
+    population_tree,
+)
+from spiral.games import load_game
+from spiral.launch.lifecycle import execute, resume, start
+from spiral.policies.opponents import OpponentConfig
+from spiral.policies.registry import PolicyOptions, load_language_policy
+from spiral.runs.directory import RunDirectory, lasting_settings
+from spiral.runs.recipe import Recipe, validate_recipe
+from spiral.theory.mixture import mixture
+from spiral.theory.tree import Floats
+
+FILE = "psro.json"
+START = "start"
+"""The first policy: the recipe's model as it is."""
+MIN_SHARE = 0.005
+"""A policy with a smaller share of the meta-strategy does not play against a response."""
+
+Watch = Callable[[dict[str, Any]], None]
+
+
+@dataclasses.dataclass(kw_only=True)
+class Member:
+    """A policy of the population."""
+
+    name: str
+    model: str
+    """The MODEL that it is."""
+    method: str
+    """How its probabilities were found: exact, scored or sampled."""
+    probabilities: list[float]
+    """[A] of each action in each information state, in the order of the game's tree."""
+
+
+class Psro:
+    """The population of a recipe in a directory, and the iterations that made it."""
+
+    def __init__(self, recipe: Recipe, path: Path, *, solver: str) -> None:
+        """Check the recipe.
+
+        Raises:
+            ValueError: It has several games or one without exact payoffs, opponents of its own, or no such solver.
+        """
+        if solver not in META_SOLVERS:
+            raise ValueError(f"got the meta-solver {solver!r}; expected {', '.join(META_SOLVERS)}")
+        games = [game for game, weight in recipe.selfplay.games.items() if weight]
+        if len(games) != 1:
+            raise ValueError(
+                f"selfplay.games has {', '.join(games)}; a population is of one game, so leave one of them"
+            )
+        chosen = recipe.selfplay
+        if chosen.opponents != {"mirror": 1.0} or chosen.opponent_sampler != "fixed" or recipe.opponent:
+            raise ValueError(
+                "the recipe has opponents of its own, but a response plays the population; leave selfplay.opponents,"
+                " selfplay.opponent_sampler and [opponent] out"
+            )
+        if recipe.sampling.temperature != 1 or recipe.sampling.top_p != 1:
+            raise ValueError(
+                f"sampling.temperature is {recipe.sampling.temperature:g} and sampling.top_p {recipe.sampling.top_p:g};"
+                " payoffs are those of the policies at temperature 1 and top_p 1, so set both to 1"
+            )
+        self.recipe, self.path, self.solver = recipe, path, solver
+        self.game = load_game(games[0])
+        self.tree = population_tree(self.game)
+        self.members: list[Member] = []
+        self.iterations: list[dict[str, Any]] = []
+
+    @property
+    def arrays(self) -> list[Floats]:
+        """The probabilities of all policies, [A] each."""
+        return [np.array(member.probabilities) for member in self.members]
+
+    def begin(self) -> None:
+        """Begin a new population.
+
+        Raises:
+            ValueError: The directory has one already.
+        """
+        if (self.path / FILE).exists():
+            raise ValueError(f"{self.path} already holds a population; continue it with --resume, or choose another")
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(f"{self.path} is not empty; choose another --run-dir, or move its files away")
+        self._add(START, self.recipe.model.path)
+        self.save()
+
+    def load(self) -> None:
+        """Take back what `save` has written.
+
+        Raises:
+            ValueError: It cannot be read, or is of other settings.
+        """
+        file = self.path / FILE
+        saved = read_psro(self.path)
+        before = lasting_settings(validate_recipe(saved["recipe"], str(file)))
+        if before != lasting_settings(self.recipe) or saved["solver"] != self.solver:
+            raise ValueError(
+                f"{file} was made with other settings or another meta-solver ({saved['solver']}); --resume"
+                " continues with the same ones, so give those, or begin in another --run-dir"
+            )
+        self.members = [Member(**member) for member in saved["members"]]
+        self.iterations = list(saved["iterations"])
+
+    def save(self) -> None:
+        """Write everything to `psro.json`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(self.path / FILE, json.dumps(self.to_json() | {"recipe": self.recipe.model_dump()}))
+
+    def to_json(self) -> dict[str, Any]:
+        """The population and its iterations, as plain data."""
+        return {
+            "game": self.game.spec,
+            "solver": self.solver,
+            "members": [dataclasses.asdict(member) for member in self.members],
+            "iterations": self.iterations,
+        }
+
+    def solve(self) -> dict[str, Any]:
+        """Return the meta-strategy of the population as it is, its exploitability and payoffs."""
+        matrix = payoffs(self.tree, self.arrays)
+        shares = meta_strategy(matrix, self.solver)
+        return {
+            "iteration": len(self.members) - 1,
+            "shares": {member.name: float(share) for member, share in zip(self.members, shares, strict=True)},
+            "exploitability": mixture_exploitability(self.tree, self.arrays, shares.tolist()),
+            "payoffs": matrix.tolist(),
+        }
+
+    def grow(self, found: Mapping[str, Any]) -> float:
+        """Train a response to a meta-strategy and add it; return what it wins against the mixture."""
+        number = len(self.members)
+        name, shares = f"response-{number:03d}", found["shares"]
+        directory = self.path / name
+        recipe = self._response(number, shares)
+        run = resume(directory) if RunDirectory(directory).begun() else start(recipe, directory)
+        try:
+            run = execute(run, lambda _step, _metrics: None)
+        finally:
+            run.close()
+        mixed = mixture(self.tree, self.arrays, list(shares.values()))
+        self._add(name, f"{directory}@{recipe.run.steps}")
+        return payoff(self.tree, self.arrays[-1], mixed)
+
+    def _response(self, number: int, shares: Mapping[str, float]) -> Recipe:
+        """The recipe of a response: it plays the policies of the mixture, each for its share of the games."""
+        playing = {name: share for name, share in shares.items() if share >= MIN_SHARE}
+        models = {member.name: member.model for member in self.members}
+        seed = derive_seed(self.recipe.run.seed, "psro", number) % 2**31
+        updates: dict[str, Any] = {
+            "selfplay": self.recipe.selfplay.model_copy(update={"opponents": playing}),
+            "opponent": {name: OpponentConfig(model=models[name]) for name in playing},
+            "run": self.recipe.run.model_copy(update={"seed": seed}),
+        }
+        return self.recipe.model_copy(update=updates)
+
+    def _add(self, name: str, model: str) -> None:
+        options = PolicyOptions(device=self.recipe.model.device, compute=self.recipe.model.compute, name=name)
+        settings = dataclasses.replace(
+            options,
+            template=self.recipe.prompt.template,
+            observation=self.recipe.prompt.observation,
+            thinking=self.recipe.prompt.thinking,
+            example=self.recipe.prompt.example,
+            max_new_tokens=self.recipe.sampling.max_new_tokens,
+        )
+        policy = load_language_policy(model, settings)
+        try:
+            found, method = policy_array(policy, self.game, self.recipe.run.seed)
+        finally:
+            policy.close()
+        self.members.append(Member(name=name, model=model, method=method, probabilities=found.tolist()))
+
+
+def read_psro(path: Path) -> dict[str, Any]:
+    """Read the file of a population.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
+    file = path / FILE
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        if not {"recipe", "solver", "members", "iterations"} <= saved.keys():
+            raise ValueError("parts of it are missing")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} holds no population: there is no {FILE} in it") from error
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}; begin in another --run-dir") from error
+    return cast("dict[str, Any]", saved)
+
+
+def run_psro(psro: Psro, iterations: int, target: float, watch: Watch) -> Psro:
+    """Grow a population by responses until it has `iterations` of them, or is exploitable by at most `target`.
+
+    Args:
+        psro: A population that was begun or loaded.
+        iterations: Number of responses.
+        target: Exploitability of the mixture at which to stop, in the game's units.
+        watch: Called with every meta-strategy when it is found, and again when it has a response.
+
+    Returns:
+        The population, whose last meta-strategy has no response.
+    """
+    while True:
+        done = len(psro.iterations)
+        if done < len(psro.members):  # not yet solved as it is
+            psro.iterations.append(psro.solve())
+            psro.save()
+        found = psro.iterations[-1]
+        watch(found)
+        if len(psro.members) > iterations or found["exploitability"] <= target:
+            return psro
+        found["response_gain"] = psro.grow(found)
+        psro.save()
+        watch(found)

@@ -1,0 +1,41 @@
+"""Mixtures of policies as one policy: who draws a policy before a game, and plays it to the end.
+
+The mixture is not the mean of the policies' action probabilities: that a player is in an information state says
+something about which policy it has drawn. By Kuhn's theorem the policy
+
+    p(a | I) = sum_i share_i reach_i(I) p_i(a | I)  /  sum_i share_i reach_i(I)
+
+plays as the mixture does against every opponent, where reach_i(I) is the product of the probabilities that policy i
+gives to its own actions on the way to I. It holds with perfect recall, so not in a tree whose positions are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spiral.theory.cfr import normalised, own_weights
+from spiral.theory.tree import Floats, GameTree
+
+
+def mixture(tree: GameTree, policies: Sequence[Floats], shares: Sequence[float]) -> Floats:
+    """Return the policy that plays as a mixture of policies, [A].
+
+    Args:
+        tree: The game, with perfect recall.
+        policies: The action probabilities of each, [A].
+        shares: Probability of each to be drawn; they sum to one. Each player draws by itself.
+
+    Raises:
+        ValueError: The tree's positions are merged, or there is not one share for each policy.
+    """
+    if tree.merged:
+        raise ValueError("a mixture needs perfect recall; expected a tree whose positions are not merged")
+    if len(policies) != len(shares) or min(shares, default=-1) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"got {len(policies)} policies and the shares {list(shares)}; expected shares that sum to 1")
+    weight_A = np.zeros(len(tree.infoset_A))
+    for policy_A, share in zip(policies, shares, strict=True):
+        for player in (0, 1):
+            weight_A += share * own_weights(tree, policy_A, player)
+    return normalised(tree, weight_A)

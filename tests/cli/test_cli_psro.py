@@ -1,0 +1,73 @@
+"""`spiral psro`: a population of a tiny recipe, stopped and continued, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from commands import refused, spiral
+
+SMALL = (
+    "--set", "run.steps=2", "--set", "run.checkpoint_every=2", "--set", "selfplay.episodes_per_step=8",
+    "--set", "learner.epochs=1", "--set", "learner.minibatches=1",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_population_grows_and_goes_on(here):
+    first = spiral("psro", "psro-nano", "--run-dir", "one", "--iterations", "1", *SMALL, "--json")
+    assert first.status == 0, first.err
+    assert "0 responses: the mixture (start 100%) is exploitable by 0.4" in first.err
+    found = first.json
+    assert [member["name"] for member in found["members"]] == ["start", "response-001"]
+    assert found["members"][1]["model"] == "one/response-001@2"
+    assert found["exploitability"] == found["iterations"][-1]["exploitability"]
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert found["iterations"][0]["response_gain"] < found["iterations"][0]["exploitability"]
+    metrics = (here / "one" / "response-001" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(metrics[-1])["against/kuhn_poker/start/games"] == 8
+
+    saved = (here / "one" / "psro.json").read_bytes()
+    again = spiral("psro", "psro-nano", "--run-dir", "one", "--iterations", "1", *SMALL, "--resume", "--json")
+    assert again.json == found
+    assert (here / "one" / "psro.json").read_bytes() == saved
+    enough = spiral("psro", "psro-nano", "--run-dir", "one", "--target", "9", *SMALL, "--resume", "--json")
+    assert enough.json == found, "a mixture that is good enough gets no response"
+
+    assert "already holds a population; continue it with --resume" in refused(
+        "psro", "psro-nano", "--run-dir", "one", *SMALL
+    )
+    assert "made with other settings or another meta-solver (nash)" in refused(
+        "psro", "psro-nano", "--run-dir", "one", "--resume", "--solver", "uniform", *SMALL
+    )
+    (here / "one" / "psro.json").write_text("{}")
+    assert "psro.json is damaged: parts of it are missing" in refused(
+        "psro", "psro-nano", "--run-dir", "one", "--resume", *SMALL
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("psro-nano", "--solver", "best"), "got the meta-solver 'best'; expected nash, alpharank, uniform"),
+        (("nano",), "selfplay.games has tictactoe, kuhn_poker; a population is of one game"),
+        (("psro-nano", "--set", "selfplay.games={tictactoe=1}"), "tictactoe hides nothing from its players"),
+        (("psro-nano", "--set", "selfplay.opponents={random=1}"), "a response plays the population; leave"),
+        (("psro-nano", "--set", "sampling.temperature=0.5", "--set", "loss.old_logprobs=learner"), "at temperature 1"),
+    ],
+)
+def test_what_has_no_population_is_refused(arguments, message, here):
+    assert message in refused("psro", *arguments, "--run-dir", "two")
+    assert not (here / "two").exists()
+
+
+def test_a_directory_with_other_files_is_refused(here):
+    (here / "three").mkdir()
+    (here / "three" / "notes.txt").write_text("mine")
+    assert "three is not empty; choose another --run-dir" in refused("psro", "psro-nano", "--run-dir", "three")
