@@ -159,6 +159,23 @@ def test_spiral_benchmark_of_a_run_and_its_checkpoints(tmp_path):
         assert client.get("/api/runs/0/evaluation")["notices"] == []
 
 
+def test_hostile_records_are_shown_in_bounded_time(tmp_path):
+    run = made_run(tmp_path / "mine", steps=1, episodes=1)
+    directory = benchmarked(run, "hostile")
+    rows = [
+        {"id": {"a": 1}, "sample": [1], "prompt": None, "reply": 7, "correct": "yes"},
+        {"id": "long", "reply": "x" * 99_990 + " Case 1: a. Case 2: b." + " or" * 800_000, "prompt": "\u202e<script>"},
+    ]
+    (directory / "items.jsonl").write_text("\n".join([json.dumps(rows[0]), "[" * 50_000, json.dumps(rows[1]), '{"id']))
+    with viewing(run) as client:
+        page = client.get("/api/runs/0/evaluation/items")
+        assert [(row["reply"][:5], row["labelled"], row["patterns"]) for row in page["rows"]] == [
+            ("7", 1, []), ("xxxxx", 100_000, [])
+        ]  # fmt: skip
+        assert len(page["rows"][1]["reply"]) == 2_000_000
+        assert client.get("/api/runs/0/evaluation/items?q=%3CSCRIPT")["total"] == 1
+
+
 def test_results_that_are_not_whole_are_said(tmp_path):
     run = made_run(tmp_path / "mine", steps=1, episodes=1)
     (benchmarked(run, "running") / "result.json").unlink()

@@ -21,6 +21,8 @@ from spiral.viewer.run import ViewedRun, notice, stamp_of
 
 MAX_REPLY = 2_000_000
 """Characters of a reply that a page of items holds."""
+MAX_LABELLED = 100_000
+"""Characters of a reply that are looked through for patterns: a tenth of a second."""
 UNKNOWN = -1
 """In filters, the step of a result whose step is not known."""
 
@@ -265,5 +267,6 @@ def _item(benchmarked: Benchmarked, item: Mapping[str, Any]) -> dict[str, Any]:
         "truncated": item.get("truncated"),
         "tokens": item.get("tokens"),
         "before": None,
-        "patterns": sorted(classify_by_cues(reply[:MAX_REPLY])),
+        "patterns": sorted(classify_by_cues(reply[:MAX_LABELLED])),
+        "labelled": min(len(reply), MAX_LABELLED),
     }

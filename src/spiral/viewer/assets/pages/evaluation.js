@@ -607,11 +607,17 @@ function item(row) {
                   side(after(row), row),
                 )
               : side(after(row), row),
-            row.patterns?.length
+            row.patterns?.length || row.labelled < row.reply.length
               ? h(
                   "p",
                   { class: "row" },
-                  h("span", { class: "soft small" }, "Patterns"),
+                  h(
+                    "span",
+                    { class: "soft small" },
+                    row.labelled < row.reply.length
+                      ? `Patterns in the first ${count(row.labelled)} characters`
+                      : "Patterns",
+                  ),
                   row.patterns.map((name) => h("span", { class: "tag" }, inline(name, 40))),
                 )
               : null,

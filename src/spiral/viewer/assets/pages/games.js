@@ -114,7 +114,7 @@ class Games {
         h("button", { type: "button", class: "button", onclick: () => this.clear() }, "Clear"),
       ),
     );
-    const search = typed("q", "Text", { type: "search", placeholder: "Words in replies" });
+    const search = typed("q", "Text in replies", { type: "search", placeholder: "Any words that a player wrote" });
     put(
       this.form,
       h("div", { class: "filters" }, h("div", { class: "filter-search" }, search), pick("game", "Game")),
