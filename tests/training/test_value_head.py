@@ -191,6 +191,7 @@ SETTINGS = (
 )
 
 
+@pytest.mark.slow  # one step of this is in test_every_estimator.py, without processes
 def test_a_run_with_a_value_head_survives_a_kill(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(whole, settings=SETTINGS) == 0
