@@ -30,7 +30,7 @@ MEDIA = {".png", ".svg", ".jpg"}
 def relative_links(text: str) -> Iterator[str]:
     """The targets of the links of a document that lead to files."""
     for target in LINK.findall(text):
-        if "://" not in target and not target.startswith("mailto:"):
+        if "://" not in target and not target.startswith(("mailto:", "data:")):
             yield target
 
 

@@ -104,6 +104,16 @@ class TestFilesOfTheRepository:
             " [d](../repository/experiments/paper/README.md)"
         )
 
+    def test_a_picture_in_a_notebook_is_no_link(self, hook):
+        file = ROOT / "examples" / "notebooks" / "train_the_built_in_model.ipynb"
+        text = hook.page_text(file)
+        assert "](data:image/png;base64,iVBOR" in text
+        assert set(hook.relative_links(text)) == {
+            "../../docs/metrics.md",
+            "../../docs/training.md",
+            "read_episodes.ipynb",
+        }
+
     def test_a_notebook_is_read(self, hook, tmp_path):
         notebook = tmp_path / "a.ipynb"
         notebook.write_text(
