@@ -72,7 +72,7 @@ def documented_keys():
     rows = [row for row in rows if "/" in row]  # the page lists guards too
     rows += [row.replace("selfplay/GAME", "against/GAME/OPPONENT") for row in rows if row.startswith("selfplay/")]
     return [
-        re.sub(r"GAME|OPPONENT|TASK", r"[A-Za-z0-9_.-]+", row.replace(".", r"\.")).replace("N/", r"\d+/")
+        re.sub(r"GAME|OPPONENT|TASK|GUARD", r"[A-Za-z0-9_.-]+", row.replace(".", r"\.")).replace("N/", r"\d+/")
         for row in rows
     ]
 
@@ -87,6 +87,8 @@ def test_every_metric_is_documented(run):
         "selfplay/dropped_turns",  # of runs with selfplay.samples_per_step
         "cluster/",
         "against/",
+        "opponents/",  # of samplers that keep past selves
+        r"selfplay/[A-Za-z0-9_.-]+/player\d+/thought_information",  # where thoughts have words and prompts repeat
         "value/",  # of estimators that learn values
         r"evaluation/[A-Za-z0-9_.-]+/optimal_share",
         r"evaluation/[A-Za-z0-9_.-]+/regret",

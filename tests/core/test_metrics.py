@@ -25,6 +25,8 @@ def test_thinking_by_hand():
     ]
     metrics = episode_metrics(episodes, {})
     thinking = {name: value for name, value in metrics.items() if "thinking" in name}
+    empty = {name: thinking.pop(name) for name in list(thinking) if name.endswith("thinking_empty")}
+    assert [*empty.values()] == [0.0, 0.0, 0.0, 1.0]  # Kuhn poker before tic-tac-toe
     assert thinking == {
         "thinking/length": pytest.approx((8 + 0 + 3 + 4 + 2 + 1) / 6),
         "thinking/answer_length": pytest.approx((2 + 2 + 3 + 0 + 6 + 1) / 6),

@@ -14,8 +14,10 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
+from spiral.core.information import thought_information
 from spiral.core.records import Episode, Generation, Turn
 
 Metrics = dict[str, float]
@@ -157,11 +159,29 @@ def _game_metrics(matchup: Matchup, episodes: Sequence[Episode]) -> Metrics:
         metrics[key("illegal", player)] = _share(turns, lambda turn: turn.action is None)
         metrics[key("response_length", player)] = _mean([len(g.token_ids) for g in generations])
         metrics[key("thinking_length", player)] = _mean([g.thinking_tokens for g in generations])
+        metrics[key("thinking_empty", player)] = _share(generations, lambda g: not g.has_thought)
+        metrics |= _of_distribution(turns, partial(key, player=player))
     metrics[key("forfeits")] = _share(episodes, lambda episode: episode.outcome == "illegal_move")
     metrics[key("draw")] = _share(episodes, _is_draw)
     others = [turn for episode in episodes for turn in episode.turns if turn.player not in episode.learning_players]
     if theirs := _generations(others):  # of opponents that are models here
         metrics[key("opponent_cut_off")] = _share(theirs, lambda generation: generation.stop_reason != "stop")
+    return metrics
+
+
+def _of_distribution(turns: Sequence[Turn], key: Callable[[str], str]) -> Metrics:
+    """Entropy of a player's replies, and how much its thoughts depend on the prompt where that can be estimated."""
+    metrics: Metrics = {}
+    generations = _generations(turns)
+    if tokens := sum(len(g.token_ids) for g in generations):
+        metrics[key("entropy")] = -sum(float(g.logprobs.sum(dtype="float64")) for g in generations) / tokens
+    thoughtful = [turn for turn in turns if turn.generation is not None and turn.prompt_ids is not None]
+    thoughts = [g.token_ids[: g.thinking_tokens] for g in _generations(thoughtful)]
+    if any(map(len, thoughts)):
+        prompts = [turn.prompt_ids.tobytes() for turn in thoughtful if turn.prompt_ids is not None]
+        information = thought_information(prompts, thoughts)
+        if information is not None:
+            metrics[key("thought_information")] = information
     return metrics
 
 

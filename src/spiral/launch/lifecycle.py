@@ -327,7 +327,7 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
     if done == recipe.run.steps and done not in dict(read_evaluations(directory.path)):
         directory.save_evaluation(done, run.evaluate(done))
     rows = read_metrics(directory.path)
-    watch = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows)
+    guard = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows)
     trackers = Trackers.from_names(
         recipe.run.trackers, recipe.run.tracker_options, directory.path, seconds=recipe.run.tracker_seconds
     )
@@ -335,10 +335,6 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
 
     def evaluate(step: int) -> EvaluationResults | None:
         return run.evaluate(step) if evaluated_at(recipe, step) else None
-
-    def after(step: int, metrics: Metrics) -> None:
-        show(step, metrics)
-        watch(step, metrics)
 
     with stop_requests() as stop_requested, contextlib.closing(recorder), _existing_objects_frozen():
         try:
@@ -357,7 +353,8 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
                 keep=run.keep,
                 describe=run.describe,
                 more_metrics=run.metrics,
-                watch=after,
+                judge=guard,
+                watch=show,
                 stop_requested=stop_requested,
             )
         except (UserCodeError, NotPlayedError):

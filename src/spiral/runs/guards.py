@@ -8,16 +8,16 @@ rows alone, so that a resumed run is watched as if it had never stopped.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, cast
 
-from spiral.core.metrics import Matchup, Metrics
+from spiral.core.metrics import Matchup, Metrics, metric_name
 from spiral.core.plugins import check_options, resolve
 from spiral.core.settings import shown
 from spiral.games.failures import UserCodeError, describe_error
+from spiral.runs.findings import Finding, Level, Rows
 from spiral.runs.health import (
     ILLEGAL_LIMIT,
     ILLEGAL_WARN,
@@ -27,12 +27,11 @@ from spiral.runs.health import (
     health,
     judged_players,
 )
+from spiral.runs.rules import RULES
+
+__all__ = ["Finding", "Guard", "GuardWatch", "Guards", "Level", "Rows", "find_guard", "games_not_known"]
 
 logger = logging.getLogger(__name__)
-
-Level = Literal["warning", "collapsed"]
-Rows = Sequence[Mapping[str, float]]
-"""Metrics by step, oldest first; each with `step`."""
 
 UNKNOWN_LIMIT = 0.9
 """Share of games that end with an illegal move of a model that does not know the game."""
@@ -42,24 +41,6 @@ REMEDY = (
     "show it an example (prompt.example=true), leave out thinking (prompt.thinking=false), or start from a larger model"
     " or one trained on examples of the game"
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A problem that a guard has found."""
-
-    level: Level
-    about: str
-    """The subject, such as "player 0 of tictactoe"; a run is warned once about each."""
-    message: str
-    """The problem and what to do, without a full stop at the end."""
-
-    def __post_init__(self) -> None:
-        if self.level not in get_args(Level):
-            raise ValueError(f"a Finding got level={self.level!r}; expected {' or '.join(map(repr, get_args(Level)))}")
-        for name, value in (("about", self.about), ("message", self.message)):
-            if not isinstance(value, str):
-                raise ValueError(f"a Finding got {name}={value!r}; expected a text")
 
 
 class Guard(Protocol):
@@ -180,7 +161,10 @@ BUILTIN: Mapping[str, Callable[..., Guard]] = {
     "gap": GapGuard,
     "health": HealthGuard,
     "room": RoomGuard,
+    **cast(Mapping[str, Callable[..., Guard]], RULES),
 }
+STATES: Mapping[Level | None, float] = {None: 0.0, "warning": 1.0, "collapsed": 2.0}
+"""The state of a guard as a metric, by the worst level that it finds."""
 
 
 def find_guard(name: str, options: Mapping[str, Any]) -> Callable[..., Guard]:
@@ -221,10 +205,14 @@ class Guards:
 
         A guard that raises an exception, or gives anything but findings, is reported once and disabled.
         """
-        found: list[Finding] = []
+        return [found for findings in self.by_name(rows, trained).values() for found in findings]
+
+    def by_name(self, rows: Rows, trained: Sequence[Matchup]) -> dict[str, list[Finding]]:
+        """The same, by the names of the guards that are not disabled."""
+        found: dict[str, list[Finding]] = {}
         for name, guard in list(self._guards.items()):
             try:
-                found += _findings(guard(rows, trained))
+                found[name] = _findings(guard(rows, trained))
             except (Exception, SystemExit) as error:
                 del self._guards[name]
                 reason = str(error) if isinstance(error, _NoFindingsError) else describe_error(error)
@@ -259,14 +247,21 @@ class GuardWatch:
         self._rows = deque(rows[MIN_STEPS:], maxlen=MAX_ROWS)
         self._warned: set[str] = set()
 
-    def __call__(self, step: int, metrics: Metrics) -> None:
-        """Takes a step's metrics and logs what the guards find after it."""
+    def __call__(self, step: int, metrics: Metrics) -> Metrics:
+        """Takes a step's metrics, logs what the guards find after it, and returns their states as metrics."""
         row = {"step": float(step), **metrics}
         self._first.append(row) if len(self._first) < MIN_STEPS else self._rows.append(row)
-        for found in self._guards([*self._first, *self._rows], self._trained):
-            if found.about not in self._warned:
-                self._warned.add(found.about)
-                logger.warning("step %d: %s", step, found.message)
+        found = self._guards.by_name([*self._first, *self._rows], self._trained)
+        for finding in (finding for findings in found.values() for finding in findings):
+            if finding.about not in self._warned:
+                self._warned.add(finding.about)
+                logger.warning("step %d: %s", step, finding.message)
+        return {f"guard/{metric_name(name)}": _state(findings) for name, findings in found.items()}
+
+
+def _state(findings: Sequence[Finding]) -> float:
+    """The worst of the states that a guard has found."""
+    return max((STATES[finding.level] for finding in findings), default=STATES[None])
 
 
 def games_not_known(forfeits: Mapping[str, float]) -> str | None:

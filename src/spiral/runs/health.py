@@ -168,8 +168,8 @@ def judged_players(rows: Rows, trained: Sequence[Matchup]) -> Iterator[PlayerRec
                 continue
             # Runs of earlier versions have no games by kind.
             games = [row.get(matchup.key("games"), row.get("rollout/games", 0.0)) for row in played]
-            illegal = _numbers(played, matchup.key("illegal", player))
-            won, drawn = _numbers(played, matchup.key("win", player)), _numbers(played, matchup.key("draw"))
+            illegal = numbers_of(played, matchup.key("illegal", player))
+            won, drawn = numbers_of(played, matchup.key("win", player)), numbers_of(played, matchup.key("draw"))
             yield PlayerRecord(
                 matchup=matchup,
                 player=player,
@@ -177,7 +177,7 @@ def judged_players(rows: Rows, trained: Sequence[Matchup]) -> Iterator[PlayerRec
                 games=sum(games),
                 illegal=statistics.fmean(illegal) if illegal else 0.0,
                 lost=max(0.0, 1 - statistics.fmean(won) - statistics.fmean(drawn)) if won and drawn else None,
-                returns=tuple(_numbers(played, matchup.key("return", player))),
+                returns=tuple(numbers_of(played, matchup.key("return", player))),
             )
 
 
@@ -190,10 +190,10 @@ def _plays_alone(players: Sequence[PlayerRecord], record: PlayerRecord) -> bool:
 def _thinking(rows: Rows) -> Light:
     """Thoughts of all replies."""
     now, first = tail_of(rows), rows[:MIN_STEPS]
-    lengths, lengths_before = _numbers(now, "thinking/length"), _numbers(first, "thinking/length")
-    empty, empty_before = _numbers(now, "thinking/empty"), _numbers(first, "thinking/empty")
+    lengths, lengths_before = numbers_of(now, "thinking/length"), numbers_of(first, "thinking/length")
+    empty, empty_before = numbers_of(now, "thinking/empty"), numbers_of(first, "thinking/empty")
     unknown = _no_judgement(rows, lengths_before, lengths)
-    turns = _numbers(now, "rollout/turns")
+    turns = numbers_of(now, "rollout/turns")
     if not unknown and turns and sum(turns) < MIN_GAMES:
         unknown = f"{sum(turns):.0f} of {MIN_GAMES} replies"
     if unknown or not empty or not empty_before:
@@ -212,7 +212,7 @@ def _thoughts_of(rows: Rows, record: PlayerRecord) -> Light:
     """Thoughts of one player, whose lengths alone are known."""
     key = record.matchup.key("thinking_length", record.player)
     played = [row for row in rows if _number(row, key) is not None]
-    lengths, before = _numbers(tail_of(rows), key), _numbers(played[:MIN_STEPS], key)
+    lengths, before = numbers_of(tail_of(rows), key), numbers_of(played[:MIN_STEPS], key)
     reading = _no_judgement(played, before, lengths)
     if not reading and not record.judged:
         return _too_early(record, "thinking collapse", THINKING_RULE)
@@ -280,7 +280,7 @@ def _of_player(record: PlayerRecord, name: str, state: State, value: float | Non
 def _gap(rows: Rows) -> Light:
     """Whether engine and learner give the same tokens the same probabilities."""
     tail = tail_of(rows)
-    gaps, over = _numbers(tail, "sampler/gap_mean"), _numbers(tail, "sampler/gap_warning")
+    gaps, over = numbers_of(tail, "sampler/gap_mean"), numbers_of(tail, "sampler/gap_warning")
     if not gaps:
         reading = "the metrics say nothing about it"
         return Light(name="sampler-learner gap", state="unknown", value=None, reading=reading, rule=GAP_RULE)
@@ -294,9 +294,9 @@ def _gap(rows: Rows) -> Light:
 def _staleness(rows: Rows) -> Light:
     """Whether the turns learned from are far behind the learner."""
     tail = tail_of(rows)
-    behind = _numbers(tail, "cluster/staleness")
+    behind = numbers_of(tail, "cluster/staleness")
     if not behind:
-        played = bool(_numbers(tail, "rollout/turns"))
+        played = bool(numbers_of(tail, "rollout/turns"))
         reading = "one process plays and learns in turn" if played else "the metrics say nothing about it"
         return Light(
             name="staleness",
@@ -305,8 +305,8 @@ def _staleness(rows: Rows) -> Light:
             reading=reading,
             rule=STALENESS_RULE,
         )
-    value, dropped = statistics.fmean(behind), sum(_numbers(tail, "cluster/dropped_turns"))
-    turns = sum(_numbers(tail, "credit/samples")) + dropped
+    value, dropped = statistics.fmean(behind), sum(numbers_of(tail, "cluster/dropped_turns"))
+    turns = sum(numbers_of(tail, "credit/samples")) + dropped
     share = dropped / turns if turns else 0.0
     state = _worse(_above(value, STALE_WARN, STALE_LIMIT), _above(share, DROPPED_WARN, DROPPED_LIMIT))
     reading = f"{value:.1f} updates behind, {share:.1%} of the turns dropped as too old"
@@ -325,7 +325,7 @@ def _worse(one: State, other: State) -> State:
     return next((state for state in SEVERITY if state in (one, other)), "unknown")
 
 
-def _numbers(rows: Rows, key: str) -> list[float]:
+def numbers_of(rows: Rows, key: str) -> list[float]:
     """The values of a metric in the rows that have it."""
     return [value for row in rows if (value := _number(row, key)) is not None]
 

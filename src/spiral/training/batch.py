@@ -9,12 +9,14 @@ Shapes: S samples, L tokens of all samples together, A action tokens (those the 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spiral.core.metrics import Metrics, matchup_of
 from spiral.core.records import Episode, FloatArray, Sample, Turn
 from spiral.training.advantages import Advantages
 
@@ -77,6 +79,21 @@ def samples_from_episodes(
             else:
                 samples.append(_sample(episode, turn, advantage))
     return samples, dropped
+
+
+def zero_advantages(episodes: Sequence[Episode], advantages: Advantages) -> Metrics:
+    """The share of turns whose advantage is zero, which teach nothing: of all, and of each player.
+
+    `episodes` and `advantages` are those of `samples_from_episodes`.
+    """
+    turns, zero = Counter[str](), Counter[str]()
+    for episode, by_turn in zip(episodes, advantages, strict=True):
+        for turn, advantage in zip(episode.turns, by_turn, strict=True):
+            if episode.learns_from(turn):
+                keys = ("credit/zero_advantage", matchup_of(episode).key("zero_advantage", turn.player))
+                turns.update(keys)
+                zero.update(keys if not np.any(advantage) else ())
+    return {key: zero[key] / count for key, count in turns.items()}
 
 
 def with_learning(

@@ -20,7 +20,7 @@ from spiral.core.policy import NotPlayedError
 from spiral.core.progress import shown
 from spiral.core.records import Episode, FloatArray
 from spiral.training.advantages import Advantages, CreditConfig, Estimator, TurnValues
-from spiral.training.batch import Batch, make_batch, samples_from_episodes, with_learning
+from spiral.training.batch import Batch, make_batch, samples_from_episodes, with_learning, zero_advantages
 from spiral.training.settings import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,7 @@ def train(
     keep: Callable[[int], None] = lambda _step: None,
     describe: Callable[[Sequence[Episode], Metrics], Metrics] = episode_metrics,
     more_metrics: Callable[[], Metrics] = dict,
+    judge: Callable[[int, Metrics], Metrics] = lambda _step, _metrics: {},
     watch: Callable[[int, Metrics], None] = lambda _step, _metrics: None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> bool:
@@ -136,6 +137,7 @@ def train(
         keep: Keeps the model of a step as an opponent of later ones, where it is wanted.
         describe: The metrics of a step's episodes, from them and the seconds of each phase under its key.
         more_metrics: Metrics of a step that only the caller knows.
+        judge: What the guards say of a step, from its metrics, as more metrics.
         watch: Called with every step that is on record, its checkpoint included.
         stop_requested: Whether to stop after the step under way.
 
@@ -176,12 +178,13 @@ def train(
             **more_metrics(),
         }
         shown().stage(f"step {step}: recording")
-        stopping = stop_requested() and not last
         if saved:
             recorder.episodes(step, recorded)
         if (report := evaluate(step)) is not None:
             recorder.evaluation(step, report)
             metrics |= report.metrics()
+        metrics |= judge(step, metrics)
+        stopping = stop_requested() and not last  # a guard may have asked for it
         recorder.metrics(step, metrics)
         if step in config.snapshots:
             shown().stage(f"step {step}: writing the snapshot")
@@ -203,6 +206,7 @@ def _make_batch(
     """The step's batch, None if every sample was dropped, and the numbers of samples kept and dropped."""
     samples, dropped = samples_from_episodes(episodes, advantages, drop_zero_advantage=credit.drop_zero_advantage)
     counts = {"credit/samples": float(len(samples)), "credit/dropped": float(dropped)}
+    counts |= zero_advantages(episodes, advantages)
     return make_batch(samples) if samples else None, counts
 
 

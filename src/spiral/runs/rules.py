@@ -1,0 +1,271 @@
+"""The rules of guards that compare a run with its beginning, each for one sign of a collapse.
+
+Every rule has two thresholds, `warn` and `limit`, at which its state turns from fine to warning to collapsed, and the
+recipe may set both in `run.guard_options`. What is judged is the mean over the last tenth of the steps, at least five;
+what it is compared with is that of the first five. A player needs 100 games in the steps that are judged.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+
+from spiral.core.metrics import Matchup
+from spiral.evaluation.statistics import wilson
+from spiral.runs.findings import Finding, Level, Rows
+from spiral.runs.health import MIN_STEPS, PlayerRecord, judged_players, numbers_of, tail_of
+
+
+class _Rule:
+    """Two thresholds of one number, and the advice that ends a message."""
+
+    name: str
+    advice: str
+
+    def __init__(self, warn: float, limit: float) -> None:
+        for setting, value in (("warn", warn), ("limit", limit)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                raise ValueError(f"{setting} is {value!r}; expected a number from 0")
+        self.warn, self.limit = float(warn), float(limit)
+
+    def over(self, value: float) -> Level | None:
+        """The state of a number that is bad when it is large."""
+        return "collapsed" if value > self.limit else "warning" if value > self.warn else None
+
+    def under(self, value: float) -> Level | None:
+        """The state of a number that is bad when it is small."""
+        return "collapsed" if value < self.limit else "warning" if value < self.warn else None
+
+    def found(self, level: Level | None, about: str, reading: str) -> Iterator[Finding]:
+        """The finding of a state, if it is not fine."""
+        if level is not None:
+            message = f"{self.name}, {about}: {reading}; {self.advice}"
+            yield Finding(level=level, about=f"{about}: {self.name}, {level}", message=message)
+
+
+class _PlayerRule(_Rule):
+    """A rule that judges every player of every game that is trained on."""
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterator[Finding]:
+        """One finding for each player whose state is not fine."""
+        for record in judged_players(rows, trained):
+            if record.judged:
+                yield from self.player(rows, record)
+
+    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:
+        """The finding about one player, if any."""
+        raise NotImplementedError
+
+
+class IllegalRule(_PlayerRule):
+    """A player makes more illegal moves than at first, by the lower bound of the share's 95% interval."""
+
+    name, advice = "illegal moves", "it forgets how to move; lower learner.learning_rate or raise loss.kl_coefficient"
+
+    def __init__(self, warn: float = 0.05, limit: float = 0.3) -> None:
+        super().__init__(warn, limit)
+
+    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
+        first = _first(rows, record.matchup.key("illegal", record.player))
+        if first is not None:
+            rise = wilson(record.illegal * record.games, record.games).low - first
+            reading = f"{record.illegal:.1%} of its moves are illegal ({first:.1%} at first)"
+            yield from self.found(self.over(rise), _who(record), reading)
+
+
+class LengthRule(_PlayerRule):
+    """A player's replies are many times as long, or as short, as at first."""
+
+    name, advice = "reply length", "look at games (spiral show RUN); lower learner.learning_rate"
+
+    def __init__(self, warn: float = 4.0, limit: float = 10.0) -> None:
+        super().__init__(warn, limit)
+
+    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
+        found = _both(rows, record.matchup.key("response_length", record.player))
+        if found is not None and min(found) > 0:
+            first, now = found
+            reading = f"{now:.3g} tokens a reply ({first:.3g} at first)"
+            yield from self.found(self.over(max(now / first, first / now)), _who(record), reading)
+
+
+class ThoughtsRule(_PlayerRule):
+    """More of a player's thoughts are empty than at first."""
+
+    name, advice = "empty thoughts", "the estimator 'rae' and a loss.kl_coefficient above 0 keep thoughts"
+
+    def __init__(self, warn: float = 0.25, limit: float = 0.5) -> None:
+        super().__init__(warn, limit)
+
+    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
+        found = _both(rows, record.matchup.key("thinking_empty", record.player))
+        if found is not None:
+            reading = f"{found[1]:.0%} of its thoughts are empty ({found[0]:.0%} at first)"
+            yield from self.found(self.over(found[1] - found[0]), _who(record), reading)
+
+
+class EntropyRule(_PlayerRule):
+    """A player's replies are nearly determined, or much more random than at first.
+
+    The thresholds are shares of the entropy in the first steps; a rise by the inverse of `warn` is as bad as a fall,
+    where the policy breaks up rather than narrows down.
+    """
+
+    name, advice = "entropy", "raise loss.entropy_bonus or loss.kl_coefficient, or lower learner.learning_rate"
+
+    def __init__(self, warn: float = 0.2, limit: float = 0.05) -> None:
+        super().__init__(warn, limit)
+
+    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
+        found = _both(rows, record.matchup.key("entropy", record.player))
+        if found is not None and found[0] > 0:
+            first, now = found
+            share = min(now / first, first / now) if now > 0 else 0.0
+            yield from self.found(self.under(share), _who(record), f"{now:.3g} nats a token ({first:.3g} at first)")
+
+
+class SeatsRule(_PlayerRule):
+    """A player's win rate against itself in the other seat has drifted to 0 or 1, with no draws left.
+
+    The winner's seat counts as the loser's: neither has anything left to learn from. A game that one player wins with
+    best play ends there too, and a game of one player is not judged.
+    """
+
+    name, advice = "seat win rates", "raise loss.entropy_bonus or loss.kl_coefficient, or mix in other opponents"
+
+    def __init__(self, warn: float = 0.9, limit: float = 0.97) -> None:
+        super().__init__(warn, limit)
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterator[Finding]:
+        """One finding for each player of the policy's games against itself whose win rate is at an end."""
+        records = [record for record in judged_players(rows, trained) if not record.matchup.opponent]
+        for record in records:
+            alone = sum(other.matchup == record.matchup for other in records) == 1
+            if record.judged and record.lost is not None and not alone:
+                yield from self.player(rows, record)
+
+    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
+        assert record.lost is not None
+        won = _now(rows, record.matchup.key("win", record.player)) or 0.0
+        at_end, word = max((record.lost, "loses"), (won, "wins"))
+        first = _first(rows, record.matchup.key("win", record.player)) or 0.0
+        reading = f"it {word} {at_end:.1%} of its games (it won {first:.1%} at first)"
+        yield from self.found(self.over(wilson(at_end * record.games, record.games).low), _who(record), reading)
+
+
+class TemplateRule(_PlayerRule):
+    """A player's thoughts depend less on the prompt than at first: a template collapse.
+
+    The thresholds are shares of the mutual information between prompt and thought in the first steps
+    (`spiral.core.information`), and nothing is judged where that was below `least` nats a token.
+    """
+
+    name, advice = "template collapse", "raise loss.entropy_bonus, or compare thoughts (spiral view RUN)"
+
+    def __init__(self, warn: float = 0.5, limit: float = 0.2, least: float = 0.02) -> None:
+        super().__init__(warn, limit)
+        self.least = least
+
+    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
+        found = _both(rows, record.matchup.key("thought_information", record.player))
+        if found is not None and found[0] >= self.least:
+            reading = f"its thoughts tell {found[1]:.3g} nats a token about the prompt ({found[0]:.3g} at first)"
+            yield from self.found(self.under(found[1] / found[0]), _who(record), reading)
+
+
+class AdvantagesRule(_PlayerRule):
+    """Nearly all turns of a player have no advantage, so that nothing is learned from them."""
+
+    name, advice = "zero advantages", "its games all end alike; mix in other opponents, or openings"
+
+    def __init__(self, warn: float = 0.8, limit: float = 0.95) -> None:
+        super().__init__(warn, limit)
+
+    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
+        share = _now(rows, record.matchup.key("zero_advantage", record.player))
+        if share is not None:
+            yield from self.found(self.over(share), _who(record), f"{share:.0%} of its turns have no advantage")
+
+
+class GradientRule(_Rule):
+    """The gradient before clipping is many times as large as at first, or zero. One large step is not enough."""
+
+    name, advice = "gradient norm", "lower learner.learning_rate, or look for what the last batches have in common"
+
+    def __init__(self, warn: float = 10.0, limit: float = 100.0) -> None:
+        super().__init__(warn, limit)
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterator[Finding]:
+        """At most one finding, about the run."""
+        first = numbers_of(rows[:MIN_STEPS], "learner/grad_norm")
+        now = numbers_of(tail_of(rows), "learner/grad_norm")
+        if len(rows) <= MIN_STEPS or len(first) < MIN_STEPS or len(now) < MIN_STEPS:
+            return
+        before, norm = statistics.median(first), statistics.median(now)
+        level = "collapsed" if norm == 0 else self.over(norm / before) if before > 0 else None
+        yield from self.found(level, "the run", f"{norm:.3g} in the middle of the last steps ({before:.3g} at first)")
+
+
+class AnchorRule(_Rule):
+    """The policy plays worse against a fixed opponent than it did, whatever it does against itself.
+
+    A result is the share of games won and half of those drawn in `evaluation.games` against `opponent`; the thresholds
+    are how far the last one is below the best. Where games of the policy against itself all end in draws, the message
+    says so: both players may have agreed to learn no more. It needs `evaluation.every`.
+    """
+
+    name, advice = "anchor", "go back to an earlier checkpoint, or lower learner.learning_rate"
+
+    def __init__(self, warn: float = 0.1, limit: float = 0.25, opponent: str = "random") -> None:
+        super().__init__(warn, limit)
+        self.opponent = opponent
+
+    def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterator[Finding]:
+        """One finding for each game with a result far below the best."""
+        for game in dict.fromkeys(matchup.game for matchup in trained):
+            matchup, own = Matchup(game=game, opponent=self.opponent), Matchup(game=game)
+            win, draw = matchup.evaluation_key("win"), matchup.evaluation_key("draw")
+            results = [row[win] + row[draw] / 2 for row in rows if win in row and draw in row]
+            if len(results) < 2:
+                continue
+            best, last = max(results), results[-1]
+            drawn = _now(rows, own.key("draw"))
+            note = f", and {drawn:.0%} of its games against itself are draws" if drawn is not None else ""
+            reading = f"it scores {last:.1%} against {self.opponent} (at best {best:.1%}){note}"
+            yield from self.found(self.over(best - last), game, reading)
+
+
+RULES: Mapping[str, type[_Rule]] = {
+    "illegal": IllegalRule,
+    "length": LengthRule,
+    "thoughts": ThoughtsRule,
+    "entropy": EntropyRule,
+    "seats": SeatsRule,
+    "anchor": AnchorRule,
+    "gradient": GradientRule,
+    "advantages": AdvantagesRule,
+    "template": TemplateRule,
+}
+"""The rules by the names that recipes give them."""
+
+
+def _who(record: PlayerRecord) -> str:
+    return f"player {record.player} of {record.matchup}"
+
+
+def _first(rows: Rows, key: str) -> float | None:
+    """The mean over the first steps that have a metric; None while there are no later ones."""
+    found = numbers_of(rows, key)
+    return statistics.fmean(found[:MIN_STEPS]) if len(found) > MIN_STEPS else None
+
+
+def _now(rows: Rows, key: str) -> float | None:
+    """The mean over the steps that are judged."""
+    found = numbers_of(tail_of(rows), key)
+    return statistics.fmean(found) if found else None
+
+
+def _both(rows: Rows, key: str) -> tuple[float, float] | None:
+    """The means at first and now."""
+    first, now = _first(rows, key), _now(rows, key)
+    return None if first is None or now is None else (first, now)
