@@ -17,6 +17,7 @@ from spiral.experiments.tables import (
     load_tables,
     markdown,
     mean_entry,
+    paired_entry,
     write_tables,
 )
 
@@ -99,6 +100,32 @@ def test_one_seed_has_its_own_interval_and_several_have_students(tmp_path):
     assert both.low == pytest.approx(0.5 - 12.706 * 0.25, abs=1e-3)  # t with one degree of freedom, sd / sqrt(2) = 0.25
     assert found.entry("Late", "win", "games", "late", key="win").value is None
     assert mean_entry("a", "b", [None, 0.5]) == Entry(row="a", column="b", value=0.5, n=1)
+
+
+def test_arms_are_compared_with_a_control_seed_by_seed(tmp_path):
+    """The arms spread by 0.4 between seeds, but each pair differs by 0.1, 0.05 and 0.15."""
+    wins = {"real": (0.3, 0.45, 0.75), "coin": (0.2, 0.4, 0.6)}
+    found = [
+        ("games", arm, seed, {"win": win}) for arm in wins for seed, win in zip((14, 42, 100), wins[arm], strict=True)
+    ]
+    found.append(("games", "real", 101, {"win": 0.9}))
+    found.append(("games", "coin", 101, None))
+    arms = {arm: ("games", arm) for arm in wins}
+    values, differences = results(tmp_path, found).against("coin", arms, {"wins": "win"})
+    assert [(entry.row, round(entry.value, 6), entry.n) for entry in values] == [("real", 0.6, 4), ("coin", 0.4, 3)]
+    (difference,) = differences
+    assert (difference.row, difference.n) == ("real - coin", 3)
+    assert difference.value == pytest.approx(0.1)
+    assert difference.high - difference.value == pytest.approx(4.3027 * 0.05 / 3**0.5, rel=1e-3)
+    assert values[1].high - values[1].value == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-3)
+    with pytest.raises(ValueError, match="the control 'none' is none of the rows; expected one of real, coin"):
+        results(tmp_path / "other", []).against("none", arms, {"wins": "win"})
+
+
+def test_pairs_that_are_not_done_are_no_zero(tmp_path):
+    assert paired_entry("a - b", "wins", {14: 0.5}, {42: 0.5}).value is None
+    one = paired_entry("a - b", "wins", {14: 0.5}, {14: 0.25})
+    assert (one.value, one.low, one.n) == (0.25, None, 1)
 
 
 def test_faults_of_a_table_are_named(tmp_path):

@@ -130,6 +130,49 @@ class Results:
             return Entry(row=row, column=column, value=_at(results[0], key), low=low, high=high, n=count, paper=paper)
         return mean_entry(row, column, [_at(result, key) for result in results], paper=paper)
 
+    def against(
+        self, control: str, arms: Mapping[str, tuple[str, str]], columns: Mapping[str, str]
+    ) -> tuple[list[Entry], list[Entry]]:
+        """Arms side by side, and each of them less a control arm, seed by seed.
+
+        The runs of one seed have the same deals at first, so that what the seed explains is taken out of the
+        differences: their intervals are Student's over pairs of the same seed. Seeds of which one side is not done are
+        left out, and n counts the pairs; with fewer than two there is no interval.
+
+        Args:
+            control: The row of the control arm.
+            arms: The command of each row, by name and item (which of its `each`, or ""); the control is among them.
+            columns: The key of each column's number, as in `entry`.
+
+        Returns:
+            Entries of the values, and of the differences, for two tables.
+
+        Raises:
+            ValueError: The control is none of the rows.
+        """
+        if control not in arms:
+            raise ValueError(f"the control {control!r} is none of the rows; expected one of {', '.join(arms)}")
+        values: list[Entry] = []
+        differences: list[Entry] = []
+        for column, key in columns.items():
+            found = {row: self._by_seed(*command, key) for row, command in arms.items()}
+            values += [mean_entry(row, column, list(by_seed.values())) for row, by_seed in found.items()]
+            differences += [
+                paired_entry(f"{row} - {control}", column, by_seed, found[control])
+                for row, by_seed in found.items()
+                if row != control
+            ]
+        return values, differences
+
+    def _by_seed(self, name: str, item: str, key: str) -> dict[int, float]:
+        """A number of a command's result by seed, for the seeds whose command is done and has it."""
+        found = {
+            one.job.seed: _at(one.result(), key)
+            for one in self.jobs
+            if (one.job.name, one.job.item) == (name, item) and one.done()
+        }
+        return {seed: float(value) for seed, value in found.items() if value is not None}
+
     def curves(self, arm: str, label: str, panels: Mapping[str, str]) -> list[Line]:
         """Lines of the metrics of an arm's first run that is done, one for each panel whose metric the run has.
 
@@ -194,6 +237,14 @@ def mean_entry(row: str, column: str, values: Sequence[float | None], *, paper: 
     low, high = (None, None) if mean is None else (mean.low, mean.high)
     value = sum(known) / len(known)
     return Entry(row=row, column=column, value=value, low=low, high=high, n=len(known), paper=paper)
+
+
+def paired_entry(row: str, column: str, values: Mapping[int, float], control: Mapping[int, float]) -> Entry:
+    """The mean of values less those of a control with the same seed, with Student's 95% interval over the pairs."""
+    seeds = [seed for seed in values if seed in control]
+    if not seeds:
+        return Entry(row=row, column=column, value=None)
+    return mean_entry(row, column, [values[seed] - control[seed] for seed in seeds])
 
 
 def _score(result: Mapping[str, Any]) -> Estimate:
