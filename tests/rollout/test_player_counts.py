@@ -11,7 +11,7 @@ from small_games import Echo, OddOneOut
 from spiral.core.metrics import Matchup, episode_metrics
 from spiral.core.storage import read_episodes, write_episodes
 from spiral.core.transcript import game_text
-from spiral.evaluation.arena import paired_matches
+from spiral.evaluation.arena import paired_matches, summarise
 from spiral.games import TERMINAL
 from spiral.launch import execute, start
 from spiral.policies import ScriptedPolicy, TurnReply
@@ -155,10 +155,25 @@ def test_transcripts_name_every_player():
     assert game_text(alone).endswith(f"Result: player 0 {alone.returns[0]:+g}.")
 
 
-def test_only_games_of_two_players_are_evaluated():
+def test_a_policy_is_each_of_three_players_in_turn():
+    """Heads against tails: whoever says heads alone pays 2 in every seat, with the deals of a group the same."""
+    matches = paired_matches(Says("heads"), Says("tails"), OddOneOut(), 6, 0)
+    assert [[policy.name for policy in match.policies].index("heads") for match in matches] == [0, 1, 2, 0, 1, 2]
+    assert [match.seed for match in matches] == [matches[0].seed] * 3 + [matches[3].seed] * 3
+    result = summarise(play(matches), OddOneOut(), "heads", "tails", 0)
+    assert (result.mean_return, result.seat_returns) == (-2.0, (-2.0, -2.0, -2.0))
+    assert (result.loss.value, result.mean_return_low, result.mean_return_high) == (1.0, -2.0, -2.0)
+    assert result.seat_advantage == pytest.approx((-3.0 + 1.5 + 1.5) / 3)
+    one = summarise(play(matches[:3]), OddOneOut(), "heads", "tails", 0)
+    assert (one.mean_return, one.mean_return_low) == (-2.0, None)
+
+
+def test_what_cannot_be_evaluated_is_refused():
     player = RandomPolicy()
-    with pytest.raises(ValueError, match="only games of two players can be evaluated"):
-        paired_matches(player, player, OddOneOut(), 2, 0)
+    with pytest.raises(ValueError, match="expected a multiple of its 3 players, such as 9"):
+        paired_matches(player, player, OddOneOut(), 8, 0)
+    with pytest.raises(ValueError, match="has 1 player; only games of two players or more have an opponent"):
+        paired_matches(player, player, Echo(), 2, 0)
     with pytest.raises(ValueError, match=r"evaluation\.games: 'small_games:Echo' is a game of 1 player; only games"):
         load_recipe("nano", [f'evaluation.games=["{ECHO}"]'])
 
@@ -188,3 +203,38 @@ def test_a_run_trains_on_games_of_one_and_of_three_players(tmp_path: Path):
     advantages = estimator(episodes)
     for episode, of_turns in zip(episodes, advantages, strict=True):
         assert len(of_turns) == len(episode.turns)
+
+
+@pytest.mark.parametrize(
+    ("games", "players"),
+    [
+        ({"multi_kuhn": 1.0}, {"multi_kuhn": 3}),
+        ({"lewis_signalling": 1.0}, {"lewis_signalling": 2}),
+        (
+            {"tictactoe": 1.0, "multi_kuhn": 1.0, "prisoners_dilemma(labels='0 1')": 1.0},
+            {"tictactoe": 2, "multi_kuhn": 3, "prisoners_dilemma(labels='0 1')": 2},
+        ),
+    ],
+    ids=["three players", "partners", "mixed"],
+)
+def test_runs_of_three_players_of_partners_and_of_both(games, players, tmp_path: Path):
+    """Every player has a return, a reward and a baseline, and the gradient is finite."""
+    recipe = load_recipe(
+        "nano",
+        [
+            *("run.steps=2", "selfplay.opening_plies={}", "selfplay.episodes_per_step=12", "sampling.max_new_tokens=4"),
+            "selfplay.reward=normalised",
+            *("learner.minibatches=1", "evaluation.games=[]", "evaluation.exploitability=[]"),
+        ],
+    )
+    recipe = recipe.model_copy(update={"selfplay": recipe.selfplay.model_copy(update={"games": games})})
+    shown: list[dict[str, float]] = []
+    execute(start(recipe, tmp_path / "run"), lambda step, metrics: shown.append(metrics)).close()
+    for game, count in players.items():
+        key = Matchup(game=game).key
+        for player in range(count):
+            assert {key(name, player) for name in ("return", "reward", "baseline", "win")} <= set(shown[-1])
+            assert -1.5 <= shown[-1][key("reward", player)] <= 1
+        assert key("return", count) not in shown[-1]
+        assert shown[-1][key("games")] == 12 / len(games)
+    assert 0 < shown[-1]["learner/grad_norm"] < float("inf")

@@ -39,7 +39,13 @@ def evaluate(
         str | None,
         typer.Option(help="Anything that can be a MODEL, or endpoint:NAME; left out for a game of one player."),
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Games, an even number: half as player 0, half as player 1.")] = 400,
+    episodes: Annotated[
+        int | None,
+        typer.Option(
+            help="Games of each --game, as each player in turn: a multiple of its players. 400 if left out, or the next"
+            " multiple."
+        ),
+    ] = None,
     seed: opt.Seed = 0,
     prompt: opt.PromptOptions,
     engine: opt.EngineOptions,
@@ -60,13 +66,20 @@ def evaluate(
         if opponent is not None or theirs.given:
             raise ValueError(f"{rules.spec} is a game of one player; leave out --opponent")
         _evaluate_alone(
-            model, rules, episodes, seed, opt.policy_options(prompt, engine, alone=True), in_flight, out, as_json
+            model,
+            rules,
+            400 if episodes is None else episodes,
+            seed,
+            opt.policy_options(prompt, engine, alone=True),
+            in_flight,
+            out,
+            as_json,
         )
         return
     if opponent is None:
         raise ValueError("Missing option '--opponent'; see `spiral evaluate --help`")
-    opt.check_episodes(episodes)
-    from spiral.evaluation.arena import games_directory  # loads torch
+    _check_episodes([*specs.values()], episodes)
+    from spiral.evaluation.arena import games_directory, rounded_up  # loads torch
     from spiral.policies.registry import is_language_model, load_policy
     from spiral.policies.scripted import is_scripted
 
@@ -80,9 +93,10 @@ def evaluate(
         policies = _Loaded(model, lambda rules: load_policy(model, rules, options), progress)
         pairs = [(rules, others(rules), policies(rules)) for rules in specs.values()]
         for rules, other, policy in pairs:
-            directory = games_directory(policy, other, rules, episodes=episodes, seed=seed, out=out)
-            progress.stage(f"{rules.spec}, {model} against {opponent}", episodes, "games")
-            games = {"episodes": episodes, "seed": seed, "in_flight": in_flight, "directory": directory}
+            count = rounded_up(400, rules.num_players) if episodes is None else episodes
+            directory = games_directory(policy, other, rules, episodes=count, seed=seed, out=out)
+            progress.stage(f"{rules.spec}, {model} against {opponent}", count, "games")
+            games = {"episodes": count, "seed": seed, "in_flight": in_flight, "directory": directory}
             results.append({**_played(policy, other, rules, progress, **games), "files": str(directory.path)})
             used = endpoint_usage("model", policy) | endpoint_usage("opponent", other)
     _warn_of_cut_off(results, model, opponent)
@@ -99,6 +113,20 @@ def evaluate(
     else:
         _print_rates(result)
         print(f"Every game: {shown_path(Path(result['files']))}")
+
+
+def _check_episodes(games: Sequence[Game], episodes: int | None) -> None:
+    """Raises `ValueError` for a number of games in which MODEL cannot be every player equally often."""
+    for rules in games:
+        players = rules.num_players
+        if episodes is None or (episodes >= players and episodes % players == 0):
+            continue
+        if players == 2:
+            opt.check_episodes(episodes)
+        raise ValueError(
+            f"got --episodes {episodes}; expected a multiple of the {players} players of {rules.spec}, such as"
+            f" {-(-max(episodes, 1) // players) * players}, since MODEL is each of them in turn"
+        )
 
 
 class _Loaded:
@@ -244,12 +272,24 @@ def _print_rates(result: dict[str, Any]) -> None:
     table.add_row("lost on the board", rate_text(result, "loss_on_board"))
     table.add_row("lost by an illegal move", f"{result['illegal']:.1%}")
     console.print(table)
-    means = ["none played" if mean is None else f"{mean:+.3f}" for mean in result["seat_returns"]]
+    game = load_game(result["game"])
+    means = [
+        f"{'none played' if mean is None else f'{mean:+.3f}'} as player {player}"
+        for player, mean in enumerate(result["seat_returns"])
+    ]
+    low, high = result["mean_return_low"], result["mean_return_high"]
+    spread = "" if low is None else f" ({low:+.3f} to {high:+.3f})"
+    others = "player 1" if game.num_players == 2 else "the others on average"
     console.print(
-        f"Mean return of {result['policy']}, in {unit(load_game(result['game']))}: {means[0]} as player 0, {means[1]}"
-        f" as player 1. Player 0 earned {result['seat_advantage']:+.3f} more than player 1 in all games together.",
+        f"Mean return of {result['policy']}, in {unit(game)}: {result['mean_return']:+.3f}{spread}; {', '.join(means)}."
+        f" Player 0 earned {result['seat_advantage']:+.3f} more than {others} in all games together.",
         soft_wrap=True,
     )
+    if not game.zero_sum or game.num_players > 2:
+        rule = "the larger return wins" if game.num_players == 2 else "a return above 0 wins"
+        console.print(
+            f"{rule[0].upper()}{rule[1:]}, so that rates say little here; the mean return does.", soft_wrap=True
+        )
     _print_not_played(console, result)
     print_usage(console, result)
 

@@ -38,7 +38,7 @@ def play(
     player: Annotated[
         int | None,
         typer.Option(
-            "--seat", min=0, max=1, help="Your player number, 0 or 1; left out: 0 in the first game, then alternating."
+            "--seat", min=0, help="Your player number, such as 0 or 1; left out: 0 in the first game, then in turn."
         ),
     ] = None,
     seed: Annotated[
@@ -55,6 +55,8 @@ def play(
     opponent = load_policy(model, rules, opt.policy_options(prompt, device))
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     alone = rules.num_players == 1
+    if player is not None and player >= rules.num_players:
+        raise ValueError(f"got --seat {player}; {rules.spec} has the players 0 to {rules.num_players - 1}")
     order = "first, then" if alone else "against"
     _show(f"You play {rules.spec} {order} {opponent.name}, seed {first_seed}. Type help for the rules, quit to end.")
     hint = parameters_hint(rules)
@@ -63,7 +65,7 @@ def play(
     number, score = 0, Score(opponent.name)
     try:
         while True:
-            own = number % 2 if player is None else player
+            own = number % rules.num_players if player is None else player
             deal = derive_seed(first_seed, "play", number)
             number += 1
             if alone:
@@ -164,14 +166,16 @@ def play_game(
         write(printable(text))
 
     human, other = HumanPolicy(read, show), NarratedPolicy(opponent, show, thoughts=thoughts)
-    policies: tuple[Policy, Policy] = (human, other) if player == 0 else (other, human)
+    players = range(game.num_players)
+    policies: tuple[Policy, ...] = tuple(human if seat == player else other for seat in players)
     (episode,) = play_matches([Match(game=game, seed=seed, policies=policies)])
     last = final_state(episode)
     position = last.observation(player)
     show("\n" + (new_lines(human.seen, position) or position))
     if last.revealed():
         show(last.revealed())
-    show(result_line(episode, ("you", opponent.name) if player == 0 else (opponent.name, "you")))
+    names = [opponent.name if len(players) == 2 else f"{opponent.name} (seat {seat})" for seat in players]
+    show(result_line(episode, tuple("you" if seat == player else names[seat] for seat in players)))
     return episode
 
 

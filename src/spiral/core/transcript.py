@@ -81,7 +81,7 @@ def result_line(episode: Episode, names: Sequence[str]) -> str:
     best = max(episode.returns)
     winners = [name for name, value in zip(names, episode.returns, strict=True) if value == best]
     if len(winners) == len(episode.returns):
-        return f"Result: a draw (returns: {returns})."
+        return f"Result: {'all get the same' if best else 'a draw'} (returns: {returns})."
     forfeit = " by forfeit" if episode.outcome == "illegal_move" else ""
     return f"Result: {' and '.join(winners)} won{forfeit} (returns: {returns})."
 

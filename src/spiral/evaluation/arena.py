@@ -1,15 +1,18 @@
 """Evaluation against an opponent: win, draw and loss rates with intervals.
 
 A game is won by the player with the larger return; equal returns are a draw. In a zero-sum game that is the sign of
-the return; in other games a player may win with a negative return.
+the return; in other games a player may win with a negative return. With three players or more a game is won by a
+return above 0 and lost by one below. Where the players are partners, or all can gain, such rates say little: the mean
+return of the policy has an interval as well, Student's over deals.
 
-Games come in pairs with the same seed and so the same deal; the policy is player 0 in one and player 1 in the other.
+Games come in groups with the same seed and so the same deal, one game for each player: the policy is player 0 in the
+first, player 1 in the second and so on, and the opponent is all other players.
 Intervals are Wilson's at 95% (Wilson, 1927). Games that ended by an illegal move are counted separately from those
 decided on the board, whichever player made it.
 
 A game is "not played" if a reply could not be obtained (network failure, spend limit, full context). It is neither won
 nor lost and is counted separately with the reason. All rates are over the games that were played, even if only one game
-of a pair was. Long games need more replies and so fail more often: if many games are not played, the rates are less
+of a group was. Long games need more replies and so fail more often: if many games are not played, the rates are less
 trustworthy than their intervals say.
 """
 
@@ -27,7 +30,7 @@ from spiral.core.records import Episode
 from spiral.core.seeds import derive_seed
 from spiral.core.storage import read_episodes
 from spiral.evaluation.results import ResultDirectory, describe_player, endpoint_usage, result_directory
-from spiral.evaluation.statistics import Rate, flat_rates, wilson
+from spiral.evaluation.statistics import Rate, flat_rates, mean_interval, wilson
 from spiral.games import Game
 from spiral.inference.room import check_room
 from spiral.policies import Policy
@@ -70,10 +73,15 @@ class ArenaResult:
     replies: CutOff
     """The policy's replies and how many of them were cut off; none where no model on this machine wrote them."""
     opponent_replies: CutOff
-    seat_returns: tuple[float | None, float | None]
-    """The policy's mean return as player 0 and as player 1, in the game's units; None where no game was played."""
+    mean_return: float
+    """The policy's mean return, in the game's units."""
+    mean_return_low: float | None
+    """Lower end of its 95% interval over deals; None with fewer than two deals, as the upper end."""
+    mean_return_high: float | None
+    seat_returns: tuple[float | None, ...]
+    """The policy's mean return as each player, in the game's units; None where no game was played."""
     seat_advantage: float
-    """Mean return of player 0 minus that of player 1, whichever policy played it."""
+    """Mean return of player 0 minus that of the other players, whichever policy played it."""
 
     def to_json(self) -> dict[str, object]:
         """Flat keys: each rate with `_low` and `_high`; and the shares of replies that were cut off."""
@@ -87,18 +95,18 @@ class ArenaResult:
 def evaluate(
     policy: Policy, opponent: Policy, game: Game, episodes: int, seed: int, in_flight: int = 256
 ) -> ArenaResult:
-    """Plays `episodes` games, half as each player with the same deals.
+    """Plays `episodes` games, as each player in turn with the same deals.
 
     Args:
         policy: The policy whose rates are returned.
         opponent: The other policy.
-        game: A two-player game.
-        episodes: Number of games, even.
+        game: A game of two players or more.
+        episodes: Number of games, a multiple of the players.
         seed: Fixes all deals and random draws.
         in_flight: Upper bound on the games being played at once.
 
     Raises:
-        ValueError: `episodes` is odd or not positive.
+        ValueError: `episodes` is not a positive multiple of the players.
         NotPlayedError: None of the games could be played.
     """
     played = play(paired_matches(policy, opponent, game, episodes, seed), in_flight)
@@ -156,32 +164,46 @@ def games_directory(
 
 
 def paired_matches(policy: Policy, opponent: Policy, game: Game, episodes: int, seed: int) -> list[Match]:
-    """`episodes` matches in pairs with the same seed: `policy` is player 0 in the first and player 1 in the second.
+    """`episodes` matches in groups with the same seed, in which `policy` is each of the players in turn.
 
-    Raises `ValueError` for an odd or non-positive number of games, a game that is not for two players, and a model
-    whose context is too short for the game's first prompt.
+    Raises `ValueError` for a number of games that the players do not divide, a game of one player, and a model whose
+    context is too short for the game's first prompt.
     """
-    if episodes < 2 or episodes % 2:
-        raise ValueError(f"got {episodes} episodes; expected an even number of at least 2, half as each player")
-    if game.num_players != 2:
-        raise ValueError(f"{game.spec} has {game.num_players} player(s); only games of two players can be evaluated")
+    players = game.num_players
+    if players == 1:
+        raise ValueError(f"{game.spec} has 1 player; only games of two players or more have an opponent")
+    if episodes < players or episodes % players:
+        expected = "an even number of at least 2, half as each player"
+        if players > 2:
+            near = rounded_up(max(episodes, 1), players)
+            expected = f"a multiple of its {players} players, such as {near}: the policy is each of them as often"
+        raise ValueError(f"got {episodes} episodes; expected {expected}")
     for participant in (policy, opponent):
         check_room(participant, game)
-    matches = []
-    for pair in range(episodes // 2):
-        pair_seed = derive_seed(seed, "arena", pair)
-        matches.append(Match(game=game, seed=pair_seed, policies=(policy, opponent)))
-        matches.append(Match(game=game, seed=pair_seed, policies=(opponent, policy)))
-    return matches
+    return [
+        Match(
+            game=game,
+            seed=derive_seed(seed, "arena", group),
+            policies=tuple(policy if player == own else opponent for player in range(players)),
+        )
+        for group in range(episodes // players)
+        for own in range(players)
+    ]
+
+
+def rounded_up(episodes: int, players: int) -> int:
+    """The least multiple of the players that is at least `episodes`."""
+    return -(-episodes // players) * players
 
 
 def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: str, seed: int) -> ArenaResult:
-    """The policy's rates in the games of `paired_matches`, where it is player 0 in even games and player 1 in odd ones.
+    """The policy's rates in the games of `paired_matches`, where it is each player in turn.
 
     Raises `NotPlayedError` if none of them was played.
     """
     faults = count_faults(episodes)
-    played = [(episode, index % 2) for index, episode in enumerate(episodes) if episode.outcome != "not_played"]
+    players = game.num_players
+    played = [(episode, index % players) for index, episode in enumerate(episodes) if episode.outcome != "not_played"]
     if not played:
         raise NotPlayedError(
             f"none of {len(episodes)} games of {game.spec} between {policy} and {opponent} could be played:"
@@ -192,8 +214,13 @@ def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: st
     losses = sum(episode.result(player) < 0 for episode, player in played)
     by_policy = [episode.turns[-1].player == player for episode, player in played if episode.outcome == "illegal_move"]
     illegal = sum(by_policy)
-    turns = [(turn, turn.player == index % 2) for index, episode in enumerate(episodes) for turn in episode.turns]
+    turns = [(turn, turn.player == index % players) for index, episode in enumerate(episodes) for turn in episode.turns]
     opponent_illegal = len(by_policy) - illegal
+    deals: dict[int, list[float]] = {}
+    for index, episode in enumerate(episodes):
+        if episode.outcome != "not_played":
+            deals.setdefault(index // players, []).append(episode.returns[index % players])
+    spread = mean_interval([statistics.fmean(values) for values in deals.values()]) if len(deals) > 1 else None
     return ArenaResult(
         game=game.spec,
         policy=policy,
@@ -214,11 +241,13 @@ def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: st
         opponent_illegal=opponent_illegal / total,
         replies=CutOff.of(turn for turn, own in turns if own),
         opponent_replies=CutOff.of(turn for turn, own in turns if not own),
-        seat_returns=(
-            _mean([value for value, player in returns if player == 0]),
-            _mean([value for value, player in returns if player == 1]),
+        mean_return=statistics.fmean(value for value, _ in returns),
+        mean_return_low=spread.low if spread else None,
+        mean_return_high=spread.high if spread else None,
+        seat_returns=tuple(_mean([value for value, player in returns if player == own]) for own in range(players)),
+        seat_advantage=statistics.fmean(
+            episode.returns[0] - sum(episode.returns[1:]) / (players - 1) for episode, _ in played
         ),
-        seat_advantage=statistics.fmean(episode.returns[0] - episode.returns[1] for episode, _ in played),
     )
 
 

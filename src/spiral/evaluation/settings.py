@@ -17,7 +17,10 @@ class EvaluationConfig(Section):
         ["random"], description="'random', 'minimax', 'minimax(depth=4)', 'equilibrium', endpoint:NAME or a MODEL."
     )
     episodes: int = Field(
-        400, ge=2, le=1_000_000, description="Games against each opponent, half as player 0 and half as player 1."
+        400,
+        ge=2,
+        le=1_000_000,
+        description="Games against each opponent, as each player in turn; with three players the next multiple.",
     )
     in_flight: int = Field(256, ge=1, description="Evaluation games being played at once.")
     exploitability: list[str] = Field([], description="Games whose exact exploitability is computed.")

@@ -17,7 +17,7 @@ from spiral.core.files import write_jsonl
 from spiral.core.progress import shown
 from spiral.core.records import Episode
 from spiral.core.storage import write_episodes
-from spiral.evaluation.arena import evaluate_games
+from spiral.evaluation.arena import evaluate_games, rounded_up
 from spiral.evaluation.exploitability import evaluate_theory
 from spiral.evaluation.reasoning.runner import load_benchmark, run_benchmark
 from spiral.evaluation.reasoning.settings import BenchmarkConfig
@@ -96,13 +96,14 @@ def evaluate_policy(
     taken: set[str] = set()
     for spec in config.games:
         game = load_game(spec)
+        games = rounded_up(episodes, game.num_players)
         for name in able_opponents(config.opponents, game):
-            progress.stage(f"{spec} against {name}", episodes, "games")
+            progress.stage(f"{spec} against {name}", games, "games")
             result, played = evaluate_games(
                 policy,
                 load_opponent(name, game),
                 game,
-                episodes=episodes,
+                episodes=games,
                 seed=config.seed,
                 in_flight=config.in_flight,
                 watch=progress.games,

@@ -363,10 +363,10 @@ def _check_values(recipe: Recipe) -> None:
 
 
 def _check_evaluated(spec: str) -> None:
-    if (players := load_game(spec).num_players) != 2:
+    if load_game(spec).num_players == 1:
         raise ValueError(
-            f"{spec!r} is a game of {players} player{'s' if players > 1 else ''}; only games of two players can be"
-            " evaluated against an opponent, so set evaluation.games without it"
+            f"{spec!r} is a game of 1 player; only games of two players or more can be evaluated against an opponent,"
+            " so set evaluation.games without it"
         )
 
 
