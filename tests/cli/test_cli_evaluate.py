@@ -108,7 +108,10 @@ def test_what_people_see():
     assert result.status == 0
     assert "minimax against minimax: 10 games of tictactoe" in result.out
     assert "100% (72 to 100)" in result.out
-    assert "Mean return of minimax, in points a game: +0.000 as player 0, +0.000 as player 1." in result.out
+    assert (
+        "Mean return of minimax, in points a game: +0.000 (+0.000 to +0.000); +0.000 as player 0, +0.000 as player 1."
+        in result.out
+    )
     assert "mean return" not in result.out
 
 
