@@ -15,6 +15,7 @@ from hub_cache import cached
 from spiral.core.terminal import Terminal
 from spiral.games import game_names, load_game
 from spiral.models.loading import NANO_DIRECTORY
+from spiral.models.store import BUILT_IN
 from spiral.runs.recipe import load_recipe, recipe_files
 
 
@@ -59,8 +60,10 @@ def test_recipes_as_json():
 
 def test_models_as_json():
     listed = spiral("models", "--json").json
-    (row,) = listed["models"]
-    assert row["name"] == "nano"
+    row, thinker = listed["models"]
+    assert (row["name"], thinker["name"]) == ("nano", "nano-think")
+    assert thinker["parameters"] < 150_000
+    assert thinker["bytes"] < 2_000_000
     assert row["path"] == str(NANO_DIRECTORY)
     assert row["parameters"] == 148_480
     assert 4 * row["parameters"] < row["bytes"] < 1_000_000
@@ -74,11 +77,12 @@ def test_local_models_are_listed_after_nano(home):
     listed = spiral("models", "--json").json
     assert [(row["name"], row["parameters"]) for row in listed["models"]] == [
         ("nano", 148_480),
+        ("nano-think", listed["models"][1]["parameters"]),
         ("mine", None),
         ("smollm2", 148_480),
     ]
     assert listed["models"][0]["path"] == str(NANO_DIRECTORY)
-    assert listed["models"][2]["path"] == str(home / "models" / "smollm2")
+    assert listed["models"][3]["path"] == str(home / "models" / "smollm2")
     assert listed["fetchable"] == []
     assert "unreadable" in spiral("models").out
     assert "not fetched yet" not in spiral("models").out
@@ -98,24 +102,25 @@ def test_models_of_the_hugging_face_cache_are_listed_last(home, tmp_path):
     listed = spiral("models", "--json").json
     assert [(row["name"], row["parameters"]) for row in listed["models"]] == [
         ("nano", 148_480),
+        ("nano-think", listed["models"][1]["parameters"]),
         ("mine", 148_480),
         ("org/large", 296_960),
         ("org/small", 148_480),
     ]
     assert [row["path"] for row in listed["models"]] == [
-        str(path) for path in (NANO_DIRECTORY, home / "models" / "mine", paths["org/large"], paths["org/small"])
+        str(path) for path in (*BUILT_IN.values(), home / "models" / "mine", paths["org/large"], paths["org/small"])
     ]
     assert {frozenset(row) for row in listed["models"]} == {frozenset({"name", "parameters", "bytes", "path"})}
-    assert listed["models"][3]["bytes"] == listed["models"][0]["bytes"]
+    assert listed["models"][4]["bytes"] == listed["models"][0]["bytes"]
     assert listed["fetchable"] == ["smollm2"]
     named = [line.split()[0] for line in spiral("models").out.splitlines() if " MB " in line]  # long paths are wrapped
-    assert named == ["nano", "mine", "org/large", "org/small", "smollm2"]
+    assert named == ["nano", "nano-think", "mine", "org/large", "org/small", "smollm2"]
 
 
 def test_models_that_can_be_fetched_are_in_the_table():
     lines = spiral("models").out.splitlines()
-    assert lines[3].split() == ["smollm2", "134,515,008", "272.6", "MB", "not", "fetched", "yet"]
-    assert lines[4].endswith("spiral models get smollm2")
+    assert lines[4].split() == ["smollm2", "134,515,008", "272.6", "MB", "not", "fetched", "yet"]
+    assert lines[5].endswith("spiral models get smollm2")
 
 
 def test_models_explains_itself():

@@ -128,7 +128,8 @@ def test_get_starts_afresh_after_it_was_killed(home, fetch):
 
 def test_unknown_names_name_the_known_ones(home):
     assert refused("models", "get", "smolm2") == "there is no model 'smolm2' to get; expected one of smollm2"
-    assert "(nano, smollm2)" in refused("evaluate", "no/such/model/", "--game", "tictactoe", "--opponent", "random")
+    line = refused("evaluate", "no/such/model/", "--game", "tictactoe", "--opponent", "random")
+    assert "(nano, nano-think, smollm2)" in line
     assert not home.exists()
 
 

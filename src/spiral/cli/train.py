@@ -24,6 +24,7 @@ from spiral.core.progress import progress_shown
 from spiral.core.stopping import stops_interrupt
 from spiral.games.failures import UserCodeError
 from spiral.inference.settings import vllm_installed
+from spiral.models.store import BUILT_IN
 from spiral.policies.registry import check_model
 from spiral.runs.display import Pace, Watched, make_display, wide_console
 from spiral.training.settings import NLL
@@ -273,7 +274,7 @@ def _resumed(name: str | None, overrides: list[str], path: Path, steps: int | No
 
 def _prepared(recipe: Recipe, prepare: Callable[[], Run]) -> Run:
     """Prepares a run, with its progress shown. Recommends vLLM where it would be faster."""
-    if recipe.engine.kind == "transformers" and recipe.model.path != "nano" and not vllm_installed():
+    if recipe.engine.kind == "transformers" and recipe.model.path not in BUILT_IN and not vllm_installed():
         _print_note(f"engine: transformers, which runs everywhere; vLLM is several times as fast: {VLLM_HOW}")
     with progress_shown() as progress:
         progress.stage(f"preparing {recipe.model.path}")

@@ -27,7 +27,7 @@ from spiral.core.printable import printable
 from spiral.evaluation.results import plain_name
 from spiral.experiments.sweep import DATA, RUNS, Job, Scale, Sweep, fill, jobs_of, references
 from spiral.models.loading import model_directory
-from spiral.models.store import FETCHABLE
+from spiral.models.store import BUILT_IN, FETCHABLE
 from spiral.models.weights_hash import weights_sha256
 
 ROOT = Path("runs") / "experiments"
@@ -148,7 +148,7 @@ def _resolved(
 
 def _key(words: Sequence[str], computed: Any, used: Sequence[Prepared], folder: Path) -> str:
     """The hash over what a command computes, whatever directories are called."""
-    models = [word for word in words if word in ("nano", *FETCHABLE)]
+    models = [word for word in words if word in (*BUILT_IN, *FETCHABLE)]
     if isinstance(computed, dict):
         models.append(computed["model"]["path"])
     text = json.dumps([words, computed, [_weights(model) for model in models]], sort_keys=True)

@@ -1,8 +1,8 @@
 """From a model's name to weights, tokenizer and the prompt it was trained with.
 
-A name is `nano` (built in), a local model such as `smollm2` (`spiral models`), a run directory (its last checkpoint), a
-checkpoint directory, `RUN@STEP`, or a Hugging Face name or path. A checkpoint carries `spiral.json`, which says how
-the model is prompted; other models get the default prompt.
+A name is `nano` or `nano-think` (built in), a local model such as `smollm2` (`spiral models`), a run directory (its
+last checkpoint), a checkpoint directory, `RUN@STEP`, or a Hugging Face name or path. A checkpoint carries
+`spiral.json`, which says how the model is prompted; other models get the default prompt.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from spiral.models.files import (
 )
 from spiral.models.hub import hub_model, is_hub_name, local_copy
 from spiral.models.settings import ModelConfig
-from spiral.models.store import FETCHABLE, NotFetchedError, local_model_directory, weight_files
+from spiral.models.store import BUILT_IN, FETCHABLE, NotFetchedError, local_model_directory, weight_files
 from spiral.text import ChatCodec, PromptConfig
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ RESCALED = (
 """Settings of models that change logits or attention scores after the product."""
 STEP = re.compile(r"@\d{1,9}$")
 """The end of `RUN@STEP`, a run's snapshot or checkpoint of one step."""
-NANO_DIRECTORY = Path(__file__).parent / "nano"
+NANO_DIRECTORY = BUILT_IN["nano"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ def model_directory(name: str) -> str:
     """
     if any(unicodedata.category(letter) == "Cc" for letter in name):
         raise ValueError(f"there is no model {shown(name)}: a name has no control characters")
-    if name == "nano":
-        return str(NANO_DIRECTORY)
+    if name in BUILT_IN:
+        return str(BUILT_IN[name])
     local = local_model_directory(name)
     if local is not None:
         return str(local)
@@ -108,7 +108,7 @@ def _checkpoint_at(name: str) -> Path:
 
 def is_local_name(name: str) -> bool:
     """Whether a name stands for a model on this machine, present or still to be fetched, and not for one of the hub."""
-    if name == "nano" or name in FETCHABLE or local_model_directory(name) is not None:
+    if name in BUILT_IN or name in FETCHABLE or local_model_directory(name) is not None:
         return True
     try:
         return Path(name).exists()

@@ -1,9 +1,9 @@
 """Models on this machine: local ones with a short name, models that can be fetched, and the Hugging Face cache.
 
 A name of our own stands for a directory `$SPIRAL_HOME/models/NAME` that plain `from_pretrained` loads; SPIRAL_HOME is
-`~/.cache/spiral` when it is not set. A directory put there by hand counts as well. Like `nano`, these names come before
-paths, so that a recipe means the same wherever it is run; a directory of the same name is written `./NAME`. Models in
-the Hugging Face cache go by their Hugging Face names.
+`~/.cache/spiral` when it is not set. A directory put there by hand counts as well. Like the names of the built-in
+models, these come before paths, so that a recipe means the same wherever it is run; a directory of the same name is
+written `./NAME`. Models in the Hugging Face cache go by their Hugging Face names.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from spiral.core.files import remove_unfinished, write_directory_atomically
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MAX_NAME = 255
 """Maximum number of characters of a file name."""
+BUILT_IN: Mapping[str, Path] = MappingProxyType(
+    {name: Path(__file__).parent / name.replace("-", "_") for name in ("nano", "nano-think")}
+)
+"""The directories of the models that come with the package."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """`from_pretrained` loads the first that exists: as one file, or in the parts that NAME.index.json lists."""
 Notify = Callable[[str], object]

@@ -25,7 +25,7 @@ from spiral.core.settings import Section
 from spiral.games import Game
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.room import check_room
-from spiral.models.store import FETCHABLE
+from spiral.models.store import BUILT_IN, FETCHABLE
 from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
 from spiral.policies.endpoint.policy import EndpointPolicy
 from spiral.policies.registry import (
@@ -83,7 +83,7 @@ class OpponentConfig(Section):
             ValueError: It is not, or it has one; the message says how to fix it.
         """
         model = self.model or name
-        if is_scripted(name) or (name in ("nano", *FETCHABLE) and model != name) or not name.strip():
+        if is_scripted(name) or (name in (*BUILT_IN, *FETCHABLE) and model != name) or not name.strip():
             raise ValueError(f"{name!r} is a policy already; give the table another name and use that as the opponent")
         if is_scripted(model):
             raise ValueError(f"model is {model!r}, which takes no settings; name it as the opponent, without a table")

@@ -1,8 +1,8 @@
 """Loads the policy of a MODEL's name.
 
-A MODEL is `nano` or another local model (`spiral models`), a run directory (its last checkpoint), a checkpoint
-directory, a Hugging Face name or path, a scripted policy, or `endpoint:NAME`. A model that was trained here has its
-prompt and its run's sampling in its card (`spiral.json`); options of the command line take precedence.
+A MODEL is `nano`, `nano-think` or another local model (`spiral models`), a run directory (its last checkpoint), a
+checkpoint directory, a Hugging Face name or path, a scripted policy, or `endpoint:NAME`. A model that was trained here
+has its prompt and its run's sampling in its card (`spiral.json`); options of the command line take precedence.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from spiral.models.hub import NotHereError
 from spiral.models.loading import LanguageModel, load_language_model, local_model, model_directory
 from spiral.models.settings import ModelConfig
 from spiral.models.shapes import count_parameters, known_config, model_config
-from spiral.models.store import FETCHABLE, NotFetchedError
+from spiral.models.store import BUILT_IN, FETCHABLE, NotFetchedError
 from spiral.policies import (
     SCRIPTED_NAMES,
     Policy,
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODELS = (
-    f"a name that `spiral models` lists (nano, {', '.join(FETCHABLE)}), a run or checkpoint directory, or a Hugging"
-    " Face name or path"
+    f"a name that `spiral models` lists ({', '.join([*BUILT_IN, *FETCHABLE])}), a run or checkpoint directory, or a"
+    " Hugging Face name or path"
 )
 """Names of models, for messages."""
 POLICIES = MODELS.replace(", or a Hugging", ", a Hugging") + f", or one of {', '.join(SCRIPTED_NAMES)}"
@@ -295,7 +295,7 @@ def check_model(name: str, others: Sequence[str] | None = None) -> None:
         raise
     except (ValueError, OSError) as error:  # OSError: the name is too long for a file
         policies = [] if others is None else [*SCRIPTED_NAMES, *others]
-        known = [] if "/" in name else ["nano", *FETCHABLE, *policies]
+        known = [] if "/" in name else [*BUILT_IN, *FETCHABLE, *policies]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
         if near and near[0] != name:
             raise ValueError(f"there is no model or policy {name!r}; did you mean {near[0]!r}?") from error

@@ -22,14 +22,14 @@ from spiral.rollout.rewards import (
     largest_payoff,
     load_reward,
 )
-from spiral.runs.recipe import NANO_GAMES, NANO_KNOWS, Recipe
+from spiral.runs.recipe import TAUGHT, Recipe, what_it_knows
 from spiral.runs.trackers.hosted import check_client
 from spiral.training.settings import NLL
 from spiral.training.sft import games_in
 
 logger = logging.getLogger(__name__)
-
-
+WORDS = {"nano": ("tictactoe:X:", "connect_four:X:"), "nano-think": ("nim:", "sum ")}
+"""Tokens that only the tokenizer of a built-in model has."""
 TRIED_GAMES = 20
 """Games of random play that a reward of the user's is tried on at launch."""
 
@@ -108,9 +108,10 @@ def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
 
     Checks the first prompts of the games that are trained on, and all that it can reach of those evaluated.
     """
-    foreign = [game for game in recipe.selfplay.games if load_game(game).name not in NANO_GAMES]
-    if foreign and _reads_only_our_games(policy):
-        logger.warning("%s hardly learns %s: %s", recipe.model.path, ", ".join(foreign), NANO_KNOWS)
+    built_in = _built_in_model(policy)
+    foreign = [game for game in recipe.selfplay.games if built_in and load_game(game).name not in TAUGHT[built_in]]
+    if foreign and built_in:
+        logger.warning("%s hardly learns %s: %s", recipe.model.path, ", ".join(foreign), what_it_knows(built_in))
     for spec in recipe.selfplay.games:
         check_room(policy, load_game(spec), recipe.model.path, first=True)
     for spec in recipe.evaluation.games:
@@ -120,7 +121,7 @@ def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
         check_states_room(policy, game, decisions(game), recipe.model.path)
 
 
-def _reads_only_our_games(policy: LanguagePolicy) -> bool:
-    """Whether the model has the built-in tokenizer: a token for every word of the native games, and bytes."""
+def _built_in_model(policy: LanguagePolicy) -> str | None:
+    """The built-in model whose tokenizer this is, with a token for every word of its games and bytes for the rest."""
     words: set[str] = set(policy.codec.tokenizer.get_vocab())
-    return {f"{name}:X:" for name in ("tictactoe", "connect_four")} <= words
+    return next((name for name, some in WORDS.items() if words.issuperset(some)), None)

@@ -33,6 +33,7 @@ from spiral.core.storage import READ_VERSIONS, SCHEMA, VERSION_KEY, write_table
 from spiral.core.versions import versions
 from spiral.models.card import CARD, read_card
 from spiral.models.hub import is_hub_name
+from spiral.models.store import BUILT_IN
 from spiral.runs.overview import Overview
 from spiral.runs.report import ResultTable, changed_settings, tables
 
@@ -291,7 +292,7 @@ def _metadata(found: Overview, step: int, repo: str, dataset: str | None, model:
         base_model=model if known else None,
         datasets=[dataset] if dataset else None,
         library_name="transformers",
-        license="apache-2.0" if found.model == "nano" else None,
+        license="apache-2.0" if found.model in BUILT_IN else None,
         pipeline_tag="text-generation",
         tags=["spiral", "self-play", "reinforcement-learning", "games"],
         model_name=repo.rpartition("/")[2] if results else None,

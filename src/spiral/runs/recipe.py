@@ -55,12 +55,11 @@ from spiral.training.settings import (
 DIRECTORY = Path(__file__).parents[1] / "recipes"
 """The built-in recipes."""
 
-NANO_GAMES = ("tictactoe", "kuhn_poker", "simple_negotiation", "leduc_poker", "connect_four")
-"""The games that the built-in model was taught to play at random."""
-NANO_KNOWS = (
-    f"it knows {', '.join(NANO_GAMES)}, and no English; train on one of these, or a model that reads English, such as"
-    " --model smollm2 (`spiral models`)"
-)
+TAUGHT = {
+    "nano": ("tictactoe", "kuhn_poker", "simple_negotiation", "leduc_poker", "connect_four"),
+    "nano-think": ("nim",),
+}
+"""The games that each built-in model was taught to play at random."""
 MAX_FAULTS = 3
 """Faults of a recipe that one error names; it counts the others."""
 
@@ -198,14 +197,25 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _nano_plays_native_games(self) -> Self:
-        """Games of other libraries are in words that the built-in model does not know."""
+    def _built_in_models_play_native_games(self) -> Self:
+        """Games of other libraries are in words that the built-in models do not know."""
         foreign = [game for game in self.selfplay.games if game.partition("/")[0] in ADAPTERS]
-        if self.model.path == "nano" and foreign:
+        if self.model.path in TAUGHT and foreign:
             raise ValueError(
-                f"selfplay.games has {shortened(foreign[0])}, which the built-in model nano cannot learn: {NANO_KNOWS}"
+                f"selfplay.games has {shortened(foreign[0])}, which the built-in model {self.model.path} cannot learn:"
+                f" {what_it_knows(self.model.path)}"
             )
         return self
+
+
+def what_it_knows(model: str) -> str:
+    """The games of a built-in model, and the way out, as the end of an error or a warning."""
+    games = TAUGHT[model]
+    which = "it" if len(games) == 1 else "one of these"
+    return (
+        f"it knows {', '.join(games)}, and no English; train on {which}, or a model that reads English, such as"
+        " --model smollm2 (`spiral models`)"
+    )
 
 
 def recipe_files() -> tuple[Path, ...]:

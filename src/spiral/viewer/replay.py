@@ -24,7 +24,8 @@ from spiral.viewer.run import ViewedRun, notice
 
 SUBTRACTING = ("rae", "rloo", "batch_mean")
 """Estimators whose advantage is the reward less a baseline."""
-NANO = Path(__file__).parents[1] / "models" / "nano"
+MODELS = Path(__file__).parents[1] / "models"
+BUILT_IN = ("nano", "nano-think")
 MAX_STATES = 5000
 JUDGE_SECONDS = 2.0
 """How long an answer waits for the judgement of a game's moves."""
@@ -143,7 +144,7 @@ class Replay:
         directories = [path for _, path in sorted(models_of_run(self._run.path).items(), reverse=True)]
         directories = [path for path in directories if self._run.inside(path)]
         named = str(_section(recipe, "model").get("path", ""))
-        directories += [NANO] if named == "nano" else []
+        directories += [MODELS / named.replace("-", "_")] if named in BUILT_IN else []
         for directory in directories:
             file = directory / "tokenizer.json"
             if file.is_file():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,11 +57,11 @@ DIRECT = PromptConfig(observation="compact", thinking=False)
 THINKING = PromptConfig(observation="compact", thinking=True)
 
 
-def new_model(vocabulary: int) -> Any:
+def new_model(vocabulary: int, seed: int = SEED) -> Any:
     """A Llama of some 150,000 parameters with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=64,
@@ -189,12 +190,14 @@ def _weighted_kinds(state: State) -> tuple[str, ...]:
     return (*answers, "offer: ", "offer: ") if any(state.holdings(state.current_player)) else answers
 
 
-def train_step(model: Any, optimizer: torch.optim.Optimizer, examples: list[Example]) -> float:
+def train_step(
+    model: Any, optimizer: torch.optim.Optimizer, examples: list[Example], rows_per_pass: int = ROWS_PER_PASS
+) -> float:
     """One maximum-likelihood step; returns the mean negative log-likelihood of a reply token, in nats."""
     ordered = sorted(examples, key=lambda example: len(example.prompt) + len(example.reply))
     tokens, total = sum(len(example.reply) for example in examples), 0.0
-    for start in range(0, len(ordered), ROWS_PER_PASS):
-        rows = ordered[start : start + ROWS_PER_PASS]
+    for start in range(0, len(ordered), rows_per_pass):
+        rows = ordered[start : start + rows_per_pass]
         ids = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(row.prompt + row.reply) for row in rows], batch_first=True
         )  # padding on the right needs no mask under causal attention
@@ -215,25 +218,38 @@ def train_step(model: Any, optimizer: torch.optim.Optimizer, examples: list[Exam
     return total
 
 
+def fit(
+    model: Any, examples: Callable[[], list[Example]], steps: int, peak: float, rows_per_pass: int = ROWS_PER_PASS
+) -> None:
+    """Trains a model on `steps` lists of examples; the learning rate rises to `peak` and falls along a cosine."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01)
+    for step in range(steps):
+        warm, cosine = min(1.0, (step + 1) / 100), 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = peak * warm * cosine
+        loss = train_step(model, optimizer, examples(), rows_per_pass)
+        if step % 100 == 99:
+            print(f"step {step + 1}/{steps}  loss {loss:.4f}", flush=True)
+
+
+def save(model: Any, tokenizer: Any, directory: Path, prompt: PromptConfig) -> None:
+    """Saves a model in Hugging Face format, with the card that says how it is prompted."""
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory)
+    (directory / "generation_config.json").unlink(missing_ok=True)  # Llama's default ends, which are other tokens here
+    tokenizer.save_pretrained(directory)
+    write_card(directory, ModelCard(prompt=prompt))
+
+
 def build(directory: Path) -> None:
-    """Makes tokenizer and model from nothing and saves them in Hugging Face format."""
+    """Makes tokenizer and model from nothing and saves them."""
     tokenizer = build_tokenizer()
     model = new_model(len(tokenizer)).train()
     codecs = {False: ChatCodec(tokenizer, DIRECT), True: ChatCodec(tokenizer, THINKING)}
     games = {load_game(spec): share for spec, share in GAMES.items()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     rng = random.Random(SEED)
-    for step in range(STEPS):
-        warm, cosine = min(1.0, (step + 1) / 100), 0.5 * (1 + math.cos(math.pi * step / STEPS))
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_LEARNING_RATE * warm * cosine
-        loss = train_step(model, optimizer, training_examples(codecs, games, rng))
-        if step % 100 == 99:
-            print(f"step {step + 1}/{STEPS}  loss {loss:.4f}", flush=True)
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    write_card(directory, ModelCard(prompt=DIRECT))
+    fit(model, lambda: training_examples(codecs, games, rng), STEPS, PEAK_LEARNING_RATE)
+    save(model, tokenizer, directory, DIRECT)
 
 
 if __name__ == "__main__":

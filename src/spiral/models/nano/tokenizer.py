@@ -7,6 +7,7 @@ and of two cells: with a token a cell the model hardly learned which are free. L
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
@@ -56,14 +57,14 @@ def words() -> list[str]:
     return [*thought, *boards, *rows, *cards, *poker, *matches, *numbers, *trade, *values, *goods, *answers, *boxed]
 
 
-def build_tokenizer() -> Any:
-    """The tokenizer, with its chat template, as a Hugging Face fast tokenizer."""
+def build_tokenizer(vocabulary: Iterable[str] | None = None) -> Any:
+    """The tokenizer, with its chat template, as a Hugging Face fast tokenizer; by default with the words of `nano`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([PAD, END, REPLY])
-    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in dict.fromkeys(words())])
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in dict.fromkeys(vocabulary or words())])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
