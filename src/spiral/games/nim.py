@@ -33,8 +33,8 @@ class Nim(Game):
     """Heaps of random sizes, normal play: the last to take wins."""
 
     name: ClassVar[str] = "nim"
-    summary: ClassVar[str] = "take from one of several heaps; the player that takes the last object wins"
-    rules: ClassVar[str] = "Bouton (1901), Nim, a game with a complete mathematical theory; normal play, random heaps"
+    summary: ClassVar[str] = "take from one of several heaps; the last to take wins"
+    rules: ClassVar[str] = "Bouton (1901); random heaps"
 
     heaps: int = 3
     size: int = 7
