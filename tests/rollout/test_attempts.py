@@ -44,7 +44,7 @@ def test_the_first_attempts_are_the_games_of_a_step_without_attempts():
 
 def test_chance_and_openings_are_the_same_and_replies_are_not():
     made = matchmaker(episodes_per_step=160, attempts=10, opening_plies={"tictactoe": 4})
-    episodes = play(made.matches(0))
+    episodes = play(made.matches(1))
     groups = [episodes[first : first + 10] for first in range(0, 160, 10)]
     poker, board = groups[:12], groups[12:]
     assert all(len({deal(episode) for episode in group}) == 1 for group in poker)
@@ -67,7 +67,7 @@ def test_an_attempt_is_played_again_from_its_seed_and_number():
 
 def test_the_attempt_is_stored_and_checked(tmp_path):
     made = matchmaker(episodes_per_step=4, attempts=2)
-    matches = [dataclasses.replace(match, trainable=(False, False)) for match in made.matches(0)]
+    matches = [dataclasses.replace(match, trainable=(False, False)) for match in made.matches(1)]
     episodes = play(matches)
     write_episodes(tmp_path / "a.parquet", episodes)
     assert [episode.attempt for episode in read_episodes(tmp_path / "a.parquet")] == [0, 1, 0, 1]
