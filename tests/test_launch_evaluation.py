@@ -87,6 +87,10 @@ def test_every_metric_is_documented(run):
         "selfplay/dropped_turns",  # of runs with selfplay.samples_per_step
         "cluster/",
         "against/",
+        "guard/answers",  # of guards with an answer
+        "guard/anchor_share",
+        "guard/pull",
+        "guard/rate",
         "opponents/",  # of samplers that keep past selves
         r"selfplay/[A-Za-z0-9_.-]+/player\d+/thought_information",  # where thoughts have words and prompts repeat
         "value/",  # of estimators that learn values

@@ -357,6 +357,9 @@ def _stops_explained(path: Path) -> Iterator[None]:
     try:
         yield
     except RunStopped as stop:
+        if stop.reason:
+            message = f"{stop}; there is a checkpoint; to go on all the same: {resume_command(path)}"
+            raise Stopped(message, FAILED) from stop
         message = f"stopped after step {stop.step}, with a checkpoint; to resume: {resume_command(path)}"
         raise Stopped(message, INTERRUPTED) from stop
     except KeyboardInterrupt as error:

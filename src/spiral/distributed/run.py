@@ -34,6 +34,7 @@ from spiral.models.shapes import count_parameters, model_config
 from spiral.policies.past_selves import check_past_selves, prune_past_selves
 from spiral.rollout.matchmaking import plays_past_selves
 from spiral.runs.agreement import computation
+from spiral.runs.answers import Answers
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
 from spiral.runs.evaluation import evaluate_run, sample_game, warn_of_cut_off
@@ -53,6 +54,7 @@ class ClusterRun:
     recipe: Recipe
     directory: RunDirectory
     estimator: Estimator
+    answers: Answers
     learner: ClusterLearner
     collector: ClusterCollector
     resources: contextlib.ExitStack
@@ -61,6 +63,9 @@ class ClusterRun:
     _learners: list[int] = dataclasses.field(default_factory=list)
     _cut_off: set[str] = dataclasses.field(default_factory=set)
     """Opponents whose cut off replies in evaluations there was a warning of."""
+
+    def prepare(self, step: int) -> None:
+        """Nothing: on a cluster guards log or stop, as the recipe has been checked for."""
 
     def publish(self) -> None:
         """Gives the learner's weights to the rollout workers."""
@@ -71,6 +76,7 @@ class ClusterRun:
         state = {
             "step": step,
             "estimator": self.estimator.state_dict(),
+            **self.answers.state_dict(),
             **self.collector.state_dict(),
             "recipe": lasting_settings(self.recipe),
         }
@@ -191,8 +197,10 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
             )
         )
         estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
+        answers = Answers.from_recipe(recipe)
         if checkpoint is not None:
             estimator.restore(learner.state, checkpoint.name)
+            answers.load_state_dict(learner.state)
             collector.load_state_dict(learner.state, checkpoint.name)
             check_past_selves(path, collector.past_selves())
             collector.add_checkpoint(learner.version, checkpoint)
@@ -202,6 +210,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
             recipe=recipe,
             directory=RunDirectory(path),
             estimator=estimator,
+            answers=answers,
             learner=learner,
             collector=collector,
             resources=contextlib.ExitStack(),

@@ -27,6 +27,7 @@ from spiral.launch.local import LocalRun
 from spiral.plan import check_plan, check_runnable
 from spiral.policies.registry import checked_model_config
 from spiral.runs.agreement import WatchedLearner
+from spiral.runs.answers import Answers
 from spiral.runs.checks import check_problems, check_run, with_expert_games
 from spiral.runs.cluster import ClusterConfig
 from spiral.runs.directory import RunDirectory, lasting_settings, read_evaluations, read_metrics
@@ -49,11 +50,13 @@ REPLACE_CONFIG = "replace it by a good copy; `spiral train RECIPE --dry-run` pri
 
 
 class RunStopped(Exception):  # noqa: N818 (the user requested it; it is no error)
-    """The run stopped on request after `step`, with a checkpoint."""
+    """The run stopped on request, of the user or of a guard, after `step`, with a checkpoint."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
+    def __init__(self, step: int, reason: str = "") -> None:
+        super().__init__(f"stopped after step {step}{': ' + reason if reason else ''}")
         self.step = step
+        self.reason = reason
+        """What a guard found; empty where the user requested it."""
 
 
 class Run(Protocol):
@@ -62,6 +65,11 @@ class Run(Protocol):
     recipe: Recipe
     directory: RunDirectory
     estimator: Estimator
+    answers: Answers
+
+    def prepare(self, step: int) -> None:
+        """Puts in force what the answers of guards change in a step."""
+        ...
 
     @property
     def learner(self) -> Updater:
@@ -327,7 +335,7 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
     if done == recipe.run.steps and done not in dict(read_evaluations(directory.path)):
         directory.save_evaluation(done, run.evaluate(done))
     rows = read_metrics(directory.path)
-    guard = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows)
+    guard = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows, run.answers)
     trackers = Trackers.from_names(
         recipe.run.trackers, recipe.run.tracker_options, directory.path, seconds=recipe.run.tracker_seconds
     )
@@ -353,15 +361,16 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
                 keep=run.keep,
                 describe=run.describe,
                 more_metrics=run.metrics,
+                prepare=run.prepare,
                 judge=guard,
                 watch=show,
-                stop_requested=stop_requested,
+                stop_requested=lambda: stop_requested() or bool(run.answers.stop_reason),
             )
         except (UserCodeError, NotPlayedError):
             _save_done(run, recorder)
             raise
     if not finished:
-        raise RunStopped(run.learner.version)
+        raise RunStopped(run.learner.version, run.answers.stop_reason)
 
 
 def _save_done(run: Run, recorder: RunRecorder) -> None:

@@ -14,7 +14,7 @@ from spiral.agreement import run_check
 from spiral.core.metrics import Metrics, episode_metrics
 from spiral.core.progress import shown
 from spiral.core.records import Episode
-from spiral.core.steps import step_name
+from spiral.core.steps import checkpoints_in, step_name
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import Weights, make_policy
 from spiral.models.card import training_card
@@ -24,6 +24,7 @@ from spiral.policies.past_selves import SharedEngine, check_past_selves, prune_p
 from spiral.rollout.collector import SelfPlay
 from spiral.rollout.matchmaking import plays_past_selves
 from spiral.runs.agreement import computation, learner_options
+from spiral.runs.answers import Answers
 from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
 from spiral.runs.evaluation import evaluate_run, sample_game, warn_of_cut_off
@@ -31,7 +32,7 @@ from spiral.runs.evaluation_results import EvaluationResults
 from spiral.runs.opponents import make_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator
-from spiral.training.checkpoint import load_checkpoint, save_checkpoint, save_snapshot
+from spiral.training.checkpoint import load_checkpoint, roll_back, save_checkpoint, save_snapshot
 from spiral.training.learner import Learner
 from spiral.training.settings import NLL
 from spiral.training.sft import ExpertGames, imitation
@@ -49,6 +50,7 @@ class LocalRun:
     learner: Learner
     estimator: Estimator
     collector: SelfPlay | ExpertGames
+    answers: Answers
     opponents: Opponents
     """Opponents in training and evaluation, loaded once."""
     past: SharedEngine | None = None
@@ -108,9 +110,11 @@ class LocalRun:
                     past=past,
                 )
         value_head = ValueHead(learner, recipe.credit) if estimator.needs_values else None
+        answers = Answers.from_recipe(recipe)
         if checkpoint is not None:
             state = load_checkpoint(checkpoint, learner, value_head)
             estimator.restore(state, checkpoint.name)
+            answers.load_state_dict(state)
             collector.load_state_dict(state, checkpoint.name)
             if isinstance(collector, SelfPlay):
                 check_past_selves(path, collector.past_selves())
@@ -125,11 +129,28 @@ class LocalRun:
             policy=policy,
             learner=learner,
             estimator=estimator,
+            answers=answers,
             collector=collector,
             opponents=opponents,
             past=past,
             value_head=value_head,
         )
+
+    def prepare(self, step: int) -> None:
+        """Puts in force what the answers of guards change in a step."""
+        answers = self.answers
+        if answers.rollback_due:
+            checkpoints = dict(checkpoints_in(self.directory.checkpoints))
+            target = answers.rollback_to([*checkpoints])
+            state = roll_back(checkpoints[target], self.learner, self.value_head)
+            self.estimator.restore(state, checkpoints[target].name)
+            answers.rolled_back(target, step - 1)
+            self.publish()
+        loss = self.recipe.loss
+        self.learner.rate_factor = answers.rate
+        self.learner.loss_config = loss.model_copy(update={"kl_coefficient": loss.kl_coefficient * answers.pull(step)})
+        if isinstance(self.collector, SelfPlay):
+            self.collector.mix_in(answers.config.anchor, answers.anchor_share(step))
 
     def publish(self) -> None:
         """Gives the learner's weights to the policy that plays."""
@@ -146,6 +167,7 @@ class LocalRun:
             state={
                 "step": step,
                 "estimator": self.estimator.state_dict(),
+                **self.answers.state_dict(),
                 **self.collector.state_dict(),
                 "recipe": lasting_settings(self.recipe),
             },

@@ -75,6 +75,10 @@ class SelfPlay:
         """Return the metrics of the last step that its episodes do not show."""
         return {**self._metrics, **self._matchmaker.metrics()}
 
+    def mix_in(self, opponent: str, share: float) -> None:
+        """Replace the opponents of a share of the games by another one, from the next step on."""
+        self._matchmaker.anchor = (opponent, share)
+
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint keeps."""
         return self._matchmaker.state_dict()

@@ -33,7 +33,7 @@ from spiral.rollout.curriculum.learning_progress import LearningProgress
 from spiral.rollout.curriculum.regret import Regret
 from spiral.rollout.loop import Match
 from spiral.rollout.opponents.base import MIRROR, OpponentSampler
-from spiral.rollout.opponents.fixed import FixedOpponents
+from spiral.rollout.opponents.fixed import FixedOpponents, split_evenly
 from spiral.rollout.opponents.past_selves import PastSelves
 from spiral.rollout.opponents.pfsp import Pfsp
 from spiral.rollout.rewards import load_reward
@@ -301,6 +301,8 @@ class Matchmaker:
             ValueError: A game, an opponent, the sampler or the reward does not exist.
         """
         self.sampler = make_sampler(config)
+        self.anchor = ("", 0.0)
+        """An opponent that takes the place of those of the sampler, and its share of the games."""
         self.curriculum = make_curriculum(config)
         self.turns_per_game: float | None = None
         """Turns to learn from in a game of the last step, as the collector counts; None without `samples_per_step`."""
@@ -479,9 +481,19 @@ class Matchmaker:
             if len(names) != count or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"it gave {shortened(repr(given))}; expected a list of {count} names")
         self._planned.setdefault(step, set()).update(name for name in names if past_step(name) is not None)
-        if not self._config.samples_per_step:
+        if self._config.samples_per_step:
+            names = alternating(Counter(names), random.Random(derive_seed(self._seed, "order", step, spec)))
+        return self._with_anchor(spec, names, step)
+
+    def _with_anchor(self, spec: str, names: list[str], step: int) -> list[str]:
+        """The opponents of a step's games of one kind, some of them replaced by the anchor."""
+        anchor, share = self.anchor
+        if not share:
             return names
-        return alternating(Counter(names), random.Random(derive_seed(self._seed, "order", step, spec)))
+        rng = random.Random(derive_seed(self._seed, "anchor", step, spec))
+        count = split_evenly({"anchor": share, "others": 1 - share}, len(names), rng.random())["anchor"]
+        chosen = set(rng.sample(range(len(names)), count))
+        return [anchor if index in chosen else name for index, name in enumerate(names)]
 
     @contextmanager
     def _named(self, what: str, kind: str = "opponent sampler") -> Iterator[None]:

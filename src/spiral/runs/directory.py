@@ -40,7 +40,16 @@ from spiral.training.loop import Evaluation
 logger = logging.getLogger(__name__)
 
 
-WATCHING = ("trackers", "tracker_options", "tracker_seconds", "guards", "guard_options", "snapshots", "record_learner")
+WATCHING = (
+    "trackers",
+    "tracker_options",
+    "tracker_seconds",
+    "guards",
+    "guard_options",
+    "guard_answers",
+    "snapshots",
+    "record_learner",
+)
 """Settings of `[run]` that change no number of a run, so that they may change on resume."""
 
 

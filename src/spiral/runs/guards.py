@@ -17,6 +17,7 @@ from spiral.core.metrics import Matchup, Metrics, metric_name
 from spiral.core.plugins import check_options, resolve
 from spiral.core.settings import shown
 from spiral.games.failures import UserCodeError, describe_error
+from spiral.runs.answers import Answers
 from spiral.runs.findings import Finding, Level, Rows
 from spiral.runs.health import (
     ILLEGAL_LIMIT,
@@ -239,8 +240,11 @@ def _findings(given: object) -> list[Finding]:
 class GuardWatch:
     """Runs the guards after every step, and warns once about each thing that they find."""
 
-    def __init__(self, guards: Guards, trained: Sequence[Matchup], rows: Rows = ()) -> None:
-        """`rows` are the steps before a resume."""
+    def __init__(
+        self, guards: Guards, trained: Sequence[Matchup], rows: Rows = (), answers: Answers | None = None
+    ) -> None:
+        """`rows` are the steps before a resume; `answers` are given to what is found."""
+        self._answers = answers
         self._guards = guards
         self._trained = trained
         self._first = list(rows[:MIN_STEPS])
@@ -251,12 +255,14 @@ class GuardWatch:
         """Takes a step's metrics, logs what the guards find after it, and returns their states as metrics."""
         row = {"step": float(step), **metrics}
         self._first.append(row) if len(self._first) < MIN_STEPS else self._rows.append(row)
-        found = self._guards.by_name([*self._first, *self._rows], self._trained)
+        rows: Rows = [*self._first, *self._rows]
+        found = self._guards.by_name(rows if self._answers is None else self._answers.judged(rows), self._trained)
         for finding in (finding for findings in found.values() for finding in findings):
             if finding.about not in self._warned:
                 self._warned.add(finding.about)
                 logger.warning("step %d: %s", step, finding.message)
-        return {f"guard/{metric_name(name)}": _state(findings) for name, findings in found.items()}
+        states = {f"guard/{metric_name(name)}": _state(findings) for name, findings in found.items()}
+        return states if self._answers is None else states | self._answers.observe(step, found)
 
 
 def _state(findings: Sequence[Finding]) -> float:

@@ -32,9 +32,11 @@ from spiral.policies import SamplingConfig
 from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
 from spiral.policies.opponents import OpponentConfig, opponent_model
 from spiral.policies.registry import check_policy_name
+from spiral.policies.scripted import can_play
 from spiral.rollout.matchmaking import CURRICULA, SAMPLERS, SelfPlayConfig, make_curriculum, make_sampler
 from spiral.rollout.opponents.base import OWN
 from spiral.rollout.rewards import REWARDS, check_reward
+from spiral.runs.answers import AnswerConfig
 from spiral.runs.cluster import WEIGHT_TRANSPORTS, ClusterConfig
 from spiral.runs.guards import find_guard
 from spiral.runs.hardware import HardwareConfig
@@ -83,6 +85,7 @@ class Recipe(Section):
     sft: SftConfig = Field(default_factory=SftConfig, description="The expert games of `spiral sft`.")
     learner: LearnerConfig = Field(default_factory=LearnerConfig, description="How weights are updated.")
     lora: LoraConfig = Field(default_factory=LoraConfig, description="Low-rank training instead of all parameters.")
+    answer: AnswerConfig = Field(default_factory=AnswerConfig, description="What the answers of guards do.")
     hardware: HardwareConfig = Field(default_factory=HardwareConfig, description="What the run is planned for.")
     cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="The processes of the run.")
     evaluation: EvaluationConfig = Field(
@@ -148,6 +151,22 @@ class Recipe(Section):
                 f"loss.kind is {NLL!r} and sampling.temperature is {self.sampling.temperature:g}; the likelihood of"
                 " expert games is that at temperature 1, so set it to 1.0, and evaluation.temperature for evaluations"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _answers_can_be_given(self) -> Self:
+        """Those that change the run work in one process, on games; a pull needs a reference from the start."""
+        for guard, answer in self.run.guard_answers.items():
+            where = f"run.guard_answers has {guard!r} = {answer!r}"
+            if answer in ("anchor", "pull", "rollback") and self.cluster.rollout_workers:
+                raise ValueError(f"{where}, which works in one process; set it to 'stop', or rollout_workers to 0")
+            if answer in ("anchor", "pull", "rollback") and self.loss.kind == NLL:
+                raise ValueError(f"{where}, which is for self-play, and loss.kind is {NLL!r}; set it to 'stop'")
+            if answer == "pull" and not self.loss.kl_coefficient:
+                raise ValueError(
+                    f"{where}, but loss.kl_coefficient is 0, so there is no reference to pull to; set it to a small"
+                    " number, such as 0.001"
+                )
         return self
 
     @model_validator(mode="after")
@@ -314,6 +333,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "run.trackers", partial(find_tracker, name, run.tracker_options.get(name, {}))
     if recipe.cluster.publish not in ("auto", *WEIGHT_TRANSPORTS):
         yield "cluster.publish", partial(resolve, "weight_transports", recipe.cluster.publish, {})
+    yield "answer.anchor", partial(_check_anchor, recipe)
     for name in run.guards:
         yield "run.guards", partial(find_guard, name, run.guard_options.get(name, {}))
 
@@ -370,6 +390,14 @@ def _check_values(recipe: Recipe) -> None:
             f"{credit.estimator!r} learns values, for which the model must not be sharded, and model.compute is"
             " 'bfloat16'; set model.compute to 'float32'"
         )
+
+
+def _check_anchor(recipe: Recipe) -> None:
+    """Raises `ValueError` for an anchor that may have to play a game that it cannot play."""
+    name, answers = recipe.answer.anchor, recipe.run.guard_answers.values()
+    for spec, game in ((spec, load_game(spec)) for spec in recipe.selfplay.games if "anchor" in answers):
+        if game.num_players > 1 and not can_play(name, game):
+            raise ValueError(f"{name!r} cannot play {spec!r}; set answer.anchor to 'random'")
 
 
 def _check_evaluated(spec: str) -> None:

@@ -241,6 +241,21 @@ def _load(path: Path, learner: Learner, value_head: ValueHead | None) -> dict[st
     return state
 
 
+def roll_back(path: Path, learner: Learner, value_head: ValueHead | None = None) -> dict[str, Any]:
+    """Put weights, optimizer and reference of a checkpoint back into a learner, and return the state.
+
+    The learner's version stays, since its updates go on. Raises `ValueError` when the checkpoint is not whole.
+    """
+    version = learner.version
+    verify_checkpoint(path)
+    if not (path / ADAPTER).is_file():
+        learner.load_parameters(dict(read_weights(type(learner.model), path, str(path)).named_parameters()))
+    learner.optimizer.state.clear()
+    state = load_checkpoint(path, learner, value_head)
+    learner.version = version
+    return state
+
+
 def _check_base(path: Path, learner: Learner) -> None:
     """Check that with LoRA the base model and the additions together give the checkpoint's weights."""
     import torch

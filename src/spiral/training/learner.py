@@ -161,6 +161,8 @@ class Learner:
         self.reference = frozen_copy(model, compute, packed=packed) if loss_config.kl_coefficient else None
         self._compiled = compiled
         # After the copy, which would share compiled blocks.
+        self.rate_factor = 1.0
+        """Multiplies the learning rate; set by the answers of guards."""
         self._scorer = Scorer(model, compiled=compiled, head=head, packed=packed)
         if lora is not None and lora.rank:
             add_lora(model, lora, seed)
@@ -244,6 +246,7 @@ class Learner:
         config = self.config
         done = (step - 1) / max(1, self.total_steps - 1)
         rate = config.learning_rate * (1 - (1 - config.final_learning_rate_share) * min(1.0, done))
+        rate *= self.rate_factor
         return rate * min(1.0, step / config.warmup_steps) if config.warmup_steps else rate
 
     def _passes(self, batch: Batch, step: int) -> Metrics:
@@ -431,9 +434,13 @@ class Learner:
         """Return the low-rank layers' weights by name, whole; empty when every parameter is trained."""
         return {name: whole(weight.detach()) for name, weight in self.model.named_parameters() if ".lora_" in name}
 
-    @torch.no_grad()
     def load_adapter_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `adapter_tensors` returned."""
+        self.load_parameters(tensors)
+
+    @torch.no_grad()
+    def load_parameters(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy whole tensors into the parameters of these names."""
         parameters = dict(self.model.named_parameters())
         for name, tensor in tensors.items():
             parameters[name].copy_(like(tensor, parameters[name]))

@@ -116,6 +116,7 @@ def train(
     keep: Callable[[int], None] = lambda _step: None,
     describe: Callable[[Sequence[Episode], Metrics], Metrics] = episode_metrics,
     more_metrics: Callable[[], Metrics] = dict,
+    prepare: Callable[[int], None] = lambda _step: None,
     judge: Callable[[int, Metrics], Metrics] = lambda _step, _metrics: {},
     watch: Callable[[int, Metrics], None] = lambda _step, _metrics: None,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -137,6 +138,7 @@ def train(
         keep: Keeps the model of a step as an opponent of later ones, where it is wanted.
         describe: The metrics of a step's episodes, from them and the seconds of each phase under its key.
         more_metrics: Metrics of a step that only the caller knows.
+        prepare: Called before every step, for what the answers of guards change in it.
         judge: What the guards say of a step, from its metrics, as more metrics.
         watch: Called with every step that is on record, its checkpoint included.
         stop_requested: Whether to stop after the step under way.
@@ -147,6 +149,7 @@ def train(
     warned = False
     for step in range(learner.version + 1, config.steps + 1):
         times: Metrics = {}
+        prepare(step)
         with _phase(times, "collect", f"step {step}: playing"):
             episodes = collector.collect(step)
         _check_played(episodes, step)

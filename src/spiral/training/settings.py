@@ -12,6 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from spiral.core.plugins import check_options, resolve
 from spiral.core.settings import Section, checked
 
+Answer = Literal["log", "stop", "anchor", "pull", "rollback"]
+"""What a run does when a guard finds a collapse (`spiral.runs.answers`)."""
 Layout = Literal["padded", "packed"]
 NLL = "nll"
 """The loss of expert games, the negative log-likelihood; it makes a run one of fine-tuning (`spiral.training.sft`)."""
@@ -53,6 +55,9 @@ class RunConfig(Section):
         description="What warns when training goes wrong: these or 'module:Guard'.",
     )
     guard_options: dict[str, dict[str, Any]] = Field({}, description="Guard to its settings.")
+    guard_answers: dict[str, Answer] = Field(
+        {}, description="Guard to what the run does: 'log' (as without), 'stop', 'anchor', 'pull' or 'rollback'."
+    )
 
     @field_validator("snapshots")
     @classmethod
@@ -61,6 +66,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _options_have_an_owner(self) -> Self:
+        for name in self.guard_answers:
+            if name not in self.guards:
+                raise ValueError(f"run.guard_answers has {name!r}, which run.guards does not name")
         for kind, names, options in (
             ("tracker", self.trackers, self.tracker_options),
             ("guard", self.guards, self.guard_options),
