@@ -50,7 +50,7 @@ def test_groups_that_mix_what_may_not_be_mixed(runs, monkeypatch):
     monkeypatch.chdir(runs)
     shutil.copytree("s1", "other", symlinks=True)
     settings = Path("other/config.toml").read_text()
-    Path("other/config.toml").write_text(settings.replace("learning_rate = ", "learning_rate = 1", 1))
+    Path("other/config.toml").write_text(settings.replace("\nlearning_rate = ", "\nlearning_rate = 1", 1))
     shutil.copytree("s0/checkpoints/step-000002", "moved")
     for group, words in {
         "X=s0,s0": "have the same seed, 0",

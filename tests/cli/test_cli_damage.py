@@ -288,8 +288,8 @@ def test_an_edited_recipe_is_refused_key_by_key(copied):
     file = copied / "config.toml"
     text = file.read_text()
     for old, new in (("epochs = 1", "epochs = 3"), ("seed = 0", "seed = 8"), ("tictactoe = 1", "tictactoe = 2")):
-        assert old in text
-        file.write_text(text.replace(old, new, 1))
+        assert f"\n{old}" in text
+        file.write_text(text.replace(f"\n{old}", f"\n{new}", 1))
         line = refused("train", "--resume", "--run-dir", str(copied), "--steps", "3")
         key = old.partition(" ")[0].replace("tictactoe", "selfplay.games")
         assert line.startswith(f"{file} was changed: ")

@@ -58,12 +58,11 @@ class SelfPlayConfig(Section):
         {"tictactoe": 1.0}, min_length=1, description="Game to weight; a step's episodes are split by these weights."
     )
     starts: dict[str, int] = Field(
-        {}, description="Game to the first step in which it is played; others are played from the first step."
+        {}, description="Game to its first step; others enter at step 1."
     )
     curriculum: str = Field(
         "fixed",
-        description="How a step's games are shared out: 'fixed' by the weights, 'learning_progress', 'regret', or"
-        " 'module:Class'.",
+        description="What changes the weights: 'fixed' nothing, 'learning_progress', 'regret', or 'module:Class'.",
     )
     curriculum_options: dict[str, object] = Field({}, description="Options of the curriculum.")
     episodes_per_step: int = Field(128, ge=1, le=1_000_000, description="Games played before each update.")
@@ -93,14 +92,13 @@ class SelfPlayConfig(Section):
     )
     opponent_sampler: str = Field(
         "fixed",
-        description="'fixed' plays the opponents by weight, 'past_selves' and 'pfsp' also earlier weights of the"
-        " policy, for the weight of 'past'; or 'module:Class' for a sampler of your own.",
+        description="'fixed' plays them by weight, 'past_selves' and 'pfsp' choose what 'past' is; or 'module:Class'.",
     )
     opponent_options: dict[str, object] = Field({}, description="Options of the opponent sampler.")
     reward: str = Field(
         "normalised",
-        description="'normalised' by the game's largest payoff, 'returns' in its units, 'sign', or 'module:function';"
-        " as controls 'coin', 'legality' and 'format', which know nothing of who won.",
+        description="'normalised' by the largest payoff, 'returns', 'sign', or 'module:function'; controls: 'coin',"
+        " 'legality', 'format'.",
     )
     reward_options: dict[str, object] = Field({}, description="Options of the reward.")
 
@@ -396,6 +394,9 @@ class Matchmaker:
                 with self._named(f"failed to observe the episodes of step {step}", kind):
                     observer.observe(step, episodes)
                 self._state_of(kind, observer)  # fails here rather than at a checkpoint many steps away
+                if observer is self.sampler:
+                    with self._named("failed to give its metrics"):
+                        self._metrics = _plain_metrics(self.sampler.metrics())
             except UserCodeError:
                 with suppress(Exception, SystemExit):
                     observer.load_state_dict(before)

@@ -76,9 +76,8 @@ class CreditConfig(Section):
 
     estimator: str = Field(
         "rae",
-        description="'rae', 'returns', 'shared', 'batch_mean', 'reinforce++', 'marshal', 'discounted',"
-        " 'delayed_attribution' or 'dept'; 'rloo', 'grpo' or 'dr_grpo', which compare selfplay.attempts; 'gae', which"
-        " learns values; an entry point of 'spiral.advantages', or 'module:attribute'.",
+        description="One of docs/estimators.md, such as 'rae', 'reinforce++', 'grpo' (needs selfplay.attempts) or 'gae'"
+        " (learns values); an entry point of 'spiral.advantages', or 'module:attribute'.",
     )
     options: dict[str, object] = Field(
         {}, description="Options of the estimator by name, such as { decay = 0.95 } for 'rae'."
