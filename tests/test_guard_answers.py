@@ -96,9 +96,10 @@ def test_which_checkpoint_a_rollback_goes_back_to():
     assert other.state_dict() == answers.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
-    [pytest.param("anchor", marks=pytest.mark.slow), pytest.param("pull", marks=pytest.mark.slow), "rollback"],
+    ["anchor", "pull", "rollback"],
 )
 def test_an_answer_is_the_same_after_a_resume(answer, tmp_path):
     """The run that is stopped and resumed has step 2's answer in its checkpoint, and ends as the other one."""

@@ -36,13 +36,14 @@ def weights_kept(path):
     return sorted(directory.name for directory in (path / "past_selves").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "cluster"),
     [
         ("pfsp", ()),
-        pytest.param("past_selves", (), marks=pytest.mark.slow),
-        pytest.param("pfsp", WORKERS, marks=pytest.mark.slow),
-        pytest.param("past_selves", WORKERS, marks=pytest.mark.slow),
+        ("past_selves", ()),
+        ("pfsp", WORKERS),
+        ("past_selves", WORKERS),
     ],
     ids=["pfsp", "past_selves", "pfsp with workers", "past_selves with workers"],
 )

@@ -57,9 +57,7 @@ class SelfPlayConfig(Section):
     games: dict[str, float] = Field(
         {"tictactoe": 1.0}, min_length=1, description="Game to weight; a step's episodes are split by these weights."
     )
-    starts: dict[str, int] = Field(
-        {}, description="Game to its first step; others enter at step 1."
-    )
+    starts: dict[str, int] = Field({}, description="Game to its first step; others enter at step 1.")
     curriculum: str = Field(
         "fixed",
         description="What changes the weights: 'fixed' nothing, 'learning_progress', 'regret', or 'module:Class'.",
