@@ -46,7 +46,7 @@ def test_overview_draws_every_metric_and_keeps_its_controls_in_the_address(view,
     drawn = page.locator(".group:not(:first-child) .chart-name").all()
     assert {one.get_attribute("aria-label").removeprefix("Enlarge ") for one in drawn} == keys
 
-    page.get_by_label("Find a metric").fill("entropy")
+    page.get_by_label("Find a metric").fill("loss/entropy")
     expect(page.locator(".chart")).to_have_count(1)
     expect(page.locator(".chart canvas")).to_have_count(1)
     page.get_by_label("Smoothing").fill("0.6")
@@ -54,7 +54,7 @@ def test_overview_draws_every_metric_and_keeps_its_controls_in_the_address(view,
     page.get_by_label("first step").fill("2")
     page.get_by_label("last step").fill("5")
     page.get_by_label("last step").press("Enter")
-    expect(page).to_have_url(re.compile("q=entropy&smooth=0.6&log=1&from=2&to=5"))
+    expect(page).to_have_url(re.compile("q=loss%2Fentropy&smooth=0.6&log=1&from=2&to=5"))
 
     page.get_by_role("button", name="Enlarge loss/entropy").click()
     page.get_by_text("Values", exact=True).click()
