@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spiral.core.records import Episode, Generation, Sample, Seat, Turn
+from spiral.training.advantages import load_estimator
 
 
 def new_turn(
@@ -78,3 +79,18 @@ def loss_of(scores, old, behaviour, advantages, denominator, config):
         sample_K=torch.zeros_like(advantages, dtype=torch.long),
     )
     return loss(scores, tokens, denominator, config, make_policy_loss(config))
+
+
+class NoValues:
+    """A value head that has learned nothing, so that all values are 0."""
+
+    def values(self, episodes):
+        return [np.zeros(len(episode.turns)) for episode in episodes]
+
+
+def new_estimator(name):
+    """An estimator without a past; values are 0."""
+    estimator = load_estimator(name)
+    if estimator.needs_values:
+        estimator.value_head = NoValues()
+    return estimator

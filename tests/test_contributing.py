@@ -20,7 +20,7 @@ from made_up import new_episode
 from spiral.core.records import Seat
 from spiral.games import load_game
 from spiral.launch import execute, start
-from spiral.rollout.matchmaking import make_sampler
+from spiral.rollout.opponents.loading import make_sampler
 from spiral.runs.directory import read_episodes, read_metrics
 from spiral.runs.recipe import load_recipe
 

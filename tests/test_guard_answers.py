@@ -38,7 +38,7 @@ def settings(answer, steps="[2]", **changed):
         "run__trackers": "[]",
         "run__guards": f"['{GUARD}']",
         "run__guard_options": f"{{'{GUARD}' = {{steps = {steps}}}}}",
-        "run__guard_answers": f"{{'{GUARD}' = '{answer}'}}",
+        "answer__guards": f"{{'{GUARD}' = '{answer}'}}",
         "answer__steps": "2",
         "answer__anchor_share": "0.5",
         "evaluation__games": "[]",
@@ -66,20 +66,21 @@ def rows_of(path):
 
 
 def test_when_a_guard_answers():
-    answers = Answers(AnswerConfig(steps=3), {"a": "anchor", "b": "log"}, steps=100)
+    answers = Answers(AnswerConfig(steps=3, guards={"a": "anchor", "b": "log"}), steps=100)
     assert answers.observe(1, {"a": [SLIGHT], "b": [BAD]})["guard/answers"] == 0.0
     given = {step: answers.observe(step, {"a": [BAD]}) for step in range(2, 6)}
     assert [row["guard/answers"] for row in given.values()] == [1.0, 0.0, 0.0, 1.0]
     assert [answers.anchor_share(step) for step in (2, 5, 8, 9)] == [0.25, 0.25, 0.25, 0.0]
-    assert Answers(AnswerConfig(level="warning"), {"a": "pull"}, 9).observe(1, {"a": [SLIGHT]})["guard/pull"] == 10.0
-    last = Answers(AnswerConfig(), {"a": "stop"}, steps=4)
+    early = Answers(AnswerConfig(level="warning", guards={"a": "pull"}), 9)
+    assert early.observe(1, {"a": [SLIGHT]})["guard/pull"] == 10.0
+    last = Answers(AnswerConfig(guards={"a": "stop"}), steps=4)
     last.observe(4, {"a": [BAD]})
     assert not last.stop_reason, "nothing follows the last step"
-    assert Answers(AnswerConfig(), {"a": "log"}, 4).observe(1, {"a": [BAD]}) == {}
+    assert Answers(AnswerConfig(guards={"a": "log"}), 4).observe(1, {"a": [BAD]}) == {}
 
 
 def test_which_checkpoint_a_rollback_goes_back_to():
-    answers = Answers(AnswerConfig(steps=1), {"a": "rollback"}, steps=100)
+    answers = Answers(AnswerConfig(steps=1, guards={"a": "rollback"}), steps=100)
     for step in range(1, 31):
         answers.observe(step, {"a": [SLIGHT] if step > 22 else []})
     assert answers.rollback_to([0, 10, 15, 20, 25, 30]) == 15, "five steps before the last healthy one, 22"
@@ -90,8 +91,8 @@ def test_which_checkpoint_a_rollback_goes_back_to():
     for step in range(31, 38):
         answers.observe(step, {})
     assert answers.rollback_to([0, 15, 20, 30, 32]) == 32
-    assert Answers(AnswerConfig(), {"a": "rollback"}, 9).rollback_to([0, 5]) == 0
-    other = Answers(AnswerConfig(steps=1), {"a": "rollback"}, steps=100)
+    assert Answers(AnswerConfig(guards={"a": "rollback"}), 9).rollback_to([0, 5]) == 0
+    other = Answers(AnswerConfig(steps=1, guards={"a": "rollback"}), steps=100)
     other.load_state_dict(json.loads(json.dumps(answers.state_dict())))
     assert other.state_dict() == answers.state_dict()
 
@@ -148,14 +149,14 @@ def test_a_guard_that_stops_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (["run.guard_answers={seats = 'stop'}"], "run.guard_answers has 'seats', which run.guards does not name"),
-        (["run.guard_answers={health = 'halt'}"], "run.guard_answers.health: got 'halt'"),
-        (["run.guard_answers={health = 'pull'}", "loss.kl_coefficient=0"], "there is no reference to pull to; set it"),
-        (["run.guard_answers={health = 'rollback'}", "cluster.rollout_workers=1"], "which works in one process"),
-        (["run.guard_answers={health = 'anchor'}", "answer.anchor='minimax'"], "'minimax' cannot play 'kuhn_poker'"),
+        (["answer.guards={seats = 'stop'}"], "answer.guards has 'seats', which run.guards does not name"),
+        (["answer.guards={health = 'halt'}"], "answer.guards.health: got 'halt'"),
+        (["answer.guards={health = 'pull'}", "loss.kl_coefficient=0"], "there is no reference to pull to; set it"),
+        (["answer.guards={health = 'rollback'}", "cluster.rollout_workers=1"], "which works in one process"),
+        (["answer.guards={health = 'anchor'}", "answer.anchor='minimax'"], "'minimax' cannot play 'kuhn_poker'"),
     ],
 )
 def test_what_is_refused(changed, words):
-    with pytest.raises(ValueError, match=r"guard_answers|anchor") as refused:
+    with pytest.raises(ValueError, match=r"answer.guards|anchor") as refused:
         load_recipe("nano", changed)
     assert words in str(refused.value)

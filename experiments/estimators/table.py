@@ -46,9 +46,19 @@ def table(episodes: Sequence[Episode]) -> str:
     return "\n".join(lines)
 
 
+class _NewHead:
+    """A value head that has learned nothing, so that all values are 0."""
+
+    def values(self, episodes: Sequence[Episode]) -> list[NDArray[np.float64]]:
+        return [np.zeros(len(episode.turns)) for episode in episodes]
+
+
 def _advantages(name: str, episodes: Sequence[Episode]) -> NDArray[np.float64]:
     """The advantages of the turns that are learned from."""
-    given = load_estimator(name)(episodes, [np.zeros(len(episode.turns)) for episode in episodes])
+    estimator = load_estimator(name)
+    if estimator.needs_values:
+        estimator.value_head = _NewHead()
+    given = estimator(episodes)
     return np.array(
         [
             float(np.mean(advantage))

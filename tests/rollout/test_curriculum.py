@@ -12,6 +12,7 @@ from spiral.launch import execute, resume, start
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.curriculum.base import Curriculum, shared_out
 from spiral.rollout.curriculum.learning_progress import LearningProgress
+from spiral.rollout.curriculum.loading import CurriculumConfig
 from spiral.rollout.curriculum.regret import Regret
 from spiral.rollout.loop import play
 from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
@@ -98,27 +99,29 @@ def test_a_game_enters_at_its_step_and_the_others_are_as_they_were():
 
 
 def test_the_games_of_a_step_follow_from_the_state():
-    config = SelfPlayConfig(games=GAMES, curriculum="regret", reward="sign", episodes_per_step=40)
-    going, resumed = Matchmaker(RandomPolicy(), config, 0), Matchmaker(RandomPolicy(), config, 0)
+    config = SelfPlayConfig(games=GAMES, reward="sign", episodes_per_step=40)
+    going, resumed, new = (
+        Matchmaker(RandomPolicy(), config, 0, curriculum=CurriculumConfig(kind="regret")) for _ in range(3)
+    )
     for step in (1, 2):
         going.observe(step, play(going.matches(step)))
     resumed.load_state_dict(json.loads(json.dumps(going.state_dict())))
     assert resumed.pairings(3) == going.pairings(3)
-    assert counts(going, 3) != counts(Matchmaker(RandomPolicy(), config, 0), 3)
+    assert counts(going, 3) != counts(new, 3)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0])
 def test_weights_that_share_out_nothing_are_refused(weight):
-    config = SelfPlayConfig(curriculum=f"{HERE}:Nothing", curriculum_options={"weight": weight})
+    curriculum = CurriculumConfig(kind=f"{HERE}:Nothing", options={"weight": weight})
     with pytest.raises(UserCodeError, match=f"'{HERE}:Nothing' failed at step 1.*expected finite weights"):
-        Matchmaker(RandomPolicy(), config, 0).pairings(1)
+        Matchmaker(RandomPolicy(), SelfPlayConfig(), 0, curriculum=curriculum).pairings(1)
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("selfplay.curriculum=progress", "there is no 'progress' among the curricula"),
-        ("selfplay.curriculum_options={rate=2}", "'fixed' has no option 'rate'; it has none"),
+        ("curriculum.kind=progress", "there is no 'progress' among the curricula"),
+        ("curriculum.options={rate=2}", "'fixed' has no option 'rate'; it has none"),
         ("selfplay.starts={kuhn_poker=2}", r"selfplay.starts got kuhn_poker = 2; expected games of selfplay.games"),
         ("selfplay.starts={tictactoe=2}", "so that no game is played in step 1"),
         ("selfplay.starts={tictactoe=0}", "numbers of at least 1"),
@@ -131,8 +134,8 @@ def test_wrong_settings_are_refused(setting, message):
 
 def test_options_and_schedules_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="got rate=0; expected a share above 0 and up to 1"):
-        load_recipe("nano", ["selfplay.curriculum=regret", "selfplay.curriculum_options={rate=0}"])
-    ahead = ["selfplay.curriculum=regret", "cluster.rollout_workers=2", "cluster.schedule=overlap"]
+        load_recipe("nano", ["curriculum.kind=regret", "curriculum.options={rate=0}"])
+    ahead = ["curriculum.kind=regret", "cluster.rollout_workers=2", "cluster.schedule=overlap"]
     with pytest.raises(ValueError, match="before those of the step before are over"):
         load_recipe("nano", ahead)
     load_recipe("nano", [*ahead[:2], "cluster.schedule=sync"])
@@ -141,7 +144,7 @@ def test_options_and_schedules_that_cannot_work_are_refused():
 def test_a_run_with_a_curriculum_resumes_bit_for_bit(tmp_path):
     """With a game that enters in step 2; stopped after step 2 and resumed for two more."""
     settings = [
-        "selfplay.games={tictactoe=1, kuhn_poker=1}", "selfplay.starts={kuhn_poker=2}", "selfplay.curriculum=regret",
+        "selfplay.games={tictactoe=1, kuhn_poker=1}", "selfplay.starts={kuhn_poker=2}", "curriculum.kind=regret",
         "selfplay.opening_plies={}", "selfplay.episodes_per_step=12", "evaluation.games=[]",
         "evaluation.exploitability=[]", "run.steps=4", "run.checkpoint_every=2", "learner.warmup_steps=0",
         "learner.final_learning_rate_share=1.0",

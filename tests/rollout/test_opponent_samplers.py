@@ -13,9 +13,10 @@ from spiral.games.failures import UserCodeError
 from spiral.launch import execute, resume, start
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import play
-from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig, make_sampler
+from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
 from spiral.rollout.opponents.base import OpponentSampler
 from spiral.rollout.opponents.fixed import FixedOpponents
+from spiral.rollout.opponents.loading import make_sampler
 from spiral.runs.recipe import load_recipe
 
 HERE = "tests.rollout.test_opponent_samplers"

@@ -11,7 +11,8 @@ import pytest
 from spiral.core.records import Episode, Seat, past_self, past_step
 from spiral.games import load_game
 from spiral.policies.scripted import RandomPolicy
-from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig, make_sampler, plays_past_selves
+from spiral.rollout.matchmaking import Matchmaker, SelfPlayConfig
+from spiral.rollout.opponents.loading import make_sampler, plays_past_selves
 from spiral.rollout.opponents.past_selves import PastSelves
 from spiral.rollout.opponents.pfsp import Pfsp
 from spiral.rollout.opponents.results import MAX_ROWS, NOW, Results

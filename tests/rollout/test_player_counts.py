@@ -156,7 +156,7 @@ def test_transcripts_name_every_player():
 
 
 def test_a_policy_is_each_of_three_players_in_turn():
-    """Heads against tails: whoever says heads alone pays 2 in every seat, with the deals of a group the same."""
+    """A player who alone says heads pays 2, as each player in turn, with the same deals in a group."""
     matches = paired_matches(Says("heads"), Says("tails"), OddOneOut(), 6, 0)
     assert [[policy.name for policy in match.policies].index("heads") for match in matches] == [0, 1, 2, 0, 1, 2]
     assert [match.seed for match in matches] == [matches[0].seed] * 3 + [matches[3].seed] * 3

@@ -320,7 +320,7 @@ def test_legality_and_format_pay_for_what_they_are_called_after():
 
 
 def test_the_coin_knows_the_seed_and_nothing_of_the_game():
-    """Fair, zero-sum, another one for each attempt, and the same whoever won."""
+    """The coin is fair and zero-sum, differs between attempts, and does not depend on the winner."""
     game = load_game("tictactoe")
     won = [dataclasses.replace(new_episode((1.0, -1.0), game="tictactoe"), seed=n) for n in range(2000)]
     paid = [with_reward(episode, coin).rewards for episode in won]

@@ -9,7 +9,8 @@ import pytest
 from spiral.models.shapes import model_config
 from spiral.plan import describe
 from spiral.plan.fit import make_plan
-from spiral.rollout.matchmaking import SelfPlayConfig, most_past_selves
+from spiral.rollout.matchmaking import SelfPlayConfig
+from spiral.rollout.opponents.loading import most_past_selves
 from spiral.runs.past_selves import past_self_standings
 from spiral.runs.recipe import load_recipe
 

@@ -97,7 +97,7 @@ def test_the_end_of_a_large_game_is_judged():
     assert (found.method, found.best, found.values["3"], found.regret("6")) == ("minimax", ("3",), 1.0, 1.0)
 
 
-def test_whoever_waits_can_bound_the_time_and_ask_again():
+def test_a_caller_can_bound_the_time_and_ask_again():
     game = load_game("tictactoe", size=4, line=4)
     state = replay(game, ["0", "4", "1", "5", "10", "8", "7", "9"])
     began = time.monotonic()
@@ -113,7 +113,7 @@ def test_whoever_waits_can_bound_the_time_and_ask_again():
     assert time.monotonic() - began < 20
 
 
-def test_an_equilibrium_is_solved_while_nobody_waits():
+def test_an_equilibrium_is_solved_in_the_background():
     game = load_game("leduc_poker")
     judgement._solutions.pop(game, None)
     state = replay(game, ["K", "Q"])

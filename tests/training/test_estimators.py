@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from made_up import new_episode, new_turn
+from made_up import new_episode, new_estimator, new_turn
 from spiral.core.records import Seat
 from spiral.training.advantages import (
     DEPT,
@@ -215,7 +215,7 @@ def test_every_estimator_takes_three_players_opponents_and_games_without_a_resul
     ]
 
     def estimated(episodes):
-        return load_estimator(name)(episodes, [np.zeros(len(episode.turns)) for episode in episodes])
+        return new_estimator(name)(episodes)
 
     given = estimated([*played, *against])
     assert [len(array) for array in given] == [4, 3, 2, 3, 3]

@@ -16,7 +16,7 @@ from spiral.runs.recipe import load_recipe
 from spiral.training.advantages import ESTIMATORS, load_estimator
 from spiral.training.checkpoint import load_checkpoint, save_checkpoint
 from spiral.training.learner import Learner
-from spiral.training.loop import train
+from spiral.training.loop import Hooks, train
 from spiral.training.settings import BUILTIN_LOSSES, NLL
 from spiral.training.value_head import ValueHead
 
@@ -52,9 +52,10 @@ def trained(played, *settings, checkpoints=None, resumed=None):
     source = loaded if resumed is None else load_language_model(recipe.model.model_copy(update={"path": str(resumed)}))
     learner = Learner.from_recipe(recipe, copy.deepcopy(source.model))
     estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
-    value_head = ValueHead(learner, recipe.credit) if estimator.needs_values else None
+    if estimator.needs_values:
+        estimator.value_head = ValueHead(learner, recipe.credit)
     if resumed is not None:
-        load_checkpoint(resumed, learner, value_head)
+        load_checkpoint(resumed, learner, estimator.value_head)
     recorder, collector = mock.Mock(), mock.Mock()
     collector.collect.return_value = episodes
 
@@ -67,7 +68,7 @@ def trained(played, *settings, checkpoints=None, resumed=None):
                 tokenizer=loaded.tokenizer,
                 card=card,
                 state={"step": step},
-                value_head=value_head,
+                value_head=estimator.value_head,
             )
 
     assert train(
@@ -78,8 +79,7 @@ def trained(played, *settings, checkpoints=None, resumed=None):
         learner,
         publish=lambda: None,
         recorder=recorder,
-        value_head=value_head,
-        save=save,
+        hooks=Hooks(save=save),
     )
     before, after = loaded.model.state_dict(), learner.model.state_dict()
     moved = [name for name in before if not torch.equal(before[name], after[name])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -145,11 +146,20 @@ def test_an_estimator_of_ones_own_gets_values_where_it_has_targets(monkeypatch):
             return self.targets
 
     monkeypatch.setattr("user_estimator.Mine", Mine, raising=False)
-    estimator = load_estimator("user_estimator:Mine")
-    played, values = [seen(1, 2)], [np.array([0.5, 0.25])]
+    estimator, head = load_estimator("user_estimator:Mine"), mock.Mock()
+    head.values.return_value = [np.array([0.5, 0.25])]
+    played = [seen(1, 2)]
     assert estimator.needs_values
     assert not load_estimator("rae").needs_values
-    assert estimator(played, values)[0].tolist() == [-0.5, -0.25]
+    assert load_estimator("rae").learn_values(played) == {}
+    with pytest.raises(UserCodeError, match="'user_estimator:Mine' needs a value head, and has none"):
+        estimator(played)
+    estimator.value_head = head
+    assert estimator(played)[0].tolist() == [-0.5, -0.25]
+    Mine.targets = [[1.0, -1.0]]
+    assert estimator.learn_values(played) is head.learn.return_value
+    (episodes, targets), _ = head.learn.call_args
+    assert (episodes, [array.tolist() for array in targets]) == (played, [[1.0, -1.0]])
     for targets, message in (
         ([[1.0]], "gave other value targets than one number for each turn"),
         ([[1.0, float("nan")]], "gave a value target that is no number"),
@@ -157,9 +167,7 @@ def test_an_estimator_of_ones_own_gets_values_where_it_has_targets(monkeypatch):
     ):
         Mine.targets = targets
         with pytest.raises(UserCodeError, match=f"'user_estimator:Mine' {message}"):
-            estimator.value_targets(played, values)
-    with pytest.raises(UserCodeError, match="'user_estimator:Mine' needs the values of the turns"):
-        estimator(played)
+            estimator.learn_values(played)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def total(view):
 
 
 def settled(view, number):
-    """Wait until the table says so many games."""
+    """Wait until the table counts `number` games."""
     expect(view.page.locator(".head .sub")).to_have_text(re.compile(rf"^{number} games?$"))
 
 
@@ -260,6 +260,7 @@ def test_games_before_and_after_follow_the_filtered_list(view, trained):
     expect(page.locator("#toast")).to_have_text("This is the first game.")
     page.get_by_role("link", name="Games").last.click()
     settled(view, len(kuhn))
+    assert view.faults == []
 
 
 def test_evaluation_shows_what_the_files_say(view, trained):
@@ -322,6 +323,7 @@ def test_page_follows_a_run_that_goes_on(browser, tmp_path):
             file.write('{"step": 4, "rollout/ill')
         page = view.open("?q=rollout/illegal")
         expect(page.locator(".legend b")).to_have_text("0.1667")
+        assert view.faults == []
 
 
 @pytest.fixture(scope="module")
@@ -360,6 +362,7 @@ def test_long_replies_of_a_model_are_shown_in_parts(browser, tmp_path):
         expect(page.locator(".tokens .tint")).to_have_count(3000)
         page.get_by_role("button", name="Show 2,000 of 2,000 more tokens").click()
         expect(page.locator(".tokens .tint")).to_have_count(5000)
+        assert view.faults == []
 
 
 def test_addresses_that_name_nothing_are_answered_in_a_sentence(view):

@@ -46,12 +46,12 @@ def games(
         unavailable = [{"name": name, "reason": reason} for name, reason in absent.items()]
         print_json({"games": rows + adapted, "unavailable": unavailable})
         return
-    table = plain_table("game", "players", "summary and rules", "parameters", "exact theory")
-    table.columns[0].no_wrap = table.columns[3].no_wrap = True
+    table = plain_table("game, its parameters", "summary and rules", "players", "exact theory")
+    table.columns[0].no_wrap = True
     for row in rows:
-        parameters = "\n".join(f"{key}={value}" for key, value in row["parameters"].items())
+        named = "\n".join([row["name"], *(f"  {key}={value}" for key, value in row["parameters"].items())])
         theory = "yes" if row["exact_theory"] else "no"
-        table.add_row(row["name"], str(row["seats"]), f"{row['summary']}\nrules: {row['rules']}", parameters, theory)
+        table.add_row(named, f"{row['summary']}\nrules: {row['rules']}", str(row["seats"]), theory)
     wide_console().print(table)
     console = wide_console()
     if everything:

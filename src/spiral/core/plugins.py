@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
+from spiral.games.failures import UserCodeError, describe_error
+
 T = TypeVar("T")
 
 
@@ -105,6 +107,47 @@ def check_call(name: str, found: Callable[..., object], *arguments: str) -> None
             f"{name!r} is called as {name.rpartition(':')[2]}({call}), but takes {signature}; give it the"
             f" {'argument' if len(arguments) == 1 else 'arguments'} {', '.join(arguments)}"
         ) from error
+
+
+def construct(
+    noun: str,
+    name: str,
+    found: Callable[..., object],
+    expected: type[T],
+    argument: tuple[str, object],
+    options: Mapping[str, object],
+    setting: str,
+) -> T:
+    """Return what a class or function that `resolve` found makes of one argument and the options of a recipe.
+
+    Args:
+        noun: What is made, such as "opponent sampler".
+        name: What the recipe calls it.
+        found: The class or function.
+        expected: The class of what is made.
+        argument: The name and value of the argument that comes before the options.
+        options: The options in the recipe.
+        setting: The setting that has the name, such as "selfplay.opponent_sampler".
+
+    Raises:
+        ValueError: It does not take the argument or the options, or makes something else.
+        UserCodeError: It failed.
+    """
+    label, value = argument
+    check_call(name, found, label)
+    check_options(name, found, options, positional=1)
+    try:
+        made = found(value, **options)
+    except ValueError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(f"the {noun} {name!r} failed to start: {describe_error(error)}") from error
+    if not isinstance(made, expected):
+        raise ValueError(
+            f"{setting} is {name!r}, which gives a {type(made).__name__}; expected a subclass of"
+            f" {expected.__module__}.{expected.__qualname__}"
+        )
+    return made
 
 
 def names(kind: str, builtin: Mapping[str, object]) -> tuple[str, ...]:

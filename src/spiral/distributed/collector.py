@@ -41,7 +41,8 @@ from spiral.distributed.weights.base import TransportContext, WeightsHandle
 from spiral.distributed.weights.registry import deliver, make_transport
 from spiral.policies import scripted_policy
 from spiral.policies.scripted import RandomPolicy
-from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, SelfPlayConfig
+from spiral.rollout.curriculum.loading import CurriculumConfig
+from spiral.rollout.matchmaking import FIXED, LoadOpponent, Matchmaker, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
 POLL_SECONDS = 0.1
@@ -68,6 +69,7 @@ class ClusterCollector:
         sleep: bool = False,
         meanwhile: Callable[[], None] = lambda: None,
         past_selves_of: Path | None = None,
+        curriculum: CurriculumConfig = FIXED,
     ) -> None:
         """Starts the workers and waits until they are ready; Ray must be connected.
 
@@ -84,6 +86,7 @@ class ClusterCollector:
             sleep: Whether to put the engines to sleep after every step's games.
             meanwhile: Called while the workers start.
             past_selves_of: The directory of the run whose past selves play; None where none do.
+            curriculum: What weighs the games of each step.
 
         Raises:
             ValueError or RuntimeError: a worker could not be set up; the message is the worker's own.
@@ -94,7 +97,9 @@ class ClusterCollector:
         self._sleep = sleep
         # Enumerates the games and plays none, so that any policy will do.
         placeholder = RandomPolicy()
-        self._matchmaker = Matchmaker(placeholder, selfplay, seed, load_opponent=lambda _name, _game: placeholder)
+        self._matchmaker = Matchmaker(
+            placeholder, selfplay, seed, load_opponent=lambda _name, _game: placeholder, curriculum=curriculum
+        )
         self._matchmaker.steps_ahead = cluster.steps_ahead
         self._samples_per_step = selfplay.samples_per_step
         self._queue = (

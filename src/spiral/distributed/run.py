@@ -32,7 +32,7 @@ from spiral.inference.engines import Weights, load_for_engine, make_policy
 from spiral.models.loading import load_language_model, model_directory
 from spiral.models.shapes import count_parameters, model_config
 from spiral.policies.past_selves import check_past_selves, prune_past_selves
-from spiral.rollout.matchmaking import plays_past_selves
+from spiral.rollout.opponents.loading import plays_past_selves
 from spiral.runs.agreement import computation
 from spiral.runs.answers import Answers
 from spiral.runs.checks import check_prompts
@@ -47,9 +47,6 @@ from spiral.training.advantages import Estimator, load_estimator
 @dataclasses.dataclass(kw_only=True)
 class ClusterRun:
     """The parts of a run on a cluster; `resources` closes them in the right order."""
-
-    value_head: None = dataclasses.field(default=None, init=False)
-    """An estimator that needs values runs in one process."""
 
     recipe: Recipe
     directory: RunDirectory
@@ -194,6 +191,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 sleep=recipe.engine.sleep,
                 meanwhile=learner.wait,
                 past_selves_of=path.absolute() if plays_past_selves(recipe.selfplay) else None,
+                curriculum=recipe.curriculum,
             )
         )
         estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)

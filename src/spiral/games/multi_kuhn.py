@@ -1,8 +1,8 @@
 """Kuhn poker for three players or more: one card each, one betting round, returns in chips.
 
-Every player puts in 1 chip and is dealt one of n + 1 cards. The players act in turn: each may check or bet 1 chip until
-somebody bets, and then each of the others, in the order of the table, may call that chip or fold. The highest card
-among those who paid the bet takes the pot, or the highest of all where nobody bet. These are the rules of OpenSpiel's
+Every player puts in 1 chip and is dealt one of n + 1 cards. The players act in turn: each may check or bet 1 chip.
+After a bet each of the others, in the order of the table, may call that chip or fold. The pot goes to the highest card
+of those who paid the bet, or of all players if there was none. These are the rules of OpenSpiel's
 `kuhn_poker(players=n)` and of the three-player Kuhn poker of the Annual Computer Poker Competition (Szafron, Gibson and
 Sturtevant, 2013, "A parameterized family of equilibrium profiles for three-player Kuhn poker"), in which one player can
 help another at no cost of its own, so that no strategy is safe for everybody.
@@ -172,10 +172,10 @@ class MultiKuhnState(State):
             f"You are playing one hand of Kuhn poker for {NUMBERS[self.players]} players. The deck holds"
             f" {NUMBERS[len(deck)]} cards: {', '.join(deck[:-1])} and {deck[-1]}.{ten} {deck[0]} is the lowest and K"
             " the highest. Each player puts 1 chip into the pot and is dealt one card that the others do not see. The"
-            " players act in turn, seat 0 first. While nobody has bet, a player may check or bet 1 chip. After a bet"
+            " players act in turn, seat 0 first. Before a bet, a player may check or bet 1 chip. After a bet"
             " each of the others in turn, those who checked before included, may call it by putting in 1 chip, or fold."
-            " The highest card among the players who put in the bet takes the pot; where nobody bet, the highest"
-            " card of all.",
+            " The highest card among the players who put in the bet takes the pot; without a bet, the highest card of"
+            " all.",
             f"You are seat {player} of seats 0 to {self.players - 1}.",
             "Your card is not dealt yet." if own == "-" else f"Your card: {own}.",
         ]

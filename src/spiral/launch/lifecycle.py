@@ -41,7 +41,7 @@ from spiral.runs.recorder import RunRecorder
 from spiral.runs.trackers import Trackers
 from spiral.training.advantages import Estimator
 from spiral.training.checkpoint import STATE, checkpoint_state
-from spiral.training.loop import Collector, Updater, Values, train
+from spiral.training.loop import Collector, Hooks, Updater, train
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +79,6 @@ class Run(Protocol):
     @property
     def collector(self) -> Collector:
         """Plays the games."""
-        ...
-
-    @property
-    def value_head(self) -> Values | None:
-        """Learns values where the estimator needs them."""
         ...
 
     def publish(self) -> None:
@@ -354,17 +349,18 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
                 WatchedLearner(run.learner, recipe),
                 run.publish,
                 recorder,
-                value_head=run.value_head,
-                evaluate=evaluate,
-                save=run.save,
-                snapshot=lambda _step: run.snapshot(),
-                keep=run.keep,
-                describe=run.describe,
-                more_metrics=run.metrics,
-                prepare=run.prepare,
-                judge=guard,
-                watch=show,
-                stop_requested=lambda: stop_requested() or bool(run.answers.stop_reason),
+                Hooks(
+                    prepare=run.prepare,
+                    describe=run.describe,
+                    more_metrics=run.metrics,
+                    evaluate=evaluate,
+                    judge=guard,
+                    stop_requested=lambda: stop_requested() or bool(run.answers.stop_reason),
+                    snapshot=lambda _step: run.snapshot(),
+                    keep=run.keep,
+                    save=run.save,
+                    watch=show,
+                ),
             )
         except (UserCodeError, NotPlayedError):
             _save_done(run, recorder)

@@ -22,7 +22,7 @@ from spiral.models.loading import LanguageModel, load_language_model, model_dire
 from spiral.policies.opponents import Opponents
 from spiral.policies.past_selves import SharedEngine, check_past_selves, prune_past_selves
 from spiral.rollout.collector import SelfPlay
-from spiral.rollout.matchmaking import plays_past_selves
+from spiral.rollout.opponents.loading import plays_past_selves
 from spiral.runs.agreement import computation, learner_options
 from spiral.runs.answers import Answers
 from spiral.runs.checks import check_prompts
@@ -55,8 +55,6 @@ class LocalRun:
     """Opponents in training and evaluation, loaded once."""
     past: SharedEngine | None = None
     """Shares out the engine between the policy and its past selves, where these play."""
-    value_head: ValueHead | None = None
-    """Of an estimator that needs values."""
     _cut_off: set[str] = dataclasses.field(default_factory=set)
     """Opponents whose cut off replies in evaluations there was a warning of."""
 
@@ -108,33 +106,38 @@ class LocalRun:
                     load_opponent=opponents,
                     sleep=(policy, opponents) if recipe.engine.sleep else (),
                     past=past,
+                    curriculum=recipe.curriculum,
                 )
-        value_head = ValueHead(learner, recipe.credit) if estimator.needs_values else None
-        answers = Answers.from_recipe(recipe)
-        if checkpoint is not None:
-            state = load_checkpoint(checkpoint, learner, value_head)
-            estimator.restore(state, checkpoint.name)
-            answers.load_state_dict(state)
-            collector.load_state_dict(state, checkpoint.name)
-            if isinstance(collector, SelfPlay):
-                check_past_selves(path, collector.past_selves())
-            collector.add_checkpoint(learner.version, checkpoint)
-            policy.load_weights(learner.weights(), learner.version)
-        if past is not None:
-            past.load_weights(learner.weights(), learner.version)
-        return cls(
+        if estimator.needs_values:
+            estimator.value_head = ValueHead(learner, recipe.credit)
+        run = cls(
             recipe=recipe,
             directory=RunDirectory(path),
             language_model=loaded,
             policy=policy,
             learner=learner,
             estimator=estimator,
-            answers=answers,
+            answers=Answers.from_recipe(recipe),
             collector=collector,
             opponents=opponents,
             past=past,
-            value_head=value_head,
         )
+        if checkpoint is not None:
+            run._restore(checkpoint)
+        if past is not None:
+            past.load_weights(learner.weights(), learner.version)
+        return run
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Takes up the training state of a checkpoint, whose model is loaded."""
+        state = load_checkpoint(checkpoint, self.learner, self.estimator.value_head)
+        self.estimator.restore(state, checkpoint.name)
+        self.answers.load_state_dict(state)
+        self.collector.load_state_dict(state, checkpoint.name)
+        if isinstance(self.collector, SelfPlay):
+            check_past_selves(self.directory.path, self.collector.past_selves())
+        self.collector.add_checkpoint(self.learner.version, checkpoint)
+        self.policy.load_weights(self.learner.weights(), self.learner.version)
 
     def prepare(self, step: int) -> None:
         """Puts in force what the answers of guards change in a step."""
@@ -142,7 +145,7 @@ class LocalRun:
         if answers.rollback_due:
             checkpoints = dict(checkpoints_in(self.directory.checkpoints))
             target = answers.rollback_to([*checkpoints])
-            state = roll_back(checkpoints[target], self.learner, self.value_head)
+            state = roll_back(checkpoints[target], self.learner, self.estimator.value_head)
             self.estimator.restore(state, checkpoints[target].name)
             answers.rolled_back(target, step - 1)
             self.publish()
@@ -171,7 +174,7 @@ class LocalRun:
                 **self.collector.state_dict(),
                 "recipe": lasting_settings(self.recipe),
             },
-            value_head=self.value_head,
+            value_head=self.estimator.value_head,
             keep=self.recipe.run.keep_checkpoints,
             check=self.directory.check,
         )

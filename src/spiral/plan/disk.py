@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from spiral.plan.memory import number_size
-from spiral.rollout.matchmaking import most_past_selves
+from spiral.rollout.opponents.loading import most_past_selves
 from spiral.runs.hardware import GIB
 from spiral.runs.recipe import Recipe
 

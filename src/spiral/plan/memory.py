@@ -45,7 +45,7 @@ from spiral.inference.slot_cache import round_up
 from spiral.models.loading import check_architecture, context_limit
 from spiral.models.shapes import empty_model
 from spiral.plan.tokens import SHORT_SHARE, TokenBudget
-from spiral.rollout.matchmaking import plays_past_selves
+from spiral.rollout.opponents.loading import plays_past_selves
 from spiral.runs.hardware import GIB
 from spiral.runs.recipe import Recipe
 from spiral.training.logprobs import CHUNK_ELEMENTS

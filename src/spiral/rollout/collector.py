@@ -13,8 +13,9 @@ from spiral.core.records import Episode
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, scripted_policy
 from spiral.policies.past_selves import SharedEngine
+from spiral.rollout.curriculum.loading import CurriculumConfig
 from spiral.rollout.loop import Match, play, play_as_completed
-from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
+from spiral.rollout.matchmaking import FIXED, LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
 from spiral.rollout.sampled_step import SampledStep
 
 
@@ -38,6 +39,7 @@ class SelfPlay:
         load_opponent: LoadOpponent = scripted_policy,
         sleep: Sequence[Sleeper] = (),
         past: SharedEngine | None = None,
+        curriculum: CurriculumConfig = FIXED,
     ) -> None:
         """Take the arguments of `Matchmaker`.
 
@@ -49,7 +51,7 @@ class SelfPlay:
         player: Policy = policy
         if past is not None:
             player, load_opponent = past.policy, past.opponents(load_opponent)
-        self._matchmaker = Matchmaker(player, config, seed, load_opponent=load_opponent)
+        self._matchmaker = Matchmaker(player, config, seed, load_opponent=load_opponent, curriculum=curriculum)
         self._in_flight = config.in_flight
         self._samples_per_step, self._attempts = config.samples_per_step, config.attempts
         self._metrics: Metrics = {}

@@ -18,7 +18,6 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from spiral.core.plugins import check_call, check_options, resolve
 from spiral.core.records import Episode, past_self, past_step
 from spiral.core.seeds import derive_seed
 from spiral.core.settings import Section, shortened, shown
@@ -28,27 +27,17 @@ from spiral.games.failures import UserCodeError, describe_error
 from spiral.policies import Policy, scripted_policy
 from spiral.policies.cut_off import CutOffWatch
 from spiral.rollout.curriculum.base import Curriculum
-from spiral.rollout.curriculum.fixed import FixedWeights
-from spiral.rollout.curriculum.learning_progress import LearningProgress
-from spiral.rollout.curriculum.regret import Regret
+from spiral.rollout.curriculum.loading import CurriculumConfig, make_curriculum
 from spiral.rollout.loop import Match
 from spiral.rollout.opponents.base import MIRROR, OpponentSampler
-from spiral.rollout.opponents.fixed import FixedOpponents, split_evenly
-from spiral.rollout.opponents.past_selves import PastSelves
-from spiral.rollout.opponents.pfsp import Pfsp
+from spiral.rollout.opponents.fixed import split_evenly
+from spiral.rollout.opponents.loading import make_sampler
 from spiral.rollout.rewards import load_reward
 from spiral.rollout.sampled_step import AHEAD, MAX_GAMES_PER_SAMPLE
 
 LoadOpponent = Callable[[str, Game], Policy]
 """Returns the policy that plays a game under an opponent's name."""
-SAMPLERS: Mapping[str, type[OpponentSampler]] = {"fixed": FixedOpponents, "past_selves": PastSelves, "pfsp": Pfsp}
-
-
-CURRICULA: Mapping[str, type[Curriculum]] = {
-    "fixed": FixedWeights,
-    "learning_progress": LearningProgress,
-    "regret": Regret,
-}
+FIXED = CurriculumConfig()
 
 
 class SelfPlayConfig(Section):
@@ -58,11 +47,6 @@ class SelfPlayConfig(Section):
         {"tictactoe": 1.0}, min_length=1, description="Game to weight; a step's episodes are split by these weights."
     )
     starts: dict[str, int] = Field({}, description="Game to its first step; others enter at step 1.")
-    curriculum: str = Field(
-        "fixed",
-        description="What changes the weights: 'fixed' nothing, 'learning_progress', 'regret', or 'module:Class'.",
-    )
-    curriculum_options: dict[str, object] = Field({}, description="Options of the curriculum.")
     episodes_per_step: int = Field(128, ge=1, le=1_000_000, description="Games played before each update.")
     attempts: int = Field(
         1,
@@ -74,19 +58,18 @@ class SelfPlayConfig(Section):
         0,
         ge=0,
         le=100_000,
-        description="Turns to learn from in a step, in place of episodes_per_step; 'async' takes games as they end.",
+        description="Turns of a step, in place of episodes_per_step.",
     )
     in_flight: int = Field(256, ge=1, description="Games under way at once.")
     max_turns: int = Field(100, ge=1, description="A game that takes more turns is cut off and counts as a draw.")
     opening_plies: dict[str, int] = Field(
         {},
-        description="Game to plies: half of its games open with up to this many random moves, not learned from.",
+        description="Game to plies: half of its games open with up to this many random moves.",
     )
     opponents: dict[str, float] = Field(
         {"mirror": 1.0},
         min_length=1,
-        description="Opponent to weight: 'mirror' is the policy itself, 'past' its past selves, others as for"
-        " `spiral evaluate`.",
+        description="Opponent to weight; 'mirror' is the policy itself, 'past' its past selves.",
     )
     opponent_sampler: str = Field(
         "fixed",
@@ -158,79 +141,6 @@ class SelfPlayConfig(Section):
         return {game: weight for game, weight in self.games.items() if weight > 0 and self.starts.get(game, 1) <= step}
 
 
-def make_sampler(config: SelfPlayConfig) -> OpponentSampler:
-    """Return the opponent sampler of a recipe, in its first state.
-
-    Raises:
-        ValueError: There is no such sampler, or it does not take its options.
-    """
-    name = config.opponent_sampler
-    make: Callable[..., OpponentSampler] = resolve("opponents", name, SAMPLERS)
-    check_call(name, make, "opponents")
-    check_options(name, make, config.opponent_options, positional=1)
-    try:
-        sampler = make(config.opponents, **config.opponent_options)
-    except ValueError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserCodeError(f"the opponent sampler {name!r} failed to start: {describe_error(error)}") from error
-    if not isinstance(sampler, OpponentSampler):
-        raise ValueError(
-            f"selfplay.opponent_sampler is {name!r}, which gives a {type(sampler).__name__}; expected a subclass of"
-            " spiral.rollout.opponents.base.OpponentSampler"
-        )
-    return sampler
-
-
-def plays_past_selves(config: SelfPlayConfig) -> bool:
-    """Return whether the opponent sampler of a recipe plays past selves.
-
-    Raises:
-        ValueError: There is no such sampler.
-    """
-    sampler = resolve("opponents", config.opponent_sampler, SAMPLERS)
-    return bool(getattr(sampler, "plays_past_selves", False))
-
-
-def most_past_selves(config: SelfPlayConfig, steps: int, checkpoint_every: int) -> int:
-    """Return how many past selves a run holds at most: those that left the sampler go with the next checkpoint."""
-    if not plays_past_selves(config):
-        return 0
-    sampler, held, most = make_sampler(config), set[str](), 0
-    for step in range(steps + 1):
-        if sampler.keeps(step):
-            sampler.add_past_self(step, past_self(step))
-            held.add(past_self(step))
-            most = max(most, len(held))
-        if step % checkpoint_every == 0:
-            held &= set(sampler.past_selves())
-    return most
-
-
-def make_curriculum(config: SelfPlayConfig) -> Curriculum:
-    """Return the curriculum of a recipe, in its first state.
-
-    Raises:
-        ValueError: There is no such curriculum, or it does not take its options.
-    """
-    name = config.curriculum
-    make: Callable[..., Curriculum] = resolve("curricula", name, CURRICULA)
-    check_call(name, make, "games")
-    check_options(name, make, config.curriculum_options, positional=1)
-    try:
-        curriculum = make(config.games, **config.curriculum_options)
-    except ValueError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserCodeError(f"the curriculum {name!r} failed to start: {describe_error(error)}") from error
-    if not isinstance(curriculum, Curriculum):
-        raise ValueError(
-            f"selfplay.curriculum is {name!r}, which gives a {type(curriculum).__name__}; expected a subclass of"
-            " spiral.rollout.curriculum.base.Curriculum"
-        )
-    return curriculum
-
-
 def episodes_by_game(config: SelfPlayConfig, games: int | None = None) -> dict[str, int]:
     """Return how many episodes of each game a step has, all attempts counted.
 
@@ -283,7 +193,13 @@ class Matchmaker:
     """Plans the games of each step."""
 
     def __init__(
-        self, policy: Policy, config: SelfPlayConfig, seed: int, *, load_opponent: LoadOpponent = scripted_policy
+        self,
+        policy: Policy,
+        config: SelfPlayConfig,
+        seed: int,
+        *,
+        load_opponent: LoadOpponent = scripted_policy,
+        curriculum: CurriculumConfig = FIXED,
     ) -> None:
         """Load the games and the opponents that are known from the start.
 
@@ -292,14 +208,16 @@ class Matchmaker:
             config: Games, opponents and reward.
             seed: The run's seed.
             load_opponent: Makes the policy of an opponent; called once for each name and game.
+            curriculum: What weighs the games of each step.
 
         Raises:
-            ValueError: A game, an opponent, the sampler or the reward does not exist.
+            ValueError: A game, an opponent, the sampler, the curriculum or the reward does not exist.
         """
         self.sampler = make_sampler(config)
         self.anchor = ("", 0.0)
         """An opponent that takes the place of those of the sampler, and its share of the games."""
-        self.curriculum = make_curriculum(config)
+        self.curriculum = make_curriculum(curriculum, config.games)
+        self._names = {"opponent sampler": config.opponent_sampler, "curriculum": curriculum.kind}
         self.turns_per_game: float | None = None
         """Turns to learn from in a game of the last step, as the collector counts; None without `samples_per_step`."""
         self.steps_ahead = 0
@@ -500,9 +418,8 @@ class Matchmaker:
         try:
             yield
         except (Exception, SystemExit) as error:
-            name = self._config.curriculum if kind == "curriculum" else self._config.opponent_sampler
             reason = str(error) if isinstance(error, StateError) else describe_error(error)
-            raise UserCodeError(f"the {kind} {name!r} {what}: {reason}") from error
+            raise UserCodeError(f"the {kind} {self._names[kind]!r} {what}: {reason}") from error
 
     def _player(self, spec: str, name: str) -> Policy:
         if name == MIRROR:

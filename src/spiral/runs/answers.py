@@ -1,4 +1,4 @@
-"""What a run does when a guard finds a collapse: `run.guard_answers` chooses an answer for each guard.
+"""What a run does when a guard finds a collapse: `answer.guards` chooses an answer for each guard.
 
 Answers are given from the next step on. What they change follows from the metrics and from a state that is in every
 checkpoint, so that a run that was killed and resumed answers as it would have.
@@ -26,6 +26,10 @@ MARGIN = 5
 class AnswerConfig(Section):
     """What the answers of guards do."""
 
+    guards: dict[str, Answer] = Field(
+        {},
+        description="Guard to what the run does: 'log' (as without), 'stop', 'anchor', 'pull' or 'rollback'.",
+    )
     level: Literal["warning", "collapsed"] = Field("collapsed", description="The state at which a guard answers.")
     steps: int = Field(
         20, ge=1, description="Steps for which 'anchor' and 'pull' last, and before a guard answers again."
@@ -52,14 +56,14 @@ class AnsweringRecipe(Protocol):
 class Answers:
     """Decides on answers, and knows those in force."""
 
-    def __init__(self, config: AnswerConfig, chosen: Mapping[str, Answer], steps: int) -> None:
-        """`chosen` is the answer of each guard, and `steps` the length of the run."""
+    def __init__(self, config: AnswerConfig, steps: int) -> None:
+        """`steps` is the length of the run."""
         self.config = config
         self.stop_reason = ""
         """Why the run is to stop after this step; empty if it is not."""
         self.rollback_due = False
         """Whether the next step begins with a rollback."""
-        self._chosen = {name: answer for name, answer in chosen.items() if answer != "log"}
+        self._chosen = {name: answer for name, answer in config.guards.items() if answer != "log"}
         self._steps = steps
         self._answered: dict[str, int] = {}
         self._healthy = 0
@@ -70,7 +74,7 @@ class Answers:
     @classmethod
     def from_recipe(cls, recipe: AnsweringRecipe) -> Self:
         """Those of a recipe, before the first step."""
-        return cls(recipe.answer, recipe.run.guard_answers, recipe.run.steps)
+        return cls(recipe.answer, recipe.run.steps)
 
     def observe(self, step: int, found: Mapping[str, Sequence[Finding]]) -> Metrics:
         """Takes what the guards found after a step; returns what is in force in the next one, as metrics."""

@@ -14,7 +14,7 @@ from spiral.inference.base import LanguagePolicy
 from spiral.inference.room import check_room, check_states_room
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import Match, play
-from spiral.rollout.matchmaking import make_sampler
+from spiral.rollout.opponents.loading import make_sampler
 from spiral.rollout.rewards import (
     ILLEGAL_MOVE_RETURN,
     REWARDS,

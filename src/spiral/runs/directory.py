@@ -46,7 +46,6 @@ WATCHING = (
     "tracker_seconds",
     "guards",
     "guard_options",
-    "guard_answers",
     "snapshots",
     "record_learner",
 )
@@ -182,9 +181,13 @@ class RunDirectory:
 
 
 def lasting_settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The settings that stay through a run, by section: not its length, its processes, its trackers and guards."""
+    """The settings that stay through a run, by section: not its length, its processes, its trackers and guards.
+
+    How guards are answered may change too, so that a run that a guard has stopped can go on without it.
+    """
     values = recipe.model_dump(exclude={"summary", "cluster"})
     del values["hardware"]["devices"], values["sft"]["data"]  # which a hash in the checkpoint identifies
+    del values["answer"]["guards"]
     for key in ("steps", *WATCHING):
         del values["run"][key]
     return values

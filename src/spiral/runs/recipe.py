@@ -33,8 +33,10 @@ from spiral.policies.endpoint.config import ENDPOINT, load_endpoint
 from spiral.policies.opponents import OpponentConfig, opponent_model
 from spiral.policies.registry import check_policy_name
 from spiral.policies.scripted import can_play
-from spiral.rollout.matchmaking import CURRICULA, SAMPLERS, SelfPlayConfig, make_curriculum, make_sampler
+from spiral.rollout.curriculum.loading import CurriculumConfig, find_curriculum, make_curriculum
+from spiral.rollout.matchmaking import SelfPlayConfig
 from spiral.rollout.opponents.base import OWN
+from spiral.rollout.opponents.loading import SAMPLERS, find_sampler, make_sampler
 from spiral.rollout.rewards import REWARDS, check_reward
 from spiral.runs.answers import AnswerConfig
 from spiral.runs.cluster import WEIGHT_TRANSPORTS, ClusterConfig
@@ -76,6 +78,9 @@ class Recipe(Section):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="How replies are sampled.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="What generates the replies.")
     selfplay: SelfPlayConfig = Field(default_factory=SelfPlayConfig, description="Which games, and how many.")
+    curriculum: CurriculumConfig = Field(
+        default_factory=CurriculumConfig, description="How the games of a step change with what was learned."
+    )
     opponent: dict[str, OpponentConfig] = Field(
         default_factory=dict,
         description="How the opponent NAME plays; left out: as its card says, or else as the policy does.",
@@ -156,8 +161,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _answers_can_be_given(self) -> Self:
         """Those that change the run work in one process, on games; a pull needs a reference from the start."""
-        for guard, answer in self.run.guard_answers.items():
-            where = f"run.guard_answers has {guard!r} = {answer!r}"
+        for guard, answer in self.answer.guards.items():
+            if guard not in self.run.guards:
+                raise ValueError(f"answer.guards has {guard!r}, which run.guards does not name; add it there")
+            where = f"answer.guards has {guard!r} = {answer!r}"
             if answer in ("anchor", "pull", "rollback") and self.cluster.rollout_workers:
                 raise ValueError(f"{where}, which works in one process; set it to 'stop', or rollout_workers to 0")
             if answer in ("anchor", "pull", "rollback") and self.loss.kind == NLL:
@@ -190,12 +197,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _games_are_planned_after_those_before(self) -> Self:
         """A curriculum that learns plans a step from the games of the step before, which must then be over."""
-        name, cluster = self.selfplay.curriculum, self.cluster
+        name, cluster = self.curriculum.kind, self.cluster
         if name != "fixed" and cluster.rollout_workers and cluster.schedule != "sync":
             raise ValueError(
-                f"selfplay.curriculum is {name!r} and cluster.schedule is {cluster.schedule!r}, which plans games"
-                " before those of the step before are over; set cluster.schedule to 'sync', or"
-                " selfplay.curriculum to 'fixed'"
+                f"curriculum.kind is {name!r} and cluster.schedule is {cluster.schedule!r}, which plans games"
+                " before those of the step before are over; set cluster.schedule to 'sync', or curriculum.kind to"
+                " 'fixed'"
             )
         return self
 
@@ -309,10 +316,10 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
                 "selfplay.opponents",
                 partial(_check_opponent, opponent_model(name, recipe.opponent), recipe.cluster.rollout_workers),
             )
-    yield "selfplay.opponent_sampler", partial(resolve, "opponents", selfplay.opponent_sampler, SAMPLERS)
+    yield "selfplay.opponent_sampler", partial(find_sampler, selfplay.opponent_sampler)
     yield "selfplay.opponent_options", partial(make_sampler, selfplay)
-    yield "selfplay.curriculum", partial(resolve, "curricula", selfplay.curriculum, CURRICULA)
-    yield "selfplay.curriculum_options", partial(make_curriculum, selfplay)
+    yield "curriculum.kind", partial(find_curriculum, recipe.curriculum.kind)
+    yield "curriculum.options", partial(make_curriculum, recipe.curriculum, selfplay.games)
     yield "selfplay.reward", partial(resolve, "rewards", selfplay.reward, REWARDS)
     yield "selfplay.reward_options", partial(check_reward, selfplay.reward, selfplay.reward_options)
     for game in evaluation.games:
@@ -394,7 +401,7 @@ def _check_values(recipe: Recipe) -> None:
 
 def _check_anchor(recipe: Recipe) -> None:
     """Raises `ValueError` for an anchor that may have to play a game that it cannot play."""
-    name, answers = recipe.answer.anchor, recipe.run.guard_answers.values()
+    name, answers = recipe.answer.anchor, recipe.answer.guards.values()
     for spec, game in ((spec, load_game(spec)) for spec in recipe.selfplay.games if "anchor" in answers):
         if game.num_players > 1 and not can_play(name, game):
             raise ValueError(f"{name!r} cannot play {spec!r}; set answer.anchor to 'random'")

@@ -57,6 +57,25 @@ class _PlayerRule(_Rule):
         raise NotImplementedError
 
 
+class _ChangeRule(_PlayerRule):
+    """A rule that compares a player's metric with that of the first steps."""
+
+    metric: str
+    reading: str
+    """The text of a finding, formatted with the numbers `now` and `first`."""
+
+    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:
+        key = record.matchup.key(self.metric, record.player)
+        first, now = _first(rows, key), _now(rows, key)
+        if first is not None and now is not None:
+            reading = self.reading.format(now=now, first=first)
+            yield from self.found(self.level(first, now), _who(record), reading)
+
+    def level(self, first: float, now: float) -> Level | None:
+        """The state, from the metric in the first steps and in those that are judged."""
+        raise NotImplementedError
+
+
 class IllegalRule(_PlayerRule):
     """A player makes more illegal moves than at first, by the lower bound of the share's 95% interval."""
 
@@ -73,62 +92,59 @@ class IllegalRule(_PlayerRule):
             yield from self.found(self.over(rise), _who(record), reading)
 
 
-class LengthRule(_PlayerRule):
+class LengthRule(_ChangeRule):
     """A player's replies are many times as long, or as short, as at first."""
 
+    metric = "response_length"
+    reading = "{now:.3g} tokens a reply ({first:.3g} at first)"
     name, advice = "reply length", "look at games (spiral show RUN); lower learner.learning_rate"
 
     def __init__(self, warn: float = 4.0, limit: float = 10.0) -> None:
         super().__init__(warn, limit)
 
-    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
-        found = _both(rows, record.matchup.key("response_length", record.player))
-        if found is not None and min(found) > 0:
-            first, now = found
-            reading = f"{now:.3g} tokens a reply ({first:.3g} at first)"
-            yield from self.found(self.over(max(now / first, first / now)), _who(record), reading)
+    def level(self, first: float, now: float) -> Level | None:  # noqa: D102
+        return self.over(max(now / first, first / now)) if min(first, now) > 0 else None
 
 
-class ThoughtsRule(_PlayerRule):
+class ThoughtsRule(_ChangeRule):
     """More of a player's thoughts are empty than at first."""
 
+    metric = "thinking_empty"
+    reading = "{now:.0%} of its thoughts are empty ({first:.0%} at first)"
     name, advice = "empty thoughts", "the estimator 'rae' and a loss.kl_coefficient above 0 keep thoughts"
 
     def __init__(self, warn: float = 0.25, limit: float = 0.5) -> None:
         super().__init__(warn, limit)
 
-    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
-        found = _both(rows, record.matchup.key("thinking_empty", record.player))
-        if found is not None:
-            reading = f"{found[1]:.0%} of its thoughts are empty ({found[0]:.0%} at first)"
-            yield from self.found(self.over(found[1] - found[0]), _who(record), reading)
+    def level(self, first: float, now: float) -> Level | None:  # noqa: D102
+        return self.over(now - first)
 
 
-class EntropyRule(_PlayerRule):
+class EntropyRule(_ChangeRule):
     """A player's replies are nearly determined, or much more random than at first.
 
     The thresholds are shares of the entropy in the first steps; a rise by the inverse of `warn` is as bad as a fall,
     where the policy breaks up rather than narrows down.
     """
 
+    metric = "entropy"
+    reading = "{now:.3g} nats a token ({first:.3g} at first)"
     name, advice = "entropy", "raise loss.entropy_bonus or loss.kl_coefficient, or lower learner.learning_rate"
 
     def __init__(self, warn: float = 0.2, limit: float = 0.05) -> None:
         super().__init__(warn, limit)
 
-    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
-        found = _both(rows, record.matchup.key("entropy", record.player))
-        if found is not None and found[0] > 0:
-            first, now = found
-            share = min(now / first, first / now) if now > 0 else 0.0
-            yield from self.found(self.under(share), _who(record), f"{now:.3g} nats a token ({first:.3g} at first)")
+    def level(self, first: float, now: float) -> Level | None:  # noqa: D102
+        if first <= 0:
+            return None
+        return self.under(min(now / first, first / now) if now > 0 else 0.0)
 
 
 class SeatsRule(_PlayerRule):
-    """A player's win rate against itself in the other seat has drifted to 0 or 1, with no draws left.
+    """In self-play one player wins practically every game, and there are no draws.
 
-    The winner's seat counts as the loser's: neither has anything left to learn from. A game that one player wins with
-    best play ends there too, and a game of one player is not judged.
+    Both the player that wins and the one that loses are reported, because neither has anything left to learn from. In a
+    game that best play wins for one player this is no fault. A game with one player is not judged.
     """
 
     name, advice = "seat win rates", "raise loss.entropy_bonus or loss.kl_coefficient, or mix in other opponents"
@@ -153,24 +169,23 @@ class SeatsRule(_PlayerRule):
         yield from self.found(self.over(wilson(at_end * record.games, record.games).low), _who(record), reading)
 
 
-class TemplateRule(_PlayerRule):
+class TemplateRule(_ChangeRule):
     """A player's thoughts depend less on the prompt than at first: a template collapse.
 
     The thresholds are shares of the mutual information between prompt and thought in the first steps
     (`spiral.core.information`), and nothing is judged where that was below `least` nats a token.
     """
 
+    metric = "thought_information"
+    reading = "its thoughts tell {now:.3g} nats a token about the prompt ({first:.3g} at first)"
     name, advice = "template collapse", "raise loss.entropy_bonus, or compare thoughts (spiral view RUN)"
 
     def __init__(self, warn: float = 0.5, limit: float = 0.2, least: float = 0.02) -> None:
         super().__init__(warn, limit)
         self.least = least
 
-    def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
-        found = _both(rows, record.matchup.key("thought_information", record.player))
-        if found is not None and found[0] >= self.least:
-            reading = f"its thoughts tell {found[1]:.3g} nats a token about the prompt ({found[0]:.3g} at first)"
-            yield from self.found(self.under(found[1] / found[0]), _who(record), reading)
+    def level(self, first: float, now: float) -> Level | None:  # noqa: D102
+        return self.under(now / first) if first >= self.least else None
 
 
 class AdvantagesRule(_PlayerRule):
@@ -263,9 +278,3 @@ def _now(rows: Rows, key: str) -> float | None:
     """The mean over the steps that are judged."""
     found = numbers_of(tail_of(rows), key)
     return statistics.fmean(found) if found else None
-
-
-def _both(rows: Rows, key: str) -> tuple[float, float] | None:
-    """The means at first and now."""
-    first, now = _first(rows, key), _now(rows, key)
-    return None if first is None or now is None else (first, now)

@@ -30,8 +30,8 @@ from spiral.models.files import read_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from spiral.training.advantages.base import ValueLearner
     from spiral.training.learner import Learner
-    from spiral.training.value_head import ValueHead
 
 STATE = "state.json"
 OPTIMIZER = "training/optimizer.safetensors"
@@ -52,7 +52,7 @@ def save_checkpoint(
     tokenizer: Any,
     card: ModelCard,
     state: Mapping[str, Any],
-    value_head: ValueHead | None = None,
+    value_head: ValueLearner | None = None,
     keep: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
@@ -202,7 +202,7 @@ def checkpoint_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(path: Path, learner: Learner, value_head: ValueHead | None = None) -> dict[str, Any]:
+def load_checkpoint(path: Path, learner: Learner, value_head: ValueLearner | None = None) -> dict[str, Any]:
     """Load optimizer, reference and version into `learner`, the value head where there is one, and return the state.
 
     The learner's model was loaded from `path`, or with LoRA from where the run began; the layers added are put back.
@@ -213,7 +213,7 @@ def load_checkpoint(path: Path, learner: Learner, value_head: ValueHead | None =
         return _load(path, learner, value_head)
 
 
-def _load(path: Path, learner: Learner, value_head: ValueHead | None) -> dict[str, Any]:
+def _load(path: Path, learner: Learner, value_head: ValueLearner | None) -> dict[str, Any]:
     """Load a checkpoint on this rank."""
     from safetensors.torch import load_file
 
@@ -241,7 +241,7 @@ def _load(path: Path, learner: Learner, value_head: ValueHead | None) -> dict[st
     return state
 
 
-def roll_back(path: Path, learner: Learner, value_head: ValueHead | None = None) -> dict[str, Any]:
+def roll_back(path: Path, learner: Learner, value_head: ValueLearner | None = None) -> dict[str, Any]:
     """Put weights, optimizer and reference of a checkpoint back into a learner, and return the state.
 
     The learner's version stays, since its updates go on. Raises `ValueError` when the checkpoint is not whole.

@@ -8,6 +8,7 @@ if it had never stopped.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from spiral.core.metrics import Metrics, episode_metrics, matchup_of
 from spiral.core.policy import NotPlayedError
 from spiral.core.progress import shown
 from spiral.core.records import Episode, FloatArray
-from spiral.training.advantages import Advantages, CreditConfig, Estimator, TurnValues
+from spiral.training.advantages import Advantages, CreditConfig, Estimator
 from spiral.training.batch import Batch, make_batch, samples_from_episodes, with_learning, zero_advantages
 from spiral.training.settings import RunConfig
 
@@ -48,18 +49,6 @@ class Updater(Protocol):
 
     def score(self, batch: Batch, *, split: bool = False) -> FloatArray:
         """[A] The log-probabilities of a batch's action tokens in nats; with `split`, ranks share the work."""
-        ...
-
-
-class Values(Protocol):
-    """Knows what a player may expect; `spiral.training.value_head` learns it."""
-
-    def values(self, episodes: Sequence[Episode]) -> Sequence[TurnValues]:
-        """[turns] for each episode."""
-        ...
-
-    def learn(self, episodes: Sequence[Episode], targets: Sequence[TurnValues]) -> Metrics:
-        """Moves the values of these episodes, which `values` was last called with, towards the targets."""
         ...
 
 
@@ -100,6 +89,35 @@ def due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a run does in a step besides learning; each does nothing by default."""
+
+    prepare: Callable[[int], None] = lambda _step: None
+    """Called before every step, for what the answers of guards change in it."""
+    describe: Callable[[Sequence[Episode], Metrics], Metrics] = episode_metrics
+    """The metrics of a step's episodes, from them and the seconds of each phase under its key."""
+    more_metrics: Callable[[], Metrics] = dict
+    """Metrics of a step that only the run knows."""
+    evaluate: Callable[[int], Evaluation | None] = lambda _step: None
+    """The evaluation after a step; None where none is due."""
+    judge: Callable[[int, Metrics], Metrics] = lambda _step, _metrics: {}
+    """What the guards say of a step, from its metrics, as more metrics."""
+    stop_requested: Callable[[], bool] = lambda: False
+    """Whether to stop after the step under way."""
+    snapshot: Callable[[int], None] = lambda _step: None
+    """Writes the model of a step in `RunConfig.snapshots`."""
+    keep: Callable[[int], None] = lambda _step: None
+    """Keeps the model of a step as an opponent of later ones, where it is wanted."""
+    save: Callable[[int], None] = lambda _step: None
+    """Writes the checkpoint of a step."""
+    watch: Callable[[int, Metrics], None] = lambda _step, _metrics: None
+    """Called with every step that is on record, its checkpoint included."""
+
+
+NO_HOOKS = Hooks()
+
+
 def train(
     config: RunConfig,
     credit: CreditConfig,
@@ -108,56 +126,25 @@ def train(
     learner: Updater,
     publish: Callable[[], None],
     recorder: Recorder,
-    *,
-    value_head: Values | None = None,
-    evaluate: Callable[[int], Evaluation | None] = lambda _step: None,
-    save: Callable[[int], None] = lambda _step: None,
-    snapshot: Callable[[int], None] = lambda _step: None,
-    keep: Callable[[int], None] = lambda _step: None,
-    describe: Callable[[Sequence[Episode], Metrics], Metrics] = episode_metrics,
-    more_metrics: Callable[[], Metrics] = dict,
-    prepare: Callable[[int], None] = lambda _step: None,
-    judge: Callable[[int, Metrics], Metrics] = lambda _step, _metrics: {},
-    watch: Callable[[int, Metrics], None] = lambda _step, _metrics: None,
-    stop_requested: Callable[[], bool] = lambda: False,
+    hooks: Hooks = NO_HOOKS,
 ) -> bool:
     """Trains from the learner's version up to `config.steps`; the estimator's state is updated in place.
 
-    Args:
-        config: How long to train, and how often to save.
-        credit: Which samples are dropped.
-        estimator: From a step's episodes to advantages.
-        collector: Plays the games of a step.
-        learner: Owns the weights.
-        publish: Gives the learner's weights to the policy that the collector plays with.
-        recorder: Keeps what the run produces.
-        value_head: For an estimator that needs values.
-        evaluate: The evaluation after a step; None where none is due.
-        save: Writes the checkpoint of a step.
-        snapshot: Writes the model of a step in `config.snapshots`.
-        keep: Keeps the model of a step as an opponent of later ones, where it is wanted.
-        describe: The metrics of a step's episodes, from them and the seconds of each phase under its key.
-        more_metrics: Metrics of a step that only the caller knows.
-        prepare: Called before every step, for what the answers of guards change in it.
-        judge: What the guards say of a step, from its metrics, as more metrics.
-        watch: Called with every step that is on record, its checkpoint included.
-        stop_requested: Whether to stop after the step under way.
+    `publish` gives the learner's weights to the policy that the collector plays with.
 
     Returns:
         Whether the last step was reached; if not, a stop was requested and there is a checkpoint to resume from.
     """
     warned = False
     for step in range(learner.version + 1, config.steps + 1):
-        times: Metrics = {}
-        prepare(step)
+        last, times = step == config.steps, Metrics()
+        saved = last or due(step, config.episodes_every)
+        hooks.prepare(step)
         with _phase(times, "collect", f"step {step}: playing"):
             episodes = collector.collect(step)
         _check_played(episodes, step)
-        last = step == config.steps
-        saved = last or due(step, config.episodes_every)
         with _phase(times, "credit"):
-            values = value_head.values(episodes) if value_head is not None else None
-            advantages = estimator(episodes, values)
+            advantages = estimator(episodes)
             batch, counts = _make_batch(episodes, advantages, credit)
         with _phase(times, "update", f"step {step}: learning"):
             recorded = episodes
@@ -165,39 +152,32 @@ def train(
                 scores = learner.score(batch, split=True) if batch is not None else None
                 drop = credit.drop_zero_advantage
                 recorded = with_learning(episodes, advantages, scores, drop_zero_advantage=drop)
-            learned = learner.update(batch)
-            if value_head is not None and values is not None:
-                learned |= value_head.learn(episodes, estimator.value_targets(episodes, values))
+            learned = {**learner.update(batch), **estimator.learn_values(episodes)}
         if not warned and (nothing_learned := _nothing_learned(learned)):
             warned = True
             logger.warning("step %d: %s", step, nothing_learned)
         with _phase(times, "publish"):
             publish()
-        metrics = {
-            **describe(episodes, times),
-            **counts,
-            **_baselines(estimator, episodes),
-            **learned,
-            **more_metrics(),
-        }
+        metrics = hooks.describe(episodes, times) | counts | _baselines(estimator, episodes) | learned
+        metrics |= hooks.more_metrics()
         shown().stage(f"step {step}: recording")
         if saved:
             recorder.episodes(step, recorded)
-        if (report := evaluate(step)) is not None:
+        if (report := hooks.evaluate(step)) is not None:
             recorder.evaluation(step, report)
             metrics |= report.metrics()
-        metrics |= judge(step, metrics)
-        stopping = stop_requested() and not last  # a guard may have asked for it
+        metrics |= hooks.judge(step, metrics)
+        stopping = hooks.stop_requested() and not last  # a guard may have asked for it
         recorder.metrics(step, metrics)
         if step in config.snapshots:
             shown().stage(f"step {step}: writing the snapshot")
-            snapshot(step)
-        keep(step)
+            hooks.snapshot(step)
+        hooks.keep(step)
         if last or stopping or due(step, config.checkpoint_every):
             shown().stage(f"step {step}: writing the checkpoint")
             recorder.sync()
-            save(step)  # last, so that a checkpoint is never ahead of the record
-        watch(step, metrics)
+            hooks.save(step)  # last, so that a checkpoint is never ahead of the record
+        hooks.watch(step, metrics)
         if stopping:
             return False
     return True

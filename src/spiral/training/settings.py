@@ -55,9 +55,6 @@ class RunConfig(Section):
         description="What warns when training goes wrong: these or 'module:Guard'.",
     )
     guard_options: dict[str, dict[str, Any]] = Field({}, description="Guard to its settings.")
-    guard_answers: dict[str, Answer] = Field(
-        {}, description="Guard to what the run does: 'log' (as without), 'stop', 'anchor', 'pull' or 'rollback'."
-    )
 
     @field_validator("snapshots")
     @classmethod
@@ -66,9 +63,6 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _options_have_an_owner(self) -> Self:
-        for name in self.guard_answers:
-            if name not in self.guards:
-                raise ValueError(f"run.guard_answers has {name!r}, which run.guards does not name")
         for kind, names, options in (
             ("tracker", self.trackers, self.tracker_options),
             ("guard", self.guards, self.guard_options),
@@ -142,15 +136,10 @@ class LossConfig(Section):
 
     kind: str = Field(
         "ppo",
-        description="'ppo' clips the ratio, 'policy_gradient' does not, 'dual_clip', 'cispo', 'gspo' and 'dppo' bound"
-        " it otherwise (docs/estimators.md); 'nll' learns expert games (`spiral sft`); or 'module:attribute' for a loss"
-        " of your own.",
+        description="A loss of docs/estimators.md, such as 'ppo' or 'gspo'; 'nll' learns expert games (`spiral sft`);"
+        " or 'module:attribute'.",
     )
-    options: dict[str, object] = Field(
-        {},
-        description="Options of the loss: { bound } of 'dual_clip', { low, high } of 'cispo' and 'gspo', { divergence,"
-        " limit } of 'dppo', or those of a loss of your own.",
-    )
+    options: dict[str, object] = Field({}, description="Options of the loss, such as { low = 0.2 } for 'gspo'.")
     clip_low: float = Field(
         0.2, gt=0, lt=1, description="'ppo' and 'dual_clip': the ratio is clipped below 1 - clip_low."
     )

@@ -21,8 +21,10 @@ package (entry points of the group `spiral.curricula`), or a class of your own b
 
     [selfplay]
     games = { tictactoe = 1.0, kuhn_poker = 1.0 }
-    curriculum = "my_module:Worst"
-    curriculum_options = { share = 1.0 }
+
+    [curriculum]
+    kind = "my_module:Worst"
+    options = { share = 1.0 }
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Curriculum(ABC):
     """Weighs the kinds of games, step by step.
 
     The constructor is called as `Curriculum(games, **options)`, with `selfplay.games` and the recipe's
-    `selfplay.curriculum_options`. What it gives may depend only on its arguments and its state, so that a resumed run
+    `curriculum.options`. What it gives may depend only on its arguments and its state, so that a resumed run
     plays the games that it would have played without the interruption.
     """
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from spiral.core.metrics import Metrics
 from spiral.core.records import Episode
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TurnAdvantages = NDArray[np.float64]
 """[turns] of an episode: the advantage of the player who took each turn."""
@@ -54,6 +58,26 @@ class ValueEstimator(Protocol):
 
     def value_targets(self, episodes: Sequence[Episode], values: Sequence[TurnValues]) -> Sequence[ArrayLike]:
         """Return what the values should have been, one array [turns] for each episode."""
+        ...
+
+
+class ValueLearner(Protocol):
+    """Knows what a player may expect to get; `spiral.training.value_head` learns it."""
+
+    def values(self, episodes: Sequence[Episode]) -> Sequence[TurnValues]:
+        """Return the values of the turns of a step, [turns] for each episode."""
+        ...
+
+    def learn(self, episodes: Sequence[Episode], targets: Sequence[TurnValues]) -> Metrics:
+        """Move the values of the episodes, which `values` was last called with, towards the targets."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state by name, for a checkpoint."""
+        ...
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `tensors` returned."""
         ...
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from spiral.core.metrics import Metrics
 from spiral.core.plugins import check_options, resolve
 from spiral.core.records import Episode
 from spiral.core.settings import Section
@@ -33,6 +34,7 @@ from spiral.training.advantages.base import (
     TurnAdvantages,
     TurnValues,
     ValueEstimator,
+    ValueLearner,
     advantages_by_turn,
 )
 from spiral.training.advantages.batch_mean import BatchMean
@@ -112,27 +114,26 @@ class Estimator:
         self._estimate: Any = estimate
         self.needs_values = hasattr(estimate, "value_targets")
         """Whether it is called with the values of turns, and says what they should have been."""
+        self.value_head: ValueLearner | None = None
+        """Gives and learns the values; to be set where `needs_values`, before the first call."""
+        self._values: Sequence[TurnValues] = ()
         self._has_state = hasattr(estimate, "state_dict")
         if self._has_state != hasattr(estimate, "load_state_dict"):
             raise ValueError(f"{name!r} has one of state_dict and load_state_dict; expected both, or neither")
 
-    def __call__(self, episodes: Sequence[Episode], values: Sequence[TurnValues] | None = None) -> Advantages:
-        """Return the advantages of each episode: an array [turns], or for each turn an array [T].
-
-        Args:
-            episodes: The episodes of a step.
-            values: [turns] for each episode, where the estimator needs them.
+    def __call__(self, episodes: Sequence[Episode]) -> Advantages:
+        """Return the advantages of each episode of a step: an array [turns], or for each turn an array [T].
 
         Raises:
             UserCodeError: The estimator failed, or returned something else. Its state is as before the call.
         """
-        if self.needs_values and values is None:
-            raise UserCodeError(
-                f"the advantage estimator {self.name!r} needs the values of the turns, one array for each episode"
-            )
+        if self.needs_values:
+            if self.value_head is None:
+                raise UserCodeError(f"the advantage estimator {self.name!r} needs a value head, and has none")
+            self._values = self.value_head.values(episodes)
         before = self.state_dict()
         try:
-            advantages = self._estimated(episodes, values)
+            advantages = self._estimated(episodes)
             self.state_dict()  # fails here rather than at a checkpoint many steps away
         except UserCodeError:
             with suppress(Exception, SystemExit):
@@ -140,10 +141,20 @@ class Estimator:
             raise
         return advantages
 
-    def _estimated(self, episodes: Sequence[Episode], values: Sequence[TurnValues] | None) -> Advantages:
+    def learn_values(self, episodes: Sequence[Episode]) -> Metrics:
+        """Learn the values of the episodes of the last call; {} where the estimator needs none.
+
+        Raises:
+            UserCodeError: The estimator gave something else than a target for each turn.
+        """
+        if self.value_head is None:
+            return {}
+        return self.value_head.learn(episodes, self._value_targets(episodes))
+
+    def _estimated(self, episodes: Sequence[Episode]) -> Advantages:
         """Call the estimator and check what it returns."""
         try:
-            given = self._estimate(episodes, values) if self.needs_values else self._estimate(episodes)
+            given = self._estimate(episodes, self._values) if self.needs_values else self._estimate(episodes)
             given = _listed(given, f"one array for each of {len(episodes)} episodes")
             if len(given) != len(episodes):
                 raise UserCodeError(f"gave advantages for {len(given)} episodes instead of {len(episodes)}")
@@ -152,10 +163,12 @@ class Estimator:
             reason = str(error) if type(error) is UserCodeError else f"failed: {describe_error(error)}"
             raise UserCodeError(f"the advantage estimator {self.name!r} {reason}") from error
 
-    def value_targets(self, episodes: Sequence[Episode], values: Sequence[TurnValues]) -> list[TurnValues]:
-        """Return what the values should have been, [turns] for each episode. Raise `UserCodeError` if it fails."""
+    def _value_targets(self, episodes: Sequence[Episode]) -> list[TurnValues]:
+        """What the values of the last call should have been, [turns] for each episode."""
         try:
-            given = _listed(self._estimate.value_targets(episodes, values), "one array of targets for each episode")
+            given = _listed(
+                self._estimate.value_targets(episodes, self._values), "one array of targets for each episode"
+            )
             targets = [np.asarray(of_turns, dtype=np.float64) for of_turns in given]
             shapes = [of_turns.shape for of_turns in targets]
             if shapes != [(len(episode.turns),) for episode in episodes]:
