@@ -258,7 +258,7 @@ def train_on_harmed(model: Any, run: Run, advantages: Sequence[dict[int, float]]
 
 
 def update_without(
-    model: Any, run: Run, lost: int, seconds: float | None, scoring: bool = False
+    model: Any, run: Run, lost: int, seconds: float | None, before: str = ""
 ) -> tuple[str, float, float]:
     """After one update a rank dies, or does nothing for some seconds. The error of the others and when it came."""
     learner = learner_of(model, run)
@@ -270,8 +270,10 @@ def update_without(
         return "", 0.0, time.time()
     start = time.perf_counter()
     try:
-        if scoring:
+        if before == "score":
             learner.score(batch_of(run, 1), split=True)
+        if before == "weights":
+            list(learner.weights())
         learner.update(batch_of(run, 1))
     except GroupError as error:
         return str(error), time.perf_counter() - start, time.time()

@@ -249,12 +249,19 @@ def test_a_rank_that_dies_is_noticed(short_lived, random_model, compute):
     assert seconds < SHORT + 2
 
 
-@pytest.mark.parametrize("compute", [pytest.param("float32", marks=pytest.mark.slow), SHARDED])
-def test_a_rank_that_dies_is_noticed_by_scoring(short_lived, random_model, compute):
+@pytest.mark.parametrize(
+    ("compute", "before", "said"),
+    [
+        pytest.param("float32", "score", "scoring before update 2", marks=pytest.mark.slow),
+        (SHARDED, "score", "scoring before update 2"),
+        (SHARDED, "weights", "gathering the weights of version 1"),
+    ],
+)
+def test_a_rank_that_dies_between_updates_is_noticed(short_lived, random_model, compute, before, said):
     run = Run(compute=compute, **SMALL)
-    (message, *_), nothing = short_lived.run(update_without, random_model, run, 1, None, True)
+    (message, *_), nothing = short_lived.run(update_without, random_model, run, 1, None, before)
     assert nothing is None
-    assert re.match(r"rank 0 of 2, at scoring before update 2, waited in vain for rank 1; ", message)
+    assert message.startswith(f"rank 0 of 2, at {said}, waited in vain for rank 1; ")
 
 
 def test_the_rank_that_keeps_the_store_dies(short_lived, random_model):

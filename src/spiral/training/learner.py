@@ -265,7 +265,8 @@ class Learner:
                 with self.ranks.at(f"update {step}, pass {epoch + 1}, minibatch {number}"):
                     self._optimizer_step(share, part, targets, totals, self._denominator(batch, part))
                 shown().count("minibatches", epoch * parts + number, self.config.epochs * parts)
-        return self.ranks.add_up_metrics(totals, TOKEN_SUMS)
+        with self.ranks.at(f"update {step}, its metrics"):
+            return self.ranks.add_up_metrics(totals, TOKEN_SUMS)
 
     @torch.no_grad()
     def _targets(self, batch: Batch, totals: Metrics) -> _Targets:
@@ -420,7 +421,8 @@ class Learner:
 
         Sharded ones are gathered one by one as the iterator advances, so all ranks have to go through all of them.
         """
-        return plain_weights(self.model)
+        with self.ranks.at(f"gathering the weights of version {self.version}"):
+            yield from plain_weights(self.model)
 
     def load_reference(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy weights by parameter name into the reference."""
