@@ -251,3 +251,8 @@ def test_what_a_recipe_cannot_name(setting, words):
     with pytest.raises(ValueError, match="run") as refused:
         load_recipe("nano", [setting])
     assert words in str(refused.value)
+
+
+def test_the_settings_of_a_guard_are_tried_when_the_recipe_is_read():
+    with pytest.raises(ValueError, match=r"run\.guards: guard 'seats' cannot be made: warn is -1; expected a number"):
+        load_recipe("nano", ["run.guards=['seats']", "run.guard_options={seats = {warn = -1}}"])

@@ -190,10 +190,12 @@ class Guards:
         made = {}
         for name in dict.fromkeys(names):
             given = options.get(name, {})
+            make = find_guard(name, given)
             try:
-                guard = made[name] = find_guard(name, given)(**given)
+                guard = made[name] = make(**given)
             except (Exception, SystemExit) as error:
-                raise ValueError(f"guard {name!r} cannot be made: {describe_error(error)}") from error
+                reason = str(error) if name in BUILTIN else describe_error(error)
+                raise ValueError(f"guard {name!r} cannot be made: {reason}") from error
             if not callable(guard):
                 raise ValueError(
                     f"guard {name!r} is a {type(guard).__name__}, which cannot be called; give its class a"

@@ -40,7 +40,7 @@ from spiral.rollout.opponents.loading import SAMPLERS, find_sampler, make_sample
 from spiral.rollout.rewards import REWARDS, check_reward
 from spiral.runs.answers import AnswerConfig
 from spiral.runs.cluster import WEIGHT_TRANSPORTS, ClusterConfig
-from spiral.runs.guards import find_guard
+from spiral.runs.guards import Guards
 from spiral.runs.hardware import HardwareConfig
 from spiral.runs.overrides import TABLES, with_overrides, written_list
 from spiral.runs.trackers import find_tracker
@@ -342,7 +342,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "cluster.publish", partial(resolve, "weight_transports", recipe.cluster.publish, {})
     yield "answer.anchor", partial(_check_anchor, recipe)
     for name in run.guards:
-        yield "run.guards", partial(find_guard, name, run.guard_options.get(name, {}))
+        yield "run.guards", partial(Guards.from_names, [name], run.guard_options)
 
 
 def _check_policy(name: str, others: Sequence[str] = ()) -> None:
