@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
@@ -33,6 +34,11 @@ def test_train_gives_where_the_run_is_and_how_it_ended(trained):
     assert [row["step"] for row in rows] == [1, 2]
     assert result.metrics == {key: value for key, value in rows[-1].items() if key != "step"}
     assert result.metrics["rollout/games"] == 8
+
+
+def test_what_the_program_has_frozen_stays_frozen(trained):
+    """The tests' own setup freezes everything that was imported (conftest.py); the run has ended since."""
+    assert gc.get_freeze_count() > 100_000
 
 
 def test_turns_are_rows(trained):
