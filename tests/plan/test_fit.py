@@ -83,7 +83,8 @@ def test_the_share_of_a_vllm_on_a_cpu_is_for_weights_keys_and_values():
 
 
 def test_smollm2_in_24_gib_has_the_room_that_vllm_gives_it():
-    recipe = load_recipe("smollm2-cpu", ["engine.kind='vllm'", "model.device='cpu'", "hardware.memory_gib=24.0"])
+    settings = ["engine.kind='vllm'", "model.device='cpu'", "model.compute='bfloat16'", "hardware.memory_gib=24.0"]
+    recipe = load_recipe("smollm2-cpu", settings)
     plan = make_plan(recipe, known_config("smollm2"))
     assert round(gib(plan, "vLLM's keys and values"), 2) == 2.15
     assert plan.cache_tokens == pytest.approx(100_171, rel=1e-3)

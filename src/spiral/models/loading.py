@@ -26,6 +26,7 @@ from spiral.models.files import (
     read_weights,
 )
 from spiral.models.hub import hub_model, is_hub_name, local_copy
+from spiral.models.precision import warn_of_slow_bfloat16
 from spiral.models.settings import ModelConfig
 from spiral.models.store import BUILT_IN, FETCHABLE, NotFetchedError, local_model_directory, weight_files
 from spiral.text import ChatCodec, PromptConfig
@@ -170,6 +171,8 @@ def load_language_model(config: ModelConfig, *, weights: bool = True, cast: bool
             cast_parameters(model, getattr(torch, config.compute))
         model = model.to(_device(config.device)).eval()
         _make_savable(model)
+        if config.compute == "bfloat16":
+            warn_of_slow_bfloat16(model.device.type)
     else:
         _device(config.device)
         tokenizer = check_without_weights(directory, config.path, described)
