@@ -11,12 +11,23 @@ import pytest
 from spiral.core.files import (
     point_to,
     pointed_to,
+    read_json,
     remove_unfinished,
     sync,
     write_atomically,
     write_directory_atomically,
     write_jsonl,
 )
+
+
+def test_json_that_anybody_wrote():
+    assert read_json(b'{"a": [1, 1e3, -7, null]}') == {"a": [1, 1000.0, -7, None]}
+    for text, reason in (("1" * 400, "a number of 400 digits is too large"), ("[" * 50_000, "nested too deeply")):
+        with pytest.raises(ValueError, match=reason):
+            read_json(text)
+    for text in ("1" * 5000, "{", b"\xff\x00"):
+        with pytest.raises(ValueError, match=r"."):
+            read_json(text)
 
 
 def test_lines_of_json(tmp_path):

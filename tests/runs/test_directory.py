@@ -25,7 +25,7 @@ def directory(tmp_path):
 DAMAGES = [
     b"[1, 2]", b"7", b"null", b'"step"', b'{"a": 1}', b'{"step": "3"}', b'{"step": true}', b'{"step": 3.0}',
     b'{"step": -1}', b'{"step": null}', b'{"step": 3, "x": \xff}', b'{"step": 3, "x": 1',
-    b"\0\0\0", b"", b"[" * 100_000,
+    b"\0\0\0", b"", b"[" * 100_000, b'{"step": 3, "x": 1' + b"0" * 400 + b"}",
 ]  # fmt: skip
 
 
@@ -87,8 +87,9 @@ def test_a_last_line_without_its_end_counts(directory, caplog):
         b'{"arena": 1}',
         b'{"arena": [7], "exploitability": []}',
         b"[" * 99_999,
+        b'{"arena": [], "exploitability": [{"game": "x", "exploitability": 1' + b"0" * 400 + b"}]}",
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_damaged_report_is_left_out(damage, directory, caplog):
     directory.save_evaluation(0, EvaluationResults())

@@ -53,6 +53,27 @@ def json_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
+def read_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text that anybody may have written.
+
+    Raises:
+        ValueError: It is no JSON, nested too deeply, or holds a whole number that is larger than any float.
+    """
+    try:
+        return json.loads(text, parse_int=_whole)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _whole(digits: str) -> int:
+    number = int(digits)
+    try:
+        float(number)
+    except OverflowError as error:
+        raise ValueError(f"a number of {len(digits)} digits is too large") from error
+    return number
+
+
 def write_directory_atomically(
     path: Path, write: Callable[[Path], object], check: Callable[[], None] = lambda: None
 ) -> None:

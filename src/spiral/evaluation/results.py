@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spiral.core.files import json_line, write_atomically, write_jsonl
+from spiral.core.files import json_line, read_json, write_atomically, write_jsonl
 from spiral.core.locks import locked
 from spiral.core.records import Episode
 from spiral.core.steps import MANIFEST, SNAPSHOTS, models_of_run
@@ -266,9 +266,9 @@ def read_result(path: Path) -> dict[str, Any]:
     """The result in a result directory or file. Raises `ValueError` if there is none."""
     file = path / "result.json" if path.is_dir() else path
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file.read_bytes())
         known = values["schema_version"] == SCHEMA_VERSION and isinstance(values["result"], dict)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a result of spiral ({type(error).__name__}); evaluate again") from error
     if not known:
         raise ValueError(f"{file} has schema version {values['schema_version']!r}; this version reads {SCHEMA_VERSION}")

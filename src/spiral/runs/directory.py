@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import tomli_w
 
-from spiral.core.files import remove, remove_unfinished, write_atomically, write_text_atomically
+from spiral.core.files import read_json, remove, remove_unfinished, write_atomically, write_text_atomically
 from spiral.core.locks import Lock
 from spiral.core.records import Episode
 from spiral.core.steps import PAST_SELVES, SNAPSHOTS, checkpoints_in, numbered, step_name
@@ -227,7 +227,7 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     """
     check_is_run(Path(run_dir))
     file = Path(run_dir) / "metrics.jsonl"
-    return [with_current_keys(json.loads(line)) for _, line in _metrics_lines(file)] if file.exists() else []
+    return [with_current_keys(read_json(line)) for _, line in _metrics_lines(file)] if file.exists() else []
 
 
 def _metrics_lines(file: Path) -> list[tuple[int, bytes]]:
@@ -236,11 +236,11 @@ def _metrics_lines(file: Path) -> list[tuple[int, bytes]]:
     found = []
     for number, line in enumerate([*lines, last], 1):
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = read_json(line.decode("utf-8"))
             step = row["step"]
             if type(step) is not int or step < 0:
                 raise ValueError("its step is not a whole number from 0")
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             if number <= len(lines):
                 logger.warning("%s, line %d is damaged and left out: %s", file, number, _damage(error))
             continue

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from spiral.core.files import read_json
 from spiral.core.metrics import Matchup, Metrics, benchmark_key
 from spiral.evaluation.results import plain_name
 from spiral.policies.cut_off import CutOff
@@ -62,14 +62,14 @@ def opponent_replies(result: Mapping[str, Any]) -> CutOff:
 def read_evaluation(path: Path) -> EvaluationResults:
     """The results that a run wrote. Raises `ValueError` if the file is damaged."""
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path.read_bytes())
         results = EvaluationResults(
             arena=tuple(values["arena"]),
             exploitability=tuple(values["exploitability"]),
             benchmarks=tuple(values.get("benchmarks", ())),  # files of earlier versions have none
         )
         results.metrics()  # raises if the entries are not results
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} does not hold evaluation results ({type(error).__name__})") from error
     return results
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spiral.core.files import read_json
 from spiral.core.steps import latest_checkpoint
 from spiral.rollout.opponents.results import NOW, Results
 from spiral.training.checkpoint import STATE
@@ -57,13 +57,13 @@ def past_self_standings(run: Path) -> list[PastSelfStandings]:
     if checkpoint is None or not (checkpoint / STATE).is_file():
         return []
     try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        state = read_json((checkpoint / STATE).read_bytes())
         kept = state.get("opponents")
         if not isinstance(kept, dict) or not isinstance(kept.get("past_selves"), list):
             return []  # another sampler
         step, playing = int(state["version"]), {int(number) for number in kept["past_selves"]}
         return [_standings(game, step, playing, saved) for game, saved in kept["results"].items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{checkpoint / STATE} says nothing readable of the past selves: {error}") from error
 
 
