@@ -74,10 +74,10 @@ def test_numbers_by_step_and_a_damaged_file(client):
     game = found["games"][1]
     assert (game["step"], game["game"], game["opponent"], game["illegal"]) == (2, "tictactoe", "random", 0.05)
     assert game["win"] == pytest.approx({"rate": 0.7, "low": 0.69, "high": 0.71})
-    assert [row["exploitability"] for row in found["exploitability"]] == pytest.approx([0.25, 0.05])
+    assert [row["exploitability"]["rate"] for row in found["exploitability"]] == pytest.approx([0.25, 0.05])
     first = found["benchmarks"][0]
     assert (first["task"], first["accuracy"]["rate"], first["items"]) == ("sums", pytest.approx(1 / 3), 3)
-    assert found["payoffs"] is None
+    assert (found["payoffs"], found["results"]) == ([], {"games": [], "exploitability": []})
 
 
 def test_kuhn_s_strategy_beside_all_equilibria(client):
@@ -199,19 +199,103 @@ def test_results_that_are_not_whole_are_said(tmp_path):
         assert client.get("/api/runs/0/evaluation/items")["total"] == 0
 
 
-def test_the_latest_tournament(run, client):
+def test_the_latest_tournament_of_each_game(run, client):
     values = {
-        "game": "kuhn_poker", "episodes": 20, "players": ["runs/a", "random"], "labels": ["a", "random"],
-        "payoff": [[0.0, 0.5], [-0.5, 0.0]], "elo": [100.0, 0.0], "elo_low": [50.0, 0.0], "elo_high": [150.0, 0.0],
+        "game": "kuhn_poker", "episodes": 20, "seed": 3, "players": ["runs/a", "random"], "labels": ["a", "random"],
+        "payoff": [[None, 0.5], [-0.5, None]], "payoff_low": [[None, 0.2], [-0.8, None]],
+        "payoff_high": [[None, 0.8], [-0.2, None]], "games": [[0, 20], [20, 0]],
+        "elo": [100.0, 0.0], "elo_low": [50.0, 0.0], "elo_high": [150.0, 0.0],
     }  # fmt: skip
-    for name, change, age in (("old", {"episodes": 2}, 100), ("new", {}, 0)):
+    for name, change, age in (("old", {"episodes": 2}, 100), ("new", {}, 0), ("other", {"game": "tictactoe"}, 50)):
         file = run / "results" / f"tournament-{name}" / "tournament.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps({**values, **change}))
         os.utime(file, (file.stat().st_mtime - age,) * 2)
-    payoffs = client.get("/api/runs/0/evaluation")["payoffs"]
-    assert (payoffs["players"], payoffs["episodes"]) == (["a", "random"], 20)
-    assert payoffs["matrix"] == [[0.0, 0.5], [-0.5, 0.0]]
-    assert payoffs["ratings"][0] == {"name": "a", "rating": 100.0, "low": 50.0, "high": 150.0}
-    file.write_text('{"players": []')
-    assert client.get("/api/runs/0/evaluation")["notices"][-1].startswith("tournament-new/tournament.json cannot be")
+    first, second = client.get("/api/runs/0/evaluation")["payoffs"]
+    assert (first["kind"], first["players"], first["episodes"], first["seed"]) == (
+        "tournament", ["a", "random"], 20, 3
+    )  # fmt: skip
+    assert (first["matrix"], first["games"]) == ([[None, 0.5], [-0.5, None]], [[0, 20], [20, 0]])
+    assert (first["low"][0][1], first["high"][0][1], first["left_out"]) == (0.2, 0.8, 0)
+    assert first["ratings"][0] == {"name": "a", "rating": 100.0, "low": 50.0, "high": 150.0}
+    assert second["game"] == "tictactoe"
+    newest = run / "results" / "tournament-new" / "tournament.json"
+    newest.write_text('{"players": []')
+    found = client.get("/api/runs/0/evaluation")
+    assert found["notices"][-1] == "results/tournament-new/tournament.json cannot be read: JSONDecodeError."
+    assert [table["episodes"] for table in found["payoffs"]] == [20, 2]
+
+
+def evaluated(run, kind, name, settings, result, *, model="mine"):
+    """What `spiral evaluate` and `spiral exploitability` write."""
+    directory = run / "results" / f"{kind}-{name}"
+    directory.mkdir(parents=True)
+    values = {"schema_version": 1, "kind": kind, "settings": {"model": {"name": model}, **settings}, "result": result}
+    (directory / "result.json").write_text(json.dumps(values))
+    return directory
+
+
+def test_results_of_commands_stand_beside_those_of_training(tmp_path):
+    run = made_run(tmp_path / "mine", steps=2, episodes=1)
+    against = {"opponent": {"name": "random"}, "game": "tictactoe", "episodes": 40, "seed": 7}
+    for step, win in ((2, 0.7), (0, 0.3)):
+        more = {"played": 38, "not_played": 2, "mean_return": win, "mean_return_low": None, "mean_return_high": None}
+        values = {**arena("tictactoe", "random", win), **more}
+        evaluated(run, "evaluate", f"step{step}", against, values, model=f"mine@{step}")
+    other = {**arena("tictactoe", "random", 0.5), "played": 40, "not_played": 0}
+    evaluated(run, "evaluate", "b", {**against, "seed": 8}, other, model="mine@2")
+    alone = {"game": "problems/sums", "best": 0.25, "best_low": 0.2, "best_high": 0.3, "played": 9, "not_played": 0}
+    evaluated(run, "evaluate", "z", {"game": "problems/sums", "episodes": 9, "seed": 0}, alone)
+    exact = {"game": "kuhn_poker", "exploitability": 0.5, "nash_conv": 1.0, "illegal_mass": 0.0, "method": "scored"}
+    setup = {"game": "kuhn_poker", "samples": None, "seed": 0}
+    found = evaluated(run, "exploitability", "k", setup, exact, model="mine@1")
+    state = {"seat": 0, "information_state": "J-:", "probabilities": {"check": 0.5, "bet": 0.5}}
+    broken = [{"seat": "x"}, {"seat": 0, "information_state": "J-:", "probabilities": 3}, [], {}]
+    write_jsonl(found / "items.jsonl", [*broken, state])
+    sampled = {"game": "tictactoe", "exploitability": None, "optimal_share": 0.9, "method": "sampled", "samples": 20}
+    evaluated(run, "exploitability", "t", {**setup, "game": "tictactoe"}, sampled)
+    with viewing(run) as client:
+        found = client.get("/api/runs/0/evaluation")
+    games, values = found["results"]["games"], found["results"]["exploitability"]
+    assert [(row["setup"], row["step"], row["game"], row["seed"]) for row in games] == [
+        (0, 2, "tictactoe", 8), (1, 0, "tictactoe", 7), (1, 2, "tictactoe", 7), (2, None, "problems/sums", 0)
+    ]  # fmt: skip
+    after = games[2]
+    assert (after["opponent"], after["episodes"], after["not_played"]) == ("random", 38, 2)
+    assert after["win"] == pytest.approx({"rate": 0.7, "low": 0.69, "high": 0.71})
+    assert after["mean_return"] == {"rate": 0.7, "low": None, "high": None}
+    assert (games[3]["opponent"], games[3]["win"]["rate"], games[3]["loss"]) == (None, 0.25, None)
+    assert [(row["step"], row["exploitability"], row["optimal_share"], row["method"]) for row in values] == [
+        (1, {"rate": 0.5, "low": None, "high": None}, None, "scored"),
+        (None, None, {"rate": 0.9, "low": None, "high": None}, "sampled"),
+    ]
+    assert [(row["step"], row["bet_probability"]) for row in found["kuhn"]] == [(1, 0.5)]
+    assert found["notices"] == []
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, '"much"', "[1]", "{}"])
+def test_numbers_that_are_none(number, tmp_path):
+    run = made_run(tmp_path / "mine", steps=1, episodes=1)
+    against = {"opponent": {"name": "random"}, "game": "tictactoe", "episodes": 40, "seed": 7}
+    result = {**arena("tictactoe", "random", 0.5), "played": 40, "not_played": 0}
+    (benchmarked(run, "x", right=(0,)) / "result.json").write_text(
+        '{"schema_version": 1, "settings": {"model": {"name": "m"}}, "result": {"task": "a", "items": 1, "samples": 1,'
+        f' "accuracy": {number}, "accuracy_low": 0, "accuracy_high": 1}}}}'
+    )
+    for kind in ("evaluate", "exploitability"):
+        file = evaluated(run, kind, "x", against, {**result, "exploitability": 0.25}) / "result.json"
+        file.write_text(file.read_text().replace("0.5,", f"{number},").replace("0.25", number))
+    (run / "evaluation").mkdir()
+    values = {"arena": [arena("tictactoe", "random", 0.5)], "exploitability": []}
+    (run / "evaluation" / "step-000001.json").write_text(json.dumps(values).replace("0.5,", f"{number},"))
+    with viewing(run) as client:
+        found = client.get("/api/runs/0/evaluation")
+    assert (found["games"], found["benchmarks"]) == ([], [])
+    assert found["results"] == {"games": [], "exploitability": []}
+    assert found["notices"] == [
+        "step-000001.json is damaged and left out.",
+        *(
+            f"results/{kind}-x/result.json is damaged, or of another version, and left out."
+            for kind in ("benchmark", "evaluate", "exploitability")
+        ),
+    ]

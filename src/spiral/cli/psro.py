@@ -13,6 +13,7 @@ from spiral.cli import options as opt
 from spiral.cli.errors import INTERRUPTED, Stopped
 from spiral.cli.output import print_json, program, shown_path
 from spiral.core.printable import printable
+from spiral.runs.display import plain_table, wide_console
 
 if TYPE_CHECKING:
     from spiral.runs.recipe import Recipe
@@ -59,7 +60,8 @@ def _grown(
     from spiral.core.progress import progress_shown
     from spiral.core.stopping import stops_interrupt
     from spiral.launch import RunStopped
-    from spiral.launch.psro import FILE, Psro, run_psro
+    from spiral.launch.psro import Psro, run_psro
+    from spiral.runs.population import POPULATION
 
     if path.exists() and not path.is_dir():
         raise ValueError(f"--run-dir {path} is a file; expected a directory")
@@ -69,7 +71,7 @@ def _grown(
         print(_line(found), file=sys.stderr if as_json else sys.stdout, flush=True)
 
     with stops_interrupt(), progress_shown():
-        if resume and (path / FILE).exists():
+        if resume and (path / POPULATION).exists():
             population.load()
         else:
             population.begin()
@@ -81,7 +83,8 @@ def _grown(
     last = population.iterations[-1]
     if not as_json:
         print(
-            f"\nPopulation: {shown_path(path / FILE)}; each response is a run, such as {shown_path(path)}/response-001"
+            f"\nPopulation: {shown_path(path / POPULATION)}; each response is a run, such as"
+            f" {shown_path(path)}/response-001"
         )
     return {
         "run_dir": str(path),
@@ -101,4 +104,47 @@ def _line(found: dict[str, Any]) -> str:
         return f"  response-{number + 1:03d} wins {found['response_gain']:.4f} of it, {share:.0%} of the most possible"
     largest = sorted(found["shares"].items(), key=lambda item: -item[1])
     mixed = ", ".join(f"{printable(name)} {share:.0%}" for name, share in largest if share >= 0.005)
-    return f"{number} responses: the mixture ({mixed}) is exploitable by {exploitable:.4f}"
+    return f"{number} response{'' if number == 1 else 's'}: the mixture ({mixed}) is exploitable by {exploitable:.4f}"
+
+
+def show_population(path: Path, *, as_json: bool = False) -> None:
+    """Print the population in a directory: shares, payoffs and the exploitability of every mixture.
+
+    Raises:
+        ValueError: Its file is damaged.
+    """
+    from spiral.runs.population import POPULATION, read_population
+
+    found = read_population(path)
+    try:
+        members = [{key: member[key] for key in ("name", "model", "method")} for member in found["members"]]
+        last = found["iterations"][-1] if found["iterations"] else {"shares": {}, "payoffs": []}
+        lines = [
+            _line({key: one[key] for key in ("iteration", "exploitability", "shares")}) for one in found["iterations"]
+        ]
+        rows = [
+            [str(at + 1), printable(name), f"{share:.1%}", *(f"{value:+.3f}" for value in last["payoffs"][at])]
+            for at, (name, share) in enumerate(last["shares"].items())
+        ]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path / POPULATION} is damaged: {type(error).__name__}") from error
+    if as_json:
+        print_json({"run_dir": str(path), **found, "members": members})
+        return
+    console = wide_console()
+    console.print(
+        f"{printable(str(path))}: a population of {len(members)} policies in {printable(str(found.get('game')))},"
+        f" mixed by {printable(str(found['solver']))}\n",
+        soft_wrap=True,
+        markup=False,
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+    if rows:
+        console.print("\nExact mean return of the row's policy against the column's, in the game's units:\n")
+        table = plain_table("", "policy", "share", *(str(column + 1) for column in range(len(rows))), numbers_from=2)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    here = shown_path(path)
+    print(f"\nEach response is a run: spiral show {here}/response-001; in the browser: spiral view {here}")

@@ -15,6 +15,7 @@ from rich.text import Text
 from spiral.cli import options as opt
 from spiral.cli.output import print_json, program
 from spiral.cli.play import PREFERRED_GAME
+from spiral.cli.psro import show_population
 from spiral.core.printable import MAX_LINE, one_line, printable
 from spiral.core.progress import duration
 from spiral.core.transcript import game_excerpt, game_text
@@ -22,6 +23,7 @@ from spiral.runs.display import plain_table, wide_console
 from spiral.runs.health import SEVERITY, Light
 from spiral.runs.overview import Curve, Overview, ShownGame, overview, shown_game
 from spiral.runs.past_selves import PastSelfStandings
+from spiral.runs.population import POPULATION
 from spiral.runs.summary import arena_table, benchmark_table, exploitability_table
 
 STYLES = {"bad": "bold red", "warn": "yellow", "fine": "green", "unknown": "dim"}
@@ -40,7 +42,12 @@ MAX_GAME_LINE = 400
 
 def show(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", parser=opt.path_argument, help="A run directory, such as runs/nano-0.")
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            parser=opt.path_argument,
+            help="A run directory, such as runs/nano-0, or that of a population.",
+        ),
     ],
     step: Annotated[int | None, typer.Option(min=0, help="The step of the game to show; left out: the last.")] = None,
     episode: Annotated[
@@ -51,8 +58,14 @@ def show(
     """Show a run at a glance: progress, health, small charts, the last evaluation and one game.
 
     A run may be looked at while it goes on. A chart is drawn from its lowest to its highest value; the numbers beside
-    it are the first value, the last one and the range. What the health lights judge by is in docs/metrics.md.
+    it are the first value, the last one and the range. What the health lights judge by is in docs/metrics.md. Of a
+    population (`spiral psro`) its shares, payoffs and exploitability are shown.
     """
+    if (run / POPULATION).is_file() and not (run / "config.toml").exists():
+        if step is not None or episode is not None:
+            raise ValueError(f"{run} holds a population; give one of its runs, such as {run}/response-001")
+        show_population(run, as_json=as_json)
+        return
     found = overview(run)
     game, passed_over = shown_game(run, [PREFERRED_GAME, *found.games], step, episode)
     if as_json:

@@ -17,7 +17,10 @@ NEEDED = ("duckdb", "fastapi", "uvicorn")
 
 def view(
     runs: Annotated[
-        list[Path], typer.Argument(parser=opt.path_argument, metavar="RUN_DIR...", help="Run directories.")
+        list[Path],
+        typer.Argument(
+            parser=opt.path_argument, metavar="RUN_DIR...", help="Run directories, or those of a population."
+        ),
     ],
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 0,
@@ -48,10 +51,15 @@ def view(
             f"`spiral view` needs {' and '.join(missing)}; install them with: pip install 'spiral-selfplay[viewer]'"
         )
     from spiral.runs.directory import check_is_run
+    from spiral.viewer.app import runs_at
     from spiral.viewer.serving import open_browser, serve
 
-    for run in runs:
-        check_is_run(run)
+    for given in runs:
+        found = runs_at(given)
+        if not found:
+            raise ValueError(f"the population in {given} has no response yet; look again once one is being trained")
+        for run, _ in found:
+            check_is_run(run)
 
     def started(address: str) -> None:
         opened = browser and open_browser(address)

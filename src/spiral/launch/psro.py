@@ -17,7 +17,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -37,11 +37,11 @@ from spiral.launch.lifecycle import execute, resume, start
 from spiral.policies.opponents import OpponentConfig
 from spiral.policies.registry import PolicyOptions, load_language_policy
 from spiral.runs.directory import RunDirectory, lasting_settings
+from spiral.runs.population import POPULATION, read_population
 from spiral.runs.recipe import Recipe, validate_recipe
 from spiral.theory.mixture import mixture
 from spiral.theory.tree import Floats
 
-FILE = "psro.json"
 START = "start"
 """The first policy: the recipe's model as it is."""
 MIN_SHARE = 0.005
@@ -107,7 +107,7 @@ class Psro:
         Raises:
             ValueError: The directory has one already.
         """
-        if (self.path / FILE).exists():
+        if (self.path / POPULATION).exists():
             raise ValueError(f"{self.path} already holds a population; continue it with --resume, or choose another")
         if self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"{self.path} is not empty; choose another --run-dir, or move its files away")
@@ -120,8 +120,8 @@ class Psro:
         Raises:
             ValueError: It cannot be read, or is of other settings.
         """
-        file = self.path / FILE
-        saved = read_psro(self.path)
+        file = self.path / POPULATION
+        saved = read_population(self.path)
         before = lasting_settings(validate_recipe(saved["recipe"], str(file)))
         if before != lasting_settings(self.recipe) or saved["solver"] != self.solver:
             raise ValueError(
@@ -134,7 +134,7 @@ class Psro:
     def save(self) -> None:
         """Write everything to `psro.json`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(self.path / FILE, json.dumps(self.to_json() | {"recipe": self.recipe.model_dump()}))
+        write_text_atomically(self.path / POPULATION, json.dumps(self.to_json() | {"recipe": self.recipe.model_dump()}))
 
     def to_json(self) -> dict[str, Any]:
         """The population and its iterations, as plain data."""
@@ -199,24 +199,6 @@ class Psro:
         finally:
             policy.close()
         self.members.append(Member(name=name, model=model, method=method, probabilities=found.tolist()))
-
-
-def read_psro(path: Path) -> dict[str, Any]:
-    """Read the file of a population.
-
-    Raises:
-        ValueError: There is none, or it is damaged.
-    """
-    file = path / FILE
-    try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        if not {"recipe", "solver", "members", "iterations"} <= saved.keys():
-            raise ValueError("parts of it are missing")
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} holds no population: there is no {FILE} in it") from error
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: {error}; begin in another --run-dir") from error
-    return cast("dict[str, Any]", saved)
 
 
 def run_psro(psro: Psro, iterations: int, target: float, watch: Watch) -> Psro:

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
+from spiral.runs.population import POPULATION, responses
 from spiral.viewer.answers import Json, error_answer
 from spiral.viewer.benchmarks import ItemFilters
 from spiral.viewer.episodes import EpisodeTable, Filters
@@ -37,11 +38,19 @@ BEAT_SECONDS = 15.0
 """An event stream without news says so this often, so that a closed page is noticed."""
 
 
+def runs_at(path: Path) -> list[tuple[Path, Path | None]]:
+    """The run in a directory, or those of a population's responses, each with the directory of the population."""
+    population = (path / POPULATION).is_file() and not (path / "config.toml").exists()
+    return [(run, path) for run in responses(path)] if population else [(path, None)]
+
+
 class Viewer:
     """The runs of one page, and what is kept of them in memory."""
 
     def __init__(self, paths: Sequence[Path], *, own_games: bool = False) -> None:
-        self.runs = [ViewedRun(number, path) for number, path in enumerate(paths)]
+        """`paths` are run directories, and directories of populations, whose responses are the runs."""
+        runs = [(run, population) for path in paths for run, population in runs_at(path)]
+        self.runs = [ViewedRun(number, path, population) for number, (path, population) in enumerate(runs)]
         self.tables = {run.id: EpisodeTable(run) for run in self.runs}
         self.replays = {run.id: Replay(run, own_games=own_games) for run in self.runs}
         self.evaluations = {run.id: Evaluations(run) for run in self.runs}

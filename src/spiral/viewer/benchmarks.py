@@ -158,7 +158,7 @@ class Benchmarks:
             result, settings = values["result"], values["settings"]
             samples = "1 sample" if result["samples"] == 1 else f"{result['samples']} samples"
             name = f"{result['task']}: {result['items']} problems, {samples}"
-            setup = json.dumps({**settings, "model": _how(settings["model"])}, sort_keys=True)
+            setup = json.dumps({**settings, "model": how_asked(settings["model"])}, sort_keys=True)
             alike = setups.setdefault(name, [])
             if setup not in alike:
                 alike.append(setup)
@@ -194,7 +194,7 @@ class Benchmarks:
             for key in ("accuracy", "accuracy_low", "accuracy_high"):
                 float(result[key])
             _ = int(result["items"]), int(result["samples"]), str(result["task"]), dict(settings["model"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return notice(f"{where} is damaged, or of another version, and left out.")
         return values
 
@@ -220,7 +220,7 @@ def json_lines(file: Path | None) -> Iterator[dict[str, Any]]:
         return
 
 
-def _how(player: Mapping[str, Any]) -> dict[str, Any]:
+def how_asked(player: Mapping[str, Any]) -> dict[str, Any]:
     """How a model was asked, whichever it was."""
     return {
         key: value

@@ -1,20 +1,20 @@
-"""What the evaluations of a run found: games, problems, exploitability, Kuhn's strategy, a tournament's payoffs."""
+"""What evaluations found of a run, its own and those of commands: games, problems, exploitability, Kuhn's strategy."""
 
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spiral.core.steps import numbered
-from spiral.evaluation.results import RESULTS
 from spiral.games import load_game
 from spiral.runs.evaluation_results import EvaluationResults, read_evaluation, record_name
 from spiral.theory import information_states, kuhn_equilibrium
 from spiral.viewer.benchmarks import Benchmarks, ItemFilters, json_lines
-from spiral.viewer.run import ViewedRun, notice, stamp_of
+from spiral.viewer.payoffs import Payoffs
+from spiral.viewer.results import Results, estimate
+from spiral.viewer.run import ViewedRun, stamp_of
 
 KUHN = "kuhn_poker"
 
@@ -25,13 +25,16 @@ class Evaluations:
     def __init__(self, run: ViewedRun) -> None:
         self._run = run
         self._benchmarks = Benchmarks(run)
+        self._others = Results(run)
+        self._payoffs = Payoffs(run)
         self._kept: dict[Path, tuple[object, EvaluationResults | str]] = {}
 
     def summary(self) -> dict[str, Any]:
         """Every number of every evaluation, by step."""
         found, notices = self._results()
         benchmarked, damaged = self._benchmarks.found(found)
-        payoffs, faults = self._payoffs()
+        others, unread = self._others.found()
+        payoffs, faults = self._payoffs.found()
         return {
             "steps": [step for step, _ in found],
             "games": [_games(step, result) for step, results in found for result in results.arena],
@@ -40,15 +43,16 @@ class Evaluations:
                 {
                     "step": step,
                     "game": result["game"],
-                    "exploitability": result.get("exploitability"),
+                    "exploitability": estimate(result, "exploitability"),
                     "nash_conv": result.get("nash_conv"),
                 }
                 for step, results in found
                 for result in results.exploitability
             ],
-            "kuhn": [row for step, results in found for row in self._kuhn(step, results)],
+            "results": {"games": others["evaluate"], "exploitability": others["exploitability"]},
+            "kuhn": self._strategies(found, others["exploitability"]),
             "payoffs": payoffs,
-            "notices": [*notices, *damaged, *faults],
+            "notices": [*notices, *damaged, *unread, *faults],
         }
 
     def items(self, filters: ItemFilters) -> dict[str, Any]:
@@ -84,40 +88,49 @@ class Evaluations:
         file = directory / name if directory is not None else None
         return json_lines(file if file is not None and file.is_file() and self._run.inside(file) else None)
 
+    def _strategies(
+        self, found: Sequence[tuple[int, EvaluationResults]], others: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The strategy in Kuhn poker by step, from the run's own evaluations or else from what commands found."""
+        rows = [row for step, results in found for row in self._kuhn(step, results)]
+        known = {row["step"] for row in rows}
+        for result in others:
+            if result["game"] == KUHN and result["step"] is not None and result["step"] not in known:
+                known.add(result["step"])
+                rows += _kuhn_rows(result["step"], self._others.states(result["name"]))
+        return sorted(rows, key=lambda row: int(row["step"]))
+
     def _kuhn(self, step: int, results: EvaluationResults) -> Iterator[dict[str, Any]]:
-        """How often the policy bets or calls in every information state of Kuhn poker, beside all equilibria."""
+        """That of one of the run's own evaluations."""
         taken: set[str] = set()
         for result in results.arena:
             record_name(f"{result['game']}-against-{result['opponent']}", taken)
         for result in results.exploitability:
             name = record_name(f"{result['game']}-states", taken)
-            if result["game"] != KUHN:
-                continue
-            for row in self._lines(step, f"{name}.jsonl"):
-                probabilities = row.get("probabilities")
-                key = (int(row.get("seat", -1)), str(row.get("information_state")))
-                if isinstance(probabilities, dict) and key in _kuhn_family():
-                    legal = sum(float(value) for value in probabilities.values())
-                    chips = float(probabilities.get("bet", 0.0)) + float(probabilities.get("call", 0.0))
-                    yield {
-                        "step": step,
-                        "player": key[0],
-                        "information_state": key[1],
-                        "bet_probability": chips / legal if legal else None,
-                        "illegal": row.get("illegal"),
-                        "equilibrium": list(_kuhn_family()[key]),
-                    }
+            if result["game"] == KUHN:
+                yield from _kuhn_rows(step, self._lines(step, f"{name}.jsonl"))
 
-    def _payoffs(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The run's latest tournament."""
-        root = self._run.path / RESULTS
-        files = [file for file in root.glob("*/tournament.json") if self._run.inside(file)]
-        for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
-            try:
-                return _tournament(json.loads(file.read_bytes())), []
-            except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-                return None, [notice(f"{file.parent.name}/{file.name} cannot be read: {type(error).__name__}.")]
-        return None, []
+
+def _kuhn_rows(step: int, states: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """How often a policy bets or calls in every information state of Kuhn poker, beside all equilibria."""
+    for row in states:
+        try:
+            key = (int(row["seat"]), str(row["information_state"]))
+            probabilities = {str(action): float(value) for action, value in row["probabilities"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            continue
+        if key not in _kuhn_family():
+            continue
+        legal = sum(probabilities.values())
+        chips = probabilities.get("bet", 0.0) + probabilities.get("call", 0.0)
+        yield {
+            "step": step,
+            "player": key[0],
+            "information_state": key[1],
+            "bet_probability": chips / legal if legal else None,
+            "illegal": row.get("illegal"),
+            "equilibrium": list(_kuhn_family()[key]),
+        }
 
 
 @functools.cache
@@ -138,26 +151,7 @@ def _games(step: int, result: Mapping[str, Any]) -> dict[str, Any]:
         "step": step,
         "game": result["game"],
         "opponent": result["opponent"],
-        **{name: _rate(result, name) for name in ("win", "draw", "loss")},
+        **{name: estimate(result, name) for name in ("win", "draw", "loss")},
         "episodes": result.get("episodes"),
         "illegal": result.get("illegal"),
-    }
-
-
-def _rate(result: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {"rate": result.get(name), "low": result.get(f"{name}_low"), "high": result.get(f"{name}_high")}
-
-
-def _tournament(values: Mapping[str, Any]) -> dict[str, Any]:
-    players = [str(name) for name in values.get("labels") or values["players"]]
-    ratings = [
-        {"name": name, "rating": values["elo"][at], "low": values["elo_low"][at], "high": values["elo_high"][at]}
-        for at, name in enumerate(players)
-    ]
-    return {
-        "game": values.get("game"),
-        "episodes": values.get("episodes"),
-        "players": players,
-        "matrix": [list(row) for row in values["payoff"]],
-        "ratings": ratings,
     }

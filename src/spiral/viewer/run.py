@@ -39,8 +39,10 @@ class MetricsTable:
 class ViewedRun:
     """The files of one run."""
 
-    def __init__(self, number: int, path: Path) -> None:
+    def __init__(self, number: int, path: Path, population: Path | None = None) -> None:
+        """`population` is the directory of the population that the run is a response of, if that is shown too."""
         self.id = str(number)
+        self.population = population
         self.path = path
         self.root = path.resolve()
         self.name = self.root.name

@@ -32,15 +32,16 @@ class Evaluation {
     this.data = await get(`/api/runs/${run.id}/evaluation`);
     this.run = run.id;
     this.leave();
-    const { steps, games, benchmarks, exploitability, kuhn, payoffs } = this.data;
-    const anything = games.length || benchmarks.length || exploitability.length || kuhn.length || payoffs;
+    const { steps, games, benchmarks, exploitability, results, kuhn, payoffs } = this.data;
     const sections = [
-      games.length ? this.opponents(games) : null,
-      exploitability.length ? this.exploitability(exploitability) : null,
+      games.length || results.games.length ? this.opponents(games, results.games) : null,
+      exploitability.length || results.exploitability.length
+        ? this.exploitability(exploitability, results.exploitability)
+        : null,
       kuhn.length ? this.kuhn(kuhn) : null,
-      payoffs ? this.payoffs(payoffs) : null,
+      ...payoffs.map((table) => this.payoffs(table)),
       benchmarks.length ? this.benchmarks(benchmarks) : null,
-    ];
+    ].filter(Boolean);
     put(
       this.root,
       h(
@@ -58,12 +59,12 @@ class Evaluation {
       h(
         "div",
         { class: "stack sections" },
-        anything
-          ? sections.filter(Boolean)
+        sections.length
+          ? sections
           : h(
               "p",
               { class: "panel empty" },
-              "No evaluation has been written yet. `evaluation.every` and `benchmark.every` say when one is due; `spiral benchmark RUN` adds to it.",
+              "No evaluation has been written yet. `evaluation.every` and `benchmark.every` say when one is due; `spiral evaluate`, `exploitability` and `benchmark` of the run add to it.",
             ),
       ),
     );
@@ -96,7 +97,7 @@ class Evaluation {
     );
   }
 
-  opponents(games) {
+  opponents(games, others) {
     const groups = group(games, (row) => `${row.game} against ${row.opponent}`);
     const cards = [...groups].map(([title, rows]) =>
       this.chart(
@@ -114,64 +115,115 @@ class Evaluation {
         { format: percent },
       ),
     );
-    const last = [...groups.values()].map((rows) => rows.at(-1));
+    const last = [...groups.values()].map((rows) => [
+      inline(rows.at(-1).game, 50),
+      inline(rows.at(-1).opponent, 40),
+      count(rows.at(-1).step),
+      ...["win", "draw", "loss"].map((key) => rate(rows.at(-1)[key])),
+      percent(rows.at(-1).illegal),
+      count(rows.at(-1).episodes),
+    ]);
     return this.section(
       "Games against opponents",
       "Bands and ranges are 95% intervals.",
-      h("div", { class: "charts" }, cards),
-      h(
-        "div",
-        { class: "panel scroll", tabindex: "0", role: "region", "aria-label": "The last evaluation" },
-        h(
-          "table",
-          { class: "num" },
-          h(
-            "thead",
-            {},
+      cards.length ? h("div", { class: "charts" }, cards) : null,
+      last.length
+        ? table(
+            "The last evaluation",
+            ["Game", "Opponent", "After step", "Win", "Draw", "Loss", "Illegal", "Games"],
+            last,
+          )
+        : null,
+      others.length
+        ? [
+            h("h3", {}, "From ", h("code", {}, "spiral evaluate")),
             h(
-              "tr",
-              {},
-              ["Game", "Opponent", "After step", "Win", "Draw", "Loss", "Illegal", "Games"].map((name, index) =>
-                h("th", { scope: "col", class: index > 1 ? "num" : "" }, name),
-              ),
+              "p",
+              { class: "soft small" },
+              "Rows of one setup, with the same games and seed, can be compared: the first step is before, the last is after. In a game of one player a win is the highest return.",
             ),
-          ),
-          h(
-            "tbody",
-            {},
-            last.map((row) =>
-              h(
-                "tr",
-                {},
-                h("th", { scope: "row" }, inline(row.game, 50)),
-                h("td", {}, inline(row.opponent, 40)),
-                h("td", { class: "num" }, count(row.step)),
-                [row.win, row.draw, row.loss].map((one) => h("td", { class: "num nowrap" }, rate(one))),
-                h("td", { class: "num" }, percent(row.illegal)),
-                h("td", { class: "num" }, count(row.episodes)),
-              ),
+            table(
+              "Results of spiral evaluate",
+              ["Game", "Opponent", "After step", "Win", "Draw", "Loss", "Mean return", "Illegal", "Games", "Seed"],
+              inSetups(others, (row) => [
+                stepName(row.step),
+                rate(row.win),
+                rate(row.draw),
+                rate(row.loss),
+                rate(row.mean_return, (one) => signed(one, 2)),
+                percent(row.illegal),
+                [
+                  count(row.episodes),
+                  row.not_played
+                    ? h("span", { class: "soft small" }, ` of ${count(row.episodes + row.not_played)}`)
+                    : "",
+                ],
+                String(row.seed),
+              ]),
             ),
-          ),
-        ),
-      ),
+          ]
+        : null,
     );
   }
 
-  exploitability(rows) {
-    const cards = [...group(rows, (row) => row.game)].map(([game, own]) =>
-      this.chart(game, [
-        {
-          label: "exploitability",
-          colour: line(4),
-          steps: own.map((row) => row.step),
-          values: own.map((row) => row.exploitability),
-        },
-      ]),
-    );
+  exploitability(rows, others) {
+    const known = others.filter((row) => row.step !== null && row.exploitability);
+    const games = group([...rows, ...known], (row) => row.game);
+    const cards = [...games.keys()]
+      .map((game) => {
+        const line_ = (found, label, colour) => ({
+          label,
+          colour,
+          steps: found.map((row) => row.step),
+          values: found.map((row) => row.exploitability?.rate ?? null),
+          low: found.map((row) => row.exploitability?.low ?? null),
+          high: found.map((row) => row.exploitability?.high ?? null),
+        });
+        const own = rows.filter((row) => row.game === game && row.exploitability);
+        const setups = own.length
+          ? []
+          : [
+              ...group(
+                known.filter((row) => row.game === game),
+                (row) => row.setup,
+              ).values(),
+            ];
+        return [
+          game,
+          [
+            own.length ? line_(own, "exploitability", line(4)) : null,
+            ...setups.map((found, index) =>
+              line_(found, index ? `setup ${index + 1}` : "exploitability", line([4, 0, 3, 1, 5, 6][index % 6])),
+            ),
+          ].filter(Boolean),
+        ];
+      })
+      .filter(([, series]) => series.length)
+      .map(([game, series]) => this.chart(game, series));
     return this.section(
       "Exploitability",
       "Half of what best responses win against the policy, over all players; 0 is an equilibrium.",
-      h("div", { class: "charts" }, cards),
+      cards.length ? h("div", { class: "charts" }, cards) : null,
+      others.length
+        ? [
+            h("h3", {}, "From ", h("code", {}, "spiral exploitability")),
+            table(
+              "Results of spiral exploitability",
+              ["Game", "Found from", "After step", "Exploitability", "Optimal moves", "Illegal", "Seed"],
+              inSetups(
+                others,
+                (row) => [
+                  stepName(row.step),
+                  rate(row.exploitability, (one) => value(one)),
+                  rate(row.optimal_share),
+                  percent(row.illegal),
+                  String(row.seed),
+                ],
+                (row) => METHODS[row.method]?.(row) ?? inline(row.method, 40),
+              ),
+            ),
+          ]
+        : null,
     );
   }
 
@@ -216,7 +268,8 @@ class Evaluation {
     );
   }
 
-  payoffs({ players, matrix, ratings }) {
+  payoffs(found) {
+    const { kind, game, players, columns, matrix, games, low, high, ratings, left_out } = found;
     const size = Math.max(
       1e-9,
       ...matrix
@@ -224,7 +277,22 @@ class Evaluation {
         .filter((one) => one !== null)
         .map(Math.abs),
     );
-    const table = h(
+    const cell = (one, row, column) => {
+      const number = games?.[row]?.[column];
+      const cannot = kind === "past selves" ? column >= row : row === column; // a later self, or itself
+      if (one === null || (cannot && kind === "tournament"))
+        return h("td", { class: cannot ? "" : "unplayed" }, cannot ? "" : "not played");
+      return h(
+        "td",
+        { class: one < 0 ? "negative" : "positive", style: { "--strength": (Math.abs(one) / size).toFixed(3) } },
+        signed(one, 2),
+        low?.[row]?.[column] === null || low?.[row]?.[column] === undefined
+          ? null
+          : h("span", { class: "small" }, `${signed(low[row][column], 2)} to ${signed(high[row][column], 2)}`),
+        number === undefined || number === null ? null : h("span", { class: "small" }, `n = ${count(number)}`),
+      );
+    };
+    const heat = h(
       "table",
       { class: "heat num" },
       h("caption", { class: "sr" }, "Mean return of the row's player against the column's"),
@@ -235,40 +303,68 @@ class Evaluation {
           "tr",
           {},
           h("td", {}),
-          players.map((name) => h("th", { scope: "col" }, inline(name, 24))),
+          columns.map((name) => h("th", { scope: "col" }, inline(name, 24))),
         ),
       ),
       h(
         "tbody",
         {},
-        matrix.map((row, index) =>
+        matrix.map((row, at) =>
           h(
             "tr",
             {},
-            h("th", { scope: "row" }, inline(players[index], 24)),
-            row.map((one) =>
-              h(
-                "td",
-                {
-                  class: one === null ? "" : one < 0 ? "negative" : "positive",
-                  style: one === null ? {} : { "--strength": (Math.abs(one) / size).toFixed(3) },
-                },
-                one === null ? "–" : signed(one),
-              ),
-            ),
+            h("th", { scope: "row" }, inline(players[at], 24)),
+            row.map((one, column) => cell(one, at, column)),
           ),
         ),
       ),
     );
+    const { title, note } = TABLES[kind](found);
     return this.section(
-      "Tournament",
-      "Mean return of the row's player against the column's, and ratings with 95% intervals.",
+      [title, " in ", inline(game, 60)],
+      [
+        note,
+        left_out
+          ? ` ${plural(left_out, "more player")} ${left_out === 1 ? "is" : "are"} in its file and not shown here.`
+          : "",
+      ],
       h(
         "div",
-        { class: "two" },
-        h("div", { class: "panel pad scroll", tabindex: "0", role: "region", "aria-label": "Payoffs" }, table),
-        ratings?.length ? h("div", { class: "panel pad" }, ratingPlot(ratings)) : null,
+        { class: columns.length > 6 ? "stack" : "two" },
+        h(
+          "div",
+          {
+            class: "panel pad scroll",
+            tabindex: "0",
+            role: "region",
+            "aria-label": `${title} in ${plain(game, 60)}: payoffs`,
+          },
+          heat,
+        ),
+        kind === "past selves" ? pastSelves(found) : null,
+        kind === "population" ? this.population(found) : null,
+        kind === "tournament" && ratings.length ? h("div", { class: "panel pad" }, ratingPlot(ratings)) : null,
       ),
+    );
+  }
+
+  population({ game, shares, exploitability }) {
+    return h(
+      "div",
+      { class: "stack tight" },
+      table(
+        `The mixture in ${plain(game, 60)}`,
+        ["Policy", "Share of the mixture"],
+        shares.map(({ name, share }) => [inline(name, 40), percent(share)]),
+      ),
+      this.chart("exploitability of the mixture", [
+        {
+          label: "exploitability",
+          colour: line(4),
+          steps: exploitability.map((one) => one.responses),
+          values: exploitability.map((one) => one.value),
+        },
+      ]),
     );
   }
 
@@ -463,13 +559,102 @@ class Evaluation {
   }
 }
 
-/** A rate with its interval. */
-function rate(one) {
+/** A number with its interval, where there is one. */
+function rate(one, format = percent) {
   if (!one) return "–";
-  return [
-    h("b", {}, percent(one.rate)),
-    h("span", { class: "soft small" }, ` ${percent(one.low)} to ${percent(one.high)}`),
-  ];
+  const interval = one.low !== null && one.high !== null ? ` ${format(one.low)} to ${format(one.high)}` : "";
+  return [h("b", {}, format(one.rate)), interval ? h("span", { class: "soft small nowrap" }, interval) : null];
+}
+
+/** A table whose first column, or those before "After step", are texts and the rest numbers; a row is its cells, or a `tr`. */
+function table(label, names, rows, texts = names.indexOf("After step") < 0 ? 1 : names.indexOf("After step")) {
+  const row = (cells) =>
+    h(
+      "tr",
+      {},
+      cells.map((cell, index) =>
+        index ? h("td", { class: index < texts ? "" : "num" }, cell) : h("th", { scope: "row" }, cell),
+      ),
+    );
+  return h(
+    "div",
+    { class: "panel scroll", tabindex: "0", role: "region", "aria-label": label },
+    h(
+      "table",
+      { class: "num" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          names.map((name, index) => h("th", { scope: "col", class: index < texts ? "" : "num" }, name)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((one) => (Array.isArray(one) ? row(one) : one)),
+      ),
+    ),
+  );
+}
+
+/** Rows of results, where those of a setup follow one another and share the cells that name it. */
+function inSetups(rows, cells, second = (row) => (row.opponent === null ? "none" : inline(row.opponent, 40))) {
+  return [...group(rows, (row) => row.setup).values()].flatMap((own) =>
+    own.map((row, index) =>
+      h(
+        "tr",
+        {},
+        index
+          ? null
+          : [
+              h("th", { scope: "rowgroup", rowspan: String(own.length) }, inline(row.game, 50)),
+              h("td", { rowspan: String(own.length) }, second(row)),
+            ],
+        cells(row).map((cell) => h("td", { class: "num" }, cell)),
+      ),
+    ),
+  );
+}
+
+/** How the probabilities behind an exploitability were found. */
+const METHODS = {
+  exact: () => "known probabilities",
+  scored: () => "probabilities of the replies",
+  sampled: (row) => `${count(row.samples ?? 0)} replies in each state`,
+};
+
+/** What a table of payoffs is, by its kind. */
+const TABLES = {
+  tournament: ({ episodes, seed }) => ({
+    title: "Tournament",
+    note: `Mean return of the row's player against the column's with its 95% interval, and Elo. ${count(episodes ?? 0)} games a pair, seed ${seed ?? "not known"}.`,
+  }),
+  "past selves": ({ step }) => ({
+    title: "Past selves",
+    note: `Mean return of the policy on its way to a step (row) against an earlier self (column), as the checkpoint of step ${count(step)} has it; n is the number of games.`,
+  }),
+  population: ({ solver }) => ({
+    title: "Population",
+    note: `Exact mean return of the row's policy against the column's, and the shares of the ${plain(solver, 20)} mixture.`,
+  }),
+};
+
+/** The past selves of a run with their ratings. */
+function pastSelves({ game, ratings }) {
+  return table(
+    `Past selves in ${plain(game, 60)}: ratings`,
+    ["Policy", "Elo", "Games against it", "Won by the policy", "Plays on"],
+    ratings.map((one) => [
+      inline(one.name, 40),
+      value(Math.round(one.rating)),
+      one.games === null ? "–" : count(one.games),
+      percent(one.win_rate),
+      one.plays === null ? "–" : one.plays ? "yes" : "no",
+    ]),
+  );
 }
 
 function stepName(step) {
@@ -580,7 +765,9 @@ function item(row) {
         h(
           "span",
           { class: "soft small" },
-          one.extracted === null || one.extracted === undefined ? "no answer found" : ["answer ", inline(one.extracted, 80)],
+          one.extracted === null || one.extracted === undefined
+            ? "no answer found"
+            : ["answer ", inline(one.extracted, 80)],
         ),
       ),
       block(one.reply, { empty: "No reply." }),
@@ -630,7 +817,14 @@ function item(row) {
       { class: "row" },
       grade(row),
       changed ? h("span", { class: "tag accent" }, row.correct ? "learned" : "lost") : null,
-      h("span", { class: "soft small nowrap item-name" }, inline(row.task, 40), " ", inline(row.item, 30), row.sample ? `, sample ${row.sample + 1}` : ""),
+      h(
+        "span",
+        { class: "soft small nowrap item-name" },
+        inline(row.task, 40),
+        " ",
+        inline(row.item, 30),
+        row.sample ? `, sample ${row.sample + 1}` : "",
+      ),
       h("span", { class: "item-prompt" }, inline(row.prompt, 160)),
     ),
   );
