@@ -263,3 +263,47 @@ FAMILIES = {
         template=None, eos="</s>", ends=("</s>", "<|endoftext|>", "<eod>"), declared=("</s>", "<eod>")
     ),
 }  # fmt: skip
+
+
+# Families with rules of their own for the earlier turns of a conversation
+
+ALTERNATE = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/...') }}{% endif %}{% endfor %}"
+)
+QWEN_3 = (
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
+    "{% endif %}{% endfor %}"
+    + EACH
+    + "{% if m.role == 'assistant' %}{% set text = m.content.split('</think>')[-1].lstrip('\n') %}"
+    "{% if loop.index0 > ns.last %}{% set text = '<think>\n' + m.content.split('</think>')[0].split('<think>')[-1] "
+    "+ '\n</think>\n\n' + text %}{% endif %}{{ '<|im_start|>assistant\n' + text + '<|im_end|>\n' }}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}"
+    + NEXT
+    + ASK
+    + "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+HARMONY_STRICT = (
+    EACH
+    + "{% if m.role == 'assistant' and '<|channel|>' in m.content %}{{ raise_exception('channel tags in content') }}"
+    "{% endif %}" + NEXT + HARMONY
+)  # fmt: skip
+CHATS = {
+    "gemma": dataclasses.replace(FAMILIES["gemma-3"], template=ALTERNATE + GEMMA),
+    "mistral": dataclasses.replace(
+        FAMILIES["mistral"],
+        template=ALTERNATE + turns("[INST]{}[/INST]", "{}{{ eos_token }}", beginning="{{ bos_token }}"),
+    ),
+    "qwen-3": dataclasses.replace(FAMILIES["qwen"], template=QWEN_3),
+    "gpt-oss": dataclasses.replace(FAMILIES["gpt-oss"], template=HARMONY_STRICT),
+    "magistral": FAMILIES["magistral"],
+    "reka": dataclasses.replace(
+        FAMILIES["falcon-7b"],
+        template=turns("human: {} <sep> ", "assistant: {} <sep> ", reply="assistant: <reasoning>\n"),
+        ends=("<|endoftext|>", "<sep>"), added=("<sep>", "<reasoning>", "</reasoning>"),
+    ),
+    "deepseek-r1": FAMILIES["deepseek-r1 distill"],
+    "glm-4.5": FAMILIES["glm-4.5"],
+    "a base model": FAMILIES["no template, several ends"],
+}  # fmt: skip

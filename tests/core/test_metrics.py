@@ -127,3 +127,17 @@ def test_names_in_keys_are_plain_and_differ():
     assert names["openspiel/liars_dice"] == "openspiel.liars_dice"
     assert names["runs/r1@15"] == "runs.r1.15"
     assert metric_name(" kuhn_poker( hands = 5 ) ") == "kuhn_poker-5"
+
+
+def test_a_history_that_did_not_fit_is_counted():
+    def held(player, count):
+        return dataclasses.replace(turn(player, 2, 0), history_turns=count)
+
+    whole = new_episode((1.0, -1.0), [held(0, 0), held(1, 0), held(0, 1), held(1, 1)])
+    cut = new_episode((1.0, -1.0), [held(0, 0), held(1, 0), held(1, 1), held(0, 0), held(1, 1), held(1, 3)])
+    against = new_episode((1.0, -1.0), [held(0, 0), held(1, 0), held(1, 0)], trainable=(True, False))
+    metrics = episode_metrics([whole, cut, against], {})
+    assert metrics["rollout/history_turns"] == pytest.approx((0 + 0 + 1 + 1 + 0 + 0 + 1 + 0 + 1 + 3 + 0) / 11)
+    assert metrics["rollout/history_cut"] == pytest.approx(2 / 11)
+    without = episode_metrics([new_episode((1.0, -1.0), [turn(0, 2, 0), turn(1, 2, 0)])], {})
+    assert not {"rollout/history_turns", "rollout/history_cut"} & without.keys()

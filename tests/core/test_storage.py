@@ -76,7 +76,12 @@ TURNS = st.builds(
     thinking_tokens=st.integers(0, 2),
     has_thought=st.booleans(),
 ) | st.builds(
-    Turn, player=st.integers(0, 1), observation=st.text(), reply=st.text(), action=st.one_of(st.none(), st.text())
+    Turn,
+    player=st.integers(0, 1),
+    observation=st.text(),
+    reply=st.text(),
+    action=st.one_of(st.none(), st.text()),
+    history_turns=st.none() | st.integers(0, 1_000),
 )
 
 
@@ -129,7 +134,10 @@ def test_files_of_former_versions_are_read(tmp_path):
     table = pq.read_table(path)
     assert table["thinking_tokens"].to_pylist() == [1, 0, None]
     assert table["has_thought"].to_pylist() == [True, False, None]
-    sixth = table.drop_columns(["rewards"]).replace_schema_metadata({VERSION_KEY: b"6"})
+    eighth = table.drop_columns(["history_turns"]).replace_schema_metadata({VERSION_KEY: b"8"})
+    pq.write_table(eighth, path)
+    assert {turn.history_turns for turn in read_episodes(path)[0].turns} == {None}
+    sixth = eighth.drop_columns(["rewards"]).replace_schema_metadata({VERSION_KEY: b"6"})
     pq.write_table(sixth, path)
     assert read_episodes(path)[0].rewards == (1.0, -1.0)
     fifth = sixth.drop_columns(["attempt"]).replace_schema_metadata({VERSION_KEY: b"5"})

@@ -64,6 +64,40 @@ class Replies(ScriptedPolicy):
         return self.actions.pop(0)
 
 
+class Remembers(ScriptedPolicy):
+    """Plays at random and remembers with which history it was asked."""
+
+    name = "remembers"
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def submit(self, requests):
+        self.asked += [(request.player, request.history) for request in requests]
+        super().submit(requests)
+
+    def choose(self, state, player, rng):
+        return rng.choice(state.legal_actions())
+
+
+@pytest.mark.parametrize("spec", ["multi_kuhn(players=3)", "kuhn_poker(hands=4)", "tictactoe"])
+def test_a_request_has_the_earlier_turns_of_its_player(spec):
+    """Also of one that moves second, and where others move twice in between."""
+    game, policy = load_game(spec), Remembers()
+    policies = (policy,) * game.num_players
+    most = 0
+    for episode in play([Match(game=game, seed=seed, policies=policies, opening_plies=1) for seed in range(9)], 1):
+        made = [dataclasses.replace(turn, reward=0.0) for turn in episode.turns]
+        asked, policy.asked = policy.asked[: len(made)], policy.asked[len(made) :]
+        assert [player for player, _ in asked] == [turn.player for turn in made]
+        for index, (player, history) in enumerate(asked):
+            assert list(history) == [turn for turn in made[:index] if turn.player == player]
+            most = max(most, len(history))
+    assert policy.asked == []
+    assert most >= 1
+
+
 class Slow:
     """Hands out one reply at a time, the last asked first; remembers how many turns were waiting."""
 

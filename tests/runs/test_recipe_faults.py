@@ -104,6 +104,8 @@ def test_misspelt_keys_are_refused_with_the_right_one(section):
         ("credit.decay=1.0", "expected a number with 0 <= decay < 1"),
         ("credit.options=decay=much", "got decay 'much'"),
         ("credit.options={dekay=0.9}", "'rae' has no option 'dekay'; did you mean 'decay'?"),
+        ("prompt.history_thoughts=keep", "prompt.history is 'observation', which has no earlier replies; set prompt."),
+        ("prompt.history=chat", "evaluation.exploitability has 'kuhn_poker' and prompt.history is 'chat', with which"),
         ("loss.kind=ppp", "loss.kind: there is no 'ppp' among the losses; did you mean 'ppo'?"),
         (
             "loss.options={beta=1.0}",

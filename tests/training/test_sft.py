@@ -132,9 +132,11 @@ def test_data_without_anything_to_learn_say_why(tmp_path):
 # In the student's words
 
 
-def test_the_student_learns_what_it_would_have_been_given_and_have_sampled(nano, tmp_path, tokenizer):
+@pytest.mark.parametrize("history", [{}, {"history": "chat"}, {"history": "chat", "history_thoughts": "keep"}], ids=str)
+def test_the_student_learns_what_it_would_have_been_given_and_have_sampled(history, nano, tmp_path, tokenizer):
     """Of its own games, and of those that another observation style has recorded."""
-    policy = TransformersPolicy(nano.model, ChatCodec(tokenizer, nano.prompt), SamplingConfig(max_new_tokens=8))
+    prompt = nano.prompt.model_copy(update=history)
+    policy = TransformersPolicy(nano.model, ChatCodec(tokenizer, prompt), SamplingConfig(max_new_tokens=8))
     matches = [Match(game=load_game(spec), seed=seed, policies=(policy, policy), opening_plies=3)
                for spec in ("tictactoe", "kuhn_poker", "connect_four") for seed in range(4)]  # fmt: skip
     played = play(matches)
@@ -145,9 +147,11 @@ def test_the_student_learns_what_it_would_have_been_given_and_have_sampled(nano,
     selection = select(SftConfig(data=data_of(tmp_path, *others), keep="all", finished_only=False), 0)
     made = expert_turns(selection, policy.codec, max_reply=8, max_tokens=512)
     own = [turn for episode in played for turn in episode.turns if turn.action is not None]
-    assert len(made) == len(own) > 40
+    assert len(made) == len(own) > 20
+    assert any(turn.history_turns for turn in own) == bool(history)
     for expert, turn in zip(made, own, strict=True):
         assert expert.turn.observation == turn.observation
+        assert expert.turn.history_turns == turn.history_turns
         assert expert.prompt_ids.tolist() == turn.prompt_ids.tolist()
         assert expert.reply_ids.tolist() == turn.generation.token_ids.tolist()
 

@@ -289,6 +289,7 @@ def _same_prompt(
         f"{prompt.template} template, {prompt.observation} observations",
         f"{'with' if prompt.thinking else 'without'} thinking, {'with' if prompt.example else 'without'} an example",
         *([f"system prompt {prompt.system!r}"] if prompt.system else []),
+        *([f"earlier turns as a chat, thoughts {prompt.history_thoughts}"] if prompt.history == "chat" else []),
         *([f"temperature {sampling.temperature:g}"] if in_games else []),
         *([f"top-p {sampling.top_p:g}"] if in_games and sampling.top_p < 1 else []),
         *([f"at most {sampling.max_new_tokens} new tokens"] if in_games else []),
@@ -298,7 +299,7 @@ def _same_prompt(
     why = f"as {like} was trained" if asked.run or asked.prompt is not None else "by the defaults"
     line = f"Both models get the same prompt and sampling, {why}: {', '.join(words)}."
     if own.run or own.prompt is not None:
-        left, given = effective_prompt(own, options).model_dump(), prompt.model_dump()
+        left, given = dict(effective_prompt(own, options)), dict(prompt)
         if own.run and in_games:
             left, given = left | effective_sampling(own, options).model_dump(), given | sampling.model_dump()
         otherwise = [key for key in given | left if given.get(key) != left.get(key)]

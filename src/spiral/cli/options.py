@@ -141,6 +141,13 @@ class PromptOptions:
         typer.Option("--example/--no-example", rich_help_panel=_HOW, help="Show one worked example of the game first."),
     ] = None
     system: Annotated[str | None, typer.Option(rich_help_panel=_HOW, help="A system prompt.")] = None
+    history: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_HOW, help="observation: every turn by itself; chat: after its earlier turns."),
+    ] = None
+    history_thoughts: Annotated[
+        str | None, typer.Option(rich_help_panel=_HOW, help="With --history chat, of earlier replies: keep or drop.")
+    ] = None
     temperature: Annotated[float | None, typer.Option(rich_help_panel=_HOW, help="0 takes the most likely token.")] = (
         None
     )

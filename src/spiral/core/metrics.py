@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -118,6 +119,7 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
         "rollout/unboxed": _share(turns, is_unboxed),
         "rollout/truncated_games": _share(episodes, lambda episode: episode.outcome == "truncated"),
     }
+    metrics.update(_history_metrics(episodes))
     metrics.update(_thinking_metrics(generations))
     for matchup in sorted({matchup_of(episode) for episode in episodes}):
         metrics.update(_game_metrics(matchup, [episode for episode in episodes if matchup_of(episode) == matchup]))
@@ -127,6 +129,19 @@ def episode_metrics(episodes: Sequence[Episode], times: Mapping[str, float]) -> 
     metrics["time/turns_per_s"] = len(turns) / max(seconds, 1e-9)
     metrics["time/tokens_per_s"] = sum(lengths) / max(seconds, 1e-9)
     return metrics
+
+
+def _history_metrics(episodes: Sequence[Episode]) -> Metrics:
+    """How many earlier turns prompts held, and how often some were left out; empty for prompts without a history."""
+    held, cut = [], []
+    for episode in episodes:
+        earlier: Counter[int] = Counter()
+        for turn in episode.turns:
+            if turn.player in episode.learning_players and turn.history_turns is not None:
+                held.append(turn.history_turns)
+                cut.append(turn.history_turns < earlier[turn.player])
+            earlier[turn.player] += 1
+    return {"rollout/history_turns": _mean(held), "rollout/history_cut": _mean(cut)} if held else {}
 
 
 def _thinking_metrics(generations: Sequence[Generation]) -> Metrics:

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import Field
 
-from spiral.core.records import Generation, IntArray
+from spiral.core.records import Generation, IntArray, Turn
 from spiral.core.settings import Section
 from spiral.games import Game, State
 
@@ -41,6 +41,8 @@ class TurnRequest:
     state: State
     player: int
     seed: int
+    history: tuple[Turn, ...] = ()
+    """The player's earlier turns of the episode, in order."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class TurnReply:
     reply: str
     action: str | None
     prompt_ids: IntArray | None = None
+    history_turns: int | None = None
     generation: Generation | None = None
     length: ReplyLength | None = None
     """None for scripted policies."""

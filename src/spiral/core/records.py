@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 AGAINST = " against "
 """Separates the game from the opponents that do not learn in `Episode.matchup`."""
 PAST = "past"
@@ -69,6 +69,8 @@ class Turn:
     """The legal action found in the reply; None when the reply was illegal or there was no reply."""
     prompt_ids: IntArray | None = None
     """[P] what the model was given; None for players that are not language models."""
+    history_turns: int | None = None
+    """Number of the player's earlier turns that the prompt held as messages; None without `prompt.history = "chat"`."""
     generation: Generation | None = None
     reward: float = 0.0
     """Reward of the player from this turn until its next one, in the game's units, illegal-move penalties included.

@@ -56,6 +56,8 @@ def checked(kind: type[Kind], values: Mapping[str, object]) -> Kind:
         return kind.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
+        if not fault["loc"] and fault["type"] == "value_error":  # a rule of several settings names them itself
+            raise ValueError(str(fault["ctx"]["error"])) from error
         option = "-".join(str(part) for part in fault["loc"]).replace("_", "-")
         raise ValueError(f"{shortened(option)}: got {shown(fault['input'])}; {fault['msg']}") from error
 

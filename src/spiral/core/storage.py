@@ -21,7 +21,7 @@ from spiral.core.files import write_atomically
 from spiral.core.records import SCHEMA_VERSION, Episode, FloatArray, Generation, Seat, Turn
 
 VERSION_KEY = b"spiral_schema_version"
-READ_VERSIONS = ("1", "2", "3", "4", "5", "6", "7", str(SCHEMA_VERSION))
+READ_VERSIONS = ("1", "2", "3", "4", "5", "6", "7", "8", str(SCHEMA_VERSION))
 
 ADDED_IN = {
     "thinking_tokens": "2",
@@ -33,6 +33,7 @@ ADDED_IN = {
     "rewards": "7",
     "advantages": "8",
     "learner_logprobs": "8",
+    "history_turns": "9",
 }
 """The version that added a column, for columns that version 1 does not have."""
 
@@ -65,6 +66,7 @@ SCHEMA = pa.schema(
         ("attempt", pa.int32()),
         ("advantages", pa.list_(pa.float32())),
         ("learner_logprobs", pa.list_(pa.float32())),
+        ("history_turns", pa.int32()),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
@@ -153,6 +155,7 @@ def _row(number: int, episode: Episode, index: int, turn: Turn) -> dict[str, Any
         "attempt": episode.attempt,
         "advantages": turn.advantages,
         "learner_logprobs": turn.learner_logprobs,
+        "history_turns": turn.history_turns,
     }
 
 
@@ -195,6 +198,7 @@ def _turn(row: dict[str, Any]) -> Turn:
         reply=row["reply"],
         action=row["action"],
         prompt_ids=prompt_ids,
+        history_turns=row.get("history_turns"),
         generation=generation,
         reward=row.get("reward", 0.0),
         advantages=_floats(row.get("advantages")),

@@ -96,16 +96,28 @@ def known_table(
 ) -> PolicyTable | None:
     """The table of a policy whose probabilities can be computed; None for a language model that has to be sampled.
 
-    Raises `ValueError` for a language model whose context is too short for some state's prompt.
+    Raises `ValueError` for a language model that is shown its earlier turns, or whose context is too short for some
+    state's prompt.
     """
     if not isinstance(policy, LanguagePolicy):
         return _exact_table(policy, game)
+    check_no_history(policy)
     check_states_room(policy, game, decisions(game))
     thinks = policy.codec.config.thinking or policy.codec.opens_thinking
     if thinks or not isinstance(policy, TransformersPolicy):
         return None
     table = scored_table(policy, game, watch)
     return table if table.illegal_mass <= MAX_ILLEGAL_WHEN_SCORED else None
+
+
+def check_no_history(policy: LanguagePolicy) -> None:
+    """Raises `ValueError` for a model that is shown its earlier turns: no state alone fixes how it plays."""
+    if policy.codec.config.history == "chat":
+        raise ValueError(
+            f"{policy.name} plays with prompt.history = 'chat', so its move depends on what it replied before and not"
+            " on the state alone, and exact theory cannot judge it; expected prompt.history = 'observation'"
+            " (--history observation)"
+        )
 
 
 def _exact_table(policy: TabularPolicy, game: Game) -> PolicyTable:

@@ -46,6 +46,8 @@ class OpenTurn:
     budget: int
     """Maximum number of tokens of the reply: the response budget, or what is left of the context."""
     observation: str = ""
+    history_turns: int | None = None
+    """Number of the player's earlier turns in the prompt; None for prompts without a history."""
     state: State | None = None
     """The state in which the reply is to be an action; None outside a game."""
     sampling: SamplingConfig | None = None
@@ -161,13 +163,19 @@ class LanguagePolicy(ABC):
     def _open(self, request: TurnRequest) -> OpenTurn:
         """Puts the position into words and the words into tokens."""
         observation = request.state.observation(request.player, self.codec.config.observation)
-        prompt_ids = self.codec.encode(observation, request.game)
+        history_turns = None
+        if self.codec.config.history == "chat":
+            room = self.context - self.sampling.max_new_tokens
+            prompt_ids, history_turns = self.codec.encode_in_chat(request.history, observation, request.game, room)
+        else:
+            prompt_ids = self.codec.encode(observation, request.game)
         return OpenTurn(
             key=request.key,
             seed=request.seed,
             prompt_ids=prompt_ids,
             budget=self.budget(prompt_ids),
             observation=observation,
+            history_turns=history_turns,
             state=request.state,
         )
 
@@ -206,6 +214,7 @@ class LanguagePolicy(ABC):
                 reply=reading.text,
                 action=action,
                 prompt_ids=turn.prompt_ids,
+                history_turns=turn.history_turns,
                 generation=generation,
                 length=ReplyLength(
                     tokens=len(ids), thinking_tokens=reading.thinking_tokens, truncated=stop_reason != "stop"

@@ -35,10 +35,12 @@ def check_room(policy: Policy, game: Game, name: str | None = None, *, first: bo
         first: Only each player's first prompt has to fit.
 
     Raises:
-        PromptRoomError: No game fits.
+        PromptRoomError: No game fits, or `prompt.history` is "chat" and no earlier turn ever would.
     """
     if not isinstance(policy, LanguagePolicy):
         return
+    if policy.codec.config.history == "chat":
+        _check_history(policy, game, name)
     style, refused = policy.codec.config.observation, None
     for number in range(GAMES):
         states = _decisions(game, random.Random(number), first)
@@ -56,6 +58,19 @@ def check_room(policy: Policy, game: Game, name: str | None = None, *, first: bo
             return
     if refused is not None:
         raise refused
+
+
+def _check_history(policy: LanguagePolicy, game: Game, name: str | None) -> None:
+    """Checks that a first prompt leaves some of the context to earlier turns, which get what no reply can need."""
+    for state in _decisions(game, random.Random(0), first=True):
+        observation = state.observation(state.current_player, policy.codec.config.observation)
+        prompt, budget = len(policy.codec.encode(observation, game)), policy.sampling.max_new_tokens
+        if prompt + budget > policy.context:
+            raise PromptRoomError(
+                f"the first prompt of {game.spec} has {prompt:,} tokens, a reply may have {budget:,}, and"
+                f" {name or policy.name} takes {policy.context:,} together, so no earlier turn would ever fit; expected"
+                " a lower max_new_tokens, a longer context, or prompt.history = 'observation'"
+            )
 
 
 def check_states_room(

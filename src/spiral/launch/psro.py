@@ -90,6 +90,11 @@ class Psro:
                 f"sampling.temperature is {recipe.sampling.temperature:g} and sampling.top_p {recipe.sampling.top_p:g};"
                 " payoffs are those of the policies at temperature 1 and top_p 1, so set both to 1"
             )
+        if recipe.prompt.history == "chat":
+            raise ValueError(
+                "prompt.history is 'chat', with which a move depends on earlier replies and not on the state alone;"
+                " payoffs are exact, so set it to 'observation'"
+            )
         self.recipe, self.path, self.solver = recipe, path, solver
         self.game = load_game(games[0])
         self.tree = population_tree(self.game)
@@ -191,6 +196,7 @@ class Psro:
             observation=self.recipe.prompt.observation,
             thinking=self.recipe.prompt.thinking,
             example=self.recipe.prompt.example,
+            history="observation",
             max_new_tokens=self.recipe.sampling.max_new_tokens,
         )
         policy = load_language_policy(model, settings)

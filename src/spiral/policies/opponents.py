@@ -55,6 +55,12 @@ class OpponentConfig(Section):
     thinking: bool | None = Field(None, description="As prompt.thinking.")
     example: bool | None = Field(None, description="As prompt.example.")
     system: str | None = Field(None, description="As prompt.system.")
+    history: Literal["observation", "chat"] | None = Field(
+        None, description="As prompt.history: 'observation' or 'chat'."
+    )
+    history_thoughts: Literal["keep", "drop"] | None = Field(
+        None, description="As prompt.history_thoughts: 'keep' or 'drop'."
+    )
     temperature: float | None = Field(None, ge=0, description="As sampling.temperature.")
     top_p: float | None = Field(None, gt=0, le=1, description="As sampling.top_p.")
     max_new_tokens: int | None = Field(

@@ -55,7 +55,7 @@ MODELS = (
 """Names of models, for messages."""
 POLICIES = MODELS.replace(", or a Hugging", ", a Hugging") + f", or one of {', '.join(SCRIPTED_NAMES)}"
 """Names of policies, for messages."""
-PROMPT_OPTIONS = ("template", "observation", "thinking", "example", "system")
+PROMPT_OPTIONS = ("template", "observation", "thinking", "example", "system", "history", "history_thoughts")
 SAMPLING_OPTIONS = ("temperature", "top_p", "max_new_tokens")
 MIN_CONTEXT = 16384
 """Tokens that vLLM reserves for prompt and reply by default. It is enough for benchmarks and games, and the same for
@@ -91,6 +91,8 @@ class PolicyOptions:
     thinking: bool | None = None
     example: bool | None = None
     system: str | None = None
+    history: str | None = None
+    history_thoughts: str | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_new_tokens: int | None = None
@@ -153,7 +155,7 @@ def _endpoint_policy(name: str, options: PolicyOptions) -> EndpointPolicy:
     """The policy of an endpoint, with the settings of its table in `endpoints.toml`."""
     config, file = find_endpoint(name.removeprefix(ENDPOINT))
     config = with_options(config, options, ("temperature", "top_p", "max_new_tokens"))
-    prompt = with_options(config.prompt, options, PROMPT_OPTIONS)
+    prompt = _with_prompt_options(config.prompt, options)
     given = {"temperature": options.temperature, "top_p": options.top_p, LENGTH: options.max_new_tokens}
     policy = EndpointPolicy(
         checked(EndpointConfig, {**config.model_dump(), "prompt": prompt.model_dump()}),
@@ -315,7 +317,7 @@ def _prompt(name: str, loaded: LanguageModel, options: PolicyOptions) -> PromptC
     own = loaded.prompt if options.card is None else options.card.prompt
     if own is None and options.beside is not None:
         own = _prompt_beside(name, loaded, options.beside)
-    prompt = with_options(own or PromptConfig(), options, PROMPT_OPTIONS)
+    prompt = _with_prompt_options(own or PromptConfig(), options)
     if prompt.template == "chat" and not loaded.tokenizer.chat_template:
         setting = options.setting_of("template")
         how = f"add {setting}" if setting.startswith("--") else f"set {setting} to"
@@ -350,7 +352,7 @@ def checked_model_config(name: str) -> Any:
 
 def effective_prompt(card: ModelCard, options: PolicyOptions) -> PromptConfig:
     """The prompt of a card, or the default, with the command line's options applied."""
-    return with_options(card.prompt or PromptConfig(), options, PROMPT_OPTIONS)
+    return _with_prompt_options(card.prompt or PromptConfig(), options)
 
 
 def effective_sampling(card: ModelCard, options: PolicyOptions) -> SamplingConfig:
@@ -375,6 +377,13 @@ def run_games(name: str) -> list[str]:
 def model_card(name: str) -> ModelCard:
     """The card of the model `name`; empty for a model without one."""
     return read_card(model_directory(name))
+
+
+def _with_prompt_options(prompt: PromptConfig, options: PolicyOptions) -> PromptConfig:
+    """The prompt with the given options applied; one without a history has no thoughts of earlier replies to keep."""
+    if options.history == "observation" and options.history_thoughts is None:
+        prompt = prompt.model_copy(update={"history_thoughts": "drop"})
+    return with_options(prompt, options, PROMPT_OPTIONS)
 
 
 def with_options(section: Kind, options: PolicyOptions, fields: tuple[str, ...]) -> Kind:

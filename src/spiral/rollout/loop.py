@@ -99,7 +99,8 @@ class _LiveGame:
         except ValueError as error:
             raise self.error(str(error)) from None
         self.requested = (len(self.turns) + 1, player)
-        return TurnRequest(key=key, game=self.match.game, state=self.state, player=player, seed=seed)
+        history = tuple(turn for turn in self.turns if turn.player == player)
+        return TurnRequest(key=key, game=self.match.game, state=self.state, player=player, seed=seed, history=history)
 
     def take(self, reply: TurnReply) -> None:
         """Record a reply and move on. An illegal reply ends the game, and so does a missing one.
@@ -117,6 +118,7 @@ class _LiveGame:
                 reply=reply.reply,
                 action=reply.action,
                 prompt_ids=reply.prompt_ids,
+                history_turns=reply.history_turns,
                 generation=reply.generation,
             )
         )

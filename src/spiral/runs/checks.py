@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from spiral.core.seeds import derive_seed
-from spiral.evaluation.policy_table import decisions
+from spiral.evaluation.policy_table import check_no_history, decisions
 from spiral.evaluation.reasoning.problem_game import ProblemGame
 from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError
@@ -118,6 +118,7 @@ def check_prompts(policy: LanguagePolicy, recipe: Recipe) -> None:
         check_room(policy, load_game(spec), recipe.model.path)
     for spec in recipe.evaluation.exploitability:
         game = load_game(spec)
+        check_no_history(policy)
         check_states_room(policy, game, decisions(game), recipe.model.path)
 
 

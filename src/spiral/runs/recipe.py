@@ -119,6 +119,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _theory_needs_single_observations(self) -> Self:
+        if self.evaluation.exploitability and self.prompt.history == "chat":
+            raise ValueError(
+                f"evaluation.exploitability has {shortened(self.evaluation.exploitability[0])!r} and prompt.history is"
+                " 'chat', with which a move depends on earlier replies and not on the state alone; set prompt.history"
+                " to 'observation', or evaluation.exploitability to []"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _engines_sleep_only_when_idle(self) -> Self:
         if self.engine.sleep and self.cluster.rollout_workers and self.cluster.schedule != "sync":
             raise ValueError(

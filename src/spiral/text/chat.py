@@ -5,6 +5,7 @@ Prompts repeat, because a game has few openings, and short replies repeat too. B
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import re
@@ -14,10 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from spiral.core.records import IntArray
+from spiral.core.records import IntArray, Turn
 from spiral.games import Game
-from spiral.text.chat_template import QUESTION, REPLY, check_chat_template, check_kept, render_chat, takes_system
+from spiral.text.chat_template import (
+    QUESTION,
+    REPLY,
+    can_render,
+    check_chat_template,
+    check_history,
+    check_kept,
+    continuation,
+    render_chat,
+    takes_system,
+)
 from spiral.text.examples import worked_example
+from spiral.text.history import answer_text, questions
 from spiral.text.prompts import (
     PLAIN,
     Example,
@@ -25,12 +37,14 @@ from spiral.text.prompts import (
     PromptConfig,
     has_talk,
     messages,
+    plain_continuation,
     plain_conversation,
     plain_text,
     question,
 )
 from spiral.text.thinking import (
     CHANNEL,
+    CLOSE,
     MESSAGE_END,
     TURN_START,
     Thought,
@@ -109,6 +123,7 @@ class ChatCodec:
         self._hidden = {id_ for id_, text in special.items() if text not in visible} | self.stop_ids
         self._prompts: OrderedDict[tuple[Game | None, str] | str, IntArray] = OrderedDict()
         self._replies: OrderedDict[bytes, ParsedReply] = OrderedDict()
+        self._continuations: OrderedDict[str, IntArray] = OrderedDict()
         self._checked_games: set[Game | None] = set()
         if config.template == "chat" and not config.thinking and self.opened:
             raise ValueError(
@@ -116,6 +131,8 @@ class ChatCodec:
                 " so every reply would begin inside one; set prompt.thinking to true (--thinking), or set"
                 " prompt.template to 'qwen3' or 'llama'"
             )
+        if config.history == "chat" and config.template == "chat":
+            self._check_history()
         if config.observation == "full":
             check_tokenizer(tokenizer, self._render(question(QUESTION, config)))
 
@@ -177,6 +194,36 @@ class ChatCodec:
             self._checked_games.add(game)
         return cached
 
+    def encode_in_chat(
+        self, history: Sequence[Turn], observation: str, game: Game | None, max_tokens: int
+    ) -> tuple[IntArray, int]:
+        """The prompt of a turn after the player's earlier turns, with as many of them as fit.
+
+        The oldest turns are left out first, each with its question and its reply. The first message always holds a
+        whole observation. Without earlier turns the prompt is that of `encode`.
+
+        Args:
+            history: The player's earlier turns of the episode, in order.
+            observation: What the player sees now.
+            game: The game.
+            max_tokens: Tokens that a prompt with earlier turns may have.
+
+        Returns:
+            The token ids [P], and the number of earlier turns in them.
+        """
+        prompts: dict[int, IntArray] = {}
+
+        def fits(left_out: int) -> bool:
+            if left_out < len(history):
+                prompts[left_out] = self._encode_turns(history[left_out:], observation, game)
+                return len(prompts[left_out]) <= max_tokens
+            return True
+
+        left_out = 0 if fits(0) else bisect.bisect_left(range(len(history)), True, lo=1, key=fits)
+        if left_out >= len(history):
+            return self.encode(observation, game), 0
+        return prompts[left_out], len(history) - left_out
+
     def render(self, observation: str, game: Game | None = None) -> str:
         """The prompt that `encode` encodes, as text.
 
@@ -184,11 +231,8 @@ class ChatCodec:
         each is replaced by a space, because a player may have written it. Observations hold no earlier thoughts, so
         nothing is lost.
         """
-        observation, example = self._special.sub(" ", observation), self._example(game)
-        if example is None:
-            return self._render(question(observation, self.config, game))
-        fields = {name: self._special.sub(" ", text) for name, text in dataclasses.asdict(example).items()}
-        return self._render(question(observation, self.config, game), Example(**fields), game)
+        example = self._clean_example(game)
+        return self._render(question(self._clean(observation), self.config, game), example, game)
 
     def encode_question(self, text: str) -> IntArray:
         """The token ids [P] of a prompt with exactly `text` as the question, without instruction or example."""
@@ -196,7 +240,7 @@ class ChatCodec:
 
     def render_question(self, text: str) -> str:
         """The prompt that `encode_question` encodes, as text."""
-        return self._render(self._special.sub(" ", text))
+        return self._render(self._clean(text))
 
     def with_thinking(self, thinking: bool) -> ChatCodec:
         """The same tokenizer and template, asked to think or to answer at once.
@@ -232,7 +276,7 @@ class ChatCodec:
         if turns[-1] != "user":
             raise ValueError("the last message is the assistant's; expected the user's, to which the model replies")
         config = self.config
-        clean = [{"role": m["role"], "content": self._special.sub(" ", m["content"])} for m in exchange]
+        clean = [{"role": m["role"], "content": self._clean(m["content"])} for m in exchange]
         if config.template != "chat":
             return self._tokenize(plain_conversation(clean, config))
         system = clean.pop(0)["content"] if roles[0] == "system" else config.system
@@ -323,6 +367,80 @@ class ChatCodec:
         known = vocabulary(self.tokenizer)
         return {text: known[text] for text in delimiter_texts() if text in known}
 
+    def _encode_turns(self, history: Sequence[Turn], observation: str, game: Game | None) -> IntArray:
+        """The prompt after all turns of a history, of which there is at least one."""
+        first, *later = questions(history, observation, self.config, game, clean=self._clean)
+        if self.config.history_thoughts == "keep":
+            parts = [self.encode(history[0].observation, game)]
+            for turn, text in zip(history, later, strict=True):
+                parts += [self._sampled(turn), self._continuation(text)]
+            return np.concatenate(parts)
+        answers = [self._clean(answer_text(turn, self.opened)) for turn in history]
+        if self.config.template != "chat":
+            thoughtless = f"{CLOSE}\n" if self.opened else ""
+            text = self.render(history[0].observation, game)
+            for answer, question_ in zip(answers, later, strict=True):
+                text += thoughtless + answer + plain_continuation(question_, self.config)
+            return self._tokenize(text)
+        exchange = self._messages(first, self._clean_example(game), game)
+        for answer, question_ in zip(answers, later, strict=True):
+            exchange += [{"role": "assistant", "content": answer}, {"role": "user", "content": question_}]
+        text = render_chat(self.tokenizer, exchange, add_generation_prompt=True, **self._options[self.config.thinking])
+        for message in exchange:
+            check_kept(message["content"], text, "reply" if message["role"] == "assistant" else message["role"])
+        return self._tokenize(text)
+
+    def _sampled(self, turn: Turn) -> IntArray:
+        """The tokens of an earlier reply as they were sampled, without the one that ended it."""
+        if turn.generation is None:
+            return self.encode_reply(turn.reply)
+        ids = turn.generation.token_ids
+        return ids[:-1] if len(ids) and int(ids[-1]) in self.stop_ids else ids
+
+    def _continuation(self, user_text: str) -> IntArray:
+        """The token ids between a reply and the next one, with a further question between them."""
+        cached = self._continuations.get(user_text)
+        if cached is None:
+            text = self._continuation_text(user_text)
+            # Some tokenizers write a word differently where a text begins.
+            before, whole = self.encode_reply(REPLY), self.encode_reply(REPLY + text)
+            apart = whole[: len(before)].tolist() == before.tolist()
+            cached = whole[len(before) :] if apart else self.encode_reply(text)
+            _remember(self._continuations, user_text, cached)
+        return cached
+
+    def _continuation_text(self, user_text: str) -> str:
+        if self.config.template != "chat":
+            return plain_continuation(user_text, self.config)
+        return continuation(self.tokenizer, self._asked, user_text, **self._options[self.config.thinking])
+
+    @functools.cached_property
+    def _asked(self) -> list[Message]:
+        """A question before a reply, without the system prompt: some templates repeat that in later questions."""
+        asked: list[Message] = [{"role": "user", "content": "-"}]
+        taken = can_render(self.tokenizer, asked, add_generation_prompt=True, **self._options[self.config.thinking])
+        return asked if taken else self._messages("-")
+
+    def _check_history(self) -> None:
+        """Raises `ValueError` when the chat template cannot write a conversation as the settings want it."""
+        exchange = self._messages("Question 1.")
+        for number in (1, 2):
+            exchange.append({"role": "assistant", "content": f"{REPLY}, reply {number}."})
+            exchange.append({"role": "user", "content": f"Question {number + 1}."})
+        check_history(self.tokenizer, exchange, **self._options[self.config.thinking])
+        if self.config.history_thoughts == "keep":
+            self._continuation_text(QUESTION)
+
+    def _clean(self, text: str) -> str:
+        """A text in which special tokens, tags of the template and delimiters of thoughts are replaced by spaces."""
+        return self._special.sub(" ", text)
+
+    def _clean_example(self, game: Game | None) -> Example | None:
+        example = self._example(game)
+        if example is None:
+            return None
+        return Example(**{name: self._clean(text) for name, text in dataclasses.asdict(example).items()})
+
     def _example(self, game: Game | None) -> Example | None:
         if not self.config.example:
             return None
@@ -343,8 +461,11 @@ class ChatCodec:
         return text
 
     def _chat(self, user_text: str, example: Example | None = None, game: Game | None = None, *, thinking: bool) -> str:
-        exchange = messages(user_text, self.config, example, game=game, system_role=self.system_role)
+        exchange = self._messages(user_text, example, game)
         return render_chat(self.tokenizer, exchange, add_generation_prompt=True, **self._options[thinking])
+
+    def _messages(self, user_text: str, example: Example | None = None, game: Game | None = None) -> list[Message]:
+        return messages(user_text, self.config, example, game=game, system_role=self.system_role)
 
     @functools.cached_property
     def _options(self) -> dict[bool, dict[str, Any]]:

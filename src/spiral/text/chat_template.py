@@ -142,12 +142,64 @@ def check_chat_template(tokenizer: Any, exchange: Sequence[Message], **options: 
     _check_turn_opened_once(tokenizer, exchange, text, **options)
 
 
+def check_history(tokenizer: Any, exchange: Sequence[Message], **options: Any) -> None:
+    """Tries a template with a conversation of several turns, as `prompt.history = "chat"` has them.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer with a chat template.
+        exchange: Messages that all differ; the last one is the user's.
+        options: Variables of the template.
+
+    Raises:
+        ValueError: The template fails, loses a message, or changes their order.
+    """
+    fix = "set prompt.history to 'observation', or give the model another template"
+    try:
+        text = render_chat(tokenizer, exchange, add_generation_prompt=True, **options)
+    except ValueError as error:
+        raise ValueError(f"{error}; it takes no conversation of several turns: {fix}") from error
+    places = [text.find(message["content"].strip()) for message in exchange]
+    if -1 in places:
+        role = exchange[places.index(-1)]["role"]
+        raise ValueError(f"the model's chat template loses {'an' if role[0] == 'a' else 'a'} {role} message of a"
+                         f" conversation of several turns; {fix}")  # fmt: skip
+    if places != sorted(places):
+        raise ValueError(f"the model's chat template changes the order of a conversation's messages; {fix}")
+
+
+def continuation(tokenizer: Any, asked: Sequence[Message], user_text: str, **options: Any) -> str:
+    """What the template writes between a reply and the next one: the end of the reply, and a further question.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer with a chat template.
+        asked: Messages before the reply, the last one the user's.
+        user_text: The further question.
+        options: Variables of the template.
+
+    Raises:
+        ValueError: The template fails, or loses a message.
+    """
+    exchange = [*asked, {"role": "assistant", "content": REPLY}, {"role": "user", "content": user_text}]
+    text = render_chat(tokenizer, exchange, add_generation_prompt=True, **options)
+    _, found, following = text.partition(REPLY)
+    if not found:
+        raise ValueError(f"the model's chat template loses the earlier replies of a conversation; {FIX}")
+    check_kept(user_text, following)
+    return following
+
+
 def check_kept(content: str, text: str, role: str = "user") -> None:
     """Raises `ValueError` when the prompt `text` lacks words of the message `content`; white space may differ."""
     if content.strip() in text or _words(content) in _words(text):
         return
-    what = {"user": "question", "assistant": "worked example", "system": "system prompt"}[role]
-    advice = {"assistant": "set prompt.example to false, or ", "system": "leave prompt.system out, or "}.get(role, "")
+    what = {"user": "question", "assistant": "worked example", "system": "system prompt", "reply": "earlier reply"}[
+        role
+    ]
+    advice = {
+        "assistant": "set prompt.example to false, or ",
+        "system": "leave prompt.system out, or ",
+        "reply": "set prompt.history to 'observation', or ",
+    }.get(role, "")
     given, kept = _words(content).split(), set(_words(text).split())
     lost = [word for word in given if word not in kept]
     raise ValueError(

@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from spiral.core.settings import Section
 from spiral.games import Game, Style
@@ -72,11 +72,36 @@ class PromptConfig(Section):
         " chat template takes no system message, and replaces the first sentences of 'r1'.",
     )
 
+    history: Literal["observation", "chat"] = Field(
+        "observation",
+        description="'observation' asks every turn by itself, with what the player sees; 'chat' puts the player's"
+        " earlier turns of the episode before it as messages, and then asks with what is new.",
+    )
+    history_thoughts: Literal["keep", "drop"] = Field(
+        "drop",
+        description="With history = 'chat': 'drop' leaves the thoughts of earlier replies out; 'keep' has these replies"
+        " token by token as they were sampled.",
+    )
+
+    @model_validator(mode="after")
+    def _thoughts_have_a_history(self) -> Self:
+        if self.history_thoughts == "keep" and self.history != "chat":
+            raise ValueError(
+                f"prompt.history_thoughts is 'keep' and prompt.history is {self.history!r}, which has no earlier"
+                " replies; set prompt.history to 'chat', or leave prompt.history_thoughts out"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leaves `system` out when it is None: TOML has no null, and older results were saved without the field."""
+        """Leaves out the system prompt and the history where there is none.
+
+        TOML has no null, and older results were saved without these fields.
+        """
         values: dict[str, object] = serialise(self)
-        return {key: value for key, value in values.items() if key != "system" or value is not None}
+        left_out = {"system"} if self.system is None else set()
+        left_out |= {"history", "history_thoughts"} if self.history == "observation" else set()
+        return {key: value for key, value in values.items() if key not in left_out}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +186,14 @@ def plain_text(user_text: str, config: PromptConfig, example: Example | None = N
     if example is not None:
         opening += around.format(question(example.observation, config, game)) + example.joined(joint) + end
     return opening + around.format(user_text)
+
+
+def plain_continuation(user_text: str, config: PromptConfig) -> str:
+    """What a plain template writes between a reply and the next one: the end of the reply, and a further question."""
+    around, end = PLAIN[config.template]
+    if config.template == "r1" and not config.thinking:
+        around += f"\n\n{CLOSE}\n"
+    return end + around.format(user_text)
 
 
 def plain_conversation(exchange: Sequence[Message], config: PromptConfig) -> str:

@@ -232,7 +232,12 @@ def expert_turns(selection: Selection, codec: ChatCodec, *, max_reply: int, max_
             left_out["were cut off"] += 1
             continue
         observation = state.observation(turn.player, codec.config.observation)
-        prompt_ids, reply_ids = codec.encode(observation, game), codec.encode_turn(text)
+        reply_ids, history_turns = codec.encode_turn(text), None
+        if codec.config.history == "chat":
+            history = student_history(episode, index, states[id(episode)], codec)
+            prompt_ids, history_turns = codec.encode_in_chat(history, observation, game, max_tokens - max_reply)
+        else:
+            prompt_ids = codec.encode(observation, game)
         if len(reply_ids) > max_reply:
             left_out[f"have replies of more than {max_reply:,} tokens (sampling.max_new_tokens)"] += 1
         elif len(prompt_ids) + len(reply_ids) > max_tokens:
@@ -244,7 +249,12 @@ def expert_turns(selection: Selection, codec: ChatCodec, *, max_reply: int, max_
             made.append(
                 ExpertTurn(
                     episode=episode,
-                    turn=dataclasses.replace(turn, observation=observation, reply=codec.read(reply_ids).text),
+                    turn=dataclasses.replace(
+                        turn,
+                        observation=observation,
+                        reply=codec.read(reply_ids).text,
+                        history_turns=history_turns,
+                    ),
                     prompt_ids=prompt_ids.astype(np.int32),
                     reply_ids=reply_ids.astype(np.int32),
                 )
@@ -263,6 +273,28 @@ def expert_turns(selection: Selection, codec: ChatCodec, *, max_reply: int, max_
             f"{unthinking:,}", f"{len(made):,}",
         )  # fmt: skip
     return made
+
+
+def student_history(episode: Episode, index: int, states: Sequence[State], codec: ChatCodec) -> list[Turn]:
+    """The earlier turns of a turn's player, in the student's words.
+
+    Args:
+        episode: The expert's game.
+        index: The index of the turn.
+        states: The state before each turn.
+        codec: The student's tokenizer and prompt.
+    """
+    player = episode.turns[index].player
+    return [
+        Turn(
+            player=player,
+            observation=state.observation(player, codec.config.observation),
+            reply=codec.read(codec.encode_turn(student_reply(turn, codec))).text,
+            action=turn.action,
+        )
+        for turn, state in zip(episode.turns[:index], states, strict=False)
+        if turn.player == player
+    ]
 
 
 def replayed(game: Game, episode: Episode) -> list[State]:

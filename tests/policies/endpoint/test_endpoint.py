@@ -21,6 +21,7 @@ from endpoint_server import (
     slow,
 )
 from spiral.core.policy import NotPlayedError
+from spiral.core.records import Turn
 from spiral.core.storage import read_episodes, write_episodes
 from spiral.evaluation.arena import evaluate, paired_matches
 from spiral.games import load_game
@@ -98,6 +99,25 @@ def test_the_request(server, new_policy, monkeypatch):
     assert second.body["messages"][1]["content"].startswith("\\boxed{")
     assert [request.headers.get("authorization") for request in server.requests] == [None, f"Bearer {KEY}"]
     assert [request.headers["accept-encoding"] for request in server.requests] == ["identity"] * 2
+
+
+def test_earlier_turns_are_sent_as_messages_without_thoughts(server, new_policy):
+    policy = new_policy(prompt={"history": "chat", "system": "Be brief."})
+    state = TICTACTOE.initial_state()
+    thought = "<think>I want the middle.</think>\n\\boxed{4}<|im_end|>"
+    history = [Turn(player=0, observation=state.observation(0), reply=thought, action="4")]
+    state = state.apply("4").apply("0")
+    policy.submit([TurnRequest(key=3, game=TICTACTOE, state=state, player=0, seed=1, history=tuple(history))])
+    (reply,) = policy.poll()
+    assert (reply.key, reply.history_turns) == (3, 1)
+    (request,) = server.requests
+    asked = request.body["messages"]
+    assert [message["role"] for message in asked] == ["system", "user", "assistant", "user"]
+    assert asked[1]["content"].startswith("You are playing tic-tac-toe")
+    assert asked[2]["content"].strip() == "\\boxed{4}"
+    assert asked[3]["content"].startswith("Moves so far: X took 4, O took 0.")
+    (alone,) = [one_turn(new_policy())]
+    assert alone.history_turns is None
 
 
 def test_template_tokens_in_an_observation_are_not_sent(server, new_policy):

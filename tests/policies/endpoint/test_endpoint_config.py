@@ -220,6 +220,7 @@ def test_the_documentation_is_true(folders):
         ({"rename": {"seed": "x", "top_p": "x"}}, "[local]: rename: two parameters have the same name"),
         ({"rename": {"seed": "x"}, "omit": ["seed"]}, "[local]: omit and rename name the same parameter"),
         ({"rename": {"seed": "x"}, "extra": {"x": 1}}, "[local]: extra and rename use the same name"),
+        ({"prompt": {"history": "chat", "history_thoughts": "keep"}}, "[local]: prompt: got history_thoughts 'keep'"),
         ({"extra": {"messages": []}}, "[local]: extra: 'messages' cannot be set here"),
         ({"extra": {"stream": True}}, "[local]: extra: 'stream' cannot be set here"),
     ],

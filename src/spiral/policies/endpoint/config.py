@@ -144,6 +144,11 @@ class EndpointConfig(Section):
     def _check_template(cls, prompt: PromptConfig) -> PromptConfig:
         if prompt.template != "chat":
             raise ValueError(f"got the template {prompt.template!r}; expected 'chat', since the server uses its own")
+        if prompt.history_thoughts == "keep":
+            raise ValueError(
+                "got history_thoughts 'keep'; expected 'drop', since a server's template may drop thoughts that are"
+                " sent to it"
+            )
         return prompt
 
     @field_validator("omit")

@@ -24,7 +24,8 @@ from spiral.policies.endpoint.client import BACKOFF_SECONDS, EndpointClient, Fau
 from spiral.policies.endpoint.config import EndpointConfig
 from spiral.policies.endpoint.reply import Answer, without_template_tokens
 from spiral.text import parse_action, worked_example
-from spiral.text.prompts import Message, messages, question
+from spiral.text.history import conversation
+from spiral.text.prompts import Message, messages
 
 logger = logging.getLogger(__name__)
 _logged_keys: set[tuple[str | None, str]] = set()
@@ -168,7 +169,9 @@ class EndpointPolicy:
     def _messages(self, request: TurnRequest, observation: str) -> list[Message]:
         prompt = self.config.prompt
         example = worked_example(request.game, prompt) if prompt.example else None
-        return messages(question(observation, prompt, request.game), prompt, example, game=request.game)
+        history = request.history if prompt.history == "chat" else ()
+        first, *later = conversation(history, observation, prompt, request.game)
+        return [*messages(first["content"], prompt, example, game=request.game), *later]
 
     def _read(self, number: int, result: Answer | Fault | BaseException) -> list[TurnReply]:
         """The reply of a turn in a list; empty for a turn that was cancelled."""
@@ -180,11 +183,18 @@ class EndpointPolicy:
         request, observation = turn.request, turn.observation
         if isinstance(request, Question):
             return [_answered(request, result)]
+        reply = TurnReply(
+            key=request.key,
+            observation=observation,
+            reply="",
+            action=None,
+            history_turns=len(request.history) if self.config.prompt.history == "chat" else None,
+        )
         if isinstance(result, Fault):
-            return [TurnReply(key=request.key, observation=observation, reply="", action=None, fault=result.reason)]
+            return [dataclasses.replace(reply, fault=result.reason)]
         self._count(result)
         action = parse_action(result.text, request.state)
-        return [TurnReply(key=request.key, observation=observation, reply=result.text, action=action)]
+        return [dataclasses.replace(reply, reply=result.text, action=action)]
 
 
 def _answered(question_: Question, result: Answer | Fault) -> TurnReply:
