@@ -11,6 +11,10 @@ SMALL = {
 """What most families call the same."""
 GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
+LINEAR = {
+    "head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16, "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
 
 FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("llama", {}),
@@ -86,11 +90,78 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "apertus": ("apertus", {}),
     "arcee": ("arcee", {}),
     "bitnet": ("bitnet", {}),
-    "gemma2": ("gemma2", {"head_dim": 16}),
-    "gemma3": ("gemma3_text", {"head_dim": 16, "sliding_window": 64}),
-    "cohere2": ("cohere2", {"sliding_window": 64}),
-    "gpt-oss": ("gpt_oss", EXPERTS | {"head_dim": 16, "sliding_window": 64}),
-    "mamba": ("mamba", {}),
+    "granite-scaled": ("granite", {"embedding_multiplier": 6.0, "logits_scaling": 8.0}),
+    "cohere-scaled": ("cohere", {"logit_scale": 0.0625}),
+    "gemma2": ("gemma2", {"head_dim": 16, "sliding_window": 40}),
+    "gemma3": ("gemma3_text", {"head_dim": 16, "sliding_window": 40}),
+    "gemma3-capped": ("gemma3_text", {"head_dim": 16, "sliding_window": 40, "final_logit_softcapping": 30.0}),
+    "gemma3n": ("gemma3n_text", {
+        "head_dim": 16, "sliding_window": 40, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+        "intermediate_size": [96] * 4, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 20_000,
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "activation_sparsity_pattern": [0.0] * 4,
+        "laurel_rank": 8,
+    }),
+    "gemma4": ("gemma4_text", {
+        "head_dim": 16, "global_head_dim": 32, "sliding_window": 40, "hidden_size_per_layer_input": 0,
+        "layer_types": ["sliding_attention", "full_attention"], "final_logit_softcapping": 30.0,
+    }),
+    "gemma4-shared": ("gemma4_text", {
+        "head_dim": 16, "global_head_dim": 32, "sliding_window": 40, "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 20_000, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    }),
+    "mistral-window": ("mistral", {"sliding_window": 40}),
+    "mistral-window-1": ("mistral", {"sliding_window": 1}),
+    "ministral": ("ministral", {"sliding_window": 40, "head_dim": 16}),
+    "phi3-window": ("phi3", {"sliding_window": 40}),
+    "starcoder2-window": ("starcoder2", {"sliding_window": 40}),
+    "qwen2-window": ("qwen2", {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1}),
+    "olmo3": ("olmo3", {"sliding_window": 40, "layer_types": ["sliding_attention", "full_attention"]}),
+    "exaone4-window": ("exaone4", {
+        "sliding_window": 40, "sliding_window_pattern": 2, "layer_types": ["sliding_attention", "full_attention"],
+    }),
+    "cohere2": ("cohere2", {"sliding_window": 40, "layer_types": ["sliding_attention", "full_attention"]}),
+    "llama4": ("llama4_text", {
+        "intermediate_size_mlp": 96, "num_local_experts": 2, "head_dim": 16, "attention_chunk_size": 40,
+        "layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0],
+    }),
+    "gpt-oss": ("gpt_oss", EXPERTS | {"head_dim": 16, "sliding_window": 40}),
+    "qwen3-5": ("qwen3_5_text", LINEAR),
+    "qwen3-5-moe": ("qwen3_5_moe_text", LINEAR | EXPERTS | {
+        "moe_intermediate_size": 48, "shared_expert_intermediate_size": 48,
+    }),
+    "qwen3-next": ("qwen3_next", LINEAR | EXPERTS | {
+        "moe_intermediate_size": 48, "shared_expert_intermediate_size": 48,
+    }),
+    "olmo-hybrid": ("olmo_hybrid", {
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+        "layer_types": ["linear_attention", "full_attention"],
+    }),
+    "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+    "lfm2-moe": ("lfm2_moe", EXPERTS | {
+        "layer_types": ["conv", "full_attention"], "moe_intermediate_size": 48, "num_dense_layers": 1,
+    }),
+    "falcon-h1": ("falcon_h1", {
+        "lm_head_multiplier": 0.3, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "head_dim": 16,
+        "mamba_d_state": 16, "mamba_chunk_size": 16,
+    }),
+    "granitemoehybrid": ("granitemoehybrid", EXPERTS | {
+        "layer_types": ["linear_attention", "full_attention"], "mamba_n_heads": 8, "mamba_d_head": 16,
+        "mamba_d_state": 16, "mamba_chunk_size": 16, "logits_scaling": 4.0, "shared_intermediate_size": 48,
+    }),
+    "jamba": ("jamba", EXPERTS | {
+        "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 8,
+        "expert_layer_period": 2, "expert_layer_offset": 1, "use_mamba_kernels": False,
+    }),
+    "bamba": ("bamba", {
+        "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16,
+        "mamba_chunk_size": 16,
+    }),
+    "mamba": ("mamba", {"state_size": 8}),
+    "mamba2": ("mamba2", {"state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 16}),
+    "falcon-mamba": ("falcon_mamba", {"state_size": 8}),
+    "recurrent-gemma": ("recurrent_gemma", {"num_hidden_layers": 3, "attention_window_size": 40, "head_dim": 16}),
+    "rwkv": ("rwkv", {}),
 }  # fmt: skip
 """By a name of ours: transformers' name of the family, and what is set apart from `SMALL`."""
 
@@ -99,12 +170,15 @@ def family_model(name, vocabulary, seed=3):
     """A model of a family with random weights, large enough for positions, masks and every layer to matter."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from spiral.models.files import attention_of
+
     kind, settings = FAMILIES[name]
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = AutoConfig.for_model(kind, **{**SMALL, "vocab_size": vocabulary, **tokens, **settings})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa").eval()
+        attention = attention_of(AutoModelForCausalLM._model_mapping[type(config)], config)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_((0.1 if parameter.dim() > 1 else 0.3) * torch.randn(parameter.shape))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from families import family_model
 from made_up import random_samples
 from spiral.inference.scoring import reply_logprobs
 from spiral.inference.transformers import TransformersPolicy
@@ -215,3 +216,44 @@ def test_a_vllm_that_ignores_the_wish_is_refused(monkeypatch, found, named):
     with pytest.raises(ValueError, match=rf"vLLM 0\.11 computes .*{named}; expected vLLM 0\.32 or newer .*model\.head"):
         _check_head(SimpleNamespace(apply_model=lambda function: [found]))
     _check_head(SimpleNamespace(apply_model=lambda function: [{torch.float32}]))
+
+
+@pytest.mark.parametrize("name", ["granite-scaled", "cohere-scaled", "gemma3-capped"])
+def test_scaled_and_capped_logits_are_the_models_own(name, tokenizer):
+    model, ids = family_model(name, len(tokenizer)), torch.arange(5, 30)[None]
+    with torch.no_grad():
+        whole = model(input_ids=ids, use_cache=False).logits[0]
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        plain = model.get_output_embeddings()(hidden)
+        for precision in HEADS:
+            assert torch.equal(output_head(model, precision)(hidden), whole)
+    assert not torch.allclose(plain, whole, atol=1e-3)
+    assert output_head(model, "compute").weight is model.get_output_embeddings().weight
+
+
+def test_capped_logits_of_bfloat16_are_float32_and_have_a_gradient(tokenizer):
+    model = rounded(family_model("gemma3-capped", len(tokenizer)))
+    hidden = torch.randn(3, 64).bfloat16().requires_grad_()
+    logits = output_head(model, "float32")(hidden)
+    expected = torch.tanh(exact_logits(model, hidden) / 30) * 30
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, expected, atol=1e-5)
+    (wide,) = torch.autograd.grad(logits.sum(), hidden)
+    (plain,) = torch.autograd.grad(expected.sum(), hidden)
+    assert cosine_similarity(wide.flatten().float(), plain.flatten().float(), dim=0) > 0.999
+
+
+def test_a_head_that_changes_nothing_is_the_linear_layer_itself(random_model):
+    assert output_head(random_model, "compute") is random_model.get_output_embeddings()
+
+
+def test_a_head_that_cannot_be_computed_apart_is_refused(random_model):
+    class Stubborn(type(random_model)):
+        def forward(self, *inputs, **options):
+            return super().forward(*inputs, **options)
+
+    model = Stubborn(random_model.config)
+    with pytest.raises(
+        ValueError, match=r"^the logits of Stubborn cannot be computed apart from its blocks \(TypeError"
+    ):
+        output_head(model, "compute")
