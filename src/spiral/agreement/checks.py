@@ -88,7 +88,7 @@ class Check:
         with running("the learner", self.kind):
             scores = learner_logprobs(learner, replies)
         self._compare(pair, replies, scores, plain, remedy_for(options))
-        if shares_model and options.get("learner.layout") == "packed":  # attention of padded rows is the model's own
+        if shares_model and options.get("learner.layout") != "padded":  # attention of padded rows is the model's own
             self._beside_learner(remedy_for(options))
 
     def trial(self) -> Batch:

@@ -80,7 +80,7 @@ def make_probes(
             not_crossed.append(f"{name} at {length:,} tokens")
             continue
         alone.append(len(prompts))
-        across, past = length - new_tokens // 2, min(length + PAST_A_SWITCH, room)
+        across, past = max(1, length - new_tokens // 2), min(length + PAST_A_SWITCH, room)
         prompts += [_filler(words, across, 1), _filler(words, past, 2)]
     # What is wrong with weights shows in every token, so a large model's shortest text is enough.
     again = (len(lengths),) if large else range(len(prompts))

@@ -92,8 +92,8 @@ def check_model_report(recipe: Recipe, *, every_layout: bool) -> ModelReport:
             sharded = recipe.model.compute == "bfloat16"  # which can be done to a model once only
             model = copy.deepcopy(loaded.model) if sharded else loaded.model
             check.learner(_learner(recipe, model), learner_options(recipe), fewer=True)
-            packed = {"layout": "packed", "gradient_checkpointing": True}
-            recipe = recipe.model_copy(update={"learner": recipe.learner.model_copy(update=packed)})
+            auto = {"layout": "auto", "gradient_checkpointing": True}
+            recipe = recipe.model_copy(update={"learner": recipe.learner.model_copy(update=auto)})
         options = learner_options(recipe)
         learner = _learner(recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model)
         check.learner(learner, options)

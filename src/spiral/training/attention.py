@@ -68,6 +68,8 @@ class Segments:
         self.slot_T[self.index_G[~self.padding_G]] = torch.arange(len(self.index_G))[~self.padding_G]
         self.uses = 0
         """Number of layers that have attended; 0 after a pass shows a model that ignores its keyword arguments."""
+        self.windows = 0
+        """Number of these that have a window."""
 
     def to(self, device: torch.device) -> Segments:
         """Move to `device`."""
@@ -113,16 +115,31 @@ def segment_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     segments: Segments | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each segment; query, key and value are [R, heads, W, E], the result [R, W, H, E].
 
     Packing as such is described by Krell et al. (2021), arXiv 2107.02027.
+
+    Args:
+        module: The layer's attention.
+        query: Queries.
+        key: Keys.
+        value: Values.
+        attention_mask: A mask for rows without segments.
+        segments: The samples of a packed row.
+        sliding_window: Tokens that a token of this layer attends to, itself included; None for all before it.
+        kwargs: What else the model passes on to attention.
     """
     if segments is None:
         plain: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return plain
+    unknown = [name for name in ("s_aux", "softcap") if kwargs.get(name) is not None]
+    if unknown:
+        raise ValueError(f"attention of packed rows knows nothing of {' and '.join(unknown)}, which this model needs")
     segments.uses += 1
+    segments.windows += sliding_window is not None
     taken = [
         _Take.apply(  # type: ignore[no-untyped-call]
             states.transpose(1, 2).flatten(0, 1), segments.index_G, segments.slot_T, None
@@ -136,7 +153,11 @@ def segment_attention(
         mask = None
         if group.prefix_length:
             k, v = (_after_prefix(own, whole, group) for own, whole in ((k, key), (v, value)))
+        hidden = sliding_window is not None and k.shape[2] > sliding_window
+        if group.prefix_length or hidden:
             mask = torch.ones(group.g, k.shape[2], dtype=torch.bool, device=k.device).tril(group.prefix_length)
+        if mask is not None and sliding_window is not None and hidden:
+            mask = mask.triu(group.prefix_length - sliding_window + 1)
         attended, _ = sdpa_attention_forward(module, q, k, v, mask, **kwargs)
         parts.append(attended.flatten(0, 1))
     together: Tensor = _Take.apply(  # type: ignore[no-untyped-call]

@@ -31,11 +31,12 @@ from spiral.core.progress import shown
 from spiral.core.records import FloatArray
 from spiral.core.seeds import derive_seed
 from spiral.models.head import output_head
-from spiral.models.loading import cast_parameters, check_architecture
+from spiral.models.loading import cast_parameters
 from spiral.models.settings import HeadPrecision, ModelConfig
 from spiral.training.attention import use_segment_attention
 from spiral.training.batch import Batch
 from spiral.training.fsdp import gathered, gradient_scale, like, reshard, shard, whole
+from spiral.training.layout import chosen_layout
 from spiral.training.logprobs import Scorer, TokenScores, hidden_states, recompute_blocks
 from spiral.training.lora import add_lora, plain_weights
 from spiral.training.loss import TOKEN_SUMS, add, averages, gap_sums, likelihood_sums, loss, loss_sums
@@ -150,14 +151,14 @@ class Learner:
         self.version = 0
         self.skipped_updates = 0
         """Updates in a row whose optimizer steps were all skipped; a learner from a checkpoint starts at 0."""
-        check_architecture(model.config, "the learner")
         self._policy_loss = make_policy_loss(loss_config)
         self._expert = loss_config.kind == NLL
         """Whether an expert, not the policy, chose the tokens."""
         self.ranks = current_ranks(model.device)
         settings = (config, loss_config, sampling, total_steps, seed, compute, head, lora)
         self._check_same(settings)
-        packed = config.layout == "packed"
+        self.layout = chosen_layout(model, config.layout)
+        packed = self.layout == "packed"
         self.reference = frozen_copy(model, compute, packed=packed) if loss_config.kl_coefficient else None
         self._compiled = compiled
         # After the copy, which would share compiled blocks.
@@ -343,7 +344,7 @@ class Learner:
 
     def _micro_batches(self, batch: Batch, samples: Tensor) -> list[MicroBatch]:
         """Micro-batches of the given samples, on the model's device."""
-        made = micro_batches(batch, samples, self.config.layout, self.config.tokens_per_microbatch)
+        made = micro_batches(batch, samples, self.layout, self.config.tokens_per_microbatch)
         return [rows.to(self.model.device) for rows in made]
 
     def _rows_of_all_ranks(self, batch: Batch, samples: Tensor) -> list[MicroBatch]:

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from spiral.models.head import output_head
+from spiral.models.layers import last_hidden
 from spiral.models.settings import HeadPrecision
 from spiral.training.attention import use_segment_attention
 from spiral.training.packing import MicroBatch
@@ -206,7 +207,8 @@ def hidden_states(language_model: Any, rows: MicroBatch) -> Tensor:
 
     Raises `ValueError` for a packed row when the model does not hand its keyword arguments to attention.
     """
-    output = language_model.base_model(
+    hidden_RWD = last_hidden(
+        language_model,
         input_ids=rows.token_ids_RW,
         position_ids=rows.position_ids_RW,
         use_cache=False,
@@ -217,8 +219,7 @@ def hidden_states(language_model: Any, rows: MicroBatch) -> Tensor:
             f"learner.layout is 'packed', but {type(language_model).__name__} does not pass on to attention where"
             " samples begin; set learner.layout to 'padded'"
         )
-    hidden: Tensor = output.last_hidden_state
-    return hidden.flatten(0, 1)[rows.predict_K]
+    return hidden_RWD.flatten(0, 1)[rows.predict_K]
 
 
 def recompute_blocks(language_model: Any) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from spiral.training.attention import Segments, Stretch
 from spiral.training.batch import Batch
-from spiral.training.settings import Layout
+from spiral.training.settings import RowLayout
 
 MIN_PREFIX = 16
 """Shortest beginning, in tokens, that is worth sharing, since attention takes more work with one."""
@@ -51,7 +51,7 @@ class MicroBatch:
         return MicroBatch(**moved)
 
 
-def micro_batches(batch: Batch, samples: Tensor, layout: Layout, max_tokens: int) -> Iterator[MicroBatch]:
+def micro_batches(batch: Batch, samples: Tensor, layout: RowLayout, max_tokens: int) -> Iterator[MicroBatch]:
     """Lay samples out as micro-batches of at most `max_tokens` tokens (or one sample).
 
     Padded rows are filled in order of length; a packed row is one micro-batch, filled first-fit.

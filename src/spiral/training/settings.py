@@ -14,7 +14,8 @@ from spiral.core.settings import Section, checked
 
 Answer = Literal["log", "stop", "anchor", "pull", "rollback"]
 """What a run does when a guard finds a collapse (`spiral.runs.answers`)."""
-Layout = Literal["padded", "packed"]
+RowLayout = Literal["padded", "packed"]
+Layout = Literal["auto", "padded", "packed"]
 NLL = "nll"
 """The loss of expert games, the negative log-likelihood; it makes a run one of fine-tuning (`spiral.training.sft`)."""
 BUILTIN_LOSSES = ("ppo", "policy_gradient", "dual_clip", "cispo", "gspo", "dppo", NLL)
@@ -89,7 +90,8 @@ class LearnerConfig(Section):
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
     layout: Layout = Field(
         "padded",
-        description="'padded': one sample a row, sorted by length; 'packed': end to end, separate attention.",
+        description="'padded': one sample a row, sorted by length; 'packed': end to end, separate attention; 'auto':"
+        " packed for a model that computes the same with it, else padded.",
     )
     tokens_per_microbatch: int = Field(16384, ge=1, description="Tokens in one forward and backward pass.")
     gradient_checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them.")
