@@ -34,7 +34,8 @@ from benchmarks.rollout import Timing, offline_transformers, table, timed_rows
 from spiral.core.records import IntArray, Sample
 from spiral.core.seeds import derive_seed
 from spiral.games import Game
-from spiral.inference.transformers import MIN_ROWS, TransformersPolicy
+from spiral.inference.texts import MIN_ROWS
+from spiral.inference.transformers import TransformersPolicy
 from spiral.models.loading import cast_parameters, load_language_model
 from spiral.models.nano.tokenizer import build_tokenizer
 from spiral.models.settings import ModelConfig

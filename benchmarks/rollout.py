@@ -33,7 +33,7 @@ from spiral.games import load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.inference.engines import Weights, make_policy
 from spiral.inference.settings import EngineConfig
-from spiral.inference.transformers import MIN_ROWS
+from spiral.inference.texts import MIN_ROWS
 from spiral.models.loading import load_language_model
 from spiral.models.settings import ModelConfig
 from spiral.policies import Policy, TurnReply, TurnRequest

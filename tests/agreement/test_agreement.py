@@ -16,6 +16,7 @@ from spiral.agreement.probes import make_probes
 from spiral.inference.transformers import TransformersPolicy
 from spiral.policies import SamplingConfig
 from spiral.text import ChatCodec, PromptConfig
+from spiral.training.layout import unpackable
 from spiral.training.learner import Learner, LearnerConfig
 from spiral.training.lora import LoraConfig
 from spiral.training.loss import LossConfig
@@ -23,17 +24,20 @@ from spiral.training.loss import LossConfig
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
 SAMPLING = SamplingConfig(max_new_tokens=16)
-FAST = ["llama", "qwen3", "phi3-longrope", "gpt2", "opt", "falcon", "mixtral", "deepseek-v3", "stablelm", "glm"]
+FAST = [
+    "llama",
+    "qwen3",
+    "phi3-longrope",
+    "gpt2",
+    "opt",
+    "falcon",
+    "mixtral",
+    "deepseek-v3",
+    "gemma3-capped",
+    "qwen3-5",
+]
 OWN_ATTENTION = {"falcon", "falcon-new", "stablelm", "nemotron"}
 """Families whose attention takes no keyword arguments, so that their samples cannot be packed."""
-REFUSED = {
-    "falcon-alibi": "the transformers engine needs positions that attention scores take no bias from",
-    "gemma2": "needs full attention in every layer",
-    "gemma3": "needs full attention in every layer",
-    "cohere2": "needs full attention in every layer",
-}
-NOT_LOADABLE = {"gptj", "gpt-neo", "codegen", "xglm", "bloom", "mpt", "gpt-oss", "mamba"}
-"""Families that transformers does not run with the attention that everything here uses; loading says so."""
 
 
 def engine_of(model, tokenizer, sampling=SAMPLING, **options):
@@ -54,11 +58,12 @@ def learner_of(model, *, sampling=SAMPLING, lora=None, **config):
 
 
 def check_family(name, tokenizer):
-    """Every way to compute a family, against its plain forward pass."""
+    """Every way to compute a family, against its plain forward pass; "packed" only where "auto" does not pad."""
     model = family_model(name, len(tokenizer))
     check = begin_check(engine_of(model, tokenizer), model, "float32")
     check.engine()
-    for layout in ("padded", "packed"):
+    known = unpackable(model.config, model.config._attn_implementation)
+    for layout in ("padded",) if known else ("padded", "packed"):
         for checkpointing in (False, True):
             options = {"learner.layout": layout, "learner.gradient_checkpointing": checkpointing}
             learner = learner_of(model, layout=layout, gradient_checkpointing=checkpointing)
@@ -88,19 +93,11 @@ def test_a_family_is_computed_rightly_in_every_way(tokenizer, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(FAST) - set(REFUSED) - NOT_LOADABLE))
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(FAST) - {"recurrent-gemma", "rwkv"}))
 def test_another_family_is_computed_rightly_in_every_way(tokenizer, name):
     differences = check_family(name, tokenizer)
     assert differences
     assert_agreement(differences)
-
-
-@pytest.mark.parametrize(("name", "words"), sorted(REFUSED.items()))
-def test_what_cannot_be_computed_is_refused_in_one_line(tokenizer, name, words):
-    model = family_model(name, len(tokenizer))
-    with pytest.raises(ValueError, match=words) as refused:
-        begin_check(engine_of(model, tokenizer), model, "float32")
-    assert "\n" not in str(refused.value)
 
 
 def test_what_fails_in_the_models_own_code_is_refused(random_model, tokenizer, monkeypatch):

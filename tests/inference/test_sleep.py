@@ -49,7 +49,7 @@ def spoken(policy):
 def test_asleep_there_are_no_keys_and_values(nano, compute):
     policy = policy_of(nano, compute)
     before = spoken(policy)
-    held = [weakref.ref(layer.keys) for layer in policy._cache.layers]
+    held = [weakref.ref(layer.keys) for layer in policy._texts.cache.layers]
     assert sum(keys().numel() for keys in held) > 10_000
     policy.sleep()
     assert policy.asleep

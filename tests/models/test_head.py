@@ -238,8 +238,8 @@ def test_capped_logits_of_bfloat16_are_float32_and_have_a_gradient(tokenizer):
     expected = torch.tanh(exact_logits(model, hidden) / 30) * 30
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, expected, atol=1e-5)
-    (wide,) = torch.autograd.grad(logits.sum(), hidden)
-    (plain,) = torch.autograd.grad(expected.sum(), hidden)
+    (wide,) = torch.autograd.grad(logits[:, 7].sum(), hidden)
+    (plain,) = torch.autograd.grad(expected[:, 7].sum(), hidden)
     assert cosine_similarity(wide.flatten().float(), plain.flatten().float(), dim=0) > 0.999
 
 

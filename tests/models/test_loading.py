@@ -6,19 +6,18 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
-    FalconConfig,
     GPT2Config,
     LlamaConfig,
+    MambaConfig,
     MptConfig,
     Phi3Config,
-    RwkvConfig,
 )  # fmt: skip
 
 from families import family_model
 from spiral.inference.base import PromptRequest
 from spiral.inference.parameters import ParameterNames
 from spiral.inference.transformers import TransformersPolicy
-from spiral.models.loading import check_architecture, context_limit, usable_context
+from spiral.models.loading import UNLIMITED, context_limit, usable_context
 from spiral.plan.memory import model_shape
 from spiral.policies import SamplingConfig
 from spiral.text import ChatCodec, PromptConfig
@@ -33,7 +32,7 @@ WHY = (
 @pytest.mark.parametrize("config", [BLOOM, MptConfig()])
 def test_a_model_without_a_limit_is_refused(config):
     with pytest.raises(ValueError, match=rf"^the learner has to know .* '{config.model_type}' has no max_position_emb"):
-        check_architecture(config, "the learner")
+        context_limit(config, "the learner")
 
 
 def test_the_limit_under_another_name_is_known():
@@ -106,13 +105,6 @@ def test_a_limit_below_zero_is_none():
         context_limit(GPT2Config(n_positions=-1), "training")
 
 
-def test_positions_as_biases_of_attention_scores_are_refused():
-    config = FalconConfig(alibi=True, num_hidden_layers=1)
-    with pytest.raises(ValueError, match=r"the learner needs positions .* of type 'falcon' has alibi"):
-        check_architecture(config, "the learner")
-    check_architecture(FalconConfig(alibi=False, num_hidden_layers=1), "the learner")
-
-
-def test_a_model_without_attention_is_refused():
-    with pytest.raises(ValueError, match="training needs attention in every layer; a model of type 'rwkv' has none"):
-        check_architecture(RwkvConfig(), "training")
+def test_a_model_without_positions_has_no_limit():
+    assert context_limit(MambaConfig(num_hidden_layers=2), "training") == UNLIMITED
+    assert usable_context(MambaConfig(num_hidden_layers=2), 300, "training") == 300

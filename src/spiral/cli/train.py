@@ -180,7 +180,7 @@ def _planned(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """
     from spiral.inference.base import check_ends
     from spiral.models.hub import NotHereError
-    from spiral.models.loading import check_architecture, context_limit, declared_ends, local_model, local_tokenizer
+    from spiral.models.loading import context_limit, declared_ends, local_model, local_tokenizer
     from spiral.plan import check_plan, describe
     from spiral.policies.registry import checked_model_config
     from spiral.text import ChatCodec
@@ -192,7 +192,6 @@ def _planned(recipe: Recipe) -> tuple[Recipe, list[str]]:
         if "/" not in model:  # more likely a misspelt local name than a hub's
             raise
         return recipe, [f"{model}: parameters unknown: {error}"]
-    check_architecture(config.get_text_config(), "training")
     tokenizer = local_tokenizer(model, config)
     codec = None
     if tokenizer is not None:

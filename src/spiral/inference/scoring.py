@@ -11,6 +11,7 @@ import torch
 from spiral.core.records import IntArray
 from spiral.inference.sampling import sampling_logprobs
 from spiral.inference.transformers import TransformersPolicy
+from spiral.models.layers import whole_texts
 
 ROWS = 64
 
@@ -65,7 +66,7 @@ def _score(policy: TransformersPolicy, pairs: list[tuple[IntArray, IntArray]], e
     rows_K = torch.arange(len(pairs)).repeat_interleave(torch.tensor(counts))
     positions_K = torch.cat([torch.arange(len(prompt) - 1, len(prompt) + len(reply)) for prompt, reply in pairs])
     ids_NW = torch.from_numpy(token_ids).to(model.device)
-    hidden_NWD = model.base_model(input_ids=ids_NW, use_cache=False).last_hidden_state
+    hidden_NWD = whole_texts(model, ids_NW)
     logits_KV = policy.logits(hidden_NWD[rows_K, positions_K])
     logprobs_KV = sampling_logprobs(logits_KV, policy.sampling).cpu()
     ends = sorted(policy.stop_ids)

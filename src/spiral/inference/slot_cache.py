@@ -5,18 +5,28 @@ its own position; finished rows are removed and the rest moved together. Rows ar
 and lengths are rounded up to `GRAIN`, so that the attention of a row, to the last bit, does not depend on which other
 rows share the batch.
 
-Not supported: sliding windows and recurrent layers; `TransformersPolicy` refuses such models.
+Layers with a window keep all keys too, and masks hide those that are out of sight. Layers that keep a state instead of
+keys (`StateLayer`) are those of transformers with rows that join and leave; padding would be part of their state, so
+prompts of such models are prefilled without any.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionLayer
+
+from spiral.models.kinds import BOTH, RECURRENT
 
 GRAIN = 32
+STATES = (
+    "conv_states", "recurrent_states", "has_previous_state",
+    "is_conv_states_initialized", "is_recurrent_states_initialized",
+)  # fmt: skip
+"""What transformers' layers of a state keep: tensors [rows, ...], and whether they hold anything yet."""
 
 
 def round_up(length: int) -> int:
@@ -58,8 +68,21 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.values[index, :, self.positions] = value_states[:, :, 0]
         return self.keys[:rows, :, :reach], self.values[:rows, :, :reach]
 
+    def begin_prefill(self, rows: int) -> None:
+        """Prepares for new rows after the first `rows`, which are in use."""
+        self.first_row, self.positions = rows, None
+
+    def end_prefill(self) -> None:
+        """Nothing: new rows are already in their place."""
+
+    def begin_decode(self, positions: Tensor, reach: int) -> None:
+        """Prepares for one token a row, as `SlotCache.begin_decode`."""
+        self.positions, self.reach = positions, reach
+
     def keep(self, rows: Tensor) -> None:
         """Moves the given rows [k] to the front, in order."""
+        if not self.is_initialized:
+            return  # a layer that takes the keys of another one
         self.keys[: len(rows)] = self.keys[rows]
         self.values[: len(rows)] = self.values[rows]
 
@@ -93,20 +116,131 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.get_max_length()
 
 
+class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
+    """One layer's states, [rows, ...] each."""
+
+    def __init__(self, states: int = 1) -> None:
+        options = {"number_of_states": states} if states > 1 else {}
+        super().__init__(**options)
+        self._options = options
+        self._before: dict[str, Any] = {}
+
+    def begin_prefill(self, rows: int) -> None:
+        """Prepares for new rows, whose states begin empty; those of the first `rows` are put aside."""
+        self._resize(rows)
+        self._before = {name: getattr(self, name) for name in STATES}
+        empty = LinearAttentionLayer(**self._options)
+        for name in STATES:
+            setattr(self, name, getattr(empty, name))
+
+    def end_prefill(self) -> None:
+        """Puts the new rows after the others."""
+        for name in STATES[:2]:
+            self._set(name, _pairwise(_joined, self._before[name], getattr(self, name)))
+        self._before = {}
+
+    def begin_decode(self, positions: Tensor, reach: int) -> None:
+        """Prepares for one token for each of `positions` [rows]; some of the last may be filler."""
+        self._resize(len(positions))
+
+    def keep(self, rows: Tensor) -> None:
+        """Moves the given rows [k] to the front, in order."""
+        self._change(lambda state: state[rows])
+
+    def numbers(self) -> int:
+        """The size of one row's states."""
+        kept = [getattr(self, name) for name in STATES[:2]]
+        states = [state for part in kept for state in (part.values() if isinstance(part, dict) else [part])]
+        return sum(state[:1].numel() for state in states if state is not None)
+
+    def _resize(self, rows: int) -> None:
+        """Cuts rows off at the end, or adds empty ones."""
+        self._change(lambda state: _resized(state, rows))
+
+    def _change(self, change: Callable[[Tensor], Tensor]) -> None:
+        for name in STATES[:2]:
+            self._set(name, _pairwise(lambda state, _: None if state is None else change(state), getattr(self, name)))
+
+    def _set(self, name: str, states: Any) -> None:
+        setattr(self, name, states)
+
+
+def _resized(state: Tensor, rows: int) -> Tensor:
+    if len(state) == rows:
+        return state
+    return torch.cat([state[:rows], state.new_zeros((max(0, rows - len(state)), *state.shape[1:]))])
+
+
+def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return second if first is None else first if second is None else torch.cat([first, second])
+
+
+def _pairwise(change: Callable[[Any, Any], Any], first: Any, second: Any = None) -> Any:
+    """Changes a state, or each of several by their number, as newer releases of transformers keep them."""
+    if not isinstance(first, dict):
+        return change(first, second)
+    return {number: change(state, None if second is None else second[number]) for number, state in first.items()}
+
+
+class HybridLayer(StateLayer, SlotLayer):
+    """One layer's states and its keys and values."""
+
+    def __init__(self, states: int = 1) -> None:
+        SlotLayer.__init__(self)
+        StateLayer.__init__(self, states)
+
+    def lazy_initialization(self, *keys_and_values: Tensor, **states: Any) -> None:
+        """Begins the one part or the other."""
+        if keys_and_values:
+            SlotLayer.lazy_initialization(self, *keys_and_values)
+        else:
+            StateLayer.lazy_initialization(self, **states)
+
+    def begin_prefill(self, rows: int) -> None:
+        """Prepares both parts."""
+        SlotLayer.begin_prefill(self, rows)
+        StateLayer.begin_prefill(self, rows)
+
+    def begin_decode(self, positions: Tensor, reach: int) -> None:
+        """Prepares both parts."""
+        SlotLayer.begin_decode(self, positions, reach)
+        StateLayer.begin_decode(self, positions, reach)
+
+    def keep(self, rows: Tensor) -> None:
+        """Moves the rows of both parts."""
+        SlotLayer.keep(self, rows)
+        StateLayer.keep(self, rows)
+
+
+def _layer(kind: str, states: int) -> SlotLayer | StateLayer:
+    if kind in BOTH:
+        return HybridLayer(states)
+    return StateLayer(states) if kind in RECURRENT else SlotLayer()
+
+
 class SlotCache(Cache):  # type: ignore[misc]
     """All layers, and the number of rows in use."""
 
-    def __init__(self) -> None:
-        super().__init__(layer_class_to_replicate=SlotLayer)
+    def __init__(self, kinds: Sequence[str], states: int = 1) -> None:
+        """Makes empty layers.
+
+        Args:
+            kinds: The kind of each layer (`layer_kinds`).
+            states: Number of states of each layer that keeps any.
+        """
+        super().__init__(layers=[_layer(kind, states) for kind in kinds])
         self.rows = 0
 
-    def begin_prefill(self, rows: int, layers: int) -> None:
-        """Prepares for a forward pass with `rows` new prompts."""
-        while len(self.layers) < layers:
-            self.layers.append(SlotLayer())
+    def begin_prefill(self, rows: int) -> None:
+        """Prepares for a forward pass with `rows` new prompts, which `end_prefill` has to follow."""
         for layer in self.layers:
-            layer.first_row, layer.positions = self.rows, None
+            layer.begin_prefill(self.rows)
         self.rows += rows
+
+    def end_prefill(self) -> None:
+        """Makes the new rows rows like the others."""
+        for layer in self.layers:
+            layer.end_prefill()
 
     def begin_decode(self, positions: Tensor, reach: int) -> None:
         """Prepares for a forward pass with one token for every row in use, at `positions` [rows], all below `reach`.
@@ -114,7 +248,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         `reach` is an argument because reading it from a GPU in every layer would synchronise with the device.
         """
         for layer in self.layers:
-            layer.positions, layer.reach = positions, reach
+            layer.begin_decode(positions, reach)
 
     def keep(self, rows: Tensor) -> None:
         """Only the given rows stay in use, moved to the front in order."""

@@ -1,7 +1,7 @@
 """A Hugging Face causal language model as a policy: continuous batching in plain PyTorch.
 
 Each `poll` admits the waiting prompts, then decodes one token for every reply in flight until at least one reply
-is finished. Replies join and leave the batch at any step (`SlotCache`). Every reply has its own random stream, so it
+is finished. Replies join and leave the batch at any step (`texts.py`). Every reply has its own random stream, so it
 does not depend on the rest of the batch: bit for bit on one CPU thread, and up to the rounding of matrix products
 elsewhere.
 
@@ -28,14 +28,12 @@ from spiral.core.seeds import token_uniforms
 from spiral.inference.base import LanguagePolicy, OpenTurn
 from spiral.inference.parameters import ParameterNames
 from spiral.inference.sampling import sample_tokens
-from spiral.inference.slot_cache import GRAIN, SlotCache, round_up
+from spiral.inference.slot_cache import GRAIN, round_up
+from spiral.inference.texts import MIN_ROWS, Texts, make_texts
 from spiral.models.head import output_head, stated_precision
-from spiral.models.loading import check_architecture, usable_context
+from spiral.models.loading import usable_context
 from spiral.models.settings import HeadPrecision
 from spiral.text import ChatCodec
-
-MIN_ROWS = 4
-"""Smaller batches are padded to this, because CPUs sum a matrix product of fewer rows in another order."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -80,9 +78,8 @@ class TransformersPolicy(LanguagePolicy):
             own: Whether only this engine uses the model, so that it may be moved while the engine sleeps.
 
         Raises:
-            ValueError: The model has sliding-window or recurrent layers, or rescales its logits.
+            ValueError: The context is longer than the model takes.
         """
-        check_architecture(model.config, "the transformers engine")
         usable = usable_context(model.config, context, "the transformers engine")
         super().__init__(codec, sampling, name=name, context=usable)
         self.model = model
@@ -94,7 +91,7 @@ class TransformersPolicy(LanguagePolicy):
         self._device = torch.device(model.device)
         self._waiting: deque[_Row] = deque()
         self._active: list[_Row] = []
-        self._cache = SlotCache()
+        self._texts: Texts | None = None
 
     def _generate(self, turns: Sequence[OpenTurn]) -> None:
         self.wake()
@@ -121,7 +118,7 @@ class TransformersPolicy(LanguagePolicy):
         """Frees the keys and values, and moves a model that it does not share from a CUDA device to the CPU."""
         assert not self._waiting, "an engine can only sleep between turns"
         assert not self._active, "an engine can only sleep between turns"
-        self._cache, self._head = SlotCache(), None
+        self._texts, self._head = None, None
         self._move(torch.device("cpu"))
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # the learner may be another process
@@ -175,7 +172,7 @@ class TransformersPolicy(LanguagePolicy):
         """Drops every reply that is waiting or in flight."""
         self._waiting.clear()
         self._active, self._done = [], []
-        self._cache = SlotCache()
+        self._texts = None
 
     def _admit(self) -> None:
         """Prefills waiting prompts, equal padded lengths together, and samples their first tokens."""
@@ -189,43 +186,34 @@ class TransformersPolicy(LanguagePolicy):
             for index, row in enumerate(rows):
                 token_ids[index, : len(row.turn.prompt_ids)] = row.turn.prompt_ids
             ids_NP = torch.from_numpy(token_ids).to(self.model.device)
-            last_N = torch.tensor([len(row.turn.prompt_ids) - 1 for row in rows], device=ids_NP.device)
-            self._cache.begin_prefill(len(rows), self.model.config.num_hidden_layers)
-            hidden_NPD = self._forward(input_ids=ids_NP)
+            hidden_ND = self._in_flight().add(ids_NP, [len(row.turn.prompt_ids) for row in rows])
             self._active.extend(rows)
-            self._sample(rows, hidden_NPD[torch.arange(len(rows), device=last_N.device), last_N])
+            self._sample(rows, hidden_ND)
         if groups:
             self._retire()
+
+    def _in_flight(self) -> Texts:
+        """What the model has computed of the texts in flight."""
+        if self._texts is None:
+            self._texts = make_texts(self.model)
+        return self._texts
 
     def _padded_length(self, length: int) -> int:
         """Short prompts are grouped by exact length, long ones by the next multiple of `GRAIN`.
 
         Never beyond the context, where a model may have no positions, or other rotary factors.
         """
+        if not self._in_flight().pads:
+            return length
         padded = max(MIN_ROWS, length) if length <= 2 * GRAIN else round_up(length)
         return max(length, min(padded, self.context))
 
     def _decode(self) -> None:
         """One more token for every active row."""
-        device = self.model.device
         rows = self._active
-        filler = [0] * (MIN_ROWS - len(rows))
-        last_N = torch.tensor([row.token_ids[-1] for row in rows] + filler, device=device)
-        positions_N = torch.tensor([row.position for row in rows] + filler, device=device)
-        reach = round_up(max(row.position for row in rows) + 1)
-        self._cache.begin_decode(positions_N, reach)
-        mask_N11K = (torch.arange(reach, device=device) <= positions_N[:, None])[:, None, None, :]
-        hidden_N1D = self._forward(
-            input_ids=last_N[:, None], position_ids=positions_N[:, None], attention_mask=mask_N11K
-        )
-        self._sample(rows, hidden_N1D[:, -1])
+        hidden_ND = self._in_flight().extend([row.token_ids[-1] for row in rows], [row.position for row in rows])
+        self._sample(rows, hidden_ND)
         self._retire()
-
-    def _forward(self, **inputs: Tensor) -> Tensor:
-        """The last hidden states; logits are computed only where a token is sampled."""
-        output = self.model.base_model(**inputs, past_key_values=self._cache, use_cache=True)
-        hidden: Tensor = output.last_hidden_state
-        return hidden
 
     def _sample(self, rows: list[_Row], hidden_ND: Tensor) -> None:
         """Draws each row's next token from its own random stream; hidden states beyond the rows are padding."""
@@ -269,4 +257,4 @@ class TransformersPolicy(LanguagePolicy):
         """Removes all rows but `kept` from the batch."""
         if len(kept) < len(self._active):
             self._active = [self._active[index] for index in kept]
-            self._cache.keep(torch.tensor(kept, dtype=torch.long, device=self.model.device))
+            self._in_flight().keep(kept)

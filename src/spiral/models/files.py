@@ -220,6 +220,7 @@ def read_weights(model_class: Any, directory: str | Path, name: str, *, meta: bo
         ModelFilesError: Weights are missing, of another shape, damaged, quantised, or not finite.
     """
     import torch
+    from transformers import AutoConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -227,10 +228,11 @@ def read_weights(model_class: Any, directory: str | Path, name: str, *, meta: bo
     stored = check_files(where, name)
     place: dict[str, Any] = {"device_map": "meta"} if meta else {}
     try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         model, report = model_class.from_pretrained(
             directory,
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=attention_of(_class_of(model_class, config), config),
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported like the others, with numbers
@@ -246,6 +248,20 @@ def read_weights(model_class: Any, directory: str | Path, name: str, *, meta: bo
         _check_tied(model, name)
         _check_finite(model, name)
     return model
+
+
+def attention_of(kind: Any, config: Any) -> str:
+    """The implementation of attention that computes models of a class rightly: PyTorch's, or else the class's own.
+
+    PyTorch's knows neither sinks (gpt-oss) nor capped scores (Gemma 2), which transformers leaves out without a word.
+    """
+    own = not getattr(kind, "_supports_sdpa", False) or getattr(config, "attn_logit_softcapping", None)
+    return "eager" if own else "sdpa"
+
+
+def _class_of(model_class: Any, config: Any) -> Any:
+    """The class of a model that is loaded with `model_class`, which may be one that chooses among many."""
+    return model_class._model_mapping[type(config)] if hasattr(model_class, "_model_mapping") else model_class
 
 
 def check_files(directory: Path, name: str) -> dict[str, StoredTensor]:

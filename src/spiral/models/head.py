@@ -165,9 +165,11 @@ class WideHead:
         self._wide = None if sums_wide else self.weight.detach().float()
 
     def __call__(self, hidden_KD: Tensor) -> Tensor:
-        """[K, V] logits in float32."""
-        logits_KV: Tensor = _Product.apply(hidden_KD, self.weight, self._wide)  # type: ignore[no-untyped-call]
-        return logits_KV if self._bias is None else logits_KV + self._bias.float()
+        """[K, V] logits in float32; with more dimensions before D they have those too."""
+        rows_KD = hidden_KD.flatten(0, -2)
+        logits_KV: Tensor = _Product.apply(rows_KD, self.weight, self._wide)  # type: ignore[no-untyped-call]
+        logits_KV = logits_KV if self._bias is None else logits_KV + self._bias.float()
+        return logits_KV.view(*hidden_KD.shape[:-1], -1)
 
 
 class _Product(torch.autograd.Function):

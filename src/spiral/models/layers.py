@@ -9,6 +9,7 @@ Shapes: N rows, Q queries and K keys of a row, W width of a row, D hidden size.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -76,7 +77,7 @@ def last_hidden(model: Any, **inputs: Any) -> Tensor:
     under its own name.
     """
     base = without_head(model)
-    named, others = _parameters(type(base))
+    named, others = _parameters(type(base).forward)
     if "position_ids" not in named:
         inputs.pop("position_ids", None)
     if "past_key_values" in inputs and "cache_params" in named:
@@ -88,8 +89,8 @@ def last_hidden(model: Any, **inputs: Any) -> Tensor:
 
 
 @cache
-def _parameters(kind: type) -> tuple[frozenset[str], bool]:
+def _parameters(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
     """The names of what a model's `forward` takes, and whether it takes others too."""
-    parameters = inspect.signature(kind.forward).parameters.values()  # type: ignore[attr-defined]
+    parameters = inspect.signature(forward).parameters.values()
     others = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     return frozenset(parameter.name for parameter in parameters), others

@@ -26,6 +26,7 @@ from spiral.models.files import (
     read_weights,
 )
 from spiral.models.hub import hub_model, is_hub_name, local_copy
+from spiral.models.kinds import RECURRENT, layer_kinds
 from spiral.models.precision import warn_of_slow_bfloat16
 from spiral.models.settings import ModelConfig
 from spiral.models.store import BUILT_IN, FETCHABLE, NotFetchedError, local_model_directory, weight_files
@@ -36,10 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESCALED = (
-    "logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier", "attn_logit_softcapping",
-)  # fmt: skip
-"""Settings of models that change logits or attention scores after the product."""
+UNLIMITED = 2**20
+"""Tokens of a text for a model without a limit: none of its layers knows positions."""
 STEP = re.compile(r"@\d{1,9}$")
 """The end of `RUN@STEP`, a run's snapshot or checkpoint of one step."""
 NANO_DIRECTORY = BUILT_IN["nano"]
@@ -256,6 +255,8 @@ def context_limit(config: Any, who: str) -> int:
     limit: a token sampled before the change would have another probability after it.
     """
     limit = getattr(config, "max_position_embeddings", None)
+    if not limit and all(kind in RECURRENT for kind in layer_kinds(config)):
+        return UNLIMITED
     if not limit or limit < 0:
         raise ValueError(
             f"{who} has to know how many tokens a model takes; the configuration of this model of type"
@@ -309,34 +310,6 @@ def _rope_switches(config: Any) -> list[int]:
         for kind in kinds
         if kind.get("rope_type", kind.get("type")) == "longrope"
     ]
-
-
-def check_architecture(config: Any, who: str) -> None:
-    """Refuses what would be computed wrongly: attention that is not full, scores or logits that are changed afterwards,
-    and models that do not say how long a text they take.
-
-    Raises `ValueError` that says `who` cannot.
-    """
-    context = context_limit(config, who)
-    kind = getattr(config, "model_type", None)
-    if not getattr(config, "num_attention_heads", None):
-        raise ValueError(f"{who} needs attention in every layer; a model of type {kind!r} has none")
-    if getattr(config, "alibi", False):
-        raise ValueError(
-            f"{who} needs positions that attention scores take no bias from; this model of type {kind!r} has alibi"
-        )
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    if not layer_types and window and window < context:
-        layer_types = {"sliding_attention"}
-    if not layer_types <= {"full_attention"}:
-        raise ValueError(f"{who} needs full attention in every layer; this model has {sorted(layer_types)}")
-    rescaled = [name for name in RESCALED if getattr(config, name, None) not in (None, 1.0)]
-    if rescaled:
-        raise ValueError(
-            f"{who} takes attention scores and the output head's logits as they are; this model changes them"
-            f" afterwards ({', '.join(rescaled)})"
-        )
 
 
 def _device(name: str) -> torch.device:

@@ -41,13 +41,17 @@ from typing import Any, Literal
 
 import torch
 
-from spiral.inference.slot_cache import round_up
-from spiral.models.loading import check_architecture, context_limit
+from spiral.inference.slot_cache import SlotCache, SlotLayer, StateLayer, round_up
+from spiral.models.files import attention_of
+from spiral.models.kinds import BOTH, RECURRENT, layer_kinds
+from spiral.models.layers import last_hidden
+from spiral.models.loading import context_limit
 from spiral.models.shapes import empty_model
 from spiral.plan.tokens import SHORT_SHARE, TokenBudget
 from spiral.rollout.opponents.loading import plays_past_selves
 from spiral.runs.hardware import GIB
 from spiral.runs.recipe import Recipe
+from spiral.training.layout import unpackable
 from spiral.training.logprobs import CHUNK_ELEMENTS
 from spiral.training.packing import MIN_PREFIX
 
@@ -98,31 +102,40 @@ class ModelShape:
     context: int
     linear_layers: tuple[tuple[str, int], ...]
     """Name and sides (inputs plus outputs) of every linear layer but the head."""
+    kept_per_token: int
+    """Numbers that an engine keeps of every token: keys and values of all layers that attend."""
+    kept_per_reply: int = 0
+    """Numbers that an engine keeps of every reply besides: states of recurrent layers."""
+    pads: str = ""
+    """Why samples cannot be packed; empty if they can."""
+    unknown: str = ""
+    """What is not known of such a model's memory."""
 
 
 def model_shape(config: Any, who: str = "training") -> ModelShape:
     """The shape of the model that a transformers configuration describes.
 
-    Raises `ValueError` for a model that `who` cannot compute; vLLM itself says what it can.
+    Raises `ValueError` for one that does not say how many tokens it takes, which `who` has to know.
     """
     model = empty_model(config)
     config = config.get_text_config()
-    if "vLLM" not in who:
-        check_architecture(config, who)
     kinds = set(model._no_split_modules or ())
     blocks = [module for module in model.modules() if type(module).__name__ in kinds]
     sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks] or [0]
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None) or 0
+    head_size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    key_size = (getattr(config, "num_key_value_heads", None) or heads) * head_size
+    per_token, per_reply, unknown = _kept(model, key_size)
     return ModelShape(
         parameters=int(model.num_parameters()),
         largest_block=max(sizes),
         outside_blocks=int(model.num_parameters()) - sum(sizes),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        query_size=config.num_attention_heads * head_size,
-        key_size=(getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * head_size,
-        heads=config.num_attention_heads,
+        intermediate=_intermediate(config),
+        query_size=heads * head_size,
+        key_size=key_size,
+        heads=heads,
         normed_heads=any(name.endswith("q_norm.weight") for name, _ in model.named_parameters()),
         vocabulary=config.vocab_size,
         context=context_limit(config, who),
@@ -132,7 +145,49 @@ def model_shape(config: Any, who: str = "training") -> ModelShape:
             for name, module in block.named_modules()
             if isinstance(module, torch.nn.Linear)
         ),
+        kept_per_token=per_token,
+        kept_per_reply=per_reply,
+        pads=unpackable(config, attention_of(type(model), config)),
+        unknown=unknown,
     )
+
+
+def _intermediate(config: Any) -> int:
+    """Width of the MLP that a token goes through; of a mixture of experts that of all its experts together."""
+    sizes = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    size = max(sizes) if isinstance(sizes, list | tuple) else int(sizes)
+    chosen = getattr(config, "num_experts_per_tok", None) or 0
+    return max(size, chosen * (getattr(config, "moe_intermediate_size", None) or 0))
+
+
+def _kept(model: Any, key_size: int) -> tuple[int, int, str]:
+    """Numbers that an engine keeps per token and per reply, and what is not known of them.
+
+    A model of more than full attention is asked: it computes a few tokens without numbers (on the meta device), and
+    the shapes of what it keeps are counted.
+    """
+    kinds = layer_kinds(model.config)
+    others = sorted(set(kinds) & {*RECURRENT, *BOTH})
+    said = f"layers of the kind {', '.join(others)} are counted like attention" if others else ""
+    if set(kinds) == {"full_attention"}:
+        return 2 * len(kinds) * key_size, 0, said
+    cache, tokens = SlotCache(kinds, int(getattr(model.config, "number_of_conv_states", 1))), 8
+    try:
+        cache.begin_prefill(1)
+        last_hidden(
+            model.eval(),
+            input_ids=torch.zeros(1, tokens, dtype=torch.long, device="meta"),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.end_prefill()
+    except Exception:  # the code of a model family may raise anything, and not all of it runs without numbers
+        attending = sum(kind not in RECURRENT for kind in kinds)
+        return 2 * attending * key_size, 0, said + (", and their states are not counted" if others else "")
+    keys = [layer for layer in cache.layers if isinstance(layer, SlotLayer) and layer.is_initialized]
+    per_token = sum(side.shape[1] * side.shape[3] for layer in keys for side in (layer.keys, layer.values))
+    per_reply = sum(layer.numbers() for layer in cache.layers if isinstance(layer, StateLayer))
+    return per_token, per_reply, said
 
 
 def trainable_parameters(recipe: Recipe, shape: ModelShape) -> int:
@@ -181,8 +236,8 @@ def prefix_bytes(shape: ModelShape, positions: int, *, size: int, checkpointing:
 
 
 def cache_bytes(shape: ModelShape, size: int) -> int:
-    """Bytes of the keys and values of one token."""
-    return 2 * shape.layers * shape.key_size * size
+    """Bytes of the keys and values of one token, without regard to windows."""
+    return shape.kept_per_token * size
 
 
 def number_size(recipe: Recipe) -> int:
@@ -226,13 +281,13 @@ def publishes_from_gpu(recipe: Recipe) -> bool:
 def _pass_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget) -> list[Item]:
     """The memory of the passes of one micro-batch through the model."""
     size, checkpointing = number_size(recipe), recipe.learner.gradient_checkpointing
-    tokens, packed = microbatch_tokens(recipe, budget), recipe.learner.layout == "packed"
+    tokens, packed = microbatch_tokens(recipe, budget), packs(recipe, shape)
     kept = activation_bytes(shape, tokens, size=size, packed=packed, checkpointing=checkpointing)
     passing = tokens * size * (3 * shape.intermediate + 2 * shape.query_size + 3 * shape.hidden)
     logits = LOGIT_ARRAYS * 4 * min(CHUNK_ELEMENTS, tokens * shape.vocabulary)
-    note = f"{tokens:,} tokens{', checkpointed' * checkpointing}"
+    note = f"{tokens:,} tokens{', checkpointed' * checkpointing}{'; ' * bool(shape.unknown)}{shape.unknown}"
     items = [make_item("activations of a micro-batch", kept, "updating", note)]
-    samples, prefix = samples_behind_prefixes(recipe, budget, tokens)
+    samples, prefix = samples_behind_prefixes(recipe, budget, tokens) if packed else (0, 0.0)
     if samples:
         positions = tokens + round(samples * prefix)
         wide = prefix_bytes(shape, positions, size=size, checkpointing=checkpointing)
@@ -252,10 +307,16 @@ def microbatch_tokens(recipe: Recipe, budget: TokenBudget) -> int:
     return max(budget.max_sample, min(recipe.learner.tokens_per_microbatch, share))
 
 
+def packs(recipe: Recipe, shape: ModelShape) -> bool:
+    """Whether the samples of a recipe's model are packed."""
+    layout = recipe.learner.layout
+    return layout == "packed" or (layout == "auto" and not shape.pads)
+
+
 def samples_behind_prefixes(recipe: Recipe, budget: TokenBudget, tokens: int) -> tuple[int, float]:
-    """Samples of a micro-batch that share a prefix when replies are short, and its length; (0, 0.0) for none."""
+    """Samples of a packed micro-batch that share a prefix when replies are short, and its length; (0, 0.0) for none."""
     prefix = budget.prefix
-    if recipe.learner.layout != "packed" or prefix < MIN_PREFIX:
+    if prefix < MIN_PREFIX:
         return 0, 0.0
     own = budget.prompt - prefix + SHORT_SHARE * budget.response
     share = budget.max_turns // (recipe.hardware.devices * recipe.learner.minibatches)
@@ -354,7 +415,7 @@ def vllm_cache_tokens(recipe: Recipe, shape: ModelShape, memory_gib: float, gpu:
     room = recipe.engine.memory_share * memory_gib * GIB - number_size(recipe) * shape.parameters
     if gpu:
         room -= _vllm_working_bytes(shape, recipe.engine.max_rows)
-    return max(0, int(room // cache_bytes(shape, number_size(recipe))))
+    return max(0, int(room // max(1, cache_bytes(shape, number_size(recipe)))))
 
 
 def _vllm(recipe: Recipe, shape: ModelShape, rows: int, memory_gib: float, gpu: bool) -> list[Item]:
@@ -381,7 +442,7 @@ def _transformers(
     own = 0 if shared and not recipe.lora.rank else size * shape.parameters
     caches: Phase = "playing" if recipe.engine.sleep else "always"
     length = round_up(budget.max_sample)
-    cache = CACHE_SLACK * rows * length * cache_bytes(shape, size)
+    cache = CACHE_SLACK * rows * (length * cache_bytes(shape, size) + shape.kept_per_reply * size)
     prefill = rows * round_up(budget.max_prompt) * size * (3 * shape.intermediate + 3 * shape.hidden)
     sampling = SAMPLING_BYTES * rows * shape.vocabulary
     items = [
@@ -391,7 +452,12 @@ def _transformers(
             "always" if shared else _weights_phase(recipe, gpu),
             recipe.model.compute if own else "shared with the learner",
         ),
-        make_item("keys and values", cache, caches, f"{rows:,} replies of up to {length:,} tokens"),
+        make_item(
+            "keys and values" + " and states" * bool(shape.kept_per_reply),
+            cache,
+            caches,
+            f"{rows:,} replies of up to {length:,} tokens",
+        ),
         make_item("prefill and sampling", prefill + sampling, "playing"),
     ]
     if copies_head(recipe, gpu):
