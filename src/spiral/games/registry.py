@@ -21,10 +21,10 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from types import ModuleType
 
 from spiral.games.base import Game
+from spiral.games.installed import entry_points
 
 ENTRY_POINT_GROUP = "spiral.games"
 

@@ -27,6 +27,9 @@ from spiral.models.hub import local_copy
 from spiral.models.loading import is_local_name, local_model, model_directory
 
 DIRECTORY = Path(__file__).parent / "configs"
+MOST_EMPTY_MODELS = 8
+_empty_models: dict[tuple[type, str], Any] = {}
+"""The last models without weights, by their configurations."""
 
 KNOWN_MODELS = (
     "Qwen/Qwen3-0.6B-Base",
@@ -150,10 +153,16 @@ def model_config(name: str) -> Any:
 
 
 def empty_model(config: Any) -> Any:
-    """A model without weights (on the meta device). Raises `ValueError` for anything but a causal language model."""
+    """A model without weights (on the meta device). Raises `ValueError` for anything but a causal language model.
+
+    The last few are kept, since the recipes of an experiment have their models in common: leave it as it is.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    described = (type(config), config.to_json_string(use_diff=False))
+    if described in _empty_models:
+        return _empty_models[described]
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -161,6 +170,9 @@ def empty_model(config: Any) -> Any:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot build a model of the kind {config.model_type!r}: {reason}") from error
     check_text_only(model, config.model_type)
+    if len(_empty_models) >= MOST_EMPTY_MODELS:
+        del _empty_models[next(iter(_empty_models))]
+    _empty_models[described] = model
     return model
 
 

@@ -10,6 +10,7 @@ when a model is new to a game.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import random
@@ -141,7 +142,15 @@ def survey_games(recipe: Recipe, codec: ChatCodec | None) -> tuple[GameTokens, .
     `codec` counts with the model's own tokenizer; None estimates.
     """
     selfplay = recipe.selfplay
-    surveyed = {spec: _survey(load_game(spec), spec, recipe, codec) for spec in selfplay.games}
+    surveyed = {}
+    for spec in selfplay.games:
+        try:
+            load_game(spec).initial_state().chance_outcomes()
+        except ValueError as error:  # problems of the hub, without a network
+            surveyed[spec] = _assumed(spec, error)
+        else:
+            played = (spec, recipe.prompt, selfplay.max_turns, selfplay.opening_plies.get(spec, 0))
+            surveyed[spec] = _estimate(*played) if codec is None else _survey(*played, codec)
     if recipe.loss.kind == NLL:  # each turn of expert games is by itself, and in random play prompts are as long
         alone = {spec: dataclasses.replace(game, turns=1.0, max_turns=1) for spec, game in surveyed.items()}
         shares = split_deals(selfplay.games, recipe.sft.samples_per_step)
@@ -194,23 +203,29 @@ class _Surveyor(RandomPolicy):
         return super().choose(state, player, rng)
 
 
-def _survey(game: Game, spec: str, recipe: Recipe, codec: ChatCodec | None) -> GameTokens:
-    try:
-        game.initial_state().chance_outcomes()
-    except ValueError as error:  # problems of the hub, without a network
-        logger.warning("%s: %s; prompts of up to %d tokens are assumed", spec, error, ASSUMED_PROMPT)
-        return GameTokens(
-            game=spec, episodes=0, turns=1, max_turns=1, prompt=ASSUMED_PROMPT / 4, max_prompt=ASSUMED_PROMPT, prefix=0
-        )
-    surveyor = _Surveyor(recipe.prompt.observation, _encoder(recipe.prompt, codec, game))
-    selfplay = recipe.selfplay
+def _assumed(spec: str, error: ValueError) -> GameTokens:
+    logger.warning("%s: %s; prompts of up to %d tokens are assumed", spec, error, ASSUMED_PROMPT)
+    return GameTokens(
+        game=spec, episodes=0, turns=1, max_turns=1, prompt=ASSUMED_PROMPT / 4, max_prompt=ASSUMED_PROMPT, prefix=0
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _estimate(spec: str, prompt: PromptConfig, max_turns: int, plies: int) -> GameTokens:
+    """What `_survey` finds without a tokenizer; the recipes of an experiment have their games in common."""
+    return _survey(spec, prompt, max_turns, plies, None)
+
+
+def _survey(spec: str, prompt: PromptConfig, max_turns: int, plies: int, codec: ChatCodec | None) -> GameTokens:
+    game = load_game(spec)
+    surveyor = _Surveyor(prompt.observation, _encoder(prompt, codec, game))
     matches = [
         Match(
             game=game,
             seed=derive_seed(0, "plan", game.spec, index),
             policies=(surveyor,) * game.num_players,
-            max_turns=selfplay.max_turns,
-            opening_plies=selfplay.opening_plies.get(spec, 0),
+            max_turns=max_turns,
+            opening_plies=plies,
         )
         for index in range(SURVEYED_GAMES)
     ]
@@ -221,7 +236,7 @@ def _survey(game: Game, spec: str, recipe: Recipe, codec: ChatCodec | None) -> G
         game=spec,
         episodes=0,
         turns=turns / SURVEYED_GAMES,
-        max_turns=min(selfplay.max_turns, game.max_turns),
+        max_turns=min(max_turns, game.max_turns),
         prompt=sum(lengths) / len(lengths),
         max_prompt=max(lengths),
         prefix=_shared_prefix(surveyor.prompts) / per_token,

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 
@@ -28,6 +28,8 @@ DATE = datetime.date(2024, 7, 26)
 """The date that templates write, Llama 3's own default. Today's date would change the prompts every day."""
 MAX_SECONDS = 5.0
 """Time limit of one rendering. A template takes milliseconds; one that takes seconds is in a loop."""
+TICK = 0.1
+"""Seconds between two looks at the renderings that are running."""
 MAX_BYTES = 1 << 30
 """Memory limit of one rendering. A template takes kilobytes."""
 MAX_CHARACTERS = 10_000_000
@@ -340,30 +342,48 @@ class _TooSlowError(BaseException):
 
 
 class _Watchdog:
-    """Context manager that raises `_TooSlowError` in the current thread after `seconds`."""
+    """Context manager that raises `_TooSlowError` in the current thread after `seconds`, or a little later.
+
+    One thread watches all of them: to start one for every prompt takes longer than most prompts.
+    """
+
+    _running: ClassVar[set[_Watchdog]] = set()
+    _watcher: ClassVar[threading.Thread | None] = None
 
     def __init__(self, seconds: float) -> None:
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
+        self._seconds = seconds
+        self._deadline = 0.0
         self._finished = self._fired = False
-        self._timer = threading.Timer(seconds, self._fire)
-        self._timer.daemon = True
 
     def __enter__(self) -> None:
-        self._timer.start()
+        self._deadline = time.monotonic() + self._seconds
+        self._running.add(self)
+        if _Watchdog._watcher is None or not _Watchdog._watcher.is_alive():  # the first, or a forked process
+            _Watchdog._watcher = threading.Thread(target=self._watch, name="chat templates", daemon=True)
+            _Watchdog._watcher.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
             self._finished = True
-        self._timer.cancel()
+        self._running.discard(self)
         while self._fired and kind is not _TooSlowError:  # it is on its way and must not arrive after this block
             time.sleep(0.001)
 
+    @classmethod
+    def _watch(cls) -> None:
+        while True:
+            time.sleep(TICK)
+            for watchdog in tuple(cls._running):
+                if time.monotonic() > watchdog._deadline:
+                    watchdog._fire()
+
     def _fire(self) -> None:
         with self._lock:
-            if not self._finished:
+            if not self._finished and not self._fired:
                 self._fired = True
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._thread), ctypes.py_object(_TooSlowError)
