@@ -68,7 +68,7 @@ def one_by_one(model, batch):
 
 @pytest.mark.parametrize("name", PACKED[:3])
 def test_what_is_exact_is_packed(name, tokenizer, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     model = family_model(name, len(tokenizer))
     attention = model.config._attn_implementation
     assert chosen_layout(model, "auto") == "packed"

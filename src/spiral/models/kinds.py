@@ -17,14 +17,25 @@ BOTH = ("hybrid", "hybrid_sliding")
 """Kinds of layers that attend and keep a state."""
 
 
+def setting(config: Any, name: str) -> Any:
+    """A number of a configuration, None where it has none, and the largest where its layers differ in it."""
+    try:
+        return getattr(config, name, None)
+    except Exception as error:  # newer releases of transformers refuse to give one number for all layers
+        if isinstance(error, AttributeError) or not hasattr(config, "per_layer_config"):
+            raise
+        found = [getattr(layer, name, None) for layer in config.per_layer_config]
+        return max((number for number in found if number is not None), default=None)
+
+
 def layer_kinds(config: Any) -> list[str]:
     """The kind of each layer by transformers' names, from a text model's configuration."""
     kinds = getattr(config, "layer_types", None)
     layers = int(config.num_hidden_layers)
     if kinds:
         return list(kinds)[:layers]
-    if not getattr(config, "num_attention_heads", None):
+    if not setting(config, "num_attention_heads"):
         return ["linear_attention"] * layers
-    if getattr(config, "attention_chunk_size", None):
+    if setting(config, "attention_chunk_size"):
         return ["chunked_attention"] * layers
-    return ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"] * layers
+    return ["sliding_attention" if setting(config, "sliding_window") else "full_attention"] * layers

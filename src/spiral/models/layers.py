@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiral.models.kinds import RECURRENT, WINDOWED, layer_kinds
+from spiral.models.kinds import RECURRENT, WINDOWED, layer_kinds, setting
 
 
 def attention_masks(model: Any, queries_NQ: Tensor, keys: int) -> Any:
@@ -42,9 +42,10 @@ def _mask(model: Any, kind: str, queries_NQ: Tensor, keys: int) -> Tensor | None
     queries_NQ1 = queries_NQ[:, :, None]
     seen_NQK = keys_K <= queries_NQ1
     if kind == "chunked_attention":
-        seen_NQK &= keys_K // config.attention_chunk_size == queries_NQ1 // config.attention_chunk_size
+        size = setting(config, "attention_chunk_size")
+        seen_NQK &= keys_K // size == queries_NQ1 // size
     elif kind in WINDOWED:
-        seen_NQK &= keys_K > queries_NQ1 - config.sliding_window
+        seen_NQK &= keys_K > queries_NQ1 - setting(config, "sliding_window")
     seen_N1QK = seen_NQK[:, None]
     if config._attn_implementation != "eager":
         return seen_N1QK

@@ -26,7 +26,7 @@ from spiral.models.files import (
     read_weights,
 )
 from spiral.models.hub import hub_model, is_hub_name, local_copy
-from spiral.models.kinds import RECURRENT, layer_kinds
+from spiral.models.kinds import RECURRENT, layer_kinds, setting
 from spiral.models.precision import warn_of_slow_bfloat16
 from spiral.models.settings import ModelConfig
 from spiral.models.store import BUILT_IN, FETCHABLE, NotFetchedError, local_model_directory, weight_files
@@ -294,7 +294,7 @@ def length_switches(config: Any) -> dict[str, int]:
     if rope:
         found["rotary factors"] = min(rope)
     for name, what in (("sliding_window", "window"), ("attention_chunk_size", "attention chunk")):
-        length = getattr(config, name, None)
+        length = setting(config, name)
         if isinstance(length, int) and length > 0:
             found[what] = length
     return found

@@ -43,7 +43,7 @@ import torch
 
 from spiral.inference.slot_cache import SlotCache, SlotLayer, StateLayer, round_up
 from spiral.models.files import attention_of
-from spiral.models.kinds import BOTH, RECURRENT, layer_kinds
+from spiral.models.kinds import BOTH, RECURRENT, layer_kinds, setting
 from spiral.models.layers import last_hidden
 from spiral.models.loading import context_limit
 from spiral.models.shapes import empty_model
@@ -122,9 +122,9 @@ def model_shape(config: Any, who: str = "training") -> ModelShape:
     kinds = set(model._no_split_modules or ())
     blocks = [module for module in model.modules() if type(module).__name__ in kinds]
     sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks] or [0]
-    heads = getattr(config, "num_attention_heads", None) or 0
-    head_size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
-    key_size = (getattr(config, "num_key_value_heads", None) or heads) * head_size
+    heads = setting(config, "num_attention_heads") or 0
+    head_size = setting(config, "head_dim") or (config.hidden_size // heads if heads else 0)
+    key_size = (setting(config, "num_key_value_heads") or heads) * head_size
     per_token, per_reply, unknown = _kept(model, key_size)
     return ModelShape(
         parameters=int(model.num_parameters()),
@@ -154,7 +154,7 @@ def model_shape(config: Any, who: str = "training") -> ModelShape:
 
 def _intermediate(config: Any) -> int:
     """Width of the MLP that a token goes through; of a mixture of experts that of all its experts together."""
-    sizes = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    sizes = setting(config, "intermediate_size") or 4 * config.hidden_size
     size = max(sizes) if isinstance(sizes, list | tuple) else int(sizes)
     chosen = getattr(config, "num_experts_per_tok", None) or 0
     return max(size, chosen * (getattr(config, "moe_intermediate_size", None) or 0))
@@ -285,7 +285,11 @@ def _pass_items(recipe: Recipe, shape: ModelShape, budget: TokenBudget) -> list[
     kept = activation_bytes(shape, tokens, size=size, packed=packed, checkpointing=checkpointing)
     passing = tokens * size * (3 * shape.intermediate + 2 * shape.query_size + 3 * shape.hidden)
     logits = LOGIT_ARRAYS * 4 * min(CHUNK_ELEMENTS, tokens * shape.vocabulary)
-    note = f"{tokens:,} tokens{', checkpointed' * checkpointing}{'; ' * bool(shape.unknown)}{shape.unknown}"
+    note = f"{tokens:,} tokens{', checkpointed' * checkpointing}"
+    if recipe.learner.layout == "auto" and shape.pads:
+        note += f"; padded: {shape.pads}"
+    if shape.unknown:
+        note += f"; {shape.unknown}"
     items = [make_item("activations of a micro-batch", kept, "updating", note)]
     samples, prefix = samples_behind_prefixes(recipe, budget, tokens) if packed else (0, 0.0)
     if samples:

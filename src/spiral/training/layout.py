@@ -33,7 +33,7 @@ SHARED, LENGTHS = 20, (9, 4, 14)
 
 
 def chosen_layout(model: Any, layout: Layout) -> RowLayout:
-    """The layout that a setting means for a model. What "auto" chose, and why, is logged."""
+    """The layout that a setting means for a model. Why "auto" pads is logged as a warning, since it is slower."""
     if layout != "auto":
         return layout
     reason = why_padded(model)
@@ -41,7 +41,7 @@ def chosen_layout(model: Any, layout: Layout) -> RowLayout:
     if reason:
         logger.warning("learner.layout 'auto' pads the samples of this model of type %r: %s", kind, reason)
         return "padded"
-    logger.info("learner.layout 'auto' packs the samples of this model of type %r", kind)
+    logger.debug("learner.layout 'auto' packs the samples of this model of type %r", kind)
     return "packed"
 
 
