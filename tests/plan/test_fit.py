@@ -533,3 +533,17 @@ def test_an_opponent_out_of_reach_is_named_and_refused_at_a_start(monkeypatch):
         make_plan(recipe, known_config(QWEN))))  # fmt: skip
     with pytest.raises(ValueError, match="nobody/has-this"):
         make_plan(recipe, known_config(QWEN), this_machine=True)
+
+
+def test_a_history_lengthens_prompts_as_far_as_replies_leave_room():
+    def longest(*settings):
+        (game,) = plan_with(*settings).budget.games
+        assert game.prompt <= game.max_prompt
+        return game.max_prompt
+
+    chat, keep = "prompt.history='chat'", "prompt.history_thoughts='keep'"
+    single = longest()
+    assert single < longest(chat) < longest(chat, keep) <= 2048 - 1000
+    assert single < longest(chat, "engine.context=1300") <= 300
+    assert longest(chat, keep, "engine.context=1300") == single  # not one reply of 500 tokens fits
+    assert plan_with(chat, keep).budget.max_sample <= 2048

@@ -305,9 +305,10 @@ def _on_gpus(recipe: Recipe, from_machine: bool) -> bool:
 def _planner(
     recipe: Recipe, config: Any, codec: ChatCodec | None, trainable: int | None, this_machine: bool
 ) -> _Planner:
+    shape = model_shape(config)
     return _Planner(
-        shape=model_shape(config),
-        games=survey_games(recipe, codec),
+        shape=shape,
+        games=survey_games(recipe, codec, shape.context),
         trainable=trainable,
         this_machine=this_machine,
         opponents=survey_opponents(recipe, this_machine),

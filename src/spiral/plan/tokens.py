@@ -13,21 +13,22 @@ import dataclasses
 import functools
 import logging
 import math
-import random
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spiral.core.records import IntArray, Sample
+from spiral.core.policy import TurnReply, TurnRequest
+from spiral.core.records import Generation, IntArray, Sample, Turn
 from spiral.core.seeds import derive_seed
-from spiral.games import Game, State, load_game
+from spiral.games import Game, Style, load_game
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.loop import Match, play
 from spiral.rollout.matchmaking import episodes_by_game, split_deals
 from spiral.runs.recipe import Recipe
 from spiral.text import ChatCodec, PromptConfig
 from spiral.text.examples import worked_example
-from spiral.text.prompts import question
+from spiral.text.history import answer_text, questions
 from spiral.training.batch import make_batch
 from spiral.training.packing import shared_prefixes
 from spiral.training.settings import NLL
@@ -45,8 +46,8 @@ EXPECTED_SHARE = 0.5
 SHORT_SHARE = 0.125
 """Share that replies may shrink to when a model learns to answer at once; a row then holds more samples."""
 
-Encode = Callable[[str], IntArray]
-"""From an observation to its prompt as token ids, or as characters without a tokenizer."""
+Encode = Callable[[str, Sequence[Turn]], IntArray]
+"""From an observation and the player's earlier turns to a prompt: token ids, or characters without a tokenizer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,12 +137,20 @@ class TokenBudget:
         return sum(turn * value for turn, value in zip(turns, values, strict=True)) / sum(turns)
 
 
-def survey_games(recipe: Recipe, codec: ChatCodec | None) -> tuple[GameTokens, ...]:
+def survey_games(recipe: Recipe, codec: ChatCodec | None, max_context: int = sys.maxsize) -> tuple[GameTokens, ...]:
     """Plays a few episodes of random play in every game of the recipe and counts turns and prompt tokens.
 
-    `codec` counts with the model's own tokenizer; None estimates.
+    Args:
+        recipe: The recipe.
+        codec: Counts with the model's own tokenizer; None estimates.
+        max_context: Tokens of prompt and reply that the model takes. It limits the history of a prompt, whose earlier
+            replies are taken to use `EXPECTED_SHARE` of their budget.
     """
     selfplay = recipe.selfplay
+    room = reply = 0
+    if recipe.prompt.history == "chat":
+        room = min(recipe.engine.context or max_context, max_context) - recipe.sampling.max_new_tokens
+        reply = int(EXPECTED_SHARE * recipe.sampling.max_new_tokens)
     surveyed = {}
     for spec in selfplay.games:
         try:
@@ -149,7 +158,7 @@ def survey_games(recipe: Recipe, codec: ChatCodec | None) -> tuple[GameTokens, .
         except ValueError as error:  # problems of the hub, without a network
             surveyed[spec] = _assumed(spec, error)
         else:
-            played = (spec, recipe.prompt, selfplay.max_turns, selfplay.opening_plies.get(spec, 0))
+            played = (spec, recipe.prompt, selfplay.max_turns, selfplay.opening_plies.get(spec, 0), room, reply)
             surveyed[spec] = _estimate(*played) if codec is None else _survey(*played, codec)
     if recipe.loss.kind == NLL:  # each turn of expert games is by itself, and in random play prompts are as long
         alone = {spec: dataclasses.replace(game, turns=1.0, max_turns=1) for spec, game in surveyed.items()}
@@ -175,13 +184,30 @@ def token_budget(recipe: Recipe, games: tuple[GameTokens, ...], max_context: int
     )
 
 
-def _encoder(prompt: PromptConfig, codec: ChatCodec | None, game: Game) -> Encode:
-    """The encoder of the game's prompts, which include a worked example if the recipe asks for one."""
+def _encoder(prompt: PromptConfig, codec: ChatCodec | None, game: Game, room: int) -> Encode:
+    """The encoder of the game's prompts, which include a worked example if the recipe asks for one.
+
+    Earlier turns are in a prompt where the recipe wants them and it then has at most `room` tokens.
+    """
+    chat = prompt.history == "chat"
     if codec is not None:
-        return lambda observation: codec.encode(observation, game)
+        return lambda observation, history: codec.encode_in_chat(history if chat else (), observation, game, room)[0]
     example = worked_example(game, prompt) if prompt.example else None
-    shown = question(example.observation, prompt, game) + example.reply if example else ""
-    return lambda observation: _code_points(shown + question(observation, prompt, game))
+    shown = questions((), example.observation, prompt, game)[0] + example.reply if example else ""
+
+    def estimated(observation: str, history: Sequence[Turn]) -> IntArray:
+        first, *later = questions(history, observation, prompt, game)
+        parts = [_code_points(shown + first)]
+        for turn, text in zip(history, later, strict=True):
+            sampled = turn.generation if prompt.history_thoughts == "keep" else None
+            answer = _code_points(answer_text(turn))
+            parts.append(answer if sampled is None else sampled.token_ids.repeat(CHARACTERS_PER_TOKEN))
+            parts.append(_code_points(" " * CHARACTERS_PER_TOKEN * TEMPLATE_TOKENS + text))
+        whole = np.concatenate(parts)
+        too_long = len(whole) > room * CHARACTERS_PER_TOKEN and len(history) > 0
+        return estimated(observation, history[1:]) if too_long else whole
+
+    return lambda observation, history: estimated(observation, history if chat else ())
 
 
 def _code_points(text: str) -> IntArray:
@@ -191,16 +217,26 @@ def _code_points(text: str) -> IntArray:
 class _Surveyor(RandomPolicy):
     """Plays at random and records the prompt of every turn."""
 
-    def __init__(self, style: str, encode: Encode) -> None:
+    def __init__(self, style: Style, encode: Encode, reply_tokens: int) -> None:
         super().__init__()
         self.prompts: list[IntArray] = []
         self._style = style
         self._encode = encode
+        self._reply_tokens = reply_tokens
 
-    def choose(self, state: State, player: int, rng: random.Random) -> str:
-        """Any legal action."""
-        self.prompts.append(self._encode(state.observation(player, self._style)))  # type: ignore[arg-type]
-        return super().choose(state, player, rng)
+    def _reply(self, request: TurnRequest) -> TurnReply:
+        """Any legal action, in a reply of the expected length whose tokens no other reply has."""
+        observation = request.state.observation(request.player, self._style)
+        self.prompts.append(self._encode(observation, request.history))
+        reply = super()._reply(request)
+        generation = Generation(
+            token_ids=np.full(self._reply_tokens, 1_000_000 + len(self.prompts)),
+            logprobs=np.zeros(self._reply_tokens, dtype=np.float32),
+            stop_reason="length",
+            policy_version=0,
+        )
+        boxed = f"\\boxed{{{reply.action}}}"
+        return dataclasses.replace(reply, observation=observation, reply=boxed, generation=generation)
 
 
 def _assumed(spec: str, error: ValueError) -> GameTokens:
@@ -211,14 +247,17 @@ def _assumed(spec: str, error: ValueError) -> GameTokens:
 
 
 @functools.lru_cache(maxsize=256)
-def _estimate(spec: str, prompt: PromptConfig, max_turns: int, plies: int) -> GameTokens:
+def _estimate(spec: str, prompt: PromptConfig, max_turns: int, plies: int, room: int, reply: int) -> GameTokens:
     """What `_survey` finds without a tokenizer; the recipes of an experiment have their games in common."""
-    return _survey(spec, prompt, max_turns, plies, None)
+    return _survey(spec, prompt, max_turns, plies, room, reply, None)
 
 
-def _survey(spec: str, prompt: PromptConfig, max_turns: int, plies: int, codec: ChatCodec | None) -> GameTokens:
+def _survey(
+    spec: str, prompt: PromptConfig, max_turns: int, plies: int, room: int, reply: int, codec: ChatCodec | None
+) -> GameTokens:
+    """Plays a game: with prompts of at most `room` tokens where they have a history, and replies of `reply` tokens."""
     game = load_game(spec)
-    surveyor = _Surveyor(prompt.observation, _encoder(prompt, codec, game))
+    surveyor = _Surveyor(prompt.observation, _encoder(prompt, codec, game, room), reply)
     matches = [
         Match(
             game=game,
