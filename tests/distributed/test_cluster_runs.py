@@ -159,8 +159,8 @@ def test_a_learner_that_is_killed_is_replaced_and_the_run_is_that_of_one_process
     assert warning.startswith("warning: learner worker 0 died at score: ")
     assert warning.endswith("; resuming from the last checkpoint (1 times so far)")
     # Beside the lines that are always there: how far a slow command is, and two lines about workers below a step's.
-    slow = (" elapsed", " are left")
-    own = [line for line in result.err.splitlines() if not line.startswith("  ") and not line.endswith(slow)]
+    slow = ("  ", "the first step took ")
+    own = [line for line in result.err.splitlines() if not line.startswith(slow) and not line.endswith(" elapsed")]
     first = {line.split(": ")[0].split()[0] for line in own}
     assert first == {"run", "Ctrl-C", "evaluating", "evaluated", "step", "warning"}, (
         "no other program has printed a line"
@@ -320,7 +320,7 @@ def test_a_full_disk_is_no_lost_learner_with_two_ranks(monkeypatch, tmp_path):
     assert "File too large" in last
     assert "; the last good checkpoint is step-000002; " in last
     warnings = [line.split(",")[0] for line in result.err.splitlines() if line.startswith("warning")]
-    assert warnings == ["warning: step 2: no gradient was finite"]
+    assert warnings == []
 
 
 @pytest.mark.slow
