@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from commands import TINY
-from spiral.distributed.ray_watch import watched
+from spiral.distributed.ray_watch import _agents, watched
 from spiral.runs.directory import read_metrics
 
 
@@ -96,7 +96,7 @@ def test_sigterm_on_a_cluster_writes_a_checkpoint(tmp_path):
 
 DRIVER = """
 import os, sys, time
-from spiral.distributed.ray_watch import watched
+from spiral.distributed.ray_watch import _agents, watched
 with watched({pid: "raylet" for pid in map(int, sys.argv[2:])}, "to resume: this"):
     print("watched", flush=True)
     sys.stdin.read()
@@ -148,3 +148,31 @@ def test_the_watcher_ends_with_its_block(other):
     with watched({other.pid: "raylet"}, "go on"):
         (watcher,) = [pid for pid, (_, line) in processes().items() if pid not in before and "ray_watch" in line]
     assert watcher not in {pid for pid, (_, line) in processes().items() if "ray_watch" in line}
+
+
+RAYLET = """
+import os, subprocess, sys, time
+worker = os.fork()
+if not worker:
+    time.sleep(60)
+agent = subprocess.Popen([sys.executable, "-c", "input()", sys.argv[2], "--port=1"], stdin=subprocess.PIPE)
+print(worker, agent.pid, flush=True)
+sys.stdin.read()
+os.kill(worker, 9)
+agent.kill()
+"""
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [("dashboard/agent.py", "dashboard agent"), ("runtime_env/agent/main.py", "runtime environment agent")],
+)
+def test_a_worker_that_is_being_started_is_no_agent(agent, name):
+    """It still has the raylet's command line, and its end must not end the run."""
+    line = [sys.executable, "-c", RAYLET, "--agent_command", agent]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as raylet:
+        worker, started_agent = map(int, raylet.stdout.readline().split())
+        found = _agents(raylet.pid)
+        assert processes()[worker][1] == processes()[raylet.pid][1]
+        raylet.communicate("")
+    assert found == {started_agent: name}

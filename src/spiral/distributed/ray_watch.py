@@ -134,11 +134,15 @@ def _runs(pid: int) -> bool:
 
 
 def _agents(raylet: int) -> dict[int, str]:
-    """The agents that a raylet has started; it ends when one of them does."""
+    """The agents that a raylet has started; it ends when one of them does.
+
+    A raylet has the command lines of its agents among its options, and so has each of its workers until it has become
+    another program, which takes long on a busy machine. Only what comes before the options counts.
+    """
     found: dict[int, str] = {}
     with contextlib.suppress(OSError, ValueError):
         for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text(encoding="ascii").split():
-            line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ")
+            line = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").partition(b" --")[0]
             found |= {int(child): name for mark, name in AGENTS.items() if mark in line}
     return found
 
