@@ -64,6 +64,26 @@ def test_health_names_its_rules(client):
     assert all(light["rule"].endswith(".") for light in lights)
 
 
+def test_guards_say_what_they_found_and_what_was_done(run, tmp_path):
+    path = shutil.copytree(run, tmp_path / "guarded")
+    finding = {"level": "collapsed", "about": "the run", "message": "<b>\u202e"}
+    line = {"step": 2, "guard": "gap", "state": "collapsed", "findings": [finding], "answer": "stop"}
+    outside = tmp_path / "guards.jsonl"
+    outside.write_text(json.dumps(line) + "\n")
+    rows = [json.loads(text) | {"guard/gap": 2.0} for text in (path / "metrics.jsonl").read_text().splitlines()]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "guards.jsonl").symlink_to(outside)
+    with viewing(path) as client:
+        found = {guard["name"]: guard for guard in client.get("/api/runs/0/health")["guards"]}
+        assert (found["gap"]["state"], found["gap"]["since"], found["gap"]["changes"]) == ("collapsed", None, [])
+        assert (found["room"]["state"], found["room"]["answer"]) == ("unknown", "log")
+        (path / "guards.jsonl").unlink()
+        (path / "guards.jsonl").write_text(json.dumps(line) + "\n")
+        found = {guard["name"]: guard for guard in client.get("/api/runs/0/health")["guards"]}
+    assert (found["gap"]["since"], found["gap"]["findings"]) == (2, [finding])
+    assert found["gap"]["changes"] == [{**line, "effect": "the run stopped with a checkpoint"}]
+
+
 def test_runs_are_compared_by_what_differs(run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
     text = (other / "config.toml").read_text()

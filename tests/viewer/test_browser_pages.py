@@ -81,12 +81,16 @@ def test_dragging_over_a_curve_zooms_all_of_them(view):
 
 def test_health_lights_say_their_rules(view):
     page = view.open("")
-    names = [one.inner_text() for one in page.locator(".lamp-name").all()]
+    names = [one.inner_text() for one in page.get_by_label("Health").locator(".lamp-name").all()]
     assert [name.lower() for name in names] == [
         "thinking collapse", "seat collapse", "illegal moves", "sampler-learner gap", "staleness",
     ]  # fmt: skip
     page.locator(".lamp summary").nth(2).click()
     expect(page.locator(".lamp").nth(2)).to_contain_text("illegal")
+    guards = page.get_by_label("Guards")
+    expect(guards.locator(".lamp-name").first).to_have_text("guard collapse")
+    guards.locator("summary").first.click()
+    expect(guards).to_contain_text("Answer: log.")
 
 
 def test_games_filter_sort_search_and_come_back_from_the_address(view, trained):

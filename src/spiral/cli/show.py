@@ -20,13 +20,21 @@ from spiral.core.printable import MAX_LINE, one_line, printable
 from spiral.core.progress import duration
 from spiral.core.transcript import game_excerpt, game_text
 from spiral.runs.display import plain_table, wide_console
+from spiral.runs.guard_states import GuardState
 from spiral.runs.health import SEVERITY, Light
 from spiral.runs.overview import Curve, Overview, ShownGame, overview, shown_game
 from spiral.runs.past_selves import PastSelfStandings
 from spiral.runs.population import POPULATION
 from spiral.runs.summary import arena_table, benchmark_table, exploitability_table
 
-STYLES = {"bad": "bold red", "warn": "yellow", "fine": "green", "unknown": "dim"}
+STYLES = {
+    "bad": "bold red",
+    "collapsed": "bold red",
+    "warn": "yellow",
+    "warning": "yellow",
+    "fine": "green",
+    "unknown": "dim",
+}
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 """Heights of a small chart, the lowest first; the second for terminals without these characters."""
 MAX_BARS, MIN_BARS = 40, 6
@@ -36,6 +44,8 @@ NARROW = 72
 """Columns of a terminal below which there are lines in place of tables."""
 MAX_CURVES = 40
 MAX_PAST_SELVES = 12
+MAX_FOUND, MAX_ANSWERS = 4, 8
+"""Findings of a guard, and answers, that are shown."""
 MAX_GAME_LINE = 400
 """Characters shown of a line of an excerpt."""
 
@@ -77,6 +87,7 @@ def show(
     for notice in (*found.notices, *passed_over):
         console.print(Text(f"Note: {one_line(notice)}.", style="yellow"), soft_wrap=True)
     _print_health(console, found)
+    _print_guards(console, found.guards)
     _print_curves(console, found.curves)
     _print_evaluation(console, found)
     _print_past_selves(console, found.past_selves)
@@ -134,6 +145,42 @@ def _print_health(console: Console, found: Overview) -> None:
     for (name, state, reading), before in zip(rows, ("", *(row[0] for row in rows)), strict=False):
         table.add_row("" if name == before else name, state, reading)
     console.print(table)
+
+
+def _print_guards(console: Console, guards: Sequence[GuardState]) -> None:
+    """The guards that found something with what they found, the others in one line, and the answers given."""
+    if not guards:
+        return
+    quiet: dict[str, list[str]] = {}
+    table = plain_table("guard", "", "since step", "")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for guard in guards:
+        if guard.state in ("fine", "unknown"):
+            quiet.setdefault(guard.state, []).append(guard.name)
+            continue
+        since = "" if guard.since is None else f"{guard.since:,}"
+        found = [one["message"] for one in guard.findings[:MAX_FOUND]] or ["why is not on record"]
+        found += [f"and {len(guard.findings) - MAX_FOUND} more"] if len(guard.findings) > MAX_FOUND else []
+        light = Text(guard.state, style=STYLES[guard.state])
+        if console.width < NARROW:
+            console.print(Text.assemble(f"\n{one_line(guard.name)}: ", light, f", {one_line('; '.join(found))}"))
+            continue
+        for number, message in enumerate(found):
+            first = (one_line(guard.name), light, since) if not number else ("", "", "")
+            table.add_row(*first, one_line(message))
+    if table.row_count:
+        console.print()
+        console.print(table)
+    for state, names in quiet.items():
+        word = {"fine": "fine", "unknown": "not known (not judged yet, or disabled)"}[state]
+        console.print(Text(f"\nguards that are {word}: {one_line(', '.join(names))}"))
+    given = [(line["step"], guard.name, line) for guard in guards for line in guard.changes if line["answer"]]
+    for step, name, change in sorted(given, key=lambda one: one[:2])[-MAX_ANSWERS:]:
+        worst = sorted(change["findings"], key=lambda one: one["level"])[:1]  # a collapse before a warning
+        reason = f", for {worst[0]['about']}" if worst else ""
+        effect = f" ({change['effect']})" if change["effect"] else ""
+        text = f"answer of the guard {name} after step {step:,}{reason}: {change['answer']}{effect}"
+        console.print(Text(one_line(text)))
 
 
 def _reading(light: Light, lights: Sequence[Light]) -> str:

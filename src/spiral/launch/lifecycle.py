@@ -34,6 +34,7 @@ from spiral.runs.directory import RunDirectory, lasting_settings, read_evaluatio
 from spiral.runs.display import Watched
 from spiral.runs.evaluation import evaluated_at
 from spiral.runs.evaluation_results import EvaluationResults
+from spiral.runs.guard_record import GuardRecord
 from spiral.runs.guards import Guards, GuardWatch
 from spiral.runs.lock import hold_run, run_held
 from spiral.runs.recipe import Recipe, validate_recipe
@@ -330,7 +331,8 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
     if done == recipe.run.steps and done not in dict(read_evaluations(directory.path)):
         directory.save_evaluation(done, run.evaluate(done))
     rows = read_metrics(directory.path)
-    guard = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows, run.answers)
+    record = GuardRecord(directory.path, directory.check)
+    guard = GuardWatch(guards, Watched.from_recipe(recipe).trained, rows, run.answers, record)
     trackers = Trackers.from_names(
         recipe.run.trackers, recipe.run.tracker_options, directory.path, seconds=recipe.run.tracker_seconds
     )

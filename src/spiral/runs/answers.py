@@ -98,6 +98,10 @@ class Answers:
             "guard/rate": self._rate,
         }
 
+    def given(self, step: int) -> dict[str, Answer]:
+        """The answers that were given after a step, by guard."""
+        return {name: answer for name, answer in self._chosen.items() if self._answered.get(name) == step}
+
     def _give(self, step: int, name: str, answer: Answer, reason: str) -> None:
         logger.warning("step %d: guard %r answers with %r: %s", step, name, answer, reason)
         if answer == "stop":

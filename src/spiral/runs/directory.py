@@ -3,6 +3,7 @@
     runs/NAME/
       config.toml       the whole recipe, every default spelled out
       metrics.jsonl     one JSON object a step: `step` first, then the keys of docs/metrics.md
+      guards.jsonl      what the guards found and what was done, a line a change; where they found anything
       tensorboard/      the same numbers, with the tracker of that name
       episodes/         step-000010.parquet: one row a turn
       evaluation/       step-000000.json before training, and so on; step-000000/ holds its games and replies
@@ -33,6 +34,7 @@ from spiral.core.records import Episode
 from spiral.core.steps import PAST_SELVES, SNAPSHOTS, checkpoints_in, numbered, step_name
 from spiral.core.storage import write_episodes
 from spiral.runs.evaluation_results import EvaluationResults, read_evaluation
+from spiral.runs.guard_record import take_back_guard_record
 from spiral.runs.old_metrics import with_current_keys
 from spiral.runs.recipe import Recipe
 from spiral.training.loop import Evaluation
@@ -142,6 +144,7 @@ class RunDirectory:
         for directory in (self.path, self.episodes, self.evaluation, *models, *records):
             remove_unfinished(directory)
         self._take_back_metrics(step)
+        take_back_guard_record(self.path, step)
         files = [*numbered(self.episodes, ".parquet"), *numbered(self.evaluation, ".json")]
         directories = [*numbered(self.evaluation), *(found for root in models for found in checkpoints_in(root))]
         for found, are_directories in ((files, False), (directories, True)):

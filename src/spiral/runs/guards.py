@@ -19,6 +19,7 @@ from spiral.core.settings import shown
 from spiral.games.failures import UserCodeError, describe_error
 from spiral.runs.answers import Answers
 from spiral.runs.findings import Finding, Level, Rows
+from spiral.runs.guard_record import GuardRecord
 from spiral.runs.health import (
     ILLEGAL_LIMIT,
     ILLEGAL_WARN,
@@ -243,10 +244,16 @@ class GuardWatch:
     """Runs the guards after every step, and warns once about each thing that they find."""
 
     def __init__(
-        self, guards: Guards, trained: Sequence[Matchup], rows: Rows = (), answers: Answers | None = None
+        self,
+        guards: Guards,
+        trained: Sequence[Matchup],
+        rows: Rows = (),
+        answers: Answers | None = None,
+        record: GuardRecord | None = None,
     ) -> None:
-        """`rows` are the steps before a resume; `answers` are given to what is found."""
+        """`rows` are the steps before a resume; `answers` are given to what is found, and both are put on record."""
         self._answers = answers
+        self._record = record
         self._guards = guards
         self._trained = trained
         self._first = list(rows[:MIN_STEPS])
@@ -264,7 +271,10 @@ class GuardWatch:
                 self._warned.add(finding.about)
                 logger.warning("step %d: %s", step, finding.message)
         states = {f"guard/{metric_name(name)}": _state(findings) for name, findings in found.items()}
-        return states if self._answers is None else states | self._answers.observe(step, found)
+        more = {} if self._answers is None else self._answers.observe(step, found)
+        if self._record is not None:
+            self._record.add(step, found, {} if self._answers is None else self._answers.given(step))
+        return states | more
 
 
 def _state(findings: Sequence[Finding]) -> float:

@@ -19,6 +19,8 @@ from spiral.rollout.opponents.base import MIRROR
 from spiral.runs.directory import read_evaluations, read_metrics
 from spiral.runs.display import Watched
 from spiral.runs.evaluation_results import EvaluationResults
+from spiral.runs.guard_record import read_guard_record
+from spiral.runs.guard_states import GuardState, guard_states, undone_steps
 from spiral.runs.health import Light, health
 from spiral.runs.lock import run_owner
 from spiral.runs.past_selves import PastSelfStandings, past_self_standings
@@ -79,6 +81,7 @@ class Overview:
     seconds_left: float | None
     """At the speed of the last steps; None unless the run is training."""
     lights: tuple[Light, ...]
+    guards: tuple[GuardState, ...]
     curves: tuple[Curve, ...]
     metrics: dict[str, Any]
     """The last row."""
@@ -107,6 +110,7 @@ class Overview:
             "seconds": self.seconds,
             "seconds_left": self.seconds_left,
             "health": [light.to_json() for light in self.lights],
+            "guards": [guard.to_json() for guard in self.guards],
             "metrics": self.metrics,
             "evaluations": [{"step": step, **results.to_json()} for step, results in ends.items()],
             "past_selves": [standings.to_json() for standings in self.past_selves],
@@ -139,6 +143,7 @@ def overview(path: Path) -> Overview:
         seconds=sum(map(_seconds, rows)),
         seconds_left=left,
         lights=tuple(health(rows, watched.trained)),
+        guards=tuple(guard_states(rows, settings, read_guard_record(path), undone_steps(path))),
         curves=tuple(_curves(rows, watched, evaluations)),
         metrics={key: value for key, value in rows[-1].items() if key != "step"} if rows else {},
         rows=tuple(rows),

@@ -118,7 +118,8 @@ def _add_runs(app: FastAPI, viewer: Viewer, watched: Callable[[], bool]) -> None
 
     @app.get("/api/runs/{name}/health")
     def health(name: str) -> Json:
-        return Json({"lights": viewer.run(name).health()})
+        run = viewer.run(name)
+        return Json({"lights": run.health(), "guards": run.guards()})
 
     @app.get("/api/events")
     async def events(request: Request) -> StreamingResponse:

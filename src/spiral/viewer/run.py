@@ -19,6 +19,8 @@ from spiral.core.steps import models_of_run
 from spiral.evaluation.results import RESULTS
 from spiral.rollout.opponents.base import MIRROR
 from spiral.runs.directory import read_metrics
+from spiral.runs.guard_record import GUARDS_FILE, read_guard_record
+from spiral.runs.guard_states import guard_states, undone_steps
 from spiral.runs.health import health
 from spiral.runs.lock import run_owner
 from spiral.viewer.meanings import meanings
@@ -154,6 +156,12 @@ class ViewedRun:
             for opponent in ("", *others)
         ]
         return [light.to_json() for light in health(self.metrics().rows, trained)]
+
+    def guards(self) -> list[dict[str, Any]]:
+        """The guards after the last step, with what they found and what was done."""
+        own = self.inside(self.path / GUARDS_FILE) and self.inside(self.path / "checkpoints")
+        record, undone = (read_guard_record(self.path), undone_steps(self.path)) if own else ([], [])
+        return [guard.to_json() for guard in guard_states(self.metrics().rows, self.recipe()[0], record, undone)]
 
     def _status(self, step: int, steps: object) -> str:
         readable = self.path.is_dir() and any(

@@ -3,7 +3,7 @@
 import { get } from "../lib/api.js";
 import { line } from "../lib/colours.js";
 import { debounce, field, h, openDialog, put } from "../lib/dom.js";
-import { value as format } from "../lib/format.js";
+import { count, value as format } from "../lib/format.js";
 import { go, link } from "../lib/route.js";
 import { notices, runStatus } from "../lib/runs.js";
 import { inline, plain } from "../lib/text.js";
@@ -100,6 +100,7 @@ class Overview {
     this.recipe = h("p", { class: "sub recipe" });
     this.notes = h("div", {});
     this.lights = h("section", { class: "lights", "aria-label": "Health" });
+    this.guards = h("section", { class: "lights", "aria-label": "Guards" });
     const range = h("input", {
       type: "range",
       min: "0",
@@ -163,6 +164,7 @@ class Overview {
       h("div", { class: "head" }, this.title, this.sub, this.recipe),
       this.notes,
       this.lights,
+      this.guards,
       this.chips,
       this.toolbar,
       this.groups,
@@ -416,8 +418,9 @@ class Overview {
   async health() {
     const run = this.frame.run;
     let lights;
+    let guards;
     try {
-      ({ lights } = await get(`/api/runs/${run.id}/health`));
+      ({ lights, guards } = await get(`/api/runs/${run.id}/health`));
     } catch (error) {
       put(this.lights, h("p", { class: "notice" }, error.message));
       return;
@@ -433,6 +436,9 @@ class Overview {
       }),
     );
     this.lights.hidden = !lights.length;
+    const open = new Set([...this.guards.querySelectorAll("details[open]")].map((one) => one.dataset.name));
+    put(this.guards, ...guards.map((guard) => guardLamp(guard, open.has(guard.name))));
+    this.guards.hidden = !guards.length;
   }
 
   async grow(id, step) {
@@ -501,7 +507,14 @@ function append(data, news, since) {
   return fresh.length > 0;
 }
 
-const SAID = { fine: "fine", warn: "warning", bad: "bad", unknown: "not known" };
+const SAID = {
+  fine: "fine",
+  warn: "warning",
+  warning: "warning",
+  bad: "bad",
+  collapsed: "collapsed",
+  unknown: "not known",
+};
 
 function lamp(group) {
   const worst = group[0];
@@ -552,6 +565,93 @@ function lamp(group) {
         ),
     ),
   );
+}
+
+const LAMP = { fine: "fine", warning: "warn", collapsed: "bad", unknown: "unknown" };
+const TAG = { fine: "good", warning: "warn", collapsed: "bad" };
+const MAX_LINES = 20;
+
+/** A guard of the run: its state, since when and why, and what its answers did. */
+function guardLamp(guard, open) {
+  const found = guard.state === "warning" || guard.state === "collapsed";
+  const tag = (state) => h("span", { class: `tag ${TAG[state] ?? ""}` }, SAID[state] ?? state);
+  const answered = guard.changes.filter((change) => change.answer);
+  return h(
+    "details",
+    { class: `lamp ${LAMP[guard.state] ?? "unknown"}`, "data-name": guard.name, open },
+    h(
+      "summary",
+      {},
+      h("span", { class: "dot", "aria-hidden": "true" }),
+      h("span", { class: "lamp-name" }, "guard ", inline(guard.name, 40)),
+      h(
+        "span",
+        { class: "lamp-state" },
+        h("b", {}, SAID[guard.state] ?? guard.state),
+        found && guard.since !== null ? ` since step ${count(guard.since)}` : "",
+        answered.length
+          ? [" · ", inline(answered.at(-1).answer, 20), ` after step ${count(answered.at(-1).step)}`]
+          : "",
+      ),
+    ),
+    h(
+      "p",
+      { class: "small" },
+      guard.rule ? [inline(guard.rule, 600), " "] : "",
+      "Answer: ",
+      inline(guard.answer, 40),
+      ".",
+    ),
+    found && !guard.findings.length
+      ? h("p", { class: "small soft" }, "Why is not on record: the run was written by an earlier version.")
+      : null,
+    h(
+      "ul",
+      { class: "small num" },
+      guard.findings.slice(0, MAX_LINES).map((one) => h("li", {}, tag(one.level), " ", inline(one.message, 600))),
+      more(guard.findings.length - MAX_LINES, "more are not shown"),
+    ),
+    guard.changes.length
+      ? [
+          h("h3", { class: "small" }, "What happened"),
+          h(
+            "ol",
+            { class: "small num", reversed: true },
+            guard.changes
+              .slice(-MAX_LINES)
+              .reverse()
+              .map((change) =>
+                h(
+                  "li",
+                  {},
+                  `after step ${count(change.step)} `,
+                  tag(change.state),
+                  change.answer
+                    ? [
+                        " ",
+                        h("b", {}, inline(change.answer, 20)),
+                        change.effect ? [": ", inline(change.effect, 300)] : "",
+                      ]
+                    : "",
+                  change.findings.length
+                    ? h(
+                        "span",
+                        { class: "soft" },
+                        " ",
+                        inline(change.findings.map((one) => one.message).join("; "), 400),
+                      )
+                    : "",
+                ),
+              ),
+            more(guard.changes.length - MAX_LINES, "earlier ones are in guards.jsonl"),
+          ),
+        ]
+      : null,
+  );
+}
+
+function more(number, words) {
+  return number > 0 ? h("li", { class: "soft" }, `${count(number)} ${words}`) : null;
 }
 
 /** The numbers of a chart as a table, the last steps first. */
