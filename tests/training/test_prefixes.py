@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from made_up import random_samples
+from made_up import new_sample, random_samples
 from spiral.policies import SamplingConfig
 from spiral.training.attention import use_segment_attention
 from spiral.training.batch import make_batch
 from spiral.training.learner import Learner, LearnerConfig
 from spiral.training.logprobs import Scorer, TokenScores
 from spiral.training.loss import LossConfig
-from spiral.training.packing import Family, micro_batches, packed_rows, shared_prefixes
+from spiral.training.packing import Family, continued, micro_batches, packed_rows, shared_prefixes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,6 +32,25 @@ def families_batch(seed=0, each=5, lengths=(40, 23, 0)):
     beginnings = [rng.integers(1, 400, length) for length in lengths]
     samples = random_samples(each * len(lengths), 400, seed)
     return make_batch([with_beginning(s, beginnings[i % len(lengths)]) for i, s in enumerate(samples)])
+
+
+def chains_batch(seed=0):
+    """Three games of three turns, in which a prompt is the one before, the reply and more, and two other samples.
+
+    The first two games begin alike, reply included; in the third the template ends replies with another token. The
+    last two samples are copies of a turn: of the first one of the first game, and of the last one of the third.
+    """
+    rng = np.random.default_rng(seed)
+    first, opening = rng.integers(1, 400, 30), rng.integers(1, 400, 4)
+    samples = []
+    for game in range(3):
+        prompt = first
+        for turn in range(3):
+            reply = opening if game < 2 and turn == 0 else rng.integers(1, 400, int(rng.integers(1, 7)))
+            samples.append(new_sample(prompt, reply, logprobs=rng.uniform(-2, 0, len(reply))))
+            end = [401] if game == 2 else reply[-1:]
+            prompt = np.concatenate([prompt, reply[:-1], end, rng.integers(1, 400, 8)])
+    return make_batch([*samples, samples[0], samples[8]])
 
 
 def every(batch):
@@ -90,10 +109,28 @@ def test_rows_hold_every_sample_once_and_keep_to_their_size(seed, max_tokens, ea
             assert all(first == firsts[0] for first in firsts)
 
 
+def test_a_turn_lies_within_the_prompt_of_a_later_one():
+    batch = chains_batch()
+    within = continued(batch, every(batch))
+    assert within.keys() == {0, 1, 3, 4, 6, 7, 9}
+    assert (within[1], within[4], within[6], within[7]) == (2, 5, within[7], within[7])
+    assert within[7] in (8, 10)  # equal samples are not within each other
+    assert within[0] in (2, 5)
+    assert continued(batch, [0, 9, 8, 10]) == {}
+    assert continued(families_batch(), every(families_batch())) == {}
+    (rows,) = micro_batches(batch, torch.arange(batch.num_samples), "packed", 10_000)
+    assert sorted(rows.action_K.tolist()) == list(range(batch.num_action_tokens))
+    inputs = (batch.lengths_S - 1).tolist()
+    families = shared_prefixes(batch, [sample for sample in every(batch) if sample not in within])
+    assert rows.token_ids_RW.shape == (1, sum(family.size(inputs) for family in families))
+    assert rows.token_ids_RW.shape[1] < sum(inputs) / 3
+
+
+@pytest.mark.parametrize("make", [families_batch, chains_batch])
 @pytest.mark.parametrize("max_tokens", [60, 150, 10_000])
 @torch.no_grad()
-def test_scores_are_those_of_the_samples_one_by_one(random_model, max_tokens):
-    batch, model = families_batch(), copy.deepcopy(random_model)
+def test_scores_are_those_of_the_samples_one_by_one(random_model, make, max_tokens):
+    batch, model = make(), copy.deepcopy(random_model)
     expected, packed = (scores(model, batch, layout, max_tokens) for layout in ("padded", "packed"))
     assert torch.isfinite(expected).all()
     assert torch.allclose(packed, expected, atol=2e-5, rtol=0)
@@ -105,8 +142,9 @@ def test_tokens_in_common_are_fed_once():
     assert rows.token_ids_RW.shape == (1, int(batch.lengths_S.sum()) - 15 - 4 * 40 - 4 * 23)
 
 
-def test_gradients_are_those_of_the_samples_one_by_one(random_model):
-    batch = families_batch()
+@pytest.mark.parametrize("make", [families_batch, chains_batch])
+def test_gradients_are_those_of_the_samples_one_by_one(random_model, make):
+    batch = make()
     gradients = []
     for layout in ("padded", "packed"):
         model = copy.deepcopy(random_model)

@@ -2,8 +2,10 @@
 
 "padded": one sample a row, samples of similar length together, so that little is wasted. "packed": samples end to end
 in one row without any padding, separated in attention (`attention.py`) and by their positions. Samples whose prompts
-begin alike (a chat template, a worked example, the rules of a game) have that beginning in the row once. Both layouts
-give the same log-probabilities. The last token of a sample is only ever a target, so it is not fed in.
+begin alike (a chat template, a worked example, the rules of a game) have that beginning in the row once, and a sample
+with which another one's prompt begins (earlier turns with `prompt.history_thoughts = "keep"`) has no tokens of its own
+there. Both layouts give the same log-probabilities. The last token of a sample is only ever a target, so it is not fed
+in.
 
 With several ranks a sample belongs to one rank for the whole update, since what is known of it (the old policy's
 log-probabilities, the reference's hidden states) is kept where it was computed. The rule is longest first, always to
@@ -63,8 +65,10 @@ def micro_batches(batch: Batch, samples: Tensor, layout: RowLayout, max_tokens: 
         for rows in _padded_groups(chosen, inputs, max_tokens):
             yield _build(batch, [[sample] for sample in rows], inputs)
     else:
-        for row in packed_rows(shared_prefixes(batch, chosen), inputs, max_tokens):
-            yield _build_packed(batch, row, inputs)
+        within = continued(batch, chosen)
+        alone = [sample for sample in chosen if sample not in within]
+        for row in packed_rows(shared_prefixes(batch, alone), inputs, max_tokens):
+            yield _build_packed(batch, row, inputs, within)
 
 
 def empty_micro_batch() -> MicroBatch:
@@ -117,9 +121,15 @@ def _build(batch: Batch, rows: list[list[int]], inputs: list[int]) -> MicroBatch
     )
 
 
-def _build_packed(batch: Batch, row: list[Family], inputs: list[int]) -> MicroBatch:
-    """Lay out one packed row: each family's prefix, then the rest of each of its samples."""
+def _build_packed(batch: Batch, row: list[Family], inputs: list[int], within: dict[int, int]) -> MicroBatch:
+    """Lay out one packed row: each family's prefix, then the rest of each of its samples.
+
+    The tokens of a sample in `within` are among those of the sample that it names there.
+    """
     sources, positions, stretches, predicts, actions = [], [], [], [], []
+    earlier: dict[int, list[int]] = {}
+    for sample, host in within.items():
+        earlier.setdefault(host, []).append(sample)
     lengths, prompts = batch.lengths_S.tolist(), batch.prompt_lengths_S.tolist()
     starts = batch.starts_S.tolist()
     counts = batch.lengths_S - batch.prompt_lengths_S
@@ -134,12 +144,14 @@ def _build_packed(batch: Batch, row: list[Family], inputs: list[int]) -> MicroBa
             filled += shared
         for sample in family.samples:
             rest = torch.arange(shared, inputs[sample])
-            steps = torch.arange(lengths[sample] - prompts[sample])
             sources.append(rest + starts[sample])
             positions.append(rest)
             stretches.append(Stretch(len(rest), prefix_start if shared else 0, shared))
-            predicts.append(filled + prompts[sample] - 1 - shared + steps)
-            actions.append(first_action_S[sample] + steps)
+            for one in (sample, *earlier.get(sample, ())):
+                steps = torch.arange(lengths[one] - prompts[one])
+                place = prompts[one] - 1 + steps
+                predicts.append(torch.where(place < shared, prefix_start + place, filled - shared + place))
+                actions.append(first_action_S[one] + steps)
             filled += len(rest)
     return MicroBatch(
         token_ids_RW=batch.token_ids_L[torch.cat(sources)][None],
@@ -166,6 +178,29 @@ class Family:
     def size(self, inputs: Sequence[int]) -> int:
         """Return the tokens that the family takes in a row; `inputs` has those that each sample feeds in."""
         return self.shared + sum(inputs[sample] - self.shared for sample in self.samples)
+
+
+def continued(batch: Batch, chosen: Sequence[int]) -> dict[int, int]:
+    """The samples with which the prompt of another begins, and that other one, which is not among them itself.
+
+    So it is with the turns of a player whose prompts hold its earlier replies as they were sampled. The last token of a
+    reply is never fed in, so it may be another one there.
+    """
+    lengths, prompts = batch.lengths_S.tolist(), batch.prompt_lengths_S.tolist()
+    tokens = {
+        sample: tuple(batch.token_ids_L[start : start + lengths[sample] - 1].tolist())
+        for sample, start in ((sample, int(batch.starts_S[sample])) for sample in chosen)
+    }
+    within: dict[int, int] = {}
+    host = -1
+    # What begins with the tokens of a sample comes after it in their order.
+    for sample in sorted(chosen, key=lambda sample: (tokens[sample], sample), reverse=True):
+        begins = host >= 0 and tokens[host][: len(tokens[sample])] == tokens[sample]
+        if begins and lengths[sample] <= prompts[host]:
+            within[sample] = host
+        else:
+            host = sample
+    return within
 
 
 def shared_prefixes(batch: Batch, chosen: Sequence[int]) -> list[Family]:
