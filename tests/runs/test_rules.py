@@ -53,17 +53,20 @@ def changed(**values):
             "illegal",
             changed(illegal=0.12),
             "warning",
-            "illegal moves, player 1 of tictactoe: 12.0% .* \\(1.0% at first",
+            "illegal moves, player 1 of tictactoe: 12.0% .* \\(1.0% at best",
         ),
         ("illegal", changed(illegal=0.5), "collapsed", "50.0% of its moves are illegal"),
-        ("illegal", changed(illegal=0.06), None, ""),
+        ("illegal", changed(illegal=0.03), None, ""),
         ("length", changed(response_length=200.0), "warning", "200 tokens a reply \\(40 at first\\)"),
         ("length", changed(response_length=3.0), "collapsed", "3 tokens a reply"),
         ("thoughts", changed(thinking_empty=0.4), "warning", "40% of its thoughts are empty \\(5% at first\\)"),
         ("thoughts", changed(thinking_empty=0.9), "collapsed", "90% of its thoughts"),
         ("entropy", changed(entropy=0.08), "warning", "0.08 nats a token \\(0.5 at first\\)"),
-        ("entropy", changed(entropy=3.0), "warning", "3 nats a token"),
+        ("entropy", changed(entropy=3.0), None, ""),
         ("entropy", changed(entropy=0.0), "collapsed", "0 nats a token"),
+        ("entropy_rise", changed(entropy=0.8), "warning", "0.8 nats a token \\(0.5 at the lowest\\)"),
+        ("entropy_rise", changed(entropy=3.0), "collapsed", "rising entropy, player 1 of tictactoe: 3 nats"),
+        ("entropy_rise", changed(entropy=0.0), None, ""),
         ("seats", changed(win=0.0) | {GAME.key("draw"): 0.0}, "collapsed", "it loses 100.0% of its games"),
         ("seats", changed(win=0.94) | {GAME.key("draw"): 0.0}, "warning", "it wins 94.0% of its games \\(it won 40.0%"),
         ("seats", changed(win=0.0) | {GAME.key("draw"): 0.9}, None, ""),
@@ -71,7 +74,7 @@ def changed(**values):
         ("advantages", changed(zero_advantage=1.0), "collapsed", "100% of its turns"),
         ("template", changed(thought_information=0.08), "warning", "0.08 nats a token about the prompt \\(0.2 at"),
         ("template", changed(thought_information=-0.001), "collapsed", "-0.001 nats a token"),
-        ("gradient", FINE | {"learner/grad_norm": 20.0}, "warning", "gradient norm, the run: 20 in the middle"),
+        ("gradient", FINE | {"learner/grad_norm": 2.5}, "warning", "gradient norm, the run: 2.5 in the middle"),
         ("gradient", FINE | {"learner/grad_norm": 0.0}, "collapsed", "0 in the middle"),
         (
             "anchor",
@@ -104,6 +107,21 @@ def test_a_rule_says_nothing_of_few_steps_games_or_numbers(name):
     if name not in ("gradient", "anchor"):
         few = {GAME.key("games"): 10.0}
         assert findings(name, FINE | few, worst | few) == []
+
+
+@pytest.mark.parametrize(("name", "metric"), [("illegal", "illegal"), ("entropy_rise", "entropy")])
+def test_a_rise_is_measured_from_the_lowest_and_not_from_the_first_steps(name, metric):
+    """A model that began badly and has learned better may lose that again."""
+    fell = [changed(**{metric: value}) for value in [0.4] * 6 + [0.1] * 6]
+    rows = [{"step": float(step), **row} for step, row in enumerate([*fell, *[changed(**{metric: 0.25})] * 6], 1)]
+    assert list(RULES[name]()(rows[:12], [GAME])) == []
+    assert [finding.level for finding in RULES[name]()(rows, [GAME])] == ["warning"]
+
+
+def test_a_rise_from_next_to_nothing_is_none():
+    assert findings("entropy_rise", changed(entropy=0.01), changed(entropy=0.05)) == []
+    assert len(findings("entropy_rise", changed(entropy=0.0), changed(entropy=0.06))) == 1
+    assert findings("entropy_rise", changed(entropy=0.0), changed(entropy=0.06), least=0.1) == []
 
 
 def test_one_large_gradient_is_no_finding():

@@ -1,8 +1,9 @@
-"""The rules of guards that compare a run with its beginning, each for one sign of a collapse.
+"""The rules of guards that compare a run with itself as it was, each for one sign of a collapse.
 
 Every rule has two thresholds, `warn` and `limit`, at which its state turns from fine to warning to collapsed, and the
-recipe may set both in `run.guard_options`. What is judged is the mean over the last tenth of the steps, at least five;
-what it is compared with is that of the first five. A player needs 100 games in the steps that are judged.
+recipe may set both in `run.guard_options`. What is judged is the mean over the last tenth of the steps, at least five.
+Illegal moves and an entropy that rises are compared with the lowest mean of five steps in a row, everything else
+with the mean of the first five. A player needs 100 games in the steps that are judged.
 """
 
 from __future__ import annotations
@@ -66,10 +67,14 @@ class _ChangeRule(_PlayerRule):
 
     def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:
         key = record.matchup.key(self.metric, record.player)
-        first, now = _first(rows, key), _now(rows, key)
+        first, now = self.before(rows, key), _now(rows, key)
         if first is not None and now is not None:
             reading = self.reading.format(now=now, first=first)
             yield from self.found(self.level(first, now), _who(record), reading)
+
+    def before(self, rows: Rows, key: str) -> float | None:
+        """What the metric is compared with."""
+        return _first(rows, key)
 
     def level(self, first: float, now: float) -> Level | None:
         """The state, from the metric in the first steps and in those that are judged."""
@@ -77,18 +82,18 @@ class _ChangeRule(_PlayerRule):
 
 
 class IllegalRule(_PlayerRule):
-    """A player makes more illegal moves than at first, by the lower bound of the share's 95% interval."""
+    """A player makes more illegal moves than when it made fewest, by the lower bound of the share's 95% interval."""
 
     name, advice = "illegal moves", "it forgets how to move; lower learner.learning_rate or raise loss.kl_coefficient"
 
-    def __init__(self, warn: float = 0.05, limit: float = 0.3) -> None:
+    def __init__(self, warn: float = 0.02, limit: float = 0.3) -> None:
         super().__init__(warn, limit)
 
     def player(self, rows: Rows, record: PlayerRecord) -> Iterator[Finding]:  # noqa: D102
-        first = _first(rows, record.matchup.key("illegal", record.player))
-        if first is not None:
-            rise = wilson(record.illegal * record.games, record.games).low - first
-            reading = f"{record.illegal:.1%} of its moves are illegal ({first:.1%} at first)"
+        lowest = _lowest(rows, record.matchup.key("illegal", record.player))
+        if lowest is not None:
+            rise = wilson(record.illegal * record.games, record.games).low - lowest
+            reading = f"{record.illegal:.1%} of its moves are illegal ({lowest:.1%} at best)"
             yield from self.found(self.over(rise), _who(record), reading)
 
 
@@ -121,11 +126,7 @@ class ThoughtsRule(_ChangeRule):
 
 
 class EntropyRule(_ChangeRule):
-    """A player's replies are nearly determined, or much more random than at first.
-
-    The thresholds are shares of the entropy in the first steps; a rise by the inverse of `warn` is as bad as a fall,
-    where the policy breaks up rather than narrows down.
-    """
+    """A player's replies are nearly determined. The thresholds are shares of the entropy in the first steps."""
 
     metric = "entropy"
     reading = "{now:.3g} nats a token ({first:.3g} at first)"
@@ -135,9 +136,29 @@ class EntropyRule(_ChangeRule):
         super().__init__(warn, limit)
 
     def level(self, first: float, now: float) -> Level | None:  # noqa: D102
-        if first <= 0:
-            return None
-        return self.under(min(now / first, first / now) if now > 0 else 0.0)
+        return self.under(now / first) if first > 0 else None
+
+
+class EntropyRiseRule(_ChangeRule):
+    """A player's replies become more random again: the policy breaks up, often long before its results do.
+
+    While a policy learns, its entropy falls or stays. The thresholds are how many times it is the lowest so far, and
+    nothing is judged before it has risen by `least` nats a token.
+    """
+
+    metric = "entropy"
+    reading = "{now:.3g} nats a token ({first:.3g} at the lowest)"
+    name, advice = "rising entropy", "lower learner.learning_rate or loss.entropy_bonus, or raise loss.kl_coefficient"
+
+    def __init__(self, warn: float = 1.5, limit: float = 3.0, least: float = 0.05) -> None:
+        super().__init__(warn, limit)
+        self.least = least
+
+    def before(self, rows: Rows, key: str) -> float | None:  # noqa: D102
+        return _lowest(rows, key)
+
+    def level(self, first: float, now: float) -> Level | None:  # noqa: D102
+        return self.over(now / max(first, 1e-9)) if now - first >= self.least else None
 
 
 class SeatsRule(_PlayerRule):
@@ -207,7 +228,7 @@ class GradientRule(_Rule):
 
     name, advice = "gradient norm", "lower learner.learning_rate, or look for what the last batches have in common"
 
-    def __init__(self, warn: float = 10.0, limit: float = 100.0) -> None:
+    def __init__(self, warn: float = 3.0, limit: float = 10.0) -> None:
         super().__init__(warn, limit)
 
     def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterator[Finding]:
@@ -255,6 +276,7 @@ RULES: Mapping[str, type[_Rule]] = {
     "length": LengthRule,
     "thoughts": ThoughtsRule,
     "entropy": EntropyRule,
+    "entropy_rise": EntropyRiseRule,
     "seats": SeatsRule,
     "anchor": AnchorRule,
     "gradient": GradientRule,
@@ -272,6 +294,14 @@ def _first(rows: Rows, key: str) -> float | None:
     """The mean over the first steps that have a metric; None while there are no later ones."""
     found = numbers_of(rows, key)
     return statistics.fmean(found[:MIN_STEPS]) if len(found) > MIN_STEPS else None
+
+
+def _lowest(rows: Rows, key: str) -> float | None:
+    """The lowest mean of `MIN_STEPS` steps in a row that have a metric; None while there are no later ones."""
+    found = numbers_of(rows, key)
+    if len(found) <= MIN_STEPS:
+        return None
+    return min(statistics.fmean(found[start : start + MIN_STEPS]) for start in range(len(found) - MIN_STEPS + 1))
 
 
 def _now(rows: Rows, key: str) -> float | None:
