@@ -136,7 +136,7 @@ def _write_model(
     directory: Path, learner: Learner, weights: dict[str, Tensor], tokenizer: Any, card: ModelCard, root: Path
 ) -> None:
     """Write what Hugging Face loads, and the card."""
-    learner.model.save_pretrained(directory, state_dict=weights)
+    learner.model.save_pretrained(directory, state_dict={**weights, **_kept_buffers(learner.model)})
     tokenizer.save_pretrained(directory)
     written = {"run": root.absolute().parent.name, "step": learner.version, "versions": versions()}
     write_card(directory, card.model_copy(update=written))
@@ -156,6 +156,16 @@ def _set_precision(config: Path, compute: str) -> None:
     values = json.loads(config.read_text(encoding="utf-8"))
     values["dtype"] = compute
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _kept_buffers(model: Any) -> dict[str, Tensor]:
+    """Return the numbers that belong to a model's files and are not trained: Gemma 4's scale of each layer, for one."""
+    return {
+        f"{name}.{own}" if name else own: buffer
+        for name, module in model.named_modules()
+        for own, buffer in module.named_buffers(recurse=False)
+        if own not in module._non_persistent_buffers_set
+    }
 
 
 def _whole_weights(learner: Learner, compute: str = "float32") -> dict[str, Tensor]:

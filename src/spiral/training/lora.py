@@ -44,9 +44,12 @@ def add_lora(model: Any, config: LoraConfig, seed: int) -> None:
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=sorted(names), task_type="CAUSAL_LM"
     )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "lora"))
-        peft.inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
+        # Of a model that it knows peft would also wrap the stacked weights of experts, which are no linear layers.
+        peft.inject_adapter_in_model(settings, torch.nn.ModuleList(blocks(model)), adapter_name=ADAPTER)
 
 
 def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
