@@ -547,3 +547,7 @@ def test_a_history_lengthens_prompts_as_far_as_replies_leave_room():
     assert single < longest(chat, "engine.context=1300") <= 300
     assert longest(chat, keep, "engine.context=1300") == single  # not one reply of 500 tokens fits
     assert plan_with(chat, keep).budget.max_sample <= 2048
+    roomy = "engine.context=8192"
+    (dropped,), (kept,) = (plan_with(chat, *more, roomy).budget.games for more in ((), (keep,)))
+    # What is kept is computed with the last turn; what is dropped is only common to the beginnings of prompts.
+    assert kept.prompt - kept.prefix < dropped.prompt - dropped.prefix < dropped.prompt < kept.prompt

@@ -30,7 +30,7 @@ from spiral.text import ChatCodec, PromptConfig
 from spiral.text.examples import worked_example
 from spiral.text.history import answer_text, questions
 from spiral.training.batch import make_batch
-from spiral.training.packing import shared_prefixes
+from spiral.training.packing import continued, shared_prefixes
 from spiral.training.settings import NLL
 
 logger = logging.getLogger(__name__)
@@ -147,10 +147,10 @@ def survey_games(recipe: Recipe, codec: ChatCodec | None, max_context: int = sys
             replies are taken to use `EXPECTED_SHARE` of their budget.
     """
     selfplay = recipe.selfplay
-    room = reply = 0
+    room, reply = 0, 1
     if recipe.prompt.history == "chat":
         room = min(recipe.engine.context or max_context, max_context) - recipe.sampling.max_new_tokens
-        reply = int(EXPECTED_SHARE * recipe.sampling.max_new_tokens)
+        reply = max(1, int(EXPECTED_SHARE * recipe.sampling.max_new_tokens))
     surveyed = {}
     for spec in selfplay.games:
         try:
@@ -220,6 +220,7 @@ class _Surveyor(RandomPolicy):
     def __init__(self, style: Style, encode: Encode, reply_tokens: int) -> None:
         super().__init__()
         self.prompts: list[IntArray] = []
+        self.replies: list[IntArray] = []
         self._style = style
         self._encode = encode
         self._reply_tokens = reply_tokens
@@ -229,8 +230,9 @@ class _Surveyor(RandomPolicy):
         observation = request.state.observation(request.player, self._style)
         self.prompts.append(self._encode(observation, request.history))
         reply = super()._reply(request)
+        self.replies.append(np.full(self._reply_tokens, 1_000_000 + len(self.prompts)))
         generation = Generation(
-            token_ids=np.full(self._reply_tokens, 1_000_000 + len(self.prompts)),
+            token_ids=self.replies[-1],
             logprobs=np.zeros(self._reply_tokens, dtype=np.float32),
             stop_reason="length",
             policy_version=0,
@@ -278,23 +280,27 @@ def _survey(
         max_turns=min(max_turns, game.max_turns),
         prompt=sum(lengths) / len(lengths),
         max_prompt=max(lengths),
-        prefix=_shared_prefix(surveyor.prompts) / per_token,
+        prefix=_shared_prefix(surveyor.prompts, [ids.repeat(per_token) for ids in surveyor.replies]) / per_token,
     )
 
 
-def _shared_prefix(prompts: Sequence[IntArray]) -> float:
+def _shared_prefix(prompts: Sequence[IntArray], replies: Sequence[IntArray]) -> float:
     """Mean tokens of a prompt that the learner would compute once for several, were they all in one micro-batch."""
     samples = [
         Sample(
             prompt_ids=prompt,
-            action_ids=np.zeros(1, dtype=np.int64),
-            behaviour_logprobs=np.zeros(1, dtype=np.float32),
-            advantages=np.zeros(1, dtype=np.float32),
+            action_ids=reply,
+            behaviour_logprobs=np.zeros(len(reply), dtype=np.float32),
+            advantages=np.zeros(len(reply), dtype=np.float32),
             game="",
             player=0,
             policy_version=0,
         )
-        for prompt in prompts
+        for prompt, reply in zip(prompts, replies, strict=True)
     ]
-    families = shared_prefixes(make_batch(samples), range(len(samples)))
-    return sum(len(family.samples) * family.shared for family in families) / len(samples)
+    batch = make_batch(samples)
+    within = continued(batch, range(len(samples)))
+    families = shared_prefixes(batch, [sample for sample in range(len(samples)) if sample not in within])
+    shared = sum(len(family.samples) * family.shared for family in families)
+    # A turn within a later one costs nothing, its reply included, which is in the later prompt.
+    return (shared + sum(len(prompts[sample]) + len(replies[sample]) for sample in within)) / len(samples)
