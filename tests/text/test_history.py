@@ -234,6 +234,42 @@ def test_templates_that_cannot_hold_a_history_are_refused(template, words):
         codec_of(family)
 
 
+ROUNDS = (
+    "{% set ns = namespace(turn=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.turn = ns.turn + 1 %}"
+    "{{ '[Round ' ~ ns.turn ~ ']\n\nQ: ' + m.content + '\n\nA: ' }}{% else %}{{ m.content + '</s>\n\n' }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def test_a_template_that_counts_turns_is_refused_where_prompts_go_on():
+    family = Family(template=ROUNDS, eos="</s>", ends=("</s>",))
+    codec = codec_of(family)
+    history, observation = played(codec)
+    text = codec.tokenizer.decode(codec.encode_in_chat(history, observation, TICTACTOE, 10_000)[0])
+    assert in_order(text, ["[Round 1]", BOXES[0], "[Round 2]", BOXES[1], "[Round 3]", BOXES[2], "[Round 4]"])
+    with pytest.raises(
+        ValueError, match=r"writes a question otherwise when more turns precede it, .* set it to 'drop'"
+    ):
+        codec_of(family, history_thoughts="keep")
+
+
+def test_a_system_prompt_that_a_template_moves_to_the_last_question_stays_in_the_first():
+    """As Mistral's did: a prompt that goes on from the one before has it where the first turn had it."""
+    last = (
+        "{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\n\n' %}"
+        "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}{% for m in messages %}"
+        "{% if m.role == 'user' %}{{ '[INST]' + (system if loop.last else '') + m.content + '[/INST]' }}"
+        "{% else %}{{ m.content + '</s>' }}{% endif %}{% endfor %}"
+    )
+    family = Family(template=last, eos="</s>", ends=("</s>",), special=("[INST]", "[/INST]"))
+    for thoughts, place in (("drop", -1), ("keep", 1)):
+        codec = codec_of(family, history_thoughts=thoughts, system="You are SYS.")
+        history, observation = played(codec)
+        text = codec.tokenizer.decode(codec.encode_in_chat(history, observation, TICTACTOE, 10_000)[0])
+        assert [part.startswith("You are SYS.") for part in text.split("[INST]")].count(True) == 1
+        assert text.split("[INST]")[place].startswith("You are SYS.\n\n")
+
+
 def test_white_space_that_a_template_trims_is_kept_token_by_token_or_dropped():
     """With dropped thoughts the template writes earlier answers its own way; with kept ones they are as sampled."""
     trimming = dataclasses.replace(FAMILIES["qwen"], template=turns(

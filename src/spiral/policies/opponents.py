@@ -100,6 +100,11 @@ class OpponentConfig(Section):
                     raise ValueError(f"{field} is set, but {model} does not run on this machine; leave it out")
             if self.template not in (None, "chat"):
                 raise ValueError(f"template is {self.template!r}, but a server uses its own; leave it out")
+            if self.history_thoughts == "keep":
+                raise ValueError(
+                    f"history_thoughts is 'keep', but the template of {model} may drop thoughts that are sent to it;"
+                    " set it to 'drop', or leave it out"
+                )
 
 
 class Opponents:

@@ -429,7 +429,13 @@ class ChatCodec:
             exchange.append({"role": "user", "content": f"Question {number + 1}."})
         check_history(self.tokenizer, exchange, **self._options[self.config.thinking])
         if self.config.history_thoughts == "keep":
-            self._continuation_text(QUESTION)
+            options = self._options[self.config.thinking]
+            later = [*self._asked, {"role": "assistant", "content": "Reply 1."}, {"role": "user", "content": "Again."}]
+            if self._continuation_text(QUESTION) != continuation(self.tokenizer, later, QUESTION, **options):
+                raise ValueError(
+                    "prompt.history_thoughts is 'keep', but the model's chat template writes a question otherwise when"
+                    " more turns precede it, so a prompt cannot go on from the one before; set it to 'drop'"
+                )
 
     def _clean(self, text: str) -> str:
         """A text in which special tokens, tags of the template and delimiters of thoughts are replaced by spaces."""
