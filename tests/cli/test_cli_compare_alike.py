@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import spiral
+from commands import refused, spiral
 from spiral.models.loading import NANO_DIRECTORY
 
 
@@ -114,6 +114,26 @@ def test_an_example_and_a_system_prompt_can_be_asked_for(command):
         settings = json.loads((Path(result.json["files"]) / "result.json").read_text())["settings"]
         assert settings["model"]["prompt"]["example"] is example
         assert settings["model"]["prompt"].get("system") == ("Play." if example else None)
+
+
+def test_earlier_turns_can_be_asked_for():
+    arguments = ("evaluate", "nano", "--game", "kuhn_poker(hands=2)", "--opponent", "random", "--episodes", "4")
+    chat = ("--history", "chat", "--history-thoughts", "keep", "--max-new-tokens", "16")
+    result = spiral(*arguments, *chat, "--out", "kept", "--json")
+    assert result.status == 0
+    settings = json.loads((Path(result.json["files"]) / "result.json").read_text())["settings"]
+    assert (settings["model"]["prompt"]["history"], settings["model"]["prompt"]["history_thoughts"]) == ("chat", "keep")
+    assert "prompt.history is 'observation', which has no earlier replies" in refused(*arguments, *chat[2:])
+    assert "history: got 'talk'; Input should be 'observation' or 'chat'" in refused(*arguments, "--history", "talk")
+    assert "--history observation" in refused("exploitability", "nano", "--game", "kuhn_poker", *chat[:2])
+
+
+def test_models_are_compared_with_the_history_of_a_run(tmp_path):
+    run = run_directory(tmp_path / "run", "[sampling]\nmax_new_tokens = 16\n", {"history": "chat"})
+    result = spiral("compare", "nano", run, "--game", "kuhn_poker", "--episodes", "4", "--out", "kept")
+    assert result.status == 0
+    assert "earlier turns as a chat, thoughts: drop" in " ".join((result.out + result.err).split())
+    assert {asked["history"] for both in asked_in().values() for asked in both} == {"chat"}
 
 
 def test_a_model_without_a_chat_template_gets_advice(tmp_path):

@@ -289,7 +289,7 @@ def _same_prompt(
         f"{prompt.template} template, {prompt.observation} observations",
         f"{'with' if prompt.thinking else 'without'} thinking, {'with' if prompt.example else 'without'} an example",
         *([f"system prompt {prompt.system!r}"] if prompt.system else []),
-        *([f"earlier turns as a chat, thoughts {prompt.history_thoughts}"] if prompt.history == "chat" else []),
+        *([f"earlier turns as a chat, thoughts: {prompt.history_thoughts}"] if prompt.history == "chat" else []),
         *([f"temperature {sampling.temperature:g}"] if in_games else []),
         *([f"top-p {sampling.top_p:g}"] if in_games and sampling.top_p < 1 else []),
         *([f"at most {sampling.max_new_tokens} new tokens"] if in_games else []),
