@@ -130,7 +130,7 @@ def test_earlier_turns_can_be_asked_for():
 
 def test_models_are_compared_with_the_history_of_a_run(tmp_path):
     run = run_directory(tmp_path / "run", "[sampling]\nmax_new_tokens = 16\n", {"history": "chat"})
-    result = spiral("compare", "nano", run, "--game", "kuhn_poker", "--episodes", "4", "--out", "kept")
+    result = spiral("compare", "nano", run, "--game", "kuhn_poker", "--episodes", "2", "--out", "kept")
     assert result.status == 0
     assert "earlier turns as a chat, thoughts: drop" in " ".join((result.out + result.err).split())
     assert {asked["history"] for both in asked_in().values() for asked in both} == {"chat"}

@@ -132,7 +132,7 @@ def test_data_without_anything_to_learn_say_why(tmp_path):
 # In the student's words
 
 
-@pytest.mark.parametrize("history", [{}, {"history": "chat"}, {"history": "chat", "history_thoughts": "keep"}], ids=str)
+@pytest.mark.parametrize("history", [{}, {"history": "chat", "history_thoughts": "keep"}], ids=str)
 def test_the_student_learns_what_it_would_have_been_given_and_have_sampled(history, nano, tmp_path, tokenizer):
     """Of its own games, and of those that another observation style has recorded."""
     prompt = nano.prompt.model_copy(update=history)
