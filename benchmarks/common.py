@@ -106,6 +106,11 @@ def peak_memory(device: str = "cpu") -> Iterator[Memory]:
     memory.peak = _status("VmHWM")
 
 
+def resident() -> int:
+    """The bytes that this process holds now."""
+    return _status("VmRSS")
+
+
 def peak_resident() -> int:
     """The most bytes that this process has held since it began, or since the last `peak_memory()`."""
     return _status("VmHWM")
@@ -149,15 +154,19 @@ def attempt(work: Callable[[], T]) -> T | str:
         return f"failed: {type(error).__name__}"
 
 
-def record(name: str, command: str, settings: Row, rows: Sequence[Row], note: str = "") -> Path:
-    """Prints the rows as a table and appends a dated section to `benchmarks/results/NAME.md`; returns that file.
+def record(
+    name: str, command: str, settings: Row, rows: Sequence[Row], note: str = "", directory: Path | None = None
+) -> Path:
+    """Prints the rows as a table and appends a dated section to `NAME.md`; returns that file.
+
+    It is in `directory`, or else in `benchmarks/results`.
 
     Every row has the same keys, which head the columns. Raises `ValueError` otherwise, or when there is no row.
     """
     if not rows or any(list(row) != list(rows[0]) for row in rows):
         raise ValueError(f"got the columns {[list(row) for row in rows]}; expected one row or more with equal columns")
     _print(name, rows, note)
-    file = RESULTS / f"{name}.md"
+    file = (directory or RESULTS) / f"{name}.md"
     earlier = file.read_text(encoding="utf-8") if file.exists() else f"# {name}\n"
     text = earlier + _section(command, settings, rows, note)
     file.parent.mkdir(parents=True, exist_ok=True)

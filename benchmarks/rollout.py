@@ -178,14 +178,18 @@ def table(rows: Sequence[Timing]) -> list[dict[str, object]]:
     """The rows in words, against the first of them, and against "offline" if that was measured."""
     offline = next((row for row in rows if row.label.endswith(" offline")), None)
     return [
-        {
-            "games": row.label, "played": row.games, "seconds": f"{row.seconds:.1f}",
-            "games/s": f"{row.games / row.seconds:.2f}", "turns/s": f"{row.turns / row.seconds:.2f}",
-            "tokens/s": f"{row.rate:,.0f}", "against one game": f"{row.rate / rows[0].rate:.1f}x",
-            "share of offline": "-" if offline is None else f"{row.rate / offline.rate:.0%}",
-        }
+        {**row_cells(row, rows[0]), "share of offline": "-" if offline is None else f"{row.rate / offline.rate:.0%}"}
         for row in rows
-    ]  # fmt: skip
+    ]
+
+
+def row_cells(row: Timing, first: Timing) -> dict[str, object]:
+    """One row in words, against the first of its table."""
+    return {
+        "games": row.label, "played": row.games, "seconds": f"{row.seconds:.1f}",
+        "games/s": f"{row.games / row.seconds:.2f}", "turns/s": f"{row.turns / row.seconds:.2f}",
+        "tokens/s": f"{row.rate:,.0f}", "against one game": f"{row.rate / first.rate:.1f}x",
+    }  # fmt: skip
 
 
 def new_parser() -> argparse.ArgumentParser:

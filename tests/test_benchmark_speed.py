@@ -1,16 +1,20 @@
 """The benchmarks of learner, engine, step and GPU: their counts by hand, and their rows on the built-in model."""
 
-import argparse
 import copy
+import json
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import common, gpu, spiral_step, step
+from benchmarks import common, gpu, gpu_inputs, gpu_parts, spiral_step, step
 from benchmarks.learner import BlockLearner, flop, layout_rows, memory_rows, packed_families
 from benchmarks.rollout import LockStep, offline_transformers, played, table, timed_rows
+from benchmarks.scaling_checks import prime_rl_mfu
 from benchmarks.sides import Report, Step, read_report
 from made_up import new_sample, random_samples
 from spiral.inference.transformers import TransformersPolicy
@@ -149,72 +153,136 @@ def test_lock_step_waits_for_everybody():
     assert policy.poll() == []
 
 
-def gpu_options(*more):
-    small = ["--device", "cpu", "--model", "nano", "--length", "32", "--samples", "2", "--tokens", "64"]
-    return gpu.new_parser().parse_args([*small, "--kept-tokens", "32", "--budget", "8", *more])
+@pytest.fixture
+def sheet(tmp_path):
+    """An empty sheet with time left, and its file."""
+    return gpu_parts.Sheet(tmp_path / "part.jsonl", time.monotonic() + 3600), tmp_path / "part.jsonl"
 
 
 @pytest.mark.slow
-def test_rows_of_the_learner_on_a_device():
-    row = gpu.learner_row(gpu_options(), rate=1e12, checkpointing=True, compiled=False)
-    assert (row["checkpointing"], row["compiled"], row["tokens a micro-batch"], row["MFU"]) == ("yes", "no", 64, "-")
-    assert float(row["seconds"]) > 0
-    assert row["utilisation"].endswith("%")
-    assert gpu.learner_row(gpu_options(), rate=1e12, checkpointing=False, compiled=False)["tokens a micro-batch"] == 32
+@pytest.mark.parametrize("name", gpu_parts.PARTS)
+def test_every_part_of_the_gpu_benchmark_measures_all_its_rows(name, tmp_path, monkeypatch, sheet):
+    monkeypatch.setattr(gpu_parts, "UPDATES", [row for row in gpu_parts.UPDATES if not row[3]])  # compiling is slow
+    monkeypatch.setattr(gpu_parts, "vllm_installed", lambda: False)
+    monkeypatch.setattr(gpu_parts, "published_peak", lambda _device: 1e12)
+    gpu_parts.PARTS[name].work(gpu_inputs.REHEARSAL, tmp_path, sheet[0])
+    found = gpu.read_part(sheet[1])
+    cells = [str(cell) for row in found["rows"] for cell in row.values()]
+    assert [cell for cell in cells if cell.startswith(("failed", "out of memory"))] == []
+    assert all(list(row) == found["columns"] for row in found["rows"])
+    assert len(found["rows"]) == {
+        "mfu": 4 + 5, "rollout": 4 + 1, "publish": 4 + 1, "sleep": 2 + 1, "resume": 4, "recipe": 1, "layouts": 3,
+        "memory": 2,
+    }[name]  # fmt: skip
+    if name == "recipe":
+        assert found["rows"][0]["steps"] == "2 of 2"
+    if name == "publish":
+        assert [row["arrived"] for row in found["rows"]] == ["all equal"] * 4 + [gpu_parts.NO_VLLM]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [torch.cuda.OutOfMemoryError, AssertionError])
-def test_a_failed_row_says_so_and_loses_no_other(monkeypatch, capsys, kind):
-    update = Learner.update
-    said = "out of memory" if kind is torch.cuda.OutOfMemoryError else "failed: AssertionError"
+def test_a_rehearsal_of_the_gpu_benchmark_from_its_command_line(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu",
+        "--rehearse",
+        "--out",
+        str(tmp_path),
+        "--part",
+        "memory",
+        "publish",
+    ]
+    subprocess.run(command, check=True, cwd=common.ROOT, timeout=600)
+    (run,) = json.loads((tmp_path / "gpu.json").read_text())
+    assert list(run["parts"]) == ["memory", "publish"]
+    assert [row["seconds"] > "0" for row in run["parts"]["memory"]["rows"]] == [True, True]
+    text = (tmp_path / "gpu.md").read_text()
+    assert text.count("\n## ") == 2
+    assert "| Qwen3-4B, in place |" in text
 
-    def fails_without_checkpointing(learner, batch):
-        if not learner.config.gradient_checkpointing:
-            raise kind("too much")
-        return update(learner, batch)
 
-    monkeypatch.setattr(Learner, "update", fails_without_checkpointing)
-    monkeypatch.setattr(gpu, "matmul_rate", lambda *_arguments: 1e12)
-    monkeypatch.setattr(gpu, "UPDATES", [(True, False), (False, False), (False, False)])  # compiling is slow
-    settings, rows = gpu.learner_part(gpu_options())
-    assert [row["seconds"] == said for row in rows] == [False, True, True]
-    assert rows[1]["peak memory"] == rows[1]["MFU"] == said
-    assert common.record("gpu", "command", settings, rows).read_text().count(said) == 2 * 5
-    assert "'checkpointing': 'yes'" in capsys.readouterr().err  # already printed when the next row began
+def test_a_failed_row_says_so_and_loses_no_other(sheet):
+    def fails(kind):
+        raise kind("too much")
+
+    sheet, file = sheet
+    sheet.settings(a_step="two")
+    sheet.columns("update", "seconds")
+    assert sheet.row("first", lambda: {"seconds": 1.5})
+    assert not sheet.row("second", lambda: fails(torch.cuda.OutOfMemoryError))
+    assert not sheet.rows("third", lambda: iter([{"update": "a", "seconds": 2}, fails(AssertionError)]))
+    assert sheet.row("fourth", lambda: {"seconds": 3})
+    sheet.skip("fifth", "not here")
+    found = gpu.read_part(file)
+    assert found["settings"] == {"a step": "two"}
+    assert [tuple(row.values()) for row in found["rows"]] == [
+        ("first", 1.5), ("second", "out of memory"), ("third", "failed: AssertionError"), ("fourth", 3),
+        ("fifth", "not here"),
+    ]  # fmt: skip
+
+
+def test_no_row_begins_when_the_time_is_over(tmp_path):
+    sheet = gpu_parts.Sheet(tmp_path / "part.jsonl", time.monotonic() - 1)
+    sheet.columns("update", "seconds")
+    assert sheet.time_over()
+    assert not sheet.row("first", lambda: pytest.fail("it has begun"))
+    assert gpu.read_part(tmp_path / "part.jsonl")["rows"] == [{"update": "first", "seconds": gpu_parts.NO_TIME}]
+
+
+def test_a_part_that_was_killed_keeps_its_rows_and_names_the_one_it_was_at(tmp_path, sheet):
+    sheet, file = sheet
+    assert gpu.read_part(file, "killed after 9 s")["rows"] == [{"part": "start", "measured": "killed after 9 s"}]
+    sheet.columns("update", "seconds")
+    sheet.row("first", lambda: {"seconds": 1})
+    with file.open("a") as lines:
+        lines.write('{"begin": "second"}\n')
+    assert gpu.read_part(file, "killed after 9 s")["rows"] == [
+        {"update": "first", "seconds": 1}, {"update": "second", "seconds": "killed after 9 s"}
+    ]  # fmt: skip
+
+
+def test_results_are_written_after_every_part(tmp_path):
+    about = {"begun": "2026-01-01", "command": "python -m benchmarks.gpu"}
+    parts = {}
+    for number, name in enumerate(("memory", "sleep"), start=1):
+        rows = [{"engine": name, "seconds": 0.25}]
+        parts[name] = {"settings": {"model": "m"}, "columns": [], "rows": rows, "seconds": 1.0, "time": 9.0}
+        gpu.write_results(tmp_path, about, parts, name)
+        (run,) = json.loads((tmp_path / "gpu.json").read_text())
+        assert list(run["parts"].values())[-1]["rows"] == rows
+        assert (tmp_path / "gpu.md").read_text().count("took 1 s of 9 s, model m") == number
+    gpu.write_results(tmp_path, {**about, "begun": "2026-01-02"}, parts, "sleep")
+    assert [run["begun"] for run in json.loads((tmp_path / "gpu.json").read_text())] == ["2026-01-01", "2026-01-02"]
 
 
 def test_mfu_is_a_share_of_the_cards_published_peak(monkeypatch):
     names = iter(["NVIDIA H200", "NVIDIA H100 PCIe"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: next(names))
     assert [common.published_peak(device) for device in ("cuda", "cuda:1", "cpu")] == [989e12, None, None]
-    monkeypatch.setattr(gpu, "published_peak", lambda device: 1e9)
-    row = gpu.learner_row(gpu_options(), rate=1e9, checkpointing=True, compiled=False)
-    assert row["MFU"] == row["utilisation"]
 
 
-@pytest.mark.slow
-def test_rows_of_the_engine_on_a_device(monkeypatch):
-    monkeypatch.setattr(gpu, "PROMPT", 40)
-    rows = gpu.sampler_rows(gpu_options(), in_flight=(1, 4))
-    assert [row["games"] for row in rows] == ["1 in flight", "4 in flight", "4 in lock-step", "4 offline"]
-    assert [row["played"] for row in rows] == [4, 8, 8, 8]
+@pytest.mark.parametrize(("name", "published", "tokens", "gpus"), [
+    (gpu_inputs.SMALL, 11.1, 11_896, 1), (gpu_inputs.SMALL, 23.7, 25_490, 1), (gpu_inputs.LARGE, 14.7, 27_440, 8),
+])  # fmt: skip
+def test_the_published_mfu_follows_from_the_published_rate_by_our_count_of_theirs(name, published, tokens, gpus):
+    shape = gpu_inputs.shape_of(gpu_inputs.shape_config(name, gpu_inputs.Plan()))
+    assert 100 * prime_rl_mfu(shape, 16384, tokens, gpus, 989e12) == pytest.approx(published, abs=0.06)
 
-    def fails(*_arguments):
-        raise torch.cuda.OutOfMemoryError("too much")
 
-    monkeypatch.setattr(gpu, "offline_transformers", fails)
-    rows = gpu.sampler_rows(gpu_options(), in_flight=(1, 4))
-    assert [row["games"] for row in rows] == ["1 in flight", "4 in flight", "4 in lock-step", "the next: out of memory"]
-    assert common.record("gpu", "command", {}, rows).exists()
+def test_the_updates_have_two_micro_batches_of_whole_sequences():
+    batch = gpu_inputs.long_batch(100, 2, 64)
+    assert batch.lengths_S.tolist() == [64, 64]
+    assert batch.num_action_tokens == 2 * 63
 
 
 def test_made_up_samples_share_their_games_beginning():
-    batch = gpu.mixed_batch(100, samples=6, budget=20)
-    assert batch.prompt_lengths_S.tolist() == [gpu.PROMPT] * 6
+    plan = gpu_inputs.Plan(budget=20)
+    batch = gpu_inputs.mixed_batch(100, 6, plan)
+    assert batch.prompt_lengths_S.tolist() == [plan.prompt] * 6
     families = packed_families(batch, 10_000)
     assert sorted(sorted(family.samples) for family in families) == [[0, 2, 4], [1, 3, 5]]
-    assert {family.shared for family in families} == {gpu.SHARED}
+    assert {family.shared for family in families} == {plan.shared}
 
 
 @pytest.mark.slow
@@ -264,7 +332,11 @@ def test_spirals_side_of_a_step(monkeypatch, tmp_path):
     assert counted.response_tokens >= 2 * counted.samples
 
 
-def test_options_of_the_gpu_name_its_parts():
-    assert gpu_options().part == list(gpu.PARTS)
-    assert isinstance(gpu_options("--part", "learner", "memory"), argparse.Namespace)
-    assert gpu_options("--part", "learner", "memory").part == ["learner", "memory"]
+def test_the_gpu_benchmark_needs_no_arguments_but_a_gpu(monkeypatch, capsys):
+    assert gpu.new_parser().parse_args([]).part == list(gpu_parts.PARTS)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for wrong, reason in ((["--minutes", "0"], "more than 0"), ([], "no CUDA device here; --rehearse")):
+        with pytest.raises(SystemExit) as error:
+            gpu.main(wrong)
+        assert error.value.code == 2
+        assert reason in capsys.readouterr().err
