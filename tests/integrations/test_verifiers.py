@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import re
+import threading
 
 import pytest
 
@@ -67,6 +69,29 @@ def test_a_rollout_is_one_of_our_games():
     assert "Reason step by step" in first[-1]["content"]
     assert [message["role"] for message in second] == ["user", "assistant", "user"]
     assert "three cells in a row" not in second[-1]["content"], "the rules are said once"
+
+
+def test_more_games_are_played_at_once_than_asyncio_has_threads():
+    environment = load_environment(game="kuhn_poker", opponent="random", seat=0)
+    games = min(32, (os.cpu_count() or 1) + 4) + 4
+    all_here = threading.Barrier(games, timeout=30)
+
+    def waits_for_all_games(request):
+        """Answers the first turn of a game when all games have asked for theirs."""
+        if len(request.body["messages"]) == 1:
+            all_here.wait()
+        return first_legal(request)
+
+    async def run(url):
+        client = vf.EvalClientConfig(base_url=url, api_key_var="NO_KEY_NEEDED")
+        context = vf.ModelContext(model="m", client=client)
+        async with environment.serving():
+            tasks = itertools.islice(environment.taskset, games)
+            return await asyncio.gather(*(environment.run_episode(task, context) for task in tasks))
+
+    with EndpointServer(waits_for_all_games) as server:
+        episodes = asyncio.run(run(server.base_url))
+    assert [episode.ok for episode in episodes] == [True] * games
 
 
 def test_the_agent_plays_both_players_of_a_game():

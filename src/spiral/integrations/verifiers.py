@@ -18,10 +18,11 @@ Needs `pip install verifiers` (0.4). From its command line the environment is ca
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
@@ -55,6 +56,8 @@ PACKAGE = "spiral_verifiers"
 """The name of the environment for verifiers, which takes names of top-level modules only."""
 SELF = "self"
 """The opponent that is the agent itself."""
+GAMES_AT_ONCE = 1024
+"""Games of one environment that are played at once; each waits for its agents in a thread of its own."""
 
 
 class SpiralTasksetConfig(vf.TasksetConfig):
@@ -174,6 +177,8 @@ class SpiralEnv(vf.Env[SpiralEnvConfig]):
         if settings.opponent != SELF and self._game.num_players > 1:
             self._opponent = load_policy(settings.opponent, self._game)
         self._opponents_turn = threading.Lock()
+        # Threads of asyncio's own are few where processors are: six games at once on two of them.
+        self._threads = ThreadPoolExecutor(GAMES_AT_ONCE, thread_name_prefix="spiral-game")
 
     async def run(self, task: Any, agents: Any) -> None:
         """Plays one game, and records the reward of the agent."""
@@ -206,7 +211,8 @@ class SpiralEnv(vf.Env[SpiralEnvConfig]):
             max_turns=self._game.max_turns,
             reward=lambda episode: normalised(episode, largest_payoff(self._game)),
         )
-        (episode,) = await asyncio.to_thread(play, [match])
+        context = contextvars.copy_context()
+        (episode,) = await loop.run_in_executor(self._threads, context.run, play, [match])
         if episode.outcome == "not_played":
             raise RuntimeError(f"the game could not be played to its end: {episode.fault}")
         return episode
