@@ -41,14 +41,9 @@ NOTE = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures every side and records the table."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(given)
+    options = new_parser().parse_args(given)
     recipe = load_recipe(options.recipe, _overrides(options))
-    reports: dict[str, Report] = {}
-    for engine in options.engine:
-        reports[f"SPIRAL, {engine}"] = _spiral(options, engine)
-    for side in options.trl:
-        version, _, weights = side.partition("/")
-        reports[f"TRL {version}, {weights} weights"] = _trl(options, version, weights)
+    reports = measured(options)
     settings = {
         "model": options.model,
         "games": f"{options.games} of {', '.join(recipe.selfplay.games)}",
@@ -58,12 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "layout": options.layout,
         "TRL micro-batches": options.trl_micro_batches,
         "steps": f"{options.steps} after {options.warmup}",
-        "sides ran": "; ".join(sorted({_used(report) for report in reports.values()})),
+        "sides ran": versions_of(reports),
     }
     record("step", " ".join(["python -m benchmarks.step", *given]), settings, _rows(reports), NOTE)
 
 
-def _parser() -> argparse.ArgumentParser:
+def measured(options: argparse.Namespace) -> dict[str, Report]:
+    """Runs every side, one after the other."""
+    reports: dict[str, Report] = {}
+    for engine in options.engine:
+        reports[f"SPIRAL, {engine}"] = _spiral(options, engine)
+    for side in options.trl:
+        version, _, weights = side.partition("/")
+        reports[f"TRL {version}, {weights} weights"] = _trl(options, version, weights)
+    return reports
+
+
+def new_parser() -> argparse.ArgumentParser:
+    """The options."""
     options = argparse.ArgumentParser(description="One training step, SPIRAL against TRL.")
     options.add_argument("--model", default="smollm2", help="name or directory (%(default)s)")
     options.add_argument("--recipe", default=str(RECIPE), help="what a step is (%(default)s)")
@@ -128,17 +135,18 @@ def trl_environment(version: str) -> tuple[Path, str]:
     ready = TRL_ENVIRONMENT / ".ready"
     if not ready.exists():
         subprocess.run([sys.executable, "-m", "venv", str(TRL_ENVIRONMENT)], check=True)
-        _pip(python, "-c", str(ROOT / "constraints.txt"), f"trl=={TRL_VERSION}", "-e", str(ROOT))
+        pip_install(python, "-c", str(ROOT / "constraints.txt"), f"trl=={TRL_VERSION}", "-e", str(ROOT))
         ready.touch()
     if version == TRL_VERSION:
         return python, ""
     shadow = TRL_ENVIRONMENT / f"trl-{version}"
     if not shadow.exists():
-        _pip(python, "--no-deps", "--target", str(shadow), f"trl=={version}")
+        pip_install(python, "--no-deps", "--target", str(shadow), f"trl=={version}")
     return python, str(shadow)
 
 
-def _pip(python: Path, *arguments: str) -> None:
+def pip_install(python: Path, *arguments: str) -> None:
+    """Installs packages. Raises `SystemExit` with pip's messages when it cannot."""
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -176,9 +184,10 @@ def _ratios(report: Report, rival: Report) -> Row:
     return {"x TRL, step": step, "x TRL, token": step * report.tokens / rival.tokens}
 
 
-def _used(report: Report) -> str:
-    """The versions that a side ran with."""
-    return " ".join(f"{name} {version}" for name, version in report.versions.items())
+def versions_of(reports: dict[str, Report]) -> str:
+    """The versions that the sides ran with."""
+    used = {" ".join(f"{name} {version}" for name, version in report.versions.items()) for report in reports.values()}
+    return "; ".join(sorted(used))
 
 
 if __name__ == "__main__":
