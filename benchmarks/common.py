@@ -116,16 +116,22 @@ def peak_resident() -> int:
     return _status("VmHWM")
 
 
-def matmul_rate(dtype: torch.dtype, threads: int, device: str = "cpu", repeats: int = 8) -> float:
+def matmul_rate(
+    dtype: torch.dtype,
+    threads: int,
+    device: str = "cpu",
+    repeats: int = 8,
+    shapes: Sequence[tuple[int, int, int]] | None = None,
+) -> float:
     """The highest rate of a matrix product, in FLOP/s, over shapes near a model's: what utilisation is a share of.
 
-    `threads` counts for the CPU and is put back afterwards.
+    `threads` counts for the CPU and is put back afterwards. `shapes` are those of the device unless they are given.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        shapes = CUDA_SHAPES if device.startswith("cuda") else CPU_SHAPES
-        return max(_rate(shape, dtype, device, repeats) for shape in shapes)
+        own = CUDA_SHAPES if device.startswith("cuda") else CPU_SHAPES
+        return max(_rate(shape, dtype, device, repeats) for shape in shapes or own)
     finally:
         torch.set_num_threads(before)
 

@@ -155,7 +155,7 @@ def blank(columns: Sequence[str], label: str, why: str) -> Row:
 
 def updates(plan: Plan, _directory: Path, sheet: Sheet) -> None:
     """Whole updates (forward, backward, AdamW) in the shapes and settings of prime-rl's published table."""
-    rate = matmul_rate(torch.bfloat16, torch.get_num_threads(), plan.device)
+    rate = matrix_rate(plan)
     peak = published_peak(plan.device)
     sheet.settings(
         a_step=f"two micro-batches of {plan.lengths[0]} tokens, one optimizer step, mean of {plan.updates} after one",
@@ -176,6 +176,12 @@ def updates(plan: Plan, _directory: Path, sheet: Sheet) -> None:
         sheet.row(label, partial(update_cells, plan, name, length, recomputed, compiled, rate, peak))
         if compiled:
             torch.compiler.reset()  # what was compiled holds on to the model
+
+
+def matrix_rate(plan: Plan) -> float:
+    """FLOP/s of a matrix product in bfloat16; a rehearsal's is small, since some CPUs are very slow in bfloat16."""
+    shapes = ((64, 64, 64),) if plan.tiny else None
+    return matmul_rate(torch.bfloat16, torch.get_num_threads(), plan.device, shapes=shapes)
 
 
 def update_cells(
@@ -542,7 +548,7 @@ def do_steps(run: LocalRun, times: StepClock, stop: Callable[[], bool] = lambda:
 
 def layouts(plan: Plan, _directory: Path, sheet: Sheet) -> None:
     """The learner's layouts on samples of two made-up games, whose prompts begin alike."""
-    rate = matmul_rate(torch.bfloat16, torch.get_num_threads(), plan.device)
+    rate = matrix_rate(plan)
     batch = mixed_batch(shape_config(SMALL, plan).vocab_size, plan.mixed, plan)
     described = about(batch, plan.kept_tokens, rate)
     sheet.settings(model=SMALL, **{key.replace(" ", "_"): value for key, value in described.items()})
