@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 import urllib.error
 import urllib.request
 
@@ -510,3 +511,38 @@ def test_vllms_server_answers(tmp_path):
                 os.killpg(server.pid, signal.SIGKILL)
     assert replies[0]["message"]["content"]
     assert replies[0]["message"] == replies[1]["message"]
+
+
+@pytest.mark.parametrize("host", ["[::1", "[", "localhost@evil.example", "", "evil.example#127.0.0.1"])
+def test_a_host_that_is_no_address_of_this_machine_is_refused(host):
+    from spiral.inference.serving.app import Access
+
+    with pytest.raises(ApiError) as refusal:
+        Access(host="127.0.0.1").check(types.SimpleNamespace(headers={"host": host}))
+    assert (refusal.value.status, refusal.value.body["error"]["code"]) == (403, "host_refused")
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "http://evil.example"])
+def test_an_origin_that_is_no_address_is_refused(origin):
+    from spiral.inference.serving.app import Access
+
+    with pytest.raises(ApiError) as refusal:
+        Access(host="127.0.0.1").check(types.SimpleNamespace(headers={"host": "127.0.0.1:80", "origin": origin}))
+    assert refusal.value.body["error"]["code"] == "origin_refused"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": "\ud800"}, {"\ud800": 1}, {"messages": [{"role": "\ud800", "content": "a"}]}]
+)
+def test_the_refusal_of_half_a_surrogate_pair_can_be_sent(changes):
+    from spiral.inference.serving.app import error_answer
+
+    with pytest.raises(ApiError) as refusal:
+        read(**changes)
+    assert json.loads(error_answer(refusal.value).body) == refusal.value.body
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 1e-7}, {"top_p": 1e-9}, {"temperature": 5e-324}])
+def test_sampling_that_no_float_holds_is_refused(changes):
+    with pytest.raises(ApiError, match="expected"):
+        read(**changes)

@@ -13,11 +13,21 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from spiral.core.records import Generation, IntArray, Turn
 from spiral.core.settings import Section
 from spiral.games import Game, State
+
+MIN_SAMPLING = 1e-6
+"""The least temperature and top_p above 0."""
+
+
+def computable(value: float) -> float:
+    """Return a temperature or top_p. Raises `ValueError` where logits divided by it, or the mass, leave float32."""
+    if 0 < value < MIN_SAMPLING:
+        raise ValueError(f"expected at least {MIN_SAMPLING:g}, or a temperature of 0 for the most likely token")
+    return value
 
 
 class SamplingConfig(Section):
@@ -26,6 +36,8 @@ class SamplingConfig(Section):
     temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 takes the most likely token.")
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the most likely tokens whose mass reaches this share.")
     max_new_tokens: int = Field(256, ge=1, description="Response budget in tokens; a longer reply is cut off.")
+
+    _computable = field_validator("temperature", "top_p")(computable)
 
 
 class NotPlayedError(RuntimeError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from spiral.core.policy import computable
 from spiral.core.settings import Section
 
 
@@ -31,6 +32,8 @@ class EvaluationConfig(Section):
     temperature: float = Field(1.0, ge=0, description="As sampling.temperature, for evaluation games.")
     top_p: float = Field(1.0, gt=0, le=1, description="As sampling.top_p, for evaluation games.")
     seed: int = Field(1_000_003, ge=0, description="Seed of the evaluation games, independent of the training seed.")
+
+    _computable = field_validator("temperature", "top_p")(computable)
 
     @model_validator(mode="after")
     def _players_change_places(self) -> Self:

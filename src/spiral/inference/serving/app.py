@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -45,11 +45,11 @@ class Access:
 
     def check(self, request: Request) -> None:
         """Raises `ApiError` for a request that is refused."""
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+        host = _split(f"//{request.headers.get('host', '')}").hostname
         if self.host in LOOPBACK and host not in LOOPBACK:
             raise ApiError(f"got the Host {host!r}; expected 127.0.0.1 or localhost", status=403, code="host_refused")
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        if origin is not None and _split(origin).netloc != request.headers.get("host"):
             raise ApiError("requests from other sites' pages are refused", status=403, code="origin_refused")
         if self.key is None:
             return
@@ -112,9 +112,25 @@ def make_app(scheduler: Scheduler, *, model: str, access: Access) -> FastAPI:
             choices = await _all_choices(request, events, len(jobs))
         finally:
             scheduler.drop(jobs)
-        return JSONResponse(completion.whole(choices, prompt_tokens, logprobs=asked.logprobs))
+        return _Json(completion.whole(choices, prompt_tokens, logprobs=asked.logprobs))
 
     return app
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; none of one that is no address, such as `http://[`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
+class _Json(JSONResponse):
+    """JSON in ASCII, which takes half of a surrogate pair that came with a request."""
+
+    def render(self, content: Any) -> bytes:
+        """The content as bytes."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def _add_errors(app: FastAPI, access: Access) -> None:
@@ -126,17 +142,17 @@ def _add_errors(app: FastAPI, access: Access) -> None:
             access.check(request)
             response: Response = await proceed(request)
         except ApiError as error:
-            return _error(error)
+            return error_answer(error)
         return response
 
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> Response:
-        return _error(error)
+        return error_answer(error)
 
     @app.exception_handler(HTTPException)
     async def wrong(request: Request, error: HTTPException) -> Response:
         message = f"there is no {request.method} {request.url.path} here; this server has GET /v1/models and"
-        return _error(ApiError(f"{message} POST /v1/chat/completions", status=error.status_code))
+        return error_answer(ApiError(f"{message} POST /v1/chat/completions", status=error.status_code))
 
 
 def _add_models(app: FastAPI, model: str) -> None:
@@ -253,6 +269,7 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value)}\n\n"
 
 
-def _error(error: ApiError) -> Response:
+def error_answer(error: ApiError) -> Response:
+    """An error in OpenAI's form."""
     headers = {"Retry-After": "1"} if error.status == 429 else None
-    return JSONResponse(error.body, status_code=error.status, headers=headers)
+    return _Json(error.body, status_code=error.status, headers=headers)
