@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
+import tomllib
 
 import pytest
+import tomli_w
 
 from commands import refused, spiral
 from made_up_run import made_run
@@ -138,3 +142,77 @@ def test_a_chart_is_drawn_from_its_lowest_to_its_highest_value():
     assert chart([0, 0, 1, 1], 2) == "▁█"
     assert len(chart(list(range(1000)), 40)) == 40
     assert chart([-1e300, 1e300], 8) == "▁█"
+
+
+def config_with(section, name, value):
+    """Sets a setting of a run's recipe, whatever its type."""
+
+    def change(run):
+        config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+        config[section][name] = value
+        (run / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+
+    return change
+
+
+def metrics_with(**values):
+    """Sets metrics of every step, `a__b` for a/b."""
+
+    def change(run):
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        for row in rows:
+            row.update({name.replace("__", "/"): value for name, value in values.items()})
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    return change
+
+
+def arena_with(**values):
+    """Sets what an evaluation found; "gone" removes it."""
+
+    def change(run):
+        for file in (run / "evaluation").glob("*.json"):
+            found = json.loads(file.read_text(encoding="utf-8"))
+            for row in found["arena"]:
+                row.update(values)
+                for name in [name for name, value in row.items() if value == "gone"]:
+                    del row[name]
+            file.write_text(json.dumps(found), encoding="utf-8")
+
+    return change
+
+
+NO_NUMBER = {"loss__entropy": [1], "time__step_s": {"a": 1}, "guard__gap": "x", "selfplay__tictactoe__games": "many"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        config_with("selfplay", "games", 3),
+        config_with("selfplay", "games", [1, [2]]),
+        config_with("selfplay", "opponents", 3),
+        config_with("selfplay", "opponents", [1, {"a": 1}]),
+        config_with("run", "steps", "many"),
+        config_with("run", "guards", [1, "seats"]),
+        metrics_with(time__step_s=1e308, rollout__turns=1e308, selfplay__tictactoe__games=1e308),
+        metrics_with(selfplay__tictactoe__games=math.nan, selfplay__tictactoe__player0__illegal=math.inf),
+        metrics_with(**NO_NUMBER),
+        arena_with(not_lost="gone", not_lost_low="gone", not_lost_high="gone"),
+        arena_with(win_low=None, win_high=None, not_lost_low=None),
+        arena_with(opponent=None),
+        arena_with(win="0.5"),
+    ],
+    ids=range(13),
+)
+def test_what_others_wrote_into_a_run_never_ends_in_a_fault(change, run):
+    change(run)
+    result = spiral("show", str(run))
+    assert (result.status, "bug" in result.err) == (0, False), result.err
+    assert "step 12" in result.out
+    assert spiral("show", str(run), "--json").json["step"] == 12
+
+
+def test_a_directory_in_the_place_of_a_file(run):
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    assert refused("show", str(run)).endswith("is a directory, where a run keeps a file of that name; move it away")

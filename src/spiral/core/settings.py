@@ -62,6 +62,11 @@ def checked(kind: type[Kind], values: Mapping[str, object]) -> Kind:
         raise ValueError(f"{shortened(option)}: got {shown(fault['input'])}; {fault['msg']}") from error
 
 
+def names_in(value: object) -> list[str]:
+    """Return the names in a table, or a list, of a configuration that anybody may have written."""
+    return [name for name in value if isinstance(name, str)] if isinstance(value, dict | list) else []
+
+
 def shown(value: object) -> str:
     """Return a value as text for an error, of at most `MAX_SHOWN` characters."""
     try:

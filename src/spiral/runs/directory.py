@@ -230,6 +230,8 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     """
     check_is_run(Path(run_dir))
     file = Path(run_dir) / "metrics.jsonl"
+    if file.is_dir():
+        raise ValueError(f"{file} is a directory, where a run keeps a file of that name; move it away")
     return [with_current_keys(read_json(line)) for _, line in _metrics_lines(file)] if file.exists() else []
 
 

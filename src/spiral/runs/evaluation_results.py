@@ -16,6 +16,13 @@ from spiral.policies.cut_off import CutOff
 
 MAX_RECORD_NAME = 100
 """Characters. File systems allow 255 bytes, encrypted ones 143, and a temporary file has a longer name."""
+ENDS = ("", "_low", "_high")
+TEXTS = frozenset({"game", "opponent", "task", "method"})
+NUMBERS = frozenset(
+    {name + end for name in ("win", "draw", "loss", "not_lost", "accuracy", "exploitability") for end in ENDS}
+    | {"episodes", "illegal", "illegal_mass", "items", "nash_conv", "samples", "truncated", "unboxed"}
+)
+"""What is a text, and what is a number or null, in a result."""
 THEORY_METRICS = ("exploitability", "optimal_share", "regret_self")
 
 
@@ -30,6 +37,15 @@ class EvaluationResults:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
         return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def check(self) -> None:
+        """Raises `TypeError`, `KeyError` or `ValueError` if the entries are not results."""
+        self.metrics()
+        for result in (*self.arena, *self.exploitability, *self.benchmarks):
+            for name, value in result.items():
+                expected = str if name in TEXTS else int | float | None if name in NUMBERS else object
+                if not isinstance(value, expected):
+                    raise TypeError(f"{name} is {type(value).__name__}")
 
     def metrics(self) -> Metrics:
         """The main results under the keys of docs/metrics.md."""
@@ -68,7 +84,7 @@ def read_evaluation(path: Path) -> EvaluationResults:
             exploitability=tuple(values["exploitability"]),
             benchmarks=tuple(values.get("benchmarks", ())),  # files of earlier versions have none
         )
-        results.metrics()  # raises if the entries are not results
+        results.check()
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} does not hold evaluation results ({type(error).__name__})") from error
     return results

@@ -167,7 +167,7 @@ def judged_players(rows: Rows, trained: Sequence[Matchup]) -> Iterator[PlayerRec
             if not played:
                 continue
             # Runs of earlier versions have no games by kind.
-            games = [row.get(matchup.key("games"), row.get("rollout/games", 0.0)) for row in played]
+            games = [_number(row, matchup.key("games")) or _number(row, "rollout/games") or 0.0 for row in played]
             illegal = numbers_of(played, matchup.key("illegal", player))
             won, drawn = numbers_of(played, matchup.key("win", player)), numbers_of(played, matchup.key("draw"))
             yield PlayerRecord(

@@ -13,6 +13,7 @@ from typing import Any
 
 from spiral.core.metrics import Matchup, benchmark_key, learning_players, metric_name
 from spiral.core.records import Episode
+from spiral.core.settings import names_in
 from spiral.core.steps import numbered
 from spiral.core.storage import read_episodes
 from spiral.rollout.opponents.base import MIRROR
@@ -26,6 +27,8 @@ from spiral.runs.lock import run_owner
 from spiral.runs.past_selves import PastSelfStandings, past_self_standings
 from spiral.runs.recipe import validate_recipe
 
+MAX_SECONDS = 1e9
+"""Seconds of a step, above which the number is no time."""
 PACE_STEPS = 20
 """Steps whose mean time says how long a run will still take."""
 CURVES = (
@@ -135,8 +138,8 @@ def overview(path: Path) -> Overview:
     return Overview(
         path=path,
         model=_text(settings.get("model", {}).get("path")),
-        games=tuple(selfplay.get("games", {})),
-        opponents=tuple(name for name in selfplay.get("opponents", {}) if name != MIRROR),
+        games=tuple(names_in(selfplay.get("games"))),
+        opponents=tuple(name for name in names_in(selfplay.get("opponents")) if name != MIRROR),
         state="training" if training else "finished" if steps is not None and step >= steps else "stopped",
         step=step,
         steps=steps,
@@ -280,11 +283,11 @@ def _curve(caption: str, key: str, rows: Sequence[dict[str, Any]], *, share: boo
 def _seconds(row: dict[str, Any]) -> float:
     """Seconds from one step to the next, as far as the row says."""
     value = row.get("cluster/wall_s", row.get("time/step_s", 0.0))
-    return float(value) if isinstance(value, int | float) and 0 <= value < float("inf") else 0.0
+    return float(value) if isinstance(value, int | float) and 0 <= value < MAX_SECONDS else 0.0
 
 
 def _integer(value: object) -> int | None:
-    return value if type(value) is int else None
+    return value if type(value) is int and abs(value) < 2**63 else None
 
 
 def _text(value: object) -> str | None:

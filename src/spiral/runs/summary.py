@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from spiral.runs.display import plain_table
-from spiral.runs.evaluation_results import EvaluationResults
+from spiral.runs.evaluation_results import ENDS, EvaluationResults
 
 RATES = ("win", "draw", "loss", "not_lost")
 MAX_WHOLE = 24
@@ -44,7 +44,7 @@ def exploitability_table(before: EvaluationResults, after: EvaluationResults) ->
             _number(row, "exploitability", "{:.4f}"),
             _number(first, "illegal_mass", "{:.1%}"),
             _number(row, "illegal_mass", "{:.1%}"),
-            row["method"],
+            row.get("method", ""),
         )
     return table
 
@@ -57,7 +57,7 @@ def benchmark_table(before: EvaluationResults, after: EvaluationResults) -> Tabl
         first = earlier.get(row["task"])
         table.add_row(
             row["task"],
-            f"{row['items'] * row['samples']:,}",
+            f"{row['items'] * row['samples']:,}" if row.get("items") and row.get("samples") else "",
             "" if first is None else rate_text(first, "accuracy"),
             rate_text(row, "accuracy"),
             f"{row['truncated']:.1%}",
@@ -67,10 +67,12 @@ def benchmark_table(before: EvaluationResults, after: EvaluationResults) -> Tabl
 
 
 def rate_text(result: Mapping[str, Any], rate: str) -> str:
-    """A share with its interval, in percent: `61% (56 to 66)`."""
-    value, low, high = result[rate], result[f"{rate}_low"], result[f"{rate}_high"]
-    return f"{value:.0%} ({100 * low:.0f} to {100 * high:.0f})"
+    """A share with its interval, in percent: `61% (56 to 66)`; what is not known is left out."""
+    value, low, high = (result.get(rate + end) for end in ENDS)
+    if value is None:
+        return ""
+    return f"{value:.0%}" if low is None or high is None else f"{value:.0%} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _number(row: Mapping[str, Any], key: str, form: str) -> str:
-    return form.format(row[key]) if key in row else ""
+    return form.format(row[key]) if row.get(key) is not None else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spiral.core.metrics import Matchup
-from spiral.core.settings import shortened
+from spiral.core.settings import names_in, shortened
 from spiral.core.steps import models_of_run
 from spiral.evaluation.results import RESULTS
 from spiral.rollout.opponents.base import MIRROR
@@ -79,7 +79,6 @@ class ViewedRun:
         recipe, notices = self.recipe()
         metrics = self.metrics()
         run, model, selfplay = (_table(recipe, name) for name in ("run", "model", "selfplay"))
-        games = selfplay.get("games", {})
         steps = run.get("steps")
         step = metrics.steps[-1] if metrics.steps else 0
         return {
@@ -91,7 +90,7 @@ class ViewedRun:
             "status": self._status(step, steps),
             "step": step,
             "steps": steps if isinstance(steps, int) else None,
-            "games": [str(game) for game in games] if isinstance(games, dict | list) else [],
+            "games": names_in(selfplay.get("games")),
             "notices": [*notices, *metrics.notices, *self._checkpoint_notices(metrics)],
         }
 
@@ -147,12 +146,10 @@ class ViewedRun:
     def health(self) -> list[dict[str, Any]]:
         """The health lights after the last step."""
         selfplay = _table(self.recipe()[0], "selfplay")
-        games, opponents = (selfplay.get(name) for name in ("games", "opponents"))
-        named = [str(name) for name in opponents] if isinstance(opponents, dict | list) else []
-        others = [name for name in named if name != MIRROR]
+        others = [name for name in names_in(selfplay.get("opponents")) if name != MIRROR]
         trained = [
-            Matchup(game=str(game), opponent=opponent)
-            for game in (games if isinstance(games, dict | list) else ())
+            Matchup(game=game, opponent=opponent)
+            for game in names_in(selfplay.get("games"))
             for opponent in ("", *others)
         ]
         return [light.to_json() for light in health(self.metrics().rows, trained)]
