@@ -276,32 +276,6 @@ def test_the_models_own_tensors_are_taken_as_they_are(random_model, tokenizer):
     assert policy.version == 1
 
 
-@pytest.mark.parametrize("layers", [["sliding_attention", "full_attention"], ["linear_attention"] * 2])
-def test_models_with_other_layers_are_refused(random_model, tokenizer, layers):
-    model = copy.deepcopy(random_model)
-    model.config.layer_types = layers
-    with pytest.raises(ValueError, match=r"full attention in every layer.*_attention"):
-        new_policy(model, tokenizer)
-
-
-def test_a_window_without_layer_types_is_refused_when_it_can_be_reached(random_model, tokenizer):
-    model = copy.deepcopy(random_model)
-    model.config.sliding_window = model.config.max_position_embeddings
-    assert new_policy(model, tokenizer).version == 0
-    model.config.sliding_window = 64
-    with pytest.raises(ValueError, match=r"full attention in every layer.*sliding_attention"):
-        new_policy(model, tokenizer)
-
-
-def test_models_that_change_their_logits_after_the_head_are_refused(random_model, tokenizer):
-    model = copy.deepcopy(random_model)
-    model.config.logits_scaling = 1.0
-    assert new_policy(model, tokenizer).version == 0
-    model.config.logit_scale = 0.0625
-    with pytest.raises(ValueError, match=r"output head's logits as they are; .*\(logit_scale\)"):
-        new_policy(model, tokenizer)
-
-
 def test_the_observation_and_action_are_those_of_the_game(nano):
     policy = new_policy(nano.model, nano.tokenizer, budget=8, temperature=0.0)
     requests = requests_for(random_states(20, seed=7, games=("tictactoe", "kuhn_poker")))
