@@ -285,14 +285,18 @@ def sampling(plan: Plan) -> SamplingConfig:
 
 def publishing(plan: Plan, directory: Path, sheet: Sheet) -> None:
     """New weights from the learner to the engine in its process, and through a file."""
-    sheet.settings(precision="float32 to bfloat16", repetitions=plan.publishings, processes="one")
+    sheet.settings(
+        precision="float32 to bfloat16", processes="one",
+        repetitions=f"{plan.publishings} in place and 1 by a file, after one that does not count",
+    )  # fmt: skip
     sheet.columns("way", "seconds, fastest", "seconds, median", "GB/s", "arrived")
     for name in (SMALL, LARGE):
         short = name.partition("/")[2].removesuffix("-Base")
         pair: list[tuple[Learner, LanguagePolicy]] = []
         for way in (in_place, by_file):
             label = f"{short}, {'in place' if way is in_place else 'by a file, written and read'}"
-            sheet.row(label, partial(publishing_cells, plan, name, pair, partial(way, directory)))
+            repeats = plan.publishings if way is in_place else 1  # a file of 4B takes long
+            sheet.row(label, partial(publishing_cells, plan, name, pair, partial(way, directory), repeats))
         pair.clear()
         free_memory()
 
@@ -300,7 +304,7 @@ def publishing(plan: Plan, directory: Path, sheet: Sheet) -> None:
         learner = plain_learner(random_model(SMALL, plan), plan)
         yield {
             "way": "Qwen3-0.6B, in place, vLLM",
-            **publishing_times(plan, learner, policy, in_place_of),
+            **publishing_times(plan.publishings, learner, policy, in_place_of),
             "arrived": "-",
         }
 
@@ -345,7 +349,7 @@ def by_file(directory: Path, learner: Learner, policy: LanguagePolicy) -> None:
     file.unlink()
 
 
-def publishing_cells(plan: Plan, name: str, pair: list[tuple[Learner, LanguagePolicy]], way: Way) -> Row:
+def publishing_cells(plan: Plan, name: str, pair: list[tuple[Learner, LanguagePolicy]], way: Way, repeats: int) -> Row:
     """Publishes, and checks what has arrived; the learner and the engine are kept in `pair` for the next way."""
     if not pair:
         model = random_model(name, plan)
@@ -357,16 +361,16 @@ def publishing_cells(plan: Plan, name: str, pair: list[tuple[Learner, LanguagePo
     with torch.no_grad():
         for parameter in parameters.values():
             parameter.zero_()
-    cells = publishing_times(plan, learner, engine, way)
+    cells = publishing_times(repeats, learner, engine, way)
     arrived = all(torch.equal(parameters[key], weight.to(torch.bfloat16)) for key, weight in learner.weights())
     return {**cells, "arrived": "all equal" if arrived else "NOT EQUAL"}
 
 
-def publishing_times(plan: Plan, learner: Learner, policy: LanguagePolicy, way: Way) -> Row:
+def publishing_times(repeats: int, learner: Learner, policy: LanguagePolicy, way: Way) -> Row:
     """Seconds of some repetitions, after one that does not count."""
     size = sum(2 * weight.numel() for _, weight in learner.weights())
     seconds = []
-    for _ in range(1 + plan.publishings):
+    for _ in range(1 + repeats):
         with clock() as timing:
             way(learner, policy)
         seconds.append(timing.seconds)
@@ -376,7 +380,9 @@ def publishing_times(plan: Plan, learner: Learner, policy: LanguagePolicy, way: 
 
 def sleeping(plan: Plan, directory: Path, sheet: Sheet) -> None:
     """The engine gives its memory to the learner and takes it back."""
-    sheet.settings(repetitions=f"fastest of {plan.publishings}", memory="held by this process on the device")
+    sheet.settings(
+        repetitions="fastest of 2, after one that does not count", memory="held by this process on the device"
+    )
     sheet.columns("engine", "falls asleep, s", "wakes up, s", "awake GiB", "asleep GiB", "awake again GiB")
 
     def transformers(name: str) -> Row:
@@ -397,7 +403,7 @@ def sleeping(plan: Plan, directory: Path, sheet: Sheet) -> None:
 def sleep_cells(plan: Plan, policy: LanguagePolicy) -> Row:
     """Lets the engine sleep and wake."""
     falling, waking, held = [], [], (0, 0, 0)
-    for _ in range(1 + plan.publishings):
+    for _ in range(3):
         before = held_bytes(plan.device)
         with clock() as down:
             policy.sleep()
