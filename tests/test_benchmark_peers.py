@@ -51,8 +51,8 @@ def test_a_step_is_compared_with_the_fastest_trl():
         done = Step(seconds=seconds, generate_seconds=1, games=4, samples=8, prompt_tokens=90, response_tokens=10)
         return Report(steps=[done] * 3, peak_bytes=1, versions={"torch": "2"})
 
-    rows = peers.step_rows({"SPIRAL": report(2.0), "TRL a": report(8.0), "TRL b": report(5.0)})
-    assert [row["x TRL, token"][:5] for row in rows] == ["2.50x", "0.62x", "1.00x"]
+    rows = peers.step_rows({"SPIRAL": report(2.0), "TRL a": report(10.0), "TRL b": report(5.0)})
+    assert [row["x TRL, token"][:5] for row in rows] == ["2.50x", "0.50x", "1.00x"]
     assert (rows[0]["s/step"], rows[0]["tokens/s"], rows[0]["response tokens a sample"]) == ("2 ± 0", "50 ± 0", 1.25)
     assert [row["x TRL, token"] for row in peers.step_rows({"SPIRAL": report(2.0)})] == ["-"]
 
