@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import math
 import signal
 
 import pytest
 import torch
 
+from spiral.models import precision
 from spiral.models.loading import ModelConfig, load_language_model
 from spiral.models.nano.build import new_model
 from spiral.models.nano.tokenizer import build_tokenizer
@@ -43,6 +45,12 @@ def signals_as_in_a_terminal():
 def results_elsewhere(monkeypatch, tmp_path_factory):
     """What commands keep does not pile up in the working directory."""
     monkeypatch.setenv("SPIRAL_RESULTS", str(tmp_path_factory.getbasetemp() / "results"))
+
+
+@pytest.fixture(autouse=True)
+def fast_in_bfloat16(monkeypatch):
+    """What a command prints does not depend on the CPU of the tests."""
+    monkeypatch.setattr(precision, "LIMIT", math.inf)
 
 
 @pytest.fixture(autouse=True)

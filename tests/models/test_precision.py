@@ -8,9 +8,12 @@ import pytest
 
 from spiral.models import precision
 
+LIMIT = precision.LIMIT
+
 
 @pytest.mark.parametrize(("ratio", "device", "warned"), [(7.5, "cpu", True), (0.4, "cpu", False), (7.5, "cuda", False)])
 def test_only_a_slow_cpu_is_warned_of(monkeypatch, caplog, ratio, device, warned):
+    monkeypatch.setattr(precision, "LIMIT", LIMIT)
     monkeypatch.setattr(precision, "bfloat16_ratio", lambda: ratio)
     precision.warn_of_slow_bfloat16.cache_clear()
     with caplog.at_level(logging.WARNING):
