@@ -33,6 +33,8 @@ from spiral.training.loss import LossConfig
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+HEADING = "## Families"
+"""What is below it is written by the slow tests."""
 TABLE = {
     "llama": "Llama",
     "qwen2": "Qwen2, Qwen2.5",
@@ -146,14 +148,14 @@ def written(page: str, cells: list[str]) -> str:
     rows = {row.split(" | ")[0].removeprefix("| "): row for row in re.findall(r"^\| (?!family|-).*\|$", page, re.M)}
     last = rows[cells[0]].rsplit(" | ", 1)[1].removesuffix(" |") if cells[0] in rows else "not measured"
     rows[cells[0]] = f"| {' | '.join([*cells, last])} |"
-    head = page.partition("<!-- families -->")[0]
+    head = page.partition(HEADING)[0]
     titles = ["family", "class", "plays", "trains", "resumes", "engine", "learner", "reloaded", "vLLM parity"]
     known = [rows[title] for title in TABLE.values() if title in rows]
     table = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}", *known]
     versions = (
         f"Measured with transformers {transformers.__version__} and PyTorch {torch.__version__.partition('+')[0]}."
     )
-    return "\n".join([f"{head}<!-- families -->", *table, "", versions, "<!-- /families -->", ""])
+    return "\n".join([f"{head}{HEADING}", "", *table, "", versions, ""])
 
 
 @pytest.mark.slow
@@ -174,10 +176,10 @@ def test_the_page_has_every_family():
 
 
 def test_a_row_is_replaced_and_the_last_column_kept():
-    page = "Above.\n<!-- families -->\n| Qwen3 | old | 1 | 2 | 3 | 4 | 5 | 6 | 0.01 nats |\n<!-- /families -->\n"
+    page = f"Above.\n\n{HEADING}\n\n| Qwen3 | old | 1 | 2 | 3 | 4 | 5 | 6 | 0.01 nats |\n"
     changed = written(page, ["Qwen3", "new", *"abcdef"])
     assert "| Qwen3 | new | a | b | c | d | e | f | 0.01 nats |" in changed
     changed = written(changed, ["Llama", "new", *"abcdef"])
     assert changed.index("| Llama | new") < changed.index("| Qwen3 | new")
     assert changed.count("| Qwen3 |") == 1
-    assert changed.startswith("Above.\n<!-- families -->\n| family | class")
+    assert changed.startswith(f"Above.\n\n{HEADING}\n\n| family | class")

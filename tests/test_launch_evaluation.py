@@ -93,6 +93,7 @@ def test_every_metric_is_documented(run):
         "guard/rate",
         "opponents/",  # of samplers that keep past selves
         r"selfplay/[A-Za-z0-9_.-]+/player\d+/thought_information",  # where thoughts have words and prompts repeat
+        "rollout/history_",  # of prompts with a history
         "value/",  # of estimators that learn values
         r"evaluation/[A-Za-z0-9_.-]+/optimal_share",
         r"evaluation/[A-Za-z0-9_.-]+/regret",

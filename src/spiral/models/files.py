@@ -495,11 +495,6 @@ def _why(error: Exception, directory: Path) -> str:
             f"it needs its own code ({_auto_map(directory)}), which spiral does not run; expected a model type that"
             " transformers supports"
         )
-    if "scaled_dot_product_attention" in text:
-        return (
-            f"{text.partition(' ')[0]} cannot compute its attention with PyTorch's scaled_dot_product_attention, as"
-            " spiral does; expected a model that can, such as Qwen or Llama"
-        )
     if isinstance(error, KeyError):  # a table of transformers lacks what a setting names
         return _unknown(error, directory)
     return _reason(error)
