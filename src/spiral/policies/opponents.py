@@ -55,12 +55,6 @@ class OpponentConfig(Section):
     thinking: bool | None = Field(None, description="As prompt.thinking.")
     example: bool | None = Field(None, description="As prompt.example.")
     system: str | None = Field(None, description="As prompt.system.")
-    history: Literal["observation", "chat"] | None = Field(
-        None, description="As prompt.history: 'observation' or 'chat'."
-    )
-    history_thoughts: Literal["keep", "drop"] | None = Field(
-        None, description="As prompt.history_thoughts: 'keep' or 'drop'."
-    )
     temperature: float | None = Field(None, ge=0, description="As sampling.temperature.")
     top_p: float | None = Field(None, gt=0, le=1, description="As sampling.top_p.")
     max_new_tokens: int | None = Field(
@@ -100,11 +94,6 @@ class OpponentConfig(Section):
                     raise ValueError(f"{field} is set, but {model} does not run on this machine; leave it out")
             if self.template not in (None, "chat"):
                 raise ValueError(f"template is {self.template!r}, but a server uses its own; leave it out")
-            if self.history_thoughts == "keep":
-                raise ValueError(
-                    f"history_thoughts is 'keep', but the template of {model} may drop thoughts that are sent to it;"
-                    " set it to 'drop', or leave it out"
-                )
 
 
 class Opponents:
