@@ -19,10 +19,10 @@ test: $(READY)  ## lint, types, import layers and the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 coverage: $(READY)  ## which lines the fast tests reach
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --cov=spiral --cov-report=term:skip-covered --cov-report=html
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov=spiral --cov-report=term:skip-covered --cov-report=html
 
 test-all: $(VLLM_READY)  ## every test, the slow ones and those of vLLM too
 	$(VLLM_BIN)/pytest -m "slow or not slow"

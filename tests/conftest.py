@@ -20,7 +20,11 @@ ALONE = ("test_ray_death", "test_vllm_broadcast")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """With `pytest -n`, each file is run by one process, and those that share one Ray by the same."""
+    """With `pytest -n`, each file is run by one process, and those that share one Ray by the same.
+
+    The files of whole runs come first, since they are the longest: at the end one process would wait for the other.
+    """
+    items.sort(key=lambda item: len(item.path.relative_to(item.config.rootpath).parts))
     for item in items:
         path = item.path.relative_to(item.config.rootpath)
         group = "ray" if path.parent.name == "distributed" and path.stem not in ALONE else str(path)
