@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import os
 import re
-import threading
 
 import pytest
 
@@ -77,13 +77,11 @@ def test_a_rollout_is_one_of_our_games():
 def test_more_games_are_played_at_once_than_asyncio_has_threads():
     environment = load_environment(game="kuhn_poker", opponent="random", seat=0)
     games = min(32, (os.cpu_count() or 1) + 4) + 4
-    all_here = threading.Barrier(games, timeout=30)
 
-    def waits_for_all_games(request):
-        """Answers the first turn of a game when all games have asked for theirs."""
-        if len(request.body["messages"]) == 1:
-            all_here.wait()
-        return first_legal(request)
+    def slow_at_first(request):
+        """Answers the first turn of a game after five seconds."""
+        first = len(request.body["messages"]) == 1
+        return dataclasses.replace(first_legal(request), delay=5.0 if first else 0.0)
 
     async def run(url):
         client = vf.EvalClientConfig(base_url=url, api_key_var="NO_KEY_NEEDED")
@@ -92,9 +90,10 @@ def test_more_games_are_played_at_once_than_asyncio_has_threads():
             tasks = itertools.islice(environment.taskset, games)
             return await asyncio.gather(*(environment.run_episode(task, context) for task in tasks))
 
-    with EndpointServer(waits_for_all_games) as server:
+    with EndpointServer(slow_at_first) as server:
         episodes = asyncio.run(run(server.base_url))
     assert [episode.ok for episode in episodes] == [True] * games
+    assert server.most_at_once == games
 
 
 def test_the_agent_plays_both_players_of_a_game():
