@@ -1,7 +1,7 @@
 """What the benchmark of a GPU computes with: random models, made-up samples and prompts, a whole model on disk.
 
-Weights are random where none are to be had: speed and memory do not depend on them, what is said does. So prompts are
-made up, replies end at a token drawn by chance, and every game is over after one reply, which says nothing legal.
+Weights are random: speed and memory do not depend on them, what is said does. So prompts are made
+up, replies end at a token drawn by chance, and every game is over after one reply, which says nothing legal.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def english_tokenizer(size: int) -> Any:
 def model_on_disk(directory: Path, plan: Plan) -> Path:
     """A model of random weights in the shape of the small one, with a tokenizer, as any other program would load it.
 
-    Its generation configuration names so many ends of sequence that a reply has half of its budget on average.
+    Many tokens end its replies, enough of them for a reply to take half of its budget on average.
     """
     path = directory / "random-model"
     if (path / "tokenizer.json").is_file():

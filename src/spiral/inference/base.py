@@ -163,12 +163,8 @@ class LanguagePolicy(ABC):
     def _open(self, request: TurnRequest) -> OpenTurn:
         """Puts the position into words and the words into tokens."""
         observation = request.state.observation(request.player, self.codec.config.observation)
-        history_turns = None
-        if self.codec.config.history == "chat":
-            room = self.context - self.sampling.max_new_tokens
-            prompt_ids, history_turns = self.codec.encode_in_chat(request.history, observation, request.game, room)
-        else:
-            prompt_ids = self.codec.encode(observation, request.game)
+        room = self.context - self.sampling.max_new_tokens
+        prompt_ids, history_turns = self.codec.encode_in_chat(request.history, observation, request.game, room)
         return OpenTurn(
             key=request.key,
             seed=request.seed,

@@ -136,7 +136,7 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
     def end_prefill(self) -> None:
         """Puts the new rows after the others."""
         for name in STATES[:2]:
-            self._set(name, _pairwise(_joined, self._before[name], getattr(self, name)))
+            setattr(self, name, _pairwise(_joined, self._before[name], getattr(self, name)))
         self._before = {}
 
     def begin_decode(self, positions: Tensor, reach: int) -> None:
@@ -159,10 +159,8 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
 
     def _change(self, change: Callable[[Tensor], Tensor]) -> None:
         for name in STATES[:2]:
-            self._set(name, _pairwise(lambda state, _: None if state is None else change(state), getattr(self, name)))
-
-    def _set(self, name: str, states: Any) -> None:
-        setattr(self, name, states)
+            kept = getattr(self, name)
+            setattr(self, name, _pairwise(lambda state, _: None if state is None else change(state), kept))
 
 
 def _resized(state: Tensor, rows: int) -> Tensor:

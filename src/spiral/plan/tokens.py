@@ -191,7 +191,7 @@ def _encoder(prompt: PromptConfig, codec: ChatCodec | None, game: Game, room: in
     """
     chat = prompt.history == "chat"
     if codec is not None:
-        return lambda observation, history: codec.encode_in_chat(history if chat else (), observation, game, room)[0]
+        return lambda observation, history: codec.encode_in_chat(history, observation, game, room)[0]
     example = worked_example(game, prompt) if prompt.example else None
     shown = questions((), example.observation, prompt, game)[0] + example.reply if example else ""
 

@@ -196,7 +196,7 @@ class ChatCodec:
 
     def encode_in_chat(
         self, history: Sequence[Turn], observation: str, game: Game | None, max_tokens: int
-    ) -> tuple[IntArray, int]:
+    ) -> tuple[IntArray, int | None]:
         """The prompt of a turn after the player's earlier turns, with as many of them as fit.
 
         The oldest turns are left out first, each with its question and its reply. The first message always holds a
@@ -209,8 +209,10 @@ class ChatCodec:
             max_tokens: Tokens that a prompt with earlier turns may have.
 
         Returns:
-            The token ids [P], and the number of earlier turns in them.
+            The token ids [P], and the number of earlier turns in them; None where `prompt.history` wants none.
         """
+        if self.config.history != "chat":
+            return self.encode(observation, game), None
         prompts: dict[int, IntArray] = {}
 
         def fits(left_out: int) -> bool:

@@ -232,12 +232,9 @@ def expert_turns(selection: Selection, codec: ChatCodec, *, max_reply: int, max_
             left_out["were cut off"] += 1
             continue
         observation = state.observation(turn.player, codec.config.observation)
-        reply_ids, history_turns = codec.encode_turn(text), None
-        if codec.config.history == "chat":
-            history = student_history(episode, index, states[id(episode)], codec)
-            prompt_ids, history_turns = codec.encode_in_chat(history, observation, game, max_tokens - max_reply)
-        else:
-            prompt_ids = codec.encode(observation, game)
+        reply_ids = codec.encode_turn(text)
+        history = student_history(episode, index, states[id(episode)], codec)
+        prompt_ids, history_turns = codec.encode_in_chat(history, observation, game, max_tokens - max_reply)
         if len(reply_ids) > max_reply:
             left_out[f"have replies of more than {max_reply:,} tokens (sampling.max_new_tokens)"] += 1
         elif len(prompt_ids) + len(reply_ids) > max_tokens:
@@ -283,7 +280,12 @@ def student_history(episode: Episode, index: int, states: Sequence[State], codec
         index: The index of the turn.
         states: The state before each turn.
         codec: The student's tokenizer and prompt.
+
+    Returns:
+        The turns in order; none where the student's prompts have no history.
     """
+    if codec.config.history != "chat":
+        return []
     player = episode.turns[index].player
     return [
         Turn(
