@@ -442,7 +442,7 @@ def test_a_real_model_has_the_log_probabilities_of_transformers(compute):
 
 
 def test_with_a_float32_head_a_real_model_has_the_log_probabilities_of_transformers():
-    """As `smollm2-cpu` plays, with its prompt and at its temperature; at temperature 1 the blocks' rounding is left."""
+    """With the prompt and at the temperature of `smollm2-cpu`; at temperature 1 the blocks' rounding is left."""
     directory = smollm2()
     if directory is None:
         pytest.skip("SmolLM2 is not here; `spiral models get smollm2` fetches it")
@@ -453,7 +453,8 @@ def test_with_a_float32_head_a_real_model_has_the_log_probabilities_of_transform
     policy = new_engine(
         directory, tokenizer, compute="bfloat16", head="float32", context=1024, budget=32, prompt=recipe.prompt
     )
-    requests = requests_for(random_states(40, seed=4, games=("tictactoe", "kuhn_poker")))
+    # Twelve prompts of some 300 tokens: without instructions for bfloat16 a CPU takes eleven seconds for each pass.
+    requests = requests_for(random_states(12, seed=4, games=("tictactoe", "kuhn_poker")))
     replies = {}
     with contextlib.closing(policy):
         for temperature in (recipe.sampling.temperature, 1.0):
@@ -464,7 +465,7 @@ def test_with_a_float32_head_a_real_model_has_the_log_probabilities_of_transform
     within = {recipe.sampling.temperature: 2e-2, 1.0: 3e-2}  # 0.006 and 0.022 measured; 0.015 and 0.035 without it
     for sampling, given in replies.items():
         said, expected = reported_logprobs(given), plain_logprobs(model, given, sampling, head="float32")
-        assert len(said) > 150
+        assert len(said) > 50
         assert np.mean(gap(said, expected)) < within[sampling.temperature]
         assert np.mean(np.exp(expected - said) - 1 - (expected - said)) < 2e-3
 
