@@ -16,7 +16,7 @@ from spiral.training.batch import make_batch
 from spiral.training.learner import Learner, LearnerConfig
 from spiral.training.logprobs import Scorer, TokenScores
 from spiral.training.loss import LossConfig
-from spiral.training.packing import Family, continued, micro_batches, packed_rows, shared_prefixes
+from spiral.training.packing import Family, holders, micro_batches, packed_rows, shared_prefixes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,14 +57,15 @@ def every(batch):
     return list(range(batch.num_samples))
 
 
-def scores(model, batch, layout, max_tokens):
-    """Every field of `TokenScores`, a row each."""
+def scores(model, batch, layout, max_tokens, parts=None):
+    """Every field of `TokenScores`, a row each; `parts` are the samples of each pass."""
     result = torch.full((len(TokenScores._fields), batch.num_action_tokens), torch.nan)
     scorer = Scorer(model)
-    for rows in micro_batches(batch, torch.arange(batch.num_samples), layout, max_tokens):
-        found = scorer(rows, batch.action_ids_A[rows.action_K], 1.0, likeliest=True)
-        for position, values in enumerate(found):
-            result[position, rows.action_K] = values.float()
+    for part in parts or [every(batch)]:
+        for rows in micro_batches(batch, torch.tensor(part), layout, max_tokens):
+            found = scorer(rows, batch.action_ids_A[rows.action_K], 1.0, likeliest=True)
+            for position, values in enumerate(found):
+                result[position, rows.action_K] = values.float()
     return result
 
 
@@ -109,31 +110,51 @@ def test_rows_hold_every_sample_once_and_keep_to_their_size(seed, max_tokens, ea
             assert all(first == firsts[0] for first in firsts)
 
 
-def test_a_turn_lies_within_the_prompt_of_a_later_one():
+def test_a_turn_is_held_by_a_later_one():
     batch = chains_batch()
-    within = continued(batch, every(batch))
-    assert within.keys() == {0, 1, 3, 4, 6, 7, 9}
-    assert (within[1], within[4], within[6], within[7]) == (2, 5, within[7], within[7])
-    assert within[7] in (8, 10)  # equal samples are not within each other
-    assert within[0] in (2, 5)
-    assert continued(batch, [0, 9, 8, 10]) == {}
-    assert continued(families_batch(), every(families_batch())) == {}
+    found = holders(batch, every(batch))
+    assert {sample for sample, holder in found.items() if sample == holder} == {2, 5, 10}
+    assert (found[1], found[4], found[6], found[7]) == (2, 5, 10, 10)
+    assert found[8] == 10  # of equal samples one holds the other
+    assert found[0] in (2, 5)
+    assert found[9] == found[0]
+    assert holders(batch, [0, 9, 2]) == {0: 2, 9: 2, 2: 2}
+    apart = families_batch()
+    assert holders(apart, every(apart)) == {sample: sample for sample in every(apart)}
     (rows,) = micro_batches(batch, torch.arange(batch.num_samples), "packed", 10_000)
     assert sorted(rows.action_K.tolist()) == list(range(batch.num_action_tokens))
     inputs = (batch.lengths_S - 1).tolist()
-    families = shared_prefixes(batch, [sample for sample in every(batch) if sample not in within])
+    families = shared_prefixes(batch, [2, 5, 10])
     assert rows.token_ids_RW.shape == (1, sum(family.size(inputs) for family in families))
     assert rows.token_ids_RW.shape[1] < sum(inputs) / 3
+    (rows,) = micro_batches(batch, torch.arange(batch.num_samples), "padded", 10_000)
+    assert sorted(rows.action_K.tolist()) == list(range(batch.num_action_tokens))
+    assert rows.token_ids_RW.shape == (3, max(inputs))
+
+
+def test_a_sample_is_held_where_only_its_last_token_differs_or_its_reply_begins_elsewhere():
+    batch = make_batch([
+        new_sample([5, 6, 7], [8, 9]),
+        new_sample([5, 6, 7], [8, 10]),
+        new_sample([5, 6], [7, 8, 9]),
+        new_sample([5, 6, 7], [11, 9]),
+        new_sample([5], [6]),
+    ])  # fmt: skip
+    found = holders(batch, every(batch))
+    assert found[0] == found[1] == found[2] == found[4] == 2
+    assert found[3] == 3
 
 
 @pytest.mark.parametrize("make", [families_batch, chains_batch])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("max_tokens", [60, 150, 10_000])
 @torch.no_grad()
-def test_scores_are_those_of_the_samples_one_by_one(random_model, make, max_tokens):
+def test_scores_are_those_of_the_samples_one_by_one(random_model, make, layout, max_tokens):
     batch, model = make(), copy.deepcopy(random_model)
-    expected, packed = (scores(model, batch, layout, max_tokens) for layout in ("padded", "packed"))
+    expected = scores(model, batch, "padded", max_tokens, [[sample] for sample in every(batch)])
+    found = scores(model, batch, layout, max_tokens)
     assert torch.isfinite(expected).all()
-    assert torch.allclose(packed, expected, atol=2e-5, rtol=0)
+    assert torch.allclose(found, expected, atol=2e-5, rtol=0)
 
 
 def test_tokens_in_common_are_fed_once():

@@ -30,7 +30,7 @@ from spiral.text import ChatCodec, PromptConfig
 from spiral.text.examples import worked_example
 from spiral.text.history import answer_text, questions
 from spiral.training.batch import make_batch
-from spiral.training.packing import continued, shared_prefixes
+from spiral.training.packing import holders, shared_prefixes
 from spiral.training.settings import NLL
 
 logger = logging.getLogger(__name__)
@@ -230,10 +230,11 @@ class _Surveyor(RandomPolicy):
         observation = request.state.observation(request.player, self._style)
         self.prompts.append(self._encode(observation, request.history))
         reply = super()._reply(request)
-        self.replies.append(np.full(self._reply_tokens, 1_000_000 + len(self.prompts)))
+        # Of two tokens at least: the last one is never fed in, and equal samples would be computed once.
+        self.replies.append(np.full(max(2, self._reply_tokens), 1_000_000 + len(self.prompts)))
         generation = Generation(
             token_ids=self.replies[-1],
-            logprobs=np.zeros(self._reply_tokens, dtype=np.float32),
+            logprobs=np.zeros(len(self.replies[-1]), dtype=np.float32),
             stop_reason="length",
             policy_version=0,
         )
@@ -299,8 +300,9 @@ def _shared_prefix(prompts: Sequence[IntArray], replies: Sequence[IntArray]) -> 
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
     batch = make_batch(samples)
-    within = continued(batch, range(len(samples)))
-    families = shared_prefixes(batch, [sample for sample in range(len(samples)) if sample not in within])
+    found = holders(batch, range(len(samples)))
+    within = [sample for sample, holder in found.items() if sample != holder]
+    families = shared_prefixes(batch, sorted(set(found.values())))
     shared = sum(len(family.samples) * family.shared for family in families)
-    # A turn within a later one costs nothing, its reply included, which is in the later prompt.
+    # A turn that a later one holds costs nothing, its reply included, which is in the later prompt.
     return (shared + sum(len(prompts[sample]) + len(replies[sample]) for sample in within)) / len(samples)

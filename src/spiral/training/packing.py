@@ -1,11 +1,13 @@
 """The rows of a forward pass: which samples a rank learns from, and how they are laid out, padded or packed.
 
 "padded": one sample a row, samples of similar length together, so that little is wasted. "packed": samples end to end
-in one row without any padding, separated in attention (`attention.py`) and by their positions. Samples whose prompts
-begin alike (a chat template, a worked example, the rules of a game) have that beginning in the row once, and a sample
-with which another one's prompt begins (earlier turns with `prompt.history_thoughts = "keep"`) has no tokens of its own
-there. Both layouts give the same log-probabilities. The last token of a sample is only ever a target, so it is not fed
-in.
+in one row without any padding, separated in attention (`attention.py`) and by their positions. Packed samples whose
+prompts begin alike (a chat template, a worked example, the rules of a game) have that beginning in the row once.
+
+A hidden state depends only on the tokens up to its own. So in both layouts a sample with whose tokens another one
+begins has no tokens of its own: the same reply in the same position, which is frequent in small games, or an earlier
+turn with `prompt.history_thoughts = "keep"`. Both layouts give the same log-probabilities. The last token of a sample
+is only ever a target, so it is not fed in.
 
 With several ranks a sample belongs to one rank for the whole update, since what is known of it (the old policy's
 log-probabilities, the reference's hidden states) is kept where it was computed. The rule is longest first, always to
@@ -60,15 +62,15 @@ def micro_batches(batch: Batch, samples: Tensor, layout: RowLayout, max_tokens: 
     """
     inputs = (batch.lengths_S - 1).tolist()
     chosen: list[int] = samples.tolist()
+    held: dict[int, list[int]] = {}
+    for sample, holder in holders(batch, chosen).items():
+        held.setdefault(holder, []).append(sample)
     if layout == "padded":
-        chosen.sort(key=lambda sample: (inputs[sample], sample))
-        for rows in _padded_groups(chosen, inputs, max_tokens):
-            yield _build(batch, [[sample] for sample in rows], inputs)
+        for rows in _padded_groups(sorted(held, key=lambda sample: (inputs[sample], sample)), inputs, max_tokens):
+            yield _build_padded(batch, rows, inputs, held)
     else:
-        within = continued(batch, chosen)
-        alone = [sample for sample in chosen if sample not in within]
-        for row in packed_rows(shared_prefixes(batch, alone), inputs, max_tokens):
-            yield _build_packed(batch, row, inputs, within)
+        for row in packed_rows(shared_prefixes(batch, sorted(held)), inputs, max_tokens):
+            yield _build_packed(batch, row, inputs, held)
 
 
 def empty_micro_batch() -> MicroBatch:
@@ -90,50 +92,45 @@ def _padded_groups(chosen: list[int], inputs: list[int], max_tokens: int) -> Ite
         yield group
 
 
-def _build(batch: Batch, rows: list[list[int]], inputs: list[int]) -> MicroBatch:
-    """Lay out padded rows with whole-array operations."""
-    flat = torch.tensor([sample for row in rows for sample in row])
-    row_of = torch.tensor([index for index, row in enumerate(rows) for _ in row])
-    lengths = torch.tensor([inputs[sample] for row in rows for sample in row])
-    ends_in_row = torch.cat([torch.tensor([inputs[sample] for sample in row]).cumsum(0) for row in rows])
-    width = int(ends_in_row.max())
-    begins = row_of * width + ends_in_row - lengths
+def _build_padded(batch: Batch, rows: list[int], inputs: list[int], held: dict[int, list[int]]) -> MicroBatch:
+    """Lay out one sample a row with whole-array operations; `held` has the samples that are found in each row."""
+    row_of = torch.tensor([index for index, sample in enumerate(rows) for _ in held[sample]])
+    samples = torch.tensor([one for sample in rows for one in held[sample]])
+    holders = torch.tensor(rows)
+    lengths = batch.lengths_S[holders] - 1
+    width = max(inputs[sample] for sample in rows)
     offsets = _ramp(lengths)
-    target = begins.repeat_interleave(lengths) + offsets
-    source = batch.starts_S[flat].repeat_interleave(lengths) + offsets
-
+    target = (torch.arange(len(rows)) * width).repeat_interleave(lengths) + offsets
     token_ids = torch.zeros(len(rows) * width, dtype=torch.long)
-    token_ids[target] = batch.token_ids_L[source]
+    token_ids[target] = batch.token_ids_L[batch.starts_S[holders].repeat_interleave(lengths) + offsets]
     positions = torch.arange(width).repeat(len(rows))
-    positions[target] = offsets
-    prompts = batch.prompt_lengths_S[flat]
-    actions = batch.lengths_S[flat] - prompts
-    first_action_S = torch.cumsum(batch.lengths_S - batch.prompt_lengths_S, 0) - (
-        batch.lengths_S - batch.prompt_lengths_S
-    )
+    prompts = batch.prompt_lengths_S[samples]
+    actions = batch.lengths_S[samples] - prompts
     steps = _ramp(actions)
     return MicroBatch(
         token_ids_RW=token_ids.view(len(rows), width),
         position_ids_RW=positions.view(len(rows), width),
-        predict_K=(begins + prompts - 1).repeat_interleave(actions) + steps,
-        action_K=first_action_S[flat].repeat_interleave(actions) + steps,
+        predict_K=(row_of * width + prompts - 1).repeat_interleave(actions) + steps,
+        action_K=_first_actions(batch)[samples].repeat_interleave(actions) + steps,
         segments=None,
     )
 
 
-def _build_packed(batch: Batch, row: list[Family], inputs: list[int], within: dict[int, int]) -> MicroBatch:
+def _first_actions(batch: Batch) -> Tensor:
+    """[S] index of each sample's first action token among the A of the whole batch."""
+    counts_S = batch.lengths_S - batch.prompt_lengths_S
+    return torch.cumsum(counts_S, 0) - counts_S
+
+
+def _build_packed(batch: Batch, row: list[Family], inputs: list[int], held: dict[int, list[int]]) -> MicroBatch:
     """Lay out one packed row: each family's prefix, then the rest of each of its samples.
 
-    The tokens of a sample in `within` are among those of the sample that it names there.
+    `held` has the samples that are found in the tokens of each, itself among them.
     """
     sources, positions, stretches, predicts, actions = [], [], [], [], []
-    earlier: dict[int, list[int]] = {}
-    for sample, host in within.items():
-        earlier.setdefault(host, []).append(sample)
     lengths, prompts = batch.lengths_S.tolist(), batch.prompt_lengths_S.tolist()
     starts = batch.starts_S.tolist()
-    counts = batch.lengths_S - batch.prompt_lengths_S
-    first_action_S = (torch.cumsum(counts, 0) - counts).tolist()
+    first_action_S = _first_actions(batch).tolist()
     filled = 0
     for family in row:
         shared, prefix_start = family.shared, filled
@@ -147,7 +144,7 @@ def _build_packed(batch: Batch, row: list[Family], inputs: list[int], within: di
             sources.append(rest + starts[sample])
             positions.append(rest)
             stretches.append(Stretch(len(rest), prefix_start if shared else 0, shared))
-            for one in (sample, *earlier.get(sample, ())):
+            for one in held[sample]:
                 steps = torch.arange(lengths[one] - prompts[one])
                 place = prompts[one] - 1 + steps
                 predicts.append(torch.where(place < shared, prefix_start + place, filled - shared + place))
@@ -180,27 +177,23 @@ class Family:
         return self.shared + sum(inputs[sample] - self.shared for sample in self.samples)
 
 
-def continued(batch: Batch, chosen: Sequence[int]) -> dict[int, int]:
-    """The samples with which the prompt of another begins, and that other one, which is not among them itself.
+def holders(batch: Batch, chosen: Sequence[int]) -> dict[int, int]:
+    """Return for each of the chosen samples the one whose row it is found in: itself, or one that begins with it.
 
-    So it is with the turns of a player whose prompts hold its earlier replies as they were sampled. The last token of a
-    reply is never fed in, so it may be another one there.
+    Of equal samples one holds the others. What counts are the tokens that are fed in, all but the last, and not where
+    the reply begins.
     """
-    lengths, prompts = batch.lengths_S.tolist(), batch.prompt_lengths_S.tolist()
-    tokens = {
-        sample: tuple(batch.token_ids_L[start : start + lengths[sample] - 1].tolist())
-        for sample, start in ((sample, int(batch.starts_S[sample])) for sample in chosen)
-    }
-    within: dict[int, int] = {}
-    host = -1
-    # What begins with the tokens of a sample comes after it in their order.
-    for sample in sorted(chosen, key=lambda sample: (tokens[sample], sample), reverse=True):
-        begins = host >= 0 and tokens[host][: len(tokens[sample])] == tokens[sample]
-        if begins and lengths[sample] <= prompts[host]:
-            within[sample] = host
-        else:
-            host = sample
-    return within
+    tokens = batch.token_ids_L.numpy().astype(">u4").tobytes()  # bytes in the order of the tokens
+    lengths, starts = batch.lengths_S.tolist(), batch.starts_S.tolist()
+    fed = {sample: tokens[4 * starts[sample] : 4 * (starts[sample] + lengths[sample] - 1)] for sample in chosen}
+    found: dict[int, int] = {}
+    holder = -1
+    # In the order of their tokens, what begins with a sample comes right after it.
+    for sample in sorted(chosen, key=lambda sample: (fed[sample], sample), reverse=True):
+        if holder < 0 or not fed[holder].startswith(fed[sample]):
+            holder = sample
+        found[sample] = holder
+    return found
 
 
 def shared_prefixes(batch: Batch, chosen: Sequence[int]) -> list[Family]:
