@@ -138,7 +138,8 @@ def test_overlap_plays_the_games_of_its_step_with_weights_an_update_old():
 @pytest.mark.slow
 @pytest.mark.usefixtures("session")
 def test_async_takes_finished_games_with_the_turns():
-    with collector(partial(coin, slow=0.002), schedule="async", max_staleness=2) as played:
+    """In four steps no game is too old, however slow the workers are."""
+    with collector(partial(coin, slow=0.002), schedule="async", max_staleness=3) as played:
         seen = []
         for step in (1, 2, 3, 4):
             played.receive_weights(stored(weights(step - 1), step - 1))
