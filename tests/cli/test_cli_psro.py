@@ -9,7 +9,7 @@ import pytest
 from commands import refused, spiral
 
 SMALL = (
-    "--set", "run.steps=2", "--set", "run.checkpoint_every=2", "--set", "selfplay.episodes_per_step=8",
+    "--set", "run.steps=2", "--set", "run.checkpoint_every=2", "--set", "selfplay.episodes_per_step=16",
     "--set", "learner.epochs=1", "--set", "learner.minibatches=1",
 )  # fmt: skip
 
@@ -31,7 +31,12 @@ def test_a_population_grows_and_goes_on(here):
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert found["iterations"][0]["response_gain"] < found["iterations"][0]["exploitability"]
     metrics = (here / "one" / "response-001" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(metrics[-1])["against/kuhn_poker/start/games"] == 8
+    assert json.loads(metrics[-1])["against/kuhn_poker/mixture/games"] == 16
+    mixed = json.loads((here / "one" / "mixture-001.json").read_text())
+    assert mixed["game"] == "kuhn_poker"
+    assert len(mixed["states"]) == 12
+    own = [sum(shares.values()) for shares in found["iterations"][-1]["shares_by_player"]]
+    assert own == pytest.approx([1, 1])
 
     saved = (here / "one" / "psro.json").read_bytes()
     again = spiral("psro", "psro-nano", "--run-dir", "one", "--iterations", "1", *SMALL, "--resume", "--json")

@@ -19,6 +19,7 @@ from spiral.theory.metagame import (
     cyclic_component,
     elo,
     nash_average,
+    zero_sum_equilibrium,
 )
 
 CIRCLE = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
@@ -132,7 +133,20 @@ def test_nash_averages_are_maximum_entropy_equilibria(players, seed):
     assert np.sum((other.x - average)[inside] * -np.log(average[inside])) < 1e-5
 
 
-@pytest.mark.parametrize(("package", "method"), [("open_spiel.python.egt", alpha_rank), ("scipy.linalg", nash_average)])
+def test_an_equilibrium_of_different_players():
+    """Rows win the difference on the diagonal; by hand: rows (1/3, 2/3), columns (1/3, 2/3), value 2/3."""
+    rows, columns = zero_sum_equilibrium(np.array([[2.0, 0.0], [0.0, 1.0]]))
+    assert rows == pytest.approx([1 / 3, 2 / 3])
+    assert columns == pytest.approx([1 / 3, 2 / 3])
+    rows, columns = zero_sum_equilibrium(np.array([[3.0, -1.0, 5.0]]))
+    assert rows.tolist() == [1.0]
+    assert columns == pytest.approx([0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("package", "method"),
+    [("open_spiel.python.egt", alpha_rank), ("scipy.linalg", nash_average), ("scipy.optimize", zero_sum_equilibrium)],
+)
 def test_a_missing_package_is_named(monkeypatch, package, method):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=r"pip install open_spiel scipy"):

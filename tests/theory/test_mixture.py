@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spiral.evaluation.population import meta_strategy, mixture_exploitability, payoff, payoffs, population_tree
+from spiral.evaluation.population import exploitability, meta_strategy, payoff, payoffs, population_tree
 from spiral.games import load_game
-from spiral.theory import exploitability
+from spiral.theory import exploitability as theory_exploitability
 from spiral.theory.best_response import respond
 from spiral.theory.mixture import mixture
 from spiral.theory.policy import policy_probabilities, table_from_probabilities, uniform_policy
@@ -37,7 +37,7 @@ def test_the_shares_of_a_mixture_change_with_the_way_to_a_state():
     5/6 of the cases and not in half of them.
     """
     checks, bets = by_first(0.0, 0.0), by_first(0.8, 1.0)
-    mixed = mixture(TREE, [checks, bets], [0.5, 0.5])
+    mixed = mixture(TREE, [checks, bets], [[0.5, 0.5]] * 2)
     found = {}
     for infoset in TREE.infosets:
         assert infoset.actions[0] in ("check", "call")
@@ -57,16 +57,23 @@ def test_a_mixture_wins_what_its_policies_win_in_the_mean():
     arrays = [policy_probabilities(TREE, [policy, policy]) for policy in policies]
     shares = [0.5, 0.3, 0.2]
     other = policy_probabilities(TREE, [uniform_policy, uniform_policy])
-    mixed = mixture(TREE, arrays, shares)
+    mixed = mixture(TREE, arrays, [shares, shares])
     expected = sum(share * payoff(TREE, one, other) for share, one in zip(shares, arrays, strict=True))
     assert payoff(TREE, mixed, other) == pytest.approx(expected, abs=1e-12)
     naive = sum(share * one for share, one in zip(shares, arrays, strict=True))
     assert abs(payoff(TREE, naive, other) - expected) > 1e-4
     matrix = payoffs(TREE, arrays)
     assert matrix == pytest.approx(-matrix.T)
-    assert mixture_exploitability(TREE, arrays, shares) == pytest.approx(
-        exploitability(KUHN, table_from_probabilities(TREE, mixed))
+    assert exploitability(TREE, mixed) == pytest.approx(
+        theory_exploitability(KUHN, table_from_probabilities(TREE, mixed))
     )
+
+
+def test_each_player_draws_by_its_own_shares():
+    checks, bets = by_first(0.0, 0.0), by_first(0.8, 1.0)
+    mixed = mixture(TREE, [checks, bets], [[1.0, 0.0], [0.0, 1.0]])
+    assert np.where(TREE.player_A == 0, mixed, 0) == pytest.approx(np.where(TREE.player_A == 0, checks, 0))
+    assert np.where(TREE.player_A == 1, mixed, 0) == pytest.approx(np.where(TREE.player_A == 1, bets, 0))
 
 
 def test_double_oracle_with_exact_responses_solves_kuhn_poker():
@@ -75,9 +82,8 @@ def test_double_oracle_with_exact_responses_solves_kuhn_poker():
     members = [policy_probabilities(tree, [uniform_policy, uniform_policy])]
     found = []
     for _ in range(12):
-        shares = meta_strategy(payoffs(tree, members), "nash").tolist()
-        found.append(mixture_exploitability(tree, members, shares))
-        mixed = mixture(tree, members, shares)
+        mixed = mixture(tree, members, meta_strategy(tree, members, "nash").tolist())
+        found.append(exploitability(tree, mixed))
         as_first, as_second = respond(tree, mixed, 0)[1], respond(tree, mixed, 1)[1]
         members.append(np.where(tree.player_A == 0, as_first, as_second))
     assert found[0] == pytest.approx(11 / 24)
@@ -86,10 +92,21 @@ def test_double_oracle_with_exact_responses_solves_kuhn_poker():
 
 def test_what_has_no_mixture_is_refused():
     with pytest.raises(ValueError, match="needs perfect recall"):
-        mixture(dataclasses.replace(TREE, merged=True), [by_first(0, 0)], [1.0])
-    with pytest.raises(ValueError, match="expected shares that sum to 1"):
-        mixture(TREE, [by_first(0, 0)], [0.5])
+        mixture(dataclasses.replace(TREE, merged=True), [by_first(0, 0)], [[1.0], [1.0]])
+    with pytest.raises(ValueError, match="of player 1; expected shares that sum to 1"):
+        mixture(TREE, [by_first(0, 0)], [[1.0], [0.5]])
     with pytest.raises(ValueError, match="hides nothing from its players"):
         population_tree(load_game("tictactoe"))
-    assert meta_strategy(np.zeros((1, 1)), "alpharank").tolist() == [1.0]
-    assert meta_strategy(np.array([[0.0, 1.0], [-1.0, 0.0]]), "uniform").tolist() == [0.5, 0.5]
+
+
+def test_meta_strategies():
+    """Who always bets wins a chip of who always folds."""
+    folds, bets = by_first(0.0, 1.0), by_first(1.0, 0.0)
+    assert meta_strategy(TREE, [folds], "alpharank").tolist() == [[1.0], [1.0]]
+    assert meta_strategy(TREE, [folds, bets], "uniform").tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    ranked = meta_strategy(TREE, [folds, bets], "alpharank")
+    assert ranked[0] == pytest.approx(ranked[1])
+    won = payoff(TREE, bets, folds)
+    assert won == pytest.approx(1)
+    assert ranked[0][1] > 0.99
+    assert meta_strategy(TREE, [folds, bets], "nash") == pytest.approx(np.array([[0, 1], [0, 1]]))

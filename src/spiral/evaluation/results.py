@@ -39,6 +39,7 @@ from spiral.models.weights_hash import settings_sha256, weights_in_manifest, wei
 from spiral.policies import is_scripted
 from spiral.policies.endpoint.config import ENDPOINT
 from spiral.policies.endpoint.policy import EndpointPolicy
+from spiral.policies.tables import TABLE, table_file
 
 SCHEMA_VERSION = 1
 RESULTS_VARIABLE = "SPIRAL_RESULTS"
@@ -239,6 +240,8 @@ def describe_player(name: str, policy: object) -> dict[str, Any]:
     if isinstance(policy, EndpointPolicy):
         unset = {key for key in ("omit", "rename", "extra") if not getattr(policy.config, key)}
         return {"name": name, "endpoint": policy.config.model_dump(exclude={"budget", *unset})}
+    if name.startswith(TABLE):
+        return {"name": name, "table_sha256": hashlib.sha256(table_file(name).read_bytes()).hexdigest()}
     if not isinstance(policy, LanguagePolicy):
         return {"name": name}
     source = policy.source or name

@@ -1,10 +1,11 @@
 """Policy-space response oracles (PSRO; Lanctot et al., 2017): a population that grows by best responses to itself.
 
-Each iteration finds a meta-strategy over the population, a share of each policy, trains a response to the mixture of
-these policies, and adds it. The response is an ordinary run of the recipe whose opponents are the policies, with their
-shares as weights. The first policy is the recipe's model as it is.
+Each iteration finds a meta-strategy over the population, each player's share of every policy, trains a response to the
+mixture of these policies, and adds it. The response is an ordinary run of the recipe with one opponent, the mixture, as
+a table of its probabilities. The first policy is the recipe's model as it is.
 
     DIR/psro.json               the population, its payoffs and every iteration, written anew after each
+    DIR/mixture-001.json ...    the mixture that each response plays
     DIR/response-001/ ...       the run of each response
 
 Payoffs and exploitability are exact, from the policies' probabilities in every information state, so the recipe has one
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from spiral.core.files import write_text_atomically
 from spiral.core.seeds import derive_seed
 from spiral.evaluation.population import (
     META_SOLVERS,
+    exploitability,
     meta_strategy,
-    mixture_exploitability,
     payoff,
     payoffs,
     policy_array,
@@ -36,6 +37,7 @@ from spiral.games import load_game
 from spiral.launch.lifecycle import execute, resume, start
 from spiral.policies.opponents import OpponentConfig
 from spiral.policies.registry import PolicyOptions, load_language_policy
+from spiral.policies.tables import TABLE, write_table
 from spiral.runs.directory import RunDirectory, lasting_settings
 from spiral.runs.population import POPULATION, read_population
 from spiral.runs.recipe import Recipe, validate_recipe
@@ -44,8 +46,8 @@ from spiral.theory.tree import Floats
 
 START = "start"
 """The first policy: the recipe's model as it is."""
-MIN_SHARE = 0.005
-"""A policy with a smaller share of the meta-strategy does not play against a response."""
+MIXTURE = "mixture"
+"""The name of a response's opponent."""
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -152,38 +154,44 @@ class Psro:
 
     def solve(self) -> dict[str, Any]:
         """Return the meta-strategy of the population as it is, its exploitability and payoffs."""
-        matrix = payoffs(self.tree, self.arrays)
-        shares = meta_strategy(matrix, self.solver)
+        shares = meta_strategy(self.tree, self.arrays, self.solver)
+        by_player = [
+            {member.name: float(share) for member, share in zip(self.members, own, strict=True)} for own in shares
+        ]
         return {
             "iteration": len(self.members) - 1,
-            "shares": {member.name: float(share) for member, share in zip(self.members, shares, strict=True)},
-            "exploitability": mixture_exploitability(self.tree, self.arrays, shares.tolist()),
-            "payoffs": matrix.tolist(),
+            "shares": {name: (by_player[0][name] + by_player[1][name]) / 2 for name in by_player[0]},
+            "shares_by_player": by_player,
+            "exploitability": exploitability(self.tree, self._mixture(by_player)),
+            "payoffs": payoffs(self.tree, self.arrays).tolist(),
         }
+
+    def _mixture(self, by_player: Sequence[Mapping[str, float]]) -> Floats:
+        """The policy that plays as the mixture of the population so far, [A]."""
+        return mixture(self.tree, self.arrays, [list(own.values()) for own in by_player])
 
     def grow(self, found: Mapping[str, Any]) -> float:
         """Train a response to a meta-strategy and add it; return what it wins against the mixture."""
         number = len(self.members)
-        name, shares = f"response-{number:03d}", found["shares"]
-        directory = self.path / name
-        recipe = self._response(number, shares)
+        name = f"response-{number:03d}"
+        directory, file = self.path / name, self.path / f"{MIXTURE}-{number:03d}.json"
+        mixed = self._mixture(found["shares_by_player"])
+        write_table(file, self.game, self.tree, mixed)
+        recipe = self._response(number, file)
         run = resume(directory) if RunDirectory(directory).begun() else start(recipe, directory)
         try:
             run = execute(run, lambda _step, _metrics: None)
         finally:
             run.close()
-        mixed = mixture(self.tree, self.arrays, list(shares.values()))
         self._add(name, f"{directory}@{recipe.run.steps}")
         return payoff(self.tree, self.arrays[-1], mixed)
 
-    def _response(self, number: int, shares: Mapping[str, float]) -> Recipe:
-        """The recipe of a response: it plays the policies of the mixture, each for its share of the games."""
-        playing = {name: share for name, share in shares.items() if share >= MIN_SHARE}
-        models = {member.name: member.model for member in self.members}
+    def _response(self, number: int, file: Path) -> Recipe:
+        """The recipe of a response, which plays the mixture in a file."""
         seed = derive_seed(self.recipe.run.seed, "psro", number) % 2**31
         updates: dict[str, Any] = {
-            "selfplay": self.recipe.selfplay.model_copy(update={"opponents": playing}),
-            "opponent": {name: OpponentConfig(model=models[name]) for name in playing},
+            "selfplay": self.recipe.selfplay.model_copy(update={"opponents": {MIXTURE: 1.0}}),
+            "opponent": {MIXTURE: OpponentConfig(model=f"{TABLE}{file}")},
             "run": self.recipe.run.model_copy(update={"seed": seed}),
         }
         return self.recipe.model_copy(update=updates)

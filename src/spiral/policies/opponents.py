@@ -37,7 +37,8 @@ from spiral.policies.registry import (
     load_policy,
     model_card,
 )
-from spiral.policies.scripted import is_scripted, scripted_policy
+from spiral.policies.scripted import check_scripted, is_scripted, scripted_policy
+from spiral.policies.tables import TABLE
 
 HERE_ONLY = ("engine", "context", "memory_share", "device", "compute")
 """Settings of an opponent that runs on this machine."""
@@ -85,7 +86,9 @@ class OpponentConfig(Section):
         model = self.model or name
         if is_scripted(name) or (name in (*BUILT_IN, *FETCHABLE) and model != name) or not name.strip():
             raise ValueError(f"{name!r} is a policy already; give the table another name and use that as the opponent")
-        if is_scripted(model):
+        if model.startswith(TABLE):
+            check_scripted(model)
+        if is_scripted(model) and (not model.startswith(TABLE) or self.model_dump().keys() != {"model"}):
             raise ValueError(f"model is {model!r}, which takes no settings; name it as the opponent, without a table")
         if model.startswith(ENDPOINT):
             load_endpoint(model.removeprefix(ENDPOINT))
@@ -124,10 +127,13 @@ class Opponents:
         Raises:
             ValueError: There is none, or its context has no room for the first prompt of the game.
         """
-        if is_scripted(name):
-            return scripted_policy(name, game)
+        model = self.model(name)
+        if is_scripted(model):
+            policy = scripted_policy(model, game)
+            policy.name = name
+            return policy
         if name not in self._known:
-            self._known[name] = load_policy(self.model(name), game, self.options(name))
+            self._known[name] = load_policy(model, game, self.options(name))
         check_room(self._known[name], game, first=True)
         return self._known[name]
 

@@ -1,7 +1,7 @@
-"""Policies without a model: uniform random play, minimax search and equilibrium play.
+"""Policies without a model: uniform random play, minimax search, equilibrium play, and the policy of a file.
 
-Their names are `random`, `equilibrium`, `minimax` (searches to the end of the game) and `minimax(depth=4)` (searches
-four moves ahead).
+Their names are `random`, `equilibrium`, `minimax` (searches to the end of the game), `minimax(depth=4)` (searches four
+moves ahead) and `table:FILE` (`tables.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Iterable
 from spiral.core.policy import ScriptedPolicy, TurnReply, TurnRequest
 from spiral.games import Game, State
 from spiral.games.playout import resolve_chance
+from spiral.policies.tables import TABLE, check_table, read_table, table_file
 from spiral.theory import DepthLimited, Minimax, TabularPolicy, equilibrium, require_two_player_zero_sum, uniform_policy
 
 SCRIPTED_NAMES = ("random", "minimax", "equilibrium")
-KNOWN = f"{', '.join(SCRIPTED_NAMES)}; minimax(depth=4) for larger games"
+KNOWN = f"{', '.join(SCRIPTED_NAMES)}; minimax(depth=4) for larger games, {TABLE}FILE for probabilities in a file"
 
 
 class _ListedPolicy(ScriptedPolicy):
@@ -59,39 +60,43 @@ class MinimaxPolicy(_ListedPolicy):
         return rng.choice(self._search.optimal_actions(state))
 
 
-class EquilibriumPolicy(ScriptedPolicy):
-    """Samples from an equilibrium of the game."""
+class KnownPolicy(ScriptedPolicy):
+    """Samples from probabilities that are known, such as those of an equilibrium."""
 
-    name = "equilibrium"
-
-    def __init__(self, game: Game) -> None:
-        """Solves `game`, which is cached for equal games."""
+    def __init__(self, name: str, probabilities: TabularPolicy) -> None:
+        """Take the policy's name and its probabilities."""
         super().__init__()
-        self._table = equilibrium(game)
+        self.name = name
+        self._probabilities = probabilities
 
     def choose(self, state: State, player: int, rng: random.Random) -> str:
-        """An action drawn from the equilibrium's distribution."""
-        distribution = self._table(state, player)
+        """An action drawn from the distribution."""
+        distribution = self._probabilities(state, player)
         return rng.choices(list(distribution), weights=list(distribution.values()))[0]
 
 
 def is_scripted(name: str) -> bool:
     """Whether a name belongs to a scripted policy; `check_scripted` checks its parameters."""
-    return name.partition("(")[0].strip() in SCRIPTED_NAMES
+    return name.startswith(TABLE) or name.partition("(")[0].strip() in SCRIPTED_NAMES
 
 
 def check_scripted(name: str) -> None:
     """Raises `ValueError` when a name is not a scripted policy or its parameters are wrong, whatever the game."""
-    _parse(name)
+    if name.startswith(TABLE):
+        check_table(table_file(name))
+    else:
+        _parse(name)
 
 
 def scripted_policy(name: str, game: Game) -> ScriptedPolicy:
     """The scripted policy called `name` for `game`. Raises `ValueError` when there is none."""
+    if name.startswith(TABLE):
+        return KnownPolicy(name, read_table(table_file(name), game))
     kind, depth = _parse(name)
     if kind == "random":
         return RandomPolicy()
     require_two_player_zero_sum(game)
-    return MinimaxPolicy(depth) if kind == "minimax" else EquilibriumPolicy(game)
+    return MinimaxPolicy(depth) if kind == "minimax" else KnownPolicy(kind, equilibrium(game))
 
 
 def able_opponents(names: Iterable[str], game: Game) -> list[str]:
@@ -127,6 +132,8 @@ def scripted_table(name: str, game: Game) -> TabularPolicy:
     Raises:
         ValueError: There is no such policy, or its probabilities are not known.
     """
+    if name.startswith(TABLE):
+        return read_table(table_file(name), game)
     kind, depth = _parse(name)
     if kind == "random":
         return uniform_policy

@@ -170,6 +170,41 @@ def _widest_equilibrium(payoffs: FloatArray) -> FloatArray:
     return np.asarray(shares / shares.sum())
 
 
+def zero_sum_equilibrium(payoffs: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """An equilibrium of the zero-sum game in which the rows' player gets these payoffs: shares of rows and of columns.
+
+    Args:
+        payoffs: [N, M]
+
+    Returns:
+        [N] and [M], by linear programs.
+
+    Raises:
+        MissingExtraError: SciPy is not installed.
+    """
+    return _maximin(payoffs), _maximin(-payoffs.T)
+
+
+def _maximin(payoffs: FloatArray) -> FloatArray:
+    """The shares of the rows whose payoff against the worst column is the largest, [N]."""
+    try:
+        from scipy.optimize import linprog  # optional, in the same extra as OpenSpiel
+    except ImportError as error:
+        raise MissingExtraError("an equilibrium of payoffs") from error
+    rows, columns = payoffs.shape
+    found = linprog(
+        np.append(np.zeros(rows), -1.0),  # the last unknown is the payoff that is reached
+        A_ub=np.hstack([-payoffs.T, np.ones((columns, 1))]),
+        b_ub=np.zeros(columns),
+        A_eq=np.append(np.ones(rows), 0.0)[None],
+        b_eq=[1.0],
+        bounds=[(0, None)] * rows + [(None, None)],
+        method="highs",
+    )
+    shares = np.maximum(np.asarray(found.x[:rows], dtype=np.float64), 0.0)
+    return np.asarray(shares / shares.sum())
+
+
 def cyclic_component(payoffs: FloatArray) -> FloatArray:
     """The antisymmetric payoffs minus the difference of the players' mean payoffs, [..., N, N]."""
     payoffs = antisymmetric(payoffs)

@@ -19,23 +19,26 @@ from spiral.theory.cfr import normalised, own_weights
 from spiral.theory.tree import Floats, GameTree
 
 
-def mixture(tree: GameTree, policies: Sequence[Floats], shares: Sequence[float]) -> Floats:
+def mixture(tree: GameTree, policies: Sequence[Floats], shares: Sequence[Sequence[float]]) -> Floats:
     """Return the policy that plays as a mixture of policies, [A].
 
     Args:
         tree: The game, with perfect recall.
         policies: The action probabilities of each, [A].
-        shares: Probability of each to be drawn; they sum to one. Each player draws by itself.
+        shares: For each of the two players, the probability that it draws each policy; they sum to one.
 
     Raises:
-        ValueError: The tree's positions are merged, or there is not one share for each policy.
+        ValueError: The tree's positions are merged, or there is not one share for each player and policy.
     """
     if tree.merged:
         raise ValueError("a mixture needs perfect recall; expected a tree whose positions are not merged")
-    if len(policies) != len(shares) or min(shares, default=-1) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"got {len(policies)} policies and the shares {list(shares)}; expected shares that sum to 1")
     weight_A = np.zeros(len(tree.infoset_A))
-    for policy_A, share in zip(policies, shares, strict=True):
-        for player in (0, 1):
+    for player, own in zip((0, 1), shares, strict=True):
+        if len(policies) != len(own) or min(own, default=-1) < 0 or abs(sum(own) - 1) > 1e-6:
+            raise ValueError(
+                f"got {len(policies)} policies and the shares {list(own)} of player {player}; expected shares that sum"
+                " to 1"
+            )
+        for policy_A, share in zip(policies, own, strict=True):
             weight_A += share * own_weights(tree, policy_A, player)
     return normalised(tree, weight_A)
