@@ -20,8 +20,8 @@ from spiral.text import ChatCodec, PromptConfig
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
-LENGTHS = (3, 90, 41, 7, 41, 60)
-"""Of prompts; the windows of the families are 40 tokens."""
+LENGTHS = (3, 3, 90, 41, 7, 41, 60, 60)
+"""Of prompts, of which the first two and the last two are equal; the windows of the families are 40 tokens."""
 CACHED = ["mistral-window", "mistral-window-1", "gemma3", "gpt-oss", "qwen3-5", "lfm2", "falcon-h1", "mamba", "llama4"]
 WHOLE = ["falcon-alibi", "bloom", "recurrent-gemma"]
 FAST = ["mistral-window", "qwen3-5", "falcon-alibi"]
@@ -36,10 +36,9 @@ def policy_of(model, tokenizer, **options):
 
 def requests(tokenizer):
     rng = np.random.default_rng(1)
-    return [
-        PromptRequest(key=key, prompt_ids=rng.integers(1, len(tokenizer), length), seed=key)
-        for key, length in enumerate(LENGTHS)
-    ]
+    prompts = [rng.integers(1, len(tokenizer), length) for length in LENGTHS]
+    prompts[1], prompts[-1] = prompts[0], prompts[-2]
+    return [PromptRequest(key=key, prompt_ids=prompt, seed=key) for key, prompt in enumerate(prompts)]
 
 
 def replies(policy, asked):
@@ -67,6 +66,23 @@ def check_replies(name, tokenizer):
         assert np.abs(found.logprobs - expected).max() < 1e-5
         assert np.abs(found.logprobs - alone.logprobs).max() < 1e-5
     return model
+
+
+@pytest.mark.parametrize("name", ["mistral-window", "qwen3-5", "falcon-h1"])
+def test_equal_prompts_are_computed_once(name, tokenizer, monkeypatch):
+    model, rows = family_model(name, len(tokenizer)), []
+    texts = CachedTexts(model)
+    forward = texts._forward
+    monkeypatch.setattr(texts, "_forward", lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs))
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    alone = [texts.add(ids, [5]), texts.add(ids + 1, [5])]
+    together = texts.add(torch.cat([ids, ids + 1, ids, ids]), [5, 5, 5, 5])
+    assert rows == [1, 1, 2]
+    assert torch.allclose(together, torch.cat([*alone, alone[0], alone[0]]), atol=1e-6)
+    assert texts.cache.rows == 6
+    following = texts.extend([3, 4, 3, 4, 3, 1], [5] * 6)
+    assert torch.allclose(following[2:5], following[[0, 1, 0]], atol=1e-6)
+    assert not torch.allclose(following[5], following[0], atol=1e-2)
 
 
 @pytest.mark.parametrize("name", FAST)

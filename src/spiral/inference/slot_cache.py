@@ -72,8 +72,13 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Prepares for new rows after the first `rows`, which are in use."""
         self.first_row, self.positions = rows, None
 
-    def end_prefill(self) -> None:
-        """Nothing: new rows are already in their place."""
+    def end_prefill(self, which: Tensor | None) -> None:
+        """Repeats the new rows as `SlotCache.end_prefill` says; without that they are already in their place."""
+        if which is not None and self.is_initialized:
+            self._reserve(self.first_row + len(which), 0)
+            new = slice(self.first_row, self.first_row + len(which))
+            self.keys[new] = self.keys[self.first_row + which]
+            self.values[new] = self.values[self.first_row + which]
 
     def begin_decode(self, positions: Tensor, reach: int) -> None:
         """Prepares for one token a row, as `SlotCache.begin_decode`."""
@@ -133,8 +138,10 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
         for name in STATES:
             setattr(self, name, getattr(empty, name))
 
-    def end_prefill(self) -> None:
-        """Puts the new rows after the others."""
+    def end_prefill(self, which: Tensor | None) -> None:
+        """Puts the new rows after the others, repeated as `SlotCache.end_prefill` says."""
+        if which is not None:
+            self._change(lambda state: state[which])
         for name in STATES[:2]:
             setattr(self, name, _pairwise(_joined, self._before[name], getattr(self, name)))
         self._before = {}
@@ -199,6 +206,11 @@ class HybridLayer(StateLayer, SlotLayer):
         SlotLayer.begin_prefill(self, rows)
         StateLayer.begin_prefill(self, rows)
 
+    def end_prefill(self, which: Tensor | None) -> None:
+        """Repeats new rows of both parts."""
+        SlotLayer.end_prefill(self, which)
+        StateLayer.end_prefill(self, which)
+
     def begin_decode(self, positions: Tensor, reach: int) -> None:
         """Prepares both parts."""
         SlotLayer.begin_decode(self, positions, reach)
@@ -227,18 +239,25 @@ class SlotCache(Cache):  # type: ignore[misc]
             states: Number of states of each layer that keeps any.
         """
         super().__init__(layers=[_layer(kind, states) for kind in kinds])
-        self.rows = 0
+        self.rows = self._rows_before = 0
 
     def begin_prefill(self, rows: int) -> None:
         """Prepares for a forward pass with `rows` new prompts, which `end_prefill` has to follow."""
         for layer in self.layers:
             layer.begin_prefill(self.rows)
+        self._rows_before = self.rows
         self.rows += rows
 
-    def end_prefill(self) -> None:
-        """Makes the new rows rows like the others."""
+    def end_prefill(self, which: Tensor | None = None) -> None:
+        """Makes the new rows rows like the others.
+
+        Args:
+            which: For each row that is added, which of the rows of the forward pass it is; None to add all as they are.
+        """
         for layer in self.layers:
-            layer.end_prefill()
+            layer.end_prefill(which)
+        if which is not None:
+            self.rows = self._rows_before + len(which)
 
     def begin_decode(self, positions: Tensor, reach: int) -> None:
         """Prepares for a forward pass with one token for every row in use, at `positions` [rows], all below `reach`.

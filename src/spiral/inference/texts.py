@@ -62,13 +62,18 @@ class CachedTexts:
         self.cache = SlotCache(kinds, int(getattr(model.config, "number_of_conv_states", 1)))
 
     def add(self, ids_NP: Tensor, lengths: list[int]) -> Tensor:
-        """As in `Texts`."""
-        last_N = torch.tensor(lengths, device=ids_NP.device) - 1
+        """As in `Texts`. Equal prompts, such as those of several attempts at one deal, are computed once."""
+        lengths_N = torch.tensor(lengths, device=ids_NP.device)
+        rows_NP, which_N = torch.unique(torch.column_stack([ids_NP, lengths_N]), dim=0, return_inverse=True)
+        repeated = len(rows_NP) < len(ids_NP)
+        if repeated:
+            ids_NP, lengths_N = rows_NP[:, :-1], rows_NP[:, -1]
         self.cache.begin_prefill(len(ids_NP))
         masks = {"attention_mask": whole_masks(self._model, ids_NP.shape[1])} if self._windowed else {}
         hidden_NPD = self._forward(input_ids=ids_NP, **masks)
-        self.cache.end_prefill()
-        return hidden_NPD[torch.arange(len(ids_NP), device=last_N.device), last_N]
+        self.cache.end_prefill(which_N if repeated else None)
+        last_ND = hidden_NPD[torch.arange(len(ids_NP), device=lengths_N.device), lengths_N - 1]
+        return last_ND[which_N] if repeated else last_ND
 
     def extend(self, ids: list[int], positions: list[int]) -> Tensor:
         """As in `Texts`."""
