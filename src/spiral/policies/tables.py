@@ -10,6 +10,7 @@ from another program, or the mixture of a population (`spiral psro`).
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def read_table(file: Path, game: Game) -> TabularPolicy:
             f"{name} is for {game.spec}, which hides nothing from its players; a table needs a game that does"
         )
     try:
-        rows = {(row["player"], row["information_state"]): dict(row["probabilities"]) for row in found["states"]}
+        rows: dict[Hashable, Mapping[str, float]] = {
+            (row["player"], row["information_state"]): dict(row["probabilities"]) for row in found["states"]
+        }
         policy = TablePolicy(rows=rows, key=player_and_information_key)
         policy_probabilities(build_tree(game), [policy, policy])
     except (KeyError, TypeError, AttributeError) as error:

@@ -17,14 +17,20 @@ legal. A spelling that is itself a legal action is that action; only then is any
 
 from __future__ import annotations
 
+import functools
 import html
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from spiral.games import State
 from spiral.text.boxes import last_box
 from spiral.text.latex import latex_to_text, strip_formatting
 from spiral.text.thinking import split_reply
 
+T = TypeVar("T")
+SHORT = 200
+"""Characters."""
 MAX_CONTENT = 100_000
 """Characters. A longer box is illegal at once, because some games take minutes to reject it."""
 MAX_LAYERS = 12
@@ -47,22 +53,42 @@ def parse_action(reply: str, state: State) -> str | None:
     """
     if state.is_terminal or state.is_chance:
         return None
-    answer = split_reply(reply).answer
-    box = last_box(answer)
-    if box is None or (boxed := box.content) is None:
-        return None if box is None else _ends_in_a_backslash(answer[box.start :], state)
+    boxed, unclosed = _box(reply)
+    if boxed is None:
+        return None if unclosed is None else _ends_in_a_backslash(unclosed, state)
     if len(boxed) > MAX_CONTENT:
         return None
     if state.verbatim:
         return boxed.strip() if state.is_legal(boxed.strip()) else None
-    texts = (strip_formatting(boxed, mark_words=False), latex_to_text(boxed), boxed)
-    candidates = [" ".join(text.split()) for text in texts]
-    candidates += _unwrapped(_plain(boxed))
+    candidates = _candidates(boxed)
     actions = _Actions(state.legal_actions())
     for content in candidates:
         if (action := actions.named(content)) is not None:
             return action
-    return next((content for content in dict.fromkeys(candidates) if state.is_legal(content)), None)
+    return next((content for content in candidates if state.is_legal(content)), None)
+
+
+def _kept_when_short(read: Callable[[str], T]) -> Callable[[str], T]:
+    """The same function, which remembers what it found in short texts: small games see the same replies again."""
+    kept = functools.lru_cache(maxsize=4096)(read)
+    return lambda text: kept(text) if len(text) <= SHORT else read(text)
+
+
+@_kept_when_short
+def _box(reply: str) -> tuple[str | None, str | None]:
+    """The content of the last box of the answer, or else the answer from a box on that is not closed."""
+    answer = split_reply(reply).answer
+    box = last_box(answer)
+    if box is None:
+        return None, None
+    return box.content, answer[box.start :] if box.content is None else None
+
+
+@_kept_when_short
+def _candidates(boxed: str) -> tuple[str, ...]:
+    """The spellings of an action that a box may mean, in the order in which they are tried."""
+    texts = (strip_formatting(boxed, mark_words=False), latex_to_text(boxed), boxed)
+    return tuple(dict.fromkeys([*(" ".join(text.split()) for text in texts), *_unwrapped(_plain(boxed))]))
 
 
 def _ends_in_a_backslash(box: str, state: State) -> str | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from spiral.core.metrics import Metrics, matchup_of
+from spiral.core.metrics import Matchup, Metrics, matchup_of
 from spiral.core.records import Episode, FloatArray, Sample, Turn
 from spiral.training.advantages import Advantages
 
@@ -74,7 +74,7 @@ def samples_from_episodes(
         for turn, advantage in zip(episode.turns, by_turn, strict=True):
             if not episode.learns_from(turn):
                 continue
-            if drop_zero_advantage and not np.any(advantage):
+            if drop_zero_advantage and _is_zero(advantage):
                 dropped += 1
             else:
                 samples.append(_sample(episode, turn, advantage))
@@ -87,12 +87,17 @@ def zero_advantages(episodes: Sequence[Episode], advantages: Advantages) -> Metr
     `episodes` and `advantages` are those of `samples_from_episodes`.
     """
     turns, zero = Counter[str](), Counter[str]()
+    names: dict[tuple[Matchup, int], str] = {}
     for episode, by_turn in zip(episodes, advantages, strict=True):
+        matchup = matchup_of(episode)
         for turn, advantage in zip(episode.turns, by_turn, strict=True):
             if episode.learns_from(turn):
-                keys = ("credit/zero_advantage", matchup_of(episode).key("zero_advantage", turn.player))
+                player = (matchup, turn.player)
+                if player not in names:
+                    names[player] = matchup.key("zero_advantage", turn.player)
+                keys = ("credit/zero_advantage", names[player])
                 turns.update(keys)
-                zero.update(keys if not np.any(advantage) else ())
+                zero.update(keys if _is_zero(advantage) else ())
     return {key: zero[key] / count for key, count in turns.items()}
 
 
@@ -124,13 +129,18 @@ def with_learning(
                 continue
             assert turn.generation is not None
             scores = None
-            if logprobs_A is not None and (not drop_zero_advantage or np.any(advantage)):
+            if logprobs_A is not None and (not drop_zero_advantage or not _is_zero(advantage)):
                 tokens = len(turn.generation.token_ids)
                 scores, place = logprobs_A[place : place + tokens], place + tokens
             credited = np.atleast_1d(np.asarray(advantage, dtype=np.float32))
             turns.append(dataclasses.replace(turn, advantages=credited, learner_logprobs=scores))
         learned.append(dataclasses.replace(episode, turns=tuple(turns)))
     return learned
+
+
+def _is_zero(advantage: float | NDArray[np.float64]) -> bool:
+    """Whether the advantage of a turn, or that of all of its tokens, is zero."""
+    return advantage == 0 if isinstance(advantage, float) else not np.any(advantage)
 
 
 def _sample(episode: Episode, turn: Turn, advantage: float | NDArray[np.float64]) -> Sample:
