@@ -215,16 +215,18 @@ def selfplay(options: argparse.Namespace, command: str) -> None:
 
 def training_step(options: argparse.Namespace, command: str) -> None:
     """Both sides of a training step."""
+    weights = ("bfloat16", "float32") if options.compute == "bfloat16" else ("float32",)
     chosen = step.new_parser().parse_args(
         ["--model", options.model, "--games", str(options.step_games), "--tokens", str(options.step_tokens),
          "--steps", str(options.repeats), "--threads", str(options.threads), "--engine", *options.engine,
-         "--trl", *(f"{step.TRL_VERSION}/{weights}" for weights in ("bfloat16", "float32")),
-         "--set", "prompt.thinking=true"]
+         "--trl", *(f"{step.TRL_VERSION}/{kind}" for kind in weights),
+         "--set", "prompt.thinking=true", "--set", f"model.compute={options.compute}"]
     )  # fmt: skip
     reports = step.measured(chosen)
     settings = {
         "part": "step", "model": options.model, "games": options.step_games, "response budget": options.step_tokens,
-        "threads": options.threads, "layout": chosen.layout, "sides ran": step.versions_of(reports),
+        "dtype": options.compute, "threads": options.threads, "layout": chosen.layout,
+        "sides ran": step.versions_of(reports),
     }  # fmt: skip
     record("peers", command, settings, step_rows(reports), STEP_NOTE)
 
@@ -239,6 +241,7 @@ def new_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="smollm2", help="name or directory (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds or steps that count (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of torch (%(default)s)")
+    parser.add_argument("--compute", default="bfloat16", choices=["float32", "bfloat16"], help="(%(default)s)")
     play = parser.add_argument_group("self-play")
     play.add_argument("--game", default="tictactoe", help="(%(default)s)")
     play.add_argument("--games", type=int, default=64, help="games of a round (%(default)s)")
@@ -246,7 +249,6 @@ def new_parser() -> argparse.ArgumentParser:
     play.add_argument("--temperature", type=float, default=0.7, help="(%(default)s)")
     play.add_argument("--thinking", action="store_true", help="ask for reasoning before the answer")
     play.add_argument("--context", type=int, default=2048, help="tokens of prompt and reply (%(default)s)")
-    play.add_argument("--compute", default="bfloat16", choices=["float32", "bfloat16"], help="(%(default)s)")
     steps = parser.add_argument_group("step")
     steps.add_argument("--step-games", type=int, default=8, help="games of a step (%(default)s)")
     steps.add_argument("--step-tokens", type=int, default=256, help="response budget (%(default)s)")

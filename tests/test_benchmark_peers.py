@@ -97,4 +97,4 @@ def test_the_options_of_the_step_are_those_of_the_step_benchmark(monkeypatch):
     (options,) = asked
     assert (options.model, options.tokens, options.steps, options.engine) == ("nano", 256, 5, ["vllm"])
     assert options.trl == ["1.16.0/bfloat16", "1.16.0/float32"]
-    assert options.overrides == ["prompt.thinking=true"]
+    assert options.overrides == ["prompt.thinking=true", "model.compute=bfloat16"]

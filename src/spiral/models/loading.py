@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LIMITS = ("max_position_embeddings", "max_seq_len", "seq_length")
+"""What configurations call the most tokens of a text: most of them, MPT, some of Bloom."""
+DISTANCES = ("bloom",)
+"""Types of models that know distances between tokens only, of any length, without saying so in their configuration."""
 UNLIMITED = 2**20
 """Tokens of a text for a model without a limit: none of its layers knows positions."""
 STEP = re.compile(r"@\d{1,9}$")
@@ -254,14 +258,15 @@ def context_limit(config: Any, who: str) -> int:
     Where all rotary factors change once a text is longer than some length (longrope, as in Phi-3), that length is the
     limit: a token sampled before the change would have another probability after it.
     """
-    limit = getattr(config, "max_position_embeddings", None)
-    if not limit and all(kind in RECURRENT for kind in layer_kinds(config)):
+    limit = next((found for name in LIMITS if (found := getattr(config, name, None))), None)
+    recurrent = all(kind in RECURRENT for kind in layer_kinds(config))
+    if not limit and (recurrent or getattr(config, "model_type", None) in DISTANCES):
         return UNLIMITED
     if not limit or limit < 0:
         raise ValueError(
             f"{who} has to know how many tokens a model takes; the configuration of this model of type"
-            f" {getattr(config, 'model_type', None)!r} has no max_position_embeddings; expected a model with a limit,"
-            " such as Qwen or Llama"
+            f" {getattr(config, 'model_type', None)!r} has no max_position_embeddings; add what the model takes to its"
+            " config.json"
         )
     return min([int(limit), *_rope_switches(config)])
 
