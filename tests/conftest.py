@@ -14,6 +14,7 @@ from spiral.models.loading import ModelConfig, load_language_model
 from spiral.models.nano.build import new_model
 from spiral.models.nano.tokenizer import build_tokenizer
 
+gc.disable()  # until all tests are collected
 ALONE = ("test_ray_death", "test_vllm_broadcast")
 """Tests of the cluster that do not use the shared Ray."""
 
@@ -35,6 +36,7 @@ def pytest_collection_finish(session):
     """Exempts from garbage collection what imports and collecting made: a million objects, half a second each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

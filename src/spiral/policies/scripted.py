@@ -15,7 +15,8 @@ from spiral.core.policy import ScriptedPolicy, TurnReply, TurnRequest
 from spiral.games import Game, State
 from spiral.games.playout import resolve_chance
 from spiral.policies.tables import TABLE, check_table, read_table, table_file
-from spiral.theory import DepthLimited, Minimax, TabularPolicy, equilibrium, require_two_player_zero_sum, uniform_policy
+from spiral.theory import DepthLimited, TabularPolicy, equilibrium, require_two_player_zero_sum, uniform_policy
+from spiral.theory.minimax import perfect_play
 
 SCRIPTED_NAMES = ("random", "minimax", "equilibrium")
 KNOWN = f"{', '.join(SCRIPTED_NAMES)}; minimax(depth=4) for larger games, {TABLE}FILE for probabilities in a file"
@@ -43,11 +44,11 @@ class RandomPolicy(_ListedPolicy):
 class MinimaxPolicy(_ListedPolicy):
     """Perfect play by minimax search, uniform over the optimal actions."""
 
-    def __init__(self, depth: int | None = None) -> None:
+    def __init__(self, game: Game, depth: int | None = None) -> None:
         """`depth` is the number of moves to search ahead (`DepthLimited`); None searches to the end of the game."""
         super().__init__()
         self.name = "minimax" if depth is None else f"minimax(depth={depth})"
-        self._search = Minimax() if depth is None else DepthLimited(depth)
+        self._search = perfect_play(game) if depth is None else DepthLimited(depth)
 
     def choose(self, state: State, player: int, rng: random.Random) -> str:
         """An action of the highest value.
@@ -96,7 +97,7 @@ def scripted_policy(name: str, game: Game) -> ScriptedPolicy:
     if kind == "random":
         return RandomPolicy()
     require_two_player_zero_sum(game)
-    return MinimaxPolicy(depth) if kind == "minimax" else KnownPolicy(kind, equilibrium(game))
+    return MinimaxPolicy(game, depth) if kind == "minimax" else KnownPolicy(kind, equilibrium(game))
 
 
 def able_opponents(names: Iterable[str], game: Game) -> list[str]:
@@ -145,7 +146,7 @@ def scripted_table(name: str, game: Game) -> TabularPolicy:
             f"{name} has no known action probabilities, because it decides by random games; use minimax without a"
             " depth, or evaluate it with `spiral evaluate`"
         )
-    return Minimax().policy
+    return perfect_play(game).policy
 
 
 @functools.cache

@@ -20,7 +20,7 @@ import numpy as np
 from spiral.games import Game
 from spiral.theory.best_response import respond
 from spiral.theory.kuhn import kuhn_equilibrium
-from spiral.theory.minimax import Minimax
+from spiral.theory.minimax import perfect_play
 from spiral.theory.policy import TablePolicy, TabularPolicy, table_from_probabilities
 from spiral.theory.tree import Floats, GameTree, build_tree, has_perfect_information
 
@@ -56,7 +56,7 @@ def equilibrium(game: Game) -> TabularPolicy:
     except ValueError as error:
         raise ValueError(f"equilibrium cannot play {game.spec}: {error}") from error
     if is_open and not np.any(build_tree(game, True).chance_E < 1.0):
-        return Minimax().policy
+        return perfect_play(game).policy
     return _solve(build_tree(game))
 
 

@@ -9,11 +9,12 @@ the search raises an error.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from spiral.games import CHANCE, State
+from spiral.games import CHANCE, Game, State
 from spiral.theory.tree import Floats, GameTree
 
 MAX_POSITIONS = 200_000
@@ -92,6 +93,12 @@ class Minimax:
                 following = _following(state)
                 children[key] = list(following)
                 stack.extend(child for child_key, child in following.items() if child_key not in self._values)
+
+
+@functools.lru_cache(maxsize=8)
+def perfect_play(game: Game) -> Minimax:  # noqa: ARG001 (what the search is kept for)
+    """The search of a game that all who play it share, so that its positions are searched once in a process."""
+    return Minimax()
 
 
 def minimax_value(state: State, *, max_positions: int = MAX_POSITIONS) -> float:
