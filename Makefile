@@ -28,7 +28,7 @@ coverage: $(READY)  ## which lines the fast tests reach
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov=spiral --cov-report=term:skip-covered --cov-report=html
 
 test-all: $(VLLM_READY)  ## every test, the slow ones and those of vLLM too
-	OMP_NUM_THREADS=1 $(VLLM_BIN)/pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "slow or not slow"
 
 test-verifiers: $(VERIFIERS_READY)  ## our games in the package verifiers, which make test skips
 	OMP_NUM_THREADS=1 $(VERIFIERS_BIN)/pytest tests/integrations
