@@ -47,6 +47,14 @@ def signals_as_in_a_terminal():
             signal.signal(number, handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """What the tests write has to survive a killed process, not a machine without power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def results_elsewhere(monkeypatch, tmp_path_factory):
     """What commands keep does not pile up in the working directory."""
