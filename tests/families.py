@@ -165,16 +165,60 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 """By a name of ours: transformers' name of the family, and what is set apart from `SMALL`."""
 
+LISTED = {
+    "llama": "Llama",
+    "qwen2": "Qwen2, Qwen2.5",
+    "qwen3": "Qwen3",
+    "qwen3-5": "Qwen3.5 (linear attention)",
+    "gemma3-capped": "Gemma 3 (windows, capped logits)",
+    "gemma4-shared": "Gemma 4 (windows, shared keys)",
+    "mistral-window": "Mistral with a window",
+    "gpt-oss": "gpt-oss (windows, sinks, experts)",
+    "granite-scaled": "Granite (scaled logits)",
+    "cohere-scaled": "Cohere (scaled logits)",
+    "cohere2": "Cohere 2 (windows, scaled logits)",
+    "olmo-hybrid": "OLMo hybrid (linear attention)",
+    "lfm2": "LFM2 (convolutions)",
+    "qwen3-moe": "Qwen3-MoE",
+    "mixtral": "Mixtral",
+}
+"""The families of docs/models.md, by the names above, and what the page calls them."""
 
-def family_model(name, vocabulary, seed=3):
-    """A model of a family with random weights, large enough for positions, masks and every layer to matter."""
+WIDE = {"head_dim": 32, "global_head_dim": 64, "linear_key_head_dim": 32, "linear_value_head_dim": 32}
+"""Sizes of heads that vLLM takes on a CPU, with two heads for the queries."""
+
+
+def wide_family_model(name, vocabulary):
+    """The model of a family with heads that vLLM takes on a CPU."""
+    _, settings = FAMILIES[name]
+    wide = {key: size for key, size in WIDE.items() if key in settings}
+    return family_model(name, vocabulary, changes={**wide, "num_attention_heads": 2, "num_key_value_heads": 1})
+
+
+def swapped_experts(weights):
+    """The weights, with the first two experts of the first layer of experts in each other's place."""
+    layer = None
+    for name, weight in weights:
+        head, found, _ = name.partition(".experts.")
+        if found and weight.dim() == 3 and (layer or head) == head:
+            layer = head
+            yield name, weight[[1, 0, *range(2, len(weight))]]
+        else:
+            yield name, weight
+
+
+def family_model(name, vocabulary, seed=3, changes=None):
+    """A model of a family with random weights, large enough for positions, masks and every layer to matter.
+
+    `changes` are settings of its configuration that differ from `FAMILIES`.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from spiral.models.files import attention_of
 
     kind, settings = FAMILIES[name]
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    config = AutoConfig.for_model(kind, **{**SMALL, "vocab_size": vocabulary, **tokens, **settings})
+    config = AutoConfig.for_model(kind, **{**SMALL, "vocab_size": vocabulary, **tokens, **settings, **(changes or {})})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         attention = attention_of(AutoModelForCausalLM._model_mapping[type(config)], config)

@@ -2,7 +2,7 @@
 
     SPIRAL_UPDATE_DOCS=1 pytest -m slow tests/test_families.py
 
-measures the families and writes their rows. The column of vLLM is filled by hand, from measurements of vLLM's builds.
+measures the families and writes their rows. The column of vLLM is written by `inference/test_vllm_families.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from families import family_model
+from families import LISTED, family_model
 from killed_runs import KILLED, contents, go_on, metrics_rows, run
 from spiral.agreement import Check, begin_check
 from spiral.core.storage import read_episodes
@@ -35,23 +35,6 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 HEADING = "## Families"
 """What is below it is written by the slow tests."""
-TABLE = {
-    "llama": "Llama",
-    "qwen2": "Qwen2, Qwen2.5",
-    "qwen3": "Qwen3",
-    "qwen3-5": "Qwen3.5 (linear attention)",
-    "gemma3-capped": "Gemma 3 (windows, capped logits)",
-    "gemma4-shared": "Gemma 4 (windows, shared keys)",
-    "mistral-window": "Mistral with a window",
-    "gpt-oss": "gpt-oss (windows, sinks, experts)",
-    "granite-scaled": "Granite (scaled logits)",
-    "cohere-scaled": "Cohere (scaled logits)",
-    "cohere2": "Cohere 2 (windows, scaled logits)",
-    "olmo-hybrid": "OLMo hybrid (linear attention)",
-    "lfm2": "LFM2 (convolutions)",
-    "qwen3-moe": "Qwen3-MoE",
-    "mixtral": "Mixtral",
-}
 SAMPLING = SamplingConfig(max_new_tokens=8)
 SETTINGS = (
     "run.steps=4", "run.checkpoint_every=2", "run.snapshots=[]", "run.episodes_every=1", "run.trackers=[]",
@@ -134,7 +117,7 @@ def measured(name, tokenizer, directory: Path) -> list[str]:
     assert max(engine, trained) < 2e-5
     cached = isinstance(make_texts(check.policy.model), CachedTexts)
     return [
-        TABLE[name],
+        LISTED[name],
         f"`{type(model).__name__}`",
         "yes" if cached else "yes, without a cache",
         learner.layout,
@@ -150,7 +133,7 @@ def written(page: str, cells: list[str]) -> str:
     rows[cells[0]] = f"| {' | '.join([*cells, last])} |"
     head = page.partition(HEADING)[0]
     titles = ["family", "class", "plays", "trains", "resumes", "engine", "learner", "reloaded", "vLLM parity"]
-    known = [rows[title] for title in TABLE.values() if title in rows]
+    known = [rows[title] for title in LISTED.values() if title in rows]
     table = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}", *known]
     versions = (
         f"Measured with transformers {transformers.__version__} and PyTorch {torch.__version__.partition('+')[0]}."
@@ -159,19 +142,19 @@ def written(page: str, cells: list[str]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", LISTED)
 def test_a_family_plays_trains_resumes_and_reloads(name, tokenizer, tmp_path):
     cells = measured(name, tokenizer, tmp_path)
     if os.environ.get("SPIRAL_UPDATE_DOCS"):
         PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), cells), encoding="utf-8")
-    (row,) = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {TABLE[name]} |")]
+    (row,) = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {LISTED[name]} |")]
     assert row.split(" | ")[:5] == f"| {' | '.join(cells)}".split(" | ")[:5]
 
 
 def test_the_page_has_every_family():
     page = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?!family|-).*\|$", page, re.M)
-    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(TABLE.values())
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(LISTED.values())
     assert {len(row.split(" | ")) for row in rows} == {9}
 
 

@@ -1,14 +1,19 @@
 """The watch on a run's first updates, and `spiral check` as people type it."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 
 from commands import spiral as command
-from families import family_model
+from families import family_model, swapped_experts
 from spiral.agreement import DisagreementError
+from spiral.core.steps import checkpoints_in
+from spiral.inference.transformers import TransformersPolicy
+from spiral.launch.lifecycle import execute, resume, start
 from spiral.runs.agreement import GAP, WatchedLearner, computation, learner_options
+from spiral.runs.directory import read_metrics
 from spiral.runs.recipe import load_recipe
 
 
@@ -34,8 +39,11 @@ def watched(*gaps, settings=()):
     return learner.version
 
 
-def test_two_updates_are_watched():
-    assert watched(1e-6, 1e-4, 0.5, 0.5) == 4
+def test_every_update_is_watched():
+    assert watched(1e-6, 1e-4, 4e-3, 4e-3) == 4
+    with pytest.raises(DisagreementError, match=r"games of step 4, played with the weights of update 3: 0\.006 nats"):
+        watched(1e-6, 1e-6, 1e-6, 0.006)
+    assert watched(1e-6, 1e-6, 0.009, settings=["sampling.temperature=0.5"]) == 3
     with pytest.raises(DisagreementError, match=r"games of step 1, played with the weights of update 0: 0\.02 nats"):
         watched(0.02)
     with pytest.raises(DisagreementError, match=r"games of step 2, played with the weights of update 1: 0\.02 nats"):
@@ -47,7 +55,9 @@ def test_two_updates_are_watched():
 
 
 def test_rounding_in_bfloat16_is_allowed_for():
-    assert watched(0.03, 0.03, settings=["model.compute=bfloat16"]) == 2
+    assert watched(0.03, 0.03, 0.14, settings=["model.compute=bfloat16"]) == 3
+    with pytest.raises(DisagreementError, match=r"step 3.* 0\.2 nats .* explains 0\.15"):
+        watched(0.03, 0.03, 0.2, settings=["model.compute=bfloat16"])
     with pytest.raises(DisagreementError, match=r"0\.4 nats .* explains 0\.15"):
         watched(0.4, settings=["model.compute=bfloat16"])
 
@@ -58,6 +68,63 @@ def test_what_differs_by_design_is_not_watched():
     assert watched(1e-6, 0.5, settings=stale) == 2
     with pytest.raises(DisagreementError, match="games of step 1"):
         watched(0.5, settings=stale)
+
+
+RUN = (
+    "run.steps=3", "run.checkpoint_every=10", "run.snapshots=[]", "run.episodes_every=1", "run.trackers=[]",
+    "sampling.max_new_tokens=4", "selfplay.episodes_per_step=2", "selfplay.games=kuhn_poker",
+    "loss.kl_coefficient=0", "loss.reference_refresh_steps=0",
+    "learner.warmup_steps=0", "learner.layout=auto", "evaluation.games=[]", "evaluation.opponents=[]",
+)  # fmt: skip
+
+
+class Copied(TransformersPolicy):
+    """An engine with weights of its own, which from an update on puts two experts in each other's place."""
+
+    first = 100
+
+    def __init__(self, model, codec, sampling, **options):
+        super().__init__(copy.deepcopy(model), codec, sampling, **(options | {"own": True}))
+
+    def load_weights(self, weights, version):
+        super().load_weights(swapped_experts(weights) if version >= self.first else weights, version)
+
+
+@pytest.fixture
+def experts(tokenizer, tmp_path, monkeypatch, one_thread):
+    monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("spiral.inference.engines.TransformersPolicy", Copied)
+    family_model("mixtral", len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return load_recipe("nano", [*RUN, f"model.path={tmp_path / 'model'}"])
+
+
+def trained(run):
+    execute(run, lambda *_: None).close()
+    rows = read_metrics(run.directory.path)
+    return [{key: row[key] for key in row if not key.startswith("time/")} for row in rows]
+
+
+def test_experts_in_the_wrong_place_are_found_at_launch(experts, tmp_path, monkeypatch):
+    monkeypatch.setattr(Copied, "first", 0)
+    with pytest.raises(DisagreementError, match=r"transformers engine, one prompt .*: 0\.\d+ nats a token in the mean"):
+        start(experts, tmp_path / "run")
+
+
+def test_experts_in_the_wrong_place_are_found_in_mid_run_and_nothing_is_lost(experts, tmp_path, monkeypatch):
+    whole = trained(start(experts, tmp_path / "whole"))
+    assert [row["step"] for row in whole] == [1, 2, 3]
+    assert max(row[GAP] for row in whole) < 1e-5
+    path = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        patch.setattr(Copied, "first", 2)
+        with pytest.raises(
+            DisagreementError, match=r"step 3, played with the weights of update 2: [\d.]+ nats"
+        ) as found:
+            trained(start(experts, path))
+    assert "the last checkpoint is from before" in str(found.value)
+    assert [step for step, _ in checkpoints_in(path / "checkpoints")] == [0, 2]
+    assert trained(resume(path)) == whole
 
 
 def test_settings_that_can_be_at_fault():

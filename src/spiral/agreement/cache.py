@@ -18,7 +18,7 @@ from spiral.models.store import store_directory
 from spiral.models.weights_hash import settings_sha256, weights_sha256
 
 MAX_KEPT = 500
-METHOD = 1
+METHOD = 2
 """Raise it when the checks or tolerances change."""
 
 

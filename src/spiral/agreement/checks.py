@@ -203,6 +203,7 @@ def run_check(
     *,
     games: Sequence[str] = ("tictactoe",),
     kept: bool = False,
+    reload: bool = False,
 ) -> Check | None:
     """Checks the engine; a check of the learner may follow. None if this was checked before.
 
@@ -214,6 +215,7 @@ def run_check(
         settings: Other settings that decide what is computed; with the weights they are the key of the result.
         games: Games whose prompts are used.
         kept: Whether this is the whole check, so that its result is stored.
+        reload: Whether the engine is first given the model's weights as after an update, so that this is checked too.
 
     Raises:
         DisagreementError: Engine and model differ.
@@ -225,6 +227,8 @@ def run_check(
     model = load_plain()
     if model is None:
         return None
+    if reload:
+        policy.load_weights(model.named_parameters(), policy.version)
     check = begin_check(policy, model, compute, games=games, key=key)
     check.engine()
     if kept:

@@ -83,7 +83,13 @@ class LocalRun:
                 recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": expert.steps})})
             games = list(recipe.selfplay.games)
             check = run_check(
-                policy, lambda: loaded.model, directory, recipe.model.compute, computation(recipe), games=games
+                policy,
+                lambda: loaded.model,
+                directory,
+                recipe.model.compute,
+                computation(recipe),
+                games=games,
+                reload=not shared,
             )
             learner = Learner.from_recipe(
                 recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model

@@ -1,12 +1,14 @@
-"""Agreement of engine and learner in a run: the settings that matter to it, and a check in the first updates.
+"""Agreement of engine and learner in a run: the settings that matter to it, and a check in every update.
 
-The log-probabilities that the engine reported for the games of the first step are compared with the learner's. The
-games of the second step were sampled with the weights of the first update, so an engine that received them wrongly (a
-stale head, layers in another order) is found there. Every update computes the difference anyway (`sampler/gap_mean`).
+The log-probabilities that the engine reported for the games of a step are compared with the learner's. The games of the
+second step were sampled with the weights of the first update, so an engine that received them wrongly (a stale head,
+experts in another order) is found there, and one that receives later weights wrongly in the step that follows. Every
+update computes the difference anyway (`sampler/gap_mean`).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from spiral.agreement import PLAINER, DisagreementError, tolerance_of
@@ -14,9 +16,15 @@ from spiral.core.metrics import Metrics
 from spiral.core.records import FloatArray
 from spiral.runs.recipe import Recipe
 from spiral.training.batch import Batch
+from spiral.training.learner import GapError, Learner
 from spiral.training.loop import Updater
 
 GAP = "sampler/gap_mean"
+FIRST_UPDATES = 2
+LATER = 5e-3
+"""Nats a token at temperature 1 that are allowed after the first updates, where rounding explains less. A correct
+engine in float32 differs by less than 1e-5, one that rounds as TF32 does by up to 1e-3; two experts of a small model in
+each other's place are 0.05 and more."""
 
 
 def learner_options(recipe: Recipe) -> dict[str, Any]:
@@ -32,22 +40,26 @@ def computation(recipe: Recipe) -> dict[str, Any]:
 
 
 class WatchedLearner:
-    """An `Updater` that ends a run in which engine and learner disagree in its first updates."""
+    """An `Updater` that ends a run in which engine and learner disagree."""
 
     def __init__(self, learner: Updater, recipe: Recipe) -> None:
         """Takes the limit from the recipe.
 
         With top-p the engine samples from another distribution than the learner's by design, so nothing is compared.
-        Schedules other than "sync" learn from games of older weights after the first step.
+        Schedules other than "sync" learn from games of older weights after the first step, so that only this one is
+        compared.
         """
         self._learner = learner
         self._engine = recipe.engine.kind
         sampling, compute = recipe.sampling, recipe.model.compute
-        self._limit = tolerance_of(compute, sampling.temperature).mean
+        tolerance = tolerance_of(compute, sampling.temperature)
+        self._first = tolerance.mean
         if compute != "float32":
-            self._limit = max(self._limit, recipe.loss.gap_limit)
+            self._first = max(self._first, recipe.loss.gap_limit)
+        self._later = max(self._first, LATER * tolerance.mean / tolerance_of(compute).mean)
+        self._done = 0
         comparable = sampling.top_p == 1
-        self._left = (2 if recipe.cluster.schedule == "sync" else 1) if comparable else 0
+        self._watched = (math.inf if recipe.cluster.schedule == "sync" else 1) if comparable else 0
 
     @property
     def version(self) -> int:
@@ -59,15 +71,30 @@ class WatchedLearner:
         return self._learner.score(batch, split=split)
 
     def update(self, batch: Batch | None) -> Metrics:
-        """One update. Raises `DisagreementError` if engine and learner disagree in one of the first."""
-        metrics = self._learner.update(batch)
-        if self._left and GAP in metrics:
-            self._left -= 1
-            if not metrics[GAP] <= self._limit:
-                raise DisagreementError(
-                    f"engine.kind {self._engine!r} and the learner disagree about the games of step {self.version},"
-                    f" played with the weights of update {self.version - 1}: {metrics[GAP]:.2g} nats a token in the"
-                    f" mean, where rounding explains {self._limit:.2g}; what was sampled is not what is learned from."
-                    " Try another engine.kind; `spiral check` says more"
-                )
+        """One update.
+
+        Raises:
+            DisagreementError: Engine and learner disagree. A learner in this process has not changed its weights.
+        """
+        limit = self._first if self._done < FIRST_UPDATES else self._later
+        before = self.version
+        watched = self._done < self._watched
+        if isinstance(self._learner, Learner):
+            self._learner.gap_bound = limit if watched else math.inf
+        try:
+            metrics = self._learner.update(batch)
+        except GapError as error:
+            raise self._disagreement(before, error.gap, limit) from error
+        if watched and GAP in metrics:
+            self._done += 1
+            if not metrics[GAP] <= limit:
+                raise self._disagreement(before, metrics[GAP], limit)
         return metrics
+
+    def _disagreement(self, version: int, gap: float, limit: float) -> DisagreementError:
+        return DisagreementError(
+            f"engine.kind {self._engine!r} and the learner disagree about the games of step {version + 1}, played with"
+            f" the weights of update {version}: {gap:.2g} nats a token in the mean, where rounding explains"
+            f" {limit:.2g}; what was sampled is not what is learned from, and the last checkpoint is from before. Try"
+            " another engine.kind; `spiral check` says more"
+        )
