@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from families import family_model
 from spiral.inference import vllm_engine
 from spiral.inference.engines import EngineConfig, Weights, _bfloat16_copy, make_policy
 from spiral.inference.parameters import ParameterNames
@@ -30,6 +31,8 @@ from spiral.policies import SamplingConfig
 from spiral.text import PromptConfig
 from turns import random_states, replies_of, requests_for
 from vllm_models import save, tiny, untied
+
+FLOAT = torch.float32
 
 
 def policy_of(nano, compute="float32", sampling=None, **engine):
@@ -136,9 +139,7 @@ def test_names_that_the_files_have_too_are_taken(nano, tmp_path):
     tensors = load_file(Path(whole) / "model.safetensors")
     del tensors["norm.weight"]
     save_file(tensors, Path(whole) / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"has 1 weights that transformers holds in another form, such as 'model\.norm"
-    ):
+    with pytest.raises(ValueError, match=r"do not have 1 of the \d+ names that transformers would write.*'model\.norm"):
         ParameterNames.read(whole).check_files(whole)
 
 
@@ -164,19 +165,49 @@ def test_unreadable_files_are_reported(nano, tmp_path, name, content):
         ParameterNames(nano.model).check_files(str(tmp_path))
 
 
-def test_a_mixture_of_experts_cannot_be_trained_with_vllm(nano, tmp_path):
-    """transformers holds its experts in one tensor, the files one matrix each; vLLM would take them without a word."""
-    directory = save(tiny("olmoe", len(nano.tokenizer)), nano.tokenizer, tmp_path)
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss", "gemma4-shared"])
+def test_weights_are_sent_as_the_files_hold_them(nano, tmp_path, name):
+    """transformers holds the experts of a layer in one tensor, most files one matrix each; Gemma 4 has a constant."""
+    model = family_model(name, len(nano.tokenizer) + 8)
+    directory = save(model, nano.tokenizer, tmp_path)
     names = ParameterNames.read(directory)
-    with pytest.raises(
-        ValueError, match=r"in another form, such as 'model\.layers\.0\.mlp\.experts\.down_proj'.*"
-    ) as caught:
-        names.check_files(directory)
-    assert str(caught.value).endswith("set engine.kind to 'transformers'")
+    names.check_files(directory)
+    stored, sent = (
+        load_file(Path(directory) / "model.safetensors"),
+        list(names.complete(model.named_parameters(), FLOAT)),
+    )
+    assert len(sent) == len({name for name, _ in sent})
+    assert {name for name, _ in sent} - {"lm_head.weight"} == stored.keys() - {"lm_head.weight"}
+    assert all(torch.equal(weight, stored[name]) for name, weight in sent if name in stored)
+    moved = dict(names.complete(((name, weight + 1) for name, weight in model.named_parameters()), FLOAT))
+    assert all(
+        torch.equal(moved[name], stored[name] + 1) for name, _ in sent if name in stored and "scalar" not in name
+    )
+
+
+def test_files_with_other_names_are_refused_for_training(nano, tmp_path):
+    directory = save(tiny("olmoe", len(nano.tokenizer)), nano.tokenizer, tmp_path)
+    file = Path(directory) / "model.safetensors"
+    tensors = {name.replace("experts", "specialists"): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
     loaded = LanguageModel(model=None, tokenizer=nano.tokenizer, prompt=None)
     model, sampling = ModelConfig(path=directory), SamplingConfig()
-    with pytest.raises(ValueError, match="another form"):
+    with pytest.raises(
+        ValueError, match=r"do not have 24 of the 45 names .* 'model\.layers\.0\.mlp\.experts\.0"
+    ) as caught:
         make_policy(EngineConfig(kind="vllm"), model, loaded, PromptConfig(), sampling, weights=Weights.SHARED)
+    assert str(caught.value).endswith("set engine.kind to 'transformers'")
+
+
+def test_weights_that_are_only_saved_together_are_refused(nano, monkeypatch):
+    def joined(model, weights):
+        return {"both": torch.cat([weights["model.norm.weight"], weights["model.layers.0.input_layernorm.weight"]])}
+
+    monkeypatch.setattr("spiral.inference.parameters.revert_weight_conversion", joined)
+    with pytest.raises(
+        ValueError, match=r"joins several weights of model .* such as 'both', and vLLM is given them one"
+    ):
+        ParameterNames.read(str(NANO_DIRECTORY)).check_files(str(NANO_DIRECTORY))
 
 
 def test_the_copy_in_bfloat16_is_cast_as_it_is_copied(nano, monkeypatch):
@@ -273,7 +304,7 @@ def test_an_engine_that_never_starts_ends_the_process_too(nano, monkeypatch, cap
     waits = {"short": 0.3, "long": 1.6}
     monkeypatch.setattr(vllm_engine, "_start", lambda directory, *_: time.sleep(waits[directory]))
     for name, expected in (("short", []), ("long", [1])):
-        vllm_engine.start_engine(name, 64, EngineConfig(), "float32", "compute", 1, watchdog)
+        vllm_engine.start_engine(name, 64, EngineConfig(), "float32", "compute", 1, watchdog, None)
         assert ended == expected
     said = capfd.readouterr().err
     assert "vLLM has stalled while starting with 'long': one call has taken more than 0.6 s." in said

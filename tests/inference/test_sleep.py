@@ -149,6 +149,10 @@ class StubEngine:
     def collective_rpc(self, name, kwargs):
         self.calls.append(f"{name} of {len(list(kwargs['weights_iterator']))}")
 
+    def apply_model(self, function):
+        self.calls.append(function.__name__)
+        return [[]]
+
     def add_request(self, request, prompt, parameters):
         self.calls.append(f"request {request}")
 
@@ -193,7 +197,9 @@ def test_vllm_sleeps_wakes_and_takes_weights_in_this_order(nano, vllm_of):
         "drop prefixes",
         "sleep 1",
         "wake up",
+        "_mark",
         f"reload_weights of {count}",
+        "_marked",
         "drop prefixes",
     ]
     assert (policy.asleep, policy.version) == (False, 3)

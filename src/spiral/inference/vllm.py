@@ -28,6 +28,7 @@ from spiral.inference.base import LanguagePolicy, OpenTurn
 from spiral.inference.parameters import ParameterNames
 from spiral.inference.settings import EngineConfig
 from spiral.inference.vllm_engine import Watchdog, quiet, start_engine, stop_engine
+from spiral.inference.vllm_reload import reload
 from spiral.models.head import stated_precision
 from spiral.models.hub import local_copy
 from spiral.models.loading import usable_context
@@ -94,7 +95,14 @@ class VllmPolicy(LanguagePolicy):
         self._watchdog = Watchdog(config.stall_seconds)
         try:
             self._engine = start_engine(
-                directory, self.context, config, compute, head, self._parameters.count, self._watchdog
+                directory,
+                self.context,
+                config,
+                compute,
+                head,
+                self._parameters.count,
+                self._watchdog,
+                self._parameters.config,
             )
         except BaseException:
             self._watchdog.stop()
@@ -145,7 +153,8 @@ class VllmPolicy(LanguagePolicy):
         Keys and values of shared prefixes that the old weights computed are dropped.
 
         Raises:
-            ValueError: Weights are missing, unknown or of another shape.
+            ValueError: The names in the model's files are not those that transformers would write.
+            RuntimeError: Weights are missing, unknown or of another shape, or vLLM has not taken all of them.
         """
         assert not self._pending, "weights can only change between turns"
         if not self._names_checked:
@@ -154,7 +163,7 @@ class VllmPolicy(LanguagePolicy):
         self.wake()
         complete = self._parameters.complete(weights, self._dtype)
         with self._reported(f"loading weights of version {version}"), torch.no_grad(), quiet():
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": complete})
+            reload(self._engine, complete, str(self._parameters.config.model_type))
             self._drop_prefixes()
         self.version = version
 

@@ -3,10 +3,11 @@
 A learner may share the process. So global state that vLLM changes when it starts is restored, and the environment
 variables that vLLM reads are set here, before it is imported.
 
-This is the only file that uses parts of vLLM that are not public (checked with vLLM 0.32): the finalizer and the
-executor of `LLMEngine.engine_core`, since vLLM has no way to stop an engine that leaves torch.distributed alone
-(https://github.com/vllm-project/vllm/issues/1908), and `LogitsProcessor.head_dtype`, since a vLLM that cannot compute
-the head in float32 ignores the setting.
+This file and `vllm_reload.py` are the only ones that use parts of vLLM that are not public (checked with vLLM 0.32).
+Here these are the finalizer and the executor of `LLMEngine.engine_core`, since vLLM has no way to stop an engine that
+leaves torch.distributed alone (https://github.com/vllm-project/vllm/issues/1908); `LogitsProcessor.head_dtype`, since a
+vLLM that cannot compute the head in float32 ignores the setting; and `parallel_state._EP`, since vLLM makes its group
+of experts with the first engine of a process, and not at all where that is a dense model's.
 
 Known limit: on a CPU vLLM binds the process's memory to the node of its first core, and this is not undone; it matters
 only on machines with several sockets.
@@ -28,8 +29,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from spiral.inference.settings import EngineConfig
+from spiral.models.kinds import BOTH, RECURRENT, layer_kinds
 from spiral.models.settings import HeadPrecision
 
 ENVIRONMENT = {
@@ -66,6 +69,7 @@ def start_engine(
     head: HeadPrecision,
     weights: int,
     watchdog: Watchdog,
+    model: Any,
 ) -> Any:
     """Starts an `LLMEngine` and generates a first token with it.
 
@@ -77,6 +81,7 @@ def start_engine(
         head: Precision of the output head.
         weights: Number of parameters of the model.
         watchdog: Ends the process if the start takes too long.
+        model: The model's configuration.
 
     Raises:
         ValueError: vLLM is not installed, cannot run on this machine, or refuses the model or the settings.
@@ -91,17 +96,52 @@ def start_engine(
         except Exception as error:
             raise ValueError(f"vLLM is installed but does not load: {error}; to install it, {INSTALL}") from error
         try:
-            engine = _start(directory, context, config, compute, head, weights)
+            engine = _start(directory, context, config, compute, head, weights, model)
         except Exception as error:
             raise ValueError(
                 f"vLLM cannot run {directory!r} in {compute}, for up to {context} tokens of prompt and reply and with"
-                f" engine.memory_share {config.memory_share:g}: {error} (fewer tokens need less memory: engine.context,"
-                " or --context where there is no recipe)"
+                f" engine.memory_share {config.memory_share:g}: {_reason(error, model)} (fewer tokens need less memory:"
+                " engine.context, or --context where there is no recipe)"
             ) from error
     return engine
 
 
-def _start(directory: str, context: int, config: EngineConfig, compute: str, head: HeadPrecision, weights: int) -> Any:
+def _reason(error: Exception, model: Any) -> str:
+    """Why vLLM does not start, without the frame of pydantic's errors."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    reason = "; ".join(str(found["msg"]) for found in error.errors())
+    if "failed to be inspected" not in reason:
+        return reason
+    from vllm import ModelRegistry  # vLLM only says that the logs have the reason, which is what its code imports
+
+    for name in model.architectures or ():
+        try:
+            importlib.import_module(str(getattr(ModelRegistry.models.get(name), "module_name", "vllm")))
+        except Exception as cause:
+            return f"its code for {name} does not load: {cause}"
+    return reason
+
+
+def _overrides(config: Any) -> dict[str, Any]:
+    """Values of a model's configuration under which vLLM computes what transformers does.
+
+    In a window of Cohere 2, vLLM lets a token see one more than transformers does: 0.001 nats a token for a small model
+    of random weights, in texts longer than its window.
+    """
+    window = getattr(config, "sliding_window", None) or 0
+    return {"sliding_window": window - 1} if config.model_type == "cohere2" and window > 1 else {}
+
+
+def _start(
+    directory: str,
+    context: int,
+    config: EngineConfig,
+    compute: str,
+    head: HeadPrecision,
+    weights: int,
+    model: Any,
+) -> Any:
     from vllm import EngineArgs, LLMEngine, SamplingParams
     from vllm.inputs import tokens_input
     from vllm.usage.usage_lib import UsageContext
@@ -115,15 +155,16 @@ def _start(directory: str, context: int, config: EngineConfig, compute: str, hea
         dtype=compute,
         max_model_len=context,
         max_num_seqs=config.max_rows,
-        enable_prefix_caching=True,
+        enable_prefix_caching=_keeps_prefixes(model),
         logprobs_mode="processed_logprobs",  # of the distribution sampled from
         gpu_memory_utilization=config.memory_share,
         disable_log_stats=True,
         use_tqdm_on_load=False,
         enable_sleep_mode=config.sleep,
-        hf_overrides={"head_dtype": "float32"} if wide else {},
+        hf_overrides={**_overrides(model), **({"head_dtype": "float32"} if wide else {})},
         **_cpu_arguments(context, config, weights * getattr(torch, compute).itemsize),
     )
+    _add_group_of_experts()
     engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
     # The finalizer would end torch.distributed for the whole process.
     engine.engine_core._finalizer.detach()
@@ -137,6 +178,25 @@ def _start(directory: str, context: int, config: EngineConfig, compute: str, hea
         stop_engine(engine)
         raise
     return engine
+
+
+def _keeps_prefixes(model: Any) -> bool:
+    """Whether vLLM can share the prefixes of prompts; those of layers with states only with prompts in chunks."""
+    from vllm.platforms import current_platform
+
+    return not current_platform.is_cpu() or not any(kind in (*RECURRENT, *BOTH) for kind in layer_kinds(model))
+
+
+def _add_group_of_experts() -> None:
+    """Makes the process group that layers of experts ask for, where an earlier engine of this process has made none."""
+    from vllm.distributed import parallel_state
+
+    if parallel_state.model_parallel_is_initialized() and parallel_state._EP is None:
+        world = parallel_state.get_world_group()
+        backend = torch.distributed.get_backend(world.device_group)
+        parallel_state._EP = parallel_state.init_model_parallel_group(
+            [world.ranks], world.local_rank, backend, group_name="ep"
+        )
 
 
 def _step_to_the_end(engine: Any) -> None:
