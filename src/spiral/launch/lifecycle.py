@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from spiral.agreement import DisagreementError
 from spiral.core.metrics import Metrics
 from spiral.core.policy import NotPlayedError
 from spiral.core.records import Episode
@@ -300,7 +299,7 @@ def execute(run: Run, show: Show, guards: Guards | None = None) -> Run:
 
     If the learner is lost, the run resumes from its last checkpoint, at most `cluster.restarts` times. A run shortened
     to the steps that it has done is only evaluated. A run that fails is closed, and the steps that are done are saved
-    where a user's code fails, no game can be played, or engine and learner disagree.
+    where a user's code fails or no game can be played.
 
     Args:
         run: A run that was started or resumed.
@@ -367,7 +366,7 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
                     watch=show,
                 ),
             )
-        except (UserCodeError, NotPlayedError, DisagreementError):
+        except (UserCodeError, NotPlayedError):
             _save_done(run, recorder)
             raise
     if not finished:

@@ -16,7 +16,6 @@ from spiral.core.metrics import Metrics
 from spiral.core.records import FloatArray
 from spiral.runs.recipe import Recipe
 from spiral.training.batch import Batch
-from spiral.training.learner import GapError, Learner
 from spiral.training.loop import Updater
 
 GAP = "sampler/gap_mean"
@@ -71,30 +70,16 @@ class WatchedLearner:
         return self._learner.score(batch, split=split)
 
     def update(self, batch: Batch | None) -> Metrics:
-        """One update.
-
-        Raises:
-            DisagreementError: Engine and learner disagree. A learner in this process has not changed its weights.
-        """
+        """One update. Raises `DisagreementError` if engine and learner disagree; the run ends before it is saved."""
         limit = self._first if self._done < FIRST_UPDATES else self._later
-        before = self.version
-        watched = self._done < self._watched
-        if isinstance(self._learner, Learner):
-            self._learner.gap_bound = limit if watched else math.inf
-        try:
-            metrics = self._learner.update(batch)
-        except GapError as error:
-            raise self._disagreement(before, error.gap, limit) from error
-        if watched and GAP in metrics:
+        metrics = self._learner.update(batch)
+        if self._done < self._watched and GAP in metrics:
             self._done += 1
             if not metrics[GAP] <= limit:
-                raise self._disagreement(before, metrics[GAP], limit)
+                raise DisagreementError(
+                    f"engine.kind {self._engine!r} and the learner disagree about the games of step {self.version},"
+                    f" played with the weights of update {self.version - 1}: {metrics[GAP]:.2g} nats a token in the"
+                    f" mean, where rounding explains {limit:.2g}; what was sampled is not what is learned from, and the"
+                    " last checkpoint is from before. Try another engine.kind; `spiral check` says more"
+                )
         return metrics
-
-    def _disagreement(self, version: int, gap: float, limit: float) -> DisagreementError:
-        return DisagreementError(
-            f"engine.kind {self._engine!r} and the learner disagree about the games of step {version + 1}, played with"
-            f" the weights of update {version}: {gap:.2g} nats a token in the mean, where rounding explains"
-            f" {limit:.2g}; what was sampled is not what is learned from, and the last checkpoint is from before. Try"
-            " another engine.kind; `spiral check` says more"
-        )

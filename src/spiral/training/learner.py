@@ -54,14 +54,6 @@ class TrainingDivergedError(RuntimeError):
         self.metrics = dict(metrics or {})
 
 
-class GapError(RuntimeError):
-    """The samples of an update differ too much from the learner; `gap` is how much, in nats a token."""
-
-    def __init__(self, gap: float) -> None:
-        super().__init__(f"behaviour and learner log-probabilities differ by {gap:.2g} nats a token")
-        self.gap = gap
-
-
 class LearnerRecipe(Protocol):
     """The sections of a recipe that a learner is built from."""
 
@@ -172,8 +164,6 @@ class Learner:
         # After the copy, which would share compiled blocks.
         self.rate_factor = 1.0
         """Multiplies the learning rate; set by the answers of guards."""
-        self.gap_bound = math.inf
-        """Nats a token between behaviour and learner beyond which one process alone makes no update."""
         self._scorer = Scorer(model, compiled=compiled, head=head, packed=packed)
         if lora is not None and lora.rank:
             add_lora(model, lora, seed)
@@ -228,7 +218,6 @@ class Learner:
             Metrics of the loss, the gradient and the gap between behaviour and learner log-probabilities.
 
         Raises:
-            GapError: The samples are beyond `gap_bound`; no weight has changed.
             TrainingDivergedError: No gradient was finite in too many updates in a row.
             GroupError: A rank is lost.
         """
@@ -293,7 +282,6 @@ class Learner:
             for rows in self._rows_of_all_ranks(batch, everything):
                 add(totals, targets.note_old_policy(rows, self._score(rows, targets), self.loss_config))
             targets.old_policy = False
-            self._check_gap(totals)
         if self.reference is not None:
             rows_of_batch = self._micro_batches(batch, everything)
             targets.reference_hidden = reference_hidden(self.reference, rows_of_batch, batch.num_action_tokens)
@@ -326,8 +314,6 @@ class Learner:
             else:
                 add(sums, loss_sums(parts, scores, tokens))
             (parts.total * scale).backward()  # type: ignore[no-untyped-call]
-        if targets.old_policy:
-            self._check_gap(sums)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if not self._sharded:
             self.ranks.add_up_gradients(parameters)  # FSDP2 has added up those of sharded weights
@@ -339,14 +325,6 @@ class Learner:
         else:
             add(totals, {"skipped_steps": 1.0})
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _check_gap(self, sums: Metrics) -> None:
-        """Raises `GapError` before the first optimizer step. A rank of several knows only its own samples."""
-        if self.ranks.size == 1 and sums.get("gap_tokens"):
-            gap = sums["gap_mean"] / sums["gap_tokens"]
-            if gap > self.gap_bound:
-                self.optimizer.zero_grad(set_to_none=True)
-                raise GapError(gap)
 
     def _score(self, rows: MicroBatch, targets: _Targets) -> TokenScores:
         """Compute log-probabilities, entropy and KL of a micro-batch's action tokens under the current weights."""
