@@ -37,6 +37,8 @@ def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     gc.enable()
+    if session.items and getattr(session.config.option, "loadgroup", False) and "@" not in session.items[0].nodeid:
+        raise pytest.UsageError("xdist does not group tests with this pytest; install what constraints.txt names")
 
 
 @pytest.fixture(scope="session", autouse=True)
