@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -398,6 +399,18 @@ def gap(left, right):
     return np.abs(left - right)
 
 
+def multiply_in_float32(model):
+    """Has products in bfloat16 computed in float32 and rounded: six times faster on a CPU that lacks bfloat16."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.forward = functools.partial(rounded_product, module.weight.float(), module.bias)
+
+
+def rounded_product(weight, bias, rows):
+    product = torch.nn.functional.linear(rows.float(), weight, None if bias is None else bias.float())
+    return product.to(rows.dtype)
+
+
 @pytest.mark.parametrize("thinking", [False, True])
 def test_in_bfloat16_the_engines_agree_within_rounding(directory, nano, thinking):
     prompt = PromptConfig(observation="compact", thinking=thinking)
@@ -456,8 +469,7 @@ def test_with_a_float32_head_a_real_model_has_the_log_probabilities_of_transform
     policy = new_engine(
         directory, tokenizer, compute="bfloat16", head="float32", context=1024, budget=32, prompt=recipe.prompt
     )
-    # Twelve prompts of some 300 tokens: without instructions for bfloat16 a CPU takes eleven seconds for each pass.
-    requests = requests_for(random_states(12, seed=4, games=("tictactoe", "kuhn_poker")))
+    requests = requests_for(random_states(40, seed=4, games=("tictactoe", "kuhn_poker")))
     replies = {}
     with contextlib.closing(policy):
         for temperature in (recipe.sampling.temperature, 1.0):
@@ -465,10 +477,11 @@ def test_with_a_float32_head_a_real_model_has_the_log_probabilities_of_transform
                 replies[policy.sampling] = list(replies_of(policy, requests).values())
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     cast_parameters(model, torch.bfloat16)
+    multiply_in_float32(model)
     within = {recipe.sampling.temperature: 2e-2, 1.0: 3e-2}  # 0.006 and 0.022 measured; 0.015 and 0.035 without it
     for sampling, given in replies.items():
         said, expected = reported_logprobs(given), plain_logprobs(model, given, sampling, head="float32")
-        assert len(said) > 50
+        assert len(said) > 150
         assert np.mean(gap(said, expected)) < within[sampling.temperature]
         assert np.mean(np.exp(expected - said) - 1 - (expected - said)) < 2e-3
 
