@@ -20,9 +20,10 @@ train: $(READY)  ## train the built-in model on two CPU cores and show that it l
 test: $(READY)  ## lint, types, import layers and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/mypy > $(VENV)/types.txt & types=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder; tests=$$?; \
+	wait $$types; typed=$$?; cat $(VENV)/types.txt; exit $$((tests | typed))
 
 coverage: $(READY)  ## which lines the fast tests reach
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov=spiral --cov-report=term:skip-covered --cov-report=html
