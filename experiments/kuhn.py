@@ -1,0 +1,139 @@
+"""Numbers of runs of kuhn.toml for several tables, exact, from the probabilities that each evaluation keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import TypeVar
+
+import spiral
+from spiral.experiments.tables import Curves, Entry, Line, Results, Table, mean_entry, paired_entry
+from spiral.theory.policy import TablePolicy, policy_from_table, uniform_policy
+
+T = TypeVar("T")
+GAME = "kuhn_poker"
+EXPLOITABILITY = f"evaluation/{GAME}/exploitability"
+Rows = Mapping[str, Mapping[str, float]]
+"""Information state to the probability of each legal action; they sum to 1."""
+
+
+def exploitability(run: Path) -> dict[int, float]:
+    """By step."""
+    return {row["step"]: row[EXPLOITABILITY] for row in spiral.read_metrics(run) if EXPLOITABILITY in row}
+
+
+def policies(run: Path) -> dict[int, Rows]:
+    """The policy after each evaluated step, legal actions renormalised."""
+    found = {}
+    for file in sorted(run.glob(f"evaluation/step-*/{GAME}-states.jsonl")):
+        states = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        step = int(file.parent.name.removeprefix("step-"))
+        found[step] = {state["information_state"]: _legal(state["probabilities"]) for state in states}
+    return found
+
+
+def _legal(probabilities: Mapping[str, float]) -> dict[str, float]:
+    """Probabilities of the legal actions that sum to 1; equal ones where none is ever chosen."""
+    total = sum(probabilities.values())
+    return {action: value / total if total else 1 / len(probabilities) for action, value in probabilities.items()}
+
+
+def late(by_step: Mapping[int, T]) -> list[T]:
+    """The evaluations of the second half of a run."""
+    return [one for step, one in sorted(by_step.items()) if step * 2 > max(by_step)]
+
+
+def distance(one: Rows, other: Rows) -> float:
+    """Mean total variation over the information states: 0 for the same policy, 1 for opposite ones."""
+    return fmean(
+        sum(abs(value - other[state][action]) for action, value in row.items()) / 2 for state, row in one.items()
+    )
+
+
+def payoff(one: TablePolicy, other: TablePolicy | None = None) -> float:
+    """What `one` wins of `other`, or of random play, as each player in turn: the mean in chips a game."""
+    game, opposite = spiral.load_game(GAME), other or uniform_policy
+    first, second = spiral.expected_returns(game, [one, opposite]), spiral.expected_returns(game, [opposite, one])
+    return (first[0] + second[1]) / 2
+
+
+def late_exploitability(run: Path) -> float:
+    """Mean over the evaluations of the second half."""
+    return fmean(late(exploitability(run)))
+
+
+def last_exploitability(run: Path) -> float:
+    """After the last step."""
+    return [*exploitability(run).values()][-1]
+
+
+def illegal(run: Path) -> float:
+    """Share of illegal moves in the last ten steps."""
+    return fmean(row["rollout/illegal"] for row in spiral.read_metrics(run)[-10:])
+
+
+def against_random(run: Path) -> float:
+    """What the last policy wins of random play."""
+    return payoff(policy_from_table([*policies(run).values()][-1]))
+
+
+def moved(run: Path) -> float:
+    """How far the last policy is from the start."""
+    found = [*policies(run).values()]
+    return distance(found[0], found[-1])
+
+
+def walked(run: Path) -> float:
+    """The way from evaluation to evaluation in the second half."""
+    return sum(distance(one, other) for one, other in pairwise(late(policies(run))))
+
+
+def got_away(run: Path) -> float:
+    """How far the second half's last policy is from its first."""
+    found = late(policies(run))
+    return distance(found[0], found[-1])
+
+
+def beaten_by_earlier(run: Path) -> float:
+    """Share of the pairs of evaluations of the second half whose later policy loses to the earlier one."""
+    found = [policy_from_table(rows) for rows in late(policies(run))]
+    return fmean(payoff(later, earlier) < 0 for earlier, later in combinations(found, 2))
+
+
+def compare(
+    results: Results, arms: Sequence[str], control: str, columns: Mapping[str, Callable[[Path], float]], what: str
+) -> list[Table]:
+    """A table of the arms, and one of each less the control with the same seed."""
+    values: list[Entry] = []
+    differences: list[Entry] = []
+    for column, number in columns.items():
+        found = {arm: by_seed(results, arm, number) for arm in arms}
+        values += [mean_entry(arm, column, [*found[arm].values()]) for arm in arms]
+        differences += [
+            paired_entry(f"{arm} - {control}", column, found[arm], found[control]) for arm in arms if arm != control
+        ]
+    note = "Means over the seeds, with Student's 95% intervals"
+    return [
+        Table(name="arms", title=what, entries=values, form="{:.3f}", note=f"{note}."),
+        Table(
+            name="differences", title=f"{what}, less {control} with the same seed", entries=differences,
+            form="{:+.3f}", note=f"{note} over pairs of runs with the same seed.",
+        ),
+    ]  # fmt: skip
+
+
+def by_seed(results: Results, arm: str, number: Callable[[Path], T]) -> dict[int, T]:
+    """A number of each run of an arm that is done."""
+    return {one.job.seed: number(one.output) for one in results.jobs if one.job.name == arm and one.done()}
+
+
+def curves(results: Results, arms: Sequence[str], title: str) -> Curves:
+    """Exploitability over the steps: every seed in a panel of its own, a line for each arm."""
+    lines = []
+    for arm in arms:
+        for seed, found in by_seed(results, arm, exploitability).items():
+            lines.append(Line(panel=f"seed {seed}", label=arm, x=[*found], y=[*found.values()]))
+    return Curves(name="curves", title=title, lines=lines)

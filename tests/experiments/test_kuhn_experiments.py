@@ -1,0 +1,102 @@
+"""The numbers of the experiments in Kuhn poker: what they compute from a run's evaluations."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from spiral.experiments.sweep import jobs_of, load_sweep
+from spiral.experiments.tables import Results, load_tables
+from spiral.games import load_game
+from spiral.runs.recipe import load_recipe
+from spiral.theory import information_states
+from spiral.theory.policy import policy_from_table
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+STATES = [(state.information_state(player), player, state.legal_actions())
+          for state, player in information_states(load_game("kuhn_poker"))]  # fmt: skip
+UNIFORM = {key: dict.fromkeys(actions, 0.5) for key, _, actions in STATES}
+PASSIVE = {
+    key: {action: float(action in ("check", "fold")) for action in actions} for key, _, actions in STATES
+}  # fmt: skip
+BOLD = {key: {action: float(action in ("bet", "call")) for action in actions} for key, _, actions in STATES}
+
+
+@pytest.fixture(scope="module")
+def kuhn():
+    """The module experiments/kuhn.py."""
+    spec = importlib.util.spec_from_file_location("kuhn_experiments", FOLDER / "kuhn.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_run(path, policies, *, illegal=0.0, exploitability=(0.5,) * 9):
+    """A run directory with an evaluation for each policy, after steps 0, 10, 20 and so on."""
+    rows = []
+    for index, (policy, value) in enumerate(zip(policies, exploitability, strict=False)):
+        step = 10 * index
+        file = path / f"evaluation/step-{step:06d}/kuhn_poker-states.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text(
+            "".join(json.dumps(record(key, player, policy[key], illegal)) + "\n" for key, player, _ in STATES)
+        )
+        row = {"step": step, "rollout/illegal": illegal, "evaluation/kuhn_poker/exploitability": value}
+        rows.append(json.dumps(row) + "\n")
+    (path / "config.toml").write_text("")
+    (path / "metrics.jsonl").write_text("".join(rows))
+    return path
+
+
+def record(key, player, row, illegal):
+    """A line of an evaluation's file: probabilities of legal actions sum to one minus the illegal mass."""
+    probabilities = {action: value * (1 - illegal) for action, value in row.items()}
+    return {"seat": player, "information_state": key, "probabilities": probabilities, "illegal": illegal}
+
+
+def test_distance_between_policies(kuhn):
+    assert kuhn.distance(UNIFORM, UNIFORM) == 0
+    assert kuhn.distance(UNIFORM, BOLD) == pytest.approx(0.5)
+    assert kuhn.distance(PASSIVE, BOLD) == pytest.approx(1)
+
+
+def test_payoff_is_the_mean_of_both_players(kuhn):
+    uniform, passive, bold = (policy_from_table(policy) for policy in (UNIFORM, PASSIVE, BOLD))
+    assert kuhn.payoff(uniform) == pytest.approx(0)
+    assert kuhn.payoff(bold, passive) == pytest.approx(1), "who always bets takes the ante of who always folds"
+    assert kuhn.payoff(passive, bold) == pytest.approx(-1)
+
+
+def test_numbers_of_a_run(kuhn, tmp_path):
+    run = make_run(tmp_path, [UNIFORM, PASSIVE, BOLD, PASSIVE], illegal=0.1, exploitability=[0.4, 0.3, 0.2, 0.1])
+    assert kuhn.exploitability(run) == {0: 0.4, 10: 0.3, 20: 0.2, 30: 0.1}
+    assert kuhn.late_exploitability(run) == pytest.approx(0.15)
+    assert kuhn.last_exploitability(run) == 0.1
+    assert kuhn.illegal(run) == pytest.approx(0.1)
+    assert kuhn.moved(run) == pytest.approx(0.5)
+    assert kuhn.walked(run) == kuhn.got_away(run) == pytest.approx(1)
+    assert kuhn.beaten_by_earlier(run) == 1, "the last policy always folds to the one before"
+    assert kuhn.policies(run)[10] == {key: pytest.approx(row) for key, row in PASSIVE.items()}
+
+
+def test_a_walk_there_and_back_gets_nowhere(kuhn, tmp_path):
+    run = make_run(tmp_path, [UNIFORM, UNIFORM, UNIFORM, BOLD, PASSIVE, BOLD])
+    assert kuhn.walked(run) == pytest.approx(2)
+    assert kuhn.got_away(run) == pytest.approx(0)
+    assert kuhn.beaten_by_earlier(run) == pytest.approx(1 / 3), "equal policies beat nobody"
+
+
+def test_every_arm_changes_one_recipe():
+    jobs = jobs_of(load_sweep(FOLDER / "pull"), "laptop", (14,))
+    recipes = [load_recipe(str(FOLDER / "kuhn.toml"), list(job.words)[3::2]) for job in jobs]
+    assert len({recipe.model_dump_json() for recipe in recipes}) == len(recipes) == 3
+    assert len({recipe.selfplay.episodes_per_step * recipe.run.steps for recipe in recipes}) == 1, "equal games"
+    tables = load_tables(FOLDER / "pull", Results(scale="laptop", seeds=(14,), jobs=[]))
+    assert [table.name for table in tables] == ["arms", "differences", "curves"]
+    assert len({entry.row for entry in tables[0].entries}) == 3
+    assert all(entry.value is None for entry in tables[0].entries)
+
+
+def test_a_policy_without_a_legal_move_counts_as_uniform(kuhn, tmp_path):
+    assert kuhn.policies(make_run(tmp_path, [BOLD], illegal=1.0))[0] == UNIFORM
