@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -76,3 +81,31 @@ def test_a_directory_with_other_files_is_refused(here):
     (here / "three").mkdir()
     (here / "three" / "notes.txt").write_text("mine")
     assert "three is not empty; choose another --run-dir" in refused("psro", "psro-nano", "--run-dir", "three")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sight", ["one/mixture-001.json", "one/response-001/checkpoints/step-000002", "one/response-002/config.toml"]
+)
+def test_a_killed_population_goes_on_as_if_it_had_not_been(here, sight):
+    """Killed as soon as a file is there, and continued by the same command."""
+    small = [*SMALL, "--set", "run.steps=4"]
+    command = [sys.executable, "-m", "spiral", "psro", "psro-nano", "--run-dir", "one", "--iterations", "2", "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name in ("whole", "killed"):
+        (here / name).mkdir()
+    subprocess.run([*command, *small], cwd=here / "whole", env=environment, check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, *small], cwd=here / "killed", env=environment, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 300
+    while not (here / "killed" / sight).exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = json.loads((here / "killed" / "one" / "psro.json").read_text())
+    assert len(before["members"]) < 3
+    subprocess.run([*command, *small], cwd=here / "killed", env=environment, check=True, stdout=subprocess.DEVNULL)
+    whole, killed = ((here / name / "one" / "psro.json").read_bytes() for name in ("whole", "killed"))
+    assert killed == whole
+    assert len(json.loads(whole)["members"]) == 3
