@@ -56,6 +56,12 @@ def test_a_population_grows_and_goes_on(here):
     assert "made with other settings or another meta-solver (nash)" in refused(
         "psro", "psro-nano", "--run-dir", "one", "--resume", "--solver", "uniform", *SMALL
     )
+    earlier = json.loads(saved)
+    del earlier["iterations"][0]["shares_by_player"]
+    (here / "one" / "psro.json").write_text(json.dumps(earlier))
+    assert "psro.json was made by an earlier version" in refused(
+        "psro", "psro-nano", "--run-dir", "one", "--resume", *SMALL
+    )
     (here / "one" / "psro.json").write_text("{}")
     assert "psro.json is damaged: parts of it are missing" in refused(
         "psro", "psro-nano", "--run-dir", "one", "--resume", *SMALL

@@ -84,7 +84,7 @@ def test_a_walk_there_and_back_gets_nowhere(kuhn, tmp_path):
     run = make_run(tmp_path, [UNIFORM, UNIFORM, UNIFORM, BOLD, PASSIVE, BOLD])
     assert kuhn.walked(run) == pytest.approx(2)
     assert kuhn.got_away(run) == pytest.approx(0)
-    assert kuhn.beaten_by_earlier(run) == pytest.approx(1 / 3), "equal policies beat nobody"
+    assert kuhn.beaten_by_earlier(run) == pytest.approx(1 / 3), "no policy wins against an equal one"
 
 
 def test_every_arm_changes_one_recipe():

@@ -85,6 +85,7 @@ def change(file, edit):
         (lambda found: found["states"].pop(), "the policy has no row for"),
         (lambda found: found["states"][0].pop("player"), "is damaged: KeyError 'player'"),
         (lambda found: found["states"].append(3), "is damaged: TypeError"),
+        (lambda found: found["states"].append(found["states"][0]), "13 entries for 12 information states"),
         (lambda found: found["states"][0]["probabilities"].update(raise_=0.2), "illegal actions"),
         (lambda found: found["states"][0]["probabilities"].update(bet=5), "expected a sum of 1"),
     ],

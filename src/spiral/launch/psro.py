@@ -137,6 +137,11 @@ class Psro:
             )
         self.members = [Member(**member) for member in saved["members"]]
         self.iterations = list(saved["iterations"])
+        if any("shares_by_player" not in iteration for iteration in self.iterations):
+            raise ValueError(
+                f"{file} was made by an earlier version, whose players had their shares in common; begin in another"
+                " --run-dir"
+            )
 
     def save(self) -> None:
         """Write everything to `psro.json`."""

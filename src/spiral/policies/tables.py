@@ -63,6 +63,10 @@ def read_table(file: Path, game: Game) -> TabularPolicy:
         rows: dict[Hashable, Mapping[str, float]] = {
             (row["player"], row["information_state"]): dict(row["probabilities"]) for row in found["states"]
         }
+        if len(rows) < len(found["states"]):
+            raise ValueError(
+                f"{len(found['states'])} entries for {len(rows)} information states; expected one for each"
+            )
         policy = TablePolicy(rows=rows, key=player_and_information_key)
         policy_probabilities(build_tree(game), [policy, policy])
     except (KeyError, TypeError, AttributeError) as error:
