@@ -76,44 +76,18 @@ class LocalRun:
         if recipe.engine.kind != "transformers":
             shown().stage(f"starting {recipe.engine.kind}")
         policy = make_policy(recipe.engine, source, loaded, recipe.prompt, recipe.sampling, weights=Weights.SHARED)
-        shared = getattr(policy, "model", None) is loaded.model
         with _closed_on_error(policy):
             expert = _expert_games(recipe, policy)
             if expert is not None and checkpoint is None:
                 recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": expert.steps})})
-            games = list(recipe.selfplay.games)
-            check = run_check(
-                policy,
-                lambda: loaded.model,
-                directory,
-                recipe.model.compute,
-                computation(recipe),
-                games=games,
-                reload=not shared,
-            )
-            learner = Learner.from_recipe(
-                recipe, copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model
-            )
-            if check is not None:
-                check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
-                check.keep()
+            learner = _checked_learner(recipe, loaded, policy, directory)
         opponents = make_opponents(recipe)
-        collector: SelfPlay | ExpertGames
         past = SharedEngine(policy, path) if expert is None and plays_past_selves(recipe.selfplay) else None
         with _closed_on_error(policy, opponents):
-            if expert is not None:
-                estimator, collector = imitation(), expert
-            else:
-                estimator = load_estimator(recipe.credit.estimator, recipe.credit.options)
-                collector = SelfPlay(
-                    policy,
-                    recipe.selfplay,
-                    recipe.run.seed,
-                    load_opponent=opponents,
-                    sleep=(policy, opponents) if recipe.engine.sleep else (),
-                    past=past,
-                    curriculum=recipe.curriculum,
-                )
+            collector = expert if expert is not None else _selfplay(recipe, policy, opponents, past)
+            estimator = (
+                load_estimator(recipe.credit.estimator, recipe.credit.options) if expert is None else imitation()
+            )
         if estimator.needs_values:
             estimator.value_head = ValueHead(learner, recipe.credit)
         run = cls(
@@ -239,6 +213,39 @@ class LocalRun:
             closed.callback(self.directory.release)
             closed.callback(self.policy.close)
             closed.callback(self.opponents.close)
+
+
+def _checked_learner(recipe: Recipe, loaded: LanguageModel, policy: LanguagePolicy, directory: str) -> Learner:
+    """The learner, once it and the engine are measured to compute what the model does."""
+    shared = getattr(policy, "model", None) is loaded.model
+    games = list(recipe.selfplay.games)
+    check = run_check(
+        policy,
+        lambda: loaded.model,
+        directory,
+        recipe.model.compute,
+        computation(recipe),
+        games=games,
+        reload=not shared,
+    )
+    trained = copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model
+    learner = Learner.from_recipe(recipe, trained)
+    if check is not None:
+        check.learner(learner, learner_options(recipe), shares_model=shared and learner.model is loaded.model)
+        check.keep()
+    return learner
+
+
+def _selfplay(recipe: Recipe, policy: LanguagePolicy, opponents: Opponents, past: SharedEngine | None) -> SelfPlay:
+    return SelfPlay(
+        policy,
+        recipe.selfplay,
+        recipe.run.seed,
+        load_opponent=opponents,
+        sleep=(policy, opponents) if recipe.engine.sleep else (),
+        past=past,
+        curriculum=recipe.curriculum,
+    )
 
 
 def _expert_games(recipe: Recipe, policy: LanguagePolicy) -> ExpertGames | None:
