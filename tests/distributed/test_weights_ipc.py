@@ -58,8 +58,20 @@ def read(lender, version):
 
 
 def names():
-    """Files in shared memory, without those of Ray's object stores, which come and go with it."""
-    return {file.name for file in SHARED_MEMORY.iterdir() if not file.name.startswith("plasma")}
+    """Files in shared memory with names of torch; Ray, vLLM and other programs have files of their own there."""
+    return {file.name for file in SHARED_MEMORY.glob("torch_*")}
+
+
+def test_memory_that_torch_shares_by_name_is_found():
+    before, strategy = names(), torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    try:
+        shared = torch.zeros(10).share_memory_()
+        assert len(names() - before) == 1
+        del shared
+    finally:
+        torch.multiprocessing.set_sharing_strategy(strategy)
+    assert names() == before
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
