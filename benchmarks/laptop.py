@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--whole", action="store_true", help="the recipe's own steps, with their evaluations")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the runs (%(default)s)")
     parser.add_argument("--before", type=Path, help="an earlier checkout to compare with")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, cores], help="of PyTorch (%(default)s)")
     parser.add_argument(
         "--busy", choices=["both", "no", "yes"], default="both", help="beside busy processes (%(default)s)"
     )
@@ -97,16 +99,16 @@ def _measured(options: argparse.Namespace, loaded: bool) -> list[Row]:
 
 
 def _ways(options: argparse.Namespace) -> list[Way]:
-    """What is measured. Whole runs take too long for the slow ways."""
-    here, cores = ROOT / "src", len(os.sched_getaffinity(0))
-    ways = [Way(name="one thread", source=here, threads=1)]
-    if not options.whole:
-        ways += [
-            Way(name=f"{cores} threads", source=here, threads=cores),
-            Way(name="one thread, compiled", source=here, threads=1, settings=("--set", "model.compile=true")),
-        ]
-    if options.before:
-        ways.insert(0, Way(name="earlier checkout, one thread", source=options.before / "src", threads=1))
+    """What is measured; compiled passes only in short runs, since compiling takes a minute of each."""
+    ways = []
+    for threads in options.threads:
+        named = "one thread" if threads == 1 else f"{threads} threads"
+        if options.before:
+            ways.append(Way(name=f"earlier checkout, {named}", source=options.before / "src", threads=threads))
+        ways.append(Way(name=named, source=ROOT / "src", threads=threads))
+        if not options.whole:
+            compiled = ("--set", "model.compile=true")
+            ways.append(Way(name=f"{named}, compiled", source=ROOT / "src", threads=threads, settings=compiled))
     return ways
 
 
