@@ -112,7 +112,12 @@ class SelfPlayTrainer(GRPOTrainer):  # type: ignore[misc]
         seconds = time.perf_counter() - begin
         advantages = self.estimator(episodes)
         samples, _ = samples_from_episodes(episodes, advantages, drop_zero_advantage=False)
-        samples = samples[: len(samples) - len(samples) % self.args.steps_per_generation]
+        parts = self.args.steps_per_generation
+        if len(samples) < parts:
+            raise ValueError(
+                f"{len(episodes)} games gave {len(samples)} samples, fewer than {parts} micro-batches; give more"
+            )
+        samples = samples[: len(samples) - len(samples) % parts]
         self.played.append((begin, seconds, samples))
         self.num_generations = len(samples)
         rows = [{"prompt": "", "advantage": float(sample.advantages[0])} for sample in samples]
