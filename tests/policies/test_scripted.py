@@ -140,6 +140,14 @@ def test_games_that_scripted_policies_can_play():
     assert not can_play("equilibrium", CONNECT_FOUR)
 
 
+def test_minimax_plays_what_is_open_after_the_deal():
+    nim = load_game("nim")
+    assert can_play("minimax", nim)
+    assert not can_play("minimax", load_game("nim(heaps=6,size=31)")), "large deals have too many positions"
+    result = evaluate(scripted_policy("minimax", nim), scripted_policy("random", nim), nim, episodes=60, seed=0)
+    assert result.win.value > 0.9
+
+
 @pytest.mark.parametrize("name", ["random", "minimax", "minimax(depth=2)"])
 def test_scripted_policies_need_listed_actions(name):
     player = scripted_policy(name, Chat())

@@ -50,6 +50,11 @@ class MinimaxPolicy(_ListedPolicy):
         self.name = "minimax" if depth is None else f"minimax(depth={depth})"
         self._search = perfect_play(game) if depth is None else DepthLimited(depth)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it searches to the end of the game."""
+        return not isinstance(self._search, DepthLimited)
+
     def choose(self, state: State, player: int, rng: random.Random) -> str:
         """An action of the highest value.
 
@@ -116,10 +121,16 @@ def can_play(opponent: str, game: Game) -> bool:
         if not _lists_actions(game):
             return False
         if isinstance(player, MinimaxPolicy):
-            player.choose(game.initial_state(), 0, random.Random(0))
+            player.choose(_first_decision(player, game), 0, random.Random(0))
     except ValueError:
         return False
     return True
+
+
+def _first_decision(player: MinimaxPolicy, game: Game) -> State:
+    """The state in which minimax is tried. Chance may deal first, where no deal has too many positions to search."""
+    state = game.initial_state()
+    return resolve_chance(state) if player.is_exact and game.enumerable else state
 
 
 def _lists_actions(game: Game) -> bool:
