@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
 import spiral
-from spiral.experiments.tables import Curves, Entry, Line, Results, Table, mean_entry, paired_entry
+from spiral.experiments.paired import by_step
 from spiral.theory.policy import TablePolicy, policy_from_table, uniform_policy
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ Rows = Mapping[str, Mapping[str, float]]
 
 
 def exploitability(run: Path) -> dict[int, float]:
-    """By step."""
+    """By step of training."""
     return {row["step"]: row[EXPLOITABILITY] for row in spiral.read_metrics(run) if EXPLOITABILITY in row}
 
 
@@ -70,6 +70,11 @@ def last_exploitability(run: Path) -> float:
     return [*exploitability(run).values()][-1]
 
 
+def exploitability_change(run: Path) -> float:
+    """After the last step, less that of the start: below 0 where the run has learned the game."""
+    return last_exploitability(run) - by_step(run, EXPLOITABILITY)[0]
+
+
 def illegal(run: Path) -> float:
     """Share of illegal moves in the last ten steps."""
     return fmean(row["rollout/illegal"] for row in spiral.read_metrics(run)[-10:])
@@ -101,39 +106,3 @@ def beaten_by_earlier(run: Path) -> float:
     """Share of the pairs of evaluations of the second half whose later policy loses to the earlier one."""
     found = [policy_from_table(rows) for rows in late(policies(run))]
     return fmean(payoff(later, earlier) < 0 for earlier, later in combinations(found, 2))
-
-
-def compare(
-    results: Results, arms: Sequence[str], control: str, columns: Mapping[str, Callable[[Path], float]], what: str
-) -> list[Table]:
-    """A table of the arms, and one of each less the control with the same seed."""
-    values: list[Entry] = []
-    differences: list[Entry] = []
-    for column, number in columns.items():
-        found = {arm: by_seed(results, arm, number) for arm in arms}
-        values += [mean_entry(arm, column, [*found[arm].values()]) for arm in arms]
-        differences += [
-            paired_entry(f"{arm} - {control}", column, found[arm], found[control]) for arm in arms if arm != control
-        ]
-    note = "Means over the seeds, with Student's 95% intervals"
-    return [
-        Table(name="arms", title=what, entries=values, form="{:.3f}", note=f"{note}."),
-        Table(
-            name="differences", title=f"{what}, less {control} with the same seed", entries=differences,
-            form="{:+.3f}", note=f"{note} over pairs of runs with the same seed.",
-        ),
-    ]  # fmt: skip
-
-
-def by_seed(results: Results, arm: str, number: Callable[[Path], T]) -> dict[int, T]:
-    """A number of each run of an arm that is done."""
-    return {one.job.seed: number(one.output) for one in results.jobs if one.job.name == arm and one.done()}
-
-
-def curves(results: Results, arms: Sequence[str], title: str) -> Curves:
-    """Exploitability over the steps: every seed in a panel of its own, a line for each arm."""
-    lines = []
-    for arm in arms:
-        for seed, found in by_seed(results, arm, exploitability).items():
-            lines.append(Line(panel=f"seed {seed}", label=arm, x=[*found], y=[*found.values()]))
-    return Curves(name="curves", title=title, lines=lines)

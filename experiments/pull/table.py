@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+from spiral.experiments.paired import compare, curves
 from spiral.experiments.tables import Curves, Results, Table
 
 kuhn = runpy.run_path(str(Path(__file__).parents[1] / "kuhn.py"))
@@ -20,4 +21,5 @@ def tables(results: Results) -> list[Table | Curves]:
         "illegal moves, last ten steps": kuhn["illegal"],
     }
     title = "Self-play in Kuhn poker by the pull to a reference"
-    return [*kuhn["compare"](results, ARMS, "none", columns, title), kuhn["curves"](results, ARMS, "Exploitability")]
+    lines = curves(results, ARMS, kuhn["exploitability"], "Exploitability")
+    return [*compare(results, ARMS, "none", columns, title), lines]
