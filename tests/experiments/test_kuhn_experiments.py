@@ -9,6 +9,7 @@ import pytest
 from spiral.experiments.sweep import jobs_of, load_sweep
 from spiral.experiments.tables import Results, load_tables
 from spiral.games import load_game
+from spiral.rollout.rewards import REWARDS
 from spiral.runs.recipe import load_recipe
 from spiral.theory import information_states
 from spiral.theory.policy import policy_from_table
@@ -43,7 +44,10 @@ def make_run(path, policies, *, illegal=0.0, exploitability=(0.5,) * 9):
             "".join(json.dumps(record(key, player, policy[key], illegal)) + "\n" for key, player, _ in STATES)
         )
         row = {"step": step, "rollout/illegal": illegal, "evaluation/kuhn_poker/exploitability": value}
-        rows.append(json.dumps(row) + "\n")
+        if step:  # metrics begin with the first step of training
+            rows.append(json.dumps(row) + "\n")
+        theory = [{"game": "kuhn_poker", "exploitability": value}]
+        file.parent.with_suffix(".json").write_text(json.dumps({"arena": [], "exploitability": theory}))
     (path / "config.toml").write_text("")
     (path / "metrics.jsonl").write_text("".join(rows))
     return path
@@ -70,9 +74,10 @@ def test_payoff_is_the_mean_of_both_players(kuhn):
 
 def test_numbers_of_a_run(kuhn, tmp_path):
     run = make_run(tmp_path, [UNIFORM, PASSIVE, BOLD, PASSIVE], illegal=0.1, exploitability=[0.4, 0.3, 0.2, 0.1])
-    assert kuhn.exploitability(run) == {0: 0.4, 10: 0.3, 20: 0.2, 30: 0.1}
+    assert kuhn.exploitability(run) == {10: 0.3, 20: 0.2, 30: 0.1}
     assert kuhn.late_exploitability(run) == pytest.approx(0.15)
     assert kuhn.last_exploitability(run) == 0.1
+    assert kuhn.exploitability_change(run) == pytest.approx(-0.3)
     assert kuhn.illegal(run) == pytest.approx(0.1)
     assert kuhn.moved(run) == pytest.approx(0.5)
     assert kuhn.walked(run) == kuhn.got_away(run) == pytest.approx(1)
@@ -87,15 +92,22 @@ def test_a_walk_there_and_back_gets_nowhere(kuhn, tmp_path):
     assert kuhn.beaten_by_earlier(run) == pytest.approx(1 / 3), "no policy wins against an equal one"
 
 
-def test_every_arm_changes_one_recipe():
-    jobs = jobs_of(load_sweep(FOLDER / "pull"), "laptop", (14,))
+@pytest.mark.parametrize(("name", "arms"), [("pull", 3), ("controls", 6)])
+def test_every_arm_changes_one_recipe(name, arms):
+    jobs = jobs_of(load_sweep(FOLDER / name), "laptop", (14,))
     recipes = [load_recipe(str(FOLDER / "kuhn.toml"), list(job.words)[3::2]) for job in jobs]
-    assert len({recipe.model_dump_json() for recipe in recipes}) == len(recipes) == 3
+    assert len({recipe.model_dump_json() for recipe in recipes}) == len(recipes) == arms
     assert len({recipe.selfplay.episodes_per_step * recipe.run.steps for recipe in recipes}) == 1, "equal games"
-    tables = load_tables(FOLDER / "pull", Results(scale="laptop", seeds=(14,), jobs=[]))
+    tables = load_tables(FOLDER / name, Results(scale="laptop", seeds=(14,), jobs=[]))
     assert [table.name for table in tables] == ["arms", "differences", "curves"]
-    assert len({entry.row for entry in tables[0].entries}) == 3
+    assert {entry.row for entry in tables[0].entries} == {job.name for job in jobs}
     assert all(entry.value is None for entry in tables[0].entries)
+
+
+def test_the_controls_have_a_row_for_every_reward_named_after_it():
+    jobs = jobs_of(load_sweep(FOLDER / "controls"), "laptop", (14,))
+    paid = {job.name: load_recipe(str(FOLDER / "kuhn.toml"), list(job.words)[3::2]).selfplay.reward for job in jobs}
+    assert paid == {name: name for name in REWARDS}
 
 
 def test_a_policy_without_a_legal_move_counts_as_uniform(kuhn, tmp_path):
