@@ -21,8 +21,8 @@ KUHN = load_game("kuhn_poker")
 HALF = {"mirror": 1.0, "past": 1.0}
 
 
-def episode(step, *returns, learner=0, outcome="finished"):
-    seats = [Seat(policy=past_self(step), trainable=False)] * len(returns)
+def episode(step, *returns, learner=0, outcome="finished", opponent=""):
+    seats = [Seat(policy=opponent or past_self(step), trainable=False)] * len(returns)
     seats[learner] = Seat(policy="policy", trainable=True)
     return Episode(game="kuhn_poker", seed=0, seats=tuple(seats), turns=(), returns=returns, outcome=outcome)
 
@@ -75,6 +75,29 @@ def test_prioritised_fictitious_self_play_weighs_by_win_rate():
     names = Counter(hard.sample(2, KUHN, 740, random.Random(0)))
     assert names["mirror"] == 370
     assert names["past@10"] == pytest.approx(370 * 36 / 37, abs=1)
+
+
+def test_prioritised_opponents_share_their_weights_by_win_rate():
+    weights = {"mirror": 1.0, "past": 1.0, "random": 0.5, "first": 1.0, "second": 1.0}
+    sampler = kept(Pfsp(weights, prioritised=["first", "second"], power=1.0, prior=2.0, decay=1.0), 0)
+    assert sampler.opponent_weights(KUHN) == weights, "before any game all are alike"
+    games = [episode(0, 1.0, -1.0, opponent="first")] * 6 + [episode(0, 1.0, -1.0, learner=1, opponent="second")] * 2
+    beaten = episode(0, 1.0, -1.0, opponent="random")
+    sampler.observe(1, [*games, beaten, episode(0, 0.0, 0.0, opponent="second", outcome="not_played")])
+    # wins: 6 of 6 against the first, 0 of 2 against the second; two drawn games are added to each
+    expected = {"first": 2 * (1 / 8) / (1 / 8 + 3 / 4), "second": 2 * (3 / 4) / (1 / 8 + 3 / 4)}
+    assert sampler.opponent_weights(KUHN) == pytest.approx(weights | expected)
+    names = Counter(sampler.sample(2, KUHN, 450, random.Random(0)))
+    assert names["mirror"] == 100
+    assert names["second"] == pytest.approx(200 * 6 / 7, abs=1)
+    assert sampler.opponent_weights(load_game("leduc_poker")) == weights, "win rates are counted by game"
+
+    more = weights | {"third": 1.0}
+    later = Pfsp(more, prioritised=["first", "second", "third"], power=1.0, prior=2.0, decay=1.0)
+    later.load_state_dict(sampler.state_dict())
+    scale = 3 / (1 / 8 + 3 / 4 + 1 / 2)
+    new = {"first": scale / 8, "second": scale * 3 / 4, "third": scale / 2}
+    assert later.opponent_weights(KUHN) == pytest.approx(more | new), "a new opponent begins without games"
 
 
 def test_old_games_count_for_less():
@@ -181,6 +204,18 @@ def test_state_is_all_that_a_sampler_needs():
         (
             {"opponents": HALF, "opponent_sampler": "pfsp", "opponent_options": {"prior": 0}},
             "prior is 0; expected a number above 0",
+        ),
+        (
+            {"opponents": HALF, "opponent_sampler": "pfsp", "opponent_options": {"prioritised": "random"}},
+            r"prioritised is 'random'; expected a list of opponents, such as \['random'\]",
+        ),
+        (
+            {"opponents": HALF, "opponent_sampler": "pfsp", "opponent_options": {"prioritised": ["past"]}},
+            "prioritised has 'past'; expected opponents of selfplay.opponents other than mirror and past",
+        ),
+        (
+            {"opponents": HALF, "opponent_sampler": "pfsp", "opponent_options": {"prioritised": ["random"]}},
+            "prioritised has 'random'; expected opponents",
         ),
         (
             {"opponents": HALF, "opponent_sampler": "pfsp", "opponent_options": {"decay": 1.5}},

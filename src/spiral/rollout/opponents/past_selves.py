@@ -78,11 +78,15 @@ class PastSelves(OpponentSampler):
 
     def sample(self, step: int, game: Game, count: int, rng: random.Random) -> Sequence[str]:
         """Give every opponent its share of the games, and that of `past` to past selves."""
-        shares = split_evenly(able_weights(self._opponents, game), count, rng.random())
+        shares = split_evenly(self.opponent_weights(game), count, rng.random())
         names: list[str] = []
         for name, games in shares.items():
             names += self.choose(step, game, games, rng) if name == PAST else [name] * games
         return names
+
+    def opponent_weights(self, game: Game) -> dict[str, float]:
+        """Return the weights of the opponents that can play a game; that of `past` is for all past selves."""
+        return able_weights(self._opponents, game)
 
     def choose(self, step: int, game: Game, count: int, rng: random.Random) -> list[str]:
         """Return the past selves of `count` games."""

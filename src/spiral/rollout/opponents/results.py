@@ -11,7 +11,7 @@ the table has the rating that it had; the first, of step 0, has 0.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,21 +36,51 @@ class Cell:
     """Sum of the row's returns, in the game's units."""
 
 
-class Results:
-    """The games of one kind against past selves."""
+class WinRates:
+    """The share of games that a policy wins against each opponent, of which older games count for less."""
 
     def __init__(self, *, prior: float, decay: float) -> None:
         """Begin with no games.
 
         Args:
-            prior: Drawn games that are added to those against each past self, so that no win rate is 0 or 1.
-            decay: What older games count for after each new one against the same past self, for win rates; 1 counts
-                all alike.
+            prior: Drawn games that are added to those against each opponent, so that no win rate is 0 or 1.
+            decay: What older games count for after each new one against the same opponent; 1 counts all alike.
         """
         self._prior, self._decay = prior, decay
-        self._rows: dict[str, dict[str, Cell]] = {}
         self._recent: dict[str, list[float]] = {}
-        """Games and wins against each past self, decayed, by its step."""
+        """Games and wins against each opponent, decayed."""
+
+    def add(self, opponent: str, wins: float) -> None:
+        """Count a game: 1 for a win, one half for a draw, 0 for a loss."""
+        games, won = self._recent.get(opponent, (0.0, 0.0))
+        self._recent[opponent] = [self._decay * games + 1, self._decay * won + wins]
+
+    def of(self, opponent: str) -> float:
+        """Return the share of games won against an opponent, between 0 and 1; one half without games."""
+        games, won = self._recent.get(opponent, (0.0, 0.0))
+        return (won + self._prior / 2) / (games + self._prior)
+
+    def keep(self, opponents: Collection[str]) -> None:
+        """Forget all other opponents."""
+        self._recent = {name: value for name, value in self._recent.items() if name in opponents}
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Return everything, as JSON gives it back."""
+        return {name: list(value) for name, value in self._recent.items()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Take the state of `state_dict`."""
+        self._recent = {name: list(value) for name, value in state.items()}
+
+
+class Results:
+    """The games of one kind against past selves."""
+
+    def __init__(self, *, prior: float, decay: float) -> None:
+        """Begin with no games; `prior` and `decay` are those of the `WinRates` against past selves."""
+        self._rows: dict[str, dict[str, Cell]] = {}
+        self._win_rates = WinRates(prior=prior, decay=decay)
+        """Against past selves, by their steps as texts."""
         self._anchor = 0.0
         """The rating of the oldest past self in the table."""
 
@@ -58,13 +88,11 @@ class Results:
         """Count a game of the policy of now against the past self of `step`."""
         cell = self._rows.setdefault(NOW, {}).setdefault(str(step), Cell())
         cell.games, cell.wins, cell.payoff = cell.games + 1, cell.wins + wins, cell.payoff + payoff
-        games, won = self._recent.get(str(step), (0.0, 0.0))
-        self._recent[str(step)] = [self._decay * games + 1, self._decay * won + wins]
+        self._win_rates.add(str(step), wins)
 
     def win_rate(self, step: int) -> float:
         """Return the policy's share of games won against a past self, between 0 and 1; one half without games."""
-        games, won = self._recent.get(str(step), (0.0, 0.0))
-        return (won + self._prior / 2) / (games + self._prior)
+        return self._win_rates.of(str(step))
 
     def close_row(self, step: int) -> None:
         """Take the games of the policy of now as those of the past self of `step`, which was kept just now."""
@@ -79,8 +107,7 @@ class Results:
 
     def forget(self, steps: Sequence[int]) -> None:
         """Keep win rates against the past selves of `steps` alone; the table keeps its rows."""
-        kept = set(map(str, steps))
-        self._recent = {step: value for step, value in self._recent.items() if step in kept}
+        self._win_rates.keep(set(map(str, steps)))
 
     def ratings(self) -> dict[str, float]:
         """Return the Elo of every row: the past selves by their steps as texts, and `NOW`.
@@ -117,7 +144,7 @@ class Results:
                 name: {column: [cell.games, cell.wins, cell.payoff] for column, cell in row.items()}
                 for name, row in self._rows.items()
             },
-            "recent": {step: list(value) for step, value in self._recent.items()},
+            "recent": self._win_rates.state_dict(),
             "anchor": self._anchor,
         }
 
@@ -127,20 +154,25 @@ class Results:
             name: {column: Cell(games=games, wins=wins, payoff=payoff) for column, (games, wins, payoff) in row.items()}
             for name, row in state["rows"].items()
         }
-        self._recent = {step: list(value) for step, value in state["recent"].items()}
+        self._win_rates.load_state_dict(state["recent"])
         self._anchor = state["anchor"]
 
 
-def played_past_self(episode: Episode) -> tuple[int, float, float] | None:
-    """Return the step of the past self in a game, and the learning player's wins (1, 1/2 or 0) and return.
+def played_opponent(episode: Episode) -> tuple[str, float, float] | None:
+    """Return the name of the one opponent in a game, and the learning player's wins (1, 1/2 or 0) and return.
 
-    None for a game without a past self, or without a result.
+    None for a game without an opponent, with several, or without a result.
     """
-    steps = {past_step(seat.policy) for seat in episode.seats if not seat.trainable}
-    if len(steps) != 1 or episode.outcome == "not_played":
-        return None
-    (step,) = steps
+    names = {seat.policy for seat in episode.seats if not seat.trainable}
     learner = next((player for player, seat in enumerate(episode.seats) if seat.trainable), None)
-    if step is None or learner is None:
+    if len(names) != 1 or learner is None or episode.outcome == "not_played":
         return None
-    return step, (episode.result(learner) + 1) / 2, episode.returns[learner]
+    (name,) = names
+    return name, (episode.result(learner) + 1) / 2, episode.returns[learner]
+
+
+def played_past_self(episode: Episode) -> tuple[int, float, float] | None:
+    """Return what `played_opponent` does of a game against a past self, with its step; None for any other game."""
+    played = played_opponent(episode)
+    step = None if played is None else past_step(played[0])
+    return None if played is None or step is None else (step, *played[1:])
