@@ -163,9 +163,11 @@ def test_a_policy_is_each_of_three_players_in_turn():
     result = summarise(play(matches), OddOneOut(), "heads", "tails", 0)
     assert (result.mean_return, result.seat_returns) == (-2.0, (-2.0, -2.0, -2.0))
     assert (result.loss.value, result.mean_return_low, result.mean_return_high) == (1.0, -2.0, -2.0)
+    assert (result.opponent_return, result.opponent_return_low, result.opponent_return_high) == (1.0, 1.0, 1.0)
     assert result.seat_advantage == pytest.approx((-3.0 + 1.5 + 1.5) / 3)
     one = summarise(play(matches[:3]), OddOneOut(), "heads", "tails", 0)
     assert (one.mean_return, one.mean_return_low) == (-2.0, None)
+    assert (one.opponent_return, one.opponent_return_low, one.opponent_return_high) == (1.0, None, None)
 
 
 def test_what_cannot_be_evaluated_is_refused():

@@ -78,6 +78,12 @@ class ArenaResult:
     mean_return_low: float | None
     """Lower end of its 95% interval over deals; None with fewer than two deals, as the upper end."""
     mean_return_high: float | None
+    opponent_return: float
+    """The opponent's mean return, averaged over its players; minus `mean_return` in a zero-sum game of two, but for
+    the penalties of illegal moves."""
+    opponent_return_low: float | None
+    """Lower end of its 95% interval over deals; None with fewer than two deals, as the upper end."""
+    opponent_return_high: float | None
     seat_returns: tuple[float | None, ...]
     """The policy's mean return as each player, in the game's units; None where no game was played."""
     seat_advantage: float
@@ -216,11 +222,9 @@ def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: st
     illegal = sum(by_policy)
     turns = [(turn, turn.player == index % players) for index, episode in enumerate(episodes) for turn in episode.turns]
     opponent_illegal = len(by_policy) - illegal
-    deals: dict[int, list[float]] = {}
-    for index, episode in enumerate(episodes):
-        if episode.outcome != "not_played":
-            deals.setdefault(index // players, []).append(episode.returns[index % players])
-    spread = mean_interval([statistics.fmean(values) for values in deals.values()]) if len(deals) > 1 else None
+    own_returns, opponent_returns = _returns_by_deal(episodes, players)
+    low, high = _interval(own_returns)
+    opponent_low, opponent_high = _interval(opponent_returns)
     return ArenaResult(
         game=game.spec,
         policy=policy,
@@ -242,13 +246,35 @@ def summarise(episodes: Sequence[Episode], game: Game, policy: str, opponent: st
         replies=CutOff.of(turn for turn, own in turns if own),
         opponent_replies=CutOff.of(turn for turn, own in turns if not own),
         mean_return=statistics.fmean(value for value, _ in returns),
-        mean_return_low=spread.low if spread else None,
-        mean_return_high=spread.high if spread else None,
+        mean_return_low=low,
+        mean_return_high=high,
+        opponent_return=statistics.fmean(value for values in opponent_returns for value in values),
+        opponent_return_low=opponent_low,
+        opponent_return_high=opponent_high,
         seat_returns=tuple(_mean([value for value, player in returns if player == own]) for own in range(players)),
         seat_advantage=statistics.fmean(
             episode.returns[0] - sum(episode.returns[1:]) / (players - 1) for episode, _ in played
         ),
     )
+
+
+def _returns_by_deal(episodes: Sequence[Episode], players: int) -> tuple[list[list[float]], list[list[float]]]:
+    """Returns of the policy, and of its opponent averaged over its players, in the played games of each deal."""
+    own, opponent = dict[int, list[float]](), dict[int, list[float]]()
+    for index, episode in enumerate(episodes):
+        if episode.outcome != "not_played":
+            value = episode.returns[index % players]
+            own.setdefault(index // players, []).append(value)
+            opponent.setdefault(index // players, []).append((sum(episode.returns) - value) / (players - 1))
+    return [*own.values()], [*opponent.values()]
+
+
+def _interval(returns: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
+    """The 95% interval of a mean over deals; None at both ends with fewer than two."""
+    if len(returns) < 2:
+        return None, None
+    found = mean_interval([statistics.fmean(values) for values in returns])
+    return found.low, found.high
 
 
 def count_faults(episodes: Sequence[Episode]) -> dict[str, int]:
