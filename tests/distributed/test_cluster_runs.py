@@ -214,7 +214,7 @@ def test_a_learner_that_is_lost_too_often_ends_the_run(monkeypatch, tmp_path):
             recipe=made, directory=SimpleNamespace(path=tmp_path), close=lambda: closed.append(len(closed))
         )
 
-    def lose(run, show, guards):
+    def lose(run, show, guards, ends):
         guarding.append(guards)
         raise LearnerLostError("learner worker 0 died at update")
 

@@ -3,7 +3,8 @@
 `local` is a run in one process, `spiral.distributed.run` one on a cluster; `lifecycle` treats both alike.
 """
 
-from spiral.launch.lifecycle import Run, RunStopped, assemble, execute, resume, saved_recipe, start
+from spiral.launch.lifecycle import Run, RunStopped, assemble, execute, resume, start
+from spiral.launch.saved import saved_recipe
 from spiral.launch.train import TrainResult, setting_differences, train
 
 __all__ = [

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,32 +22,33 @@ from spiral.distributed.run import assemble_cluster
 from spiral.distributed.session import LearnerLostError
 from spiral.games.failures import UserCodeError
 from spiral.launch.local import LocalRun
+from spiral.launch.saved import changes, saved_recipe, with_opponents_of
 from spiral.plan import check_plan, check_runnable
 from spiral.policies.registry import checked_model_config
 from spiral.runs.agreement import WatchedLearner
 from spiral.runs.answers import Answers
 from spiral.runs.checks import check_problems, check_run, with_expert_games
 from spiral.runs.cluster import ClusterConfig
-from spiral.runs.directory import RunDirectory, lasting_settings, read_evaluations, read_metrics
+from spiral.runs.directory import RunDirectory, read_evaluations, read_metrics
 from spiral.runs.display import Watched
 from spiral.runs.evaluation import evaluated_at
 from spiral.runs.evaluation_results import EvaluationResults
 from spiral.runs.guard_record import GuardRecord
 from spiral.runs.guards import Guards, GuardWatch
 from spiral.runs.lock import hold_run, run_held
-from spiral.runs.recipe import Recipe, validate_recipe
+from spiral.runs.recipe import Recipe
 from spiral.runs.recorder import RunRecorder
 from spiral.runs.trackers import Trackers
 from spiral.training.advantages import Estimator
-from spiral.training.checkpoint import STATE, checkpoint_state
+from spiral.training.checkpoint import checkpoint_state
 from spiral.training.loop import Collector, Hooks, Updater, train
 
 logger = logging.getLogger(__name__)
 
 Show = Callable[[int, Metrics], None]
+Ends = Callable[[int, Metrics], bool]
 MANY_OBJECTS = 100_000
 """Searching as many for garbage takes some hundredths of a second."""
-REPLACE_CONFIG = "replace it by a good copy; `spiral train RECIPE --dry-run` prints that of a recipe"
 
 
 class RunStopped(Exception):  # noqa: N818 (the user requested it; it is no error)
@@ -152,10 +151,7 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
         held.enter_context(run_held(path))
         RunDirectory(path).refuse_existing()
         recipe = with_expert_games(recipe)
-        check_run(recipe)
-        check_problems(recipe)
-        check_runnable(recipe, recipe.cluster.learner_workers)
-        check_plan(recipe, checked_model_config(recipe.model.path), this_machine=True)
+        _check_fits(recipe)
         run = assemble(recipe, path)
         with _closed_on_error(run):
             run.directory.lock = hold_run(path)
@@ -169,8 +165,20 @@ def start(recipe: Recipe, path: Path, ready: Callable[[], None] = lambda: None) 
     return run
 
 
+def _check_fits(recipe: Recipe) -> None:
+    """Raises `ValueError` for a recipe that does not fit its games, its model or this machine."""
+    check_run(recipe)
+    check_problems(recipe)
+    check_runnable(recipe, recipe.cluster.learner_workers)
+    check_plan(recipe, checked_model_config(recipe.model.path), this_machine=True)
+
+
 def resume(
-    path: Path, steps: int | None = None, cluster: ClusterConfig | None = None, ready: Callable[[], None] = lambda: None
+    path: Path,
+    steps: int | None = None,
+    cluster: ClusterConfig | None = None,
+    ready: Callable[[], None] = lambda: None,
+    opponents_of: Recipe | None = None,
 ) -> Run:
     """Resumes a run from its last checkpoint; a run that has no checkpoint yet is started again.
 
@@ -179,9 +187,11 @@ def resume(
         steps: In place of the recipe's `run.steps`.
         cluster: In place of the recipe's `[cluster]`.
         ready: Called before the evaluation of a model that was not evaluated before training.
+        opponents_of: A recipe whose opponents, in training and in evaluations, take the place of the run's. They may
+            have changed in `config.toml` too.
 
     Raises:
-        ValueError: There is no run, or it is damaged.
+        ValueError: There is no run, it is damaged, or new opponents do not fit it or this machine.
         RunHeldError: Another process uses the directory.
     """
     if not path.is_dir():
@@ -190,7 +200,7 @@ def resume(
         held.enter_context(run_held(path))
         directory = RunDirectory(path)
         directory.refuse_foreign()
-        recipe = saved_recipe(path)
+        recipe = saved_recipe(path, new_opponents=opponents_of is not None)
         checkpoint = latest_checkpoint(directory.checkpoints)
         if checkpoint is None and (directory.done_steps() or checkpoints_in(directory.checkpoints)):
             raise ValueError(_no_checkpoint(path))
@@ -204,13 +214,20 @@ def resume(
         if cluster is not None:
             hardware = recipe.hardware.model_copy(update={"devices": cluster.learner_workers})
             recipe = recipe.model_copy(update={"cluster": cluster, "hardware": hardware})
+        if opponents_of is not None:
+            recipe = with_opponents_of(recipe, opponents_of)
         if checkpoint is None:
             return start(recipe, path, ready)
+        against_others = opponents_of is not None and any(changes(recipe, path))
+        if against_others:
+            _check_fits(recipe)
         run = assemble(recipe, path, checkpoint)
         with _closed_on_error(run):
             run.directory.lock = hold_run(path)
             run.directory.take_back(run.learner.version)
             run.directory.write_config(recipe.model_dump())
+            if against_others:
+                run.save(done)  # a checkpoint holds the recipe that the run goes on with
             _snapshot_if_due(run)
             if done == 0 and 0 not in dict(read_evaluations(path)):
                 ready()
@@ -250,51 +267,12 @@ def _no_checkpoint(path: Path) -> str:
     )
 
 
-def saved_recipe(path: Path) -> Recipe:
-    """The recipe of a run directory.
-
-    Raises:
-        ValueError: There is none, it is damaged, or its lasting settings differ from those in the last checkpoint.
-    """
-    file = RunDirectory(path).config_file
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is not a run directory: there is no {file.name} in it") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error}; {REPLACE_CONFIG}") from error
-    if "run" not in values:
-        raise ValueError(f"{file} is damaged: it has no section [run]; {REPLACE_CONFIG}")
-    recipe = validate_recipe(values, str(file))
-    edited = _edited(recipe, path)
-    if edited:
-        raise ValueError(
-            f"{file} was changed: {'; '.join(edited)}; a run keeps its settings, so change them back, or start"
-            " a new run"
-        )
-    return recipe
+def never(_step: int, _metrics: Metrics) -> bool:
+    """End no run before its last step."""
+    return False
 
 
-def _edited(recipe: Recipe, path: Path) -> list[str]:
-    """The lasting settings in which a recipe differs from that in the last checkpoint, where that holds one."""
-    checkpoint = latest_checkpoint(path / "checkpoints")
-    if checkpoint is None:
-        return []
-    try:
-        kept = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["recipe"]
-        lasting = lasting_settings(validate_recipe(kept, str(checkpoint / STATE)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.debug("%s holds no recipe: %s", checkpoint, error)
-        return []
-    return [
-        f"{section}.{key} is {values.get(key)!r} in it and {lasting[section].get(key)!r} in the last checkpoint"
-        for section, values in lasting_settings(recipe).items()
-        for key in dict.fromkeys((*values, *lasting[section]))  # tables of opponents may be in one of them alone
-        if values.get(key) != lasting[section].get(key)
-    ]
-
-
-def execute(run: Run, show: Show, guards: Guards | None = None) -> Run:
+def execute(run: Run, show: Show, guards: Guards | None = None, ends: Ends = never) -> Run:
     """Trains to the last step.
 
     If the learner is lost, the run resumes from its last checkpoint, at most `cluster.restarts` times. A run shortened
@@ -305,9 +283,11 @@ def execute(run: Run, show: Show, guards: Guards | None = None) -> Run:
         run: A run that was started or resumed.
         show: Called with every step and its metrics.
         guards: Those of the recipe, if the caller asks them again later; one that fails is disabled for both.
+        ends: Called with every step and its metrics; whether the run ends with this step, before the last one of its
+            recipe. It is saved, but not evaluated.
 
     Returns:
-        The run that reached the last step, for the caller to close.
+        The run, for the caller to close.
 
     Raises:
         RunStopped: Ctrl-C or SIGTERM; the step was finished and a checkpoint written.
@@ -318,7 +298,7 @@ def execute(run: Run, show: Show, guards: Guards | None = None) -> Run:
             try:
                 with _closed_on_error(run):
                     guards = guards or Guards.from_names(run.recipe.run.guards, run.recipe.run.guard_options)
-                    _train(run, show, guards)
+                    _train(run, show, guards, ends)
                 return run
             except LearnerLostError as error:
                 losses += 1
@@ -328,7 +308,7 @@ def execute(run: Run, show: Show, guards: Guards | None = None) -> Run:
                 run = resume(run.directory.path)
 
 
-def _train(run: Run, show: Show, guards: Guards) -> None:
+def _train(run: Run, show: Show, guards: Guards, ends: Ends) -> None:
     recipe, directory, done = run.recipe, run.directory, run.learner.version
     if done == recipe.run.steps and done not in dict(read_evaluations(directory.path)):
         directory.save_evaluation(done, run.evaluate(done))
@@ -340,8 +320,15 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
     )
     recorder = RunRecorder(directory, trackers, recipe, first_step=done + 1)
 
+    ended = False
+
     def evaluate(step: int) -> EvaluationResults | None:
         return run.evaluate(step) if evaluated_at(recipe, step) else None
+
+    def judge(step: int, metrics: Metrics) -> Metrics:
+        nonlocal ended
+        ended = ends(step, metrics)
+        return guard(step, metrics)
 
     with stop_requests() as stop_requested, contextlib.closing(recorder), _existing_objects_frozen():
         try:
@@ -358,8 +345,8 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
                     describe=run.describe,
                     more_metrics=run.metrics,
                     evaluate=evaluate,
-                    judge=guard,
-                    stop_requested=lambda: stop_requested() or bool(run.answers.stop_reason),
+                    judge=judge,
+                    stop_requested=lambda: ended or stop_requested() or bool(run.answers.stop_reason),
                     snapshot=lambda _step: run.snapshot(),
                     keep=run.keep,
                     save=run.save,
@@ -369,7 +356,8 @@ def _train(run: Run, show: Show, guards: Guards) -> None:
         except (UserCodeError, NotPlayedError):
             _save_done(run, recorder)
             raise
-    if not finished:
+        ended = ended and not stop_requested() and not run.answers.stop_reason
+    if not finished and not ended:
         raise RunStopped(run.learner.version, run.answers.stop_reason)
 
 

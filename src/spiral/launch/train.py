@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spiral.core.metrics import Metrics
-from spiral.launch.lifecycle import execute, saved_recipe, start
+from spiral.launch.lifecycle import execute, start
 from spiral.launch.lifecycle import resume as resume_run
+from spiral.launch.saved import saved_recipe
 from spiral.runs.directory import RunDirectory, read_metrics
 from spiral.runs.recipe import Recipe, load_recipe
 
