@@ -358,3 +358,17 @@ def test_a_model_as_an_opponent_plays_the_same_games_on_a_cluster(tmp_path):
     (row, _) = read_metrics(runs[1])
     assert row["against/tictactoe/rival/opponent_cut_off"] == 1.0
     assert row["evaluation/tictactoe/rival/opponent_cut_off"] == 1.0
+
+
+@pytest.mark.slow
+def test_an_opponent_in_the_policys_engine_plays_the_same_games_on_a_cluster(tmp_path):
+    """In training and evaluation, with its own weights: those of before training."""
+    rival = ("selfplay.opponents={ mirror = 0.5, rival = 0.5 }", "evaluation.opponents=['rival']", "evaluation.every=1")
+    table = ("opponent.rival.model=nano", "opponent.rival.engine=shared", "learner.learning_rate=1e-2")
+    runs = [
+        ran(tmp_path / name, recipe(2, workers, 1, *rival, *table)) for name, workers in (("one", 0), ("several", 2))
+    ]
+    assert played(runs[0]) == played(runs[1])
+    assert compared_metrics(runs[0]) == compared_metrics(runs[1])
+    assert reports(runs[0]) == reports(runs[1])
+    assert [row["against/tictactoe/rival/games"] for row in read_metrics(runs[1])] == [16, 16]

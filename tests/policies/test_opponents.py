@@ -19,7 +19,7 @@ from spiral.policies.registry import (
     effective_sampling,
     engine_settings,
 )
-from spiral.runs.opponents import make_opponents, planned_opponents
+from spiral.runs.opponents import engine_share, make_opponents, planned_opponents
 from spiral.runs.recipe import load_recipe
 from spiral.text import PromptConfig
 
@@ -137,3 +137,28 @@ def test_a_recipe_describes_its_opponents():
 def test_wrong_tables_are_refused(overrides, words):
     with pytest.raises(ValueError, match=words):
         recipe_of(*overrides)
+
+
+SHARED = ("opponent.rival.model=nano", "opponent.rival.engine=shared")
+
+
+def test_who_shares_the_policys_engine(tmp_path):
+    recipe = load_recipe("nano", ["selfplay.opponents={mirror=1, rival=1, nano=1}", *SHARED])
+    assert planned_opponents(recipe) == {"nano": True}
+    share = engine_share(recipe, tmp_path)
+    assert (share.run, [*share.weights]) == (tmp_path, ["rival"])
+    assert (share.weights["rival"] / "model.safetensors").is_file()
+    evaluated = load_recipe("nano", ["evaluation.opponents=['rival']", *SHARED])
+    assert [*engine_share(evaluated, tmp_path).weights] == ["rival"]
+    assert engine_share(load_recipe("nano"), tmp_path) is None
+    assert engine_share(load_recipe("nano-past-selves"), tmp_path).weights == {}
+
+
+def test_who_cannot_share_the_policys_engine_is_refused(tmp_path):
+    other = load_recipe("nano", ["selfplay.opponents={rival=1}", *SHARED, "opponent.rival.model=nano-think"])
+    with pytest.raises(ValueError, match=r"opponent\.rival\.engine is 'shared', but nano-think has other tokens than"):
+        engine_share(other, tmp_path)
+    with pytest.raises(ValueError, match="engine is 'shared', so that the model plays as the policy does, and"):
+        load_recipe("nano", ["selfplay.opponents={rival=1}", *SHARED, "opponent.rival.temperature=0.5"])
+    with pytest.raises(ValueError, match="engine is set, but endpoint:openrouter/a/b does not run on this"):
+        OpponentConfig(model="endpoint:openrouter/a/b", engine="shared").check("rival")

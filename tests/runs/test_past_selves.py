@@ -39,12 +39,12 @@ def test_the_plan_counts_the_weights_that_wait_and_the_disk():
     assert plans[0].past_self_gib == pytest.approx(2 * size)
     assert plans[1].past_self_gib == 0
     assert {item.name for item in plans[0].items} - {item.name for item in plans[1].items} == {
-        "the policy's weights while past selves play",
-        "a past self that is read from disk",
+        "the policy's weights while others play in its engine",
+        "a past self or an opponent that is read from disk",
     }
     lines = describe(plans[0])
     assert any(f"11 past selves of {size * MIB:.2f}" in line for line in lines), lines
-    assert any(line.startswith("Past selves play with the policy's engine") for line in lines)
+    assert any(line.startswith("Past selves, and opponents that share it, play with the policy") for line in lines)
 
 
 @pytest.fixture

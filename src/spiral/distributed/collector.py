@@ -40,6 +40,7 @@ from spiral.distributed.session import import_ray
 from spiral.distributed.weights.base import TransportContext, WeightsHandle
 from spiral.distributed.weights.registry import deliver, make_transport
 from spiral.policies import scripted_policy
+from spiral.policies.past_selves import EngineShare
 from spiral.policies.scripted import RandomPolicy
 from spiral.rollout.curriculum.loading import CurriculumConfig
 from spiral.rollout.matchmaking import FIXED, LoadOpponent, Matchmaker, SelfPlayConfig
@@ -68,7 +69,7 @@ class ClusterCollector:
         transport: TransportContext | None = None,
         sleep: bool = False,
         meanwhile: Callable[[], None] = lambda: None,
-        past_selves_of: Path | None = None,
+        share: EngineShare | None = None,
         curriculum: CurriculumConfig = FIXED,
     ) -> None:
         """Starts the workers and waits until they are ready; Ray must be connected.
@@ -85,7 +86,7 @@ class ClusterCollector:
             transport: How workers receive weights; by default as `cluster` says, for a learner on CPUs.
             sleep: Whether to put the engines to sleep after every step's games.
             meanwhile: Called while the workers start.
-            past_selves_of: The directory of the run whose past selves play; None where none do.
+            share: Who shares the engine of each worker with the policy; None where nobody does.
             curriculum: What weighs the games of each step.
 
         Raises:
@@ -126,7 +127,7 @@ class ClusterCollector:
             transport=transport,
             return_task=self._return_task,
             placements=placements,
-            past_selves_of=past_selves_of,
+            share=share,
         )
         self._thread = threading.Thread(target=self._work, name="rollout workers", daemon=True)
         self._thread.start()
@@ -219,8 +220,8 @@ class ClusterCollector:
     ) -> Any:
         """Returns `function(policy, *arguments)`, called with the newest weights on one of the workers.
 
-        With `with_opponents`, what loads the worker's opponents is the last argument. The function, its arguments and
-        its result must be picklable. Its exceptions are raised here.
+        With `with_opponents`, what loads the worker's opponents and what shares out its engine are the last arguments.
+        The function, its arguments and its result must be picklable. Its exceptions are raised here.
         """
         with self._changed:
             task = PolicyCall(

@@ -15,7 +15,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from spiral.distributed.game_queue import Chunk, describe_games
@@ -31,6 +30,7 @@ from spiral.distributed.session import (
 )
 from spiral.distributed.weights.base import TransportContext, WeightsHandle
 from spiral.games.failures import UserCodeError
+from spiral.policies.past_selves import EngineShare
 from spiral.rollout.matchmaking import LoadOpponent, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
@@ -179,7 +179,7 @@ class WorkerPool:
         transport: TransportContext,
         return_task: Callable[[Task], None],
         placements: Sequence[Any] | None = None,
-        past_selves_of: Path | None = None,
+        share: EngineShare | None = None,
     ) -> None:
         """Begins to start the workers.
 
@@ -192,7 +192,7 @@ class WorkerPool:
             transport: How workers receive weights.
             return_task: Called with every unfinished task of a lost worker.
             placements: Ray's scheduling strategy of each worker.
-            past_selves_of: The directory of the run whose past selves play; None where none do.
+            share: Who shares the engine of each worker with the policy; None where nobody does.
         """
         self._config = config
         self._set_up = (
@@ -202,7 +202,7 @@ class WorkerPool:
             max(1, int(config.cpus_per_worker)),
             transport,
             load_opponent,
-            past_selves_of,
+            share,
         )
         self._return_task = return_task
         self._placements = placements or ["SPREAD"] * config.rollout_workers

@@ -19,7 +19,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from spiral.core.records import Episode
@@ -31,7 +30,7 @@ from spiral.distributed.weights.registry import make_receiver
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, scripted_policy
 from spiral.policies.opponents import Opponents
-from spiral.policies.past_selves import SharedEngine
+from spiral.policies.past_selves import EngineShare, SharedEngine
 from spiral.rollout.matchmaking import LoadOpponent, Matchmaker, Pairing, SelfPlayConfig
 from spiral.runs.cluster import ClusterConfig
 
@@ -67,7 +66,7 @@ class RolloutWorker:
     def __init__(self, number: int) -> None:
         self.number = number
         self._policy: LanguagePolicy | None = None
-        self._past: SharedEngine | None = None
+        self._shared_engine: SharedEngine | None = None
         self._in_flight = 0
         self._load_opponent: LoadOpponent = scripted_policy
         self._matchmaker: Matchmaker | None = None
@@ -89,7 +88,7 @@ class RolloutWorker:
         threads: int,
         transport: TransportContext,
         load_opponent: LoadOpponent = scripted_policy,
-        past_selves_of: Path | None = None,
+        share: EngineShare | None = None,
     ) -> None:
         """Makes the policy.
 
@@ -100,11 +99,11 @@ class RolloutWorker:
             threads: Threads of torch.
             transport: How to receive weights.
             load_opponent: Makes opponents by name.
-            past_selves_of: The directory of the run whose past selves play; None where none do.
+            share: Who shares the engine with the policy; None where nobody does.
         """
         self._receiver = make_receiver(transport)
         self._load_opponent = load_opponent
-        self._thread.call(lambda: self._set_up(make_policy, config, seed, threads, load_opponent, past_selves_of))
+        self._thread.call(lambda: self._set_up(make_policy, config, seed, threads, load_opponent, share))
 
     def play(
         self,
@@ -150,9 +149,9 @@ class RolloutWorker:
     ) -> Any:
         """Returns `function(policy, *arguments)`, called with these weights while no game is under way.
 
-        With `with_opponents`, what loads this worker's opponents is the last argument.
+        With `with_opponents`, what loads this worker's opponents and what shares out its engine are the last arguments.
         """
-        last = (self._load_opponent,) if with_opponents else ()
+        last = (self._load_opponent, self._shared_engine) if with_opponents else ()
 
         def work() -> Any:
             self._thread.load(weights)
@@ -170,9 +169,9 @@ class RolloutWorker:
         self._thread.call(self._fall_asleep, version=LAST)
 
     def _restore(self) -> None:
-        """Puts the policy's own weights back where a past self has played last."""
-        if self._past is not None:
-            self._past.restore()
+        """Puts the policy's own weights back where others have played last."""
+        if self._shared_engine is not None:
+            self._shared_engine.restore()
 
     def _fall_asleep(self) -> None:
         assert self._policy is not None
@@ -214,7 +213,7 @@ class RolloutWorker:
         seed: int,
         threads: int,
         load_opponent: LoadOpponent,
-        past_selves_of: Path | None,
+        share: EngineShare | None,
     ) -> None:
         import torch
 
@@ -222,9 +221,9 @@ class RolloutWorker:
         self._doing = "loading the model"
         self._policy = make_policy()
         player: Policy = self._policy
-        if past_selves_of is not None:
-            self._past = SharedEngine(self._policy, past_selves_of)
-            player, load_opponent = self._past.policy, self._past.opponents(load_opponent)
+        if share is not None:
+            self._shared_engine = SharedEngine(self._policy, share)
+            player, load_opponent = self._shared_engine.policy, self._shared_engine.opponents(load_opponent)
         fresh = FreshPolicy(player, is_stale=self._thread.is_stale, refresh=self._thread.refresh)
         self._matchmaker = Matchmaker(fresh, config, seed, load_opponent=load_opponent)
         self._in_flight = config.in_flight
@@ -242,7 +241,7 @@ class RolloutWorker:
         """Puts weights into the policy unless they are there."""
         if weights.version == self._version:
             return
-        engine = self._past or self._policy
+        engine = self._shared_engine or self._policy
         assert engine is not None
         self._doing = f"loading weights of version {weights.version}"
         start = time.perf_counter()

@@ -39,7 +39,7 @@ from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
 from spiral.runs.evaluation import evaluate_run, sample_game, warn_of_cut_off
 from spiral.runs.evaluation_results import EvaluationResults
-from spiral.runs.opponents import make_opponents
+from spiral.runs.opponents import engine_share, make_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator
 
@@ -190,7 +190,7 @@ def assemble_cluster(recipe: Recipe, path: Path, checkpoint: Path | None = None)
                 transport=transport,
                 sleep=recipe.engine.sleep,
                 meanwhile=learner.wait,
-                past_selves_of=path.absolute() if plays_past_selves(recipe.selfplay) else None,
+                share=engine_share(recipe, path.absolute()),
                 curriculum=recipe.curriculum,
             )
         )

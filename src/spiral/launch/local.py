@@ -29,7 +29,7 @@ from spiral.runs.checks import check_prompts
 from spiral.runs.directory import RunDirectory, lasting_settings
 from spiral.runs.evaluation import evaluate_run, sample_game, warn_of_cut_off
 from spiral.runs.evaluation_results import EvaluationResults
-from spiral.runs.opponents import make_opponents
+from spiral.runs.opponents import engine_share, make_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.advantages import Estimator, load_estimator
 from spiral.training.checkpoint import load_checkpoint, roll_back, save_checkpoint, save_snapshot
@@ -53,8 +53,8 @@ class LocalRun:
     answers: Answers
     opponents: Opponents
     """Opponents in training and evaluation, loaded once."""
-    past: SharedEngine | None = None
-    """Shares out the engine between the policy and its past selves, where these play."""
+    shared_engine: SharedEngine | None = None
+    """Shares out the engine among the policy, its past selves and other opponents, where some share it."""
     _cut_off: set[str] = dataclasses.field(default_factory=set)
     """Opponents whose cut off replies in evaluations there was a warning of."""
 
@@ -81,10 +81,11 @@ class LocalRun:
             if expert is not None and checkpoint is None:
                 recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": expert.steps})})
             learner = _checked_learner(recipe, loaded, policy, directory)
+            share = engine_share(recipe, path) if expert is None else None
         opponents = make_opponents(recipe)
-        past = SharedEngine(policy, path) if expert is None and plays_past_selves(recipe.selfplay) else None
+        shared_engine = None if share is None else SharedEngine(policy, share)
         with _closed_on_error(policy, opponents):
-            collector = expert if expert is not None else _selfplay(recipe, policy, opponents, past)
+            collector = expert if expert is not None else _selfplay(recipe, policy, opponents, shared_engine)
             estimator = (
                 load_estimator(recipe.credit.estimator, recipe.credit.options) if expert is None else imitation()
             )
@@ -100,12 +101,12 @@ class LocalRun:
             answers=Answers.from_recipe(recipe),
             collector=collector,
             opponents=opponents,
-            past=past,
+            shared_engine=shared_engine,
         )
         if checkpoint is not None:
             run._restore(checkpoint)
-        if past is not None:
-            past.load_weights(learner.weights(), learner.version)
+        if shared_engine is not None:
+            shared_engine.load_weights(learner.weights(), learner.version)
         return run
 
     def _restore(self, checkpoint: Path) -> None:
@@ -137,7 +138,7 @@ class LocalRun:
 
     def publish(self) -> None:
         """Gives the learner's weights to the policy that plays."""
-        engine = self.past or self.policy
+        engine = self.shared_engine or self.policy
         engine.load_weights(self.learner.weights(), self.learner.version)
 
     def save(self, step: int) -> None:
@@ -159,7 +160,7 @@ class LocalRun:
             check=self.directory.check,
         )
         self.collector.add_checkpoint(step, self.directory.checkpoints / step_name(step))
-        if isinstance(self.collector, SelfPlay) and self.past is not None:
+        if isinstance(self.collector, SelfPlay) and plays_past_selves(self.recipe.selfplay):
             prune_past_selves(self.directory.past_selves, self.collector.past_selves())
 
     def keep(self, step: int) -> None:
@@ -185,7 +186,8 @@ class LocalRun:
 
     def evaluate(self, step: int) -> EvaluationResults:
         """Evaluates the current policy."""
-        results = evaluate_run(self.policy, self.recipe, step, self.directory.records(step), self.opponents)
+        records = self.directory.records(step)
+        results = evaluate_run(self.policy, self.recipe, step, records, self.opponents, self.shared_engine)
         warn_of_cut_off(results, self._cut_off)
         return results
 
@@ -236,14 +238,16 @@ def _checked_learner(recipe: Recipe, loaded: LanguageModel, policy: LanguagePoli
     return learner
 
 
-def _selfplay(recipe: Recipe, policy: LanguagePolicy, opponents: Opponents, past: SharedEngine | None) -> SelfPlay:
+def _selfplay(
+    recipe: Recipe, policy: LanguagePolicy, opponents: Opponents, shared_engine: SharedEngine | None
+) -> SelfPlay:
     return SelfPlay(
         policy,
         recipe.selfplay,
         recipe.run.seed,
         load_opponent=opponents,
         sleep=(policy, opponents) if recipe.engine.sleep else (),
-        past=past,
+        shared_engine=shared_engine,
         curriculum=recipe.curriculum,
     )
 

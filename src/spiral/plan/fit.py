@@ -73,7 +73,8 @@ class Plan:
     """Tokens whose keys and values vLLM has room for; None for an engine that takes what it needs."""
     opponents: tuple[OpponentMemory, ...] = ()
     past_self_gib: float = 0.0
-    """Main memory that each engine needs besides to play past selves; counted among the items where there is no GPU."""
+    """Main memory that each engine needs besides to play past selves and opponents that share it; counted among the
+    items where there is no GPU."""
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -225,7 +226,8 @@ def describe(plan: Plan) -> list[str]:
         ),
         *(
             [
-                "Past selves play with the policy's engine, whose own weights are in main memory meanwhile:"
+                "Past selves, and opponents that share it, play with the policy's engine, whose own weights are in main"
+                " memory meanwhile:"
                 f" {unit.number(plan.past_self_gib)} {unit.name} an engine"
             ]
             if plan.past_self_gib

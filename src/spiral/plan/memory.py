@@ -50,6 +50,7 @@ from spiral.models.shapes import empty_model
 from spiral.plan.tokens import SHORT_SHARE, TokenBudget
 from spiral.rollout.opponents.loading import plays_past_selves
 from spiral.runs.hardware import GIB
+from spiral.runs.opponents import shared_opponents
 from spiral.runs.recipe import Recipe
 from spiral.training.layout import unpackable
 from spiral.training.logprobs import CHUNK_ELEMENTS
@@ -366,13 +367,18 @@ def engine_items(
 
 
 def past_self_items(recipe: Recipe, shape: ModelShape) -> list[Item]:
-    """The main memory that an engine needs besides to play past selves: they use its place for weights in turn."""
-    if not plays_past_selves(recipe.selfplay):
+    """The main memory that an engine needs besides to play past selves, or opponents that share it.
+
+    They use its place for weights in turn.
+    """
+    shared = bool(shared_opponents(recipe))
+    if not shared and not plays_past_selves(recipe.selfplay):
         return []
     size = number_size(recipe) * shape.parameters
+    read = 4 * shape.parameters if shared else size  # past selves are in the engine's precision, checkpoints in float32
     return [
-        make_item("the policy's weights while past selves play", size, "always", recipe.model.compute),
-        make_item("a past self that is read from disk", size, "playing"),
+        make_item("the policy's weights while others play in its engine", size, "always", recipe.model.compute),
+        make_item("a past self or an opponent that is read from disk", read, "playing"),
     ]
 
 

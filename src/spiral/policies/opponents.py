@@ -8,7 +8,8 @@
     max_new_tokens = 8192
 
 What a table leaves out is as the model's card says, which a model has that was trained here. A model without one plays
-as the policy does: prompted and sampled like it, by the same kind of engine, in the same precision.
+as the policy does: prompted and sampled like it, by the same kind of engine, in the same precision. With the engine
+"shared" it takes no memory: the policy's own engine plays with its weights in turn, which must be of the same shape.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -42,6 +43,8 @@ from spiral.policies.tables import TABLE
 
 HERE_ONLY = ("engine", "context", "memory_share", "device", "compute")
 """Settings of an opponent that runs on this machine."""
+SHARED: Final = "shared"
+"""The engine of an opponent that plays with the policy's own."""
 
 
 class OpponentConfig(Section):
@@ -61,8 +64,10 @@ class OpponentConfig(Section):
     max_new_tokens: int | None = Field(
         None, ge=1, description="As sampling.max_new_tokens; left out, at least that and at least 256."
     )
-    engine: Literal["transformers", "vllm", "auto"] | None = Field(
-        None, description="As engine.kind: 'transformers', 'vllm' or 'auto'."
+    engine: Literal["transformers", "vllm", "auto", "shared"] | None = Field(
+        None,
+        description="As engine.kind: 'transformers', 'vllm' or 'auto'; 'shared' is the policy's own, with this model's"
+        " weights in turn.",
     )
     context: int | None = Field(None, ge=1, description="As engine.context.")
     memory_share: float | None = Field(None, gt=0, lt=1, description="As engine.memory_share, for its own vLLM.")
@@ -90,6 +95,13 @@ class OpponentConfig(Section):
             check_scripted(model)
         if is_scripted(model) and (not model.startswith(TABLE) or self.model_dump().keys() != {"model"}):
             raise ValueError(f"model is {model!r}, which takes no settings; name it as the opponent, without a table")
+        if self.engine == SHARED:
+            more = [field for field in self.model_dump() if field not in ("model", "engine")]
+            if more:
+                raise ValueError(
+                    f"engine is {SHARED!r}, so that the model plays as the policy does, and {more[0]} is set; leave it"
+                    " out, or give it another engine"
+                )
         if model.startswith(ENDPOINT):
             load_endpoint(model.removeprefix(ENDPOINT))
             for field in HERE_ONLY:

@@ -1,14 +1,17 @@
-"""Past selves: one engine that plays with several sets of weights in turn.
+"""Past selves, and opponents that share the policy's engine: it plays with several sets of weights in turn.
 
-The policy and its past selves differ in their weights alone. So they share an engine: turns wait until those under way
-with other weights are finished, then the weights of the turns that wait longest are copied into it. Games against many
-past selves cost a copy for each of them in every round of turns, and no memory but one copy of the policy's own weights
-in main memory, from which the engine gets them back.
+The policy and its past selves differ in their weights alone, and so does an opponent that was trained from the same
+model, such as an exploiter of a league. So they share an engine: turns wait until those under way with other weights
+are finished, then the weights of the turns that wait longest are copied into it. Games against many of them cost a copy
+for each in every round of turns, and no memory but one copy of the policy's own weights in main memory, from which the
+engine gets them back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,13 +27,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineShare:
+    """Who shares the policy's engine; picklable, for the workers of a cluster."""
+
+    run: Path
+    """The directory of the run, which keeps the past selves."""
+    weights: Mapping[str, Path]
+    """The directories of the models of other opponents, by the opponents' names."""
+
+
 class Player:
     """Plays with one set of weights of a shared engine."""
 
-    def __init__(self, engine: SharedEngine, name: str, step: int | None) -> None:
-        """Take part in `engine`; `step` is that of a past self, None for the policy of now."""
+    def __init__(self, engine: SharedEngine, name: str, find: Callable[[], Path] | None, version: int = 0) -> None:
+        """Take part in `engine`.
+
+        Args:
+            engine: The engine.
+            name: The policy's name.
+            find: Returns the directory of the weights when they are needed; None for the policy of now.
+            version: The version that replies are said to be of.
+        """
         self.name = name
-        self.step = step
+        self.find = find
+        self.version = version
         self.waiting: list[TurnRequest] = []
         self._engine = engine
 
@@ -49,20 +70,23 @@ class Player:
 
 
 class SharedEngine:
-    """Plays with the weights of the policy and of its past selves, one set at a time."""
+    """Plays with the weights of the policy, of its past selves and of other opponents, one set at a time."""
 
-    def __init__(self, engine: LanguagePolicy, run: Path) -> None:
+    def __init__(self, engine: LanguagePolicy, share: EngineShare) -> None:
         """Share out an engine.
 
         Args:
             engine: The engine; from now on it gets the policy's weights through `load_weights` of this object.
-            run: The directory of the run that keeps the past selves.
+            share: The run that keeps the past selves, and the opponents that share the engine.
         """
         self.engine = engine
-        self.run = run
+        self.run = share.run
         self.policy = Player(self, engine.name, None)
         """The policy of now."""
         self._past: dict[int, Player] = {}
+        self._others = {
+            name: Player(self, name, functools.partial(Path, directory)) for name, directory in share.weights.items()
+        }
         self._loaded = self.policy
         self._under_way = 0
         self._own: list[tuple[str, Tensor]] = []
@@ -79,20 +103,25 @@ class SharedEngine:
         if step is None:
             return None
         if step not in self._past:
-            past_self_directory(self.run, step)
-            self._past[step] = Player(self, name, step)
+            find = functools.partial(past_self_directory, self.run, step)
+            find()
+            self._past[step] = Player(self, name, find, step)
         return self._past[step]
 
+    def opponent(self, name: str) -> Policy | None:
+        """Return the opponent called `name` if it shares the engine with its weights; None for any other."""
+        return self._others.get(name)
+
     def opponents(self, others: Callable[[str, Game], Policy]) -> Callable[[str, Game], Policy]:
-        """Return what loads an opponent by name and game: a past self, or what `others` gives."""
+        """Return what loads an opponent by name and game: one that shares the engine, or what `others` gives."""
 
         def load(name: str, game: Game) -> Policy:
-            return self.past_self(name) or others(name, game)
+            return self.past_self(name) or self.opponent(name) or others(name, game)
 
         return load
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take new weights of the policy. Turns of past selves may be under way, those of the policy may not."""
+        """Take new weights of the policy. Turns with other weights may be under way, those of the policy may not."""
         import torch
 
         dtype = torch.bfloat16 if self.engine.precision.startswith("bfloat16") else torch.float32
@@ -138,10 +167,10 @@ class SharedEngine:
             self._under_way = 0
 
     def _use(self, player: Player) -> None:
-        if player.step is None:
+        if player.find is None:
             self.engine.load_weights(self._own, self._version)
         else:
-            self.engine.load_weights(_weights_in(past_self_directory(self.run, player.step)), player.step)
+            self.engine.load_weights(_weights_in(player.find()), player.version)
         self._loaded = player
 
 

@@ -331,16 +331,16 @@ def _prompt_beside(name: str, loaded: LanguageModel, beside: PolicySettings) -> 
     A model that reads the policy's tokens is prompted as the policy is. Another one gets its own chat template, if it
     has one, and observations in words, since templates and the compact form are for the models that know them.
     """
-    if name == beside.model or loaded.tokenizer.get_vocab() == _vocabulary(beside.model):
+    if name == beside.model or loaded.tokenizer.get_vocab() == vocabulary(beside.model):
         return beside.prompt
     template = "chat" if loaded.tokenizer.chat_template else beside.prompt.template
     return beside.prompt.model_copy(update={"template": template, "observation": "full"})
 
 
-def _vocabulary(model: str) -> dict[str, int]:
+def vocabulary(model: str) -> dict[str, int]:
     """The tokens of a model with their ids."""
-    vocabulary: dict[str, int] = load_language_model(ModelConfig(path=model), weights=False).tokenizer.get_vocab()
-    return vocabulary
+    found: dict[str, int] = load_language_model(ModelConfig(path=model), weights=False).tokenizer.get_vocab()
+    return found
 
 
 def checked_model_config(name: str) -> Any:

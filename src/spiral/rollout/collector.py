@@ -38,19 +38,19 @@ class SelfPlay:
         *,
         load_opponent: LoadOpponent = scripted_policy,
         sleep: Sequence[Sleeper] = (),
-        past: SharedEngine | None = None,
+        shared_engine: SharedEngine | None = None,
         curriculum: CurriculumConfig = FIXED,
     ) -> None:
         """Take the arguments of `Matchmaker`.
 
-        The engines in `sleep` sleep after the games of a step until they are needed again. `past` shares out the
-        policy's engine among the policy and its past selves.
+        The engines in `sleep` sleep after the games of a step until they are needed again. `shared_engine` shares out
+        the policy's engine among the policy, its past selves and other opponents.
         """
         self.policy = policy
-        self._past = past
+        self._shared_engine = shared_engine
         player: Policy = policy
-        if past is not None:
-            player, load_opponent = past.policy, past.opponents(load_opponent)
+        if shared_engine is not None:
+            player, load_opponent = shared_engine.policy, shared_engine.opponents(load_opponent)
         self._matchmaker = Matchmaker(player, config, seed, load_opponent=load_opponent, curriculum=curriculum)
         self._in_flight = config.in_flight
         self._samples_per_step, self._attempts = config.samples_per_step, config.attempts
@@ -66,8 +66,8 @@ class SelfPlay:
         try:
             episodes = self._collect_samples(step) if self._samples_per_step else self._collect_games(step)
         finally:
-            if self._past is not None:
-                self._past.restore()  # the learner may share these weights
+            if self._shared_engine is not None:
+                self._shared_engine.restore()  # the learner may share these weights
         self._matchmaker.observe(step, episodes)
         for engine in self._sleep:
             engine.sleep()

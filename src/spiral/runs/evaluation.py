@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from spiral.games import Game, load_game
 from spiral.inference.base import LanguagePolicy
 from spiral.policies import Policy, able_opponents, scripted_policy
 from spiral.policies.opponents import Opponents
+from spiral.policies.past_selves import SharedEngine
 from spiral.rollout.loop import Match, play
 from spiral.runs.evaluation_results import EvaluationResults, opponent_replies, record_name
 from spiral.runs.opponents import make_opponents
@@ -54,7 +56,12 @@ def evaluated_at(recipe: Recipe, step: int) -> bool:
 
 
 def evaluate_run(
-    policy: LanguagePolicy, recipe: Recipe, step: int, records: Path, opponents: Opponents | None = None
+    policy: LanguagePolicy,
+    recipe: Recipe,
+    step: int,
+    records: Path,
+    opponents: Opponents | None = None,
+    shared_engine: SharedEngine | None = None,
 ) -> EvaluationResults:
     """Evaluates what the recipe wants after `step`.
 
@@ -64,6 +71,7 @@ def evaluate_run(
         step: The step; 0 is before training.
         records: Directory for the records that the results are computed from.
         opponents: Keeps models and endpoints loaded from one call to the next.
+        shared_engine: Plays opponents that share the policy's engine.
     """
     config, benchmark = recipe.evaluation, recipe.benchmark
     is_full = step in (0, recipe.run.steps)
@@ -73,7 +81,9 @@ def evaluate_run(
         episodes = config.episodes if is_full else config.episodes_between
         load = opponents or make_opponents(recipe)
         with policy.sampled_with(sampling), load.sampled_beside(sampling):
-            results = evaluate_policy(policy, config, episodes, load_opponent=load, records=records)
+            results = evaluate_policy(
+                policy, config, episodes, load_opponent=load, records=records, shared_engine=shared_engine
+            )
     if is_full or due(step, benchmark.every):
         results = dataclasses.replace(results, benchmarks=run_benchmarks(policy, benchmark, records))
     return results
@@ -86,11 +96,12 @@ def evaluate_policy(
     *,
     load_opponent: LoadOpponent = scripted_policy,
     records: Path | None = None,
+    shared_engine: SharedEngine | None = None,
 ) -> EvaluationResults:
     """Plays `episodes` games of every game against every opponent that can play it, and computes exploitability.
 
     An opponent that cannot play a game (minimax in poker) is left out for that game. `records` is a directory for
-    episodes and information states.
+    episodes and information states; `shared_engine` plays opponents that share the policy's engine.
     """
     arena, theory, progress = [], [], shown()
     taken: set[str] = set()
@@ -99,15 +110,16 @@ def evaluate_policy(
         games = rounded_up(episodes, game.num_players)
         for name in able_opponents(config.opponents, game):
             progress.stage(f"{spec} against {name}", games, "games")
-            result, played = evaluate_games(
-                policy,
-                load_opponent(name, game),
-                game,
-                episodes=games,
-                seed=config.seed,
-                in_flight=config.in_flight,
-                watch=progress.games,
-            )
+            with _players(policy, name, game, load_opponent, shared_engine) as (player, opponent):
+                result, played = evaluate_games(
+                    player,
+                    opponent,
+                    game,
+                    episodes=games,
+                    seed=config.seed,
+                    in_flight=config.in_flight,
+                    watch=progress.games,
+                )
             arena.append(result.to_json())
             if records is not None:
                 records.mkdir(parents=True, exist_ok=True)
@@ -119,6 +131,21 @@ def evaluate_policy(
         theory.append(evaluated.to_json())
         _write_records(records, record_name(f"{spec}-states", taken), evaluated.records())
     return EvaluationResults(arena=tuple(arena), exploitability=tuple(theory))
+
+
+@contextmanager
+def _players(
+    policy: LanguagePolicy, name: str, game: Game, load_opponent: LoadOpponent, shared_engine: SharedEngine | None
+) -> Iterator[tuple[Policy, Policy]]:
+    """The policy and an opponent as they play each other, with the policy's weights in its engine before and after."""
+    opponent = None if shared_engine is None else shared_engine.opponent(name)
+    if shared_engine is None or opponent is None:
+        yield policy, load_opponent(name, game)
+        return
+    try:
+        yield shared_engine.policy, opponent
+    finally:
+        shared_engine.restore()
 
 
 def run_benchmarks(
