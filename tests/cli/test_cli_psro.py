@@ -53,9 +53,10 @@ def test_a_population_grows_and_goes_on(here):
     assert "already holds a population; continue it with --resume" in refused(
         "psro", "psro-nano", "--run-dir", "one", *SMALL
     )
-    assert "made with other settings or another meta-solver (nash)" in refused(
-        "psro", "psro-nano", "--run-dir", "one", "--resume", "--solver", "uniform", *SMALL
+    changed = refused(
+        "psro", "psro-nano", "--run-dir", "one", "--resume", "--solver", "uniform", *SMALL, "--set", "run.steps=3"
     )
+    assert "psro.json was made with other settings: run.steps is 2 in it and 3 here; --solver is 'nash' in" in changed
     earlier = json.loads(saved)
     del earlier["iterations"][0]["shares_by_player"]
     (here / "one" / "psro.json").write_text(json.dumps(earlier))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spiral.cli import options as opt
-from spiral.cli.errors import INTERRUPTED, Stopped
-from spiral.cli.output import print_json, program, shown_path
+from spiral.cli.output import print_json, shown_path
+from spiral.cli.series import series_directory, series_under_way
 from spiral.core.printable import printable
 from spiral.runs.display import plain_table, wide_console
 
@@ -46,8 +45,7 @@ def psro(
     from spiral.cli.train import given_recipe
 
     loaded = given_recipe(recipe, settings, None, seed, model)
-    stem = Path(recipe).stem if recipe.endswith(".toml") else recipe
-    path = run_dir or Path("runs") / f"{stem}-{loaded.run.seed}"
+    path = series_directory(recipe, loaded, run_dir)
     found = _grown(loaded, path, solver, iterations, target, resume, as_json)
     if as_json:
         print_json(found)
@@ -57,29 +55,20 @@ def _grown(
     recipe: Recipe, path: Path, solver: str, iterations: int, target: float, resume: bool, as_json: bool
 ) -> dict[str, Any]:
     """The population in the end, as plain data; printed as it grows unless it will be printed as JSON."""
-    from spiral.core.progress import progress_shown
-    from spiral.core.stopping import stops_interrupt
-    from spiral.launch import RunStopped
     from spiral.launch.psro import Psro, run_psro
     from spiral.runs.population import POPULATION
 
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"--run-dir {path} is a file; expected a directory")
     population = Psro(recipe, path, solver=solver)
 
     def watch(found: dict[str, Any]) -> None:
         print(_line(found), file=sys.stderr if as_json else sys.stdout, flush=True)
 
-    with stops_interrupt(), progress_shown():
+    with series_under_way("psro", path):
         if resume and (path / POPULATION).exists():
             population.load()
         else:
             population.begin()
-        try:
-            run_psro(population, iterations, target, watch)
-        except (RunStopped, KeyboardInterrupt) as error:
-            again = f"{program('spiral')} psro ... --resume --run-dir {shlex.quote(str(path))}"
-            raise Stopped(f"stopped; the same command with --resume continues: {again}", INTERRUPTED) from error
+        run_psro(population, iterations, target, watch)
     last = population.iterations[-1]
     if not as_json:
         print(

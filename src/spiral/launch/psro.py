@@ -34,13 +34,13 @@ from spiral.evaluation.population import (
     population_tree,
 )
 from spiral.games import load_game
-from spiral.launch.lifecycle import execute, resume, start
+from spiral.launch.lifecycle import execute
+from spiral.launch.series import begin_or_resume, refuse_changed, refuse_used
 from spiral.policies.opponents import OpponentConfig
 from spiral.policies.registry import PolicyOptions, load_language_policy
 from spiral.policies.tables import TABLE, write_table
-from spiral.runs.directory import RunDirectory, lasting_settings
 from spiral.runs.population import POPULATION, read_population
-from spiral.runs.recipe import Recipe, validate_recipe
+from spiral.runs.recipe import Recipe
 from spiral.theory.mixture import mixture
 from spiral.theory.tree import Floats
 
@@ -114,10 +114,7 @@ class Psro:
         Raises:
             ValueError: The directory has one already.
         """
-        if (self.path / POPULATION).exists():
-            raise ValueError(f"{self.path} already holds a population; continue it with --resume, or choose another")
-        if self.path.exists() and any(self.path.iterdir()):
-            raise ValueError(f"{self.path} is not empty; choose another --run-dir, or move its files away")
+        refuse_used(self.path / POPULATION, "population")
         self._add(START, self.recipe.model.path)
         self.save()
 
@@ -129,12 +126,7 @@ class Psro:
         """
         file = self.path / POPULATION
         saved = read_population(self.path)
-        before = lasting_settings(validate_recipe(saved["recipe"], str(file)))
-        if before != lasting_settings(self.recipe) or saved["solver"] != self.solver:
-            raise ValueError(
-                f"{file} was made with other settings or another meta-solver ({saved['solver']}); --resume"
-                " continues with the same ones, so give those, or begin in another --run-dir"
-            )
+        refuse_changed(file, saved["recipe"], self.recipe, {"solver": self.solver}, saved)
         self.members = [Member(**member) for member in saved["members"]]
         self.iterations = list(saved["iterations"])
         if any("shares_by_player" not in iteration for iteration in self.iterations):
@@ -183,7 +175,7 @@ class Psro:
         mixed = self._mixture(found["shares_by_player"])
         write_table(file, self.game, self.tree, mixed)
         recipe = self._response(number, file)
-        run = resume(directory) if RunDirectory(directory).begun() else start(recipe, directory)
+        run = begin_or_resume(recipe, directory)
         try:
             run = execute(run, lambda _step, _metrics: None)
         finally:
