@@ -117,9 +117,22 @@ def test_the_responses_of_a_population_are_its_runs(tmp_path):
         assert client.get("/api/runs/0/evaluation")["payoffs"] == []
 
 
+def test_the_agents_of_a_league_are_its_runs(tmp_path):
+    path = tmp_path / "league"
+    path.mkdir()
+    (path / "league.json").write_text("{}")
+    assert "none of the runs in" in refused("view", str(path), "--no-open")
+    for name in ("exploiter-002", "main", "exploiter-001"):
+        made_run(path / name, steps=1, episodes=1)
+    with viewing(path) as client:
+        names = [run["name"] for run in client.get("/api/runs")["runs"]]
+        assert names == ["main", "exploiter-001", "exploiter-002"]
+        assert client.get("/api/runs/0/evaluation")["payoffs"] == []
+
+
 def test_a_population_without_a_response_is_refused(tmp_path):
     path = population(tmp_path / "young", responses=0)
-    assert "has no response yet" in refused("view", str(path), "--no-open")
+    assert "none of the runs in" in refused("view", str(path), "--no-open")
 
 
 def test_a_population_in_the_terminal(tmp_path):

@@ -39,6 +39,7 @@ COMMANDS = {
     "collect": ("collect:collect", "Play games and keep them to learn from."),
     "sft": ("sft:app", "Fine-tune a model on expert games."),
     "psro": ("psro:psro", "Grow a population of policies by responses to its mixtures."),
+    "league": ("league:league", "Train a main agent against exploiters of its weaknesses."),
     "experiment": ("experiment:experiment", "Run everything behind a claim, to its table."),
     "patterns": ("patterns:patterns", "Patterns of reasoning in games and in solutions."),
     "show": ("show:show", "Show a run: progress, health, small charts, one game."),

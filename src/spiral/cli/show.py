@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from spiral.cli import options as opt
+from spiral.cli.league import show_league
 from spiral.cli.output import print_json, program
 from spiral.cli.play import PREFERRED_GAME
 from spiral.cli.psro import show_population
@@ -22,6 +23,7 @@ from spiral.core.transcript import game_excerpt, game_text
 from spiral.runs.display import plain_table, wide_console
 from spiral.runs.guard_states import GuardState
 from spiral.runs.health import SEVERITY, Light
+from spiral.runs.league import LEAGUE, MAIN
 from spiral.runs.overview import Curve, Overview, ShownGame, overview, shown_game
 from spiral.runs.past_selves import PastSelfStandings
 from spiral.runs.population import POPULATION
@@ -56,7 +58,7 @@ def show(
         typer.Argument(
             metavar="RUN",
             parser=opt.path_argument,
-            help="A run directory, such as runs/nano-0, or that of a population.",
+            help="A run directory, such as runs/nano-0, or that of a population or a league.",
         ),
     ],
     step: Annotated[int | None, typer.Option(min=0, help="The step of the game to show; left out: the last.")] = None,
@@ -69,13 +71,18 @@ def show(
 
     A run may be looked at while it goes on. A chart is drawn from its lowest to its highest value; the numbers beside
     it are the first value, the last one and the range. What the health lights judge by is in docs/metrics.md. Of a
-    population (`spiral psro`) its shares, payoffs and exploitability are shown.
+    population (`spiral psro`) its shares, payoffs and exploitability are shown, of a league (`spiral league`) what each
+    exploiter won, and wins now.
     """
-    if (run / POPULATION).is_file() and not (run / "config.toml").exists():
-        if step is not None or episode is not None:
-            raise ValueError(f"{run} holds a population; give one of its runs, such as {run}/response-001")
-        show_population(run, as_json=as_json)
-        return
+    for file, what, one, show_all in (
+        (POPULATION, "population", "response-001", show_population),
+        (LEAGUE, "league", MAIN, show_league),
+    ):
+        if (run / file).is_file() and not (run / "config.toml").exists():
+            if step is not None or episode is not None:
+                raise ValueError(f"{run} holds a {what}; give one of its runs, such as {run}/{one}")
+            show_all(run, as_json=as_json)
+            return
     found = overview(run)
     game, passed_over = shown_game(run, [PREFERRED_GAME, *found.games], step, episode)
     if as_json:

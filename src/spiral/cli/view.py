@@ -19,7 +19,9 @@ def view(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            parser=opt.path_argument, metavar="RUN_DIR...", help="Run directories, or those of a population."
+            parser=opt.path_argument,
+            metavar="RUN_DIR...",
+            help="Run directories, or those of a population or a league.",
         ),
     ],
     *,
@@ -57,7 +59,7 @@ def view(
     for given in runs:
         found = runs_at(given)
         if not found:
-            raise ValueError(f"the population in {given} has no response yet; look again once one is being trained")
+            raise ValueError(f"none of the runs in {given} has begun yet; look again once one is being trained")
         for run, _ in found:
             check_is_run(run)
 

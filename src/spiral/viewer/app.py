@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
+from spiral.runs.league import LEAGUE, league_runs
 from spiral.runs.population import POPULATION, responses
 from spiral.viewer.answers import Json, error_answer
 from spiral.viewer.benchmarks import ItemFilters
@@ -39,16 +40,19 @@ BEAT_SECONDS = 15.0
 
 
 def runs_at(path: Path) -> list[tuple[Path, Path | None]]:
-    """The run in a directory, or those of a population's responses, each with the directory of the population."""
-    population = (path / POPULATION).is_file() and not (path / "config.toml").exists()
-    return [(run, path) for run in responses(path)] if population else [(path, None)]
+    """The run in a directory, those of a league, or of a population, each of these with the population's directory."""
+    if (path / "config.toml").exists():
+        return [(path, None)]
+    if (path / LEAGUE).is_file():
+        return [(run, None) for run in league_runs(path)]
+    return [(run, path) for run in responses(path)] if (path / POPULATION).is_file() else [(path, None)]
 
 
 class Viewer:
     """The runs of one page, and what is kept of them in memory."""
 
     def __init__(self, paths: Sequence[Path], *, own_games: bool = False) -> None:
-        """`paths` are run directories, and directories of populations, whose responses are the runs."""
+        """`paths` are run directories, and directories of populations and leagues, whose runs are shown."""
         runs = [(run, population) for path in paths for run, population in runs_at(path)]
         self.runs = [ViewedRun(number, path, population) for number, (path, population) in enumerate(runs)]
         self.tables = {run.id: EpisodeTable(run) for run in self.runs}
