@@ -19,7 +19,7 @@ from spiral.inference import vllm_engine
 from spiral.inference.engines import EngineConfig, Weights, _bfloat16_copy, make_policy
 from spiral.inference.parameters import ParameterNames
 from spiral.inference.transformers import TransformersPolicy
-from spiral.inference.vllm_engine import Watchdog
+from spiral.inference.vllm_watchdog import Watchdog
 from spiral.models.loading import (
     NANO_DIRECTORY,
     LanguageModel,

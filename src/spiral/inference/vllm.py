@@ -27,8 +27,9 @@ from spiral.core.policy import SamplingConfig, TurnReply
 from spiral.inference.base import LanguagePolicy, OpenTurn
 from spiral.inference.parameters import ParameterNames
 from spiral.inference.settings import EngineConfig
-from spiral.inference.vllm_engine import Watchdog, quiet, start_engine, stop_engine
+from spiral.inference.vllm_engine import quiet, start_engine, stop_engine
 from spiral.inference.vllm_reload import reload
+from spiral.inference.vllm_watchdog import Watchdog
 from spiral.models.head import stated_precision
 from spiral.models.hub import local_copy
 from spiral.models.loading import usable_context
