@@ -300,6 +300,7 @@ def test_an_engine_that_never_starts_ends_the_process_too(nano, monkeypatch, cap
     monkeypatch.setattr(os, "_exit", lambda status: (ended.append(status), watchdog.stop()))
     monkeypatch.setattr(vllm_engine, "_check_surroundings", lambda: None)
     monkeypatch.setattr(vllm_engine.importlib, "import_module", lambda name: None)
+    monkeypatch.setattr(vllm_engine, "warn_of_version", lambda: None)
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARNING")
     waits = {"short": 0.3, "long": 1.6}
     monkeypatch.setattr(vllm_engine, "_start", lambda directory, *_: time.sleep(waits[directory]))

@@ -3,11 +3,12 @@
 A learner may share the process. So global state that vLLM changes when it starts is restored, and the environment
 variables that vLLM reads are set here, before it is imported.
 
-This file and `vllm_reload.py` are the only ones that use parts of vLLM that are not public (checked with vLLM 0.32).
-Here these are the finalizer and the executor of `LLMEngine.engine_core`, since vLLM has no way to stop an engine that
-leaves torch.distributed alone (https://github.com/vllm-project/vllm/issues/1908); `LogitsProcessor.head_dtype`, since a
-vLLM that cannot compute the head in float32 ignores the setting; and `parallel_state._EP`, since vLLM makes its group
-of experts with the first engine of a process, and not at all where that is a dense model's.
+This file and `vllm_reload.py` are the only ones that use parts of vLLM that are not public; `vllm_versions.py` refuses
+a vLLM without them. Here these are the finalizer and the executor of `LLMEngine.engine_core`, since vLLM has no way to
+stop an engine that leaves torch.distributed alone (https://github.com/vllm-project/vllm/issues/1908);
+`LogitsProcessor.head_dtype`, since a vLLM that cannot compute the head in float32 ignores the setting; and
+`parallel_state._EP`, since vLLM makes its group of experts with the first engine of a process, and not at all where
+that is a dense model's.
 
 Known limit: on a CPU vLLM binds the process's memory to the node of its first core, and this is not undone; it matters
 only on machines with several sockets.
@@ -30,6 +31,16 @@ import torch
 from pydantic import ValidationError
 
 from spiral.inference.settings import EngineConfig
+from spiral.inference.vllm_versions import (
+    CPU_PARTS,
+    MODULE_PARTS,
+    MissingPartError,
+    check_engine,
+    check_modules,
+    untested,
+    version,
+    warn_of_version,
+)
 from spiral.inference.vllm_watchdog import Watchdog
 from spiral.models.kinds import BOTH, RECURRENT, layer_kinds
 from spiral.models.settings import HeadPrecision
@@ -80,7 +91,8 @@ def start_engine(
         model: The model's configuration.
 
     Raises:
-        ValueError: vLLM is not installed, cannot run on this machine, or refuses the model or the settings.
+        ValueError: vLLM is not installed, lacks a part that we use, cannot run on this machine, or refuses the model or
+            the settings.
     """
     _check_surroundings()
     for name, value in ENVIRONMENT.items():
@@ -93,12 +105,16 @@ def start_engine(
             raise ValueError(f"vLLM is installed but does not load: {error}; to install it, {INSTALL}") from error
         try:
             engine = _start(directory, context, config, compute, head, weights, model)
+        except MissingPartError:
+            raise
         except Exception as error:
+            reason = "; ".join(filter(None, (_reason(error, model), untested(version()))))
             raise ValueError(
                 f"vLLM cannot run {directory!r} in {compute}, for up to {context} tokens of prompt and reply and with"
-                f" engine.memory_share {config.memory_share:g}: {_reason(error, model)} (fewer tokens need less memory:"
+                f" engine.memory_share {config.memory_share:g}: {reason} (fewer tokens need less memory:"
                 " engine.context, or --context where there is no recipe)"
             ) from error
+    warn_of_version()  # here, where warnings are not hidden
     return engine
 
 
@@ -142,6 +158,7 @@ def _start(
     from vllm.inputs import tokens_input
     from vllm.usage.usage_lib import UsageContext
 
+    check_modules(MODULE_PARTS | (CPU_PARTS if _on_cpu() else {}))
     _check_sleep(config)
     wide = head == "float32" and compute != "float32"
     arguments = EngineArgs(
@@ -162,6 +179,7 @@ def _start(
     )
     _add_group_of_experts()
     engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    check_engine(engine)
     # The finalizer would end torch.distributed for the whole process.
     engine.engine_core._finalizer.detach()
     try:  # what a platform does not support shows only when the engine runs
@@ -178,9 +196,14 @@ def _start(
 
 def _keeps_prefixes(model: Any) -> bool:
     """Whether vLLM can share the prefixes of prompts; those of layers with states only with prompts in chunks."""
+    return not _on_cpu() or not any(kind in (*RECURRENT, *BOTH) for kind in layer_kinds(model))
+
+
+def _on_cpu() -> bool:
+    """Whether this vLLM computes on a CPU."""
     from vllm.platforms import current_platform
 
-    return not current_platform.is_cpu() or not any(kind in (*RECURRENT, *BOTH) for kind in layer_kinds(model))
+    return bool(current_platform.is_cpu())
 
 
 def _add_group_of_experts() -> None:
@@ -222,13 +245,11 @@ def _check_sleep(config: EngineConfig) -> None:
 
 def _check_head(engine: Any) -> None:
     """Raises `ValueError` when the output head does not compute in float32; older versions ignore the setting."""
-    from vllm import __version__
-
     (found,) = engine.apply_model(_head_dtypes)
     if found != {torch.float32}:
         names = ", ".join(sorted(str(dtype) for dtype in found)) or "an unknown precision"
         raise ValueError(
-            f"model.head is 'float32', and vLLM {__version__} computes this model's output head in {names}; expected"
+            f"model.head is 'float32', and vLLM {version()} computes this model's output head in {names}; expected"
             " vLLM 0.32 or newer and a head without quantisation, or model.head 'compute'"
         )
 
@@ -243,9 +264,7 @@ def _head_dtypes(model: torch.nn.Module) -> set[Any]:
 
 def _cpu_arguments(context: int, config: EngineConfig, weight_bytes: int) -> dict[str, Any]:
     """Arguments for a CPU; empty on a GPU."""
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu():
+    if not _on_cpu():
         return {}
     from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
 
@@ -269,9 +288,7 @@ def device_flags(context: int, config: EngineConfig, weight_bytes: int, head_siz
         ValueError: vLLM has no attention on a CPU for heads of `head_size`, which its server would find at the first
             request.
     """
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
+    if _on_cpu():
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
         sizes = CPUAttentionBackend.get_supported_head_sizes()

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiral.inference.vllm_versions import version
+
 MARK = -(2.0**100)
 """Fills weights before a reload: a number that float32 and bfloat16 hold exactly, and that no weight has."""
 
@@ -51,10 +53,8 @@ def reload(engine: Any, weights: Iterable[tuple[str, Tensor]], kind: str) -> Non
         engine.collective_rpc("reload_weights", kwargs={"weights_iterator": sinks, "is_checkpoint_format": False})
     (left,) = engine.apply_model(_marked)
     if left:
-        from vllm import __version__
-
         raise RuntimeError(
-            f"vLLM {__version__} did not take {len(left)} of the weights of this model of type {kind!r}, such as"
+            f"vLLM {version()} did not take {len(left)} of the weights of this model of type {kind!r}, such as"
             f" {left[0]!r}; set engine.kind to 'transformers'"
         )
 
