@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from spiral.agreement import begin_check
+from spiral.agreement.differences import difference
+from spiral.agreement.logprobs import plain_logprobs as plain_scores
+from spiral.agreement.logprobs import sample_replies
 from spiral.inference.engines import EngineConfig
 from spiral.inference.sampling import sampling_logprobs
 from spiral.inference.vllm import VllmPolicy
@@ -133,3 +138,40 @@ def plain_logprobs(model, replies, sampling, head="compute"):
 def reported_logprobs(replies):
     """[tokens] of all replies in order: what the engine said when it sampled them."""
     return np.concatenate([reply.generation.logprobs for reply in replies])
+
+
+def moved(model, seed):
+    """A copy with every number of every parameter changed, so that one that is not reloaded shows."""
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.2 * parameter.std().clamp(min=0.05) * noise)
+    return other
+
+
+def gap(policy, check, model):
+    """What the engine reports of replies that it samples now, against the model's own forward pass."""
+    replies = sample_replies(policy, check.probes)
+    sampled = [*replies.alone, *replies.company]
+    plain = plain_scores(model, sampled, replies.temperature)
+    lengths = [len(reply.prompt_ids) for reply in sampled]
+    return difference("vLLM", lengths, [reply.logprobs for reply in sampled], plain)
+
+
+def measured(model, tokenizer, directory, **engine):
+    """Nats: the largest difference of a token from the plain forward pass, as started and after each of two reloads."""
+    prompt = PromptConfig(template="llama", observation="compact")
+    policy = new_engine(save(model, tokenizer, directory), tokenizer, prompt=prompt, budget=8, context=256, **engine)
+    with contextlib.closing(policy):
+        check = begin_check(policy, model, "float32")
+        check.engine()
+        gaps = [max(found.max for found in check.differences)]
+        for version in (1, 2):
+            new = moved(model, version)
+            assert gap(policy, check, new).mean > 0.02, "the change is too small to show"
+            policy.load_weights(new.named_parameters(), version)
+            found = gap(policy, check, new)
+            assert found.within(check.tolerance), f"reload {version}: {found}"
+            gaps.append(found.max)
+    return gaps

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
+import multiprocessing
 import os
 import threading
 import time
@@ -18,7 +20,9 @@ from families import family_model
 from spiral.inference import vllm_engine
 from spiral.inference.engines import EngineConfig, Weights, _bfloat16_copy, make_policy
 from spiral.inference.parameters import ParameterNames
+from spiral.inference.settings import check_heads, resolved
 from spiral.inference.transformers import TransformersPolicy
+from spiral.inference.vllm_parallel import check_parallel, process_environment
 from spiral.inference.vllm_watchdog import Watchdog
 from spiral.models.loading import (
     NANO_DIRECTORY,
@@ -85,6 +89,60 @@ def test_vllm_refuses_to_be_one_of_several_trainers(nano, monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
     with pytest.raises(ValueError, match=r"one of 4 processes that train together; expected one process"):
         policy_of(nano, kind="vllm")
+
+
+def test_several_devices_need_vllm(monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"engine\.tensor_parallel .* is 2 and engine\.kind .* is 'transformers', which"
+    ):
+        EngineConfig(tensor_parallel=2)
+    chosen = EngineConfig(kind="auto", tensor_parallel=2)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    assert resolved(chosen).kind == "vllm"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"engine\.tensor_parallel is 2, which needs vLLM, and vLLM is not installed"):
+        resolved(chosen)
+
+
+@pytest.mark.parametrize(
+    ("devices", "heads", "key_heads", "expected"),
+    [(1, 14, 2, True), (2, 14, 2, True), (7, 14, 2, False), (14, 14, 2, True), (4, 14, 2, False), (4, 32, 8, True)],
+)
+def test_devices_share_out_heads(devices, heads, key_heads, expected):
+    with contextlib.nullcontext() if expected else pytest.raises(ValueError, match=r"14 .* expected 1, 2, 14$"):
+        check_heads(devices, heads, key_heads)
+
+
+def test_a_model_without_heads_has_one_device():
+    check_heads(1, 0, 0)
+    with pytest.raises(ValueError, match="no attention heads to share out"):
+        check_heads(2, 0, 0)
+
+
+@pytest.mark.parametrize(("on_cpu", "said"), [(True, "3 CPU cores; expected at most 3"), (False, "1 GPU; expected at")])
+def test_vllm_refuses_more_devices_than_there_are(nano, monkeypatch, on_cpu, said):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    config = EngineConfig(kind="vllm", tensor_parallel=4)
+    with pytest.raises(ValueError, match=f"engine.tensor_parallel is 4, and this process has {said}"):
+        check_parallel(config, nano.model.config, on_cpu)
+    check_parallel(EngineConfig(kind="vllm"), nano.model.config, on_cpu)
+    with pytest.raises(ValueError, match="tensor_parallel is 3, and this model has 4 attention heads and 4 of keys"):
+        check_parallel(EngineConfig(kind="vllm", tensor_parallel=3), nano.model.config, on_cpu)
+
+
+def test_processes_of_an_engine_share_out_the_threads_and_are_quiet(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARNING")
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    before = dict(os.environ)
+    with process_environment(2, on_cpu=True):
+        changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    assert dict(os.environ) == before
+    assert changed == {"OMP_NUM_THREADS": "2", "VLLM_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+    with process_environment(2, on_cpu=False):
+        assert (os.environ["VLLM_LOGGING_LEVEL"], os.environ["OMP_NUM_THREADS"]) == ("INFO", "5")
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "cuda:12"])
@@ -309,6 +367,31 @@ def test_an_engine_that_never_starts_ends_the_process_too(nano, monkeypatch, cap
         assert ended == expected
     said = capfd.readouterr().err
     assert "vLLM has stalled while starting with 'long': one call has taken more than 0.6 s." in said
+
+
+def test_the_end_of_an_engine_waits_for_its_processes(monkeypatch):
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARNING")
+    done = []
+    process = SimpleNamespace(join=lambda seconds: done.append(f"joined within {seconds:g} s"))
+    executor = SimpleNamespace(shutdown=lambda: done.append("shut down"), workers=[SimpleNamespace(proc=process)] * 2)
+    core = SimpleNamespace(engine_core=SimpleNamespace(model_executor=executor))
+    vllm_engine.stop_engine(SimpleNamespace(engine_core=core))
+    assert done == ["shut down", "joined within 30 s", "joined within 30 s"]
+    del executor.workers  # an engine in this process has none
+    vllm_engine.stop_engine(SimpleNamespace(engine_core=core))
+    assert done[3:] == ["shut down"]
+
+
+def test_the_watchdog_ends_the_processes_of_an_engine_first(monkeypatch, capfd):
+    ended = []
+    processes = [SimpleNamespace(kill=lambda rank=rank: ended.append(rank)) for rank in range(2)]
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: processes)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    watchdog = Watchdog(60.0)
+    watchdog._end()
+    watchdog.stop()
+    assert ended == [0, 1, 1]
+    assert "Where every thread is" in capfd.readouterr().err
 
 
 def test_a_watchdog_ends_with_an_engine_that_does_not_start(nano, monkeypatch):

@@ -473,6 +473,8 @@ def test_vllms_server_is_asked_to_prompt_and_sample_as_the_card_says(monkeypatch
     chosen = json.loads(given["--override-generation-config"])
     assert (chosen["temperature"], chosen["max_new_tokens"]) == (0.5, 7)
     assert json.loads(given["--default-chat-template-kwargs"]) == {"enable_thinking": False}
+    assert given["--tensor-parallel-size"] == "1"
+    assert arguments(tensor_parallel=2)["--tensor-parallel-size"] == "2"
     assert arguments(template="r1")["--chat-template"].count("Assistant: <think>") == 1
     assert arguments()["--max-model-len"] == arguments(context=10**6)["--max-model-len"] == "512"
 

@@ -7,29 +7,22 @@ measures the families and writes their cells.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from families import LISTED, swapped_experts, wide_family_model
-from spiral.agreement import DisagreementError, begin_check
-from spiral.agreement.differences import difference
-from spiral.agreement.logprobs import plain_logprobs, sample_replies
+from spiral.agreement import DisagreementError
 from spiral.inference.vllm import VllmPolicy
 from spiral.launch.lifecycle import execute, resume, start
 from spiral.runs.directory import read_metrics
 from spiral.runs.recipe import load_recipe
-from spiral.text import PromptConfig
-from vllm_models import new_engine, save, with_vllm
+from vllm_models import measured, save, with_vllm
 
 pytestmark = with_vllm
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-PROMPT = PromptConfig(template="llama", observation="compact")
 REFUSED = {
     "qwen3-5": "vLLM cannot run .*Qwen3_5ForCausalLM",
     "lfm2": "vLLM cannot run .*'Lfm2Config' object has no attribute 'conv_dim'",
@@ -42,43 +35,6 @@ RUN = (
     "selfplay.episodes_per_step=6", "loss.reference_refresh_steps=0", "learner.warmup_steps=0", "learner.layout=auto",
     "evaluation.games=[]", "evaluation.opponents=[]",
 )  # fmt: skip
-
-
-def moved(model, seed):
-    """A copy with every number of every parameter changed, so that one that is not reloaded shows."""
-    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(0.2 * parameter.std().clamp(min=0.05) * noise)
-    return other
-
-
-def gap(policy, check, model):
-    """What the engine reports of replies that it samples now, against the model's own forward pass."""
-    replies = sample_replies(policy, check.probes)
-    sampled = [*replies.alone, *replies.company]
-    plain = plain_logprobs(model, sampled, replies.temperature)
-    lengths = [len(reply.prompt_ids) for reply in sampled]
-    return difference("vLLM", lengths, [reply.logprobs for reply in sampled], plain)
-
-
-def measured(name, tokenizer, directory):
-    """Nats: the largest difference of a token from the plain forward pass, as started and after each of two reloads."""
-    model = wide_family_model(name, len(tokenizer) + 8)
-    policy = new_engine(save(model, tokenizer, directory), tokenizer, prompt=PROMPT, budget=8, context=256)
-    with contextlib.closing(policy):
-        check = begin_check(policy, model, "float32")
-        check.engine()
-        gaps = [max(found.max for found in check.differences)]
-        for version in (1, 2):
-            new = moved(model, version)
-            assert gap(policy, check, new).mean > 0.02, "the change is too small to show"
-            policy.load_weights(new.named_parameters(), version)
-            found = gap(policy, check, new)
-            assert found.within(check.tolerance), f"reload {version}: {found}"
-            gaps.append(found.max)
-    return gaps
 
 
 def rounded(nats):
@@ -97,9 +53,9 @@ def with_cell(page, family, cell):
 def test_a_family_plays_and_takes_new_weights_or_is_refused(name, tokenizer, tmp_path):
     if name in REFUSED:
         with pytest.raises((ValueError, RuntimeError), match=REFUSED[name]):
-            measured(name, tokenizer, tmp_path)
+            measured(wide_family_model(name, len(tokenizer) + 8), tokenizer, tmp_path)
     else:
-        first, *reloaded = measured(name, tokenizer, tmp_path)
+        first, *reloaded = measured(wide_family_model(name, len(tokenizer) + 8), tokenizer, tmp_path)
         assert max(first, *reloaded) < 1e-4
         if os.environ.get("SPIRAL_UPDATE_DOCS"):
             cell = f"{rounded(first)}, reloaded {rounded(max(reloaded))}"

@@ -143,6 +143,14 @@ def test_an_untested_version_that_does_not_start_is_named(starting):
     assert untested(TESTED[-1]) == ""
 
 
+def test_a_process_that_fails_at_the_start_has_said_why_itself(starting):
+    def fail(*_):
+        raise RuntimeError("WorkerProc initialization failed due to an exception in a background process.")
+
+    with pytest.raises(ValueError, match=r"one of its processes \(engine\.tensor_parallel\) failed with the error"):
+        starting(TESTED[-1], fail)
+
+
 def test_a_missing_part_is_not_reported_as_a_matter_of_the_model(starting):
     def lack(*_):
         raise MissingPartError("vLLM 0.99.0 has no part")

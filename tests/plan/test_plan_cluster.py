@@ -8,6 +8,7 @@ from spiral.distributed.placement import placed
 from spiral.models.shapes import known_config, model_config
 from spiral.plan import check_plan, check_runnable, describe, make_plan
 from spiral.runs.cluster import ClusterConfig
+from spiral.runs.hardware import GIB
 from spiral.runs.recipe import load_recipe
 from tests.plan.test_fit import QWEN, apply, gib, plan_with, recipe_with, refusal
 
@@ -66,6 +67,61 @@ def test_workers_that_share_gpus_are_beside_the_learner():
     assert names(first) == names(both)
     assert others.name == "a GPU of 2 other rollout workers"
     assert others.need_gib == pytest.approx(2 * 0.25 * 40)
+
+
+def cache(devices, copies=1):
+    """Tokens of which so many GPUs of 40 GiB hold a quarter's worth, and each of a head's keys and values so often."""
+    token, working = 2 * 28 * 8 * 128 * 2, GIB + 3 * 4 * 1024 * 151_936
+    return (devices * (int(0.25 * 40 * GIB) - working) - 2 * PARAMETERS) // (copies * token)
+
+
+def test_an_engine_over_several_gpus_holds_a_part_on_each():
+    """Beside the learner on the first one; eight heads of keys and values on sixteen GPUs are there twice."""
+    alone, plan = plan_with(), plan_with("engine.tensor_parallel=4")
+    first, others = plan.devices
+    assert (first.name, others.name) == ("one device", "each of 3 further GPUs of the engine")
+    weights, keys = others.items
+    assert weights.gib * GIB == pytest.approx(2 * PARAMETERS / 4)
+    assert weights.note == "bfloat16, a share of 4"
+    assert weights.gib + keys.gib == pytest.approx(0.25 * 40)
+    assert first.items[-2:] == others.items
+    assert first.need_gib == pytest.approx(alone.need_gib)
+    assert plan.cache_tokens == cache(4)
+    assert plan_with("engine.tensor_parallel=2").devices[1].name == "one further GPU of the engine"
+    assert plan_with("engine.tensor_parallel=16").cache_tokens == cache(16, copies=2)
+
+
+def test_rollout_workers_have_the_gpus_of_their_engine():
+    plan = plan_with(*APART[:2], "engine.tensor_parallel=2", "cluster.gpus_per_worker=2")
+    _learner, engines = plan.devices
+    assert engines.name == "each of 8 GPUs of rollout workers"
+    assert engines.need_gib == pytest.approx(0.25 * 40)
+    assert plan.cache_tokens == cache(2)
+    said = r"is 2 and cluster\.gpus_per_worker is {}, but .* set cluster\.gpus_per_worker to 2, .*tensor_parallel to 1$"
+    for settings, share in ((APART, "1"), (SHARED, r"0\.5")):
+        with pytest.raises(ValueError, match=said.format(share)):
+            plan_with(*settings, "engine.tensor_parallel=2")
+    with pytest.raises(ValueError, match=r"--set cluster\.gpus_per_worker=2; to run on 1"):
+        check_runnable(recipe_with("hardware.devices=4", "engine.tensor_parallel=2"))
+
+
+def test_the_processes_of_an_engine_on_a_cpu_share_its_memory():
+    alone, plan = (plan_with("model.device='cpu'", f"engine.tensor_parallel={count}") for count in (1, 2))
+    (_,) = plan.devices
+    assert plan.cache_tokens == alone.cache_tokens
+    for name, factor in (
+        ("vLLM's weights", 1),
+        ("vLLM's keys and values", 1),
+        ("vLLM's working memory and logits", 2),
+    ):
+        assert gib(plan, name) == pytest.approx(factor * gib(alone, name))
+    doubled = plan_with("model.device='cpu'", "engine.tensor_parallel=16")
+    assert doubled.cache_tokens == alone.cache_tokens // 2
+
+
+def test_devices_that_do_not_share_out_the_heads_are_refused():
+    with pytest.raises(ValueError, match=r"16 attention heads and 8 of keys and values; expected 1, 2, 4, 8, 16$"):
+        plan_with("engine.tensor_parallel=3")
 
 
 def test_published_weights_stay_on_the_learner_s_gpu():

@@ -52,6 +52,28 @@ def test_an_opponents_engine_is_that_of_the_run_unless_its_table_says_otherwise(
     assert (own.context, own.memory_share) == (700, 0.3)
 
 
+def test_an_engine_over_several_devices_is_one_of_vllm_alone(monkeypatch):
+    run = dataclasses.replace(THINKING, engine=EngineConfig(kind="vllm", tensor_parallel=2))
+    beside = dataclasses.replace(BESIDE, engine="vllm", beside=run)
+
+    def devices(name="nano", options=beside, **changed):
+        return engine_settings(name, dataclasses.replace(options, **changed), 64).tensor_parallel
+
+    assert devices() == 2
+    assert devices(engine="transformers") == 1
+    for installed, expected in ((True, 2), (False, 1)):
+        monkeypatch.setattr("spiral.policies.registry.vllm_installed", lambda installed=installed: installed)
+        monkeypatch.setattr("spiral.inference.settings.vllm_installed", lambda installed=installed: installed)
+        assert devices(engine="auto") == expected
+    card = ModelCard(engine={"kind": "vllm", "tensor_parallel": 4})
+    monkeypatch.setattr("spiral.policies.registry.model_card", lambda name: card)
+    assert devices(options=PolicyOptions(engine="vllm")) == 4
+    assert devices(options=PolicyOptions()) == 1
+    assert devices(options=PolicyOptions(engine="vllm"), tensor_parallel=1) == 1
+    with pytest.raises(ValueError, match=r"\(--tensor-parallel\) is 2 and engine\.kind \(--engine\) is 'transformers'"):
+        devices(options=PolicyOptions(), tensor_parallel=2)
+
+
 def test_a_model_without_a_card_is_prompted_as_the_policy_or_by_its_own_template():
     prompt = PromptConfig(template="r1", observation="compact", thinking=False)
     options = dataclasses.replace(BESIDE, compute="float32", beside=dataclasses.replace(THINKING, prompt=prompt))

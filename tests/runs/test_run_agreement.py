@@ -137,6 +137,9 @@ def test_settings_that_can_be_at_fault():
         "lora.rank": 0,
     }
     assert computation(recipe) != computation(load_recipe("nano"))
+    engine = ("engine.kind=vllm", "engine.tensor_parallel=2")
+    alone, several = (computation(load_recipe("nano", engine[:count])) for count in (1, 2))
+    assert alone != several
 
 
 @pytest.fixture(scope="module")

@@ -170,6 +170,14 @@ class EngineOptions(DeviceOptions):
     engine: Annotated[
         str, typer.Option(rich_help_panel=_HOW, help="transformers, vllm, or auto: vllm if installed.")
     ] = "transformers"
+    tensor_parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=_HOW,
+            help="vllm: GPUs that share out the model (left out: as many as in the run that MODEL comes from, or 1).",
+        ),
+    ] = None
     context: Annotated[
         int | None,
         typer.Option(
@@ -238,6 +246,7 @@ def opponent_options(theirs: OpponentOptions, options: PolicyOptions, model: str
         device=options.device,
         compute=options.compute,
         engine=options.engine,
+        tensor_parallel=options.tensor_parallel,
         context=options.context,
         alone=beside is None,
         beside=beside,

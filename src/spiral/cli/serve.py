@@ -143,7 +143,12 @@ def vllm_arguments(
     arguments = [
         *("--model", directory, "--served-model-name", served, "--host", host, "--port", str(port)),
         *("--dtype", compute, "--max-model-len", str(context), "--max-num-seqs", str(in_flight)),
-        *("--gpu-memory-utilization", f"{engine.memory_share:g}"),
+        *(
+            "--gpu-memory-utilization",
+            f"{engine.memory_share:g}",
+            "--tensor-parallel-size",
+            str(engine.tensor_parallel),
+        ),
         *("--generation-config", "vllm", "--override-generation-config", json.dumps(chosen)),
     ]
     if vllm_installed():

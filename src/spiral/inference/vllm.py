@@ -8,8 +8,10 @@ message that says what it was doing.
 A sleeping vLLM holds no keys and values on the GPU, and its weights wait in the memory of the CPU (sleep level 1).
 Level 2 would drop the weights; a request before the next update would then be answered without any.
 
-Not supported: an engine in a separate process, several devices for one model, quantised weights. A reply has its own
-seed, but unlike with the `transformers` engine the rounding of a batch can change it.
+An engine over several devices computes in processes of its own (`vllm_parallel.py`); its scheduler is in this one.
+
+Not supported: a scheduler in a separate process, quantised weights. A reply has its own seed, but unlike with the
+`transformers` engine the rounding of a batch can change it.
 """
 
 from __future__ import annotations
@@ -93,6 +95,7 @@ class VllmPolicy(LanguagePolicy):
         self._pending: dict[str, OpenTurn] = {}
         self._asked = 0
         self._can_sleep = config.sleep
+        self._processes = config.tensor_parallel
         self._watchdog = Watchdog(config.stall_seconds)
         try:
             self._engine = start_engine(
@@ -164,7 +167,7 @@ class VllmPolicy(LanguagePolicy):
         self.wake()
         complete = self._parameters.complete(weights, self._dtype)
         with self._reported(f"loading weights of version {version}"), torch.no_grad(), quiet():
-            reload(self._engine, complete, str(self._parameters.config.model_type))
+            reload(self._engine, complete, str(self._parameters.config.model_type), self._processes)
             self._drop_prefixes()
         self.version = version
 

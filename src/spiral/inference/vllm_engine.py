@@ -1,14 +1,14 @@
-"""Starts and stops a vLLM engine inside this process.
+"""Starts and stops a vLLM engine inside this process; one over several devices computes in processes of its own.
 
 A learner may share the process. So global state that vLLM changes when it starts is restored, and the environment
 variables that vLLM reads are set here, before it is imported.
 
-This file and `vllm_reload.py` are the only ones that use parts of vLLM that are not public; `vllm_versions.py` refuses
-a vLLM without them. Here these are the finalizer and the executor of `LLMEngine.engine_core`, since vLLM has no way to
-stop an engine that leaves torch.distributed alone (https://github.com/vllm-project/vllm/issues/1908);
-`LogitsProcessor.head_dtype`, since a vLLM that cannot compute the head in float32 ignores the setting; and
-`parallel_state._EP`, since vLLM makes its group of experts with the first engine of a process, and not at all where
-that is a dense model's.
+This file, `vllm_reload.py` and `vllm_parallel.py` are the only ones that use parts of vLLM that are not public;
+`vllm_versions.py` refuses a vLLM without them. Here these are the finalizer and the executor of
+`LLMEngine.engine_core`, since vLLM has no way to stop an engine that leaves torch.distributed alone
+(https://github.com/vllm-project/vllm/issues/1908); `LogitsProcessor.head_dtype`, since a vLLM that cannot compute the
+head in float32 ignores the setting; and `parallel_state._EP`, since vLLM makes its group of experts with the first
+engine of a process, and not at all where that is a dense model's.
 
 Known limit: on a CPU vLLM binds the process's memory to the node of its first core, and this is not undone; it matters
 only on machines with several sockets.
@@ -31,6 +31,7 @@ import torch
 from pydantic import ValidationError
 
 from spiral.inference.settings import EngineConfig
+from spiral.inference.vllm_parallel import PARTS, check_parallel, process_environment
 from spiral.inference.vllm_versions import (
     CPU_PARTS,
     MODULE_PARTS,
@@ -50,10 +51,12 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # torch's threads do not survive a fork
+    "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(10**9),  # ours is engine.stall_seconds
 }
 """Environment variables that vLLM reads when it is imported. A value that is already set stays."""
 
-INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LOCAL_WORLD_SIZE")
+INHERITED = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "VLLM_OMP_NUM_THREADS_SET_BY_VLLM")
 """Variables that vLLM sets for its own workers. Other programs started from this process must not inherit them."""
 
 INSTALL = (
@@ -63,6 +66,9 @@ INSTALL = (
 
 START_CALLS = 6
 """The start, which reads the weights and compiles, may take this many times as long as a call."""
+
+STOP_SECONDS = 30.0
+"""Time that a process of an engine has to end after it was killed."""
 
 FIRST_STEPS = 100
 """Steps in which an engine that has just started must generate its first token."""
@@ -103,6 +109,8 @@ def start_engine(
             importlib.import_module("vllm.v1.engine.llm_engine")
         except Exception as error:
             raise ValueError(f"vLLM is installed but does not load: {error}; to install it, {INSTALL}") from error
+        if config.tensor_parallel > 1:
+            check_parallel(config, model, _on_cpu())
         try:
             engine = _start(directory, context, config, compute, head, weights, model)
         except MissingPartError:
@@ -120,6 +128,8 @@ def start_engine(
 
 def _reason(error: Exception, model: Any) -> str:
     """Why vLLM does not start, without the frame of pydantic's errors."""
+    if "WorkerProc initialization failed" in str(error):
+        return "one of its processes (engine.tensor_parallel) failed with the error that stands above"
     if not isinstance(error, ValidationError):
         return str(error)
     reason = "; ".join(str(found["msg"]) for found in error.errors())
@@ -158,7 +168,8 @@ def _start(
     from vllm.inputs import tokens_input
     from vllm.usage.usage_lib import UsageContext
 
-    check_modules(MODULE_PARTS | (CPU_PARTS if _on_cpu() else {}))
+    on_cpu, several = _on_cpu(), config.tensor_parallel > 1
+    check_modules(MODULE_PARTS | (CPU_PARTS if on_cpu else {}) | (PARTS if several else {}))
     _check_sleep(config)
     wide = head == "float32" and compute != "float32"
     arguments = EngineArgs(
@@ -171,14 +182,20 @@ def _start(
         enable_prefix_caching=_keeps_prefixes(model),
         logprobs_mode="processed_logprobs",  # of the distribution sampled from
         gpu_memory_utilization=config.memory_share,
+        tensor_parallel_size=config.tensor_parallel,
+        distributed_executor_backend="mp" if several else None,  # in a Ray actor vLLM would take Ray's
         disable_log_stats=True,
         use_tqdm_on_load=False,
         enable_sleep_mode=config.sleep,
         hf_overrides={**_overrides(model), **({"head_dtype": "float32"} if wide else {})},
         **_cpu_arguments(context, config, weights * getattr(torch, compute).itemsize),
     )
-    _add_group_of_experts()
-    engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    if several:
+        with process_environment(config.tensor_parallel, on_cpu):
+            engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+    else:
+        _add_group_of_experts()
+        engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
     check_engine(engine)
     # The finalizer would end torch.distributed for the whole process.
     engine.engine_core._finalizer.detach()
@@ -228,8 +245,13 @@ def _step_to_the_end(engine: Any) -> None:
 
 
 def stop_engine(engine: Any) -> None:
-    """Frees the memory of an engine, and nothing that others in the process use."""
-    engine.engine_core.engine_core.model_executor.shutdown()
+    """Frees the memory of an engine, and nothing that others in the process use; ends its processes."""
+    executor = engine.engine_core.engine_core.model_executor
+    processes = [worker.proc for worker in getattr(executor, "workers", None) or ()]
+    with quiet():
+        executor.shutdown()
+    for process in processes:  # they hold the device's memory until they have ended, by a signal if need be
+        process.join(STOP_SECONDS)
 
 
 def _check_sleep(config: EngineConfig) -> None:
@@ -245,7 +267,7 @@ def _check_sleep(config: EngineConfig) -> None:
 
 def _check_head(engine: Any) -> None:
     """Raises `ValueError` when the output head does not compute in float32; older versions ignore the setting."""
-    (found,) = engine.apply_model(_head_dtypes)
+    found = {dtype for dtypes in engine.apply_model(_head_dtypes) for dtype in dtypes}
     if found != {torch.float32}:
         names = ", ".join(sorted(str(dtype) for dtype in found)) or "an unknown precision"
         raise ValueError(
@@ -274,7 +296,7 @@ def _cpu_arguments(context: int, config: EngineConfig, weight_bytes: int) -> dic
     return {
         "enforce_eager": True,  # compiling takes a minute and gains a tenth
         "block_size": 32,  # a game's prompts share less than the default of 128 would catch
-        "kv_cache_memory_bytes": max(1, share - weight_bytes),
+        "kv_cache_memory_bytes": max(1, (share - weight_bytes) // config.tensor_parallel),  # of each process
         # For a prompt in chunks vLLM rewinds the generator of a seeded reply, which fails on a CPU.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(context, config.max_rows, 4096),

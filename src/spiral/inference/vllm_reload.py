@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiral.inference.vllm_parallel import copy_weights, send_weights
 from spiral.inference.vllm_versions import version
 
 MARK = -(2.0**100)
@@ -33,13 +34,14 @@ GPT_OSS_EXPERTS = {
 """vLLM's names for the weights of one expert of gpt-oss."""
 
 
-def reload(engine: Any, weights: Iterable[tuple[str, Tensor]], kind: str) -> None:
+def reload(engine: Any, weights: Iterable[tuple[str, Tensor]], kind: str, processes: int = 1) -> None:
     """Copies new weights into an `LLMEngine`.
 
     Args:
         engine: The engine, with no request in flight.
         weights: All weights of the model by the names in its files.
         kind: The model's type, such as "llama".
+        processes: Number of processes that compute for it, if there are others than this one.
 
     Raises:
         RuntimeError: vLLM has not taken all weights. The engine cannot be used any more.
@@ -48,10 +50,14 @@ def reload(engine: Any, weights: Iterable[tuple[str, Tensor]], kind: str) -> Non
     if kind == "gpt_oss":
         weights = _single_experts(weights, sinks)
     engine.apply_model(_mark)
-    engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-    if sinks:
-        engine.collective_rpc("reload_weights", kwargs={"weights_iterator": sinks, "is_checkpoint_format": False})
-    (left,) = engine.apply_model(_marked)
+    if processes > 1:
+        send_weights(engine, weights)
+        copy_weights(engine, sinks)
+    else:
+        engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        if sinks:
+            engine.collective_rpc("reload_weights", kwargs={"weights_iterator": sinks, "is_checkpoint_format": False})
+    left = [*dict.fromkeys(name for names in engine.apply_model(_marked) for name in names)]
     if left:
         raise RuntimeError(
             f"vLLM {version()} did not take {len(left)} of the weights of this model of type {kind!r}, such as"

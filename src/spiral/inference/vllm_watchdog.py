@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
@@ -52,4 +53,6 @@ class Watchdog:
         )
         os.write(2, message.encode())
         faulthandler.dump_traceback(2, all_threads=True)
+        for process in multiprocessing.active_children():  # an engine's over several devices, which may hang too
+            process.kill()
         os._exit(1)

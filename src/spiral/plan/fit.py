@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from spiral.inference.settings import check_heads
 from spiral.plan.disk import DiskUse, disk_use
 from spiral.plan.memory import (
     Device,
@@ -123,7 +124,11 @@ class _Planner:
     opponents: tuple[SurveyedOpponent, ...]
 
     def plan(self, recipe: Recipe) -> Plan:
-        """The plan of a recipe with the same model and games."""
+        """The plan of a recipe with the same model and games.
+
+        Raises `ValueError` for an engine over several devices that do not share out the model's heads.
+        """
+        check_heads(recipe.engine.tensor_parallel, self.shape.heads, self.shape.key_heads)
         from_machine = self.this_machine or not recipe.hardware.memory_gib
         memory = device_memory_gib(recipe.model.device) if from_machine else recipe.hardware.memory_gib
         budget = token_budget(recipe, self.games, self.shape.context)
@@ -198,8 +203,9 @@ def check_runnable(recipe: Recipe, processes: int = 1) -> None:
     devices = recipe.hardware.devices
     if devices != processes:
         memory = " --set hardware.memory_gib=0" if recipe.hardware.memory_gib else ""
-        # as the plan assumes: an engine beside every rank of the learner
-        shared = " --set cluster.gpus_per_worker=0.5" if _on_gpus(recipe, not recipe.hardware.memory_gib) else ""
+        # as the plan assumes: an engine beside every rank of the learner, or one over several GPUs of its own
+        share = 0.5 if recipe.engine.tensor_parallel == 1 else recipe.engine.tensor_parallel
+        shared = f" --set cluster.gpus_per_worker={share:g}" if _on_gpus(recipe, not recipe.hardware.memory_gib) else ""
         raise ValueError(
             f"the recipe is planned for {devices} devices (hardware.devices), but this run has {processes} process"
             f"{'' if processes == 1 else 'es'};"

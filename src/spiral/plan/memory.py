@@ -14,11 +14,13 @@ norms, grouped-query attention by a fused kernel, a gated MLP. For other blocks 
 Of an engine, that of the policy or of an opponent that is a model: its own weights, unless it computes with the
 learner's; keys and values of the replies in flight; what a token is sampled from. vLLM takes a share of the device's
 memory (`engine.memory_share`) and fills it: with everything on a GPU, with weights and keys and values on a CPU. An
-engine that sleeps while the learner updates (`engine.sleep`) holds these only while it is playing.
+engine that sleeps while the learner updates (`engine.sleep`) holds these only while it is playing. Each of N devices
+of one engine (`engine.tensor_parallel`) holds an Nth of the weights, and the keys and values of an Nth of their heads,
+or of one head where these are fewer than N.
 
 On which device (`lay_out`):
 
-    one process                            learner and engine on its device
+    one process                            learner and engine on its device, the engine alone on further devices of it
     0 < cluster.gpus_per_worker < 1        an engine on the GPU of each of the learner's ranks; other GPUs for the rest
     cluster.gpus_per_worker of 1 or more   the learner's GPUs and the engines' GPUs
     CPUs                                   all processes of a machine share one memory
@@ -97,6 +99,8 @@ class ModelShape:
     key_size: int
     """Key-value heads times head size."""
     heads: int
+    key_heads: int
+    """Heads of keys and values."""
     normed_heads: bool
     """Whether queries and keys are normed (Qwen3)."""
     vocabulary: int
@@ -125,7 +129,8 @@ def model_shape(config: Any, who: str = "training") -> ModelShape:
     sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks] or [0]
     heads = setting(config, "num_attention_heads") or 0
     head_size = setting(config, "head_dim") or (config.hidden_size // heads if heads else 0)
-    key_size = (setting(config, "num_key_value_heads") or heads) * head_size
+    key_heads = setting(config, "num_key_value_heads") or heads
+    key_size = key_heads * head_size
     per_token, per_reply, unknown = _kept(model, key_size)
     return ModelShape(
         parameters=int(model.num_parameters()),
@@ -137,6 +142,7 @@ def model_shape(config: Any, who: str = "training") -> ModelShape:
         query_size=heads * head_size,
         key_size=key_size,
         heads=heads,
+        key_heads=key_heads,
         normed_heads=any(name.endswith("q_norm.weight") for name, _ in model.named_parameters()),
         vocabulary=config.vocab_size,
         context=context_limit(config, who),
@@ -421,24 +427,30 @@ def rows_in_flight(recipe: Recipe, evaluates: bool = True) -> int:
 
 
 def vllm_cache_tokens(recipe: Recipe, shape: ModelShape, memory_gib: float, gpu: bool) -> int:
-    """Number of tokens that fit into vLLM's cache on a device. To start, it needs space for one context."""
-    room = recipe.engine.memory_share * memory_gib * GIB - number_size(recipe) * shape.parameters
+    """Number of tokens that fit into vLLM's cache on its devices. To start, it needs space for one context."""
+    processes = recipe.engine.tensor_parallel
+    copies = processes / min(processes, max(1, shape.key_heads))  # of a head's keys and values
+    room = recipe.engine.memory_share * memory_gib * GIB
     if gpu:
-        room -= _vllm_working_bytes(shape, recipe.engine.max_rows)
-    return max(0, int(room // max(1, cache_bytes(shape, number_size(recipe)))))
+        room = processes * (room - _vllm_working_bytes(shape, recipe.engine.max_rows))
+    room -= number_size(recipe) * shape.parameters
+    return max(0, int(room // max(1, copies * cache_bytes(shape, number_size(recipe)))))
 
 
 def _vllm(recipe: Recipe, shape: ModelShape, rows: int, memory_gib: float, gpu: bool) -> list[Item]:
-    own = number_size(recipe) * shape.parameters
+    """The memory of a vLLM: on each of its GPUs, or of all its processes in the one memory of a CPU."""
+    processes = recipe.engine.tensor_parallel
+    own = number_size(recipe) * shape.parameters / (processes if gpu else 1)
     held = _weights_phase(recipe, gpu)
     room = f"room for {vllm_cache_tokens(recipe, shape, memory_gib, gpu):,} tokens"
+    note = recipe.model.compute + (f", a share of {processes}" if gpu and processes > 1 else "")
     cache = max(0.0, recipe.engine.memory_share * memory_gib * GIB - own)
     items = [
-        make_item("vLLM's weights", own, held, recipe.model.compute),
+        make_item("vLLM's weights", own, held, note),
         make_item("vLLM's keys and values", cache, held, room),
     ]
     if not gpu:  # there its share is for weights, keys and values alone
-        working = _vllm_working_bytes(shape, rows)
+        working = processes * _vllm_working_bytes(shape, rows)
         items.append(make_item("vLLM's working memory and logits", working, "playing"))
     if copies_head(recipe, gpu):
         items.append(make_item("vLLM's output head in float32", 4 * shape.hidden * shape.vocabulary, "playing"))
@@ -520,16 +532,19 @@ def lay_out(
     ranks, workers = recipe.hardware.devices, recipe.cluster.rollout_workers
     learner, engine = tuple(learner), tuple(engine)
     if not workers and (gpu or ranks == 1):
-        return (Device(name=_each(ranks, "device"), items=(*learner, *engine)),)
+        further = ranks * (recipe.engine.tensor_parallel - 1) if gpu else 0
+        beside = [Device(name=_each(further, "further GPU") + " of the engine", items=engine)] if further else []
+        return (Device(name=_each(ranks, "device"), items=(*learner, *engine)), *beside)
     return _gpus(recipe, learner, engine) if gpu else _machines(recipe, learner, engine, tuple(others))
 
 
 def _gpus(recipe: Recipe, learner: tuple[Item, ...], engine: tuple[Item, ...]) -> tuple[Device, ...]:
     cluster, ranks = recipe.cluster, recipe.hardware.devices
+    engine_gpus = cluster.rollout_workers * recipe.engine.tensor_parallel
     if not cluster.shares_gpus:
         return (
             Device(name=_each(ranks, "GPU") + " of the learner", items=learner),
-            Device(name=_each(cluster.rollout_workers, "GPU") + " of rollout workers", items=engine),
+            Device(name=_each(engine_gpus, "GPU") + " of rollout workers", items=engine),
         )
     ahead = "both at once on a shared GPU" if cluster.schedule != "sync" else ""
     shared = Device(name=_each(ranks, "GPU") + " of the learner", items=(*learner, *engine), together=ahead)

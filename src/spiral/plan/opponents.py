@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from spiral.inference.settings import check_heads
 from spiral.models.card import ModelCard
 from spiral.models.hub import NotHereError
 from spiral.models.loading import local_model
@@ -88,7 +89,10 @@ def survey_opponents(recipe: Recipe, this_machine: bool) -> tuple[SurveyedOppone
 def plan_opponent(
     opponent: SurveyedOpponent, recipe: Recipe, budget: TokenBudget, memory_gib: float, gpu: bool
 ) -> OpponentMemory:
-    """The memory of an opponent on devices of `memory_gib`; `budget` is that of the policy, whose prompts it shares."""
+    """The memory of an opponent on devices of `memory_gib`; `budget` is that of the policy, whose prompts it shares.
+
+    Raises `ValueError` for one whose heads the devices of its engine do not share out.
+    """
     options = _options(recipe, opponent.name)
     if opponent.shape is None:
         return OpponentMemory(name=opponent.name, not_counted=opponent.missing)
@@ -96,6 +100,12 @@ def plan_opponent(
         return OpponentMemory(name=opponent.name, not_counted=f"it is on another device, {options.device}")
     sampling = effective_sampling(opponent.card, options)
     engine = engine_settings(opponent.model, options, sampling.max_new_tokens)
+    try:
+        check_heads(engine.tensor_parallel, opponent.shape.heads, opponent.shape.key_heads)
+    except ValueError as error:
+        raise ValueError(
+            f"opponent {opponent.name}: {error}; or set opponent.{opponent.name}.engine to 'transformers'"
+        ) from error
     where = {"path": opponent.model, "compute": options.compute, "head": "compute"}
     own = recipe.model_copy(
         update={

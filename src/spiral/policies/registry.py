@@ -20,7 +20,7 @@ from spiral.core.settings import Kind, checked, shortened
 from spiral.core.steps import MANIFEST
 from spiral.games import Game, load_game
 from spiral.inference.room import check_room
-from spiral.inference.settings import EngineConfig, resolved
+from spiral.inference.settings import EngineConfig, resolved, vllm_installed
 from spiral.models.card import ModelCard, read_card
 from spiral.models.files import check_no_adapter
 from spiral.models.hub import NotHereError
@@ -99,6 +99,8 @@ class PolicyOptions:
     device: str = "auto"
     compute: str = "float32"
     engine: str = "transformers"
+    tensor_parallel: int | None = None
+    """vLLM: devices that share out the model; None takes those of the run that the model comes from."""
     context: int | None = None
     """Maximum tokens of prompt and reply together; None leaves room for the usual lengths, up to the model's limit."""
     reply_tokens: int = 0
@@ -202,7 +204,12 @@ def load_language_policy(name: str, options: PolicyOptions) -> LanguagePolicy:
     policy = make_policy(engine, where, loaded, prompt, sampling, weights=Weights.FIXED, name=options.name or name)
     policy.source = name
     directory = model_directory(name)
-    settings = {"device": where.device, "head": where.head, "prompt": prompt.model_dump()}
+    settings = {
+        "device": where.device,
+        "head": where.head,
+        "tensor_parallel": engine.tensor_parallel,
+        "prompt": prompt.model_dump(),
+    }
     try:
         run_check(policy, lambda: loaded.model or _plain_model(where), directory, where.compute, settings, kept=True)
     except BaseException:
@@ -241,6 +248,10 @@ def engine_settings(name: str, options: PolicyOptions, reply_tokens: int) -> Eng
         raise ValueError(f"--engine: got {options.engine!r}; expected {', '.join(kinds)} or {last}")
     run = None if options.beside is None else options.beside.engine
     saved = {**model_card(name).engine, "sleep": False} if run is None else run.model_dump()
+    if options.tensor_parallel is not None:
+        saved["tensor_parallel"] = options.tensor_parallel
+    elif options.engine == "transformers" or (options.engine == "auto" and not vllm_installed()):
+        saved["tensor_parallel"] = 1  # the run's own engine may have been vLLM
     engine = resolved(checked(EngineConfig, {**saved, "kind": options.engine}))
     context = options.context or 0
     if options.context is None and engine.kind == "vllm":

@@ -138,6 +138,17 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _rollout_workers_have_the_gpus_of_their_engine(self) -> Self:
+        devices, share = self.engine.tensor_parallel, self.cluster.gpus_per_worker
+        if devices > 1 and self.cluster.rollout_workers and 0 < share < devices:
+            raise ValueError(
+                f"engine.tensor_parallel is {devices} and cluster.gpus_per_worker is {share:g}, but a rollout worker"
+                f" needs all GPUs of its engine; set cluster.gpus_per_worker to {devices}, or engine.tensor_parallel to"
+                f" {max(1, int(share))}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _devices_match_learner_workers(self) -> Self:
         workers, devices = self.cluster.learner_workers, self.hardware.devices
         if workers > 1 and devices not in (1, workers):
