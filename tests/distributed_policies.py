@@ -66,7 +66,8 @@ class Coin:
         self.pending = []
         self.asleep = False
 
-    def sleep(self):
+    def sleep(self, *, until_weights):
+        assert until_weights
         assert not self.pending
         self.asleep = True
 

@@ -12,12 +12,14 @@ import torch
 
 from spiral.inference.engines import EngineConfig, Weights, make_policy
 from spiral.inference.scoring import reply_logprobs
+from spiral.inference.transformers import TransformersPolicy
 from spiral.inference.vllm import VllmPolicy
 from spiral.inference.vllm_engine import _check_sleep
 from spiral.launch import execute, start
 from spiral.models.loading import NANO_DIRECTORY
 from spiral.models.settings import ModelConfig
 from spiral.policies import SamplingConfig
+from spiral.policies.opponents import Opponents
 from spiral.rollout.collector import SelfPlay
 from spiral.rollout.matchmaking import SelfPlayConfig
 from spiral.runs.directory import read_metrics
@@ -91,7 +93,7 @@ def test_a_model_of_its_own_leaves_the_gpu(nano, monkeypatch, compute, moves):
 def test_the_engine_sleeps_after_the_games_of_a_step(nano, sleep):
     policy = policy_of(nano)
     config = SelfPlayConfig(games={"tictactoe": 1.0}, episodes_per_step=3)
-    selfplay = SelfPlay(policy, config, seed=0, sleep=(policy,) if sleep else ())
+    selfplay = SelfPlay(policy, config, seed=0, sleep=(policy.sleep,) if sleep else ())
     assert len(selfplay.collect(1)) == 3
     assert policy.asleep is sleep
     selfplay.policy.load_weights(nano.model.named_parameters(), 1)
@@ -216,6 +218,47 @@ def test_a_sleeping_vllm_is_woken_by_a_turn_and_sleeps_only_between_turns(vllm_o
     policy.cancel()
     policy.sleep()
     assert policy._engine.calls[4:] == ["abort 1", "drop prefixes", "sleep 1"]
+
+
+def test_before_new_weights_vllm_drops_its_own_and_refuses_requests(nano, vllm_of):
+    policy = vllm_of()
+    policy.sleep(until_weights=True)
+    with pytest.raises(RuntimeError, match=r"dropped its weights of version 0, .*; expected load_weights before any"):
+        policy.submit(REQUESTS[:1])
+    assert policy._engine.calls == ["drop prefixes", "sleep 2"]
+    assert policy.asleep
+    policy.load_weights(nano.model.named_parameters(), 1)
+    policy.submit(REQUESTS[:1])
+    assert [call for call in policy._engine.calls[2:] if "weights" not in call] == [
+        "wake up", "_mark", "_marked", "drop prefixes", "request 0",
+    ]  # fmt: skip
+
+
+def test_vllm_refuses_requests_after_new_weights_that_it_has_not_taken(nano, vllm_of, monkeypatch):
+    policy = vllm_of()
+    policy.sleep(until_weights=True)
+    with pytest.raises(RuntimeError, match="weights are missing"):
+        policy.load_weights([], 1)
+    assert not policy.asleep
+    with pytest.raises(RuntimeError, match="dropped its weights of version 0"):
+        policy.submit(REQUESTS[:1])
+
+
+def test_in_a_run_the_policy_sleeps_until_its_weights_come_and_an_opponent_keeps_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIRAL_HOME", str(tmp_path))  # where the check at the start is not yet known
+    slept = []
+    for kind, sleep in ((TransformersPolicy, TransformersPolicy.sleep), (Opponents, Opponents.sleep)):
+
+        def noted(engine, sleep=sleep, name=kind.__name__, **how):
+            slept.append((name, how))
+            sleep(engine, **how)
+
+        monkeypatch.setattr(kind, "sleep", noted)
+    settings = ["run.steps=1", "engine.sleep=true", "selfplay.episodes_per_step=4", "evaluation.games=[]"]
+    bfloat16 = ["model.compute=bfloat16"]  # in which the engine has weights of its own
+    execute(start(load_recipe("nano", [*settings, *bfloat16]), tmp_path / "run"), lambda *_: None).close()
+    until = ("TransformersPolicy", {"until_weights": True})
+    assert slept == [until, until, ("Opponents", {})]  # before the check at the start, and after the games
 
 
 def test_a_vllm_that_was_not_started_for_it_does_not_sleep(vllm_of):

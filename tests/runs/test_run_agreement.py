@@ -137,9 +137,9 @@ def test_settings_that_can_be_at_fault():
         "lora.rank": 0,
     }
     assert computation(recipe) != computation(load_recipe("nano"))
-    engine = ("engine.kind=vllm", "engine.tensor_parallel=2")
-    alone, several = (computation(load_recipe("nano", engine[:count])) for count in (1, 2))
-    assert alone != several
+    engine = ("engine.kind=vllm", "engine.sleep=true", "engine.tensor_parallel=2")
+    alone, asleep, several = (computation(load_recipe("nano", engine[:count])) for count in (1, 2, 3))
+    assert len({str(found) for found in (alone, asleep, several)}) == 3
 
 
 @pytest.fixture(scope="module")

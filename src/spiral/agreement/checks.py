@@ -204,6 +204,7 @@ def run_check(
     games: Sequence[str] = ("tictactoe",),
     kept: bool = False,
     reload: bool = False,
+    sleeps: bool = False,
 ) -> Check | None:
     """Checks the engine; a check of the learner may follow. None if this was checked before.
 
@@ -216,6 +217,7 @@ def run_check(
         games: Games whose prompts are used.
         kept: Whether this is the whole check, so that its result is stored.
         reload: Whether the engine is first given the model's weights as after an update, so that this is checked too.
+        sleeps: Whether it then sleeps before it is given them, as after the games of a step.
 
     Raises:
         DisagreementError: Engine and model differ.
@@ -228,6 +230,8 @@ def run_check(
     if model is None:
         return None
     if reload:
+        if sleeps:
+            policy.sleep(until_weights=True)
         policy.load_weights(model.named_parameters(), policy.version)
     check = begin_check(policy, model, compute, games=games, key=key)
     check.engine()

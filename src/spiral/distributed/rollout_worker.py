@@ -165,7 +165,7 @@ class RolloutWorker:
         return self._thread.call(work, weights.version)
 
     def sleep(self) -> None:
-        """Releases the engine's memory until the policy is used again."""
+        """Releases the engine's memory until the policy gets new weights."""
         self._thread.call(self._fall_asleep, version=LAST)
 
     def _restore(self) -> None:
@@ -176,7 +176,7 @@ class RolloutWorker:
     def _fall_asleep(self) -> None:
         assert self._policy is not None
         self._restore()
-        self._policy.sleep()
+        self._policy.sleep(until_weights=True)  # engines sleep in the schedule "sync" only
         if isinstance(self._load_opponent, Opponents):
             self._load_opponent.sleep()
 

@@ -146,10 +146,12 @@ class LanguagePolicy(ABC):
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copies new weights into the engine, by parameter name. No turn may be pending."""
 
-    def sleep(self) -> None:
+    def sleep(self, *, until_weights: bool = False) -> None:
         """Frees the memory that only generating needs. No turn may be pending.
 
-        Any request wakes a sleeping engine; its replies are the same as if it had not slept.
+        Any request wakes a sleeping engine; its replies are the same as if it had not slept. With `until_weights` the
+        caller promises that the next call is `load_weights`, and an engine may drop its weights; it refuses any request
+        before.
         """
         self.asleep = True
 

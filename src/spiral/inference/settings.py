@@ -33,8 +33,8 @@ class EngineConfig(Section):
     )
     sleep: bool = Field(
         False,
-        description="Give the device's memory to the learner between games; a vLLM that sleeps needs a GPU, and room"
-        " for its weights in the memory of the CPU.",
+        description="Give the device's memory to the learner between games; a vLLM that sleeps needs a GPU, and that of"
+        " an opponent room for its weights in the memory of the CPU.",
     )
 
     @model_validator(mode="after")

@@ -114,8 +114,11 @@ class TransformersPolicy(LanguagePolicy):
                 parameters[name].copy_(tensor)
         self.version = version
 
-    def sleep(self) -> None:
-        """Frees the keys and values, and moves a model that it does not share from a CUDA device to the CPU."""
+    def sleep(self, *, until_weights: bool = False) -> None:
+        """Frees the keys and values, and moves a model that it does not share from a CUDA device to the CPU.
+
+        It keeps its weights `until_weights` too: it computes with the modules that hold them.
+        """
         assert not self._waiting, "an engine can only sleep between turns"
         assert not self._active, "an engine can only sleep between turns"
         self._texts, self._head = None, None

@@ -6,7 +6,8 @@ New weights are copied into the running engine. An engine that fails, makes no p
 message that says what it was doing.
 
 A sleeping vLLM holds no keys and values on the GPU, and its weights wait in the memory of the CPU (sleep level 1).
-Level 2 would drop the weights; a request before the next update would then be answered without any.
+Where new weights are certain to come next, it drops them instead (level 2), and refuses requests until they have come.
+vLLM sleeps on GPUs only, so on a CPU no test runs its part of this.
 
 An engine over several devices computes in processes of its own (`vllm_parallel.py`); its scheduler is in this one.
 
@@ -43,6 +44,9 @@ MIN_TEMPERATURE = 0.01
 
 SLEEP_LEVEL = 1
 """Weights move to the memory of the CPU; keys and values are dropped."""
+
+DROP_LEVEL = 2
+"""Weights are dropped too."""
 
 SPARE_STEPS = 100
 """Number of steps without a result after which an engine counts as stuck."""
@@ -95,6 +99,7 @@ class VllmPolicy(LanguagePolicy):
         self._pending: dict[str, OpenTurn] = {}
         self._asked = 0
         self._can_sleep = config.sleep
+        self._dropped = False
         self._processes = config.tensor_parallel
         self._watchdog = Watchdog(config.stall_seconds)
         try:
@@ -164,15 +169,20 @@ class VllmPolicy(LanguagePolicy):
         if not self._names_checked:
             self._parameters.check_files(self._directory)
             self._names_checked = True
-        self.wake()
+        self._allocate()
         complete = self._parameters.complete(weights, self._dtype)
         with self._reported(f"loading weights of version {version}"), torch.no_grad(), quiet():
             reload(self._engine, complete, str(self._parameters.config.model_type), self._processes)
             self._drop_prefixes()
+        self._dropped = False
         self.version = version
 
-    def sleep(self) -> None:
-        """Frees the engine's memory on the device. Raises `ValueError` when it was not started with `engine.sleep`."""
+    def sleep(self, *, until_weights: bool = False) -> None:
+        """Frees the engine's memory on the device; with `until_weights` it drops its weights.
+
+        Raises:
+            ValueError: It was not started with `engine.sleep`.
+        """
         assert not self._pending, "an engine can only sleep between turns"
         if not self._can_sleep:
             raise ValueError("this vLLM was started with engine.sleep false; expected true for an engine that sleeps")
@@ -180,11 +190,24 @@ class VllmPolicy(LanguagePolicy):
             return
         with self._reported("falling asleep"), quiet():
             self._drop_prefixes()
-            self._engine.sleep(level=SLEEP_LEVEL)
-        self.asleep = True
+            self._engine.sleep(level=DROP_LEVEL if until_weights else SLEEP_LEVEL)
+        self.asleep, self._dropped = True, until_weights
 
     def wake(self) -> None:
-        """Allocates the memory again and restores the weights."""
+        """Allocates the memory again and restores the weights.
+
+        Raises:
+            RuntimeError: It has dropped them, and new ones have not come.
+        """
+        if self._dropped:
+            raise RuntimeError(
+                f"vLLM has dropped its weights of version {self.version}, since new ones were to come next; expected"
+                " load_weights before any request"
+            )
+        self._allocate()
+
+    def _allocate(self) -> None:
+        """Wakes the engine, with whatever weights."""
         if not self.asleep:
             return
         with self._reported("waking up"), quiet():

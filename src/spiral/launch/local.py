@@ -7,6 +7,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -229,6 +230,7 @@ def _checked_learner(recipe: Recipe, loaded: LanguageModel, policy: LanguagePoli
         computation(recipe),
         games=games,
         reload=not shared,
+        sleeps=recipe.engine.sleep,
     )
     trained = copy.deepcopy(loaded.model) if shared and recipe.lora.rank else loaded.model
     learner = Learner.from_recipe(recipe, trained)
@@ -246,7 +248,7 @@ def _selfplay(
         recipe.selfplay,
         recipe.run.seed,
         load_opponent=opponents,
-        sleep=(policy, opponents) if recipe.engine.sleep else (),
+        sleep=(partial(policy.sleep, until_weights=True), opponents.sleep) if recipe.engine.sleep else (),
         shared_engine=shared_engine,
         curriculum=recipe.curriculum,
     )

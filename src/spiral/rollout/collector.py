@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from spiral.core.metrics import DROPPED_TURNS, Metrics
 from spiral.core.progress import shown
@@ -19,14 +19,6 @@ from spiral.rollout.matchmaking import FIXED, LoadOpponent, Matchmaker, Pairing,
 from spiral.rollout.sampled_step import SampledStep
 
 
-class Sleeper(Protocol):
-    """Engines that can free their memory."""
-
-    def sleep(self) -> None:
-        """Free the memory that only generating needs."""
-        ...
-
-
 class SelfPlay:
     """Collects the episodes of a step in this process."""
 
@@ -37,14 +29,14 @@ class SelfPlay:
         seed: int,
         *,
         load_opponent: LoadOpponent = scripted_policy,
-        sleep: Sequence[Sleeper] = (),
+        sleep: Sequence[Callable[[], None]] = (),
         shared_engine: SharedEngine | None = None,
         curriculum: CurriculumConfig = FIXED,
     ) -> None:
         """Take the arguments of `Matchmaker`.
 
-        The engines in `sleep` sleep after the games of a step until they are needed again. `shared_engine` shares out
-        the policy's engine among the policy, its past selves and other opponents.
+        `sleep` puts engines to sleep after the games of a step; the policy gets new weights before it is needed again.
+        `shared_engine` shares out the policy's engine among the policy, its past selves and other opponents.
         """
         self.policy = policy
         self._shared_engine = shared_engine
@@ -69,8 +61,8 @@ class SelfPlay:
             if self._shared_engine is not None:
                 self._shared_engine.restore()  # the learner may share these weights
         self._matchmaker.observe(step, episodes)
-        for engine in self._sleep:
-            engine.sleep()
+        for put_to_sleep in self._sleep:
+            put_to_sleep()
         return episodes
 
     def metrics(self) -> Metrics:

@@ -35,7 +35,7 @@ def learner_options(recipe: Recipe) -> dict[str, Any]:
 def computation(recipe: Recipe) -> dict[str, Any]:
     """The settings under which a check of agreement is remembered, beside weights, context and temperature."""
     device = {"device": recipe.model.device, "head": recipe.model.head, "workers": recipe.cluster.rollout_workers}
-    engine = {"tensor_parallel": recipe.engine.tensor_parallel}
+    engine = {"tensor_parallel": recipe.engine.tensor_parallel, "sleep": recipe.engine.sleep}
     return {**learner_options(recipe), **device, **engine, "prompt": recipe.prompt.model_dump()}
 
 
