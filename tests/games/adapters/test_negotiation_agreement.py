@@ -53,7 +53,7 @@ def dealt(environment: dict[str, Any]) -> State:
 def replayed(seed: int) -> tuple[float, int]:
     """Plays one game in both and compares them after every turn; the return of player 0, and the number of trades."""
     rng = random.Random(seed)
-    position = deal("SimpleNegotiation-v0", seed)
+    position = deal("SimpleNegotiation-v0", seed, 2)
     state = dealt(position.env.state.game_state)
     trades = 0
     while not state.is_terminal:
@@ -94,7 +94,7 @@ def test_textarena_and_we_agree_over_500_games() -> None:
 
 
 def test_what_textarena_refuses_is_illegal_here() -> None:
-    position = deal("SimpleNegotiation-v0", 1)
+    position = deal("SimpleNegotiation-v0", 1, 2)
     state = dealt(position.env.state.game_state)
     assert isinstance(state, SimpleNegotiationState)
     held = state.holdings(0)[0]

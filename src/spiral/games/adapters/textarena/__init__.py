@@ -1,1 +1,1 @@
-"""TextArena's two-player games."""
+"""TextArena's games for two players and more."""

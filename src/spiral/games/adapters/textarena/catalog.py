@@ -1,8 +1,10 @@
 """The catalogue of TextArena's games: which can be played here, and why the others cannot.
 
 After TextArena 0.7.4 (https://github.com/LeonGuertler/TextArena), in the size that an environment has under its plain
-id; other sizes and games for one player are left out. The table is fixed instead of read at run time, because that
-would import every game, and some of them start downloads or ask for keys when they are imported.
+id; other sizes and games for one player are left out. Where the rules allow several numbers of players, the game has a
+parameter `players`. Briscola and Golf have none: with more than two, TextArena fails at the end of a game, or never
+comes to it. The table is fixed instead of read at run time, because that would import every game, and some of them
+start downloads or ask for keys when they are imported.
 """
 
 from __future__ import annotations
@@ -18,15 +20,29 @@ class Entry:
 
     summary: str
     moves: moves.Moves
+    players: range = range(2, 3)
+    """The numbers of players that it can be played by."""
+    default_players: int = 0
+    """The number of players where none is chosen; 0 for the smallest."""
+    ranked: bool = False
+    """Whether returns are spaced evenly from the last to the first, so that they sum to zero for any number."""
     tried: bool = False
     """Whether `moves` gives candidates to be tried one by one, instead of exactly the legal moves."""
     dealt: bool = True
     """Whether the game draws random numbers."""
     max_turns: int = 1000
+    """The largest number of turns, where `turns_each` does not say it."""
+    turns_each: int = 0
+    """The number of turns that each player has in a game; 0 where it varies."""
     must_hold: str = ""
     """A pattern that legal actions match, for games that punish a bad action without calling it invalid."""
     shared: tuple[str, ...] = ()
     """Attributes that never change and are too large to copy with every move."""
+
+    @property
+    def usual_players(self) -> int:
+        """The number of players where none is chosen."""
+        return self.default_players or self.players[0]
 
 
 _STEPS = moves.fixed("[up]", "[down]", "[left]", "[right]")
@@ -34,14 +50,20 @@ _STEP = r"\[(up|down|left|right|w|a|s|d)\]"
 
 PLAYABLE = {
     "Snake-v0": Entry(
-        summary="two snakes on a grid move at once; who survives longer or eats more wins",
+        summary="snakes on a grid move at once; who survives longer or eats more wins",
         moves=_STEPS,
+        players=range(2, 10),
         max_turns=42,
         must_hold=_STEP,
     ),
     "ConnectFour-v0": Entry(summary="four in a row", moves=moves.columns, dealt=False, max_turns=42),
     "PigDice-v0": Entry(summary="roll on or hold; first to 100", moves=moves.fixed("[roll]", "[hold]")),
-    "LiarsDice-v0": Entry(summary="bids on hidden dice, five each, until one side has none", moves=moves.liars_dice),
+    "LiarsDice-v0": Entry(
+        summary="bids on hidden dice, five each, until all but one have none",
+        moves=moves.liars_dice,
+        players=range(2, 16),
+        ranked=True,
+    ),
     "TruthAndDeception-v0": Entry(
         summary="one side knows which of two facts is true and misleads the other with talk",
         moves=moves.facts,
@@ -107,7 +129,9 @@ PLAYABLE = {
     ),
     "Nim-v0": Entry(summary="piles of 3, 4 and 5; the last object wins", moves=moves.piles, dealt=False, max_turns=12),
     "Othello-v0": Entry(summary="flanked pieces change sides", moves=moves.othello, dealt=False, max_turns=128),
-    "Poker-v0": Entry(summary="ten hands of no-limit hold'em", moves=moves.poker, tried=True),
+    "Poker-v0": Entry(
+        summary="ten hands of no-limit hold'em", moves=moves.poker, players=range(2, 16), ranked=True, tried=True
+    ),
     "QuantumTicTacToe-v0": Entry(
         summary="tic-tac-toe with marks in two cells at once", moves=moves.paired_cells, dealt=False, max_turns=81
     ),
@@ -115,7 +139,11 @@ PLAYABLE = {
     "SimpleBlindAuction-v0": Entry(summary="talk, then secret bids on five items", moves=moves.auction, max_turns=8),
     "SimpleTak-v0": Entry(summary="connect two opposite edges, 4 x 4", moves=moves.cells, dealt=False, max_turns=16),
     "Surround-v0": Entry(
-        summary="two growing trails; who crashes later wins", moves=_STEPS, max_turns=42, must_hold=_STEP
+        summary="growing trails; who crashes later wins",
+        moves=_STEPS,
+        players=range(2, 10),
+        max_turns=42,
+        must_hold=_STEP,
     ),
     "TicTacToe-v0": Entry(summary="three in a row", moves=moves.cells, dealt=False, max_turns=9),
     "UltimateTicTacToe-v0": Entry(
@@ -124,24 +152,63 @@ PLAYABLE = {
     "WildTicTacToe-v0": Entry(
         summary="three in a row of either mark", moves=moves.marked_cells, dealt=False, max_turns=9
     ),
+    "MarketEntryGame-v0": Entry(
+        summary="talk, then enter a market or not that pays for two at most; five rounds",
+        moves=moves.market_entry,
+        players=range(3, 16),
+        default_players=4,
+        dealt=False,
+        turns_each=20,
+    ),
+    "PublicGoodsGame-v0": Entry(
+        summary="talk, then give to a common pot or keep; three rounds",
+        moves=moves.public_goods,
+        players=range(3, 16),
+        dealt=False,
+        turns_each=12,
+    ),
+    "SecretMafia-v0": Entry(
+        summary="two hidden teams talk and vote; one of them kills by night", moves=moves.mafia, players=range(6, 16)
+    ),
+    "Taboo-v0": Entry(
+        summary="two teams guess words from clues with forbidden words",
+        moves=moves.taboo,
+        players=range(4, 16, 2),
+        turns_each=12,
+        shared=("data",),
+    ),
+    "ThreePlayerGOPS-v0": Entry(
+        summary="13 secret bids for 13 prizes (Goofspiel)",
+        moves=moves.cards_of_value,
+        players=range(3, 4),
+        turns_each=13,
+    ),
+    "ThreePlayerIPD-v0": Entry(
+        summary="five rounds of the prisoner's dilemma with talk, with each of two others",
+        moves=moves.dilemmas,
+        players=range(3, 4),
+        dealt=False,
+        turns_each=10,
+    ),
+    "ThreePlayerTicTacToe-v0": Entry(
+        summary="four in a row on 5 x 5", moves=moves.cells, players=range(3, 4), dealt=False, max_turns=25
+    ),
 }
 
 _WORDS = "needs the word lists of nltk, which are a download"
 _KEY = "asks a judging model behind an OpenRouter key"
 _SYNTAX = "its source is not valid Python 3.11"
-_MORE = "is for three or more players"
 _FILES = "files that it reads are missing from the package"
 
 _REASONS = {
     _WORDS: "Codenames DontSayIt Hangman LetterAuction SpellingBee WordChains WordLadder WordSearch Wordle",
     _KEY: "Debate GuessWho ScenarioPlanning TwentyQuestions",
     _SYNTAX: "Checkers Chess IteratedStagHunt Klondike ReverseTicTacToe UltimateTexasHoldem",
-    _MORE: "CharacterConclave MarketEntryGame PublicGoodsGame SecretMafia SettlersOfCatan Taboo ThreePlayerGOPS"
-    " ThreePlayerIPD ThreePlayerTicTacToe",
     _FILES: "ScorableGames UsedCarNegotiation",
-    "has no turn limit, so that a game may never end": "SpiteAndMalice Stratego",
+    "has no turn limit, so that a game may never end": "SettlersOfCatan SpiteAndMalice Stratego",
     "what it deals depends on the order of files on the disk, so that no seed fixes it": "TwoDollar",
     "the move that wins fails inside TextArena 0.7.4": "Tak",
+    "every move fails inside TextArena 0.7.4": "CharacterConclave",
 }
 
 NOT_PLAYABLE = {f"{name}-v0": reason for reason, names in _REASONS.items() for name in names.split()}

@@ -40,7 +40,8 @@ class Message(NamedTuple):
     text: str
 
 
-Heard = tuple[tuple[Message, ...], tuple[Message, ...]]
+Heard = tuple[tuple[Message, ...], ...]
+"""[num_players] the messages to each player and its own actions, in order."""
 
 
 class _Refused(BaseException):
@@ -92,23 +93,22 @@ class Position:
                 raise RuntimeError(
                     f"TextArena's {self.name} failed on the action {action!r}: {type(error).__name__}: {error}"
                 ) from error
-            heard = (
-                self.heard[0] + ((own,) if own.speaker == 0 else ()),
-                self.heard[1] + ((own,) if own.speaker == 1 else ()),
+            heard = tuple(
+                messages + ((own,) if own.speaker == number else ()) for number, messages in enumerate(self.heard)
             )
             return Position(name=self.name, env=env, heard=_hear(env, heard), randomness=random.getstate())
 
 
-def deal(name: str, seed: int) -> Position:
-    """The first position of a game that TextArena deals from `seed`."""
+def deal(name: str, seed: int, players: int) -> Position:
+    """The first position of a game that TextArena deals to `players` players from `seed`."""
     make, kwargs = _environment(name)
     with _isolated_random(None):
         random.seed(seed)
         env = make(**kwargs)
-        env.reset(num_players=2, seed=seed)
+        env.reset(num_players=players, seed=seed)
         env.state.error_allowance = 0
         env.state.set_invalid_move = _refuse
-        return Position(name=name, env=env, heard=_hear(env, ((), ())), randomness=random.getstate())
+        return Position(name=name, env=env, heard=_hear(env, ((),) * players), randomness=random.getstate())
 
 
 def installed() -> bool:
@@ -124,14 +124,13 @@ def _refuse(reason: str = "") -> NoReturn:  # noqa: ARG001
 def _hear(env: Any, heard: Heard) -> Heard:
     """Take the players' new messages out of the environment."""
     state = env.state
-    messages: dict[int, list[tuple[int, str, Any]]] = {0: list(state.observations[0]), 1: list(state.observations[1])}
-    state.observations = {0: [], 1: []}
+    new = [list(state.observations[player]) for player in range(len(heard))]
+    state.observations = {player: [] for player in range(len(heard))}
     state.logs = []
-    first, second = (
-        heard[player] + tuple(Message(speaker, kind.name, str(text)) for speaker, text, kind in messages[player])
-        for player in (0, 1)
+    return tuple(
+        before + tuple(Message(speaker, kind.name, str(text)) for speaker, text, kind in messages)
+        for before, messages in zip(heard, new, strict=True)
     )
-    return first, second
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The two-player games of TextArena (Guertler et al., 2025, arXiv 2504.11442) as `Game` and `State`.
+"""The games of TextArena for two players and more (Guertler et al., 2025, arXiv 2504.11442) as `Game` and `State`.
 
 A state is the deal and the actions since: chance deals one of 10,000 seeds (a game without random numbers has no such
 node), and everything after it, dice included, follows from that seed. The library's environment is kept beside them and
@@ -12,7 +12,8 @@ stuck, as its next, illegal move would lose in TextArena.
 
 What TextArena calls invalid is not legal here: there are no second tries. An action may leave its square brackets out
 where that means the same. The full observation is TextArena's own text, shortened where it grows beyond bounds; it does
-not list the legal actions. Returns are +1, -1 or 0.
+not list the legal actions. Whose turn it is, TextArena says, and it pays the returns, from -1 to 1. Of three players
+and more they need not sum to zero: all but the winner may get -1, and all of a team get the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 from typing import Any, ClassVar
 
 from spiral.games.adapters.textarena.catalog import NOT_PLAYABLE, PLAYABLE, Entry
@@ -32,6 +34,8 @@ MAX_CHARACTERS = 6_000
 """Approximate maximum length of an observation."""
 MAX_MESSAGE = 1_500
 """Maximum length of one message; the rest is cut off."""
+TOLERANCE = 1e-9
+"""Largest distance from zero of a sum of returns that rounding alone explains."""
 MIN_RECENT = 2_000
 """Minimum number of characters for the course of the game, whatever the length of the rules."""
 
@@ -50,17 +54,20 @@ def game_class(name: str) -> type[Game]:
     if name not in PLAYABLE:
         near = difflib.get_close_matches(name, PLAYABLE, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(PLAYABLE)}"
-        raise ValueError(f"there is no game {name!r} for two players among TextArena's{hint}")
+        raise ValueError(f"there is no game {name!r} for two players or more among TextArena's{hint}")
     if not installed():
         raise ValueError(f"game 'textarena/{name}' {names()[name]}")
+    entry = PLAYABLE[name]
     body = {
-        "__doc__": f"TextArena's {name}: {PLAYABLE[name].summary}.",
+        "__doc__": f"TextArena's {name}: {entry.summary}.",
         "__module__": __name__,
         "name": f"textarena/{name}",
-        "summary": PLAYABLE[name].summary,
+        "summary": entry.summary,
     }
-    made = type(name.removesuffix("-v0"), (TextArenaGame,), body)
-    return dataclasses.dataclass(frozen=True, kw_only=True)(made)
+    parameters = [("players", int, entry.usual_players)] if len(entry.players) > 1 else []
+    return dataclasses.make_dataclass(
+        name.removesuffix("-v0"), parameters, bases=(TextArenaGame,), namespace=body, frozen=True, kw_only=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,9 +78,26 @@ class TextArenaGame(Game):
     rules: ClassVar[str] = "TextArena 0.7.4"
     free_text: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        """Refuse a number of players that TextArena's rules do not allow."""
+        allowed = self.entry.players
+        if self.num_players not in allowed:
+            numbers = f"{'an even' if allowed.step == 2 else 'a'} number from {allowed[0]} to {allowed[-1]}"
+            raise ValueError(f"game {self.name!r} got players={self.num_players}; expected {numbers}")
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name, as the class is made at run time."""
-        return _load, (self.environment,)
+        return _load, (self.environment, dataclasses.asdict(self))
+
+    @property
+    def num_players(self) -> int:
+        """As the parameter says, where the rules leave it open."""
+        return int(getattr(self, "players", self.entry.usual_players))
+
+    @property
+    def zero_sum(self) -> bool:  # type: ignore[override]
+        """Whether the returns always sum to zero: between two players, and where they follow from ranks alone."""
+        return self.num_players == 2 or self.entry.ranked
 
     @property
     def environment(self) -> str:
@@ -88,16 +112,16 @@ class TextArenaGame(Game):
     @property
     def max_turns(self) -> int:
         """The catalogue's bound, or 1,000 where the rules set none (dice, bets, ties); play does not come near it."""
-        return self.entry.max_turns
+        return self.entry.turns_each * self.num_players or self.entry.max_turns
 
     @property
     def min_return(self) -> float:
-        """TextArena pays a loss with -1."""
+        """TextArena pays the worst result with -1."""
         return -1.0
 
     @property
     def max_return(self) -> float:
-        """TextArena pays a win with 1."""
+        """TextArena pays the best result with 1."""
         return 1.0
 
     def initial_state(self) -> TextArenaState:
@@ -105,8 +129,8 @@ class TextArenaGame(Game):
         return TextArenaState(game=self, dealt=None if self.entry.dealt else 0)
 
 
-def _load(environment: str) -> Game:
-    return game_class(environment)()
+def _load(environment: str, parameters: dict[str, Any]) -> Game:
+    return game_class(environment)(**parameters)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +149,7 @@ class TextArenaState(State):
     def _position(self) -> Position:
         """TextArena's position: stored by `apply`, or replayed."""
         assert self.dealt is not None, "there is no position before the deal"
-        position = deal(self.game.environment, self.dealt)
+        position = deal(self.game.environment, self.dealt, self.game.num_players)
         for action in self.actions:
             following = position.step(action)
             assert following is not None, "an action that was legal once is legal again"
@@ -169,17 +193,19 @@ class TextArenaState(State):
         vars(state)["_position"] = position
         return state
 
-    def returns(self) -> tuple[float, float]:
-        """TextArena's rewards. Raises `RuntimeError` when they do not sum to zero."""
+    def returns(self) -> tuple[float, ...]:
+        """TextArena's rewards. Raises `RuntimeError` when one is missing, or they do not sum to zero as they should."""
+        players = self.game.num_players
         if self.current_player != TERMINAL:
-            return (0.0, 0.0)
+            return (0.0,) * players
         state = self._position.env.state
         if not state.done:  # nothing was legal
-            return (-1.0, 1.0) if self._position.player == 0 else (1.0, -1.0)
+            return tuple(-1.0 if player == self._position.player else 1 / (players - 1) for player in range(players))
         paid = state.rewards or {}
-        if sorted(paid) != [0, 1] or paid[0] + paid[1] != 0:
-            raise RuntimeError(f"game {self.game.name!r} paid {paid!r}; expected two rewards that sum to zero")
-        return (float(paid[0]), float(paid[1]))
+        expected = f"{players} rewards{' that sum to zero' if self.game.zero_sum else ''}"
+        if sorted(paid) != list(range(players)) or (self.game.zero_sum and abs(math.fsum(paid.values())) > TOLERANCE):
+            raise RuntimeError(f"game {self.game.name!r} paid {paid!r}; expected {expected}")
+        return tuple(float(paid[player]) for player in range(players))
 
     def information_state(self, player: int) -> str:
         """All messages to the player and its own actions, in order, and whose turn it is."""
@@ -221,9 +247,17 @@ class TextArenaState(State):
     def _describe_now(self, player: int) -> str:
         """Whose turn it is, or the result."""
         if self.is_terminal:
-            won = self.returns()[player]
-            return f"The game is over: {'it is a draw' if won == 0 else 'you won' if won > 0 else 'you lost'}."
-        return "It is your turn." if self.current_player == player else "It is your opponent's turn."
+            return f"The game is over{self._describe_result(self.returns(), player)}."
+        if self.current_player == player:
+            return "It is your turn."
+        return f"It is {'your opponent' if self.game.num_players == 2 else f'player {self.current_player}'}'s turn."
+
+    @staticmethod
+    def _describe_result(paid: tuple[float, ...], player: int) -> str:
+        if len(paid) > 2:
+            numbers = (f"{value:+.2f}".removesuffix(".00") for value in paid)
+            return f". The returns of players 0 to {len(paid) - 1}: {', '.join(numbers)}"
+        return ": it is a draw" if paid[player] == 0 else ": you won" if paid[player] > 0 else ": you lost"
 
     def _try(self, action: str) -> tuple[str, Position] | None:
         """The action in TextArena's form and the position after it, or None; the last result is kept for `apply`."""

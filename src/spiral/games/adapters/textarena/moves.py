@@ -228,6 +228,39 @@ def auction(env: Any, player: int) -> Iterable[str]:
     return ["No bid.", *bids]
 
 
+def dilemmas(env: Any, player: int) -> Iterable[str]:
+    """The three-player prisoner's dilemma: a greeting while there is talk, then a choice for each of the others."""
+    if env.state.game_state["phase"] == "conversation":
+        return ["Let us all cooperate."]
+    others = [other for other in range(env.state.num_players) if other != player]
+    choices = itertools.product(("cooperate", "defect"), repeat=len(others))
+    return [" ".join(f"[{other} {choice}]" for other, choice in zip(others, chosen, strict=True)) for chosen in choices]
+
+
+def market_entry(env: Any, player: int) -> Iterable[str]:
+    """The market entry game: a message while there is talk, then to enter or to stay out."""
+    return ["{Let us take turns.}"] if env.state.game_state["phase"] == "conversation" else ["[E]", "[S]"]
+
+
+def public_goods(env: Any, player: int) -> Iterable[str]:
+    """The public goods game: a message while there is talk, then what to give."""
+    if env.state.game_state["phase"] == "conversation":
+        return ["{Let us all give the same.}"]
+    return [f"[{tokens}]" for tokens in range(env.endowment + 1)]
+
+
+def mafia(env: Any, player: int) -> Iterable[str]:
+    """Secret mafia: words by day, then a living player for the vote or for what a role does by night."""
+    if env.phase.name == "DAY_DISCUSSION":
+        return ["I am of the village."]
+    return [f"[{other}]" for other in env.state.game_state["alive_players"]]
+
+
+def taboo(env: Any, player: int) -> Iterable[str]:
+    """Taboo: every word of the list for a guesser, an empty clue for the other; TextArena allows any guess and clue."""
+    return [f"[{word}]" for word in env.data] if env.state.role_mapping[player] == "Guesser" else ["Hm."]
+
+
 SIZES = (10, 50, 200, 1000)
 
 poker = fixed(
