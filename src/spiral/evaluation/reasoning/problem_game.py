@@ -1,6 +1,7 @@
 r"""A problem as a game of one player: chance draws it, the player answers it, the grader is the referee.
 
     load_game("problems/reasoning_gym/chain_sum")           a generated task (arXiv 2505.24760)
+    load_game("problems/reasoning_gym/chain_sum?level=3")   at one of its levels of difficulty (`levels`)
     load_game("problems/mine?data=train.jsonl")             a data file as of `spiral benchmark --data`
     load_game("problems/math12k")                           a training set of the Hugging Face hub
 
@@ -32,6 +33,7 @@ from typing import Any, ClassVar
 from spiral.evaluation.reasoning.grading import shared_pool
 from spiral.evaluation.reasoning.grading.choices import LETTERS
 from spiral.evaluation.reasoning.grading.pool import GradingItem, VerifierItem
+from spiral.evaluation.reasoning.levels import settings_of
 from spiral.evaluation.reasoning.problems import Problem, has_choices, load_problems
 from spiral.evaluation.reasoning.procedural import FIRST_SEED, GYM, check_family, generate_problems
 from spiral.evaluation.reasoning.tasks import CHOOSE, SOLVE, TASKS, HubSource, Task
@@ -103,6 +105,8 @@ class ProblemGame(Game):
     """Share of the questions that are held out."""
     size: int = 10_000
     """Number of problems that are dealt from a generated task."""
+    level: int = 0
+    """The level of difficulty of a generated task, from 1; 0 for the mixture of its own settings."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for unknown tasks, missing files and values out of range; no problem is loaded."""
@@ -122,6 +126,11 @@ class ProblemGame(Game):
             if self.data:
                 raise ValueError(f"{self.name} generates its problems from seeds; leave out data")
             check_family(name)
+            settings_of(name.removeprefix(GYM), self.level)
+        elif self.level:
+            raise ValueError(
+                f"{self.name} got level={self.level}; only generated tasks, {PREFIX}{GYM}NAME, have levels"
+            )
         elif self.size != 10_000:
             raise ValueError(f"{self.name} got size={self.size}; only generated tasks, {PREFIX}{GYM}NAME, have one")
         elif self.data:
@@ -239,7 +248,7 @@ class ProblemState(State):
 
     def is_legal(self, action: str) -> bool:
         """Any answer, right or wrong, but no empty one."""
-        return self.current_player == 0 and 0 < len(action) <= MAX_ANSWER and action == action.strip()
+        return self.current_player == 0 and is_answer(action)
 
     def apply(self, action: str) -> ProblemState:
         """Draw a problem, or answer it."""
@@ -274,6 +283,11 @@ class ProblemState(State):
         if self.number is None or self.answer is None:
             return (0.0,)
         return (1.0 if self.game.is_right(self.number, self.answer) else 0.0,)
+
+
+def is_answer(action: str) -> bool:
+    """Whether an action can be an answer, right or wrong: a text that is neither empty nor overlong."""
+    return 0 < len(action) <= MAX_ANSWER and action == action.strip()
 
 
 def is_held_out(question: str, share: float) -> bool:
@@ -322,7 +336,7 @@ def _generated(game: ProblemGame, number: int) -> Problem:
     """The first problem from the number's own seeds that is in the game's split."""
     task = game.task_name
     for seed in range(FIRST_SEED + number * TRIES, FIRST_SEED + (number + 1) * TRIES):
-        ((question, answer),) = generate_problems(task, 1, seed)
+        ((question, answer),) = generate_problems(task, 1, seed, game.level)
         if _in_split(game, question):
             return Problem(id=str(seed), question=question, answer=answer, generated=(1, seed, 0))
     raise ValueError(
@@ -336,7 +350,7 @@ def _graded(game: ProblemGame, number: int, answer: str) -> bool:
     problem, reply, pool = game.problem(number), f"\\boxed{{{answer}}}", shared_pool()
     if problem.generated is not None:
         items, seed, index = problem.generated
-        item = VerifierItem(reply=reply, task=game.task_name, items=items, seed=seed, index=index)
+        item = VerifierItem(reply=reply, task=game.task_name, items=items, seed=seed, index=index, level=game.level)
         return pool.verify(item).correct
     return pool.grade_one(
         GradingItem(

@@ -10,6 +10,7 @@ import functools
 import re
 from typing import Any
 
+from spiral.evaluation.reasoning.levels import settings_of
 from spiral.text.latex import latex_to_lines, latex_to_text
 
 GYM = "reasoning_gym/"
@@ -31,21 +32,24 @@ def check_family(task: str) -> None:
         raise ValueError(f"reasoning-gym has no task family {family!r}{hint} It has {len(known)}, such as gcd")
 
 
-def generate_problems(task: str, items: int, seed: int) -> list[tuple[str, str]]:
-    """`items` pairs of question and answer; the answer is empty where only the verifier knows it."""
+def generate_problems(task: str, items: int, seed: int, level: int = 0) -> list[tuple[str, str]]:
+    """`items` pairs of question and answer; the answer is empty where only the verifier knows it.
+
+    `level` is one of `levels`, or 0 for the family's own settings.
+    """
     return [
         (str(entry["question"]), "" if entry["answer"] is None else str(entry["answer"]))
-        for entry in _dataset(task, items, seed)
+        for entry in _dataset(task, items, seed, level)
     ]
 
 
-def verifier_score(task: str, items: int, seed: int, index: int, answer: str) -> float:
-    """The verifier's score, from 0 to 1, of an answer to problem `index` of `generate_problems(task, items, seed)`.
+def verifier_score(task: str, items: int, seed: int, index: int, answer: str, level: int = 0) -> float:
+    """The verifier's score, from 0 to 1, of an answer to problem `index` of `generate_problems` with these arguments.
 
     The verifier gets the answer as written and in several plainer spellings; the best score counts. Raises what the
     verifier raises when it accepts none of them.
     """
-    dataset = _dataset(task, items, seed)
+    dataset = _dataset(task, items, seed, level)
     scores: list[float] = []
     error: Exception | None = None
     for spelling in _spellings(answer):
@@ -68,10 +72,11 @@ def _spellings(answer: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=4)
-def _dataset(task: str, items: int, seed: int) -> Any:
+def _dataset(task: str, items: int, seed: int, level: int) -> Any:
     import reasoning_gym
 
-    return reasoning_gym.create_dataset(task.removeprefix(GYM), size=items, seed=seed)
+    family = task.removeprefix(GYM)
+    return reasoning_gym.create_dataset(family, size=items, seed=seed, **settings_of(family, level))
 
 
 @functools.cache

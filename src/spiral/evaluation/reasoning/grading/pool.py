@@ -56,6 +56,7 @@ class VerifierItem:
     items: int
     seed: int
     index: int
+    level: int = 0
 
 
 class GradingPool:
@@ -99,7 +100,7 @@ class GradingPool:
         extracted, boxed = find_answer(item.reply)
         if not extracted:
             return Grade(correct=False, extracted=extracted, boxed=boxed)
-        problems = {"task": item.task, "items": item.items, "seed": item.seed}
+        problems = {"task": item.task, "items": item.items, "seed": item.seed, "level": item.level}
         if tuple(problems.values()) not in self._prepared:  # generating the problems does not count towards the limit
             if "ended" in self._ask({"prepare": problems}, START_LIMIT):
                 raise RuntimeError(f"the grading worker did not generate {item.task} within {START_LIMIT:g} s")

@@ -95,10 +95,10 @@ def _answer(item: dict[str, Any]) -> dict[str, Any]:
         return {"refused": str(error)}
 
 
-def _verified(reply: str, task: str, items: int, seed: int, index: int) -> dict[str, Any]:
+def _verified(reply: str, task: str, items: int, seed: int, index: int, level: int) -> dict[str, Any]:
     """A verifier that raises an error counts as "wrong": each parses replies in its own way."""
     try:
-        return {"right": verifier_score(task, items, seed, index, reply) >= CORRECT}
+        return {"right": verifier_score(task, items, seed, index, reply, level) >= CORRECT}
     except Exception as error:
         return {"right": False, "error": f"{type(error).__name__}: {error}"[:200]}
 
