@@ -18,19 +18,23 @@ from spiral.games.testing import random_playout
 GOLDEN = Path(__file__).parents[1] / "golden"
 SPECS = [*NATIVE_GAMES, "kuhn_poker(hands=3)"]
 SEED = 4
-TALK = [
-    "offer: 3 sheep, 2 ore -> 5 brick. Good day! I have sheep to spare.",
-    "That is too little for me. [offer: 1 brick -> 4 sheep]",
-    "deny. I will not go that low.",
-    "What would you give for a piece of ore?",
-    "My last word: [offer: 2 brick -> 4 sheep]",
-    "I see your point, and the offer: [accept]",
-    "pass",
-    "offer: 1 wheat -> 1 wood",
-    "accept",
-    "pass",
-]
-"""Uniform players hardly ever accept, and never speak."""
+SAID = {
+    "simple_negotiation": [
+        "offer: 3 sheep, 2 ore -> 5 brick. Good day! I have sheep to spare.",
+        "That is too little for me. [offer: 1 brick -> 4 sheep]",
+        "deny. I will not go that low.",
+        "What would you give for a piece of ore?",
+        "My last word: [offer: 2 brick -> 4 sheep]",
+        "I see your point, and the offer: [accept]",
+        "pass",
+        "offer: 1 wheat -> 1 wood",
+        "accept",
+        "pass",
+    ],
+    "proposer_solver": ["products 3", "4136", "4,260", "I do not know", "2268"],
+}
+"""What is said in games with free text: uniform players never speak, and hardly ever accept or are right."""
+MAX_OUTCOMES = 100
 
 
 def path_of(spec: str) -> Path:
@@ -48,7 +52,7 @@ def playthrough(game: Game) -> list[tuple[str, State]]:
         while deals.is_chance:
             actions.append(rng.choice(deals.chance_outcomes())[0])
             deals = deals.apply(actions[-1])
-        actions += TALK
+        actions += SAID[game.name]
     states = [("", state)]
     for action in actions:
         state = state.apply(action)
@@ -71,7 +75,10 @@ def render(game: Game) -> str:
     for action, state in playthrough(game):
         out += ["", f"=== {action}" if action else "=== start"]
         if state.is_chance:
-            out.append("chance: " + ", ".join(f"{name} {chance:.4f}" for name, chance in state.chance_outcomes()))
+            outcomes = state.chance_outcomes()
+            more = f", ... ({len(outcomes)} in all)" if len(outcomes) > MAX_OUTCOMES else ""
+            shown_outcomes = outcomes[:12] if more else outcomes
+            out.append("chance: " + ", ".join(f"{name} {chance:.4f}" for name, chance in shown_outcomes) + more)
         elif state.is_terminal:
             out.append(f"returns: {state.returns()}")
         else:

@@ -92,6 +92,9 @@ def test_a_package_adds_games_through_its_entry_points(monkeypatch: pytest.Monke
     assert game == TicTacToe()
     with pytest.raises(ValueError, match=r"'broken' is 'spiral\.games\.tictactoe:MARKS', which is not a subclass"):
         load_game("broken")
+    listed = registry.own_games()
+    assert (list(listed), listed["noughts"]) == (list(game_names()), None)
+    assert "which is not a subclass" in str(listed["broken"])
 
 
 MY_GAME = """

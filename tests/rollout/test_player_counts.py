@@ -216,14 +216,16 @@ def test_a_run_trains_on_games_of_one_and_of_three_players(tmp_path: Path):
             {"tictactoe": 1.0, "multi_kuhn": 1.0, "prisoners_dilemma(labels='0 1')": 1.0},
             {"tictactoe": 2, "multi_kuhn": 3, "prisoners_dilemma(labels='0 1')": 2},
         ),
+        ({"proposer_solver(problems=2)": 1.0}, {"proposer_solver(problems=2)": 2}),
         ({"textarena/Surround-v0(players=3)": 1.0}, {"textarena/Surround-v0(players=3)": 3}),
     ],
-    ids=["three players", "partners", "mixed", "three players of TextArena"],
+    ids=["three players", "partners", "mixed", "proposer and solver", "three players of TextArena"],
 )
 def test_runs_of_three_players_of_partners_and_of_both(games, players, tmp_path: Path):
     """Every player has a return, a reward and a baseline, and the gradient is finite."""
-    if next(iter(games)).startswith("textarena"):
-        pytest.importorskip("textarena")
+    for game, library in (("proposer", "reasoning_gym"), ("textarena", "textarena")):
+        if next(iter(games)).startswith(game):
+            pytest.importorskip(library)
     recipe = load_recipe(
         "nano",
         [

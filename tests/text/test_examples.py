@@ -33,7 +33,8 @@ def test_the_example_reply_is_legal_in_its_position(spec, observation, thinking)
     assert game.free_text or action in state.legal_actions()
     assert example.answer == f"\\boxed{{{action}}}"
     listed = action.partition(". ")[0]
-    assert example.thought == (f"{listed} is a legal action." if thinking else "")
+    said = f"The answer is {action}." if game.instructs else f"{listed} is a legal action."
+    assert example.thought == (said if thinking else "")
     assert split_reply(example.reply).answer == example.answer
     assert len(example.reply) < 120
 

@@ -17,8 +17,8 @@ from rich.text import Text
 from spiral.cli import options as opt
 from spiral.cli.output import print_json, program
 from spiral.core.printable import printable
-from spiral.games import Game, game_names, load_game
-from spiral.games.registry import adapter_games
+from spiral.games import Game, load_game
+from spiral.games.registry import adapter_games, own_games
 from spiral.runs.display import plain_table, wide_console
 from spiral.runs.recipe import recipe_files
 
@@ -38,10 +38,10 @@ def games(
     The games of OpenSpiel and TextArena follow by name. --all lists them in full, and those that cannot be played here
     with the reason.
     """
-    rows = [_game_row(load_game(name)) for name in game_names()]
-    others = adapter_games()
+    here, others = own_games(), adapter_games()
+    rows = [_game_row(load_game(name)) for name, reason in here.items() if reason is None]
     adapted = [_game_row(load_game(name)) for name, reason in others.items() if reason is None]
-    absent = {name: reason for name, reason in others.items() if reason is not None}
+    absent = {name: reason for name, reason in (here | others).items() if reason is not None}
     if as_json:
         unavailable = [{"name": name, "reason": reason} for name, reason in absent.items()]
         print_json({"games": rows + adapted, "unavailable": unavailable})
@@ -186,7 +186,7 @@ def _absent_lines(absent: dict[str, str]) -> list[str]:
     """The number of games of each library that are not available, by reason."""
     reasons: dict[str, dict[str, int]] = {}
     for full, reason in absent.items():
-        counts = reasons.setdefault(full.partition("/")[0], {})
+        counts = reasons.setdefault(_source_and_name(full)[0], {})
         counts[reason] = counts.get(reason, 0) + 1
     return [
         f"Not available from {prefix} ({program('spiral')} games --all names them): "
@@ -198,12 +198,18 @@ def _absent_lines(absent: dict[str, str]) -> list[str]:
 def _absent_table(absent: dict[str, str]) -> Table:
     names: dict[tuple[str, str], list[str]] = {}
     for full, reason in absent.items():
-        prefix, _, name = full.partition("/")
+        prefix, name = _source_and_name(full)
         names.setdefault((prefix, reason), []).append(name)
     table = plain_table("not available from", "reason", "games")
     for (prefix, reason), which in names.items():
         table.add_row(prefix, reason, ", ".join(which))
     return table
+
+
+def _source_and_name(full: str) -> tuple[str, str]:
+    """Where a game comes from and its name there."""
+    prefix, slash, name = full.partition("/")
+    return (prefix, name) if slash else ("spiral itself", full)
 
 
 def _recipe_row(file: Path) -> dict[str, Any]:

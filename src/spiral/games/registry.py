@@ -38,7 +38,9 @@ NATIVE_GAMES = {
     "multi_kuhn": "spiral.games.multi_kuhn:MultiKuhn",
     "lewis_signalling": "spiral.games.lewis_signalling:LewisSignalling",
     "prisoners_dilemma": "spiral.games.prisoners_dilemma:PrisonersDilemma",
+    "proposer_solver": "spiral.evaluation.reasoning.proposer_game:ProposerSolver",
 }
+"""The class of each name. That of proposer and solver needs the grader, and so is above this package."""
 
 ADAPTERS = {
     "openspiel": "spiral.games.adapters.openspiel.game",
@@ -63,6 +65,19 @@ def game_names() -> tuple[str, ...]:
     """Return the names of all native and installed games, native ones first, without those of adapters."""
     installed = sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
     return (*NATIVE_GAMES, *(name for name in installed if name not in NATIVE_GAMES))
+
+
+def own_games() -> dict[str, str | None]:
+    """Return every game of `game_names` with the reason why it cannot be loaded, or None."""
+    found: dict[str, str | None] = {}
+    for name in game_names():
+        try:
+            load_game(name)
+        except ValueError as error:
+            found[name] = str(error)
+        else:
+            found[name] = None
+    return found
 
 
 def adapter_games() -> dict[str, str | None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from spiral.core.seeds import derive_seed
 from spiral.evaluation.policy_table import check_no_history, decisions
 from spiral.evaluation.reasoning.problem_game import ProblemGame
+from spiral.evaluation.reasoning.proposer_game import ProposerSolver
 from spiral.games import Game, load_game
 from spiral.games.failures import UserCodeError
 from spiral.inference.base import LanguagePolicy
@@ -81,7 +82,7 @@ def _check_reward(recipe: Recipe, game: Game) -> None:
 def check_problems(recipe: Recipe) -> None:
     """Loads the problems of the recipe's games. Raises `ValueError` for those that cannot be loaded or graded here."""
     for game in map(load_game, recipe.selfplay.games):
-        if isinstance(game, ProblemGame):
+        if isinstance(game, ProblemGame | ProposerSolver):
             try:
                 game.check()
             except ValueError as error:
