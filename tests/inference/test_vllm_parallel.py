@@ -49,7 +49,8 @@ def test_log_probabilities_are_the_plain_models_as_started_and_after_two_reloads
     assert multiprocessing.active_children() == before  # the end of an engine ends its processes
 
 
-def test_a_run_compares_trains_and_ends_as_with_one_device(tokenizer, tmp_path):
+def test_a_run_compares_trains_and_ends_as_with_one_device(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))  # where nothing has been compared
     path = save(two_key_heads(tokenizer), tokenizer, tmp_path / "model")
     settings = [*RUN, "run.steps=2", "engine.tensor_parallel=2", f"model.path={path}"]
     started = start(load_recipe("nano", settings), tmp_path / "run")
