@@ -94,7 +94,7 @@ if __name__ == "__main__":
 
 
 def test_where_a_process_hangs_all_are_ended(tokenizer, tmp_path):
-    """Whoever waits for the output of the program would wait for the processes too."""
+    """A caller that reads the program's output until its end would wait for the processes too."""
     script = tmp_path / "hanging.py"
     script.write_text(HANGING)
     ended = subprocess.run(

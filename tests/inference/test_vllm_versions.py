@@ -75,6 +75,7 @@ def test_a_vllm_with_every_part_is_taken(install):
     install("0.32.0", parts)
     check_modules(parts)
     check_engine(engine())
+    assert version() in TESTED
 
 
 def test_a_module_without_a_part_is_refused_with_its_name(install):

@@ -86,7 +86,7 @@ class ClusterCollector:
             transport: How workers receive weights; by default as `cluster` says, for a learner on CPUs.
             sleep: Whether to put the engines to sleep after every step's games.
             meanwhile: Called while the workers start.
-            share: Who shares the engine of each worker with the policy; None where nobody does.
+            share: The opponents that play in the policy's engine on each worker; None without any.
             curriculum: What weighs the games of each step.
 
         Raises:

@@ -192,7 +192,7 @@ class WorkerPool:
             transport: How workers receive weights.
             return_task: Called with every unfinished task of a lost worker.
             placements: Ray's scheduling strategy of each worker.
-            share: Who shares the engine of each worker with the policy; None where nobody does.
+            share: The opponents that play in the policy's engine on each worker; None without any.
         """
         self._config = config
         self._set_up = (

@@ -99,7 +99,7 @@ class RolloutWorker:
             threads: Threads of torch.
             transport: How to receive weights.
             load_opponent: Makes opponents by name.
-            share: Who shares the engine with the policy; None where nobody does.
+            share: The opponents that play in the policy's engine; None without any.
         """
         self._receiver = make_receiver(transport)
         self._load_opponent = load_opponent

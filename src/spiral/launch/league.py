@@ -67,7 +67,7 @@ class LeagueOptions:
 
 
 class League:
-    """The league of a recipe in a directory, and what became of each round."""
+    """The league of a recipe in a directory, with the results of every round."""
 
     def __init__(self, recipe: Recipe, path: Path, options: LeagueOptions) -> None:
         """Check the recipe.

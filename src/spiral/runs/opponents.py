@@ -55,7 +55,7 @@ def shared_opponents(recipe: Recipe) -> dict[str, str]:
 
 
 def engine_share(recipe: Recipe, run: Path) -> EngineShare | None:
-    """Return who shares the policy's engine in the run in a directory; None where nobody does.
+    """Return the opponents that play in the policy's engine, in the run in a directory; None without any.
 
     Raises:
         ValueError: The model of an opponent that shares it is not there, or has other tokens.

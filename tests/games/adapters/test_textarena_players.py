@@ -83,9 +83,11 @@ def test_random_games_end_as_in_textarena(spec: str) -> None:
         assert not game.zero_sum or abs(sum(episode.returns)) < 1e-9
 
 
-@pytest.mark.parametrize("spec", ["ThreePlayerGOPS-v0", "SecretMafia-v0"])
-def test_contract(spec: str) -> None:
-    check_game(load_game(f"textarena/{spec}"), playouts=1)
+@pytest.mark.parametrize(("spec", "players"), [("ThreePlayerGOPS-v0", 3), ("SecretMafia-v0", 6)])
+def test_contract(spec: str, players: int) -> None:
+    game = load_game(f"textarena/{spec}")
+    assert game.num_players == players
+    check_game(game, playouts=1)
 
 
 def test_a_line_of_four_wins_against_two() -> None:

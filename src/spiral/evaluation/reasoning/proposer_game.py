@@ -164,7 +164,7 @@ class ChoosingState(State):
         return (0.0, 0.0)
 
     def information_state(self, player: int) -> str:
-        """Nobody sees the deal."""
+        """The same for all deals, which no player sees."""
         return "" if self.dealt is None else "to choose"
 
     def observation(self, player: int, style: Style = "full") -> str:
