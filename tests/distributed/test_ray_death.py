@@ -155,7 +155,11 @@ import os, subprocess, sys, time
 worker = os.fork()
 if not worker:
     time.sleep(60)
-agent = subprocess.Popen([sys.executable, "-c", "input()", sys.argv[2], "--port=1"], stdin=subprocess.PIPE)
+agent = subprocess.Popen(
+    [sys.executable, "-c", "print(flush=True); input()", sys.argv[2], "--port=1"],
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+)
+agent.stdout.readline()  # until it runs, Linux may show no command line for it
 print(worker, agent.pid, flush=True)
 sys.stdin.read()
 os.kill(worker, 9)
