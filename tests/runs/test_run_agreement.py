@@ -40,10 +40,12 @@ def watched(*gaps, settings=()):
 
 
 def test_every_update_is_watched():
-    assert watched(1e-6, 1e-4, 4e-3, 4e-3) == 4
+    assert watched(1e-6, 4e-4, 4e-3, 5e-3) == 4
+    with pytest.raises(DisagreementError, match=r"games of step 3.* 0\.004 nats .* explains 0\.001"):
+        watched(1e-6, 1e-6, 4e-3)  # 4,000 times what it was
     with pytest.raises(DisagreementError, match=r"games of step 4, played with the weights of update 3: 0\.006 nats"):
-        watched(1e-6, 1e-6, 1e-6, 0.006)
-    assert watched(1e-6, 1e-6, 0.009, settings=["sampling.temperature=0.5"]) == 3
+        watched(1e-6, 1e-3, 1e-6, 0.006)
+    assert watched(1e-6, 1e-3, 0.009, settings=["sampling.temperature=0.5"]) == 3
     with pytest.raises(DisagreementError, match=r"games of step 1, played with the weights of update 0: 0\.02 nats"):
         watched(0.02)
     with pytest.raises(DisagreementError, match=r"games of step 2, played with the weights of update 1: 0\.02 nats"):
