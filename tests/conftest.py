@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import os
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +17,22 @@ from spiral.models import precision
 from spiral.models.loading import ModelConfig, load_language_model
 from spiral.models.nano.build import new_model
 from spiral.models.nano.tokenizer import build_tokenizer
+from spiral.models.store import store_directory
 
 gc.disable()  # until all tests are collected
 ALONE = ("test_ray_death", "test_vllm_broadcast")
 """Tests of the cluster that do not use the shared Ray."""
+
+
+def pytest_configure(config):
+    """Comparisons of engine and learner that earlier runs have kept do not count here; the user's local models do."""
+    if hasattr(config, "workerinput"):
+        return  # a process of `pytest -n`, which shares the directory of the first one
+    home, models = Path(tempfile.mkdtemp(prefix="spiral-tests-")), store_directory()
+    if models.is_dir():
+        (home / "models").symlink_to(models)
+    os.environ["SPIRAL_HOME"] = str(home)
+    config.add_cleanup(lambda: shutil.rmtree(home))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -82,6 +82,7 @@ def recipe_of(name, tokenizer, directory):
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt-oss"])
 def test_experts_in_the_wrong_place_are_found_at_launch_and_in_mid_run(name, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIRAL_HOME", str(tmp_path / "home"))  # where nothing has been compared yet
     recipe, path = recipe_of(name, tokenizer, tmp_path / "model"), tmp_path / "run"
     with monkeypatch.context() as patch:
         breaks(patch, 0)
