@@ -32,6 +32,15 @@ RESULTS = {
     "tictactoe, drawn with minimax": "evaluation/tictactoe/minimax/draw",
     "kuhn_poker, exploitability": "evaluation/kuhn_poker/exploitability",
 }
+BESIDE = "sampler and learner side by side, one thread each"
+OVERLAP = (
+    "--set",
+    "cluster.rollout_workers=1",
+    "--set",
+    "cluster.schedule=overlap",
+    "--set",
+    "loss.old_logprobs=learner",
+)
 NOTE = (
     "A step's seconds are the median of a run's steps after the first. Training is the sum of all steps, without the"
     " evaluations between them; the run is from its first line to its end."
@@ -59,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--whole", action="store_true", help="the recipe's own steps, with their evaluations")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the runs (%(default)s)")
     parser.add_argument("--before", type=Path, help="an earlier checkout to compare with")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, nargs="+", default=[1, cores], help="of PyTorch (%(default)s)")
     parser.add_argument(
@@ -99,7 +109,10 @@ def _measured(options: argparse.Namespace, loaded: bool) -> list[Row]:
 
 
 def _ways(options: argparse.Namespace) -> list[Way]:
-    """What is measured; compiled passes only in short runs, since compiling takes a minute of each."""
+    """What is measured; compiled passes only in short runs, since compiling takes a minute of each.
+
+    A sampler beside the learner plays the next step's games with the weights from before the update.
+    """
     ways = []
     for threads in options.threads:
         named = "one thread" if threads == 1 else f"{threads} threads"
@@ -109,6 +122,8 @@ def _ways(options: argparse.Namespace) -> list[Way]:
         if not options.whole:
             compiled = ("--set", "model.compile=true")
             ways.append(Way(name=f"{named}, compiled", source=ROOT / "src", threads=threads, settings=compiled))
+        if threads == 1:
+            ways.append(Way(name=BESIDE, source=ROOT / "src", threads=1, settings=OVERLAP))
     return ways
 
 
@@ -117,6 +132,8 @@ def _run(way: Way, options: argparse.Namespace, seed: int) -> tuple[float, list[
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "spiral", "train", options.recipe, "--seed", str(seed)]
         command += ["--run-dir", f"{directory}/run", *way.settings]
+        for setting in options.set:
+            command += ["--set", setting]
         if not options.whole:
             command += ["--steps", str(options.steps), *NO_EVALUATION]
         environment = {**os.environ, "PYTHONPATH": str(way.source), "OMP_NUM_THREADS": str(way.threads)}
