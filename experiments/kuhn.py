@@ -1,4 +1,7 @@
-"""Numbers of runs of kuhn.toml for several tables, exact, from the probabilities that each evaluation keeps."""
+"""Numbers of runs of kuhn.toml for several tables, exact, from the probabilities that each evaluation keeps.
+
+`policies`, `payoff` and `against_random` take another game too, one whose evaluations keep them.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,10 @@ def exploitability(run: Path) -> dict[int, float]:
     return {row["step"]: row[EXPLOITABILITY] for row in spiral.read_metrics(run) if EXPLOITABILITY in row}
 
 
-def policies(run: Path) -> dict[int, Rows]:
+def policies(run: Path, game: str = GAME) -> dict[int, Rows]:
     """The policy after each evaluated step, legal actions renormalised."""
     found = {}
-    for file in sorted(run.glob(f"evaluation/step-*/{GAME}-states.jsonl")):
+    for file in sorted(run.glob(f"evaluation/step-*/{game}-states.jsonl")):
         states = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         step = int(file.parent.name.removeprefix("step-"))
         found[step] = {state["information_state"]: _legal(state["probabilities"]) for state in states}
@@ -53,10 +56,10 @@ def distance(one: Rows, other: Rows) -> float:
     )
 
 
-def payoff(one: TablePolicy, other: TablePolicy | None = None) -> float:
+def payoff(one: TablePolicy, other: TablePolicy | None = None, game: str = GAME) -> float:
     """What `one` wins of `other`, or of random play, as each player in turn: the mean in chips a game."""
-    game, opposite = spiral.load_game(GAME), other or uniform_policy
-    first, second = spiral.expected_returns(game, [one, opposite]), spiral.expected_returns(game, [opposite, one])
+    rules, opposite = spiral.load_game(game), other or uniform_policy
+    first, second = spiral.expected_returns(rules, [one, opposite]), spiral.expected_returns(rules, [opposite, one])
     return (first[0] + second[1]) / 2
 
 
@@ -80,9 +83,9 @@ def illegal(run: Path) -> float:
     return fmean(row["rollout/illegal"] for row in spiral.read_metrics(run)[-10:])
 
 
-def against_random(run: Path) -> float:
+def against_random(run: Path, game: str = GAME) -> float:
     """What the last policy wins of random play."""
-    return payoff(policy_from_table([*policies(run).values()][-1]))
+    return payoff(policy_from_table([*policies(run, game).values()][-1]), game=game)
 
 
 def moved(run: Path) -> float:
