@@ -9,7 +9,7 @@ import pytest
 
 from commands import refused, spiral
 from spiral.games import load_game
-from spiral.policies import scripted_policy, scripted_table
+from spiral.policies import able_opponents, can_play, scripted_policy, scripted_table
 from spiral.policies.tables import read_table, write_table
 from spiral.theory import equilibrium, exploitability
 from spiral.theory.policy import policy_probabilities
@@ -80,6 +80,15 @@ def change(file, edit):
     ("edit", "words"),
     [
         (lambda found: found.pop("game"), "expected an object with 'game' and the list 'states'"),
+        (lambda found: found["states"][0]["probabilities"].update(check="0.5", bet="0.5"),
+         "is '0.5'; expected a number"),
+        (lambda found: found["states"][0].update(probabilities={"check": True}), "is True; expected a number"),
+        (lambda found: found["states"][0].update(probabilities={"check": float("nan"), "bet": 1.0}),
+         "expected finite probabilities of at least zero"),
+        (lambda found: found["states"][0].update(probabilities={"check": 1.5, "bet": -0.5}),
+         "expected finite probabilities of at least zero"),
+        (lambda found: found["states"].append({**found["states"][0], "information_state": "A-:"}),
+         "kuhn_poker has no information state (0, 'A-:') (player, state), so that its entry would have no effect"),
         (lambda found: found.update(states={}), "expected an object with 'game' and the list 'states'"),
         (lambda found: found.update(game="leduc_poker"), "is a policy for leduc_poker; expected one for kuhn_poker"),
         (lambda found: found["states"].pop(), "the policy has no row for"),
@@ -89,13 +98,34 @@ def change(file, edit):
         (lambda found: found["states"][0]["probabilities"].update(raise_=0.2), "illegal actions"),
         (lambda found: found["states"][0]["probabilities"].update(bet=5), "expected a sum of 1"),
     ],
-)
+)  # fmt: skip
 def test_wrong_tables_are_refused(table, edit, words):
     file, _ = table
     change(file, edit)
     line = refused("evaluate", "random", "--opponent", f"table:{file}", "--game", "kuhn_poker", "--episodes", "4")
     assert words in line
     assert str(file) in line
+
+
+def test_a_file_that_cannot_be_a_table_is_refused(tmp_path):
+    for text in ("[]", "3", "null"):
+        (tmp_path / "mine.json").write_text(text)
+        with pytest.raises(ValueError, match=r"cannot read table:.*: expected an object with 'game' and the list"):
+            read_table(tmp_path / "mine.json", KUHN)
+    with pytest.raises(ValueError, match=r"cannot read table:~no_such_user/mine\.json: "):
+        scripted_policy("table:~no_such_user/mine.json", KUHN)
+
+
+def test_a_damaged_opponent_is_not_left_out_in_silence(table):
+    """A table of another game cannot play; a damaged one of this game ends the run."""
+    file, _ = table
+    name = f"table:{file}"
+    assert able_opponents([name, "minimax", "random"], KUHN) == [name, "random"]
+    assert able_opponents([name, "random"], load_game("leduc_poker")) == ["random"]
+    can_play.cache_clear()
+    change(file, lambda found: found["states"].pop())
+    with pytest.raises(ValueError, match="the policy has no row for"):
+        able_opponents([name, "random"], KUHN)
 
 
 def test_what_no_table_is_for_is_refused(table, tmp_path):

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from spiral.core.policy import ScriptedPolicy, TurnReply, TurnRequest
 from spiral.games import Game, State
 from spiral.games.playout import resolve_chance
-from spiral.policies.tables import TABLE, check_table, read_table, table_file
+from spiral.policies.tables import TABLE, check_table, is_table_for, read_table, table_file
 from spiral.theory import DepthLimited, TabularPolicy, equilibrium, require_two_player_zero_sum, uniform_policy
 from spiral.theory.minimax import perfect_play
 
@@ -115,7 +115,16 @@ def able_opponents(names: Iterable[str], game: Game) -> list[str]:
 
 @functools.lru_cache(maxsize=256)
 def can_play(opponent: str, game: Game) -> bool:
-    """Whether a scripted opponent can play a game, tested by asking it for a first move."""
+    """Whether a scripted opponent can play a game, tested by asking it for a first move.
+
+    Raises:
+        ValueError: It is a table for this game that is damaged, or a file that is no table.
+    """
+    if opponent.startswith(TABLE):
+        able = is_table_for(table_file(opponent), game)
+        if able:
+            read_table(table_file(opponent), game)  # a damaged one is not left out in silence
+        return able
     try:
         player = scripted_policy(opponent, game)
         if not _lists_actions(game):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spiral.core.files import read_json, write_text_atomically
-from spiral.core.settings import shortened
+from spiral.core.settings import shortened, shown
 from spiral.games import Game
 from spiral.theory import TabularPolicy, has_perfect_information
 from spiral.theory.policy import TablePolicy, player_and_information_key, policy_probabilities
@@ -26,8 +26,15 @@ TABLE = "table:"
 
 
 def table_file(name: str) -> Path:
-    """Return the file of a policy's name."""
-    return Path(name.removeprefix(TABLE)).expanduser()
+    """Return the file of a policy's name.
+
+    Raises:
+        ValueError: It is that of a user who does not exist, such as "table:~nobody/mine.json".
+    """
+    try:
+        return Path(name.removeprefix(TABLE)).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"cannot read {shortened(name, 200)}: {error}") from error
 
 
 def write_table(file: Path, game: Game, tree: GameTree, probability_A: Floats) -> None:
@@ -67,13 +74,35 @@ def read_table(file: Path, game: Game) -> TabularPolicy:
             raise ValueError(
                 f"{len(found['states'])} entries for {len(rows)} information states; expected one for each"
             )
+        tree = build_tree(game)
+        _check_keys(rows, tree)
         policy = TablePolicy(rows=rows, key=player_and_information_key)
-        policy_probabilities(build_tree(game), [policy, policy])
+        policy_probabilities(tree, [policy, policy])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} is damaged: {type(error).__name__} {shortened(str(error))}") from error
     except ValueError as error:
         raise ValueError(f"{name}: {shortened(str(error), 400)}") from error
     return policy
+
+
+def is_table_for(file: Path, game: Game) -> bool:
+    """Whether a file says that it is a policy for a game. Raises `ValueError` where it is no table."""
+    return bool(check_table(file)["game"] == game.spec)
+
+
+def _check_keys(rows: Mapping[Hashable, Mapping[str, object]], tree: GameTree) -> None:
+    """Raises `ValueError` for information states that the game has not, and probabilities that are no numbers."""
+    known = {(infoset.player, infoset.name) for infoset in tree.infosets}
+    for key, row in rows.items():
+        if key not in known:
+            raise ValueError(
+                f"{tree.game.spec} has no information state {key!r} (player, state), so that its entry would have no"
+                f" effect; the game has {len(known)}, such as {tree.infosets[0].name!r} of player"
+                f" {tree.infosets[0].player}"
+            )
+        for action, probability in row.items():
+            if type(probability) not in (int, float):
+                raise ValueError(f"the probability of {action!r} at {key!r} is {shown(probability)}; expected a number")
 
 
 def check_table(file: Path) -> dict[str, Any]:
@@ -84,8 +113,9 @@ def check_table(file: Path) -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = read_json(file.read_bytes())
-        if not {"game", "states"} <= found.keys() or not isinstance(found["states"], list):
+        whole = isinstance(found, dict) and {"game", "states"} <= found.keys()
+        if not whole or not isinstance(found["states"], list):
             raise ValueError("expected an object with 'game' and the list 'states'")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {TABLE}{shortened(str(file), 200)}: {shortened(str(error), 300)}") from error
     return found
