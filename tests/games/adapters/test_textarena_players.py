@@ -10,7 +10,7 @@ import pytest
 
 from spiral.games import IllegalActionError, load_game
 from spiral.games.adapters.textarena.catalog import PLAYABLE
-from spiral.games.adapters.textarena.game import TextArenaState
+from spiral.games.adapters.textarena.game import MAX_CHARACTERS, TextArenaState
 from spiral.games.testing import check_game
 from spiral.policies import ScriptedPolicy, TurnReply
 from spiral.policies.scripted import RandomPolicy
@@ -177,6 +177,25 @@ def test_talk_reaches_the_others_and_choices_are_made_for_each_of_them() -> None
     for action in ("[1 cooperate] [2 defect]", "[0 defect] [2 defect]", "[0 cooperate] [1 cooperate]"):
         state = state.apply(action)
     assert "Current scores: Player 0 (5); Player 1 (10); Player 2 (0)" in state.observation(1)
+
+
+def test_a_long_message_does_not_hide_those_of_the_others():
+    """TextArena hands the messages of a turn out in one of its own, which is cut where it is too long."""
+    state = after("PublicGoodsGame-v0", "{" + "blah " * 2000 + "}", "{I give ten.}", "{So do I.}")
+    text = state.observation(1)
+    assert re.search(r"\nPlayer 0: [blah ]+ \(cut\)\nPlayer 1: I give ten\.\nPlayer 2: So do I\.\n", text)
+    assert text.count("blah") > 250, "what the others leave goes to the long one"
+    assert len(text) < MAX_CHARACTERS + 500
+
+
+def test_the_messages_of_many_players_are_cut_alike():
+    said = [f"{{{chr(97 + player) * 200}}}" for player in range(15)]
+    text = after("PublicGoodsGame-v0(players=15)", *said).observation(3)
+    shown = re.findall(r"Player (\d+): ([a-o]+) \(cut\)", text)
+    assert [int(player) for player, _ in shown] == list(range(15))
+    lengths = [len(message) for _, message in shown]
+    assert min(lengths) > 80
+    assert max(lengths) - min(lengths) <= 1
 
 
 def test_partners_alone_hear_a_clue_and_every_word_can_be_clued() -> None:

@@ -33,7 +33,9 @@ DEALS = tuple((str(seed), 1 / NUM_DEALS) for seed in range(NUM_DEALS))
 MAX_CHARACTERS = 6_000
 """Approximate maximum length of an observation."""
 MAX_MESSAGE = 1_500
-"""Maximum length of one message; the rest is cut off."""
+"""Maximum length of one message. Its longest lines are cut off, since some games quote a player in each line."""
+MAX_LINES = 100
+"""Lines of one message that are cut off one by one; those after them together."""
 TOLERANCE = 1e-9
 """Largest distance from zero of a sum of returns that rounding alone explains."""
 MIN_RECENT = 2_000
@@ -241,8 +243,7 @@ class TextArenaState(State):
     def _line(self, message: Message) -> str:
         """A message with its speaker, on one line: a player's line breaks could imitate other messages."""
         text = " ".join(message.text.split()) if message.speaker >= 0 else message.text.strip("\n")
-        cut = f"{text[:MAX_MESSAGE]} (cut)" if len(text) > MAX_MESSAGE else text
-        return f"[{self._position.speaker(message.speaker)}] {cut}"
+        return f"[{self._position.speaker(message.speaker)}] {_cut(text)}"
 
     def _describe_now(self, player: int) -> str:
         """Whose turn it is, or the result."""
@@ -286,6 +287,20 @@ class TextArenaState(State):
 
 
 _SEEDS = {name: int(name) for name, _ in DEALS}
+
+
+def _cut(text: str) -> str:
+    """A text of `MAX_MESSAGE` characters at most, beside the marks of what is cut off."""
+    if len(text) <= MAX_MESSAGE:
+        return text
+    lines = text.split("\n", MAX_LINES)
+    room, most = MAX_MESSAGE - (len(lines) - 1), 0
+    for left, length in zip(range(len(lines), 0, -1), sorted(map(len, lines)), strict=True):
+        most = room // left  # what each of the longer lines may have
+        if length > most:
+            break
+        room -= length
+    return "\n".join(f"{line[:most]} (cut)" if len(line) > most else line for line in lines)
 
 
 def _state(game: TextArenaGame, dealt: int | None, actions: tuple[str, ...]) -> TextArenaState:
