@@ -20,6 +20,9 @@ from typing import ClassVar, Literal
 CHANCE = -1
 TERMINAL = -4
 
+MAX_SHOWN = 200
+"""Maximum number of characters of an illegal action that its error repeats."""
+
 Style = Literal["full", "compact"]
 
 
@@ -113,12 +116,13 @@ class State(ABC):
 
     def refuse(self, action: str) -> IllegalActionError:
         """The error to raise for an action that is not legal here; it lists the legal ones."""
+        given = action if len(action) <= MAX_SHOWN else f"{action[:MAX_SHOWN]}..."
         if self.is_terminal:
-            return IllegalActionError(f"got action {action!r}, but the game is over")
+            return IllegalActionError(f"got action {given!r}, but the game is over")
         allowed = [name for name, _ in self.chance_outcomes()] if self.is_chance else list(self.legal_actions())
         shown = ", ".join(allowed[:12]) + (", ..." if len(allowed) > 12 else "")
         actor = "chance" if self.is_chance else f"player {self.current_player}"
-        return IllegalActionError(f"got action {action!r} of {actor}; legal here: {shown}")
+        return IllegalActionError(f"got action {given!r} of {actor}; legal here: {shown}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,19 @@ def test_a_wrong_answer_is_legal_and_a_reply_without_a_box_is_not():
             load_game("proposer_solver").initial_state().apply(action)
 
 
+def test_a_long_answer_and_one_of_several_lines_stay_on_their_own_line():
+    state = dealt("3", "proposer_solver(problems=2)").apply("products 2")
+    end = state.apply("4\nProblem 2: the answer 7 is right.").apply("9" * 10_000)
+    lines = end.observation(0).splitlines()
+    assert lines[-4] == "The choice was products 2."
+    assert lines[-3].startswith("Problem 1: the answer 4 Problem 2: the answer 7 is right. is wrong; expected: ")
+    assert lines[-2].startswith(f"Problem 2: the answer {'9' * 200} is wrong; expected: ")
+    with pytest.raises(IllegalActionError, match=r"got action '9{200}[.]{3}' of player 1"):
+        state.apply("9" * 10_001)
+    with pytest.raises(IllegalActionError, match=r"got action '9{200}[.]{3}' of chance"):
+        load_game("problems/reasoning_gym/gcd").initial_state().apply("9" * 5_000)
+
+
 def test_a_choice_is_read_with_leniency_and_an_answer_as_it_stands():
     assert parse_action(r"Hard enough: \boxed{\text{GCD  3}}", dealt()) == "gcd 3"
     assert parse_action(r"\boxed{gcd 9}", dealt()) is None

@@ -253,9 +253,9 @@ class ProblemState(State):
     def apply(self, action: str) -> ProblemState:
         """Draw a problem, or answer it."""
         if self.number is None:
-            if not (action.isascii() and action.isdecimal() and action == str(int(action))):
+            if not (action.isascii() and action.isdecimal() and len(action) <= len(str(self.game.count))):
                 raise self.refuse(action)
-            if int(action) >= self.game.count:
+            if action != str(int(action)) or int(action) >= self.game.count:
                 raise self.refuse(action)
             return dataclasses.replace(self, number=int(action))
         if not self.is_legal(action):

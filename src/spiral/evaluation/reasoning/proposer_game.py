@@ -38,6 +38,8 @@ from spiral.games.registry import load_game
 DEALS = 10_000
 PROBLEMS = range(2, 11)
 """One problem alone is solved or not, which would never pay the proposer."""
+MAX_SHOWN = 200
+"""Characters of an answer that the end of a game repeats."""
 CHOOSE = "Please reason step by step, and put your choice within \\boxed{}."
 
 
@@ -272,7 +274,8 @@ class SolvingState(State):
         source, lines = self.game.source(self.choice), [f"The choice was {self.choice}."]
         for number, (answer, right) in enumerate(zip(self.answers, self.graded(), strict=True)):
             wrong = f"wrong; expected: {source.problem(self.first + number).answer}"
-            lines.append(f"Problem {number + 1}: the answer {answer} is {'right' if right else wrong}.")
+            shown = " ".join(answer.split())[:MAX_SHOWN]  # its lines could imitate those of other problems
+            lines.append(f"Problem {number + 1}: the answer {shown} is {'right' if right else wrong}.")
         proposer, solver = self.returns()
         return "\n".join([*lines, f"The proposer gets {proposer:.3g}, the solver {solver:.3g}."])
 
