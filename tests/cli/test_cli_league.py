@@ -14,6 +14,7 @@ import pytest
 
 from commands import refused, spiral
 from killed_runs import contents
+from lock_holder import held_elsewhere
 from spiral.launch import exploiter as training
 
 SMALL = (
@@ -83,7 +84,7 @@ def test_a_league_is_trained_and_goes_on(here, monkeypatch):
     (here / "one" / "league.json").write_text(
         '{"recipe": {}, "options": {}, "games": [], "main": [], "exploiters": [3]}'
     )
-    assert refused("show", "one").endswith("league.json is damaged: TypeError")
+    assert "league.json is damaged: options.win_rate is missing; put a good copy back" in refused("show", "one")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,17 @@ def test_a_league_is_trained_and_goes_on(here, monkeypatch):
 def test_what_has_no_league_is_refused(arguments, message, here):
     assert message in refused("league", *arguments, "--run-dir", "two")
     assert not (here / "two").exists()
+
+
+@pytest.mark.parametrize(("command", "what"), [("league", "league"), ("psro", "population")])
+def test_two_processes_do_not_share_a_directory(here, command, what):
+    (here / "one").mkdir()
+    with held_elsewhere(here / "one" / ".lock"):
+        for again in ((), ("--resume",)):
+            line = refused(command, f"{command}-nano", "--run-dir", "one", *again)
+            assert f"uses the {what} in one since 20" in line
+            assert "wait until it ends, or stop it there (kill" in line
+    assert sorted(file.name for file in (here / "one").iterdir()) == [".lock", ".lock.owner"]
 
 
 def league_process(path, **options):

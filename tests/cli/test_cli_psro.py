@@ -63,6 +63,21 @@ def test_a_population_grows_and_goes_on(here):
     assert "psro.json was made by an earlier version" in refused(
         "psro", "psro-nano", "--run-dir", "one", "--resume", *SMALL
     )
+    damaged = [
+        (lambda found: found["members"].append(3), "members.2 is 3"),
+        (lambda found: found["members"][0].pop("method"), "members.0.method is missing"),
+        (lambda found: found["members"][1].update(name="other"), "its members are called start, other; expected start"),
+        (lambda found: found["members"][0]["probabilities"].pop(), "start has 23 probabilities, and the game 24"),
+        (lambda found: found["iterations"].clear(), "it has 0 iterations and 2 members, which take turns"),
+        (lambda found: found["iterations"][0].pop("payoffs"), "iterations.0.payoffs is missing"),
+        (lambda found: found["iterations"][0].update(shares_by_player=[]), "iteration 0 is not of the members start"),
+    ]
+    for edit, words in damaged:
+        found = json.loads(saved)
+        edit(found)
+        (here / "one" / "psro.json").write_text(json.dumps(found))
+        line = refused("psro", "psro-nano", "--run-dir", "one", "--resume", *SMALL)
+        assert f"psro.json is damaged: {words}" in line
     (here / "one" / "psro.json").write_text("{}")
     assert "psro.json is damaged: parts of it are missing" in refused(
         "psro", "psro-nano", "--run-dir", "one", "--resume", *SMALL

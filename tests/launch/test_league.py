@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from spiral.core.locks import LockLostError
 from spiral.launch.exploiter import WINDOW, WinRate
 from spiral.launch.league import League, LeagueOptions
-from spiral.runs.league import exploiter_result
+from spiral.runs.league import exploiter_result, read_league
+from spiral.runs.lock import hold_run
 from spiral.runs.recipe import load_recipe
 
 OPTIONS = LeagueOptions(exploiter_steps=5, share=0.2)
@@ -64,6 +67,121 @@ def test_an_exploiter_plays_the_newest_main_agent_alone():
     assert len(seeds) == 3
     own = LeagueOptions(exploiter_steps=5, exploiter_start="main")
     assert with_exploiters(league(options=own), 1).exploiter_recipe().model.path == "runs/league/main@64"
+
+
+RESULT = {"games": 8, "win_rate": 0.5, "return": 0.1, "return_low": None, "return_high": None}
+
+
+def saved_league(path, rounds=1):
+    """The file of a league of one round that is half done, as `spiral league` writes it."""
+    made = League(load_recipe("league-nano"), path, OPTIONS)
+    made.main = [
+        {
+            "step": 32 * (at + 1), "model": f"{path}/main@{32 * (at + 1)}", "exploitability": {"kuhn_poker": 0.1},
+            "exploiters": {f"exploiter-{one:03d}": {"kuhn_poker": RESULT} for one in range(1, at + 1)},
+        }
+        for at in range(rounds)
+    ]  # fmt: skip
+    made.exploiters = [
+        {
+            "name": f"exploiter-{at:03d}", "step": 5, "model": f"{path}/exploiter-{at:03d}@5",
+            "against": f"{path}/main@{32 * at}", "won": False, "results": {"kuhn_poker": RESULT},
+        }
+        for at in range(1, rounds + 1)
+    ]  # fmt: skip
+    made.save()
+    return made
+
+
+def test_a_league_that_was_moved_goes_on_with_its_own_agents(tmp_path):
+    before = saved_league(tmp_path / "one", rounds=2)
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = League(before.recipe, tmp_path / "two", OPTIONS)
+    moved.load()
+    assert [entry["model"] for entry in moved.main] == [f"{tmp_path}/two/main@{step}" for step in (32, 64)]
+    assert [one["against"] for one in moved.exploiters] == [entry["model"] for entry in moved.main]
+    models = {table.model for table in moved.main_recipe().opponent.values()}
+    assert models == {f"{tmp_path}/two/exploiter-001@5", f"{tmp_path}/two/exploiter-002@5"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda found: found.update(options=[]), "options is []"),
+        (lambda found: found["options"].pop("share"), "options.share is missing"),
+        (lambda found: found.update(main={}), "main is {}"),
+        (lambda found: found["main"][0].update(step="32"), "main.0.step is '32'"),
+        (lambda found: found["main"][0].pop("model"), "main.0.model is missing"),
+        (lambda found: found["main"][0]["exploitability"].update(kuhn_poker=None), "main.0.exploitability.kuhn_poker"),
+        (lambda found: found["exploiters"].append(3), "exploiters.1 is 3"),
+        (lambda found: found["exploiters"][0].update(won=None), "exploiters.0.won is None"),
+        (lambda found: found["exploiters"][0]["results"].update(kuhn_poker={}), "results.kuhn_poker.games is missing"),
+        (lambda found: found["exploiters"][0].update(name="main"), "its exploiters are called main; expected exploit"),
+        (lambda found: found.update(main=[]), "it has 1 exploiters and 0 entries of the main agent"),
+        (lambda found: found.update(exploiters=[], main=2 * found["main"]), "0 exploiters and 2 entries of the main"),
+        (lambda found: found.update(recipe=[]), "recipe is []"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_refused_with_the_place(tmp_path, edit, words):
+    made = saved_league(tmp_path)
+    found = json.loads((tmp_path / "league.json").read_text())
+    edit(found)
+    (tmp_path / "league.json").write_text(json.dumps(found))
+    for read in (made.load, lambda: read_league(tmp_path)):
+        with pytest.raises(ValueError, match=r"league\.json is damaged: .*; put a good copy back, or ") as error:
+            read()
+        assert words in str(error.value)
+
+
+def test_a_file_that_holds_no_league_is_refused(tmp_path):
+    for text in ("[]", "null", "3", '"league"'):
+        (tmp_path / "league.json").write_text(text)
+        with pytest.raises(ValueError, match="is damaged: it holds no object"):
+            read_league(tmp_path)
+
+
+@pytest.mark.parametrize("done", [None, 16, 96])
+def test_a_main_agent_that_is_not_where_the_league_left_it_is_not_trained(tmp_path, monkeypatch, done):
+    """Without its run, or with an older copy, it would begin anew against exploiters of what it was."""
+    made = saved_league(tmp_path)
+    if done is not None:
+        (tmp_path / "main" / "checkpoints" / f"step-{done:06d}").mkdir(parents=True)
+        monkeypatch.setattr("spiral.launch.league.checkpoint_state", lambda _path: {"version": done})
+    with pytest.raises(ValueError, match=rf"has done {done or 0} steps, and .*league\.json expects 32 to 64; put back"):
+        made.train_main()
+
+
+def test_what_a_kill_has_left_does_not_keep_a_league_from_beginning(tmp_path):
+    for name in (".lock", ".lock.owner", ".league.json.123-0a1b2c3d.tmp"):
+        (tmp_path / name).write_text("{}")
+    made = League(load_recipe("league-nano"), tmp_path, OPTIONS)
+    made.begin()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", ".lock.owner", "league.json"]
+    with pytest.raises(ValueError, match="already holds a league"):
+        made.begin()
+
+
+def test_a_league_whose_directory_was_taken_over_writes_nothing(tmp_path):
+    made = saved_league(tmp_path)
+    before = (tmp_path / "league.json").read_bytes()
+    made.lock = hold_run(tmp_path)
+    made.main = []
+    try:
+        (tmp_path / ".lock.owner").unlink()
+        with pytest.raises(LockLostError):
+            made.save()
+    finally:
+        made.lock.release()
+    assert (tmp_path / "league.json").read_bytes() == before
+
+
+def test_games_are_known_by_the_names_of_their_metrics():
+    """A game may be written in several ways, and metrics and evaluations know it by one of them."""
+    made = with_exploiters(league("selfplay.games={'kuhn_poker(hands=1)'=1}"), 1)
+    assert made.games == ["kuhn_poker"]
+    assert made.exploiter_recipe().evaluation.games == ["kuhn_poker"]
+    wins = WinRate(made.recipe, 0.7, [step(number, 0.9, 0.7) for number in range(1, 5)])
+    assert wins.reached
 
 
 def step(number, first, second, draw=0.0, games=10, game="kuhn_poker"):

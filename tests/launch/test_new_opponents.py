@@ -10,6 +10,7 @@ import tomli_w
 
 from spiral.core.steps import step_name
 from spiral.launch import execute, resume, saved_recipe, start
+from spiral.launch.saved import continued_as
 from spiral.runs.directory import read_evaluations, read_metrics
 from spiral.runs.recipe import load_recipe
 
@@ -52,7 +53,7 @@ def test_a_run_goes_on_against_other_opponents(tmp_path):
     done(start(recipe("run.steps=2"), tmp_path))
     optimizer = checkpoint(tmp_path, 2, "training/optimizer.safetensors")
     other = recipe(*OTHERS, "run.steps=3")
-    run = resume(tmp_path, 3, opponents_of=other)
+    run = resume(tmp_path, 3, going_on=other)
     kept = json.loads(checkpoint(tmp_path, 2, "state.json"))["recipe"]
     assert kept["selfplay"]["opponents"] == {"mirror": 1.0, "random": 1.0}
     assert checkpoint(tmp_path, 2, "training/optimizer.safetensors") == optimizer
@@ -64,6 +65,16 @@ def test_a_run_goes_on_against_other_opponents(tmp_path):
     assert (row["opponent"], row["played"]) == ("random", 2)
 
 
+def test_what_may_change_of_a_run_changes_and_the_rest_stays():
+    """A league whose guard has stopped a run goes on without it; its steps are its own."""
+    saved = recipe("run.steps=2", "run.guards=['collapse']", "answer.guards={collapse='stop'}")
+    other = recipe(*OTHERS, "run.steps=9", "run.snapshots=[1]", "learner.epochs=2")
+    found = continued_as(saved, other)
+    assert (found.run.guards, found.answer.guards, found.run.snapshots) == ([], {}, [1])
+    assert found.selfplay.opponents == other.selfplay.opponents
+    assert (found.run.steps, found.learner.epochs) == (2, 1)
+
+
 def test_a_run_killed_between_its_new_recipe_and_the_checkpoint_goes_on(tmp_path):
     done(start(recipe("run.steps=1"), tmp_path))
     values = tomllib.loads((tmp_path / "config.toml").read_text())
@@ -72,19 +83,19 @@ def test_a_run_killed_between_its_new_recipe_and_the_checkpoint_goes_on(tmp_path
     with pytest.raises(ValueError, match=r"config\.toml was changed: selfplay\.opponents is .* in the last checkpoint"):
         resume(tmp_path)
     other = recipe("selfplay.opponents={mirror=1, random=1}")
-    resume(tmp_path, opponents_of=other).close()
+    resume(tmp_path, going_on=other).close()
     assert saved_recipe(tmp_path).selfplay.opponents == {"mirror": 1.0, "random": 1.0}
 
     values["learner"]["epochs"] = 5
     (tmp_path / "config.toml").write_text(tomli_w.dumps(values))
     with pytest.raises(ValueError, match=r"config\.toml was changed: learner\.epochs is 5 in it and 1 in the last"):
-        resume(tmp_path, opponents_of=other)
+        resume(tmp_path, going_on=other)
 
 
 def test_new_opponents_have_to_fit(tmp_path):
     done(start(recipe("run.steps=1"), tmp_path))
     with pytest.raises(ValueError, match=r"none of the opponents \{'minimax': 1\.0\} can play kuhn_poker"):
-        resume(tmp_path, 2, opponents_of=recipe("selfplay.opponents={minimax=1}"))
+        resume(tmp_path, 2, going_on=recipe("selfplay.opponents={minimax=1}"))
     assert saved_recipe(tmp_path).selfplay.opponents == {"mirror": 1.0}
 
 

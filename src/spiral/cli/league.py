@@ -90,7 +90,7 @@ def _trained(
     def watch(entry: dict[str, Any]) -> None:
         print(_line(entry), file=sys.stderr if as_json else sys.stdout, flush=True)
 
-    with series_under_way("league", path):
+    with series_under_way("league", path) as found.lock:
         if resume and (path / LEAGUE).exists():
             found.load()
         else:

@@ -63,7 +63,7 @@ def _grown(
     def watch(found: dict[str, Any]) -> None:
         print(_line(found), file=sys.stderr if as_json else sys.stdout, flush=True)
 
-    with series_under_way("psro", path):
+    with series_under_way("psro", path) as population.lock:
         if resume and (path / POPULATION).exists():
             population.load()
         else:

@@ -12,7 +12,11 @@ from spiral.cli.errors import FAILED, INTERRUPTED, Stopped
 from spiral.cli.output import program
 
 if TYPE_CHECKING:
+    from spiral.core.locks import Lock
     from spiral.runs.recipe import Recipe
+
+SERIES = {"psro": "population", "league": "league"}
+"""What each command makes."""
 
 
 def series_directory(name: str, recipe: Recipe, run_dir: Path | None) -> Path:
@@ -28,19 +32,33 @@ def series_directory(name: str, recipe: Recipe, run_dir: Path | None) -> Path:
 
 
 @contextmanager
-def series_under_way(command: str, path: Path) -> Iterator[None]:
-    """Shows the progress of runs, and how to go on after a stop.
+def series_under_way(command: str, path: Path) -> Iterator[Lock]:
+    """Holds the directory, shows the progress of runs, and says how to go on after a stop.
+
+    Args:
+        command: "psro" or "league".
+        path: The directory.
+
+    Yields:
+        The lock of the directory.
 
     Raises:
-        Stopped: The user, or a guard, has stopped a run.
+        RunHeldError: Another process uses the directory.
+        Stopped: The user or a guard has stopped a run, or another process has taken the directory over.
     """
+    from spiral.core.files import remove_unfinished
+    from spiral.core.locks import LockLostError
     from spiral.core.progress import progress_shown
     from spiral.core.stopping import stops_interrupt
     from spiral.launch import RunStopped
+    from spiral.runs.lock import run_held
 
-    with stops_interrupt(), progress_shown():
+    with stops_interrupt(), progress_shown(), run_held(path, SERIES[command]) as lock:
+        remove_unfinished(path)
         try:
-            yield
+            yield lock
+        except LockLostError as error:
+            raise Stopped(f"{error}; the {SERIES[command]} has stopped; its last run is kept", FAILED) from error
         except (RunStopped, KeyboardInterrupt) as error:
             reason = error.reason if isinstance(error, RunStopped) else ""
             again = f"{program('spiral')} {command} ... --resume --run-dir {shlex.quote(str(path))}"

@@ -16,25 +16,25 @@ which play all agents, and its exploiters that begin anew from supervised weight
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from spiral.core.files import write_text_atomically
+from spiral.core.locks import Lock
 from spiral.core.seeds import derive_seed
+from spiral.core.steps import latest_checkpoint
 from spiral.evaluation.reasoning.settings import BenchmarkConfig
 from spiral.games import load_game
 from spiral.launch.exploiter import WinRate, execute_and_close, train_until_it_wins
-from spiral.launch.lifecycle import resume, start
-from spiral.launch.series import refuse_changed, refuse_used
+from spiral.launch.series import begin_or_resume, refuse_changed, refuse_used, save_series
 from spiral.policies.opponents import SHARED, OpponentConfig
 from spiral.rollout.opponents.loading import SAMPLERS
-from spiral.runs.directory import RunDirectory, read_evaluations, read_metrics
+from spiral.runs.directory import read_evaluations, read_metrics
 from spiral.runs.evaluation_results import EvaluationResults
-from spiral.runs.league import EXPLOITER, LEAGUE, MAIN, exploiter_result, read_league
+from spiral.runs.league import EXPLOITER, LEAGUE, MAIN, exploiter_name, exploiter_result, read_league
 from spiral.runs.recipe import Recipe
 from spiral.theory.tree import require_two_player_zero_sum
+from spiral.training.checkpoint import checkpoint_state
 from spiral.training.settings import NLL
 
 PRIORITISED = "pfsp"
@@ -78,14 +78,18 @@ class League:
         """
         if recipe.loss.kind == NLL:
             raise ValueError(f"loss.kind is {NLL!r}, which learns expert games; a league needs a recipe of self-play")
-        self.games = [game for game, weight in recipe.selfplay.games.items() if weight]
-        for game in self.games:
-            require_two_player_zero_sum(load_game(game), "an exploiter can be trained in")
+        games = [load_game(game) for game, weight in recipe.selfplay.games.items() if weight]
+        for game in games:
+            require_two_player_zero_sum(game, "an exploiter can be trained in")
+        self.games = [game.spec for game in games]
+        """The games in which exploiters play, under the names that they have in metrics and evaluations."""
         _check_opponents(recipe)
         self.recipe, self.path, self.options = recipe, path, options
         self.main: list[dict[str, Any]] = []
         """The main agent after every round, the first without any exploiter."""
         self.exploiters: list[dict[str, Any]] = []
+        self.lock: Lock | None = None
+        """That of the directory, which this process must hold to save."""
 
     def begin(self) -> None:
         """Begin a new league.
@@ -97,7 +101,7 @@ class League:
         self.save()
 
     def load(self) -> None:
-        """Take back what `save` has written.
+        """Take back what `save` has written; the directory may have been moved since.
 
         Raises:
             ValueError: It cannot be read, or is of other settings.
@@ -106,13 +110,15 @@ class League:
         options = {name.replace("_", "-"): value for name, value in dataclasses.asdict(self.options).items()}
         kept = {name.replace("_", "-"): value for name, value in saved["options"].items()}
         refuse_changed(self.path / LEAGUE, saved["recipe"], self.recipe, options, kept)
-        self.main, self.exploiters = list(saved["main"]), list(saved["exploiters"])
+        self.main = [{**entry, "model": self._model(MAIN, entry["step"])} for entry in saved["main"]]
+        self.exploiters = [
+            {**one, "model": self._model(one["name"], one["step"]), "against": entry["model"]}
+            for one, entry in zip(saved["exploiters"], self.main, strict=False)
+        ]
 
     def save(self) -> None:
         """Write everything to `league.json`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        values = {**self.to_json(), "recipe": self.recipe.model_dump()}
-        write_text_atomically(self.path / LEAGUE, json.dumps(values))
+        save_series(self.path / LEAGUE, {**self.to_json(), "recipe": self.recipe.model_dump()}, self.lock)
 
     def to_json(self) -> dict[str, Any]:
         """The league as plain data, without the recipe."""
@@ -128,18 +134,18 @@ class League:
 
         Returns:
             Its step and model, its exploitability, and what each exploiter won against it, both by game.
+
+        Raises:
+            ValueError: Its run has done fewer steps than `league.json` says, or has gone on without the league.
         """
         directory, recipe = self.path / MAIN, self.main_recipe()
         steps = recipe.run.steps
-        if RunDirectory(directory).begun():
-            run = resume(directory, steps, opponents_of=recipe)
-        else:
-            run = start(recipe, directory)
-        execute_and_close(run)
+        self._check_main(steps)
+        execute_and_close(begin_or_resume(recipe, directory, steps))
         results = _evaluation(directory, steps)
         entry = {
             "step": steps,
-            "model": f"{directory}@{steps}",
+            "model": self._model(MAIN, steps),
             "exploitability": {
                 row["game"]: row["exploitability"]
                 for row in results.exploitability
@@ -165,7 +171,7 @@ class League:
         entry = {
             "name": name,
             "step": step,
-            "model": f"{directory}@{step}",
+            "model": self._model(name, step),
             "against": self.main[-1]["model"],
             "won": WinRate(recipe, self.options.win_rate, read_metrics(directory)).reached,
             "results": self._results(_evaluation(directory, step), MAIN, by_exploiter=True),
@@ -224,10 +230,29 @@ class League:
 
     def _evaluated_games(self) -> list[str]:
         """The games of evaluations, among them all in which exploiters play."""
-        return [*dict.fromkeys([*self.recipe.evaluation.games, *self.games])]
+        own = [load_game(game).spec for game in self.recipe.evaluation.games]
+        return [*dict.fromkeys([*own, *self.games])]
 
     def _next_name(self) -> str:
-        return f"{EXPLOITER}{len(self.exploiters) + 1:03d}"
+        return exploiter_name(len(self.exploiters) + 1)
+
+    def _model(self, agent: str, step: int) -> str:
+        """The MODEL of an agent at a step."""
+        return f"{self.path / agent}@{step}"
+
+    def _check_main(self, steps: int) -> None:
+        """Raises `ValueError` unless the main agent's run is between its last round and `steps`, the end of the next.
+
+        One that was taken back would train anew, against exploiters of what it was.
+        """
+        directory, known = self.path / MAIN, self.main[-1]["step"] if self.main else 0
+        checkpoint = latest_checkpoint(directory / "checkpoints")
+        done = 0 if checkpoint is None else int(checkpoint_state(checkpoint)["version"])
+        if not known <= done <= steps:
+            raise ValueError(
+                f"the main agent in {directory} has done {done} steps, and {self.path / LEAGUE} expects {known} to"
+                f" {steps}; put back the files that belong together, or begin in another --run-dir"
+            )
 
     def _results(self, found: EvaluationResults, opponent: str, *, by_exploiter: bool) -> dict[str, Any]:
         """What an exploiter won, by game, in the games of an evaluation against `opponent`."""

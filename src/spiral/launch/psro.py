@@ -15,14 +15,13 @@ game with hidden information and exact theory: Kuhn poker, Leduc poker.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spiral.core.files import write_text_atomically
+from spiral.core.locks import Lock
 from spiral.core.seeds import derive_seed
 from spiral.evaluation.population import (
     META_SOLVERS,
@@ -35,17 +34,15 @@ from spiral.evaluation.population import (
 )
 from spiral.games import load_game
 from spiral.launch.lifecycle import execute
-from spiral.launch.series import begin_or_resume, refuse_changed, refuse_used
+from spiral.launch.series import begin_or_resume, refuse_changed, refuse_used, save_series
 from spiral.policies.opponents import OpponentConfig
 from spiral.policies.registry import PolicyOptions, load_language_policy
 from spiral.policies.tables import TABLE, write_table
-from spiral.runs.population import POPULATION, read_population
+from spiral.runs.population import POPULATION, START, check_population, read_population, response_name
 from spiral.runs.recipe import Recipe
 from spiral.theory.mixture import mixture
 from spiral.theory.tree import Floats
 
-START = "start"
-"""The first policy: the recipe's model as it is."""
 MIXTURE = "mixture"
 """The name of a response's opponent."""
 
@@ -102,6 +99,8 @@ class Psro:
         self.tree = population_tree(self.game)
         self.members: list[Member] = []
         self.iterations: list[dict[str, Any]] = []
+        self.lock: Lock | None = None
+        """That of the directory, which this process must hold to save."""
 
     @property
     def arrays(self) -> list[Floats]:
@@ -126,19 +125,28 @@ class Psro:
         """
         file = self.path / POPULATION
         saved = read_population(self.path)
+        check_population(self.path, saved)
         refuse_changed(file, saved["recipe"], self.recipe, {"solver": self.solver}, saved)
-        self.members = [Member(**member) for member in saved["members"]]
-        self.iterations = list(saved["iterations"])
-        if any("shares_by_player" not in iteration for iteration in self.iterations):
+        if any("shares_by_player" not in iteration for iteration in saved["iterations"]):
             raise ValueError(
                 f"{file} was made by an earlier version, whose players had their shares in common; begin in another"
                 " --run-dir"
             )
+        self.members = [Member(**member) for member in saved["members"]]
+        actions = len(self.tree.infoset_A)
+        for member in self.members:
+            if len(member.probabilities) != actions:
+                raise ValueError(
+                    f"{file} is damaged: {member.name} has {len(member.probabilities)} probabilities, and the game"
+                    f" {actions} actions in all information states; put a good copy back, or begin in another --run-dir"
+                )
+        for member in self.members[1:]:  # the directory may have been moved since
+            member.model = f"{self.path / member.name}@{self.recipe.run.steps}"
+        self.iterations = list(saved["iterations"])
 
     def save(self) -> None:
         """Write everything to `psro.json`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(self.path / POPULATION, json.dumps(self.to_json() | {"recipe": self.recipe.model_dump()}))
+        save_series(self.path / POPULATION, self.to_json() | {"recipe": self.recipe.model_dump()}, self.lock)
 
     def to_json(self) -> dict[str, Any]:
         """The population and its iterations, as plain data."""
@@ -170,7 +178,7 @@ class Psro:
     def grow(self, found: Mapping[str, Any]) -> float:
         """Train a response to a meta-strategy and add it; return what it wins against the mixture."""
         number = len(self.members)
-        name = f"response-{number:03d}"
+        name = response_name(number)
         directory, file = self.path / name, self.path / f"{MIXTURE}-{number:03d}.json"
         mixed = self._mixture(found["shares_by_player"])
         write_table(file, self.game, self.tree, mixed)

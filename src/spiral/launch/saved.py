@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from spiral.core.steps import latest_checkpoint
-from spiral.runs.directory import RunDirectory, lasting_settings
+from spiral.runs.directory import WATCHING, RunDirectory, lasting_settings
 from spiral.runs.recipe import Recipe, validate_recipe
 from spiral.training.checkpoint import STATE
 
@@ -77,12 +77,18 @@ def changes(recipe: Recipe, path: Path) -> Iterator[tuple[str, str, object, obje
                 yield section, key, values.get(key), lasting[section].get(key)
 
 
-def with_opponents_of(recipe: Recipe, other: Recipe) -> Recipe:
-    """A recipe with the opponents of another one, in training and in evaluations."""
+def continued_as(recipe: Recipe, other: Recipe) -> Recipe:
+    """The recipe of a run with what another one may change of it.
+
+    These are the opponents, in training and in evaluations, and all settings that are not lasting
+    (`spiral.runs.directory.lasting_settings`) but the number of steps: processes, trackers, guards; and the path of the
+    model that it began with, which may have been moved.
+    """
+    changing = {**OPPONENTS, "model": ("path",), "run": WATCHING, "answer": ("guards",), "hardware": ("devices",)}
     sections = {
         section: getattr(recipe, section).model_copy(
             update={key: getattr(getattr(other, section), key) for key in keys}
         )
-        for section, keys in OPPONENTS.items()
+        for section, keys in changing.items()
     }
-    return recipe.model_copy(update={**sections, "opponent": other.opponent})
+    return recipe.model_copy(update={**sections, "opponent": other.opponent, "cluster": other.cluster})

@@ -5,12 +5,16 @@ Each keeps a file of what is done. Killed at any moment, the same command goes o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spiral.core.files import remove_unfinished, write_text_atomically
+from spiral.core.locks import Lock
 from spiral.launch.lifecycle import Run, resume, start
 from spiral.runs.directory import RunDirectory, lasting_settings
+from spiral.runs.lock import LOCK_FILES
 from spiral.runs.recipe import Recipe, validate_recipe
 
 
@@ -27,8 +31,27 @@ def refuse_used(file: Path, what: str) -> None:
     path = file.parent
     if file.exists():
         raise ValueError(f"{path} already holds a {what}; continue it with --resume, or choose another --run-dir")
-    if path.exists() and any(path.iterdir()):
+    if path.is_dir():
+        remove_unfinished(path)  # a kill may have left the file half written
+    if path.exists() and {entry.name for entry in path.iterdir()} - LOCK_FILES:
         raise ValueError(f"{path} is not empty; choose another --run-dir, or move its files away")
+
+
+def save_series(file: Path, values: Mapping[str, Any], lock: Lock | None) -> None:
+    """Write the file of a series.
+
+    Args:
+        file: The file.
+        values: What it holds.
+        lock: That of its directory, where this process holds it.
+
+    Raises:
+        LockLostError: Another process has taken the directory over.
+    """
+    if lock is not None:
+        lock.check()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(file, json.dumps(values))
 
 
 def refuse_changed(
@@ -63,6 +86,12 @@ def refuse_changed(
         )
 
 
-def begin_or_resume(recipe: Recipe, directory: Path) -> Run:
-    """Start a run of a recipe, or resume the one that a directory holds."""
-    return resume(directory) if RunDirectory(directory).begun() else start(recipe, directory)
+def begin_or_resume(recipe: Recipe, directory: Path, steps: int | None = None) -> Run:
+    """Start a run of a recipe, or resume the one that a directory holds with what the recipe may change of it.
+
+    Args:
+        recipe: The recipe.
+        directory: The run directory.
+        steps: The last step of a run that is resumed; None leaves the one that it has.
+    """
+    return resume(directory, steps, going_on=recipe) if RunDirectory(directory).begun() else start(recipe, directory)

@@ -1,4 +1,4 @@
-"""The lock on a run directory, which one process uses at a time."""
+"""The lock on a directory of a run, or of runs one after another, which one process uses at a time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from spiral.core.locks import BEAT_SECONDS, HeldError, Lock, Owner, acquire, holder
 
 RUN_LOCK = ".lock"
+LOCK_FILES = frozenset({RUN_LOCK, f"{RUN_LOCK}.owner"})
+"""What the lock leaves in a directory; a killed process leaves both."""
 
 
 class RunHeldError(ValueError):
@@ -16,13 +18,13 @@ class RunHeldError(ValueError):
 
 
 @contextlib.contextmanager
-def run_held(path: Path) -> Iterator[Lock]:
+def run_held(path: Path, what: str = "run") -> Iterator[Lock]:
     """Locks the run directory `path` for a `with` block, and creates it if it does not exist.
 
-    A directory in which nothing was written is left as it was found. Raises what `hold_run` raises.
+    A directory in which nothing was written is left as it was found. Arguments and errors are those of `hold_run`.
     """
     made = [directory for directory in (path, *path.absolute().parents) if not directory.exists()]
-    lock = hold_run(path)
+    lock = hold_run(path, what)
     try:
         yield lock
     finally:
@@ -31,8 +33,12 @@ def run_held(path: Path) -> Iterator[Lock]:
         lock.release()
 
 
-def hold_run(path: Path) -> Lock:
+def hold_run(path: Path, what: str = "run") -> Lock:
     """Locks a run directory, also if this process has locked it already; the caller releases the lock.
+
+    Args:
+        path: The directory.
+        what: "run", or the "population" or "league" that has several, for errors.
 
     Raises:
         RunHeldError: Another process, which the message names, has locked it.
@@ -45,7 +51,7 @@ def hold_run(path: Path) -> Lock:
         except FileNotFoundError:  # another process was refused its recipe, and has removed the directory
             continue
         except HeldError as error:
-            raise RunHeldError(_held(path, error)) from error
+            raise RunHeldError(_held(path, error, what)) from error
     raise RunHeldError(f"{path} is created and removed by other processes")
 
 
@@ -57,11 +63,11 @@ def run_owner(path: Path) -> Owner | None:
     return holder(path / RUN_LOCK)
 
 
-def _held(path: Path, error: HeldError) -> str:
+def _held(path: Path, error: HeldError, what: str) -> str:
     owner = error.owner
     if owner is None:
-        return f"another process uses the run in {path}; wait until it ends, or choose another --run-dir"
-    text = f"{owner} uses the run in {path} since {owner.since}"
+        return f"another process uses the {what} in {path}; wait until it ends, or choose another --run-dir"
+    text = f"{owner} uses the {what} in {path} since {owner.since}"
     advice = f"wait until it ends, or stop it there (kill {owner.pid})"
     if error.silent_seconds > 4 * BEAT_SECONDS:
         text += f", and has not updated its lock for {error.silent_seconds:.0f} s, so it may be suspended"
@@ -72,7 +78,7 @@ def _held(path: Path, error: HeldError) -> str:
 def _tidy(path: Path, made: list[Path]) -> None:
     """Removes a directory that holds only the lock, while it is held: a lock on a removed file protects nothing."""
     with contextlib.suppress(OSError):
-        if {entry.name for entry in path.iterdir()} <= {RUN_LOCK, f"{RUN_LOCK}.owner"}:
+        if {entry.name for entry in path.iterdir()} <= LOCK_FILES:
             (path / f"{RUN_LOCK}.owner").unlink(missing_ok=True)
             (path / RUN_LOCK).unlink()
             for directory in made:
