@@ -10,6 +10,7 @@ import pytest
 
 from spiral.games import IllegalActionError, load_game
 from spiral.games.adapters.textarena.catalog import PLAYABLE
+from spiral.games.adapters.textarena.engine import Position
 from spiral.games.adapters.textarena.game import MAX_CHARACTERS, TextArenaState
 from spiral.games.testing import check_game
 from spiral.policies import ScriptedPolicy, TurnReply
@@ -181,11 +182,22 @@ def test_talk_reaches_the_others_and_choices_are_made_for_each_of_them() -> None
 
 def test_a_long_message_does_not_hide_those_of_the_others():
     """TextArena hands the messages of a turn out in one of its own, which is cut where it is too long."""
-    state = after("PublicGoodsGame-v0", "{" + "blah " * 2000 + "}", "{I give ten.}", "{So do I.}")
+    state = after("PublicGoodsGame-v0", "{" + "blah " * 1000 + "}", "{I give ten.}", "{So do I.}")
     text = state.observation(1)
     assert re.search(r"\nPlayer 0: [blah ]+ \(cut\)\nPlayer 1: I give ten\.\nPlayer 2: So do I\.\n", text)
     assert text.count("blah") > 250, "what the others leave goes to the long one"
     assert len(text) < MAX_CHARACTERS + 500
+
+
+@pytest.mark.parametrize("part", ["[", "[0 ", "{", "a"])
+def test_what_textarena_would_read_for_minutes_is_refused_at_once(part, monkeypatch):
+    states = [start("SecretMafia-v0"), start("PublicGoodsGame-v0")]
+    monkeypatch.setattr(Position, "step", lambda *_: pytest.fail("TextArena was asked"))
+    assert [state.is_legal(part * 30_000) for state in states] == [False, False]
+
+
+def test_talk_may_be_long() -> None:
+    assert start("PublicGoodsGame-v0").is_legal("{" + "I give [10] of them. " * 190 + "}")
 
 
 def test_the_messages_of_many_players_are_cut_alike():

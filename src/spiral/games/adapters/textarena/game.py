@@ -32,6 +32,10 @@ NUM_DEALS = 10_000
 DEALS = tuple((str(seed), 1 / NUM_DEALS) for seed in range(NUM_DEALS))
 MAX_CHARACTERS = 6_000
 """Approximate maximum length of an observation."""
+MAX_ACTION = 20_000
+"""Maximum number of characters of a legal action."""
+MAX_BRACKETS = 200
+"""Maximum number of opening brackets of one kind in a legal action."""
 MAX_MESSAGE = 1_500
 """Maximum length of one message. Its longest lines are cut off, since some games quote a player in each line."""
 MAX_LINES = 100
@@ -269,7 +273,7 @@ class TextArenaState(State):
         return found
 
     def _attempt(self, action: str) -> tuple[str, Position] | None:
-        if not action.strip() or self.current_player < 0:
+        if not action.strip() or self.current_player < 0 or _takes_long(action):
             return None
         for listed in self._listed:
             if _bare(listed) == _bare(action):
@@ -287,6 +291,11 @@ class TextArenaState(State):
 
 
 _SEEDS = {name: int(name) for name, _ in DEALS}
+
+
+def _takes_long(action: str) -> bool:
+    """Whether TextArena's patterns, which take time quadratic in either number, may take minutes to read an action."""
+    return len(action) > MAX_ACTION or any(action.count(bracket) > MAX_BRACKETS for bracket in "[{(")
 
 
 def _cut(text: str) -> str:
