@@ -119,9 +119,9 @@ def test_a_rise_is_measured_from_the_lowest_and_not_from_the_first_steps(name, m
 
 
 def test_a_rise_from_next_to_nothing_is_none():
-    assert findings("entropy_rise", changed(entropy=0.01), changed(entropy=0.05)) == []
-    assert len(findings("entropy_rise", changed(entropy=0.0), changed(entropy=0.06))) == 1
-    assert findings("entropy_rise", changed(entropy=0.0), changed(entropy=0.06), least=0.1) == []
+    assert findings("entropy_rise", changed(entropy=0.05), changed(entropy=0.19)) == []
+    assert len(findings("entropy_rise", changed(entropy=0.05), changed(entropy=0.21))) == 1
+    assert findings("entropy_rise", changed(entropy=0.05), changed(entropy=0.21), least=0.2) == []
 
 
 def test_one_large_gradient_is_no_finding():
@@ -133,6 +133,13 @@ def test_thoughts_that_told_nothing_at_first_cannot_collapse():
     nothing = {GAME.key("thought_information", 1): 0.001}
     assert findings("template", FINE | nothing, FINE | {GAME.key("thought_information", 1): 0.0}) == []
     assert len(findings("template", FINE | nothing, changed(thought_information=0.0), least=0.0)) == 1
+
+
+def test_a_few_thoughts_among_many_replies_are_no_template():
+    rare = {GAME.key("thinking_empty", 1): 0.9}
+    assert findings("template", FINE | rare, changed(thought_information=0.0) | rare) == []
+    often = {GAME.key("thinking_empty", 1): 0.4}
+    assert len(findings("template", FINE | often, changed(thought_information=0.0) | often)) == 1
 
 
 def test_thresholds_are_options_and_states_are_metrics():

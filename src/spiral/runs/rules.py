@@ -143,14 +143,15 @@ class EntropyRiseRule(_ChangeRule):
     """A player's replies become more random again: the policy breaks up, often long before its results do.
 
     While a policy learns, its entropy falls or stays. The thresholds are how many times it is the lowest so far, and
-    nothing is judged before it has risen by `least` nats a token.
+    nothing is judged before it has risen by `least` nats a token: in healthy runs of the built-in models it rises by up
+    to 0.15 from a low point (experiments/guards).
     """
 
     metric = "entropy"
     reading = "{now:.3g} nats a token ({first:.3g} at the lowest)"
     name, advice = "rising entropy", "lower learner.learning_rate or loss.entropy_bonus, or raise loss.kl_coefficient"
 
-    def __init__(self, warn: float = 1.5, limit: float = 3.0, least: float = 0.05) -> None:
+    def __init__(self, warn: float = 1.5, limit: float = 3.0, least: float = 0.15) -> None:
         super().__init__(warn, limit)
         self.least = least
 
@@ -194,7 +195,8 @@ class TemplateRule(_ChangeRule):
     """A player's thoughts depend less on the prompt than at first: a template collapse.
 
     The thresholds are shares of the mutual information between prompt and thought in the first steps
-    (`spiral.core.information`), and nothing is judged where that was below `least` nats a token.
+    (`spiral.core.information`). Nothing is judged where that was below `least` nats a token, or where most replies had
+    no thought: the few that had one make a number, and no template.
     """
 
     metric = "thought_information"
@@ -204,6 +206,10 @@ class TemplateRule(_ChangeRule):
     def __init__(self, warn: float = 0.5, limit: float = 0.2, least: float = 0.02) -> None:
         super().__init__(warn, limit)
         self.least = least
+
+    def before(self, rows: Rows, key: str) -> float | None:  # noqa: D102
+        empty = _first(rows, key.removesuffix(self.metric) + "thinking_empty")
+        return None if empty is not None and empty > 0.5 else super().before(rows, key)
 
     def level(self, first: float, now: float) -> Level | None:  # noqa: D102
         return self.under(now / first) if first >= self.least else None
