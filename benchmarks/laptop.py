@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, nargs="+", default=[1, cores], help="of PyTorch (%(default)s)")
+    parser.add_argument("--no-compiled", action="store_true", help="leave compiled passes out")
     parser.add_argument(
         "--busy", choices=["both", "no", "yes"], default="both", help="beside busy processes (%(default)s)"
     )
@@ -119,7 +120,7 @@ def _ways(options: argparse.Namespace) -> list[Way]:
         if options.before:
             ways.append(Way(name=f"earlier checkout, {named}", source=options.before / "src", threads=threads))
         ways.append(Way(name=named, source=ROOT / "src", threads=threads))
-        if not options.whole:
+        if not (options.whole or options.no_compiled):
             compiled = ("--set", "model.compile=true")
             ways.append(Way(name=f"{named}, compiled", source=ROOT / "src", threads=threads, settings=compiled))
         if threads == 1:
