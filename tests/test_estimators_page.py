@@ -1,12 +1,12 @@
 """docs/estimators.md names every estimator and loss, its recipe lines are taken, and its table is the script's."""
 
-import importlib.util
 import re
 import tomllib
 
 import pytest
 
 from documents import ROOT, blocks
+from file_modules import module_of
 from made_up import new_episode, new_turn
 from spiral.core.storage import read_episodes
 from spiral.runs.recipe import validate_recipe
@@ -19,10 +19,7 @@ TEXT = (ROOT / PAGE).read_text(encoding="utf-8")
 
 def script():
     """The module experiments/estimators/table.py."""
-    spec = importlib.util.spec_from_file_location("estimator_table", ROOT / "experiments" / "estimators" / "table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(ROOT / "experiments" / "estimators" / "table.py")
 
 
 def rows(title):

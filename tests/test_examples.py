@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 import spiral
 import spiral.policies
+from file_modules import module_of
 
 KUHN = spiral.load_game("kuhn_poker")
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -20,13 +20,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def example(name: str) -> ModuleType:
     """A program of examples/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return module_of(EXAMPLES / f"{name}.py")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ import yaml
 
 import spiral
 from documents import BLOCK, NAMES, ROOT
+from file_modules import module_of
 
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
@@ -25,12 +25,7 @@ LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 @pytest.fixture(scope="module")
 def hook() -> ModuleType:
     """docs/_site/repository.py."""
-    spec = importlib.util.spec_from_file_location("repository_hook", ROOT / "docs" / "_site" / "repository.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(ROOT / "docs" / "_site" / "repository.py")
 
 
 def navigation(entries: list) -> list[str]:

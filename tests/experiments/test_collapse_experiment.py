@@ -1,6 +1,5 @@
 """Where self-play collapses: what the table reads off a policy and a run, worked out by hand."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 from arm_runs import made_up
+from file_modules import module_of
 from kuhn_runs import BOLD, PASSIVE, STATES, UNIFORM, make_run
 from spiral.experiments.sweep import jobs_of, load_sweep
 from spiral.experiments.tables import Results, Table, load_tables
@@ -28,10 +28,7 @@ HONEST = {
 @pytest.fixture(scope="module")
 def table():
     """The module experiments/collapse/table.py."""
-    spec = importlib.util.spec_from_file_location("collapse_table", FOLDER / "table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(FOLDER / "table.py")
 
 
 def opened_with(bet):

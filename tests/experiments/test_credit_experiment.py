@@ -1,12 +1,12 @@
 """The comparison of baselines on a model that thinks: what its table reads off a run."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from arm_runs import made_up
+from file_modules import module_of
 from spiral.core.records import Episode, Generation, Seat, Turn
 from spiral.core.storage import write_episodes
 from spiral.experiments.sweep import jobs_of, load_sweep
@@ -21,10 +21,7 @@ FOLDER = Path(__file__).parents[2] / "experiments/credit"
 @pytest.fixture(scope="module")
 def table():
     """The module experiments/credit/table.py."""
-    spec = importlib.util.spec_from_file_location("credit_table", FOLDER / "table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(FOLDER / "table.py")
 
 
 def test_arms_differ_in_baseline_and_pull_alone():

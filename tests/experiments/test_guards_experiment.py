@@ -1,10 +1,10 @@
 """A real collapse: guards see it ten steps before the result is gone, and a pull to the reference keeps the result."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
+from file_modules import module_of
 from spiral.core.metrics import Matchup
 from spiral.launch import execute, start
 from spiral.runs.directory import read_metrics
@@ -17,10 +17,7 @@ KUHN = [Matchup(game="kuhn_poker")]
 @pytest.fixture(scope="module")
 def table():
     """The module experiments/guards/table.py."""
-    spec = importlib.util.spec_from_file_location("guards_table", FOLDER / "table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(FOLDER / "table.py")
 
 
 def scored(*scores):

@@ -1,10 +1,10 @@
 """The numbers of the experiments in Kuhn poker: what they compute from a run's evaluations."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
+from file_modules import module_of
 from kuhn_runs import BOLD, PASSIVE, UNIFORM, make_run
 from spiral.experiments.sweep import jobs_of, load_sweep
 from spiral.experiments.tables import Results, load_tables
@@ -18,10 +18,7 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 @pytest.fixture(scope="module")
 def kuhn():
     """The module experiments/kuhn.py."""
-    spec = importlib.util.spec_from_file_location("kuhn_experiments", FOLDER / "kuhn.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(FOLDER / "kuhn.py")
 
 
 def test_distance_between_policies(kuhn):

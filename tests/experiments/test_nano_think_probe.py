@@ -1,11 +1,11 @@
 """The probe of thinking: what it learns from, what it counts, and that a started one goes on."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
+from file_modules import module_of
 from spiral.models.nano.tokenizer import build_tokenizer
 from spiral.models.nano_think.thought import thought, winning_actions, words
 
@@ -14,10 +14,7 @@ FOLDER = Path(__file__).parents[2] / "experiments/nano_think_probe"
 
 @pytest.fixture(scope="module")
 def probe():
-    spec = importlib.util.spec_from_file_location("probe", FOLDER / "probe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(FOLDER / "probe.py")
 
 
 def test_no_position_is_both_learned_and_held_out(probe):

@@ -1,11 +1,11 @@
 """The comparison of opponents: who trains against whom, and what the table reads off a run."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
 from arm_runs import made_up
+from file_modules import module_of
 from spiral.experiments.sweep import jobs_of, load_sweep
 from spiral.experiments.tables import Results, Table, load_tables
 from spiral.games import load_game
@@ -18,10 +18,7 @@ FOLDER = Path(__file__).parents[2] / "experiments/opponents"
 @pytest.fixture(scope="module")
 def table():
     """The module experiments/opponents/table.py."""
-    spec = importlib.util.spec_from_file_location("opponents_table", FOLDER / "table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(FOLDER / "table.py")
 
 
 def test_no_arm_trains_against_the_opponent_of_the_table(table):

@@ -1,10 +1,10 @@
 """The experiment with verifiable rewards: what it starts from can be made and trained."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 from commands import spiral
+from file_modules import module_of
 from spiral.runs.directory import read_metrics
 
 FOLDER = Path(__file__).parents[2] / "experiments/rlvr_small"
@@ -12,9 +12,7 @@ FOLDER = Path(__file__).parents[2] / "experiments/rlvr_small"
 
 def test_its_problems_and_its_start_can_be_made_and_trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
+    build = module_of(FOLDER / "build.py")
     monkeypatch.setattr(build, "SIZE", 300)
     build.main(Path("sums"), steps=2)
     rows = [json.loads(line) for line in Path("sums/sums.jsonl").read_text().splitlines()]

@@ -53,7 +53,7 @@ def test_a_run_goes_on_against_other_opponents(tmp_path):
     done(start(recipe("run.steps=2"), tmp_path))
     optimizer = checkpoint(tmp_path, 2, "training/optimizer.safetensors")
     other = recipe(*OTHERS, "run.steps=3")
-    run = resume(tmp_path, 3, going_on=other)
+    run = resume(tmp_path, 3, changed_recipe=other)
     kept = json.loads(checkpoint(tmp_path, 2, "state.json"))["recipe"]
     assert kept["selfplay"]["opponents"] == {"mirror": 1.0, "random": 1.0}
     assert checkpoint(tmp_path, 2, "training/optimizer.safetensors") == optimizer
@@ -83,19 +83,19 @@ def test_a_run_killed_between_its_new_recipe_and_the_checkpoint_goes_on(tmp_path
     with pytest.raises(ValueError, match=r"config\.toml was changed: selfplay\.opponents is .* in the last checkpoint"):
         resume(tmp_path)
     other = recipe("selfplay.opponents={mirror=1, random=1}")
-    resume(tmp_path, going_on=other).close()
+    resume(tmp_path, changed_recipe=other).close()
     assert saved_recipe(tmp_path).selfplay.opponents == {"mirror": 1.0, "random": 1.0}
 
     values["learner"]["epochs"] = 5
     (tmp_path / "config.toml").write_text(tomli_w.dumps(values))
     with pytest.raises(ValueError, match=r"config\.toml was changed: learner\.epochs is 5 in it and 1 in the last"):
-        resume(tmp_path, going_on=other)
+        resume(tmp_path, changed_recipe=other)
 
 
 def test_new_opponents_have_to_fit(tmp_path):
     done(start(recipe("run.steps=1"), tmp_path))
     with pytest.raises(ValueError, match=r"none of the opponents \{'minimax': 1\.0\} can play kuhn_poker"):
-        resume(tmp_path, 2, going_on=recipe("selfplay.opponents={minimax=1}"))
+        resume(tmp_path, 2, changed_recipe=recipe("selfplay.opponents={minimax=1}"))
     assert saved_recipe(tmp_path).selfplay.opponents == {"mirror": 1.0}
 
 

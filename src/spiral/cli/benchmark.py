@@ -95,11 +95,16 @@ def benchmark(
         )
         how = {"fresh": fresh, "regrade": regrade, "in_flight": in_flight}
         results, usage = _measured(model, asked, options, out, progress, **how)
+    about = {"model": model, "seed": seed, "protocol": protocol if samples is None else None}
+    _report(results, about, usage, as_json)
+
+
+def _report(results: list[dict[str, Any]], about: dict[str, Any], usage: dict[str, Any], as_json: bool) -> None:
+    """Prints the accuracy in one task, or those in several with their mean."""
     if len(results) == 1:
         result = {**{key: value for key, value in results[0].items() if key != "files"}, **usage}
         result["files"] = results[0]["files"]
     else:
-        about = {"model": model, "seed": seed, "protocol": protocol if samples is None else None}
         result = {**about, "mean": mean_accuracy(results), "tasks": results, **usage}
     if as_json:
         print_json(result)

@@ -65,16 +65,8 @@ def evaluate(
     for rules in single:
         if opponent is not None or theirs.given:
             raise ValueError(f"{rules.spec} is a game of one player; leave out --opponent")
-        _evaluate_alone(
-            model,
-            rules,
-            400 if episodes is None else episodes,
-            seed,
-            opt.policy_options(prompt, engine, alone=True),
-            in_flight,
-            out,
-            as_json,
-        )
+        count, options = 400 if episodes is None else episodes, opt.policy_options(prompt, engine, alone=True)
+        _evaluate_alone(model, rules, count, seed, options, in_flight, out, as_json)
         return
     if opponent is None:
         raise ValueError("Missing option '--opponent'; see `spiral evaluate --help`")
@@ -100,8 +92,12 @@ def evaluate(
             results.append({**_played(policy, other, rules, progress, **games), "files": str(directory.path)})
             used = endpoint_usage("model", policy) | endpoint_usage("opponent", other)
     _warn_of_cut_off(results, model, opponent)
+    _report(results, {"policy": model, "opponent": opponent, "seed": seed}, used, as_json)
+
+
+def _report(results: list[dict[str, Any]], about: dict[str, Any], used: dict[str, Any], as_json: bool) -> None:
+    """Prints the result of one game, or those of several with their mean."""
     if len(results) > 1:
-        about = {"policy": model, "opponent": opponent, "seed": seed}
         result = {**about, "mean": mean_rates(results), "games": results, **used}
     else:
         files = results[0].pop("files")

@@ -96,18 +96,9 @@ class ClusterCollector:
         self._vocabulary = vocabulary
         self._last_step = last_step
         self._sleep = sleep
-        # Enumerates the games and plays none, so that any policy will do.
-        placeholder = RandomPolicy()
-        self._matchmaker = Matchmaker(
-            placeholder, selfplay, seed, load_opponent=lambda _name, _game: placeholder, curriculum=curriculum
-        )
-        self._matchmaker.steps_ahead = cluster.steps_ahead
+        self._matchmaker = _new_matchmaker(selfplay, seed, cluster, curriculum)
         self._samples_per_step = selfplay.samples_per_step
-        self._queue = (
-            SampledQueue(selfplay, cluster.rollout_workers, in_order=cluster.schedule != "async")
-            if selfplay.samples_per_step
-            else GameQueue(selfplay.episodes_per_step, cluster.rollout_workers)
-        )
+        self._queue = _new_queue(selfplay, cluster)
         # One chunk that waits to begin and one that is ending, whose finished games leave room for others.
         self._max_assigned = selfplay.in_flight + 2 * self._queue.max_chunk_games
         self._metrics = _StepMetrics()
@@ -374,6 +365,23 @@ class ClusterCollector:
             return results, next((fault for fault in faults if fault is not None), None)
         except Exception as error:  # a record may be wrong in ways that no check foresees
             return [], f"it cannot be read: {type(error).__name__}: {error}"
+
+
+def _new_matchmaker(
+    selfplay: SelfPlayConfig, seed: int, cluster: ClusterConfig, curriculum: CurriculumConfig
+) -> Matchmaker:
+    """A matchmaker that lists the games of the steps and plays none, so that any policy will do."""
+    policy = RandomPolicy()
+    matchmaker = Matchmaker(policy, selfplay, seed, load_opponent=lambda _name, _game: policy, curriculum=curriculum)
+    matchmaker.steps_ahead = cluster.steps_ahead
+    return matchmaker
+
+
+def _new_queue(selfplay: SelfPlayConfig, cluster: ClusterConfig) -> GameQueue | SampledQueue:
+    """The queue for steps of a number of games, or of a number of turns to learn from."""
+    if selfplay.samples_per_step:
+        return SampledQueue(selfplay, cluster.rollout_workers, in_order=cluster.schedule != "async")
+    return GameQueue(selfplay.episodes_per_step, cluster.rollout_workers)
 
 
 class _StepMetrics:

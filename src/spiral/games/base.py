@@ -21,7 +21,7 @@ CHANCE = -1
 TERMINAL = -4
 
 MAX_SHOWN = 200
-"""Maximum number of characters of an illegal action that its error repeats."""
+"""Maximum number of characters of an action that an error, or the end of a game, repeats."""
 
 Style = Literal["full", "compact"]
 

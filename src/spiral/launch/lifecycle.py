@@ -178,7 +178,7 @@ def resume(
     steps: int | None = None,
     cluster: ClusterConfig | None = None,
     ready: Callable[[], None] = lambda: None,
-    going_on: Recipe | None = None,
+    changed_recipe: Recipe | None = None,
 ) -> Run:
     """Resumes a run from its last checkpoint; a run that has no checkpoint yet is started again.
 
@@ -187,8 +187,8 @@ def resume(
         steps: In place of the recipe's `run.steps`.
         cluster: In place of the recipe's `[cluster]`.
         ready: Called before the evaluation of a model that was not evaluated before training.
-        going_on: A recipe whose opponents, in training and in evaluations, processes, trackers and guards take the
-            place of the run's (`continued_as`). Opponents may have changed in `config.toml` too.
+        changed_recipe: A recipe whose opponents, in training and in evaluations, processes, trackers and guards take
+            the place of the run's (`continued_as`). Opponents may have changed in `config.toml` too.
 
     Raises:
         ValueError: There is no run, it is damaged, or new opponents do not fit it or this machine.
@@ -200,7 +200,7 @@ def resume(
         held.enter_context(run_held(path))
         directory = RunDirectory(path)
         directory.refuse_foreign()
-        recipe = saved_recipe(path, new_opponents=going_on is not None)
+        recipe = saved_recipe(path, new_opponents=changed_recipe is not None)
         checkpoint = latest_checkpoint(directory.checkpoints)
         if checkpoint is None and (directory.done_steps() or checkpoints_in(directory.checkpoints)):
             raise ValueError(_no_checkpoint(path))
@@ -214,11 +214,11 @@ def resume(
         if cluster is not None:
             hardware = recipe.hardware.model_copy(update={"devices": cluster.learner_workers})
             recipe = recipe.model_copy(update={"cluster": cluster, "hardware": hardware})
-        if going_on is not None:
-            recipe = continued_as(recipe, going_on)
+        if changed_recipe is not None:
+            recipe = continued_as(recipe, changed_recipe)
         if checkpoint is None:
             return start(recipe, path, ready)
-        against_others = going_on is not None and any(changes(recipe, path))
+        against_others = changed_recipe is not None and any(changes(recipe, path))
         if against_others:
             _check_fits(recipe)
         run = assemble(recipe, path, checkpoint)

@@ -94,4 +94,6 @@ def begin_or_resume(recipe: Recipe, directory: Path, steps: int | None = None) -
         directory: The run directory.
         steps: The last step of a run that is resumed; None leaves the one that it has.
     """
-    return resume(directory, steps, going_on=recipe) if RunDirectory(directory).begun() else start(recipe, directory)
+    if RunDirectory(directory).begun():
+        return resume(directory, steps, changed_recipe=recipe)
+    return start(recipe, directory)

@@ -29,7 +29,7 @@ def table_file(name: str) -> Path:
     """Return the file of a policy's name.
 
     Raises:
-        ValueError: It is that of a user who does not exist, such as "table:~nobody/mine.json".
+        ValueError: The path begins with the home directory of an unknown user, as "table:~nobody/mine.json" does.
     """
     try:
         return Path(name.removeprefix(TABLE)).expanduser()

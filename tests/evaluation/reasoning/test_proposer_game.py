@@ -103,7 +103,7 @@ def test_a_long_answer_and_one_of_several_lines_stay_on_their_own_line():
     lines = end.observation(0).splitlines()
     assert lines[-4] == "The choice was products 2."
     assert lines[-3].startswith("Problem 1: the answer 4 Problem 2: the answer 7 is right. is wrong; expected: ")
-    assert lines[-2].startswith(f"Problem 2: the answer {'9' * 200} is wrong; expected: ")
+    assert lines[-2].startswith(f"Problem 2: the answer {'9' * 200}... is wrong; expected: ")
     with pytest.raises(IllegalActionError, match=r"got action '9{200}[.]{3}' of player 1"):
         state.apply("9" * 10_001)
     with pytest.raises(IllegalActionError, match=r"got action '9{200}[.]{3}' of chance"):

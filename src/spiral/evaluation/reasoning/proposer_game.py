@@ -28,18 +28,17 @@ import importlib.util
 import json
 from typing import ClassVar
 
+from spiral.core.settings import shortened
 from spiral.evaluation.reasoning.levels import LEVELLED, LEVELS
 from spiral.evaluation.reasoning.problem_game import PREFIX, UNKNOWN, ProblemGame, is_answer
 from spiral.evaluation.reasoning.procedural import GYM
 from spiral.evaluation.reasoning.tasks import SOLVE
-from spiral.games.base import CHANCE, TERMINAL, Game, State, Style
+from spiral.games.base import CHANCE, MAX_SHOWN, TERMINAL, Game, State, Style
 from spiral.games.registry import load_game
 
 DEALS = 10_000
 PROBLEMS = range(2, 11)
 """One problem alone is solved or not, which would never pay the proposer."""
-MAX_SHOWN = 200
-"""Characters of an answer that the end of a game repeats."""
 CHOOSE = "Please reason step by step, and put your choice within \\boxed{}."
 
 
@@ -274,7 +273,7 @@ class SolvingState(State):
         source, lines = self.game.source(self.choice), [f"The choice was {self.choice}."]
         for number, (answer, right) in enumerate(zip(self.answers, self.graded(), strict=True)):
             wrong = f"wrong; expected: {source.problem(self.first + number).answer}"
-            shown = " ".join(answer.split())[:MAX_SHOWN]  # its lines could imitate those of other problems
+            shown = shortened(" ".join(answer.split()), MAX_SHOWN)  # its lines could imitate those of other problems
             lines.append(f"Problem {number + 1}: the answer {shown} is {'right' if right else wrong}.")
         proposer, solver = self.returns()
         return "\n".join([*lines, f"The proposer gets {proposer:.3g}, the solver {solver:.3g}."])
