@@ -106,11 +106,12 @@ def _measured(options: argparse.Namespace, loaded: bool) -> list[Row]:
                     **(_results(steps) if options.whole else {}),
                 }
             )
+            print("  " + ", ".join(f"{name} {value}" for name, value in list(rows[-1].items())[3:]), flush=True)
     return rows
 
 
 def _ways(options: argparse.Namespace) -> list[Way]:
-    """What is measured; compiled passes only in short runs, since compiling takes a minute of each.
+    """What is measured. Whole runs are as `make train` makes them, by threads; the other ways are tried in short ones.
 
     A sampler beside the learner plays the next step's games with the weights from before the update.
     """
@@ -120,7 +121,9 @@ def _ways(options: argparse.Namespace) -> list[Way]:
         if options.before:
             ways.append(Way(name=f"earlier checkout, {named}", source=options.before / "src", threads=threads))
         ways.append(Way(name=named, source=ROOT / "src", threads=threads))
-        if not (options.whole or options.no_compiled):
+        if options.whole:
+            continue
+        if not options.no_compiled:
             compiled = ("--set", "model.compile=true")
             ways.append(Way(name=f"{named}, compiled", source=ROOT / "src", threads=threads, settings=compiled))
         if threads == 1:
