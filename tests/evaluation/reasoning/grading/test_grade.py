@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cpu_time import computing
 from spiral.evaluation.reasoning import Grade, grade, grade_reply
 from spiral.evaluation.reasoning.grading.choices import chosen
 from spiral.evaluation.reasoning.grading.extraction import find_answer
@@ -147,9 +148,9 @@ HOSTILE = {
 @pytest.mark.parametrize("answer", ["5", r"\frac{1}{2}", "1,-2", "(1,2)", r"x^2+1", r"\text{even}", "0.5", "4.5e33"])
 def test_hostile_replies_are_wrong_at_once(kind, answer):
     assert grade_reply(f"\\boxed{{{answer}}}", answer).correct  # imports what this kind of answer needs
-    start = time.process_time()
-    assert grade_reply(HOSTILE[kind], answer).correct is False
-    assert time.process_time() - start < 1.0
+    with computing() as seconds:
+        assert grade_reply(HOSTILE[kind], answer).correct is False
+        assert seconds() < 1.0
 
 
 def test_a_very_long_box_is_only_compared_as_text():
