@@ -71,6 +71,15 @@ def test_scripted_players_and_what_people_see():
     assert "significant at 5% after Holm's correction" in result.out
 
 
+def test_games_of_three_players_are_counted_by_deals_of_three():
+    result = spiral("compare", "random", "random", "--game", "multi_kuhn", "--json").json
+    assert [(row["n"], row["difference"]) for row in result["rows"]] == [(134, 0.0), (134, 0.0)]
+    # Among three random players each wins as often, whoever of them is asked about.
+    assert 0.25 < result["rows"][0]["a"] < 0.6
+    said = refused("compare", "random", "random", "--game", "multi_kuhn", "--episodes", "4")
+    assert "got --episodes 4; expected a multiple of the 3 players of multi_kuhn" in said
+
+
 def test_a_run_decides_what_is_evaluated(tmp_path):
     run = tmp_path / "run"
     shutil.copytree(NANO_DIRECTORY, run / "checkpoints" / "step-000007")

@@ -1,6 +1,7 @@
 """Two models side by side: paired differences computed by hand, and significance."""
 
 import csv
+import dataclasses
 import io
 
 import pytest
@@ -17,6 +18,7 @@ from spiral.evaluation.comparison import (
     to_markdown,
 )
 from spiral.evaluation.exploitability import evaluate_exploitability
+from spiral.evaluation.group_comparison import group_game_rows
 from spiral.evaluation.reasoning.runner import Attempt
 from spiral.evaluation.statistics import Estimate
 from spiral.games import load_game
@@ -52,6 +54,25 @@ def test_scores_by_pairs_of_games():
     assert (score.measure, score.n, score.better) == ("g against o: score", 2, "higher")
     assert (score.a.value, score.b.value, score.difference.value) == (0.5, 0.875, 0.375)
     assert (illegal.a.value, illegal.b.value, illegal.better) == (0.0, 0.0, "lower")
+
+
+def test_the_model_is_each_of_more_than_two_players():
+    def deal(seed, *scores):
+        """A deal of a game of four: what the model gets as player 0, 1, 2 and 3; the others get the rest."""
+        for player, score in enumerate(scores):
+            returns = tuple(score if other == player else -score / 3 for other in range(4))
+            seats = tuple(Seat(policy="a" if other == player else "b", trainable=False) for other in range(4))
+            yield Episode(game="g", seed=seed, seats=seats, turns=(), returns=returns, outcome="finished")
+
+    always, once = [*deal(1, 1, 1, 1, 1), *deal(2, 1, 1, 1, 1)], [*deal(1, -1, -1, -1, 1), *deal(2, -1, -1, -1, -1)]
+    score, illegal = game_rows("g", "o", always, once)
+    assert (score.n, score.a.value, score.b.value) == (2, 1.0, 0.125)
+    assert illegal.difference.value == 0
+    group = group_game_rows("g", "o", [always], [once])[0]
+    assert (group.items.n, group.runs_a, group.runs_b) == (2, (1.0,), (0.125,))
+    # A deal that was not played as every player is left out whole.
+    broken = [*once[:6], dataclasses.replace(once[6], outcome="not_played"), *once[7:]]
+    assert [row.n for row in game_rows("g", "o", always, broken)] == [1, 1]
 
 
 def test_a_single_pair_has_an_interval_but_no_test():

@@ -51,7 +51,10 @@ class GameOptions:
 
     game: Annotated[Names, typer.Option(help="Play it against every opponent; may be repeated.")] = None
     opponent: Annotated[Names, typer.Option(help="May be repeated; random if left out.")] = None
-    episodes: Annotated[int, typer.Option(help="Games against each opponent, an even number.")] = 400
+    episodes: Annotated[
+        int | None,
+        typer.Option(help="Games against each opponent, a multiple of the game's players. Default: 400, rounded up."),
+    ] = None
     exploitability: Annotated[Names, typer.Option(help="A game with exact theory; may be repeated.")] = None
 
 
@@ -78,6 +81,7 @@ class Plan:
     games: Sequence[tuple[str, str]]
     """Pairs of a game and an opponent."""
     episodes: int
+    """Games against each opponent, rounded up to a multiple of the game's players."""
     exploitability: Sequence[str]
     benchmarks: Sequence[Benchmark]
     seed: int
@@ -121,7 +125,6 @@ def compare(
     from spiral.policies.opponents import opponent_model
     from spiral.policies.registry import check_policy_name, is_language_model
 
-    opt.check_episodes(games.episodes)
     groups = None
     if group:
         if a is not None:
@@ -131,13 +134,14 @@ def compare(
     if a is None or b is None:
         raise ValueError("got fewer than two models; expected A and B, or --group NAME=RUN,RUN twice")
     pairs, exact = _chosen_games(a, b, games, problems.task)
+    opt.check_episodes([load_game(spec) for spec, _ in pairs], games.episodes)
     for each in groups or ():
         for model in each.models:
             check_policy_name(model)
         check_group(each)
     plan = Plan(
         games=pairs,
-        episodes=games.episodes,
+        episodes=400 if games.episodes is None else games.episodes,
         exploitability=exact,
         benchmarks=_benchmarks(problems, seed),
         seed=seed,
@@ -395,7 +399,7 @@ def _games(
 ) -> dict[str, Any]:
     """The episodes of every game against every opponent, by "GAME against OPPONENT"."""
     from spiral.core.policy import NotPlayedError
-    from spiral.evaluation.arena import evaluate_games, games_directory
+    from spiral.evaluation.arena import evaluate_games, games_directory, rounded_up
     from spiral.policies.registry import load_policy
 
     found: dict[str, Any] = {}
@@ -404,9 +408,10 @@ def _games(
         player: Policy = language or load_policy(name, rules, options)
         progress.stage(f"loading {other}")
         opponent = opponents(other, rules)
-        games: dict[str, Any] = {"episodes": plan.episodes, "seed": plan.seed}
+        episodes = rounded_up(plan.episodes, rules.num_players)
+        games: dict[str, Any] = {"episodes": episodes, "seed": plan.seed}
         directory = games_directory(player, opponent, rules, out=plan.out, **games)
-        progress.stage(f"{name}: {spec} against {other}", plan.episodes, "games")
+        progress.stage(f"{name}: {spec} against {other}", episodes, "games")
         how: dict[str, Any] = {"in_flight": plan.in_flight, "directory": directory, "reuse": not plan.fresh}
         try:
             result, found[f"{spec} against {other}"] = evaluate_games(
@@ -511,5 +516,5 @@ def _print_rows(rows: Sequence[Row], a: str, b: str, files: Path) -> None:
         table.add_row(row.measure, str(row.n), estimate_text(row.a), estimate_text(row.b), difference, p_value)
     console = wide_console()
     console.print(table)
-    console.print("n: pairs of games, information states or problems. *: significant at 5% after Holm's correction.")
+    console.print("n: deals, information states or problems. *: significant at 5% after Holm's correction.")
     console.print(f"Markdown, CSV and JSON: {shlex.quote(shown_path(files))}", soft_wrap=True)

@@ -177,7 +177,7 @@ def print_groups(groups: tuple[Group, Group], rows: Sequence[GroupRow], files: P
     console.print(table)
     console.print(
         "Brackets: 95% intervals over runs (Student's, Welch's for differences; none for one run or runs that do not"
-        " differ). over items: the interval of the difference over pairs of games or problems, each averaged over the"
+        " differ). over items: the interval of the difference over deals or problems, each averaged over the"
         " runs. *: significant at 5% over items after Holm's correction.",
         soft_wrap=True,
     )

@@ -70,7 +70,7 @@ def evaluate(
         return
     if opponent is None:
         raise ValueError("Missing option '--opponent'; see `spiral evaluate --help`")
-    _check_episodes([*specs.values()], episodes)
+    opt.check_episodes([*specs.values()], episodes)
     from spiral.evaluation.arena import games_directory, rounded_up  # loads torch
     from spiral.policies.registry import is_language_model, load_policy
     from spiral.policies.scripted import is_scripted
@@ -109,20 +109,6 @@ def _report(results: list[dict[str, Any]], about: dict[str, Any], used: dict[str
     else:
         _print_rates(result)
         print(f"Every game: {shown_path(Path(result['files']))}")
-
-
-def _check_episodes(games: Sequence[Game], episodes: int | None) -> None:
-    """Raises `ValueError` for a number of games in which MODEL cannot be every player equally often."""
-    for rules in games:
-        players = rules.num_players
-        if episodes is None or (episodes >= players and episodes % players == 0):
-            continue
-        if players == 2:
-            opt.check_episodes(episodes)
-        raise ValueError(
-            f"got --episodes {episodes}; expected a multiple of the {players} players of {rules.spec}, such as"
-            f" {-(-max(episodes, 1) // players) * players}, since MODEL is each of them in turn"
-        )
 
 
 class _Loaded:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 if TYPE_CHECKING:
+    from spiral.games import Game as Rules
     from spiral.policies.registry import PolicyOptions
 
 Model = Annotated[
@@ -292,9 +293,18 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
-def check_episodes(episodes: int) -> None:
-    """Raises `ValueError` for a number of games that cannot be shared evenly between the players."""
-    if episodes < 2 or episodes % 2:
+def check_episodes(games: Sequence[Rules], episodes: int | None) -> None:
+    """Raises `ValueError` for a number of games in which MODEL cannot be every player equally often."""
+    for rules in games:
+        players = rules.num_players
+        if episodes is None or (episodes >= players and episodes % players == 0):
+            continue
+        if players == 2:
+            raise ValueError(
+                f"got --episodes {episodes}; expected an even number of at least 2, half as player 0 and half as"
+                " player 1"
+            )
         raise ValueError(
-            f"got --episodes {episodes}; expected an even number of at least 2, half as player 0 and half as player 1"
+            f"got --episodes {episodes}; expected a multiple of the {players} players of {rules.spec}, such as"
+            f" {-(-max(episodes, 1) // players) * players}, since MODEL is each of them in turn"
         )

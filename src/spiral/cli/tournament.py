@@ -67,7 +67,7 @@ def tournament(
     players = history(Path(run), most) if run is not None else models
     games = [load_game(spec) for spec in dict.fromkeys(game or _trained_games(run))]
     check_field(players)
-    opt.check_episodes(episodes)
+    opt.check_episodes([rules for rules in games if rules.num_players == 2], episodes)  # others are refused below
     from spiral.evaluation.tournament import PolicyCache, check_players  # loads torch
     from spiral.evaluation.tournament_files import open_directory
     from spiral.policies.registry import is_language_model, load_policy, model_card

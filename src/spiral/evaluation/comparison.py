@@ -1,7 +1,7 @@
 """Two models side by side, as a table for a paper.
 
 Both were evaluated on the same games (seeds, deals, players, opponents) and the same problems, so every difference is
-paired: its interval is over pairs of games or over problems, and its p-value comes from sign flips
+paired: its interval is over deals or over problems, and its p-value comes from sign flips
 (`statistics.paired_difference`). If all pairs have the same difference, the interval still has a width. P-values are
 corrected for the number of rows after Holm (1979) before any is called significant. Exact exploitability has no
 sampling error and so no test; sampled exploitability has the interval of a difference of independent estimates (Zou and
@@ -17,6 +17,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +44,7 @@ class Row:
     measure: str
     better: Literal["higher", "lower"]
     n: int
-    """Number of observations: pairs of games, problems, or information states."""
+    """Number of observations: deals, problems, or information states."""
     a: Estimate
     b: Estimate
     difference: Estimate
@@ -65,39 +66,45 @@ class Row:
 
 
 def game_rows(game: str, opponent: str, a: Sequence[Episode], b: Sequence[Episode]) -> list[Row]:
-    """Score (a win is 1, a draw 1/2) and illegal moves against one opponent, over pairs of games.
+    """Score (a win is 1, a draw 1/2) and illegal moves against one opponent, over deals.
 
-    `a` and `b` hold the games of `paired_matches` with the same seed. A pair with a game that was not played is left
-    out; if no pair remains there are no rows. Raises `ValueError` if the seeds differ.
+    `a` and `b` hold the games of `paired_matches` with the same seed. A deal with a game that was not played is left
+    out; if none remains there are no rows. Raises `ValueError` if the seeds differ.
     """
     against = f"{game} against {opponent}"
     return [
-        paired_row("games", f"{against}: {what}", better, mine, theirs, 2)
-        for what, better, (mine, theirs) in pair_shares(against, (a, b))
+        paired_row("games", f"{against}: {what}", better, mine, theirs, num_players(a))
+        for what, better, (mine, theirs) in deal_shares(against, (a, b))
     ]
 
 
-def pair_shares(
+def num_players(episodes: Sequence[Episode]) -> int:
+    """Players of a game, and so games of each deal: the model is each player in turn."""
+    return len(episodes[0].seats)
+
+
+def deal_shares(
     against: str, runs: Sequence[Sequence[Episode]]
 ) -> list[tuple[str, Literal["higher", "lower"], list[list[float]]]]:
-    """Score and illegal moves of several models in the same games: what it is, what is better, and [models, pairs].
+    """Score and illegal moves of several models in the same games: what it is, what is better, and [models, deals].
 
-    Pairs of games that some model has not played are left out; if no pair remains the list is empty. Raises
+    Deals that some model has not played as every player are left out; if none remains the list is empty. Raises
     `ValueError` if the seeds differ.
     """
     seeds = [[episode.seed for episode in episodes] for episodes in runs]
     if any(each != seeds[0] for each in seeds):
         raise ValueError(f"the games of {against} have different seeds; evaluate all models again")
+    players = num_players(runs[0])
     kept = [
-        first
-        for first in range(0, len(seeds[0]), 2)
-        if all(each.outcome != "not_played" for episodes in runs for each in episodes[first : first + 2])
+        slice(first, first + players)
+        for first in range(0, len(seeds[0]), players)
+        if all(each.outcome != "not_played" for episodes in runs for each in episodes[first : first + players])
     ]
     if not kept:
         return []
     return [
-        ("score", "higher", [_by_pair(episodes, kept, _score) for episodes in runs]),
-        ("illegal", "lower", [_by_pair(episodes, kept, _illegal) for episodes in runs]),
+        ("score", "higher", [_by_deal(episodes, kept, _score) for episodes in runs]),
+        ("illegal", "lower", [_by_deal(episodes, kept, _illegal) for episodes in runs]),
     ]
 
 
@@ -180,7 +187,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 def paired_row(
     kind: Kind, measure: str, better: Literal["higher", "lower"], a: Sequence[float], b: Sequence[float], size: int
 ) -> Row:
-    """A row of shares of pairs or problems, each over `size` games or samples; with a single one there is no test."""
+    """A row of shares of deals or problems, each over `size` games or samples; with a single one there is no test."""
     difference: Estimate
     p_value = None
     if len(a) == 1:
@@ -200,11 +207,11 @@ def paired_row(
     )
 
 
-def _by_pair(
-    episodes: Sequence[Episode], kept: Sequence[int], quantity: Callable[[Episode, int], float]
+def _by_deal(
+    episodes: Sequence[Episode], deals: Sequence[slice], quantity: Callable[[Episode, int], float]
 ) -> list[float]:
-    """The mean of a quantity over both games of each pair; the model is player 0 in the first, 1 in the second."""
-    return [(quantity(episodes[first], 0) + quantity(episodes[first + 1], 1)) / 2 for first in kept]
+    """The mean of a quantity over the games of each deal, in which the model is player 0, 1 and so on."""
+    return [fmean(quantity(episode, player) for player, episode in enumerate(episodes[deal])) for deal in deals]
 
 
 def _score(episode: Episode, player: int) -> float:

@@ -19,8 +19,15 @@ from typing import Any
 import numpy as np
 
 from spiral.core.records import Episode
-from spiral.evaluation.comparison import Row, corrected, estimate_text, exploitability_row, paired_row
-from spiral.evaluation.comparison import pair_shares as shares_of_pairs
+from spiral.evaluation.comparison import (
+    Row,
+    corrected,
+    deal_shares,
+    estimate_text,
+    exploitability_row,
+    num_players,
+    paired_row,
+)
 from spiral.evaluation.comparison import problem_shares as shares_of_problems
 from spiral.evaluation.reasoning.runner import Attempt
 from spiral.evaluation.statistics import Estimate, mean_interval, student_95
@@ -89,12 +96,12 @@ def group_game_rows(
 ) -> list[GroupRow]:
     """Score and illegal moves against one opponent, from the games of every run of both groups.
 
-    All have the same seeds, and pairs of games that some run has not played are left out. Raises `ValueError` if the
-    seeds differ.
+    All have the same seeds, and deals that some run has not played as every player are left out. Raises `ValueError` if
+    the seeds differ.
     """
-    shares = shares_of_pairs(f"{game} against {opponent}", [*a, *b])
+    shares, players = deal_shares(f"{game} against {opponent}", [*a, *b]), num_players(a[0])
     return [
-        _row("games", f"{game} against {opponent}: {what}", better, values[: len(a)], values[len(a) :], 2)
+        _row("games", f"{game} against {opponent}: {what}", better, values[: len(a)], values[len(a) :], players)
         for what, better, values in shares
     ]
 
