@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from spiral.cli.app import main
 from spiral.games import load_game
-from spiral.games.failures import UserCodeError
+from spiral.games.failures import UserCodeError, find_game_failure
 from spiral.inference.sampling import SamplingConfig
 from spiral.inference.transformers import TransformersPolicy
 from spiral.policies.scripted import RandomPolicy
@@ -158,6 +160,27 @@ def test_commands_name_the_game_and_exit_with_1(capsys, tmp_path):
     assert error.count("\n") == 1
     assert "game tests.broken_game:Broken(fault=apply) failed in apply: KeyError: 'boom'" in error
     assert "a bug in spiral" not in error
+
+
+@dataclasses.dataclass(frozen=True)
+class Choosy(Broken):
+    """Refuses all parameters, in a method that `__post_init__` calls."""
+
+    def __post_init__(self):
+        self.check()
+
+    def check(self):
+        raise ValueError("expected another game")
+
+
+def test_a_game_that_refuses_its_parameters_has_not_failed(capsys):
+    with pytest.raises(ValueError, match="expected another game") as caught:
+        Choosy(fault="none")
+    assert find_game_failure(caught.value) is None
+    assert main(["evaluate", "random", "--game", "problems/aime24"]) == 2
+    said = capsys.readouterr().err
+    assert "the game's code failed" not in said
+    assert "aime24" in said
 
 
 def test_training_keeps_the_steps_that_are_done_and_says_how_to_go_on(capsys, tmp_path):

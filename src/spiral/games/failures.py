@@ -35,7 +35,7 @@ def describe_error(error: BaseException) -> str:
     return f"{named} ({Path(last.filename).name}, line {last.lineno}, in {last.name})"
 
 
-OWN_PACKAGE = "spiral.games."
+OWN_PACKAGE = "spiral."
 
 
 class GameError(UserCodeError):
@@ -52,7 +52,7 @@ class GameFailure:
 
     @property
     def native(self) -> bool:
-        """Whether the game is one of spiral's own, adapters included."""
+        """Whether the game is one of spiral's own, adapters and problem games included."""
         return type(self.owner).__module__.startswith(OWN_PACKAGE)
 
     @property
@@ -66,13 +66,17 @@ class GameFailure:
 def find_game_failure(error: BaseException) -> GameFailure | None:
     """Return the game's method that raised an exception; None when no game raised it.
 
-    A game that refuses its parameters in `__post_init__` has not failed.
+    A game that refuses its parameters in `__post_init__`, or in what that calls, has not failed.
     """
     trace = error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
         owner = frame.f_locals.get("self")
-        if isinstance(owner, State | Game) and not frame.f_code.co_name.startswith("__"):
-            return GameFailure(owner=owner, method=frame.f_code.co_name, error=error)
+        method = frame.f_code.co_name
+        if isinstance(owner, State | Game):
+            if method in ("__init__", "__post_init__"):
+                return None
+            if not method.startswith("__"):
+                return GameFailure(owner=owner, method=method, error=error)
         trace = trace.tb_next
     return None
