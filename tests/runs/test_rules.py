@@ -121,7 +121,7 @@ def test_a_rise_is_measured_from_the_lowest_and_not_from_the_first_steps(name, m
 def test_a_rise_from_next_to_nothing_is_none():
     assert findings("entropy_rise", changed(entropy=0.05), changed(entropy=0.19)) == []
     assert len(findings("entropy_rise", changed(entropy=0.05), changed(entropy=0.21))) == 1
-    assert findings("entropy_rise", changed(entropy=0.05), changed(entropy=0.21), least=0.2) == []
+    assert findings("entropy_rise", changed(entropy=0.05), changed(entropy=0.21), min_rise=0.2) == []
 
 
 def test_one_large_gradient_is_no_finding():
@@ -132,7 +132,7 @@ def test_one_large_gradient_is_no_finding():
 def test_thoughts_that_told_nothing_at_first_cannot_collapse():
     nothing = {GAME.key("thought_information", 1): 0.001}
     assert findings("template", FINE | nothing, FINE | {GAME.key("thought_information", 1): 0.0}) == []
-    assert len(findings("template", FINE | nothing, changed(thought_information=0.0), least=0.0)) == 1
+    assert len(findings("template", FINE | nothing, changed(thought_information=0.0), min_information=0.0)) == 1
 
 
 def test_a_few_thoughts_among_many_replies_are_no_template():
@@ -151,5 +151,34 @@ def test_thresholds_are_options_and_states_are_metrics():
     assert states[9] == {"guard/illegal": 0.0, "guard/seats": 0.0}
     assert [state["guard/illegal"] for state in states[10:]][-1] == 2.0
     assert {state["guard/seats"] for state in states} == {0.0}
-    with pytest.raises(ValueError, match=r"guard 'seats' cannot be made: .*limit is -1; expected a number from 0"):
-        Guards.from_names(["seats"], {"seats": {"limit": -1}})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("seats", {"limit": -1}, "limit is -1; expected a number from 0"),
+        ("seats", {"warn": float("nan")}, "warn is nan; expected a number from 0"),
+        ("seats", {"warn": 0.99}, "warn is 0.99 and limit 0.97; expected a warn of at most the limit, so set both"),
+        ("entropy", {"warn": 0.01}, "warn is 0.01 and limit 0.05; expected a warn of at least the limit, so set both"),
+        ("entropy_rise", {"min_rise": "x"}, "min_rise is 'x'; expected a number from 0"),
+        ("template", {"min_information": -1}, "min_information is -1; expected a number from 0"),
+        ("anchor", {"opponent": 3}, "opponent is 3; expected the name of one of evaluation.opponents"),
+    ],
+)
+def test_options_that_no_rule_can_have(name, options, words):
+    with pytest.raises(ValueError, match=f"guard '{name}' cannot be made: ") as refused:
+        Guards.from_names([name], {name: options})
+    assert words in str(refused.value)
+
+
+def test_an_anchor_needs_results_to_compare():
+    def refused(*settings):
+        with pytest.raises(ValueError, match=r"run\.guards: the guard 'anchor'") as error:
+            load_recipe("nano", ["run.guards=['anchor']", *settings])
+        return str(error.value)
+
+    assert "and evaluation.opponents has minimax; add it there" in refused("evaluation.opponents=['minimax']")
+    assert "looks at games against 'equilibrium'" in refused("run.guard_options={anchor = {opponent = 'equilibrium'}}")
+    assert "set evaluation.every" in refused("evaluation.every=0")
+    assert "set evaluation.games" in refused("evaluation.games=[]")
+    load_recipe("nano", ["run.guards=['anchor']", "run.guard_options={anchor = {opponent = 'minimax'}}"])

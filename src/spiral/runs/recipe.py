@@ -43,6 +43,7 @@ from spiral.runs.cluster import WEIGHT_TRANSPORTS, ClusterConfig
 from spiral.runs.guards import Guards
 from spiral.runs.hardware import HardwareConfig
 from spiral.runs.overrides import TABLES, with_overrides, written_list
+from spiral.runs.rules import ANCHOR
 from spiral.runs.trackers import find_tracker
 from spiral.text import PromptConfig
 from spiral.training.advantages import ESTIMATORS, GROUP_ESTIMATORS, CreditConfig, load_estimator
@@ -364,6 +365,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "answer.anchor", partial(_check_anchor, recipe)
     for name in run.guards:
         yield "run.guards", partial(Guards.from_names, [name], run.guard_options)
+    yield "run.guards", partial(_check_anchor_results, recipe)
 
 
 def _check_policy(name: str, others: Sequence[str] = ()) -> None:
@@ -426,6 +428,21 @@ def _check_anchor(recipe: Recipe) -> None:
     for spec, game in ((spec, load_game(spec)) for spec in recipe.selfplay.games if "anchor" in answers):
         if game.num_players > 1 and not can_play(name, game):
             raise ValueError(f"{name!r} cannot play {spec!r}; set answer.anchor to 'random'")
+
+
+def _check_anchor_results(recipe: Recipe) -> None:
+    """Raises `ValueError` for a guard "anchor" that would get no results to compare."""
+    if "anchor" not in recipe.run.guards:
+        return
+    name, evaluation = recipe.run.guard_options.get("anchor", {}).get("opponent", ANCHOR), recipe.evaluation
+    if name not in evaluation.opponents:
+        raise ValueError(
+            f"the guard 'anchor' looks at games against {name!r}, and evaluation.opponents has"
+            f" {', '.join(evaluation.opponents) or 'none'}; add it there, or set run.guard_options.anchor.opponent"
+        )
+    if not evaluation.games or not evaluation.every:
+        setting = "evaluation.games" if evaluation.every else "evaluation.every"
+        raise ValueError(f"the guard 'anchor' compares evaluations during training; set {setting}")
 
 
 def _check_evaluated(spec: str) -> None:

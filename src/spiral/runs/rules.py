@@ -16,18 +16,23 @@ from spiral.evaluation.statistics import wilson
 from spiral.runs.findings import Finding, Level, Rows
 from spiral.runs.health import MIN_STEPS, PlayerRecord, judged_players, numbers_of, tail_of
 
+ANCHOR = "random"
+"""The opponent that the rule "anchor" looks at."""
+
 
 class _Rule:
     """Two thresholds of one number, and the advice that ends a message."""
 
     name: str
     advice: str
+    falls = False
+    """Whether a small number is bad, not a large one."""
 
     def __init__(self, warn: float, limit: float) -> None:
-        for setting, value in (("warn", warn), ("limit", limit)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise ValueError(f"{setting} is {value!r}; expected a number from 0")
-        self.warn, self.limit = float(warn), float(limit)
+        self.warn, self.limit = _number("warn", warn), _number("limit", limit)
+        if (self.warn < self.limit) if self.falls else (self.warn > self.limit):
+            wanted = "at least" if self.falls else "at most"
+            raise ValueError(f"warn is {warn} and limit {limit}; expected a warn of {wanted} the limit, so set both")
 
     def over(self, value: float) -> Level | None:
         """The state of a number that is bad when it is large."""
@@ -128,6 +133,7 @@ class ThoughtsRule(_ChangeRule):
 class EntropyRule(_ChangeRule):
     """A player's replies are nearly determined. The thresholds are shares of the entropy in the first steps."""
 
+    falls = True
     metric = "entropy"
     reading = "{now:.3g} nats a token ({first:.3g} at first)"
     name, advice = "entropy", "raise loss.entropy_bonus or loss.kl_coefficient, or lower learner.learning_rate"
@@ -143,23 +149,23 @@ class EntropyRiseRule(_ChangeRule):
     """A player's replies become more random again: the policy breaks up, often long before its results do.
 
     While a policy learns, its entropy falls or stays. The thresholds are how many times it is the lowest so far, and
-    nothing is judged before it has risen by `least` nats a token: in healthy runs of the built-in models it rises by up
-    to 0.15 from a low point (experiments/guards).
+    nothing is judged before it has risen by `min_rise` nats a token: in healthy runs of the built-in models it rises by
+    up to 0.15 from a low point (experiments/guards).
     """
 
     metric = "entropy"
     reading = "{now:.3g} nats a token ({first:.3g} at the lowest)"
     name, advice = "rising entropy", "lower learner.learning_rate or loss.entropy_bonus, or raise loss.kl_coefficient"
 
-    def __init__(self, warn: float = 1.5, limit: float = 3.0, least: float = 0.15) -> None:
+    def __init__(self, warn: float = 1.5, limit: float = 3.0, min_rise: float = 0.15) -> None:
         super().__init__(warn, limit)
-        self.least = least
+        self.min_rise = _number("min_rise", min_rise)
 
     def before(self, rows: Rows, key: str) -> float | None:  # noqa: D102
         return _lowest(rows, key)
 
     def level(self, first: float, now: float) -> Level | None:  # noqa: D102
-        return self.over(now / max(first, 1e-9)) if now - first >= self.least else None
+        return self.over(now / max(first, 1e-9)) if now - first >= self.min_rise else None
 
 
 class SeatsRule(_PlayerRule):
@@ -195,24 +201,25 @@ class TemplateRule(_ChangeRule):
     """A player's thoughts depend less on the prompt than at first: a template collapse.
 
     The thresholds are shares of the mutual information between prompt and thought in the first steps
-    (`spiral.core.information`). Nothing is judged where that was below `least` nats a token, or where most replies had
-    no thought: the few that had one make a number, and no template.
+    (`spiral.core.information`). Nothing is judged where that was below `min_information` nats a token, or where most
+    replies had no thought: the few that had one make a number, and no template.
     """
 
+    falls = True
     metric = "thought_information"
     reading = "its thoughts tell {now:.3g} nats a token about the prompt ({first:.3g} at first)"
     name, advice = "template collapse", "raise loss.entropy_bonus, or compare thoughts (spiral view RUN)"
 
-    def __init__(self, warn: float = 0.5, limit: float = 0.2, least: float = 0.02) -> None:
+    def __init__(self, warn: float = 0.5, limit: float = 0.2, min_information: float = 0.02) -> None:
         super().__init__(warn, limit)
-        self.least = least
+        self.min_information = _number("min_information", min_information)
 
     def before(self, rows: Rows, key: str) -> float | None:  # noqa: D102
         empty = _first(rows, key.removesuffix(self.metric) + "thinking_empty")
         return None if empty is not None and empty > 0.5 else super().before(rows, key)
 
     def level(self, first: float, now: float) -> Level | None:  # noqa: D102
-        return self.under(now / first) if first >= self.least else None
+        return self.under(now / first) if first >= self.min_information else None
 
 
 class AdvantagesRule(_PlayerRule):
@@ -258,8 +265,10 @@ class AnchorRule(_Rule):
 
     name, advice = "anchor", "go back to an earlier checkpoint, or lower learner.learning_rate"
 
-    def __init__(self, warn: float = 0.1, limit: float = 0.25, opponent: str = "random") -> None:
+    def __init__(self, warn: float = 0.1, limit: float = 0.25, opponent: str = ANCHOR) -> None:
         super().__init__(warn, limit)
+        if not isinstance(opponent, str):
+            raise ValueError(f"opponent is {opponent!r}; expected the name of one of evaluation.opponents")
         self.opponent = opponent
 
     def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterator[Finding]:
@@ -275,6 +284,12 @@ class AnchorRule(_Rule):
             note = f", and {drawn:.0%} of its games against itself are draws" if drawn is not None else ""
             reading = f"it scores {last:.1%} against {self.opponent} (at best {best:.1%}){note}"
             yield from self.found(self.over(best - last), game, reading)
+
+
+def _number(setting: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"{setting} is {value!r}; expected a number from 0")
+    return float(value)
 
 
 RULES: Mapping[str, type[_Rule]] = {
