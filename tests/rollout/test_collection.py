@@ -90,6 +90,20 @@ def test_a_few_games_without_a_reply_do_not_stop_a_collection(tmp_path):
     assert (result.episodes, result.not_played, result.faults) == (9, 1, {"busy": 1})
 
 
+def test_a_smaller_number_of_games_keeps_the_others(tmp_path):
+    skipping = RandomPolicy()
+    original = skipping._reply
+    skipping._reply = lambda request: (
+        TurnReply(key=request.key, observation="", reply="", action=None, fault="busy")
+        if request.key == 3
+        else original(request)
+    )
+    assert play(tmp_path, 20, games=[TICTACTOE], players=lambda _name, _game: skipping).episodes == 19
+    result = play(tmp_path, 10, games=[TICTACTOE])
+    assert (result.episodes, result.new) == (20, 1)
+    assert play(tmp_path, 20, games=[TICTACTOE]).new == 0
+
+
 def test_what_was_played_is_kept_when_a_collection_is_interrupted(tmp_path):
     def stop(done, _total):
         if done == 7:

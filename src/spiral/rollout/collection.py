@@ -176,7 +176,7 @@ class Collection:
                 file = index // GAMES_PER_FILE
                 kept.setdefault(file, {})[index] = self._marked(index, episode)
                 unwritten[file] += 1
-                whole = len(kept[file]) == min(GAMES_PER_FILE, self._total - file * GAMES_PER_FILE)
+                whole = self._complete(file, kept[file])
                 if whole or unwritten[file] >= WRITE_EVERY:
                     self._write(file, kept[file])
                     del unwritten[file]
@@ -224,25 +224,33 @@ class Collection:
         return dataclasses.replace(episode, seats=seats)
 
     def _kept(self) -> dict[int, dict[int, Episode | None]]:
-        """For every file the games in it by their index; of complete files the episodes themselves are left out."""
+        """For every file the games in it by their index; of complete files the episodes themselves are left out.
+
+        The last file may have games of a larger collection too, which are kept.
+        """
         directory = self.path / "episodes"
         directory.mkdir(exist_ok=True)
         remove_unfinished(directory)
-        indices = {self._game_seed(index): index for index in range(self._total)}
+        files = -(-self._total // GAMES_PER_FILE)
+        indices = {self._game_seed(index): index for index in range(files * GAMES_PER_FILE)}
         kept: dict[int, dict[int, Episode | None]] = {}
         for number, path in numbered(directory, ".parquet"):
             file = number - 1
-            if file * GAMES_PER_FILE >= self._total:
+            if file >= files:
                 continue  # of a larger collection
-            whole = min(GAMES_PER_FILE, self._total - file * GAMES_PER_FILE)
             found = read_episodes(path, tokens=False)
             games: dict[int, Episode | None] = {
                 indices[episode.seed]: None for episode in found if indices.get(episode.seed) is not None
             }
-            if len(games) < whole:
+            if not self._complete(file, games):
                 games = {indices[episode.seed]: episode for episode in read_episodes(path) if episode.seed in indices}
             kept[file] = games
         return kept
+
+    def _complete(self, file: int, games: Mapping[int, Episode | None]) -> bool:
+        """Whether a file has all of its games that were asked for."""
+        asked = min(GAMES_PER_FILE, self._total - file * GAMES_PER_FILE)
+        return sum(index < self._total for index in games) == asked
 
     def _write(self, file: int, games: Mapping[int, Episode | None]) -> None:
         episodes = [episode for _, episode in sorted(games.items()) if episode is not None]
