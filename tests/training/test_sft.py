@@ -106,6 +106,13 @@ def test_games_and_their_number_are_limited(tmp_path):
     assert select(SftConfig(data=data, max_turns=4, keep="all"), 0).left_out == {"longer than sft.max_turns": 20}
 
 
+def test_a_game_of_one_player_without_a_return_above_zero_has_no_winner_to_learn_from(tmp_path):
+    alone = dataclasses.replace(game(), seats=game().seats[:1], returns=(0.0,), rewards=(0.0,))
+    for keep in ("winners", "not_losers"):
+        with pytest.raises(ValueError, match=r"none has a turn to learn from: 1 without a return above 0$"):
+            select(SftConfig(data=data_of(tmp_path, alone), keep=keep), 0)
+
+
 def test_data_without_anything_to_learn_say_why(tmp_path):
     with pytest.raises(ValueError, match=r"no expert games to learn from; name them with --data DIR"):
         select(SftConfig(), 0)

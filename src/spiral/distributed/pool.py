@@ -364,17 +364,18 @@ class WorkerPool:
         now = time.monotonic()
         for worker in list(self.workers):
             if worker.starting is None and worker.assigned:
-                limit, missing = min((task.limit, f"result of {task}") for task in worker.assigned.values())
+                limits = {task.limit: f"result of {task}" for task in worker.assigned.values()}
                 awaited = list(worker.assigned)
             elif worker.starting is not None and worker.stage != "placing":
-                awaited, limit, missing = [worker.starting], self._config.learner_seconds, f"end of {worker.stage}"
+                limits = {self._config.learner_seconds: f"end of {worker.stage}"}
+                awaited = [worker.starting]
             else:
                 continue
             # This process may have been suspended itself, while the result was there all the time.
-            if now - worker.since > limit and not ray.wait(awaited, timeout=0)[0]:
-                if now - worker.since < self._patience(worker, limit, now):
-                    continue
-                self.replace_stuck(worker, f"gave no {missing} in {limit:g} s")
+            if now - worker.since > min(limits) and not ray.wait(awaited, timeout=0)[0]:
+                limit = self._patience(worker, min(limits), now)
+                if now - worker.since >= limit:
+                    self.replace_stuck(worker, f"gave no {limits[limit]} in {limit:g} s")
         if self.ready:
             self._none_ready_since = now
         elif now - self._none_ready_since > self._config.learner_seconds:

@@ -148,7 +148,7 @@ def select(config: SftConfig, seed: int) -> Selection:
         games = [games[index] for index in sorted(drawn)]
     if not games:
         why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
-        hint = "; set sft.keep to 'not_losers' to learn from draws too" if "without a winner" in why else ""
+        hint = "; set sft.keep to 'not_losers' to learn from draws too" if left_out["without a winner"] else ""
         raise ValueError(f"of {total:,} games none has a turn to learn from: {why or 'there are none'}{hint}")
     return Selection(
         turns=tuple((episode, index) for episode, turns in games for index in turns),
@@ -167,10 +167,17 @@ def _turns_of(episode: Episode, config: SftConfig, wanted: set[str]) -> tuple[li
         return [], "longer than sft.max_turns"
     players = set(_players_to_learn_from(episode, config)) & set(episode.learning_players)
     if not players:
-        decided = len(set(episode.returns)) > 1
-        return [], "won by an opponent" if decided or config.keep != "winners" else "without a winner"
+        return [], _why_none(episode, config)
     turns = [i for i, turn in enumerate(episode.turns) if turn.player in players and turn.action is not None]
     return turns, "without a turn of the expert"
+
+
+def _why_none(episode: Episode, config: SftConfig) -> str:
+    """Why `sft.keep` takes no player of a game."""
+    if len(episode.returns) == 1:
+        return "without a return above 0"
+    decided = len(set(episode.returns)) > 1
+    return "won by an opponent" if decided or config.keep != "winners" else "without a winner"
 
 
 def _players_to_learn_from(episode: Episode, config: SftConfig) -> Iterator[int]:
