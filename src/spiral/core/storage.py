@@ -21,19 +21,19 @@ from spiral.core.files import write_atomically
 from spiral.core.records import SCHEMA_VERSION, Episode, FloatArray, Generation, Seat, Turn
 
 VERSION_KEY = b"spiral_schema_version"
-READ_VERSIONS = ("1", "2", "3", "4", "5", "6", "7", "8", str(SCHEMA_VERSION))
+READ_VERSIONS = tuple(str(version) for version in range(1, SCHEMA_VERSION + 1))
 
 ADDED_IN = {
-    "thinking_tokens": "2",
-    "has_thought": "2",
-    "fault": "3",
-    "budget": "4",
-    "reward": "5",
-    "attempt": "6",
-    "rewards": "7",
-    "advantages": "8",
-    "learner_logprobs": "8",
-    "history_turns": "9",
+    "thinking_tokens": 2,
+    "has_thought": 2,
+    "fault": 3,
+    "budget": 4,
+    "reward": 5,
+    "attempt": 6,
+    "rewards": 7,
+    "advantages": 8,
+    "learner_logprobs": 8,
+    "history_turns": 9,
 }
 """The version that added a column, for columns that version 1 does not have."""
 
@@ -115,7 +115,7 @@ def read_episodes(path: Path, *, tokens: bool = True, only: int | None = None) -
     if version not in READ_VERSIONS:
         raise ValueError(f"{path} has schema version {version}; this spiral reads {', '.join(READ_VERSIONS)}")
     for field in SCHEMA:
-        known = version >= ADDED_IN.get(field.name, "1") and (tokens or field.name not in TOKENS)
+        known = int(version) >= ADDED_IN.get(field.name, 1) and (tokens or field.name not in TOKENS)
         if known and (field.name not in table.schema.names or table.schema.field(field.name).type != field.type):
             raise ValueError(f"{path} is damaged: it has no column {field.name!r} of {field.type}")
     try:

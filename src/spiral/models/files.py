@@ -19,7 +19,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -55,9 +55,6 @@ OTHER_HEADS = (
 """Suffixes of architectures whose head does not predict tokens."""
 MAX_NAMED = 3
 MAX_REASON = 300
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

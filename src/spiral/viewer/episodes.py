@@ -114,7 +114,7 @@ class Filters:
     def narrow(self) -> bool:
         """Whether any episode may be left out."""
         plain = Filters(sort=self.sort, desc=self.desc, offset=self.offset, limit=self.limit)
-        return dataclasses.replace(self, player=None) != plain or self.player is not None
+        return self != plain
 
     def check(self) -> None:
         """Raises `FilterError` for an order or a page that there cannot be."""
