@@ -5,7 +5,7 @@ every tracker accepts. Nothing parses a key: code that needs a metric builds its
 
 Games against another opponent are kept separate from those of the policy against itself, and turns of players that do
 not learn are not counted. Each player has its own metrics: a player that always loses has a baseline that follows, no
-advantage, and learns nothing while the averages still look well. `thinking/` metrics show a thinking collapse.
+advantage, and learns nothing while the averages still look fine. `thinking/` metrics show a thinking collapse.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_NAME = 80
 """Characters of a game's or opponent's name in a key."""
 DROPPED_TURNS = "selfplay/dropped_turns"
 MAX_PLAYERS = 16
-"""Players of a game that have metrics."""
+"""Players whose metrics are looked up."""
 
 
 def metric_name(spec: str) -> str:

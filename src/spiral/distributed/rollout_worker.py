@@ -2,7 +2,7 @@
 
     worker = create_worker(0, config)
     ray.get(worker.set_up.remote(make_policy, selfplay_config, seed, threads=1, transport=context))
-    worker.play.options(concurrency_group=CHUNKS).remote(step, indices, weights)
+    worker.play.options(concurrency_group=CHUNKS).remote(step, indices, pairings, weights)
 
 Everything that uses the policy happens in one thread (`rollout_thread.py`). Calls of `play` wait for it, several at a
 time (`CHUNKS`). `announce_weights`, `stacks` and `status` run in another thread (`CONTROL`) and answer while games are

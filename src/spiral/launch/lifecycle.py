@@ -202,7 +202,7 @@ def resume(
         directory.refuse_foreign()
         recipe = saved_recipe(path, new_opponents=changed_recipe is not None)
         checkpoint = latest_checkpoint(directory.checkpoints)
-        if checkpoint is None and (directory.done_steps() or checkpoints_in(directory.checkpoints)):
+        if checkpoint is None and (directory.has_steps() or checkpoints_in(directory.checkpoints)):
             raise ValueError(_no_checkpoint(path))
         done = -1 if checkpoint is None else int(checkpoint_state(checkpoint)["version"])
         if steps is not None and steps < done:

@@ -224,7 +224,7 @@ class Matchmaker:
         """Steps whose games may be planned before those of a step are observed, and be under way after it."""
         self._metrics: dict[str, float] = {}
         self._planned: dict[int, set[str]] = {}
-        """The opponents in the games of each step that was planned lately."""
+        """The past selves in the games of each step that was planned lately."""
         self._policy = policy
         self._config = config
         self._seed = seed

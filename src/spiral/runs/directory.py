@@ -84,12 +84,12 @@ class RunDirectory:
     def refuse_existing(self) -> None:
         """Raises `ValueError` if the directory holds a run that has done a step."""
         self.refuse_foreign()
-        if self.done_steps() and not self.begun():
+        if self.has_steps() and not self.begun():
             raise ValueError(
                 f"{self.path} holds metrics, episodes or evaluations, but neither {self.config_file.name} nor a"
                 " checkpoint of a run; choose another --run-dir, or move them away"
             )
-        if self.done_steps():
+        if self.has_steps():
             raise ValueError(f"{self.path} already holds a run; resume it with --resume, or choose another --run-dir")
 
     def refuse_foreign(self) -> None:
@@ -106,8 +106,8 @@ class RunDirectory:
                 if not path.is_dir():
                     raise ValueError(f"{path} is not a directory, but has the name of a {kind}; move it away")
 
-    def done_steps(self) -> int:
-        """The last step of which there is any file."""
+    def has_steps(self) -> bool:
+        """Whether a step has left any file."""
         found = (
             *numbered(self.episodes, ".parquet"),
             *numbered(self.evaluation, ".json"),
@@ -115,8 +115,8 @@ class RunDirectory:
             *checkpoints_in(self.snapshots),
             *checkpoints_in(self.past_selves),
         )
-        measured = self.metrics_file.is_file() and self.metrics_file.stat().st_size > 0
-        return max([int(measured), *(step for step, _ in found)])
+        has_metrics = self.metrics_file.is_file() and self.metrics_file.stat().st_size > 0
+        return has_metrics or any(step > 0 for step, _ in found)
 
     def begun(self) -> bool:
         """Whether there is a recipe or a checkpoint."""

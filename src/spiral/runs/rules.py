@@ -1,9 +1,9 @@
 """The rules of guards that compare a run with itself as it was, each for one sign of a collapse.
 
-Every rule has two thresholds, `warn` and `limit`, at which its state turns from fine to warning to collapsed, and the
-recipe may set both in `run.guard_options`. What is judged is the mean over the last tenth of the steps, at least five.
-Illegal moves and an entropy that rises are compared with the lowest mean of five steps in a row, everything else
-with the mean of the first five. A player needs 100 games in the steps that are judged.
+Every rule has two thresholds (`run.guard_options`): at `warn` its state becomes warning, at `limit` collapsed. What is
+judged is the mean (of gradients the median) over the last tenth of the steps, at least five. Illegal moves and rising
+entropy are compared with the lowest mean of five steps in a row, most others with the first five; `seats` and
+`advantages` with nothing, `anchor` with its best result. A player needs 100 games in these steps.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class EntropyRiseRule(_ChangeRule):
 
 
 class SeatsRule(_PlayerRule):
-    """In self-play one player wins practically every game, and there are no draws.
+    """In self-play one player wins, or loses, practically every game.
 
     Both the player that wins and the one that loses are reported, because neither has anything left to learn from. In a
     game that best play wins for one player this is no fault. A game with one player is not judged.
@@ -181,7 +181,7 @@ class SeatsRule(_PlayerRule):
         super().__init__(warn, limit)
 
     def __call__(self, rows: Rows, trained: Sequence[Matchup]) -> Iterator[Finding]:
-        """One finding for each player of the policy's games against itself whose win rate is at an end."""
+        """One finding for each player of the policy's games against itself that nearly always wins or loses."""
         records = [record for record in judged_players(rows, trained) if not record.matchup.opponent]
         for record in records:
             alone = sum(other.matchup == record.matchup for other in records) == 1
@@ -259,8 +259,8 @@ class AnchorRule(_Rule):
     """The policy plays worse against a fixed opponent than it did, whatever it does against itself.
 
     A result is the share of games won and half of those drawn in `evaluation.games` against `opponent`; the thresholds
-    are how far the last one is below the best. Where games of the policy against itself all end in draws, the message
-    says so: both players may have agreed to learn no more. It needs `evaluation.every`.
+    are how far the last one is below the best. The message also gives the share of draws against itself: at 100% both
+    players may have stopped learning. It needs `evaluation.every`.
     """
 
     name, advice = "anchor", "go back to an earlier checkpoint, or lower learner.learning_rate"

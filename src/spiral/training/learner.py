@@ -161,9 +161,9 @@ class Learner:
         packed = self.layout == "packed"
         self.reference = frozen_copy(model, compute, packed=packed) if loss_config.kl_coefficient else None
         self._compiled = compiled
-        # After the copy, which would share compiled blocks.
         self.rate_factor = 1.0
         """Multiplies the learning rate; set by the answers of guards."""
+        # After the copy, which would share compiled blocks.
         self._scorer = Scorer(model, compiled=compiled, head=head, packed=packed)
         if lora is not None and lora.rank:
             add_lora(model, lora, seed)

@@ -12,7 +12,7 @@
 - H and KL(pi || ref), exact over the vocabulary, are computed in `logprobs.py`. The metric `kl_old` and the gaps are
   estimates from the sampled tokens, computed here.
 
-Not supported: whole-sequence importance weights, which reject long answers first.
+Not supported: one weight w for a whole reply, which rejects long answers first.
 
 Shapes: K action tokens of a micro-batch.
 """
