@@ -152,7 +152,7 @@ def test_a_guard_that_stops_the_run(tmp_path):
         (["answer.guards={seats = 'stop'}"], "answer.guards has 'seats', which run.guards does not name"),
         (["answer.guards={health = 'halt'}"], "answer.guards.health: got 'halt'"),
         (["answer.guards={health = 'pull'}", "loss.kl_coefficient=0"], "there is no reference to pull to; set it"),
-        (["answer.guards={health = 'rollback'}", "cluster.rollout_workers=1"], "which works in one process"),
+        (["answer.guards={health = 'rollback'}", "cluster.rollout_workers=1"], "or cluster.rollout_workers to 0"),
         (["answer.guards={health = 'anchor'}", "answer.anchor='minimax'"], "'minimax' cannot play 'kuhn_poker'"),
     ],
 )

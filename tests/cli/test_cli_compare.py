@@ -148,7 +148,7 @@ def test_games_that_could_not_be_played_are_no_fault_of_ours():
         (["compare", "random", "minimax", "--game", "tictactoe", "--episodes", "3"], "got --episodes 3"),
         (["compare", "random", "nano", "--task", "reasoning_gym/gcd", "--limit", "2"], "'random', which plays games"),
         (["compare", "nano", "nano", "--task", "math500", "--data", "x"], "cannot read x"),
-        (["compare", "nano", "nano", "--game", "tictactoe", "--data", "aime24=x"], "which no --task names"),
+        (["compare", "nano", "nano", "--game", "tictactoe", "--data", "aime24=x"], "names; add --task aime24, or"),
         (["compare", "random", "random", "--exploitability", "connect_four"], "too large for exact theory"),
         (
             ["compare", "random", "nano", "--game", "tictactoe", "--engine", "foo"],

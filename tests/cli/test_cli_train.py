@@ -261,7 +261,7 @@ def test_one_command_line_serves_a_run_for_ever(monkeypatch, tmp_path):
     assert [step for step, _ in read_evaluations(path)] == [0], "evaluated before training all the same"
     assert spiral(*command).status == 0
     result = spiral(*command)
-    assert (result.status, "all 3 steps are done; to train on, add --steps" in result.err) == (0, True)
+    assert (result.status, "all 3 steps are done; to continue, add --steps" in result.err) == (0, True)
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
     assert [step for step, _ in read_evaluations(path)] == [0, 3]
 

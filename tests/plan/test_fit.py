@@ -374,7 +374,7 @@ def test_a_refusal_names_several_settings_where_one_is_not_enough():
 def test_a_refusal_says_what_is_largest_and_when_nothing_helps():
     line = refusal(recipe_with("hardware.memory_gib=0.5"))
     assert "and hardware.memory_gib is 0.5, of which 0.5 can be used; the largest items are activations" in line
-    assert line.endswith("no setting makes it fit; use a smaller model.path or a device with more memory")
+    assert line.endswith("no setting makes it fit; use a smaller model, or a device with more memory")
 
 
 def test_vllm_must_have_room_for_one_context():

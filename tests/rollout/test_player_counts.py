@@ -79,7 +79,7 @@ def test_one_player_gets_its_rewards_when_they_are_earned():
 
 
 def test_a_match_has_a_policy_for_each_player():
-    with pytest.raises(ValueError, match="got 2 policies and 3 marks of who learns; it has 3 players"):
+    with pytest.raises(ValueError, match="got 2 policies and 3 entries of trainable; it has 3 players"):
         Match(game=OddOneOut(), seed=0, policies=(Says("heads"), Says("tails")))
 
 

@@ -32,10 +32,12 @@ def test_players_that_collapsed():
     assert collapsed(fine) == []
     assert collapsed([]) == []
     assert collapsed(fine + [step_metrics(illegal=(0.1, 0.6), **games)] * 10) == [
-        "player 1 of tictactoe collapsed: 60% of its moves are illegal"
+        "player 1 of tictactoe collapsed: 60% of its moves are illegal; go back to an earlier checkpoint and lower"
+        " learner.learning_rate"
     ]
     assert collapsed(fine + [step_metrics(returns=(-1.0, 1.0), **games)] * 10) == [
-        "player 0 of tictactoe collapsed: it always loses (mean return -1.00) and learns nothing"
+        "player 0 of tictactoe collapsed: it always loses (mean return -1.00) and learns nothing; raise"
+        " loss.entropy_bonus or loss.kl_coefficient, or mix in other opponents"
     ]
     assert collapsed([step_metrics(returns=(-1.0, 1.0), **games)] * 90 + fine) == [], "only the last tenth counts"
     moving = [step_metrics(returns=(-0.9 - 0.1 * (step % 2) - 0.1, 1.0), **games) for step in range(100)]
@@ -238,7 +240,7 @@ def test_a_failed_guard_is_reported_once_in_a_run(tmp_path):
     [
         ("run.guards=['colapse']", "run.guards: there is no 'colapse' among the guards; did you mean 'collapse'?"),
         ("run.guard_options={room = {}}", None),
-        ("run.guard_options={gap2 = {}}", "run.guard_options has 'gap2', which run.guards does not name"),
+        ("run.guard_options={gap2 = {}}", "run.guards does not name; add it there, or remove its options"),
         ("run.guard_options={room = {limit = 3}}", "limit"),
         ("run.trackers=['wandbb']", "run.trackers: there is no 'wandbb' among the trackers"),
         ("run.tracker_options={tensorboard = {flush = 3}}", "flush"),

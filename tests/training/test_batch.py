@@ -145,7 +145,7 @@ def test_what_cannot_be_a_batch():
         sample((), (2, 3))
     with pytest.raises(ValueError, match="1 prompt and 0 action tokens"):
         sample((1,), ())
-    with pytest.raises(ValueError, match=r"behaviour_logprobs of shape \(1,\) for 2 action tokens"):
+    with pytest.raises(ValueError, match=r"behaviour_logprobs of shape \(1,\); expected \(2,\)"):
         new_sample((1,), (2, 3), logprobs=[-1.0])
-    with pytest.raises(ValueError, match=r"advantages of shape \(1,\) for 2 action tokens"):
+    with pytest.raises(ValueError, match=r"advantages of shape \(1,\); expected \(2,\), one for each"):
         dataclasses.replace(sample((1,), (2, 3)), advantages=np.ones(1, dtype=np.float32))

@@ -86,7 +86,7 @@ def files_of_tasks(entries: Sequence[str], tasks: Sequence[str], option: str) ->
         if not task or not file.strip():
             raise ValueError(f"got {option} {entry!r}; expected TASK=FILE.jsonl")
         if task not in tasks:
-            raise ValueError(f"got {option} for {task}, which no --task names")
+            raise ValueError(f"got {option} for {task}, which no --task names; add --task {task}, or leave it out")
         if task in found:
             raise ValueError(f"got {option} for {task} twice; expected one file a task")
         found[task] = Path(file)

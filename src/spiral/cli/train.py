@@ -265,7 +265,7 @@ def _resumed(name: str | None, overrides: list[str], path: Path, steps: int | No
     if not printed:
         _print_path(path)
     if run.learner.version == run.recipe.run.steps:
-        _print_note(f"all {run.recipe.run.steps} steps are done; to train on, add --steps with a larger number")
+        _print_note(f"all {run.recipe.run.steps} steps are done; to continue, add --steps with a larger number")
     if changed:
         _print_note(f"resuming with the run's own settings, not those of {name}: {'; '.join(changed.values())}")
     return run

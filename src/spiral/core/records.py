@@ -200,4 +200,6 @@ class Sample:
             )
         for name in ("behaviour_logprobs", "advantages"):
             if getattr(self, name).shape != (tokens,):
-                raise ValueError(f"got {name} of shape {getattr(self, name).shape} for {tokens} action tokens")
+                raise ValueError(
+                    f"got {name} of shape {getattr(self, name).shape}; expected ({tokens},), one for each action token"
+                )

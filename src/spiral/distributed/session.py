@@ -179,9 +179,10 @@ def _connect(ray: Any, config: ClusterConfig) -> None:
             _check_listening(config.address)
             ray.init(**options)
         except (OSError, RuntimeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
             raise ValueError(
-                f"cluster.address is {config.address!r}, but no Ray can be joined there:"
-                f" {str(error).strip().splitlines()[0]} Start one with `ray start --head`, or use 'local'"
+                f"cluster.address is {config.address!r}, but no Ray can be joined there: {reason}. Start one with `ray"
+                " start --head`, or use 'local'"
             ) from error
         return
     needed = (config.rollout_workers + config.learner_workers) * config.cpus_per_worker

@@ -75,9 +75,7 @@ class Psro:
             raise ValueError(f"got the meta-solver {solver!r}; expected {', '.join(META_SOLVERS)}")
         games = [game for game, weight in recipe.selfplay.games.items() if weight]
         if len(games) != 1:
-            raise ValueError(
-                f"selfplay.games has {', '.join(games)}; a population is of one game, so leave one of them"
-            )
+            raise ValueError(f"selfplay.games has {', '.join(games)}; a population has one game, so keep one of them")
         chosen = recipe.selfplay
         if chosen.opponents != {"mirror": 1.0} or chosen.opponent_sampler != "fixed" or recipe.opponent:
             raise ValueError(

@@ -354,7 +354,7 @@ def _shortage(plan: Plan) -> str:
 def _advice(remedy: Settings | None, changed: Plan | None) -> str:
     """Says which settings would make it fit."""
     if remedy is None or changed is None:
-        return "no setting makes it fit; use a smaller model.path or a device with more memory"
+        return "no setting makes it fit; use a smaller model, or a device with more memory"
     settings = " and ".join(f"{key} = {_toml(value)}" for key, value in remedy.items())
     return f"it fits with {settings} ({changed.need_gib:.1f} GiB)"
 

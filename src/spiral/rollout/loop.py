@@ -59,7 +59,7 @@ class Match:
         object.__setattr__(self, "trainable", self.trainable or (False,) * players)
         if not len(self.policies) == len(self.trainable) == players:
             raise ValueError(
-                f"{self.game.spec} got {len(self.policies)} policies and {len(self.trainable)} marks of who learns;"
+                f"{self.game.spec} got {len(self.policies)} policies and {len(self.trainable)} entries of trainable;"
                 f" it has {players} player{'s' if players > 1 else ''}"
             )
 

@@ -69,7 +69,10 @@ class CollapseGuard:
                 key = record.matchup.key("illegal", record.player)
                 yield _illegal_moves(who, record.illegal, next(row[key] for row in rows if key in row))
             elif record.collapsed:
-                message = f"{who} collapsed: it always loses (mean return {record.mean_return:+.2f}) and learns nothing"
+                message = (
+                    f"{who} collapsed: it always loses (mean return {record.mean_return:+.2f}) and learns nothing;"
+                    " raise loss.entropy_bonus or loss.kl_coefficient, or mix in other opponents"
+                )
                 yield Finding(level="collapsed", about=who, message=message)
 
 
@@ -78,7 +81,10 @@ def _illegal_moves(who: str, illegal: float, at_first: float) -> Finding:
     if at_first > ILLEGAL_LIMIT:
         message = f"{who} has not learned to move: {illegal:.0%} of its moves are illegal; {REMEDY}"
         return Finding(level="warning", about=who, message=message)
-    message = f"{who} collapsed: {illegal:.0%} of its moves are illegal"
+    message = (
+        f"{who} collapsed: {illegal:.0%} of its moves are illegal; go back to an earlier checkpoint and lower"
+        " learner.learning_rate"
+    )
     return Finding(level="collapsed", about=who, message=message)
 
 

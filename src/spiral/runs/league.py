@@ -79,8 +79,8 @@ class _League(BaseModel):
     def _take_turns(self) -> Self:
         if len(self.main) - len(self.exploiters) not in ((0, 1) if self.main else (0,)):
             raise ValueError(
-                f"it has {len(self.exploiters)} exploiters and {len(self.main)} entries of the main agent, which take"
-                " turns"
+                f"it has {len(self.exploiters)} exploiters and {len(self.main)} entries of the main agent; expected as"
+                " many, or one exploiter less"
             )
         names = [one.name for one in self.exploiters]
         if names != [exploiter_name(at + 1) for at in range(len(names))]:

@@ -58,7 +58,10 @@ class _Population(BaseModel):
         if names != expected:
             raise ValueError(f"its members are called {', '.join(names) or 'nothing'}; expected {', '.join(expected)}")
         if len(names) - len(self.iterations) not in (0, 1):
-            raise ValueError(f"it has {len(self.iterations)} iterations and {len(names)} members, which take turns")
+            raise ValueError(
+                f"it has {len(self.iterations)} iterations and {len(names)} members; expected as many, or one iteration"
+                " less"
+            )
         for number, one in enumerate(self.iterations):
             known = names[: number + 1]
             by_player = one.shares_by_player

@@ -188,7 +188,9 @@ class Recipe(Section):
                 raise ValueError(f"answer.guards has {guard!r}, which run.guards does not name; add it there")
             where = f"answer.guards has {guard!r} = {answer!r}"
             if answer in ("anchor", "pull", "rollback") and self.cluster.rollout_workers:
-                raise ValueError(f"{where}, which works in one process; set it to 'stop', or rollout_workers to 0")
+                raise ValueError(
+                    f"{where}, which needs a run in one process; set it to 'stop', or cluster.rollout_workers to 0"
+                )
             if answer in ("anchor", "pull", "rollback") and self.loss.kind == NLL:
                 raise ValueError(f"{where}, which is for self-play, and loss.kind is {NLL!r}; set it to 'stop'")
             if answer == "pull" and not self.loss.kl_coefficient:

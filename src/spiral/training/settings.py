@@ -30,7 +30,7 @@ class RunConfig(Section):
     steps: int = Field(100, ge=1, description="Training steps: games, then an update.")
     seed: int = Field(0, ge=0, description="Every random draw of the run follows from it.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints; the last step always gets one.")
-    keep_checkpoints: int = Field(0, ge=0, description="Keep only the newest this many checkpoints; 0 keeps all.")
+    keep_checkpoints: int = Field(0, ge=0, description="Number of newest checkpoints to keep; 0 keeps all.")
     snapshots: list[Annotated[int, Field(ge=0)]] = Field(
         [],
         description="Steps whose model is kept for ever, without optimizer; 0 is before training. RUN@STEP loads it.",
@@ -70,7 +70,10 @@ class RunConfig(Section):
         ):
             for name in options:
                 if name not in names:
-                    raise ValueError(f"run.{kind}_options has {name!r}, which run.{kind}s does not name")
+                    raise ValueError(
+                        f"run.{kind}_options has {name!r}, which run.{kind}s does not name; add it there, or remove its"
+                        " options"
+                    )
         return self
 
 
@@ -153,11 +156,11 @@ class LossConfig(Section):
         "learner",
         description="Denominator of the ratio: behaviour log-probabilities, or the learner's at the update's start.",
     )
-    gap_limit: float = Field(0.05, gt=0, description="Warn when engine and learner differ by more nats a token.")
+    gap_limit: float = Field(0.05, gt=0, description="Warn at a larger gap of engine and learner, nats a token.")
     entropy_bonus: float = Field(0.0, ge=0, description="Weight of the entropy, in return per nat.")
-    kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0 keeps none.")
+    kl_coefficient: float = Field(0.0, ge=0, description="Weight of the exact KL to the reference; 0: no reference.")
     reference_refresh_steps: int = Field(
-        0, ge=0, description="Steps between copies of the policy into the reference; 0 keeps the start."
+        0, ge=0, description="Steps between copies of the policy into the reference; 0 never copies."
     )
     max_skipped_updates: int = Field(
         3, ge=0, description="Stop after this many updates without a finite gradient; 0 never."

@@ -70,7 +70,9 @@ class DEPT:
 
     def _move(self, key: tuple[str, int], mean: float) -> None:
         if not math.isfinite(mean):
-            raise ValueError(f"the baselines of {key[0]}, player {key[1]}, got the mean reward {mean}")
+            raise ValueError(
+                f"the baselines of {key[0]}, player {key[1]}, got the mean reward {mean}; expected a finite number"
+            )
         before = self._states.get(key, {})
         fast, slow = (
             decay * before.get(name, 0.0) + (1 - decay) * mean

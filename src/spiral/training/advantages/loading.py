@@ -87,7 +87,7 @@ class CreditConfig(Section):
     value_learning_rate: float = Field(
         3e-2, gt=0, description="Adam step size of the value head, of estimators that learn values."
     )
-    value_epochs: int = Field(10, ge=1, description="Its passes over the turns of a step.")
+    value_epochs: int = Field(10, ge=1, description="Passes of the value head over the turns of a step.")
     drop_zero_advantage: bool = Field(
         True, description="Leave samples with advantage zero out of the batch; credit/dropped counts them."
     )
