@@ -35,7 +35,7 @@ from torch import Tensor
 from benchmarks.common import clock, record
 from spiral.distributed.session import cluster_session, import_ray
 from spiral.distributed.weights.base import TransportContext
-from spiral.distributed.weights.broadcast import BroadcastReceiver, BroadcastSender, Meeting
+from spiral.distributed.weights.broadcast import BroadcastReceiver, BroadcastSender, Rendezvous
 from spiral.distributed.weights.ipc import Lender, Loan, open_loan
 from spiral.distributed.weights.object_store import PackedWeights, pack, unpack
 from spiral.models.shapes import model_config
@@ -95,10 +95,10 @@ class Giver(Process):
         """Where receivers connect."""
         return self.senders[dtype].open_store(True, SECONDS)
 
-    def send(self, version: int, meeting: Meeting, dtype: torch.dtype) -> str | None:
-        """To the receivers of a meeting."""
+    def send(self, version: int, rendezvous: Rendezvous, dtype: torch.dtype) -> str | None:
+        """To the receivers of a rendezvous."""
         self.senders[dtype].send(version, self.weights.items())
-        return self.senders[dtype].broadcast(version, meeting)
+        return self.senders[dtype].broadcast(version, rendezvous)
 
     def lend(self, version: int, dtype: torch.dtype, readers: int) -> list[Loan | None]:
         """To readers of this process's memory."""
@@ -127,9 +127,9 @@ class Taker(Process):
         """From a file."""
         self._copy(load_file(file).items())
 
-    def receive(self, version: int, meeting: Meeting, dtype: torch.dtype) -> str | None:
+    def receive(self, version: int, rendezvous: Rendezvous, dtype: torch.dtype) -> str | None:
         """A broadcast."""
-        fault = self.receivers[dtype].stage(version, meeting)
+        fault = self.receivers[dtype].stage(version, rendezvous)
         taken = self.receivers[dtype].take(version)
         if taken is not None:
             self._copy(taken.tensors())
@@ -181,13 +181,13 @@ def by_gloo(stage: Stage, dtype: torch.dtype) -> None:
     ray = import_ray()
     address, port = ray.get(stage.giver.open_store.remote(dtype))
     stage.versions += 1
-    meeting = Meeting(
+    rendezvous = Rendezvous(
         generation=len(stage.takers), rank=0, size=len(stage.takers) + 1, address=address, port=port, local=True,
         device="cpu", seconds=SECONDS,
     )  # fmt: skip
-    sending = stage.giver.send.remote(stage.versions, meeting, dtype)
+    sending = stage.giver.send.remote(stage.versions, rendezvous, dtype)
     receiving = [
-        taker.receive.remote(stage.versions, dataclasses.replace(meeting, rank=rank), dtype)
+        taker.receive.remote(stage.versions, dataclasses.replace(rendezvous, rank=rank), dtype)
         for rank, taker in enumerate(stage.takers, start=1)
     ]
     faults = [fault for fault in ray.get([sending, *receiving]) if fault is not None]

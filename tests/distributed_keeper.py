@@ -41,7 +41,7 @@ class Keeper:
             return self.broadcast(*arguments)
         return getattr(self.sender, method)(*arguments)
 
-    def broadcast(self, version, meeting):
+    def broadcast(self, version, rendezvous):
         if self.fault is not None:
             return self.fault
         whole, sent = Group.broadcast, []
@@ -55,7 +55,7 @@ class Keeper:
 
         Group.broadcast = broadcast
         try:
-            return self.sender.broadcast(version, meeting)
+            return self.sender.broadcast(version, rendezvous)
         finally:
             Group.broadcast = whole
 

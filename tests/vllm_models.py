@@ -153,7 +153,7 @@ def moved(model, seed):
 def gap(policy, check, model):
     """What the engine reports of replies that it samples now, against the model's own forward pass."""
     replies = sample_replies(policy, check.probes)
-    sampled = [*replies.alone, *replies.company]
+    sampled = [*replies.alone, *replies.batched]
     plain = plain_scores(model, sampled, replies.temperature)
     lengths = [len(reply.prompt_ids) for reply in sampled]
     return difference("vLLM", lengths, [reply.logprobs for reply in sampled], plain)

@@ -194,7 +194,7 @@ def test_greedy_policies_are_checked_too(random_model, tokenizer):
     engine = engine_of(random_model, tokenizer, SamplingConfig(max_new_tokens=16, temperature=0.0, top_p=0.9))
     check = begin_check(engine, random_model, "float32")
     check.engine()
-    assert all((reply.logprobs < 0).all() for reply in check.replies.company)
+    assert all((reply.logprobs < 0).all() for reply in check.replies.batched)
     assert engine.sampling.temperature == 0
     assert engine.stop_ids
 
@@ -203,7 +203,7 @@ def test_an_engine_that_does_not_take_new_weights_is_refused(random_model, token
     engine = engine_of(random_model, tokenizer)
     check = begin_check(engine, random_model, "float32")
     learner = learner_of(random_model, learning_rate=1e-3)
-    learner.update(probe_batch(check.replies.company))
+    learner.update(probe_batch(check.replies.batched))
     with pytest.raises(DisagreementError, match=r"against the learner, after an update: .* nats a token"):
         check.updated(learner, {})
     engine.load_weights(learner.weights(), learner.version)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from distributed_keeper import context
-from spiral.distributed.weights.broadcast import BroadcastReceiver, BroadcastSender, Meeting
+from spiral.distributed.weights.broadcast import BroadcastReceiver, BroadcastSender, Rendezvous
 from turns import random_states, replies_of, requests_for
 from vllm_models import new_engine, save, widened, with_vllm
 
@@ -36,8 +36,8 @@ def test_weights_come_while_vllm_generates_and_are_taken_afterwards(nano, tmp_pa
     sender, receiver = BroadcastSender(context(1, torch.bfloat16)), BroadcastReceiver(60.0)
     address, port = sender.open_store(True, 60.0)
     sender.send(5, new.named_parameters())
-    meetings = [
-        Meeting(
+    rendezvous = [
+        Rendezvous(
             generation=1, rank=rank, size=2, address=address, port=port, local=True, device="cpu", seconds=60.0
         )
         for rank in range(2)
@@ -45,8 +45,8 @@ def test_weights_come_while_vllm_generates_and_are_taken_afterwards(nano, tmp_pa
     engine = new_engine(save(old, nano.tokenizer, tmp_path), nano.tokenizer, compute="bfloat16", budget=12)
     with contextlib.closing(engine) as policy, ThreadPoolExecutor(2) as threads:
         before = said(policy)
-        sending = threads.submit(sender.broadcast, 5, meetings[0])
-        receiving = threads.submit(receiver.stage, 5, meetings[1])
+        sending = threads.submit(sender.broadcast, 5, rendezvous[0])
+        receiving = threads.submit(receiver.stage, 5, rendezvous[1])
         assert said(policy) == before
         assert sending.result(60) is receiving.result(60) is None
         policy.load_weights(receiver.take(5).tensors(), 5)

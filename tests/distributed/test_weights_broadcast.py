@@ -24,7 +24,7 @@ from spiral.distributed.weights.broadcast import (
     MAX_FAILED_BROADCASTS,
     BroadcastReceiver,
     BroadcastSender,
-    Meeting,
+    Rendezvous,
     broadcast_device,
 )
 from spiral.distributed.weights.kept import flatten
@@ -69,9 +69,9 @@ def test_flat_weights_are_the_same_bits_and_a_copy(dtype, bucket_bytes):
     assert len(flat.buckets) == {1: 5, 500: 1 if dtype else 2, 2**20: 1}[bucket_bytes]
 
 
-def meetings(size, address, generation=1, seconds=20.0):
+def rendezvous_of(size, address, generation=1, seconds=20.0):
     return [
-        Meeting(
+        Rendezvous(
             generation=generation, rank=rank, size=size, address=address[0], port=address[1], local=True, device="cpu",
             seconds=seconds,
         )
@@ -87,7 +87,7 @@ def party():
     with ThreadPoolExecutor(4) as threads:
 
         def meet(version, present=(0, 1, 2), size=None, **options):
-            invitations = meetings(size or len(present) + 1, address, **options)
+            invitations = rendezvous_of(size or len(present) + 1, address, **options)
             calls = [threads.submit(sender.broadcast, version, invitations[0])]
             calls += [threads.submit(receivers[n].stage, version, invitations[i]) for i, n in enumerate(present, 1)]
             return calls
@@ -161,7 +161,7 @@ def test_a_process_that_leaves_is_noticed_at_once(party):
 def test_an_unexpected_version_is_refused(party):
     sender, receivers, _ = party
     sender.send(3, SOME.items())
-    invitations = meetings(2, sender.open_store(True, 20.0))
+    invitations = rendezvous_of(2, sender.open_store(True, 20.0))
     with ThreadPoolExecutor(1) as thread:
         sending = thread.submit(sender.broadcast, 3, invitations[0])
         assert receivers[0].stage(4, invitations[1]) == "got weights of version 3; expected version 4"
@@ -200,13 +200,13 @@ assert torch.equal(weight, torch.arange(1000.0))
 def test_weights_are_broadcast_between_gpus():
     sender = BroadcastSender(context(1))
     address, port = sender.open_store(True, 60.0)
-    meeting = Meeting(
+    rendezvous = Rendezvous(
         generation=1, rank=0, size=2, address=address, port=port, local=True, device="cuda", seconds=60.0
     )  # fmt: skip
-    pickled = pickle.dumps(dataclasses.replace(meeting, rank=1)).hex()
+    pickled = pickle.dumps(dataclasses.replace(rendezvous, rank=1)).hex()
     sender.send(1, [("weight", torch.arange(1000.0, device="cuda"))])
     with subprocess.Popen([sys.executable, "-c", GPU_RECEIVER, pickled]) as receiver:
-        assert sender.broadcast(1, meeting) is None
+        assert sender.broadcast(1, rendezvous) is None
         assert receiver.wait(60) == 0
     sender.close()
 

@@ -152,13 +152,13 @@ def test_a_command_that_outlives_a_killed_experiment_is_waited_for(tmp_path, oth
     process.join()
     lines: list[str] = []
 
-    def tell(line: str) -> None:
+    def notify(line: str) -> None:
         lines.append(line)
         if "waiting" in line:
             assert runner.process_start(pid) is not None  # it lives, and is told nothing
             (arm.directory / "go").touch()
 
-    outcomes = runner.run_jobs([arm], 1, tell, lambda: None)
+    outcomes = runner.run_jobs([arm], 1, notify, lambda: None)
     assert lines[0] == f"[1/1] arm, seed 14: process {pid} is running it; waiting until it has ended"
     assert outcomes["arm"].status == "done"
     assert len(calls(arm)) == 2
@@ -169,11 +169,11 @@ def test_two_experiments_at_once_run_a_shared_arm_once(tmp_path, other):
     arm = job(tmp_path, "arm", "train")
     lines: list[str] = []
 
-    def tell(line: str) -> None:
+    def notify(line: str) -> None:
         lines.append(line)
         (arm.directory / "go").touch()
 
-    assert runner.run_jobs([arm], 1, tell, lambda: None)["arm"].status == "done"
+    assert runner.run_jobs([arm], 1, notify, lambda: None)["arm"].status == "done"
     assert lines == [lines[0]]
     assert f"process {process.pid} on " in lines[0]
     assert pipe.recv() == {"arm": "done", "after": "done"}

@@ -158,10 +158,8 @@ def test_a_sampler_whose_state_json_would_change_is_refused_at_once():
         matchmaker.add_checkpoint(1, Path("step-000001"))
 
 
-def test_a_sampler_that_does_not_take_back_its_state_is_named():
-    with pytest.raises(
-        UserCodeError, match=r"Forgetful' cannot take back its state from step-000001: KeyError: 'losses'"
-    ):
+def test_a_sampler_that_does_not_load_its_state_is_named():
+    with pytest.raises(UserCodeError, match=r"Forgetful' cannot load its state from step-000001: KeyError: 'losses'"):
         Matchmaker(RandomPolicy(), config("Forgetful"), 3).load_state_dict({"opponents": {"lost": {}}}, "step-000001")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spiral.core.files import share_mode
+from spiral.core.files import set_mode
 from spiral.runs.directory import RunDirectory, read_episodes, read_evaluations, read_metrics
 from spiral.runs.evaluation_results import EvaluationResults, record_name
 
@@ -151,5 +151,5 @@ def test_a_file_system_that_refuses_modes(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "chmod", refuse)
     file = tmp_path / "weights"
     file.write_bytes(b"1")
-    share_mode(file, 0o644)
+    set_mode(file, 0o644)
     assert file.read_bytes() == b"1"

@@ -383,7 +383,7 @@ def test_a_state_that_is_not_taken_back_is_named(mine):
     estimator = load_estimator("mine:Refusing", {"factor": -1.0})
     named = "the advantage estimator 'mine:Refusing' "
     raised = r"KeyError: 'old_key' \(test_advantages.py, line \d+, in load_state_dict\)"
-    with pytest.raises(UserCodeError, match=f"{named}cannot take back its state from step-000001: {raised}"):
+    with pytest.raises(UserCodeError, match=f"{named}cannot load its state from step-000001: {raised}"):
         estimator.restore({"estimator": {"seen": 1}}, "step-000001")
     with pytest.raises(UserCodeError, match=f"{named}failed: Arith"):  # the first error, not that of putting back
         estimator(episodes((1.0, -1.0)))

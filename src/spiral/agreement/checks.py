@@ -35,7 +35,7 @@ from spiral.inference.transformers import TransformersPolicy
 from spiral.training.batch import Batch
 
 ENGINE_REMEDY = "another engine.kind (--engine) may compute it as the model does"
-PLAINER = {
+PLAIN_SETTINGS = {
     "learner.layout": "padded",
     "learner.gradient_checkpointing": False,
     "model.compile": False,
@@ -66,10 +66,10 @@ class Check:
         """Compares the log-probabilities that the engine reported with the plain forward pass."""
         name = engine_name(self.policy)
         against = "against the plain forward pass"
-        alone, company = self.replies.alone, self.replies.company
+        alone, batched = self.replies.alone, self.replies.batched
         if alone:
             self._compare(f"{name} engine, one prompt at a time, {against}", alone, _reported(alone), self.plain_alone)
-        self._compare(f"{name} engine, all prompts at once, {against}", company, _reported(company), self.plain)
+        self._compare(f"{name} engine, all prompts at once, {against}", batched, _reported(batched), self.plain)
 
     def learner(
         self, learner: Scores, options: Mapping[str, Any], *, shares_model: bool = False, fewer: bool = False
@@ -78,13 +78,13 @@ class Check:
 
         Args:
             learner: scores the tokens that the engine sampled.
-            options: values of the settings in `PLAINER`.
+            options: values of the settings in `PLAIN_SETTINGS`.
             shares_model: whether engine and learner use the same model.
             fewer: whether to compare only some of a large model's texts.
         """
         pair = f"learner{described(options)} against the plain forward pass"
         chosen = self.probes.again if fewer else range(len(self.plain))
-        replies, plain = [self.replies.company[index] for index in chosen], [self.plain[index] for index in chosen]
+        replies, plain = [self.replies.batched[index] for index in chosen], [self.plain[index] for index in chosen]
         with running("the learner", self.kind):
             scores = learner_logprobs(learner, replies)
         self._compare(pair, replies, scores, plain, remedy_for(options))
@@ -93,11 +93,11 @@ class Check:
 
     def trial(self) -> Batch:
         """The batch of a trial update."""
-        return probe_batch([self.replies.company[index] for index in self.probes.again])
+        return probe_batch([self.replies.batched[index] for index in self.probes.again])
 
     def updated(self, learner: Scores, options: Mapping[str, Any]) -> None:
         """Compares the engine with the learner after an update whose weights the engine was given."""
-        replies = sample_replies(self.policy, self.probes, again=True).company
+        replies = sample_replies(self.policy, self.probes, again=True).batched
         pair = f"{engine_name(self.policy)} engine against the learner{described(options)}, after an update"
         remedy = f"{ENGINE_REMEDY}; or {remedy_for(options)}"
         self._compare(pair, replies, _reported(replies), learner_logprobs(learner, replies), remedy)
@@ -119,11 +119,11 @@ class Check:
 
         Replies with other tokens than before are not compared.
         """
-        again = sample_replies(self.policy, self.probes, again=True).company
+        again = sample_replies(self.policy, self.probes, again=True).batched
         pairs = [
             (reply, self.plain[index])
             for reply, index in zip(again, self.probes.again, strict=True)
-            if np.array_equal(reply.token_ids, self.replies.company[index].token_ids)
+            if np.array_equal(reply.token_ids, self.replies.batched[index].token_ids)
         ]
         if 2 * len(pairs) < len(again):
             raise DisagreementError(
@@ -181,7 +181,7 @@ def begin_check(
     with running(f"the {engine_name(policy)} engine", kind):
         replies = sample_replies(policy, probes)
     with running("the plain forward pass", kind):
-        plain = plain_logprobs(model, [*replies.alone, *replies.company], replies.temperature)
+        plain = plain_logprobs(model, [*replies.alone, *replies.batched], replies.temperature)
     return Check(
         policy=policy,
         probes=probes,
@@ -268,14 +268,18 @@ def _reported(replies: Sequence[Reply]) -> list[FloatArray]:
 def described(options: Mapping[str, Any]) -> str:
     """The options that differ from the plainest, for the name of a comparison."""
     chosen = [
-        f"{name} = {_toml(options[name])}" for name in PLAINER if options.get(name, PLAINER[name]) != PLAINER[name]
+        f"{name} = {_toml(options[name])}"
+        for name, plain in PLAIN_SETTINGS.items()
+        if options.get(name, plain) != plain
     ]
     return f" ({', '.join(chosen)})" if chosen else ""
 
 
 def remedy_for(options: Mapping[str, Any]) -> str:
     """Advice on which settings to change."""
-    changed = [f"{name} = {_toml(plain)}" for name, plain in PLAINER.items() if options.get(name, plain) != plain]
+    changed = [
+        f"{name} = {_toml(plain)}" for name, plain in PLAIN_SETTINGS.items() if options.get(name, plain) != plain
+    ]
     return f"set {' or '.join(changed)} and try again" if changed else "this model cannot be trained here"
 
 

@@ -41,7 +41,7 @@ class Replies:
 
     alone: tuple[Reply, ...]
     """Replies to some of the probes, one at a time."""
-    company: tuple[Reply, ...]
+    batched: tuple[Reply, ...]
     """Replies to all probes, in one batch."""
     temperature: float
 
@@ -70,8 +70,8 @@ def sample_replies(policy: LanguagePolicy, probes: Probes, *, again: bool = Fals
     ]
     with _probed(policy, probes.new_tokens) as temperature:
         single = [] if again else [_replies(policy, [requests[index]])[0] for index in probes.alone]
-        company = _replies(policy, [requests[index] for index in probes.again] if again else requests)
-    return Replies(alone=tuple(single), company=tuple(company), temperature=temperature)
+        batched = _replies(policy, [requests[index] for index in probes.again] if again else requests)
+    return Replies(alone=tuple(single), batched=tuple(batched), temperature=temperature)
 
 
 @contextmanager

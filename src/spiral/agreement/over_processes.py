@@ -65,7 +65,7 @@ def sample_probes(policy: LanguagePolicy, config: Any, parameters: int, device: 
 def compare_with_learner(replies: Replies, learner: Scores, kind: str, compute: str, engine: str) -> None:
     """Raises `DisagreementError` when the learner's log-probabilities differ from those an engine reported."""
     tolerance = tolerance_of(compute, replies.temperature)
-    for how, sampled in (("one prompt at a time", replies.alone), ("all prompts at once", replies.company)):
+    for how, sampled in (("one prompt at a time", replies.alone), ("all prompts at once", replies.batched)):
         if not sampled:
             continue
         scores = learner_logprobs(learner, sampled)

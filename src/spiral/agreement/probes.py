@@ -69,7 +69,7 @@ def make_probes(
     words = words[words < int(config.get_text_config().vocab_size)]
     lengths = dict.fromkeys(min(length, room) for length in fillers)
     prompts = [_filler(words, length, turn) for turn, length in enumerate(lengths)]
-    # Texts of different lengths in one batch show what padding and company do, at a smaller price.
+    # Texts of different lengths in one batch show what padding and batching do, at a lower cost.
     alone = [] if large else [0, len(prompts) - 1]
     prompts += [prompt[: min(game_tokens, room)] for prompt in played]
     not_crossed = []

@@ -185,7 +185,7 @@ def pointed_to(link: Path) -> Path | None:
     return link if link.is_dir() else None
 
 
-def share_mode(path: Path, mode: int) -> None:
+def set_mode(path: Path, mode: int) -> None:
     """Set a file's access mode on file systems that allow it."""
     with contextlib.suppress(OSError):  # CIFS, exFAT and bucket mounts refuse
         path.chmod(mode)

@@ -243,7 +243,7 @@ def _flocked(path: Path) -> tuple[int, bool]:
             excludes = _lock(descriptor)
         except BlockingIOError:
             os.close(descriptor)
-            raise _holder(path) from None
+            raise _held_error(path) from None
         except BaseException:
             os.close(descriptor)
             raise
@@ -276,7 +276,7 @@ def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _holder(path: Path) -> HeldError:
+def _held_error(path: Path) -> HeldError:
     """Return an error that names the holder, which may not yet have written its name over a dead owner's."""
     file, end = _owner_file(path), time.monotonic() + NAMED_SECONDS
     while True:

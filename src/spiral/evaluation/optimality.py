@@ -152,16 +152,16 @@ def evaluate_optimality(
 
 def optimality_of_table(table: PolicyTable) -> OptimalityResult:
     """`evaluate_optimality` of a table that covers every position of a game of perfect information."""
-    judge = judge_game(table.game)
-    values_FI = position_values(judge, table.rows, range(len(table.rows)))
+    values = move_values(table.game)
+    values_FI = position_values(values, table.rows, range(len(table.rows)))
     return OptimalityResult(
         game=table.game.spec,
         method=table.method,
         positions=len(table.rows),
         all_positions=len(table.rows),
         uniform=average(values_FI, np.ones(len(table.rows))),
-        self_play=average(values_FI, visits(judge.tree, table.to_array())),
-        random_play=average(values_FI, random_visits(judge.tree)),
+        self_play=average(values_FI, visits(values.tree, table.to_array())),
+        random_play=average(values_FI, random_visits(values.tree)),
         states=table.rows,
     )
 
@@ -176,18 +176,18 @@ def sampled_optimality(
     watch: TheoryWatch = ignore_progress,
 ) -> OptimalityResult:
     """`evaluate_optimality` from sampled replies, for a language model whose probabilities are not known."""
-    judge = judge_game(game)
-    total = len(judge.tree.infosets)
+    values = move_values(game)
+    total = len(values.tree.infosets)
     count = min(positions, total)
     rng = np.random.default_rng(derive_seed(seed, "optimality"))
-    random_I = random_visits(judge.tree)
+    random_I = random_visits(values.tree)
     uniform = rng.choice(total, count, replace=False).tolist()
     visited = rng.choice(total, count, p=random_I / random_I.sum()).tolist()
-    asked = [(judge.tree.infosets[index].state, judge.tree.infosets[index].player) for index in uniform + visited]
+    asked = [(values.tree.infosets[index].state, values.tree.infosets[index].player) for index in uniform + visited]
     table = sampled_table(policy, game, asked, samples=samples, seed=seed, purpose="optimality", watch=watch)
-    values_FN = position_values(judge, table.rows, uniform + visited)
+    values_FN = position_values(values, table.rows, uniform + visited)
     uniform_FN, visited_FN = values_FN[:, :count], values_FN[:, count:]
-    self_play, bounds = _self_play(policy, game, judge, play_episodes, seed, watch)
+    self_play, bounds = _self_play(policy, game, values, play_episodes, seed, watch)
     bounds |= _bounds(uniform_FN, samples, "uniform") | _bounds(visited_FN, samples, "random")
     return OptimalityResult(
         game=game.spec,
@@ -204,7 +204,7 @@ def sampled_optimality(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judge:
+class MoveValues:
     """The value of every move of a game."""
 
     tree: GameTree
@@ -214,7 +214,7 @@ class Judge:
     """Regret of an illegal reply."""
 
 
-def judge_game(game: Game) -> Judge:
+def move_values(game: Game) -> MoveValues:
     """The value of every move of a game of perfect information, by backward induction."""
     tree = decision_tree(game)
     value_N = optimal_values(tree)
@@ -228,22 +228,22 @@ def judge_game(game: Game) -> Judge:
     value_I[tree.infoset_N[nodes]] = value_N[nodes]
     first_I = np.array([infoset.player == 0 for infoset in tree.infosets])
     forfeit_I = np.where(first_I, value_I - tree.payoff_N.min(), tree.payoff_N.max() - value_I)
-    return Judge(tree=tree, optimal_A=regret_A <= TIE, regret_A=regret_A, forfeit_I=forfeit_I)
+    return MoveValues(tree=tree, optimal_A=regret_A <= TIE, regret_A=regret_A, forfeit_I=forfeit_I)
 
 
-def position_values(judge: Judge, rows: Sequence[StateRow], positions: Iterable[int]) -> Floats:
+def position_values(values: MoveValues, rows: Sequence[StateRow], positions: Iterable[int]) -> Floats:
     """The numbers of `Optimality`, in their order, for each row of a table and the position it belongs to, [F, N]."""
     values_NF = []
     for row, position in zip(rows, positions, strict=True):
-        first = judge.tree.infosets[position].first_slot
+        first = values.tree.infosets[position].first_slot
         slots = slice(first, first + len(row.probabilities))
-        probabilities, optimal = np.array(list(row.probabilities.values())), judge.optimal_A[slots]
+        probabilities, optimal = np.array(list(row.probabilities.values())), values.optimal_A[slots]
         top = (probabilities >= probabilities.max() - TIE) & (probabilities > 0.0)
         values_NF.append(
             (
                 probabilities @ optimal,
                 int(np.sum(top & optimal)) / max(1, int(np.sum(top))),
-                probabilities @ judge.regret_A[slots] + row.illegal * judge.forfeit_I[position],
+                probabilities @ values.regret_A[slots] + row.illegal * values.forfeit_I[position],
                 row.illegal,
             )
         )
@@ -282,16 +282,16 @@ def _bounds(values_FN: Floats, samples: int, weighting: str) -> dict[str, Estima
 
 
 def _self_play(
-    policy: LanguagePolicy, game: Game, judge: Judge, episodes: int, seed: int, watch: TheoryWatch
+    policy: LanguagePolicy, game: Game, values: MoveValues, episodes: int, seed: int, watch: TheoryWatch
 ) -> tuple[Optimality, dict[str, Estimate]]:
     """Averages over the moves of self-play games, with bootstrap intervals that resample whole games."""
     seeds = [derive_seed(seed, "optimality", "game", index) for index in range(episodes)]
     matches = [Match(game=game, seed=match_seed, policies=(policy, policy)) for match_seed in seeds]
     played = play(matches, watch=lambda games, _: watch("games of self-play", games, episodes))
     positions = {
-        (infoset.player, infoset.state.position_key()): index for index, infoset in enumerate(judge.tree.infosets)
+        (infoset.player, infoset.state.position_key()): index for index, infoset in enumerate(values.tree.infosets)
     }
-    totals_GF = np.array([_game_totals(episode, game, judge, positions) for episode in played])
+    totals_GF = np.array([_game_totals(episode, game, values, positions) for episode in played])
     moves, share, regret, illegal = (float(total) for total in totals_GF.sum(axis=0))
     weight_DG = bootstrap_weights(episodes, np.random.default_rng(derive_seed(seed, "optimality", "bootstrap")))
     drawn_DF = weight_DG @ totals_GF
@@ -303,7 +303,7 @@ def _self_play(
 
 
 def _game_totals(
-    episode: Episode, game: Game, judge: Judge, positions: Mapping[tuple[int, Hashable], int]
+    episode: Episode, game: Game, values: MoveValues, positions: Mapping[tuple[int, Hashable], int]
 ) -> tuple[float, float, float, float]:
     """Sums over one game: moves, optimal moves, regret, illegal moves."""
     moves = share = regret = illegal = 0.0
@@ -311,12 +311,12 @@ def _game_totals(
     illegal_move = [""] if episode.outcome == "illegal_move" else []
     for action in [*episode.actions, *illegal_move]:
         if not state.is_chance:
-            infoset = judge.tree.infosets[position := positions[state.current_player, state.position_key()]]
+            infoset = values.tree.infosets[position := positions[state.current_player, state.position_key()]]
             moves += 1
             if action:
                 slot = infoset.first_slot + infoset.actions.index(action)
-                share, regret = share + judge.optimal_A[slot], regret + judge.regret_A[slot]
+                share, regret = share + values.optimal_A[slot], regret + values.regret_A[slot]
             else:
-                illegal, regret = illegal + 1, regret + judge.forfeit_I[position]
+                illegal, regret = illegal + 1, regret + values.forfeit_I[position]
         state = state.apply(action) if action else state
     return moves, float(share), float(regret), illegal

@@ -26,7 +26,7 @@ from spiral.evaluation.results import RESULTS_VARIABLE
 from spiral.experiments.jobs import Prepared
 
 Status = Literal["done", "failed", "stopped", "left out", "waiting"]
-Tell = Callable[[str], object]
+Notify = Callable[[str], object]
 PROGRAM = (sys.executable, "-m", "spiral")
 POLL_SECONDS = 0.1
 THREADS = "OMP_NUM_THREADS"
@@ -57,13 +57,15 @@ class _Attempt:
     """Seconds of earlier attempts."""
 
 
-def run_jobs(jobs: Sequence[Prepared], at_once: int, tell: Tell, changed: Callable[[], object]) -> dict[str, Outcome]:
+def run_jobs(
+    jobs: Sequence[Prepared], at_once: int, notify: Notify, changed: Callable[[], object]
+) -> dict[str, Outcome]:
     """Runs what is not done yet.
 
     Args:
         jobs: In an order in which each follows what it needs; those with the same key are run once.
         at_once: Number of commands at once. With several, each gets its share of the cores (`OMP_NUM_THREADS`).
-        tell: Is given a line when a command begins, ends, or must be waited for.
+        notify: Called with a line when a command begins, ends, or must be waited for.
         changed: Called when a job has ended.
 
     Returns:
@@ -73,21 +75,21 @@ def run_jobs(jobs: Sequence[Prepared], at_once: int, tell: Tell, changed: Callab
     names = {key: f"[{number}/{len(waiting)}] {_label(one)}" for number, (key, one) in enumerate(waiting.items(), 1)}
     outcomes: dict[str, Outcome] = {}
     running: dict[str, _Attempt] = {}
-    told: set[str] = set()
+    notified: set[str] = set()
 
     def end(key: str, outcome: Outcome) -> None:
         outcomes[key] = outcome
         waiting.pop(key, None)
         if outcome.status == "done":
-            tell(f"{names[key]}: done in {outcome.seconds:.0f} s")
+            notify(f"{names[key]}: done in {outcome.seconds:.0f} s")
         else:
-            tell(f"{names[key]}: {outcome.status}: {outcome.message}")
+            notify(f"{names[key]}: {outcome.status}: {outcome.message}")
         changed()
 
     with stop_requests() as stop_requested, _ended(running):
         while waiting or running:
-            if stop_requested() and "stop" not in told:
-                told.add("stop")
+            if stop_requested() and "stop" not in notified:
+                notified.add("stop")
                 waiting.clear()
                 for attempt in running.values():
                     _signal(attempt, signal.SIGINT)
@@ -96,19 +98,19 @@ def run_jobs(jobs: Sequence[Prepared], at_once: int, tell: Tell, changed: Callab
                 if missing:
                     end(key, Outcome(status="left out", message=f"it needs {names[missing[0]]}, which is not done"))
                 elif len(running) < at_once and all(need in outcomes for need in one.needs):
-                    held = _holder(one)
+                    held = _locked_or_holder(one)
                     if isinstance(held, Lock):
                         if one.done():
                             held.release()
                             outcomes[key] = Outcome(status="done", seconds=one.state().get("seconds", 0.0))
                             del waiting[key]
                             continue
-                        tell(f"{names[key]}: {one.command}\n    log: {one.log_file}")
+                        notify(f"{names[key]}: {one.command}\n    log: {one.log_file}")
                         running[key] = _begin(one, held, at_once)
                         del waiting[key]
-                    elif key not in told:
-                        tell(f"{names[key]}: {held} is running it; waiting until it has ended")
-                        told.add(key)
+                    elif key not in notified:
+                        notify(f"{names[key]}: {held} is running it; waiting until it has ended")
+                        notified.add(key)
             for key, attempt in [*running.items()]:
                 if attempt.process.poll() is not None:
                     del running[key]
@@ -121,7 +123,7 @@ def _label(one: Prepared) -> str:
     return f"{one.job.label}, seed {one.job.seed}" if one.job.is_run else one.job.label
 
 
-def _holder(one: Prepared) -> Lock | str:
+def _locked_or_holder(one: Prepared) -> Lock | str:
     """The lock of a job's directory, or what holds it: another process like this, or a command that outlived one."""
     one.directory.mkdir(parents=True, exist_ok=True)
     try:

@@ -101,7 +101,7 @@ class League:
         self.save()
 
     def load(self) -> None:
-        """Take back what `save` has written; the directory may have been moved since.
+        """Load what `save` has written; the directory may have been moved since.
 
         Raises:
             ValueError: It cannot be read, or is of other settings.
@@ -130,7 +130,7 @@ class League:
         }
 
     def train_main(self) -> dict[str, Any]:
-        """Train the main agent on, against all exploiters too, and evaluate it.
+        """Continue training the main agent, against all exploiters too, and evaluate it.
 
         Returns:
             Its step and model, its exploitability, and what each exploiter won against it, both by game.
@@ -243,7 +243,7 @@ class League:
     def _check_main(self, steps: int) -> None:
         """Raises `ValueError` unless the main agent's run is between its last round and `steps`, the end of the next.
 
-        One that was taken back would train anew, against exploiters of what it was.
+        One that was rolled back would train again, against exploiters of its later self.
         """
         directory, known = self.path / MAIN, self.main[-1]["step"] if self.main else 0
         checkpoint = latest_checkpoint(directory / "checkpoints")

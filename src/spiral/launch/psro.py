@@ -116,7 +116,7 @@ class Psro:
         self.save()
 
     def load(self) -> None:
-        """Take back what `save` has written.
+        """Load what `save` has written.
 
         Raises:
             ValueError: It cannot be read, or is of other settings.

@@ -27,7 +27,7 @@ from spiral.models.hub import local_copy
 from spiral.models.loading import is_local_name, local_model, model_directory
 
 DIRECTORY = Path(__file__).parent / "configs"
-MOST_EMPTY_MODELS = 8
+MAX_EMPTY_MODELS = 8
 _empty_models: dict[tuple[type, str], Any] = {}
 """The last models without weights, by their configurations."""
 
@@ -170,7 +170,7 @@ def empty_model(config: Any) -> Any:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"cannot build a model of the kind {config.model_type!r}: {reason}") from error
     check_text_only(model, config.model_type)
-    if len(_empty_models) >= MOST_EMPTY_MODELS:
+    if len(_empty_models) >= MAX_EMPTY_MODELS:
         del _empty_models[next(iter(_empty_models))]
     _empty_models[described] = model
     return model

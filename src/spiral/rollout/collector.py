@@ -90,7 +90,7 @@ class SelfPlay:
         return self._matchmaker.keeps(step)
 
     def add_past_self(self, step: int) -> None:
-        """Tell the opponent sampler of a past self that was kept."""
+        """Notify the opponent sampler of a past self that was kept."""
         self._matchmaker.add_past_self(step)
 
     def past_selves(self) -> list[str]:

@@ -330,7 +330,7 @@ class Matchmaker:
             return self.sampler.plays_past_selves and bool(self.sampler.keeps(step))
 
     def add_past_self(self, step: int) -> None:
-        """Tell the opponent sampler of a past self that the run has kept."""
+        """Notify the opponent sampler of a past self that the run has kept."""
         with self._named(f"failed to take the past self of step {step}"):
             self.sampler.add_past_self(step, past_self(step))
         self._state_of("opponent sampler", self.sampler)
@@ -368,10 +368,10 @@ class Matchmaker:
         """
         self.turns_per_game = state.get("turns_per_game")
         if opponents := state.get("opponents"):
-            with self._named(f"cannot take back its state from {source}"):
+            with self._named(f"cannot load its state from {source}"):
                 self.sampler.load_state_dict(opponents)
         if curriculum := state.get("curriculum"):
-            with self._named(f"cannot take back its state from {source}", "curriculum"):
+            with self._named(f"cannot load its state from {source}", "curriculum"):
                 self.curriculum.load_state_dict(curriculum)
 
     def _state_of(self, kind: str, observer: OpponentSampler | Curriculum) -> dict[str, object]:

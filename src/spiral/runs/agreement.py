@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from spiral.agreement import PLAINER, DisagreementError, tolerance_of
+from spiral.agreement import PLAIN_SETTINGS, DisagreementError, tolerance_of
 from spiral.core.metrics import Metrics
 from spiral.core.records import FloatArray
 from spiral.runs.recipe import Recipe
@@ -31,7 +31,7 @@ LATER = 5e-3
 def learner_options(recipe: Recipe) -> dict[str, Any]:
     """The settings under which a learner could compute something else than the plain forward pass."""
     values = recipe.model_dump()
-    return {name: values[name.partition(".")[0]][name.partition(".")[2]] for name in PLAINER}
+    return {name: values[name.partition(".")[0]][name.partition(".")[2]] for name in PLAIN_SETTINGS}
 
 
 def computation(recipe: Recipe) -> dict[str, Any]:

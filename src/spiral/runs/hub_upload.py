@@ -101,17 +101,17 @@ class Hub:
         """What the hub refused, and what to do; without the token, whatever the server repeats."""
         status = _status(error)
         said = str(getattr(error, "server_message", None) or "")
-        told = f" It says: {said.replace(self._token, '***')[:300]}" if said else ""
+        message = f" It says: {said.replace(self._token, '***')[:300]}" if said else ""
         if status == 401:
-            return f"the hub does not know the token (401); run `hf auth login` again, or set HF_TOKEN.{told}"
+            return f"the hub does not know the token (401); run `hf auth login` again, or set HF_TOKEN.{message}"
         if status == 403:
-            return f"the token may not write to {repo} (403); use one with the permission to write there.{told}"
+            return f"the token may not write to {repo} (403); use one with the permission to write there.{message}"
         if status == 404:
-            return f"the hub has no place for {repo} (404): no such user or organisation, or not yours.{told}"
+            return f"the hub has no place for {repo} (404): no such user or organisation, or not yours.{message}"
         if status == 409:
-            return f"{repo} conflicts with what is on the hub (409), such as a push at the same time; {AGAIN}.{told}"
+            return f"{repo} conflicts with what is on the hub (409), such as a push at the same time; {AGAIN}.{message}"
         if status is not None:
-            return f"the hub refused {repo} with status {status}; {AGAIN}.{told}"
+            return f"the hub refused {repo} with status {status}; {AGAIN}.{message}"
         reason = " ".join(str(error).split()).replace(self._token, "***")[:300] or type(error).__name__
         return f"the hub at {self.endpoint} cannot be reached ({type(error).__name__}: {reason}); {AGAIN}"
 

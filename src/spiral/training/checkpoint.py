@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiral.core.files import point_to, remove, sha256, share_mode, write_directory_atomically
+from spiral.core.files import point_to, remove, set_mode, sha256, write_directory_atomically
 from spiral.core.steps import LATEST, MANIFEST, PAST_SELVES, SNAPSHOTS, checkpoints_in, step_name
 from spiral.core.versions import versions
 from spiral.models.card import CARD, ModelCard, write_card
@@ -146,7 +146,7 @@ def _write_manifest(directory: Path) -> None:
     """Write the hash of every file. Gives all files one mode: safetensors makes some that only their owner can read."""
     files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
     for file in files:
-        share_mode(file, (directory / CARD).stat().st_mode)
+        set_mode(file, (directory / CARD).stat().st_mode)
     manifest = {str(file.relative_to(directory)): sha256(file) for file in files}
     (directory / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """A local web page over run directories (`spiral view`).
 
-    app         the addresses that the page asks, as a FastAPI application
-    guard       who may ask: the token, the host, the origin
+    app         the HTTP routes that the page calls, as a FastAPI application
+    access      who may ask: the token, the host, the origin
     serving     the port, the address with the token, the browser
     run         a run as its files tell it: status, settings, metrics, notices
     episodes    a table of a run's episodes: filters, search, sorting, pages

@@ -1,4 +1,4 @@
-"""The addresses that the page asks, and the page itself.
+"""The HTTP routes that the page calls, and the page.
 
 Everything under `/api` is JSON, except an episode as text and the events of a run. Numbers that are not known are null;
 text is as it is in the run, and the page shows it as text only. An error is `{"error": one sentence}`.
@@ -22,12 +22,12 @@ from starlette.staticfiles import StaticFiles
 
 from spiral.runs.league import LEAGUE, league_runs
 from spiral.runs.population import POPULATION, responses
-from spiral.viewer.answers import Json, error_answer
+from spiral.viewer.access import AccessCheck
 from spiral.viewer.benchmarks import ItemFilters
 from spiral.viewer.episodes import EpisodeTable, Filters
 from spiral.viewer.evaluations import Evaluations
-from spiral.viewer.guard import Guard
 from spiral.viewer.replay import Replay
+from spiral.viewer.responses import Json, error_response
 from spiral.viewer.run import ViewedRun, differing_settings, notice
 from spiral.viewer.sessions import Request as PlayRequest
 from spiral.viewer.sessions import Sessions, TooManyGamesError
@@ -79,7 +79,7 @@ class Viewer:
 
 
 def make_app(viewer: Viewer, *, token: str, host: str = "127.0.0.1", watched: Callable[[], bool] = lambda: True) -> Any:
-    """The application behind its guard.
+    """The application behind its access check.
 
     Args:
         viewer: The runs.
@@ -100,7 +100,7 @@ def make_app(viewer: Viewer, *, token: str, host: str = "127.0.0.1", watched: Ca
     _add_evaluations(app, viewer)
     _add_play(app, viewer.sessions)
     _add_page(app)
-    return Guard(app, token=token, host=host)
+    return AccessCheck(app, token=token, host=host)
 
 
 def _add_runs(app: FastAPI, viewer: Viewer, watched: Callable[[], bool]) -> None:
@@ -271,7 +271,7 @@ def _add_play(app: FastAPI, sessions: Sessions) -> None:
         try:
             return Json({"session": sessions.begin(PlayRequest(**wanted.model_dump()))})
         except TooManyGamesError as error:
-            return error_answer(429, str(error))
+            return error_response(429, str(error))
 
     @app.get("/api/play/{session}")
     def view(session: str) -> Json:
@@ -301,21 +301,21 @@ def _add_errors(app: FastAPI) -> None:
         first: Mapping[str, Any] = next(iter(error.errors()), {})
         name = ".".join(map(str, first.get("loc", ())[1:])) or "the request"
         reason = first.get("msg", "it is not valid")
-        return error_answer(400, notice(f"got {first.get('input')!r} for {name}: {reason}"))
+        return error_response(400, notice(f"got {first.get('input')!r} for {name}: {reason}"))
 
     @app.exception_handler(HTTPException)
     def refused(_request: Request, error: HTTPException) -> Json:
         text = "there is nothing at this address" if error.status_code == 404 else str(error.detail)
-        return error_answer(error.status_code, text)
+        return error_response(error.status_code, text)
 
     @app.exception_handler(LookupError)
     def missing(_request: Request, error: LookupError) -> Json:
-        return error_answer(404, notice(str(error.args[0] if error.args else error)))
+        return error_response(404, notice(str(error.args[0] if error.args else error)))
 
     @app.exception_handler(ValueError)
     def wrong(_request: Request, error: ValueError) -> Json:
-        return error_answer(400, notice(str(error)))
+        return error_response(400, notice(str(error)))
 
     @app.exception_handler(OSError)
     def unreadable(_request: Request, error: OSError) -> Json:
-        return error_answer(404, notice(f"a file of the run cannot be read any more: {error.strerror or error}"))
+        return error_response(404, notice(f"a file of the run cannot be read any more: {error.strerror or error}"))

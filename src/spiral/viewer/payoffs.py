@@ -103,7 +103,7 @@ def past_self_tables(run: Path) -> list[dict[str, Any]]:
 
 
 def _past_selves(standings: PastSelfStandings) -> dict[str, Any]:
-    """Rows are the policy on its way to a step and of now, columns its past selves."""
+    """Rows are the policy on its way to each step and the current policy, columns its past selves."""
     steps = [str(past.step) for past in standings.past_selves]
     shown = steps[-MAX_PLAYERS:]
     rows = [*shown, NOW]

@@ -404,7 +404,7 @@ def test_names_of_actions() -> None:
         ("matching_pennies_3p", "not for two players"),
         ("sheriff", "not zero-sum"),
         ("turn_based_simultaneous_game", "made out of another game or a file"),
-        ("liars_dice_ir", "its players forget on purpose"),
+        ("liars_dice_ir", "its players have imperfect recall"),
         ("quoridor", "OpenSpiel itself warns of known faults in it"),
     ],
 )

@@ -7,7 +7,7 @@ their weights. A worker that missed a version, that started later, or that needs
 through the object store.
 
 Sender and receivers form a process group beside the default one, which lasts as long as its members. It is made from
-its parts, a store and a carrier, and never becomes the default group of a process: a learner has another one there, and
+its parts, a store and a backend, and never becomes the default group of a process: a learner has another one there, and
 vLLM takes a default group for its own. (Ray's collective library makes its gloo group the default one, which is why it
 is not used.) Every wait has a timeout. A process that fails leaves the group, which breaks the connections of the
 others: a dead process is noticed at once, a stopped one at the timeout. A broken group is dropped, and the next
@@ -66,7 +66,7 @@ class BroadcastError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Meeting:
+class Rendezvous:
     """The processes of a group and where they meet; the same for all of them except for `rank`."""
 
     generation: int
@@ -82,7 +82,7 @@ class Meeting:
     device: str
     """Device to send from and to receive on: "cpu" or "cuda"."""
     seconds: float
-    """Timeout of a broadcast in this process, including the meeting."""
+    """Timeout of a broadcast in this process, including the rendezvous."""
 
 
 def broadcast_device(context: TransportContext) -> str:
@@ -126,13 +126,13 @@ class BroadcastTransport(WeightTransport):
         if not workers or self._failed_broadcasts >= MAX_FAILED_BROADCASTS:
             return delivery
         self._update_group(handle.peers, workers)
-        meeting = Meeting(
+        rendezvous = Rendezvous(
             generation=self._generation, rank=0, size=len(workers) + 1, address=self._store[0], port=self._store[1],
             local=self._local, device=broadcast_device(self.context), seconds=self._seconds,
         )  # fmt: skip
-        sending = call(handle.peers, "broadcast", handle.version, meeting)
+        sending = call(handle.peers, "broadcast", handle.version, rendezvous)
         receiving = {
-            call(worker.actor, "stage", handle.version, dataclasses.replace(meeting, rank=rank)): worker
+            call(worker.actor, "stage", handle.version, dataclasses.replace(rendezvous, rank=rank)): worker
             for rank, worker in enumerate(workers, start=1)
         }
         self._watch(handle.peers, sending, receiving, delivery)
@@ -144,7 +144,7 @@ class BroadcastTransport(WeightTransport):
         return delivery
 
     def _update_group(self, sender: Any, workers: Sequence[Any]) -> None:
-        """Counts a new group where it differs from the last one."""
+        """Begins a new group if its members have changed."""
         if sender != self._sender:
             asked = call(sender, "open_store", self._local, self._seconds)
             self._store = self._sender_result(asked, "open_store")
@@ -165,7 +165,7 @@ class BroadcastTransport(WeightTransport):
             done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, end - time.monotonic()))
             for ref in done:
                 if ref in receiving:
-                    _sort(receiving[ref], ref, delivery)
+                    _record_answer(receiving[ref], ref, delivery)
             failed = bool(delivery.failures) or (sending in done and _failed(sending))
             if failed and not abandoned:
                 abandoned = True
@@ -198,7 +198,7 @@ class BroadcastTransport(WeightTransport):
         )  # fmt: skip
 
 
-def _sort(worker: DestinationT, ref: Any, delivery: Delivery[DestinationT]) -> None:
+def _record_answer(worker: DestinationT, ref: Any, delivery: Delivery[DestinationT]) -> None:
     """Adds a worker to the delivery by its answer."""
     ray = import_ray()
 
@@ -245,12 +245,12 @@ class BroadcastSender(KeepingSender):
             )  # fmt: skip
         return self._address
 
-    def broadcast(self, version: int, meeting: Meeting) -> str | None:
-        """Sends a version to all receivers of a meeting; returns the error in one line, or None."""
-        end = time.monotonic() + meeting.seconds
+    def broadcast(self, version: int, rendezvous: Rendezvous) -> str | None:
+        """Sends a version to all receivers of a rendezvous; returns the error in one line, or None."""
+        end = time.monotonic() + rendezvous.seconds
         flat = self._kept[version]
         try:
-            group = self._membership.join(meeting, lambda: self._store, end)
+            group = self._membership.join(rendezvous, lambda: self._store, end)
             text = torch.frombuffer(bytearray(flat.layout(version).encode()), dtype=torch.uint8)
             for tensor in (torch.tensor([len(text)]), text, *flat.buckets):
                 group.broadcast(tensor.to(group.device), end)
@@ -264,7 +264,7 @@ class BroadcastSender(KeepingSender):
         return None
 
     def abandon(self, generation: int) -> None:
-        """Ends the wait of all processes at a meeting to which one cannot come; for another thread."""
+        """Ends the wait of all processes when one cannot join; called from another thread."""
         own = TCPStore(*self._address, None, False, timedelta(seconds=5), wait_for_workers=False)
         PrefixStore(_group_prefix(generation), own).set("abandoned", "")
 
@@ -291,11 +291,11 @@ class BroadcastReceiver(WeightReceiver):
         else:
             load(staged.tensors(), handle.version)
 
-    def stage(self, version: int, meeting: Meeting) -> str | None:
+    def stage(self, version: int, rendezvous: Rendezvous) -> str | None:
         """Receives a version from the sender; returns the error in one line, or None."""
-        end = time.monotonic() + meeting.seconds
+        end = time.monotonic() + rendezvous.seconds
         try:
-            group = self._membership.join(meeting, lambda: _connect(meeting), end)
+            group = self._membership.join(rendezvous, lambda: _connect(rendezvous), end)
             flat = _received(group, version, end)
         except (RuntimeError, OSError) as error:
             self._membership.leave()
@@ -321,43 +321,43 @@ class BroadcastReceiver(WeightReceiver):
 class Group:
     """One process's membership in a group; `leave` ends it."""
 
-    def __init__(self, meeting: Meeting, store: Any, end: float) -> None:
-        """Waits for all processes of the meeting.
+    def __init__(self, rendezvous: Rendezvous, store: Any, end: float) -> None:
+        """Waits for all processes of the rendezvous.
 
         Raises:
             RuntimeError: one does not come until `end`, a time of `time.monotonic`.
         """
-        self.generation = meeting.generation
-        self.device = meeting.device
-        inside = PrefixStore(_group_prefix(meeting.generation), store)
-        inside.set(f"here/{meeting.rank}", "")
-        self._wait_for_all(meeting, inside, end)
+        self.generation = rendezvous.generation
+        self.device = rendezvous.device
+        inside = PrefixStore(_group_prefix(rendezvous.generation), store)
+        inside.set(f"here/{rendezvous.rank}", "")
+        self._wait_for_all(rendezvous, inside, end)
         limit = timedelta(seconds=max(1.0, end - time.monotonic()))
-        self._carrier: Any = _carrier(meeting, PrefixStore("transport", inside), limit)
+        self._backend: Any = _backend(rendezvous, PrefixStore("transport", inside), limit)
 
     def broadcast(self, tensor: Tensor, end: float) -> None:
         """Sends the tensor from rank 0; fills it in the other processes."""
         limit = timedelta(seconds=max(0.001, end - time.monotonic()))
         options = c10d.BroadcastOptions()
         options.rootRank, options.rootTensor, options.timeout = 0, 0, limit
-        self._carrier.broadcast([tensor], options).wait(limit)
+        self._backend.broadcast([tensor], options).wait(limit)
 
     def leave(self) -> None:
         """Closes the connections, so that no process waits for this one."""
-        if self.device == "cuda" and self._carrier is not None:
-            leave_nccl_group(self._carrier)
-        self._carrier = None
+        if self.device == "cuda" and self._backend is not None:
+            leave_nccl_group(self._backend)
+        self._backend = None
 
     @staticmethod
-    def _wait_for_all(meeting: Meeting, store: Any, end: float) -> None:
-        names = {rank: f"here/{rank}" for rank in range(meeting.size)}
+    def _wait_for_all(rendezvous: Rendezvous, store: Any, end: float) -> None:
+        names = {rank: f"here/{rank}" for rank in range(rendezvous.size)}
         while not store.check(list(names.values())):
             if store.check(["abandoned"]):
                 raise BroadcastError("another process could not join the broadcast")
             if time.monotonic() > end:
                 missing = [str(rank) for rank, name in names.items() if not store.check([name])]
                 raise BroadcastError(
-                    f"rank {', '.join(missing)} did not join the broadcast within {meeting.seconds:g} s"
+                    f"rank {', '.join(missing)} did not join the broadcast within {rendezvous.seconds:g} s"
                 )
             time.sleep(POLL_SECONDS)
 
@@ -368,11 +368,11 @@ class _Membership:
     def __init__(self) -> None:
         self._group: Group | None = None
 
-    def join(self, meeting: Meeting, connect: Callable[[], Any], end: float) -> Group:
-        """The group of the meeting, joined now unless this process is in it; `connect()` returns its store."""
-        if self._group is None or self._group.generation != meeting.generation:
+    def join(self, rendezvous: Rendezvous, connect: Callable[[], Any], end: float) -> Group:
+        """The group of the rendezvous, joined now unless this process is in it; `connect()` returns its store."""
+        if self._group is None or self._group.generation != rendezvous.generation:
             self.leave()
-            self._group = Group(meeting, connect(), end)
+            self._group = Group(rendezvous, connect(), end)
         return self._group
 
     def leave(self) -> None:
@@ -386,19 +386,19 @@ def _group_prefix(generation: int) -> str:
     return f"weights {generation}"
 
 
-def _carrier(meeting: Meeting, store: Any, limit: timedelta) -> Any:
+def _backend(rendezvous: Rendezvous, store: Any, limit: timedelta) -> Any:
     """The connected process group of torch that carries the bytes."""
-    if meeting.device == "cuda":
-        return nccl_group(store, meeting.rank, meeting.size, limit)
+    if rendezvous.device == "cuda":
+        return nccl_group(store, rendezvous.rank, rendezvous.size, limit)
     gloo = c10d.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     gloo._timeout = limit
-    gloo._devices = [c10d.ProcessGroupGloo.create_device(hostname=own_address(meeting.local))]
-    return c10d.ProcessGroupGloo(store, meeting.rank, meeting.size, gloo)
+    gloo._devices = [c10d.ProcessGroupGloo.create_device(hostname=own_address(rendezvous.local))]
+    return c10d.ProcessGroupGloo(store, rendezvous.rank, rendezvous.size, gloo)
 
 
-def _connect(meeting: Meeting) -> Any:
-    limit = timedelta(seconds=meeting.seconds)
-    return TCPStore(meeting.address, meeting.port, None, False, limit, wait_for_workers=False)
+def _connect(rendezvous: Rendezvous) -> Any:
+    limit = timedelta(seconds=rendezvous.seconds)
+    return TCPStore(rendezvous.address, rendezvous.port, None, False, limit, wait_for_workers=False)
 
 
 def _received(group: Group, version: int, end: float) -> FlatWeights:

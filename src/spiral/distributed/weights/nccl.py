@@ -1,4 +1,4 @@
-"""NCCL as the carrier of broadcasts between GPUs. It has never run: no machine with two GPUs was at hand."""
+"""NCCL as the backend of broadcasts between GPUs. It has never run: no machine with two GPUs was at hand."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from spiral.games import Game
 MIRROR = "mirror"
 """The opponent that is the policy itself."""
 OWN = (MIRROR, PAST)
-"""Opponents that are the policy, of now or of an earlier step."""
+"""Opponents that are the policy, the current one or that of an earlier step."""
 
 
 class OpponentSampler(ABC):

@@ -1,7 +1,7 @@
 """Who beat whom: the games of a policy against its past selves, their win rates, and ratings from them.
 
 A row is the policy between two past selves that were kept: the games that it played on its way to the next of them. So
-the rows, one for each past self and one for the policy of now, and the columns, one for each past self, are the payoff
+the rows, one for each past self and one for the current policy, and the columns, one for each past self, are the payoff
 matrix of the run against itself, of which only the games that were played are known.
 
 Ratings are Elo by the fit of Bradley and Terry (`spiral.theory.metagame`), as in tournaments. The oldest past self in
@@ -85,7 +85,7 @@ class Results:
         """The rating of the oldest past self in the table."""
 
     def add(self, step: int, wins: float, payoff: float) -> None:
-        """Count a game of the policy of now against the past self of `step`."""
+        """Count a game of the current policy against the past self of `step`."""
         cell = self._rows.setdefault(NOW, {}).setdefault(str(step), Cell())
         cell.games, cell.wins, cell.payoff = cell.games + 1, cell.wins + wins, cell.payoff + payoff
         self._win_rates.add(str(step), wins)
@@ -95,7 +95,7 @@ class Results:
         return self._win_rates.of(str(step))
 
     def close_row(self, step: int) -> None:
-        """Take the games of the policy of now as those of the past self of `step`, which was kept just now."""
+        """Take the games of the current policy as those of the past self of `step`, which was kept just now."""
         self._rows[str(step)] = self._rows.pop(NOW, {})
         while len(self._rows) > MAX_ROWS:
             known = self.ratings()
@@ -112,7 +112,7 @@ class Results:
     def ratings(self) -> dict[str, float]:
         """Return the Elo of every row: the past selves by their steps as texts, and `NOW`.
 
-        Before its first game the policy of now is the last past self.
+        Before its first game the current policy is the last past self.
         """
         names = [*(name for name in self._rows if name != NOW)]
         if not self._rows.get(NOW) and names:

@@ -225,7 +225,7 @@ class Estimator:
             source: The checkpoint's name, for errors.
 
         Raises:
-            UserCodeError: The estimator cannot take back its state.
+            UserCodeError: The estimator cannot load its state.
         """
         state = checkpoint["estimator"] if "estimator" in checkpoint else checkpoint["baselines"]
         try:
@@ -234,8 +234,7 @@ class Estimator:
             if self.name in ESTIMATORS:
                 raise
             raise UserCodeError(
-                f"the advantage estimator {self.name!r} cannot take back its state from {source}:"
-                f" {describe_error(error)}"
+                f"the advantage estimator {self.name!r} cannot load its state from {source}: {describe_error(error)}"
             ) from error
 
 

@@ -7,8 +7,8 @@ A state is its game and the moves made so far. OpenSpiel's own state is kept bes
 out of comparisons, and rebuilt from the moves after pickling. A player sees what OpenSpiel shows it: whole boards, and
 only its own hidden cards.
 
-Not supported: simultaneous moves (although OpenSpiel can put them one after another), rewards before the end, games in
-which players forget on purpose, games that wrap others, and parameters that are not plain values.
+Not supported: simultaneous moves (although OpenSpiel can put them one after another), rewards before the end, games of
+imperfect recall, games that wrap others, and parameters that are not plain values.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PUBLIC_MOVES = frozenset({"kuhn_poker", "leduc_poker", "liars_dice", "universal
 _BOARD_IS_ALL = frozenset({"breakthrough", "connect_four", "hex", "nim", "othello", "tic_tac_toe"})
 """Games whose future depends only on the board and the player to act."""
 _CHIPS_ON_THE_TABLE = frozenset({"leduc_poker"})
-"""Games with hidden cards whose observation, other than the information state, shows the chips of both players."""
+"""Games with hidden cards whose observation, unlike the information state, shows the chips of both players."""
 
 _FAULTY = {"quoridor": "OpenSpiel itself warns of known faults in it"}
 
@@ -103,8 +103,8 @@ def _why_not(kind: Any) -> str | None:
         "made out of another game or a file": not kind.default_loadable,
         "not zero-sum": not str(kind.utility).endswith(".ZERO_SUM"),
         "pays before the end": not str(kind.reward_model).endswith(".TERMINAL"),
-        "draws chance out of sight": "SAMPLED" in str(kind.chance_mode),
-        "its players forget on purpose": "Imperfect Recall" in kind.long_name,
+        "samples chance unseen": "SAMPLED" in str(kind.chance_mode),
+        "its players have imperfect recall": "Imperfect Recall" in kind.long_name,
         "has no text of what a player sees": not has_text,
     }
     return next((reason for reason, holds in faults.items() if holds), _FAULTY.get(kind.short_name))

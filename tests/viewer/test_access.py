@@ -1,10 +1,10 @@
-"""Who may ask the viewer, and what every answer forbids."""
+"""Who may ask the viewer, and what every response forbids."""
 
 from __future__ import annotations
 
 import pytest
 
-from spiral.viewer.guard import Guard
+from spiral.viewer.access import AccessCheck
 from viewed_runs import TOKEN, made_run, viewing
 
 EVERYTHING = ("/", "/assets/app.js", "/api/runs", "/api/runs/0/episodes", "/api/events", "/nothing")
@@ -91,5 +91,5 @@ def test_large_and_unmeasured_bodies_are_refused(client):
     ],
 )
 def test_a_server_that_others_reach_has_addresses_and_its_own_name(listening, host, own):
-    guard = Guard(lambda *_: None, token=TOKEN, host=listening)
-    assert guard._is_own(host) is own
+    check = AccessCheck(lambda *_: None, token=TOKEN, host=listening)
+    assert check._is_own(host) is own

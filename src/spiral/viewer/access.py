@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spiral.viewer.answers import Answer, error_answer
+from spiral.viewer.responses import TextResponse, error_response
 
 COOKIE = "spiral_token"
 MAX_BODY = 64 * 1024
@@ -35,8 +35,8 @@ HEADERS: Mapping[str, str] = {
 }
 
 
-class Guard:
-    """Refuses requests without the token, for another host and of another origin, and adds headers to every answer."""
+class AccessCheck:
+    """Refuses requests without the token, for another host or of another origin; adds headers to every response."""
 
     def __init__(self, app: ASGIApp, *, token: str, host: str) -> None:
         """`host` is the address that the server listens on."""
@@ -71,7 +71,7 @@ class Guard:
         elif origin is not None and origin.lower() != f"http://{host}".lower():
             foreign = "another web site sent this request, and only the page itself may ask"
         if foreign:
-            return error_answer(403, foreign)
+            return error_response(403, foreign)
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token")
         if scope["path"] == "/" and given and scope["method"] in ("GET", "HEAD"):
             return self._with_cookie() if self._right(given[0]) else self._no_token()
@@ -79,7 +79,7 @@ class Guard:
             return self._no_token()
         length = headers.get("content-length", "0")
         if headers.get("transfer-encoding") or not length.isdigit() or int(length) > MAX_BODY:
-            return error_answer(413, f"the request is too large; at most {MAX_BODY:,} bytes are read")
+            return error_response(413, f"the request is too large; at most {MAX_BODY:,} bytes are read")
         return None
 
     def _is_own(self, host: str) -> bool:
@@ -109,10 +109,10 @@ class Guard:
 
     def _with_cookie(self) -> ASGIApp:
         cookie = f"{self._cookie_name()}={self._token}; Path=/; HttpOnly; SameSite=Strict"
-        return Answer(b"", status_code=303, headers={"Location": "/", "Set-Cookie": cookie})
+        return TextResponse(b"", status_code=303, headers={"Location": "/", "Set-Cookie": cookie})
 
     def _no_token(self) -> ASGIApp:
-        return error_answer(401, "this page needs its token; open the address that `spiral view` printed")
+        return error_response(401, "this page needs its token; open the address that `spiral view` printed")
 
 
 async def _refuse_websocket(_scope: Scope, _receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""The answers of the viewer: JSON that a browser can read whatever is in a run, and errors of one sentence."""
+"""The responses of the viewer: JSON that a browser can read whatever is in a run, and errors of one sentence."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 
-class Answer(Response):
-    """An answer of bytes."""
+class TextResponse(Response):
+    """A response of plain text, as bytes."""
 
     media_type = "text/plain; charset=utf-8"
 
@@ -26,8 +26,8 @@ class Json(JSONResponse):
             return _dump(finite(content))
 
 
-def error_answer(status: int, message: str) -> Json:
-    """An error of one sentence."""
+def error_response(status: int, message: str) -> Json:
+    """A response with an error of one sentence."""
     return Json({"error": message}, status_code=status)
 
 
