@@ -89,7 +89,7 @@ class Plan:
     fresh: bool
     out: Path | None
     warned: set[str] = dataclasses.field(default_factory=set)
-    """Whose cut off replies there was a warning of."""
+    """Names with a warning of cut off replies."""
 
 
 @opt.expand_options

@@ -54,7 +54,7 @@ def json_line(record: Mapping[str, Any]) -> str:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text that anybody may have written.
+    """Return the value of an untrusted JSON text.
 
     Raises:
         ValueError: It is no JSON, nested too deeply, or holds a whole number that is larger than any float.
@@ -196,7 +196,7 @@ def sync(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:
-        if path.is_dir():  # of Windows
+        if path.is_dir():  # Windows
             return
         raise
     try:

@@ -256,7 +256,7 @@ def _flocked(path: Path) -> tuple[int, bool]:
 def _lock(descriptor: int) -> bool:
     """Lock a file and return whether flock works here. Raises `BlockingIOError` when another process holds the lock."""
     try:
-        import fcntl  # of Unix only
+        import fcntl  # Unix only
     except ImportError:
         return False
     try:
@@ -271,7 +271,7 @@ def _lock(descriptor: int) -> bool:
 def _unlock(descriptor: int) -> None:
     """Unlock, even while a child process has the file open."""
     with contextlib.suppress(ImportError, OSError):
-        import fcntl  # of Unix only
+        import fcntl  # Unix only
 
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 

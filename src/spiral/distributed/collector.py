@@ -211,7 +211,7 @@ class ClusterCollector:
     ) -> Any:
         """Returns `function(policy, *arguments)`, called with the newest weights on one of the workers.
 
-        With `with_opponents`, what loads the worker's opponents and what shares out its engine are the last arguments.
+        With `with_opponents`, the worker's opponent loader and shared engine are appended to the arguments.
         The function, its arguments and its result must be picklable. Its exceptions are raised here.
         """
         with self._changed:

@@ -181,7 +181,7 @@ class WorkerPool:
         placements: Sequence[Any] | None = None,
         share: EngineShare | None = None,
     ) -> None:
-        """Begins to start the workers.
+        """Starts the workers; does not wait.
 
         Args:
             config: Number of workers, their resources and their timeouts.

@@ -123,8 +123,8 @@ class RolloutWorker:
             newest: Whether to use newer weights at later turns.
 
         Returns:
-            A pickled list of `(index, Episode)`. Ray would send each of an episode's many small arrays separately, and
-            give them out in memory that it takes back.
+            A pickled list of `(index, Episode)`. Ray would send each of an episode's many small arrays separately, in
+            memory that it later reclaims.
         """
         assert self._matchmaker is not None
         with self._lock:
@@ -149,7 +149,7 @@ class RolloutWorker:
     ) -> Any:
         """Returns `function(policy, *arguments)`, called with these weights while no game is under way.
 
-        With `with_opponents`, what loads this worker's opponents and what shares out its engine are the last arguments.
+        With `with_opponents`, this worker's opponent loader and shared engine are appended to the arguments.
         """
         last = (self._load_opponent, self._shared_engine) if with_opponents else ()
 

@@ -1,4 +1,4 @@
-"""Arms of an experiment by numbers that are read off their runs: side by side, and less a control with the same seed.
+"""Arms of an experiment by numbers that are read off their runs: side by side, and minus a control of the same seed.
 
 `Results.against` compares what commands print. Here a function of a run directory gives the number, so that it may be
 computed from metrics, evaluations or games.
@@ -41,7 +41,7 @@ def compare(
     *,
     prefix: str = "",
 ) -> list[Table]:
-    """A table of the arms, and one of each of them less its control with the same seed.
+    """A table of the arms, and one of each minus its control of the same seed.
 
     The runs of one seed begin with the same deals, so that what the seed explains is taken out of the differences;
     their intervals are Student's over pairs of runs. Runs that a number cannot be computed of are left out.

@@ -110,7 +110,7 @@ class Results:
     def entry(
         self, row: str, column: str, name: str, item: str = "", *, key: str, n: str = "", paper: float | None = None
     ) -> Entry:
-        """An entry from a number of a command's result.
+        """An entry from one value of a command's result.
 
         With one seed its interval is the result's own (`KEY_low`, `KEY_high`), with several Student's over the seeds.
 
@@ -133,7 +133,7 @@ class Results:
     def against(
         self, control: str, arms: Mapping[str, tuple[str, str]], columns: Mapping[str, str]
     ) -> tuple[list[Entry], list[Entry]]:
-        """Arms side by side, and each of them less a control arm, seed by seed.
+        """Arms side by side, and each minus a control arm, seed by seed.
 
         The runs of one seed have the same deals at first, so that what the seed explains is taken out of the
         differences: their intervals are Student's over pairs of the same seed. Seeds of which one side is not done are

@@ -249,10 +249,10 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.rows += rows
 
     def end_prefill(self, which: Tensor | None = None) -> None:
-        """Makes the new rows rows like the others.
+        """Adds the new rows to those in use.
 
         Args:
-            which: For each row that is added, which of the rows of the forward pass it is; None to add all as they are.
+            which: For each row to add, the index of its row in the forward pass; None adds all as they are.
         """
         for layer in self.layers:
             layer.end_prefill(which)

@@ -68,7 +68,7 @@ class SpiralTasksetConfig(vf.TasksetConfig):
     opponent: str = "random"
     """A policy of spiral's registry, or "self"."""
     seat: int | None = None
-    """The player that the agent is; None lets it take turns."""
+    """The player that the agent is; None: each in turn."""
     seed: int = Field(0, ge=0)
     """Names the deals."""
     thinking: bool = True
@@ -324,7 +324,7 @@ def load_environment(
     Args:
         game: A game or its spec.
         opponent: A policy of spiral's registry, such as "random", "minimax", "nano" or "endpoint:NAME", or "self".
-        seat: The player that the agent is; None lets it take turns.
+        seat: The player that the agent is; None: each in turn.
         seed: Names the deals.
         thinking: Whether the agent is asked to reason before its action.
         settings: Further settings of verifiers' `EnvConfig`, such as `player` or `timeout`.

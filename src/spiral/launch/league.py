@@ -264,12 +264,12 @@ class League:
 
 
 def run_league(league: League, rounds: int, watch: Watch) -> None:
-    """Train a league until it has as many exploiters, and a main agent that has trained against all of them.
+    """Train a league until it has `rounds` exploiters and a main agent trained against all of them.
 
     Args:
         league: A league that was begun or loaded.
         rounds: Number of exploiters.
-        watch: Called with every agent that is there: those of before, then each when it is trained.
+        watch: Called with every agent: the earlier ones, then each once it is trained.
     """
     for at, entry in enumerate(league.main):
         watch(entry)

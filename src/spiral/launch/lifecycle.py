@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 Show = Callable[[int, Metrics], None]
 Ends = Callable[[int, Metrics], bool]
 MANY_OBJECTS = 100_000
-"""Searching as many for garbage takes some hundredths of a second."""
+"""Searching this many for garbage takes some hundredths of a second."""
 
 
 class RunStopped(Exception):  # noqa: N818 (the user requested it; it is no error)
@@ -276,8 +276,8 @@ def execute(run: Run, show: Show, guards: Guards | None = None, ends: Ends = nev
     """Trains to the last step.
 
     If the learner is lost, the run resumes from its last checkpoint, at most `cluster.restarts` times. A run shortened
-    to the steps that it has done is only evaluated. A run that fails is closed, and the steps that are done are saved
-    where a user's code fails or no game can be played.
+    to the steps that it has done is only evaluated. A run that fails is closed; where a user's code fails or no game
+    can be played, finished steps are saved.
 
     Args:
         run: A run that was started or resumed.

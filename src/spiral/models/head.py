@@ -173,7 +173,7 @@ class WideHead:
 
 
 class _Product(torch.autograd.Function):
-    """Hidden states times weights, in float32; its gradient as if it had been rounded like everything else."""
+    """Hidden states times weights, in float32; gradients in the inputs' precision."""
 
     @staticmethod
     def forward(ctx: Any, hidden_KD: Tensor, weight_VD: Tensor, wide_VD: Tensor | None) -> Tensor:

@@ -21,9 +21,9 @@ from spiral.training.loop import Updater
 GAP = "sampler/gap_mean"
 FIRST_UPDATES = 2
 RISE = 10
-"""How many times its largest difference so far a run's difference may come to. A correct engine's stays: rounding in
-float32 gives less than 1e-5 nats a token, as TF32 does up to 1e-3. Two experts of small models in each other's place
-are 0.002 (gpt-oss) to 0.3 (Mixtral)."""
+"""A run's difference may reach this multiple of its largest so far. A correct engine's stays: rounding in float32 gives
+less than 1e-5 nats a token, as TF32 does up to 1e-3. Two swapped experts of a small model give 0.002 (gpt-oss) to 0.3
+(Mixtral)."""
 LATER = 5e-3
 """Nats a token at temperature 1 up to which a difference may rise after the first updates."""
 

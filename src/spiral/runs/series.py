@@ -20,7 +20,7 @@ def read_series(file: Path, keys: Collection[str], what: str) -> dict[str, Any]:
 
     Args:
         file: `psro.json` or `league.json`.
-        keys: What it holds at least.
+        keys: Keys it must have.
         what: "population" or "league", for errors.
 
     Raises:

@@ -2,9 +2,9 @@
 
 In games of perfect information without chance, by minimax: the player's return when both play perfectly afterwards. In
 games with hidden information whose whole tree is small, by an equilibrium: the expected return of the action at the
-player's information state, over what it cannot see as the equilibrium's opponent would have got there, when both play
-the equilibrium afterwards. Where the other player's equilibrium never gets there, the states are weighed as if it had
-erred once with a very small probability in each of its decisions.
+player's information state, over the states that it cannot tell apart, weighted by how an equilibrium opponent reaches
+them, when both play the equilibrium afterwards. Where that opponent never does, it is taken to err with a very small
+probability in each of its decisions.
 
 The time can be bounded: a search keeps what it has found, and an equilibrium is solved in a thread that goes on.
 

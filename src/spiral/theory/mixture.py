@@ -1,4 +1,4 @@
-"""Mixtures of policies as one policy: who draws a policy before a game, and plays it to the end.
+"""Mixtures of policies as one policy: a player draws one before a game and keeps it to the end.
 
 The mixture is not the mean of the policies' action probabilities: that a player is in an information state says
 something about which policy it has drawn. By Kuhn's theorem the policy

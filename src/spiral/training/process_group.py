@@ -374,7 +374,7 @@ def _interface(address: str) -> str | None:
     """Return the network interface that leads to `address`, or None where the system does not say."""
     if sys.platform != "linux":
         return None
-    import fcntl  # of Unix only
+    import fcntl  # Unix only
 
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))  # sends nothing

@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 STUDENT = "student"
 """The name of the policy in the episodes of a step, which hold what is learned."""
 STATE = "expert_games"
-"""The name of what a resumed run has to find again in a checkpoint."""
+"""The key of the data's fingerprint in a checkpoint."""
 HOW_TO_COLLECT = "`spiral collect` makes such a directory"
 
 
@@ -396,7 +396,7 @@ class ExpertGames:
     """
 
     def __init__(self, turns: Sequence[ExpertTurn], config: SftConfig, seed: int, *, about: str = "") -> None:
-        """`about` describes the turns in the note with which the first step of a process begins."""
+        """`about` describes the turns; it is logged once, at the first step of a process."""
         self._turns = tuple(turns)
         self._about = about
         self._config = config

@@ -42,7 +42,7 @@ MAX_TEXT = 1000
 EXCERPT = 80
 """Characters of a reply shown on each side of a text that was found."""
 KEPT_SEARCHES = 3
-LOOKERS = 4
+FOOTER_THREADS = 4
 """Threads that read footers."""
 
 SORTS = {
@@ -247,7 +247,7 @@ class EpisodeTable:
                     self._files.pop(step, None)
                     self._faults.pop(step, None)
                     fresh.append((step, path, stamp))
-            with ThreadPoolExecutor(LOOKERS) as pool:  # a file costs a millisecond, and runs have thousands
+            with ThreadPoolExecutor(FOOTER_THREADS) as pool:  # a file costs a millisecond, and runs have thousands
                 for (step, _, stamp), found_file in zip(fresh, pool.map(self._look_at, fresh), strict=True):
                     if isinstance(found_file, str):
                         self._faults[step] = (stamp, found_file)

@@ -17,7 +17,7 @@ returns are from 0 to 1, and they do not sum to zero: where every answer is righ
 
 Not modelled: a proposer that writes problems of its own, and one that sees how earlier episodes went.
 
-Beside the tasks and the grader that it needs, as `problem_game` is; `games.registry` names it.
+It lies beside the tasks and grader that it needs, like `problem_game`; `games.registry` names it.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Scheduler:
             self._changed.notify()
 
     def drop(self, jobs: Sequence[Job]) -> None:
-        """Forgets jobs whose client is gone; those that are done already are no matter."""
+        """Drops jobs whose client is gone; those already done are ignored."""
         with self._changed:
             self._dropped.update(jobs)
             self._changed.notify()

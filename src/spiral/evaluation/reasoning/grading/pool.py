@@ -27,7 +27,7 @@ from spiral.text.thinking import split_reply
 
 TIME_LIMIT = 1.5
 """Seconds of processor time for one reply."""
-WAIT = 10
+WAIT_FACTOR = 10
 """Wall-clock limit as a multiple of `TIME_LIMIT`, since the machine may be busy."""
 START_LIMIT = 120.0
 """Seconds that a worker may take to start; it imports sympy."""
@@ -138,7 +138,7 @@ class GradingPool:
     def _ask(self, question: dict[str, Any], wait: float | None = None) -> dict[str, Any]:
         """The worker's answer; it contains "ended" if the reply took too long or the worker died."""
         if wait is None:
-            wait = (WAIT + 1) * self.time_limit  # the worker itself waits less
+            wait = (WAIT_FACTOR + 1) * self.time_limit  # the worker itself waits less
         with self._lock:
             try:
                 self._start()

@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 from spiral.evaluation.reasoning.grading.grader import GraderError, grade_with
-from spiral.evaluation.reasoning.grading.pool import READY, WAIT
+from spiral.evaluation.reasoning.grading.pool import READY, WAIT_FACTOR
 from spiral.evaluation.reasoning.grading.symbolic import import_algebra, math_verify_grade, same_by_algebra
 from spiral.evaluation.reasoning.procedural import CORRECT, generate_problems, verifier_score
 
@@ -56,7 +56,7 @@ def _in_a_fork(question: dict[str, Any], limit: float) -> dict[str, Any]:
         finally:
             os._exit(0)
     os.close(writing)
-    output = _read(reading, time.monotonic() + WAIT * limit)
+    output = _read(reading, time.monotonic() + WAIT_FACTOR * limit)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)

@@ -294,7 +294,7 @@ _SEEDS = {name: int(name) for name, _ in DEALS}
 
 
 def _takes_long(action: str) -> bool:
-    """Whether TextArena's patterns, which take time quadratic in either number, may take minutes to read an action."""
+    """Whether TextArena may take minutes to read an action: its patterns take time quadratic in length and brackets."""
     return len(action) > MAX_ACTION or any(action.count(bracket) > MAX_BRACKETS for bracket in "[{(")
 
 
