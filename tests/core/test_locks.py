@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -125,6 +126,11 @@ def test_a_platform_without_flock(tmp_path, monkeypatch, impatient):
         assert refused_by(tmp_path / "lock").startswith(f"process {os.getpid()} on ")
 
 
+def time_with(sleep):
+    """The module `time` with another `sleep`, for the lock alone: other threads of the tests sleep too."""
+    return types.SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic)
+
+
 def test_an_owner_on_another_machine_that_still_beats(tmp_path, impatient, monkeypatch):
     monkeypatch.setattr(locks, "SILENT_SECONDS", 30)
     write_owner(tmp_path / "lock")
@@ -134,7 +140,7 @@ def test_an_owner_on_another_machine_that_still_beats(tmp_path, impatient, monke
         if next(looks) == 3:
             write_owner(tmp_path / "lock", beat="000000000008")
 
-    monkeypatch.setattr(locks.time, "sleep", sleep)
+    monkeypatch.setattr(locks, "time", time_with(sleep))
     assert refused_by(tmp_path / "lock") == "process 1 on elsewhere"
 
 
@@ -208,7 +214,7 @@ def test_the_beat_goes_on_and_never_hides_a_new_owner(tmp_path, monkeypatch):
 
 
 def test_the_last_to_write_its_name_has_it_where_flock_is_not_shared(tmp_path, no_flock, impatient, monkeypatch):
-    monkeypatch.setattr(locks.time, "sleep", lambda _: write_owner(tmp_path / "lock"))
+    monkeypatch.setattr(locks, "time", time_with(lambda _: write_owner(tmp_path / "lock")))
     assert refused_by(tmp_path / "lock") == "process 1 on elsewhere"
 
 
