@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -85,3 +86,12 @@ def test_every_printed_command_runs_as_it_is(folder, monkeypatch):
         "called my venv/bin/spiral show a run\n",
         "called my venv/bin/tensorboard --logdir a run\n",
     ]
+
+
+def test_ctrl_c_while_a_module_is_imported_ends_with_130(tmp_path):
+    """A program in a text, as dataclasses run it: CPython notes a Ctrl-C in one until the end of the process."""
+    (tmp_path / "interrupted.py").write_text('exec("raise KeyboardInterrupt")\n')
+    command = [sys.executable, "-m", "spiral", "evaluate", "random", "--opponent", "random", "--game", "interrupted:G"]
+    python_path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": python_path}, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, b"spiral: interrupted\n")

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             status: int = typer.main.get_command(app).main(given, prog_name="spiral", standalone_mode=False) or 0
             if status != INTERRUPTED:
-                _exit_quickly(arguments)
+                _prepare_exit(arguments)
                 return status
             message = "interrupted"
         except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -138,17 +138,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    _exit_quickly(arguments)
+    _prepare_exit(arguments)
     return status
 
 
-def _exit_quickly(arguments: Sequence[str] | None) -> None:
-    """Exempts all objects from the collection at the end of this process, which takes more than a second after torch.
+def _prepare_exit(arguments: Sequence[str] | None) -> None:
+    """Makes this process end quickly, and with our exit status.
+
+    All objects are exempt from the collection at its end, which takes more than a second after torch. And
+    `python -m spiral` would end by SIGINT instead of our status if a Ctrl-C came while a program in a text was run, as
+    dataclasses do while modules are imported: CPython keeps a note of it until another such program is run.
 
     Does nothing where a program calls `main` with arguments and continues afterwards.
     """
     if arguments is None:
         gc.freeze()
+        exec("")
 
 
 @contextlib.contextmanager
