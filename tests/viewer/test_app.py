@@ -50,6 +50,9 @@ def test_metrics_have_their_meaning_from_the_documents(client):
     assert meanings(["against/kuhn_poker/random/player1/win", "no/such"]).keys() == {
         "against/kuhn_poker/random/player1/win"
     }
+    guards = meanings(["guard/entropy_rise", "guard/pull"])
+    assert guards["guard/entropy_rise"].startswith("Fine, warning or collapsed")
+    assert guards["guard/pull"].startswith("Factor of")
 
 
 def test_settings_have_their_full_names(client):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 PAGES = (Path(__file__).with_name("metrics.md"), Path(__file__).parents[3] / "docs" / "metrics.md")
 """Where the page is in an installed package and in a clone."""
+_NAME = "[A-Za-z0-9_.-]+"
 _ROW = re.compile(r"^\| `([^`]+)` \| ([^|]*) \| (.*) \|$")
 
 
@@ -37,9 +38,10 @@ def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
         patterns.append((_pattern(row[1]), meaning))
         if row[1].startswith("selfplay/GAME"):
             patterns.append((_pattern(row[1].replace("selfplay/GAME", "against/GAME/OPPONENT")), meaning))
-    return tuple(patterns)
+    # `guard/pull` is a key of its own, and not the guard of that name.
+    return tuple(sorted(patterns, key=lambda entry: _NAME in entry[0].pattern))
 
 
 def _pattern(key: str) -> re.Pattern[str]:
-    named = re.sub(r"GAME|OPPONENT|TASK", "[A-Za-z0-9_.-]+", re.escape(key))
+    named = re.sub(r"GAME|OPPONENT|TASK|GUARD", lambda _: _NAME, re.escape(key))
     return re.compile(re.sub(r"N(?=/)", r"\\d+", named))
