@@ -158,7 +158,7 @@ def measured_here() -> list[Check]:
         Check(what="update of a step, 10 samples", predicted=update_seconds(2118, 1.9e6, 104, passes=2), measured=25.4,
               unit="s", source=step),
         Check(what="a step of smollm2-cpu, 24 games", predicted=run_play + update_seconds(14616, 19.9e6, 870) + 0.4,
-              measured=80.0, unit="s", source="README.md, 30 steps in 40 minutes"),
+              measured=80.0, unit="s", source="an earlier run in bfloat16, 30 steps in 40 minutes"),
     ]  # fmt: skip
 
 
