@@ -74,7 +74,7 @@ def test_scripted_players_and_what_people_see():
 def test_games_of_three_players_are_counted_by_deals_of_three():
     result = spiral("compare", "random", "random", "--game", "multi_kuhn", "--json").json
     assert [(row["n"], row["difference"]) for row in result["rows"]] == [(134, 0.0), (134, 0.0)]
-    # Among three random players each wins as often, whoever of them is asked about.
+    # Each of three random players wins equally often.
     assert 0.25 < result["rows"][0]["a"] < 0.6
     said = refused("compare", "random", "random", "--game", "multi_kuhn", "--episodes", "4")
     assert "got --episodes 4; expected a multiple of the 3 players of multi_kuhn" in said
